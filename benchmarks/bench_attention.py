@@ -1,0 +1,64 @@
+"""Attention against its peers: `python -m pytest benchmarks`, or with `-k` a part of it.
+
+The contenders of a workload take turns in one measurement, made when the first of them is asked
+for; each test then hands its own rounds over to pytest-benchmark, by a clock that replays them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from contenders import CONTENDERS
+from foveate._cli.compare import PEAK_NAMES
+from foveate._cli.workloads import WORKLOADS
+from measurements import Measurements
+
+
+class Replay:
+    """A clock that stands still, but for the durations that are played to it."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def read(self) -> float:
+        return self._now
+
+    def play(self, seconds: float) -> None:
+        self._now += seconds
+
+
+CLOCK = Replay()
+
+
+@pytest.mark.benchmark(timer=CLOCK.read)
+@pytest.mark.parametrize("contender", [contender.name for contender in CONTENDERS])
+@pytest.mark.parametrize("workload", [workload.name for workload in WORKLOADS])
+def test_attention(
+    workload: str, contender: str, measurements: Measurements, benchmark: Any
+) -> None:
+    comparison = measurements.of(workload)
+    if contender in comparison.skipped:
+        benchmark.skipped = True
+        pytest.skip(comparison.skipped[contender])
+    if contender in comparison.wrong:
+        benchmark.skipped = True
+        pytest.fail(comparison.wrong[contender])
+    result = comparison.results[contender]
+    benchmark.group = workload
+    benchmark.extra_info.update(
+        {
+            "threads": comparison.threads,
+            "peak": PEAK_NAMES[comparison.workload.peak],
+            "peak a second (median over the rounds)": comparison.times.peak,
+            "share of peak": result.share,
+            "goal": comparison.workload.goal_on(comparison.threads),
+            "time over foveate's": result.ratio,
+        }
+    )
+    rounds = iter(comparison.times.seconds[contender])
+    benchmark.pedantic(
+        CLOCK.play,
+        setup=lambda: ((next(rounds),), {}),
+        rounds=len(comparison.times.seconds[contender]),
+    )

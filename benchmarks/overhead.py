@@ -1,0 +1,49 @@
+"""What one call costs on tiny input, (1, 1, 16, 64): mostly the way from Python to the kernel.
+
+python benchmarks/overhead.py
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from contenders import CONTENDERS
+from foveate._cli.compare import compare
+from foveate._cli.contenders import choose
+from foveate._cli.workloads import select
+from threads import pin
+
+WORKLOAD = "float32-short-1x1x16x64"
+GOAL_MICROSECONDS = 5.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Microseconds of a call on tiny input.")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--contender", nargs="+", metavar="NAME", help="these peers only")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    try:
+        pin(options.threads)
+        contenders = choose(CONTENDERS, options.contender or [one.name for one in CONTENDERS])
+    except ValueError as error:
+        raise SystemExit(f"overhead.py: {error}") from error
+    comparison = compare(
+        select([WORKLOAD])[0],
+        contenders,
+        threads=options.threads,
+        rounds=options.rounds,
+        seconds=0.05,
+    )
+    print(
+        f"{WORKLOAD}, {options.threads} threads; "
+        f"goal of foveate: under {GOAL_MICROSECONDS:g} us a call"
+    )
+    for name, result in sorted(comparison.results.items(), key=lambda item: item[1].seconds):
+        best = min(comparison.times.seconds[name])
+        print(f"  {result.title:<36}{result.seconds * 1e6:9.2f} us (best round {best * 1e6:.2f})")
+    print(*(f"  {line}" for line in comparison.left_out()), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

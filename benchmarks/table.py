@@ -1,0 +1,152 @@
+"""The table of the README: shares of the peak, and foveate against the best peer.
+
+    python benchmarks/table.py --threads 1 2 --workload 'float32-*'
+
+Each number of threads is measured in a process of its own, pinned to as many CPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from threads import pin
+
+if TYPE_CHECKING:
+    from foveate._cli.compare import Comparison
+
+HEADER = (
+    "| workload | threads | time | share of peak | goal "
+    "| best peer | its share | its time over foveate's |",
+    "|---|---|---|---|---|---|---|---|",
+)
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def row(comparison: Comparison) -> str:
+    """One line of the table."""
+    from foveate._cli.compare import format_seconds
+
+    cells = [f"`{comparison.workload.name}`", str(comparison.threads)]
+    own = comparison.results.get("foveate")
+    if own is None:
+        return (
+            "| "
+            + " | ".join([*cells, "not run: " + comparison.skipped["foveate"], *[""] * 5])
+            + " |"
+        )
+    goal = comparison.workload.goal_on(comparison.threads)
+    cells += [format_seconds(own.seconds), percent(own.share), percent(goal) or "ahead of all"]
+    best = comparison.best_peer()
+    if best is not None:
+        cells += [best[1].title, percent(best[1].share), f"{best[1].ratio:.2f}"]
+    else:
+        cells += ["none here", "", ""]
+    return "| " + " | ".join(cells) + " |"
+
+
+def markdown(comparisons: Sequence[Comparison]) -> str:
+    """The whole table."""
+    return "\n".join([*HEADER, *map(row, comparisons)])
+
+
+def every_contender(comparison: Comparison) -> str:
+    """A line for each contender, and why those that are missing were left out."""
+    from foveate._cli.compare import format_seconds
+
+    lines = [f"  {comparison.verdict()}"]
+    for result in sorted(comparison.results.values(), key=lambda result: result.seconds):
+        lines.append(
+            f"    {result.title:<36}{format_seconds(result.seconds):>10}"
+            f"{percent(result.share):>7}{result.ratio:>8.2f}x"
+        )
+    lines += [f"    {line}" for line in comparison.left_out()]
+    return "\n".join(lines)
+
+
+def measure(options: argparse.Namespace, threads: int) -> dict[str, Any]:
+    """Measure on this many threads, in this process; prints to stderr as it goes."""
+    try:
+        pin(threads)
+    except ValueError as error:
+        raise SystemExit(f"{Path(__file__).name}: {error}") from error
+    from contenders import CONTENDERS
+    from foveate._cli.compare import compare, machine
+    from foveate._cli.contenders import choose
+    from foveate._cli.workloads import select
+
+    try:
+        workloads = select(options.workload)
+        contenders = choose(CONTENDERS, options.contender or [one.name for one in CONTENDERS])
+    except ValueError as error:
+        raise SystemExit(f"{Path(__file__).name}: {error}") from error
+    comparisons = []
+    for workload in workloads:
+        print(f"{workload.name}, {threads} threads", file=sys.stderr, flush=True)
+        comparisons.append(
+            compare(
+                workload,
+                contenders,
+                threads=threads,
+                rounds=options.rounds,
+                seconds=options.turn_seconds,
+            )
+        )
+        print(every_contender(comparisons[-1]), file=sys.stderr, flush=True)
+    return {
+        "machine": machine(),
+        "workloads": [comparison.as_dict() for comparison in comparisons],
+        "table": [row(comparison) for comparison in comparisons],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Measure, and print a Markdown table.", allow_abbrev=False
+    )
+    every = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, every}))
+    parser.add_argument(
+        "--workload", nargs="+", default=["*"], metavar="NAME", help="* and ? match"
+    )
+    parser.add_argument("--contender", nargs="+", metavar="NAME", help="these peers only")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--turn-seconds", type=float, default=0.2, help="length of a turn")
+    parser.add_argument("--json", metavar="PATH", type=Path, help="write every round's times there")
+    options = parser.parse_args()
+
+    if len(options.threads) == 1:
+        reports = [measure(options, options.threads[0])]
+    else:
+        reports = [measure_apart(options, threads) for threads in options.threads]
+    print(*HEADER, *(line for report in reports for line in report["table"]), sep="\n")
+    if options.json is not None:
+        options.json.write_text(json.dumps(reports if len(reports) > 1 else reports[0], indent=1))
+
+
+def measure_apart(options: argparse.Namespace, threads: int) -> dict[str, Any]:
+    """The same for one number of threads, in a process of its own."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "report.json"
+        command = [sys.executable, __file__, "--threads", str(threads), "--json", str(path)]
+        command += ["--rounds", str(options.rounds), "--turn-seconds", str(options.turn_seconds)]
+        command += ["--workload", *options.workload]
+        if options.contender:
+            command += ["--contender", *options.contender]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        report: dict[str, Any] = json.loads(path.read_text())
+        return report
+
+
+if __name__ == "__main__":
+    main()

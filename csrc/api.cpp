@@ -1,0 +1,58 @@
+// The C ABI of attention: validates, then hands a Problem to its driver. What has no element to compute ends here.
+#include "drivers/drivers.hpp"
+#include "validate.hpp"
+
+namespace foveate {
+namespace {
+
+fv_status missing_problem(fv_error* error) {
+  return refuse(error, FV_VALUE_ERROR, "problem: got none, wanted a problem");
+}
+
+// No row, or rows of no element whose lse nobody asks for.
+bool nothing_to_compute(const Problem& problem, int64_t columns) {
+  for (int axis = 0; axis < problem.lead_ndim; ++axis) {
+    if (problem.lead_shape[axis] == 0) return true;
+  }
+  return problem.queries == 0 || (columns == 0 && !problem.lse);
+}
+
+}  // namespace
+}  // namespace foveate
+
+fv_status fv_output_shape(const fv_problem* given, int32_t* ndim, int64_t shape[FV_MAX_DIMS],
+                          fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  Problem problem;
+  const bool weights = given->value == nullptr;
+  if (const fv_status status = Validator(*given, problem, error).inputs(weights); status != FV_OK) return status;
+  *ndim = problem.lead_ndim + 2;
+  for (int axis = 0; axis < problem.lead_ndim; ++axis) shape[axis] = problem.lead_shape[axis];
+  shape[problem.lead_ndim] = problem.queries;
+  shape[problem.lead_ndim + 1] = weights ? problem.keys : problem.value_size;
+  return FV_OK;
+}
+
+fv_status fv_attention(const fv_problem* given, const fv_array* out, const fv_array* lse, fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  Problem problem;
+  Validator validator(*given, problem, error);
+  fv_status status = validator.inputs(/*weights=*/false);
+  if (status == FV_OK) status = validator.output(out, problem.value_size);
+  if (status == FV_OK) status = validator.lse(lse);
+  if (status != FV_OK || nothing_to_compute(problem, problem.value_size)) return status;
+  return attention(problem, error);
+}
+
+fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  Problem problem;
+  Validator validator(*given, problem, error);
+  fv_status status = validator.inputs(/*weights=*/true);
+  if (status == FV_OK) status = validator.output(out, problem.keys);
+  if (status != FV_OK || nothing_to_compute(problem, problem.keys)) return status;
+  return attention_weights(problem, error);
+}

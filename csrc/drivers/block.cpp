@@ -1,0 +1,158 @@
+#include "block.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace foveate {
+namespace {
+
+// A mask's bits are kept from head to head up to this many keys: 1 MB a thread for blocks of 8 panels.
+constexpr int64_t most_kept_keys = 32768;
+
+}  // namespace
+
+Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads) noexcept {
+  width = plan.family.lanes * plan.family.max_vectors;
+  batches = plan.batches;
+  const int64_t all = (plan.rows + width - 1) / width;
+  int64_t fitting = std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, bytes_a_query * width), 1, most_panels);
+  // where blocks are few, smaller ones keep all threads busy to the end
+  if (threads > 1) fitting = std::clamp<int64_t>(all * batches / (int64_t(threads) * 4), 1, fitting);
+  const int64_t least_blocks = (all + fitting - 1) / fitting;
+  panels = int32_t((all + least_blocks - 1) / least_blocks);
+  per_batch = (all + panels - 1) / panels;
+  count = per_batch * batches;
+  batch_innermost = plan.problem.mask && batches > 1;
+}
+
+// Within a batch the last rows come first: where a reach is causal they are the heaviest.
+int64_t Blocks::row_of(int64_t task) const {
+  const int64_t block = batch_innermost ? task / batches : task % per_batch;
+  return (per_batch - 1 - block) * panels * width;
+}
+
+Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+    : plan_(plan), blocks_(blocks), family_(plan.family) {
+  const Problem& p = plan.problem;
+  const int64_t key_row = family_.row_size(p.head_size);
+  const int64_t longest = std::max({p.head_size, p.value_size, tile_keys}) + 1;
+  const bool load_values = p.value && (!plan.values_in_place || plan.bits || p.left >= 0 || p.right >= 0 ||
+                                       p.key_lengths || plan.groups > 1);
+  panel_bytes_ = int64_t(round_up(size_t(blocks.width * key_row)));
+  panels_ = carver.take<Panel>(blocks.panels);
+  queries_ = carver.take(blocks.panels * panel_bytes_);
+  scores_ = carver.take(tile_keys * blocks.width * family_.element_size);
+  keys_ = carver.take(plan.keys_in_place ? 0 : tile_keys * key_row);
+  values_ = carver.take(load_values ? tile_keys * p.value_size * family_.element_size : 0);
+  scratch_ = carver.take(blocks.width * longest * family_.element_size);
+  bits_ = carver.take<uint32_t>(tile_keys);
+  tiles_ = (p.keys + tile_keys - 1) / tile_keys;
+  keeps_ = p.mask && p.keys <= most_kept_keys;
+  kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * tile_keys * blocks.panels : 0);
+  kept_ready_ = carver.take<uint8_t>(keeps_ ? tiles_ * blocks.panels : 0);
+}
+
+void Block::start(int64_t task) noexcept {
+  const Problem& p = plan_.problem;
+  batch_ = blocks_.batch_of(task);
+  first_row_ = blocks_.row_of(task);
+  const int64_t rows = std::min<int64_t>(plan_.rows - first_row_, int64_t(blocks_.panels) * blocks_.width);
+  count_ = int((rows + blocks_.width - 1) / blocks_.width);
+  for (int i = 0; i < count_; ++i) {
+    const int64_t row = int64_t(i) * blocks_.width;
+    start_panel(plan_, batch_, first_row_ + row, int32_t(std::min<int64_t>(rows - row, blocks_.width)), panels_[i]);
+    const char* queries[most_lanes];
+    for (int32_t lane = 0; lane < panels_[i].live; ++lane)
+      queries[lane] = row_of(plan_, p.query, batch_, panels_[i], lane);
+    family_.pack_queries(queries, dtype_of(p.query), p.query.column_stride, panels_[i].live, vectors(i), p.head_size,
+                         scratch_, queries_ + i * panel_bytes_);
+  }
+  if (keeps_ && (kept_mask_ != panels_[0].mask[0] || kept_row_ != first_row_)) {
+    kept_mask_ = panels_[0].mask[0];
+    kept_row_ = first_row_;
+    std::memset(kept_ready_, 0, size_t(tiles_ * blocks_.panels));
+  }
+}
+
+int64_t Block::first_key(int first, int last) const {
+  int64_t key = plan_.problem.keys;
+  for (int p = first; p < last; ++p) key = std::min(key, panels_[p].low_first);
+  return key / tile_keys * tile_keys;
+}
+
+int64_t Block::end_key(int first, int last) const {
+  int64_t key = 0;
+  for (int p = first; p < last; ++p) key = std::max(key, panels_[p].high_last);
+  return key;
+}
+
+void Block::open_tile(int64_t key) noexcept {
+  const Problem& p = plan_.problem;
+  tile_ = {key, std::min(tile_keys, p.keys - key)};
+  tile_ids_ = {};
+  values_ready_ = Values::not_loaded;
+  const Rows rows = {p.key.data + plan_.batch_offset(p.key, batch_) + key * p.key.row_stride, dtype_of(p.key),
+                     p.key.row_stride, p.key.column_stride};
+  if (plan_.keys_in_place) {
+    key_tile_ = {rows.data, rows.row_stride};
+  } else {
+    family_.load_keys(rows, tile_.count, p.head_size, keys_);
+    key_tile_ = {keys_, family_.row_size(p.head_size)};
+  }
+}
+
+Rows Block::value_rows(int64_t begin) const {
+  const Operand& v = plan_.problem.value;
+  return {v.data + plan_.batch_offset(v, batch_) + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride,
+          v.column_stride};
+}
+
+Tile Block::values(int64_t begin, bool finite) noexcept {
+  const int64_t size = plan_.problem.value_size;
+  if (plan_.values_in_place && !finite) {
+    const Rows rows = value_rows(begin);
+    return {rows.data, rows.row_stride};
+  }
+  const Values wanted = finite ? Values::finite : Values::as_they_are;
+  if (values_ready_ != wanted) {
+    family_.load_values(value_rows(0), tile_.count, size, finite, values_);
+    values_ready_ = wanted;
+  }
+  const int64_t row = size * family_.element_size;  // of a key, or of a pair of keys
+  return {values_ + (family_.pairs ? begin / 2 : begin) * row, row};
+}
+
+Stretch Block::score(int p, bool want_bits) noexcept {
+  Panel& panel = panels_[p];
+  const Problem& problem = plan_.problem;
+  KeptBits kept;
+  if (keeps_) kept = {kept_bits_ + p * tiles_ * tile_keys + tile_.first, kept_ready_ + p * tiles_ + tile_.first / tile_keys};
+  const Stretch s = look(plan_, panel, tile_, 2, want_bits, bits_, kept, tile_ids_);
+  if (s.empty()) return s;
+
+  const int32_t v = vectors(p);
+  const int64_t count = s.count();
+  const Tile keys{static_cast<const char*>(key_tile_.data) + s.begin * key_tile_.row_stride, key_tile_.row_stride};
+  family_.scores(queries_ + p * panel_bytes_, v, keys, count, problem.head_size, scores_);
+  if (plan_.bent) family_.bend(scores_, v, count, plan_.scale, problem.softcap);
+  if (plan_.biased) {
+    const char* rows[most_lanes];
+    for (int32_t i = 0; i < panel.live; ++i)
+      rows[i] = panel.mask[i] + (tile_.first + s.begin) * problem.mask.column_stride;
+    family_.add_bias(scores_, v, count, rows, dtype_of(problem.mask), problem.mask.column_stride, panel.live);
+  }
+  if (plan_.bits && s.hidden) {
+    family_.hide_unset(scores_, v, count, bits_);
+  } else if (s.hidden) {
+    int32_t low[most_lanes], high[most_lanes];
+    for (int i = 0; i < most_lanes; ++i) {
+      low[i] = int32_t(std::clamp(panel.low[i] - tile_.first - s.begin, int64_t(0), count));
+      high[i] = int32_t(std::clamp(panel.high[i] - tile_.first - s.begin, int64_t(0), count));
+    }
+    family_.hide_outside(scores_, v, 0, s.open - s.begin, low, high);
+    family_.hide_outside(scores_, v, s.shut - s.begin, count, low, high);
+  }
+  return s;
+}
+
+}  // namespace foveate

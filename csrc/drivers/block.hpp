@@ -1,0 +1,119 @@
+// A block of queries, in panels, against the keys: what every driver of queries-on-lanes shares. It holds the packed
+// queries and makes the scores of one tile of keys for one panel, -inf where they are not seen; a driver then selects.
+#pragma once
+#include <limits>
+#include <new>
+
+#include "../parallel.hpp"
+#include "../workspace.hpp"
+#include "reach.hpp"
+
+namespace foveate {
+
+// Tiles: 168 keys, a multiple of every register tile; rates are flat within 1.5% from 56 to 896 keys, so it is fixed,
+// for the sake of the same bits. Blocks: as many panels as share a tile while their queries and outputs stay within a
+// part of a small L2.
+constexpr int64_t tile_keys = 168;
+constexpr int64_t block_bytes = 256 << 10;
+constexpr int64_t most_panels = 16;
+
+// How a plan is cut into blocks of panels.
+struct Blocks {
+  Blocks(const Plan&, int64_t bytes_a_query, int threads) noexcept;
+  int64_t row_of(int64_t task) const;
+  int64_t batch_of(int64_t task) const { return batch_innermost ? task % batches : task / per_batch; }
+
+  int64_t batches;
+  int32_t width;         // queries in a panel
+  int32_t panels;        // panels in a block
+  int64_t per_batch;     // blocks in a batch
+  int64_t count;         // in all
+  bool batch_innermost;  // blocks that may share a mask follow each other, so that its bits are made once
+};
+
+class Block {
+ public:
+  // Carves its scratch out of a thread's part; with a null base it only counts.
+  Block(const Plan&, const Blocks&, Carver&) noexcept;
+
+  void start(int64_t task) noexcept;  // packs the queries of a task
+  int panels() const { return count_; }
+  Panel& panel(int p) { return panels_[p]; }
+  int32_t vectors(int p) const { return panels_[p].live <= family_.lanes ? 1 : family_.max_vectors; }
+  int64_t batch() const { return batch_; }
+
+  // Keys that some query of the panels first..last-1 may see, from a multiple of the tile.
+  int64_t first_key(int first, int last) const;
+  int64_t end_key(int first, int last) const;
+
+  void open_tile(int64_t key) noexcept;  // loads keys where they cannot be read in place
+
+  // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
+  // reach is plain intervals.
+  Stretch score(int p, bool want_bits) noexcept;
+  char* scores() { return scores_; }
+  double softmax_scale() const { return plan_.bent ? 1.0 : plan_.scale; }
+
+  // Values of the open tile from key `begin`, which is even; finite: with 0 for inf and NaN.
+  Tile values(int64_t begin, bool finite) noexcept;
+  Rows value_rows(int64_t begin) const;
+
+  void* scratch() { return scratch_; }  // a panel of rows as long as any
+
+  // A softmax's m and l before the first tile: nothing, or the sink.
+  template <class T>
+  void start_softmax(int p, T* m, T* l) noexcept {
+    for (int i = 0; i < blocks_.width; ++i) {
+      const bool sink = plan_.problem.sink && i < panels_[p].live;
+      m[i] = T(sink ? sink_of(plan_, batch_, panels_[p].group[i]) * log2_e : -std::numeric_limits<double>::infinity());
+      l[i] = T(sink ? 1 : 0);
+    }
+  }
+
+ private:
+  const Plan& plan_;
+  const Blocks& blocks_;
+  const Family& family_;
+  Panel* panels_;
+  char *queries_, *scores_, *keys_, *values_, *scratch_;
+  int64_t panel_bytes_;
+  uint32_t* bits_;
+  uint32_t* kept_bits_;
+  uint8_t* kept_ready_;
+  int64_t tiles_;
+  bool keeps_;
+  const char* kept_mask_ = nullptr;  // whose bits are kept: the mask's row, and the first query
+  int64_t kept_row_ = -1;
+
+  int count_ = 0;
+  int64_t batch_ = 0, first_row_ = 0;
+  KeyTile tile_{};
+  TileIds tile_ids_{};
+  Tile key_tile_{};
+  enum class Values { not_loaded, as_they_are, finite } values_ready_ = Values::not_loaded;
+};
+
+// Runs Worker<T> over all blocks: made once for each thread, it takes task after task. bytes_a_query: of what a worker
+// keeps for each query of a block.
+template <class T, template <class> class Worker>
+fv_status run_blocks(const Plan& plan, int64_t bytes_a_query, double flops, fv_error* error) noexcept {
+  const int threads = threads_for(plan.batches * plan.rows, flops);
+  const Blocks blocks(plan, bytes_a_query, threads);
+  Carver size(nullptr);
+  size.take<Worker<T>>(1);
+  Worker<T>(plan, blocks, size);
+  const size_t part = size.used();
+  const Workspace workspace(part * size_t(threads));
+  if (!workspace.data()) return no_memory(error, double(part) * threads);
+  for (int t = 0; t < threads; ++t) {
+    Carver carver(workspace.data() + part * size_t(t));
+    Worker<T>* worker = carver.take<Worker<T>>(1);
+    new (worker) Worker<T>(plan, blocks, carver);
+  }
+  const bool done = run_tasks(blocks.count, threads, [&](int64_t task, int thread) {
+    reinterpret_cast<Worker<T>*>(workspace.data() + part * size_t(thread))->run(task);
+  });
+  return done ? FV_OK : FV_INTERRUPTED;
+}
+
+}  // namespace foveate

@@ -1,0 +1,80 @@
+// How a problem is cut into tasks, for every driver. Leading axes along which keys or values move make batches; the
+// others (grouped queries) are folded into the rows, so that one pass over the keys serves the whole group:
+// row r is query r / groups of group r % groups. Nothing here depends on anything but shapes and strides.
+#pragma once
+#include "../dispatch.hpp"
+#include "../problem.hpp"
+
+namespace foveate {
+
+constexpr double log2_e = 1.44269504088896340736;
+
+struct Plan {
+  Plan(const Problem&, const Kernels&) noexcept;
+
+  const Problem& problem;
+  const Kernels& kernels;
+  const Family& family;
+
+  int64_t batches = 1, groups = 1;
+  int64_t rows = 0;  // groups * queries
+
+  // score: log2(e) is folded into the scale. bent: softcap, a bias or a scale that is not positive needs a pass of its
+  // own, after which the scale is 1.
+  double scale = 1.0;
+  bool bent = false;
+  bool biased = false;
+
+  bool bits = false;          // the reach has a mask or segments: one bit a cell
+  bool keys_in_place = false, values_in_place = false;
+
+  // Byte offset of a batch and of a group within an operand.
+  int64_t batch_offset(const Operand& operand, int64_t batch) const { return offset(operand, batch_, batch); }
+  int64_t group_offset(const Operand& operand, int64_t group) const { return offset(operand, group_, group); }
+
+ private:
+  struct Axes {
+    int count = 0;
+    int axis[FV_MAX_DIMS];
+  };
+  int64_t offset(const Operand& operand, const Axes& axes, int64_t index) const {
+    int64_t bytes = 0;
+    for (int a = axes.count - 1; a > 0 && index; --a) {
+      const int64_t extent = problem.lead_shape[axes.axis[a]];
+      bytes += index % extent * operand.lead[axes.axis[a]];
+      index /= extent;
+    }
+    return axes.count ? bytes + index * operand.lead[axes.axis[0]] : 0;
+  }
+  Axes batch_, group_;
+};
+
+inline Dtype dtype_of(const Operand& operand) { return static_cast<Dtype>(operand.dtype); }
+static_assert(int(Dtype::float16) == FV_FLOAT16 && int(Dtype::bfloat16) == FV_BFLOAT16 &&
+              int(Dtype::float32) == FV_FLOAT32 && int(Dtype::float64) == FV_FLOAT64);
+
+// The reach's interval of keys, low <= j < high, of query `query` at these batch and group offsets.
+struct Interval {
+  int64_t low, high;
+};
+struct Reach {
+  int64_t offset, keys;  // where query 0 stands; how many keys are valid
+  Interval of(int64_t query, int64_t left, int64_t right) const {
+    const int64_t at = query + offset;
+    int64_t low = left < 0 || at - left < 0 ? 0 : at - left;
+    int64_t high = right < 0 || at + right + 1 > keys ? keys : at + right + 1;
+    if (high <= low) low = high = 0;
+    return {low, high};
+  }
+};
+Reach reach_of(const Plan&, int64_t batch, int64_t group) noexcept;
+
+// The sink of a leading index, or -inf, in natural units.
+double sink_of(const Plan&, int64_t batch, int64_t group) noexcept;
+
+// Logarithm of a softmax's denominator, from its base-2 maximum and sum.
+double log_denominator(double m, double l) noexcept;
+
+fv_status no_memory(fv_error*, double bytes) noexcept;
+
+}  // namespace foveate

@@ -1,0 +1,61 @@
+// Reach: which keys each query of a panel sees, by arithmetic on intervals first and bit by bit where there is a mask
+// or segments. A tile of keys that no query sees is skipped, one that all see costs nothing.
+#pragma once
+#include "plan.hpp"
+
+namespace foveate {
+
+constexpr int most_lanes = 32;  // queries in a panel, of any ISA: one bit each in a word
+
+// Up to most_lanes queries of a batch, and what they see.
+struct Panel {
+  int32_t live;
+  uint32_t seen;  // bit i: query i has seen a key; with masks, as far as tiles were looked at
+  bool hidden;    // some tile that was looked at held cells that are not seen
+  int64_t low_first, low_last, high_first, high_last;  // extremes over the queries' intervals
+  int64_t low[most_lanes], high[most_lanes];
+  int64_t row[most_lanes];  // query index
+  int64_t group[most_lanes];
+  char* mask[most_lanes];  // row of the mask
+  const char* key_segments[most_lanes];
+  int64_t segment[most_lanes];
+  int64_t segment_first, segment_last;  // extremes over the queries' own
+  bool one_segment_row;                 // all queries share their key ids
+};
+
+void start_panel(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
+
+// Where a query's row of an operand stands.
+char* row_of(const Plan&, const Operand&, int64_t batch, const Panel&, int lane) noexcept;
+
+struct KeyTile {
+  int64_t first, count;
+};
+
+// The part of a tile that a panel has to look at, in keys from the tile's start, `begin` even. Every query sees all of
+// open..shut, as far as intervals go. bits: some cell is hidden, and there is one word of bits a key from `begin`.
+struct Stretch {
+  int64_t begin = 0, end = 0;
+  int64_t open = 0, shut = 0;
+  bool hidden = false;             // some cell is not seen
+  const uint32_t* bits = nullptr;  // set where masks hide cells, or where cells are hidden and bits were wanted
+  bool empty() const { return begin >= end; }
+  int64_t count() const { return end - begin; }
+};
+
+// A mask's bits for a block's panels and all keys, kept from one head to the next that shares the mask.
+struct KeptBits {
+  uint32_t* bits = nullptr;  // [panel][keys], null: not kept
+  uint8_t* ready = nullptr;  // [panel][tile]
+};
+
+// Smallest and largest segment id of a tile's keys, found once.
+struct TileIds {
+  bool ready = false;
+  int64_t first = 0, last = 0;
+};
+
+// The stretch begins at a multiple of `align`, a power of 2, even. bits: room for a word a key. kept: the panel's own part, from this tile on.
+Stretch look(const Plan&, Panel&, KeyTile, int64_t align, bool want_bits, uint32_t* bits, KeptBits kept, TileIds&) noexcept;
+
+}  // namespace foveate

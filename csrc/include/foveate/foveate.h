@@ -1,0 +1,114 @@
+/* foveate: attention on CPUs. The one public header: a C ABI of strided views and a status.
+ *
+ * Contract: no function throws, none keeps a pointer after it returns, none changes anything but `out` and `lse`.
+ * Arguments are validated; a refused call writes nothing and says why in `fv_error`. Any number of threads may call
+ * at once. Strides are in bytes and may be zero or negative; every leading axis broadcasts as in numpy.matmul.
+ */
+#ifndef FOVEATE_H
+#define FOVEATE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#define FV_NOEXCEPT noexcept
+#else
+#define FV_NOEXCEPT
+#endif
+
+#define FV_MAX_DIMS 64
+
+typedef enum fv_status {
+  FV_OK = 0,
+  FV_TYPE_ERROR,  /* a dtype that is not taken here */
+  FV_VALUE_ERROR, /* a shape or a value that is not taken here */
+  FV_NO_MEMORY,   /* the sizes overflow, or the scratch memory could not be had */
+  FV_INTERRUPTED  /* the check given to fv_set_interrupt_check said stop; `out` is half written */
+} fv_status;
+
+typedef enum fv_dtype { FV_FLOAT16, FV_BFLOAT16, FV_FLOAT32, FV_FLOAT64, FV_BOOL, FV_INT64 } fv_dtype;
+
+typedef struct fv_error {
+  char message[512]; /* names the argument, what came, and what was wanted */
+} fv_error;
+
+/* A strided view of memory that the caller keeps. Strides are in bytes; elements may stand at any address. */
+typedef struct fv_array {
+  void* data;
+  fv_dtype dtype;
+  int32_t ndim;
+  const int64_t* shape;
+  const int64_t* strides;
+} fv_array;
+
+/* score: how related a query and a key are. The inner-product family: scale * (q . k), then
+ * softcap * tanh(score / softcap) where softcap > 0. */
+typedef struct fv_score {
+  double scale;
+  double softcap;
+} fv_score;
+
+/* reach: which keys a query sees. Every part is optional (NULL); the parts compose by AND.
+ * Query i stands at p = i + offset on the key axis and sees the keys p - left <= j <= p + right. */
+typedef struct fv_reach {
+  const fv_array* mask;           /* (..., Lq, Lk): bool, True = seen; or float, added to the scores, -inf = not seen */
+  int64_t left, right;            /* negative: unbounded; causal is right = 0 */
+  const fv_array* offset;         /* int64 (...): where query 0 stands on the key axis; NULL: 0 */
+  int32_t offset_at_end;          /* not 0: the last query stands at the last valid key */
+  const fv_array* key_lengths;    /* int64 (...): keys at and beyond this are not seen */
+  const fv_array* query_segments; /* int64 (..., Lq), with key_segments: a query sees the keys of its own id */
+  const fv_array* key_segments;   /* int64 (..., Lk) */
+} fv_reach;
+
+/* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of query, key and value
+ * broadcast to those of the output; everything else must broadcast into them. float16, bfloat16 and float32 mix
+ * freely among query, key and value and accumulate in float32; float64 goes with float64 only. */
+typedef struct fv_problem {
+  const fv_array* query;
+  const fv_array* key;
+  const fv_array* value; /* NULL for fv_attention_weights */
+  const fv_array* sink;  /* float64 (...): one more logit in the denominator; NULL: none */
+  fv_score score;
+  fv_reach reach;
+} fv_problem;
+
+/* The shape of the output, (..., Lq, Dv), or (..., Lq, Lk) where `value` is NULL. Validates the whole problem. */
+fv_status fv_output_shape(const fv_problem*, int32_t* ndim, int64_t shape[FV_MAX_DIMS], fv_error*) FV_NOEXCEPT;
+
+/* out (..., Lq, Dv), of any float dtype; lse (..., Lq), float32 (float64 for float64), may be NULL: the natural
+ * logarithm of the denominator, the sink included. */
+fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* lse, fv_error*) FV_NOEXCEPT;
+
+/* out (..., Lq, Lk): the weights themselves. */
+fv_status fv_attention_weights(const fv_problem*, const fv_array* out, fv_error*) FV_NOEXCEPT;
+
+/* Instruction sets: those that this build holds and this CPU runs, best first. */
+int32_t fv_isa_count(void) FV_NOEXCEPT;
+const char* fv_isa_name(int32_t index) FV_NOEXCEPT; /* NULL beyond the end */
+const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for example "avx512 bf16" */
+/* Chooses one by name (not to be called while another call runs). */
+fv_status fv_isa_select(const char* name, fv_error*) FV_NOEXCEPT;
+const char* fv_isa_selected(void) FV_NOEXCEPT;
+
+/* Threads. fv_set_num_threads(0) returns to the default: FOVEATE_NUM_THREADS, else what OpenMP says at each call. */
+void fv_set_num_threads(int32_t count) FV_NOEXCEPT;
+int32_t fv_requested_num_threads(void) FV_NOEXCEPT; /* what fv_set_num_threads was given last; 0: the default */
+int32_t fv_get_num_threads(void) FV_NOEXCEPT;       /* what a call made now would use */
+
+/* A long call asks this on the calling thread, every 50 ms or so, and stops where it says 1. NULL: never asks. */
+void fv_set_interrupt_check(int (*check)(void)) FV_NOEXCEPT;
+
+/* Elementary functions of the ISA in use, element by element, to test them: "exp2", "log", "tanh"; FV_FLOAT32 or
+ * FV_FLOAT64. FV_VALUE_ERROR for another name. */
+fv_status fv_elementary(const char* name, fv_dtype, const void* in, void* out, int64_t count, fv_error*) FV_NOEXCEPT;
+
+/* Rates of this machine with the ISA in use, to judge a kernel by: fused multiply-adds of float32, float64 or
+ * bfloat16 (in flops a second, over `threads` threads, for about `seconds`), and bytes read a second from a buffer of
+ * `bytes` bytes for each thread (0 where memory could not be had). */
+double fv_measure_flops(fv_dtype, int32_t threads, double seconds) FV_NOEXCEPT;
+double fv_measure_read(int64_t bytes, int32_t threads, double seconds) FV_NOEXCEPT;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

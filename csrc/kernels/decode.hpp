@@ -1,0 +1,280 @@
+// Few queries against many keys: bound by memory, so every key and value is read once, in whole rows, for up to four
+// queries together, and widened in registers. The dimensions stand on the lanes:
+//   decode_scores:  s[j][q]  = sum_d K[j][d] Q[q][d]        (lanes chains over d, then a tree over the lanes)
+//   decode_soft:    the online softmax of soft.hpp, for s[j][q]
+//   decode_sum:     O[q][d] += sum_j P[j][q] V[j][d]        (chains over 32 j, from 0)
+// Accumulators are T; the order of every sum is fixed by the shape alone.
+#pragma once
+#include "math.hpp"
+#include "pack.hpp"
+
+namespace foveate::FOVEATE_ISA {
+namespace {
+
+constexpr int decode_queries = 4;
+// How far ahead of the loads to prefetch, in bytes: 4 to 6 KB in sequential order is where DRAM kept up.
+constexpr int64_t prefetch_ahead = 6144;
+
+// `lanes` elements of a dtype, widened to T.
+template <class T, Dtype dtype>
+inline Vec<T> load_wide(const char* p) {
+  if constexpr (size_of(dtype) == sizeof(T)) {
+    return load(reinterpret_cast<const T*>(p));
+  } else if constexpr (dtype == Dtype::bfloat16) {
+#if defined(__AVX512F__)
+    return (Vec<T>)_mm512_slli_epi32(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i_u*)p)), 16);
+#elif defined(__AVX2__)
+    return (Vec<T>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i_u*)p)), 16);
+#elif defined(__x86_64__)
+    return (Vec<T>)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i_u*)p));
+#else
+    uint16x4_t x;
+    memcpy(&x, p, sizeof x);
+    return (Vec<T>)vshll_n_u16(x, 16);
+#endif
+  } else {
+#if defined(__AVX512F__)
+    return (Vec<T>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i_u*)p));
+#elif defined(__F16C__)
+    return (Vec<T>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u*)p));
+#else
+    Vec<T> x;
+    for (int i = 0; i < lanes<T>; ++i) x[i] = element<T>(p + 2 * i, dtype);
+    return x;
+#endif
+  }
+}
+
+// As load_wide, of the first `count` elements, 0 beyond.
+template <class T, Dtype dtype>
+inline Vec<T> load_wide_some(const char* p, int64_t count) {
+  alignas(vector_bytes) char whole[vector_bytes] = {};
+  memcpy(whole, p, size_t(count * size_of(dtype)));
+  return load_wide<T, dtype>(whole);
+}
+
+// One round of the tree that sums the lanes of many vectors at once: vectors a and b become one, whose lanes hold the
+// sums of neighbours, a's where bit `block` of the lane is 0, b's where it is 1.
+template <class T, int block>
+inline Vec<T> fold(Vec<T> a, Vec<T> b) {
+  Vec<T> pair[2] = {a, b};
+  swap_blocks<T, block>(pair[0], pair[1]);
+  return pair[0] + pair[1];
+}
+// Lane i of the result: the sum of the lanes of x[i].
+template <class T, int block = 1>
+inline Vec<T> sum_of_lanes(const Vec<T>* x) {
+  // x[i] and x[i + block] meet in the round of `block`
+  if constexpr (block == lanes<T>) {
+    return x[0];
+  } else {
+    return fold<T, block>(sum_of_lanes<T, block * 2>(x), sum_of_lanes<T, block * 2>(x + block));
+  }
+}
+
+// keys: contiguous columns. queries: rows of T, `query_stride` elements apart, zero up to a whole vector.
+template <class T, Dtype dtype, int queries>
+[[gnu::noinline]] void decode_scores_of(const T* query, int64_t query_stride, const Rows& keys, int64_t count,
+                                        int64_t head_size, T* s) {
+  constexpr int block = lanes<T> / queries;  // keys at a time: as many sums as a vector has lanes
+  constexpr int64_t step = lanes<T> * size_of(dtype);
+  const int64_t row_bytes = head_size * size_of(dtype);
+  const bool sequential = keys.row_stride == row_bytes;
+  for (int64_t first = 0; first < count; first += block) {
+    const char* row[block];
+    for (int j = 0; j < block; ++j) row[j] = keys.data + (first + j < count ? first + j : count - 1) * keys.row_stride;
+    const char* ahead = keys.data + first * keys.row_stride + prefetch_ahead;
+    Vec<T> sum[lanes<T>] = {};
+    const auto add = [&](auto load_key, int64_t d) {
+      Vec<T> x[queries];
+      unroll<queries>([&](auto q) { x[q] = load(query + q * query_stride + d); });
+      unroll<block>([&](auto j) {
+        const Vec<T> key = load_key(row[j]);
+        unroll<queries>([&](auto q) { sum[j * queries + q] += key * x[q]; });
+      });
+    };
+    int64_t d = 0, at = 0;
+    for (; d + lanes<T> <= head_size; d += lanes<T>, at += step) {
+      if (sequential) {
+        unroll<block>([&](auto j) {
+          if constexpr (j * step % 64 == 0) __builtin_prefetch(ahead + j * step);
+        });
+        ahead += block * step;
+      }
+      add([&](const char* p) { return load_wide<T, dtype>(p + at); }, d);
+    }
+    if (d < head_size) add([&](const char* p) { return load_wide_some<T, dtype>(p + at, head_size - d); }, d);
+    store<T>(s + first * queries, sum_of_lanes<T>(sum));
+  }
+}
+
+template <class T, Dtype dtype>
+void decode_scores_for(const T* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
+                       int64_t head_size, T* s) {
+  if constexpr (lanes<T> == 2) {  // a vector holds two sums: two queries at a time would need a gather of s
+    for (int64_t j = 0; j < count; ++j)
+      for (int32_t q = 0; q < queries; q += 2) {
+        T two[2];
+        decode_scores_of<T, dtype, 2>(query + q * query_stride, queries > 1 ? query_stride : 0,
+                                      {keys.data + j * keys.row_stride, keys.dtype, 0, keys.column_stride}, 1,
+                                      head_size, two);
+        s[j * queries + q] = two[0];
+        if (q + 1 < queries) s[j * queries + q + 1] = two[1];
+      }
+  } else {
+    if (queries == 1) decode_scores_of<T, dtype, 1>(query, query_stride, keys, count, head_size, s);
+    if (queries == 2) decode_scores_of<T, dtype, 2>(query, query_stride, keys, count, head_size, s);
+    if (queries == 4) decode_scores_of<T, dtype, 4>(query, query_stride, keys, count, head_size, s);
+  }
+}
+
+// queries: 1, 2 or 4. s: [count rounded up to whole vectors][queries].
+template <class T>
+void decode_scores(const void* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
+                   int64_t head_size, void* s) {
+  const T* q = static_cast<const T*>(query);
+  T* to = static_cast<T*>(s);
+  if constexpr (sizeof(T) == 8) {
+    decode_scores_for<T, Dtype::float64>(q, query_stride, queries, keys, count, head_size, to);
+  } else {
+    if (keys.dtype == Dtype::float32)
+      decode_scores_for<T, Dtype::float32>(q, query_stride, queries, keys, count, head_size, to);
+    if (keys.dtype == Dtype::bfloat16)
+      decode_scores_for<T, Dtype::bfloat16>(q, query_stride, queries, keys, count, head_size, to);
+    if (keys.dtype == Dtype::float16)
+      decode_scores_for<T, Dtype::float16>(q, query_stride, queries, keys, count, head_size, to);
+  }
+}
+
+// s[j][q] += bias[q][j] * log2(e)
+template <class T>
+void decode_bias(void* s, int32_t queries, int64_t count, const char* const* rows, Dtype dtype, int64_t key_stride,
+                 int32_t live) {
+  for (int32_t q = 0; q < live; ++q)
+    for (int64_t j = 0; j < count; ++j)
+      static_cast<T*>(s)[j * queries + q] += element<T>(rows[q] + j * key_stride, dtype) * Math<T>::log2_e;
+}
+
+// The online softmax: s becomes the weights; m, l: one T a query; output rows are scaled by alpha. What is not seen is
+// -inf in s. The sum of a query runs in as many chains as a vector has lanes, key j in chain j % lanes, whatever the
+// number of queries: `queries` vectors hold one key of every chain.
+template <class T>
+void decode_soft(void* s_, int32_t queries, int64_t count, double scale, void* m_, void* l_, void* output_,
+                 int64_t output_stride, int64_t value_size) {
+  T* s = static_cast<T*>(s_);
+  T* m = static_cast<T*>(m_);
+  T* l = static_cast<T*>(l_);
+  const Vec<T> lowest = -from_bits<T>(IntVec<T>{} + Math<T>::infinity);
+  const int64_t whole = (count + lanes<T> - 1) / lanes<T> * lanes<T> * queries;
+  for (int64_t i = count * queries; i < whole; ++i) s[i] = lowest[0];
+  Vec<T> top[decode_queries], offset[decode_queries], sum[decode_queries] = {};
+  for (int32_t t = 0; t < queries; ++t) top[t] = lowest;
+  for (int64_t i = 0; i < whole; i += lanes<T> * queries)
+    for (int32_t t = 0; t < queries; ++t) top[t] = max(load(s + i + t * lanes<T>), top[t]);
+  for (int32_t q = 0; q < queries; ++q) {
+    T now = lowest[0];
+    for (int32_t c = q; c < lanes<T> * queries; c += queries) {
+      const T other = top[c / lanes<T>][c % lanes<T>];
+      now = other > now ? other : now;
+    }
+    now = now * T(scale) > m[q] ? now * T(scale) : m[q];
+    const T shift = now == lowest[0] ? T(0) : now;
+    for (int32_t c = q; c < lanes<T> * queries; c += queries) offset[c / lanes<T>][c % lanes<T>] = shift;
+    const T alpha = exp2<T>(broadcast(m[q]) - broadcast(shift))[0];
+    m[q] = now;
+    l[q] *= alpha;
+    T* output = static_cast<T*>(output_) + q * output_stride;
+    if (alpha != T(1))
+      for (int64_t d = 0; d < value_size; ++d) output[d] *= alpha;
+  }
+  for (int64_t i = 0; i < whole; i += lanes<T> * queries)
+    for (int32_t t = 0; t < queries; ++t) {
+      T* cell = s + i + t * lanes<T>;
+      const Vec<T> weight = exp2<T>(load(cell) * T(scale) - offset[t]);
+      sum[t] += weight;
+      store<T>(cell, weight);
+    }
+  for (int32_t q = 0; q < queries; ++q)
+    for (int32_t c = q; c < lanes<T> * queries; c += queries) l[q] += sum[c / lanes<T>][c % lanes<T>];
+}
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int decode_columns = 8;  // vectors of the output held in registers, for two queries
+#else
+constexpr int decode_columns = 4;
+#endif
+
+template <class T, Dtype dtype, int queries, int vectors>
+[[gnu::noinline]] void decode_sum_block(const T* weights, int32_t weight_stride, const char* values,
+                                        int64_t row_stride, int64_t count, T* output, int64_t output_stride) {
+  constexpr int64_t step = lanes<T> * size_of(dtype);
+  Vec<T> sum[queries][vectors] = {};
+  for (int64_t j = 0; j < count; ++j, values += row_stride, weights += weight_stride) {
+    unroll<vectors>([&](auto v) {
+      if constexpr (v * step % 64 == 0) __builtin_prefetch(values + prefetch_ahead + v * step);
+      const Vec<T> value = load_wide<T, dtype>(values + v * step);
+      unroll<queries>([&](auto q) { sum[q][v] += broadcast(weights[q]) * value; });
+    });
+  }
+  unroll<queries>([&](auto q) {
+    unroll<vectors>([&](auto v) {
+      T* cell = output + q * output_stride + v * lanes<T>;
+      store<T>(cell, load(cell) + sum[q][v]);
+    });
+  });
+}
+
+template <class T, Dtype dtype, int queries>
+void decode_sum_rows(const T* weights, int32_t weight_stride, const Rows& values, int64_t count, int64_t value_size,
+                     T* output, int64_t output_stride) {
+  constexpr int64_t wide = decode_columns * lanes<T>;
+  int64_t d = 0;
+  for (; d + wide <= value_size; d += wide)
+    decode_sum_block<T, dtype, queries, decode_columns>(weights, weight_stride, values.data + d * size_of(dtype),
+                                                        values.row_stride, count, output + d, output_stride);
+  for (; d + lanes<T> <= value_size; d += lanes<T>)
+    decode_sum_block<T, dtype, queries, 1>(weights, weight_stride, values.data + d * size_of(dtype), values.row_stride,
+                                           count, output + d, output_stride);
+  if (d < value_size)
+    for (int64_t j = 0; j < count; ++j)
+      for (int q = 0; q < queries; ++q)
+        for (int64_t e = d; e < value_size; ++e)
+          output[q * output_stride + e] +=
+              weights[j * weight_stride + q] *
+              element<T>(values.data + j * values.row_stride + e * size_of(dtype), dtype);
+}
+
+template <class T, Dtype dtype>
+void decode_sum_for(const T* weights, int32_t queries, Rows values, int64_t count, int64_t value_size, T* output,
+                    int64_t output_stride) {
+  // values of a few keys stay in L1 for the second pair of queries
+  constexpr int64_t some = 32;
+  for (; count > 0; count -= some, values.data += some * values.row_stride, weights += some * queries) {
+    const int64_t now = count < some ? count : some;
+    if (queries == 1) decode_sum_rows<T, dtype, 1>(weights, 1, values, now, value_size, output, output_stride);
+    for (int32_t q = 0; q + 2 <= queries; q += 2)
+      decode_sum_rows<T, dtype, 2>(weights + q, queries, values, now, value_size, output + q * output_stride,
+                                   output_stride);
+  }
+}
+
+// values: contiguous columns. output: rows of T.
+template <class T>
+void decode_sum(const void* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size,
+                void* output, int64_t output_stride) {
+  const T* w = static_cast<const T*>(weights);
+  T* to = static_cast<T*>(output);
+  if constexpr (sizeof(T) == 8) {
+    decode_sum_for<T, Dtype::float64>(w, queries, values, count, value_size, to, output_stride);
+  } else {
+    if (values.dtype == Dtype::float32)
+      decode_sum_for<T, Dtype::float32>(w, queries, values, count, value_size, to, output_stride);
+    if (values.dtype == Dtype::bfloat16)
+      decode_sum_for<T, Dtype::bfloat16>(w, queries, values, count, value_size, to, output_stride);
+    if (values.dtype == Dtype::float16)
+      decode_sum_for<T, Dtype::float16>(w, queries, values, count, value_size, to, output_stride);
+  }
+}
+
+}  // namespace
+}  // namespace foveate::FOVEATE_ISA

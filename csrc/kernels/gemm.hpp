@@ -1,0 +1,118 @@
+// The two register-tiled products of a tile of keys with a panel of queries. Queries stand on the vector lanes, so
+// every lane does the same ordered chain of fused multiply-adds, whatever the tile, the thread or the batch: the bits
+// of an answer depend on nothing else.
+//   scores_product:   S[j][q]  = sum_d K[j][d] Q[d][q]                 (a chain over d)
+//   weighted_sum:     O[d][q]  = alpha[q] O[d][q] + sum_j V[j][d] P[j][q]  (a chain over j, from 0: one chain over all
+//                     tiles would lose a digit where terms have one sign)
+// K and V are read where they stand, broadcast an element at a time; nothing of them is packed. Panels are
+// [row][vectors * lanes], aligned to a vector.
+#pragma once
+#include "simd.hpp"
+
+namespace foveate::FOVEATE_ISA {
+namespace {
+
+// Register tiles, by the number of vector registers: measured on AVX-512 (14 x 2: 97% of peak by itself, 12 x 2 and
+// 8 x 3 within 2%) and AVX2 (4 x 3); one register stays free, or compilers spill.
+#if defined(__AVX512F__)
+constexpr int panel_vectors = 2;
+template <int vectors>
+constexpr int key_rows = vectors == 1 ? 28 : 14;
+template <int vectors>
+constexpr int value_columns = vectors == 1 ? 16 : 8;
+#elif defined(__aarch64__)
+constexpr int panel_vectors = 3;
+template <int vectors>
+constexpr int key_rows = 8;
+template <int vectors>
+constexpr int value_columns = 8;
+#elif defined(__AVX2__)
+constexpr int panel_vectors = 3;
+template <int vectors>
+constexpr int key_rows = vectors == 1 ? 8 : 4;
+template <int vectors>
+constexpr int value_columns = vectors == 1 ? 8 : 4;
+#else
+constexpr int panel_vectors = 2;  // a product needs a register of its own without fused multiply-add
+template <int vectors>
+constexpr int key_rows = 4;
+template <int vectors>
+constexpr int value_columns = 4;
+#endif
+
+// The product: an accumulator T, and elements of the same size to multiply and add.
+template <class Accumulator>
+struct MultiplyAdd {
+  using T = Accumulator;
+  static Vec<T> apply(Vec<T> sum, Vec<T> a, Vec<T> b) { return sum + a * b; }
+};
+
+template <class Product, int vectors, int rows, class T = typename Product::T>
+[[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores) {
+  constexpr int width = vectors * lanes<T>;
+  Vec<T> sum[rows][vectors] = {};
+  for (int64_t d = 0; d < head_size; ++d) {
+    Vec<T> query[vectors];
+    unroll<vectors>([&](auto v) { query[v] = load(panel + v * lanes<T>); });
+    unroll<rows>([&](auto j) {
+      const Vec<T> key = broadcast(keys[j * key_stride]);
+      unroll<vectors>([&](auto v) { sum[j][v] = Product::apply(sum[j][v], key, query[v]); });
+    });
+    panel += width;
+    keys += 1;
+  }
+  unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { store(scores + j * width + v * lanes<T>, sum[j][v]); }); });
+}
+
+// As many blocks of `rows` keys as fit; what is left goes to blocks of half as many.
+template <class Product, int vectors, int rows = key_rows<vectors>, class T = typename Product::T>
+void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t count, int64_t head_size, T* scores) {
+  for (; count >= rows; count -= rows) {
+    scores_block<Product, vectors, rows>(panel, keys, key_stride, head_size, scores);
+    keys += rows * key_stride;
+    scores += rows * vectors * lanes<T>;
+  }
+  if constexpr (rows > 1) {
+    if (count > 0) scores_product<Product, vectors, (rows + 1) / 2>(panel, keys, key_stride, count, head_size, scores);
+  }
+}
+
+template <class Product, int vectors, int columns, class T = typename Product::T>
+[[gnu::noinline]] void weighted_sum_block(const T* weights, const T* values, int64_t value_stride, int64_t count,
+                                          const T* alpha, T* output) {
+  constexpr int width = vectors * lanes<T>;
+  Vec<T> sum[columns][vectors] = {};
+  for (int64_t j = 0; j < count; ++j) {
+    Vec<T> weight[vectors];
+    unroll<vectors>([&](auto v) { weight[v] = load(weights + v * lanes<T>); });
+    unroll<columns>([&](auto d) {
+      const Vec<T> value = broadcast(values[d]);
+      unroll<vectors>([&](auto v) { sum[d][v] = Product::apply(sum[d][v], value, weight[v]); });
+    });
+    weights += width;
+    values += value_stride;
+  }
+  unroll<columns>([&](auto d) {
+    unroll<vectors>([&](auto v) {
+      T* cell = output + d * width + v * lanes<T>;
+      store<T>(cell, load(cell) * load(alpha + v * lanes<T>) + sum[d][v]);
+    });
+  });
+}
+
+template <class Product, int vectors, int columns = value_columns<vectors>, class T = typename Product::T>
+void weighted_sum(const T* weights, const T* values, int64_t value_stride, int64_t count, int64_t value_size,
+                  const T* alpha, T* output) {
+  for (; value_size >= columns; value_size -= columns) {
+    weighted_sum_block<Product, vectors, columns>(weights, values, value_stride, count, alpha, output);
+    values += columns;
+    output += columns * vectors * lanes<T>;
+  }
+  if constexpr (columns > 1) {
+    if (value_size > 0)
+      weighted_sum<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, alpha, output);
+  }
+}
+
+}  // namespace
+}  // namespace foveate::FOVEATE_ISA

@@ -1,0 +1,26 @@
+// The weights themselves, once the softmax's m and l are known: 2^(scale * s - m) * factor, factor = 1 / l.
+#pragma once
+#include "../math.hpp"
+
+namespace foveate::FOVEATE_ISA {
+namespace {
+
+template <class T, int vectors>
+void weights_tile(T* scores, int64_t count, T scale, const T* m, const T* factor) {
+  constexpr int width = vectors * lanes<T>;
+  const Vec<T> lowest = -from_bits<T>(IntVec<T>{} + Math<T>::infinity);
+  Vec<T> offset[vectors], by[vectors];
+  unroll<vectors>([&](auto v) {
+    const Vec<T> top = load(m + v * lanes<T>);
+    offset[v] = top == lowest ? Vec<T>{} : top;
+    by[v] = load(factor + v * lanes<T>);
+  });
+  for (int64_t j = 0; j < count; ++j)
+    unroll<vectors>([&](auto v) {
+      T* cell = scores + j * width + v * lanes<T>;
+      store<T>(cell, exp2<T>(load(cell) * scale - offset[v]) * by[v]);
+    });
+}
+
+}  // namespace
+}  // namespace foveate::FOVEATE_ISA

@@ -1,0 +1,161 @@
+// One vector of the ISA that this translation unit is compiled for, over the GCC/Clang vector extensions: arithmetic
+// is written with operators (the compiler contracts a * b + c to a fused multiply-add where the ISA has one), and
+// intrinsics stand only where the language has no word. Everything has internal linkage: one copy an ISA.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace foveate::FOVEATE_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float Vec __attribute__((vector_size(vector_bytes)));
+  typedef int32_t Int __attribute__((vector_size(vector_bytes)));
+  typedef float Loose __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+  using Bits = int32_t;
+};
+template <>
+struct VectorOf<double> {
+  typedef double Vec __attribute__((vector_size(vector_bytes)));
+  typedef int64_t Int __attribute__((vector_size(vector_bytes)));
+  typedef double Loose __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+  using Bits = int64_t;
+};
+
+template <class T>
+using Vec = typename VectorOf<T>::Vec;
+template <class T>
+using IntVec = typename VectorOf<T>::Int;  // as many integers as a Vec<T> has elements; also what a comparison gives
+template <class T>
+constexpr int lanes = vector_bytes / int(sizeof(T));
+
+template <class T>
+inline Vec<T> broadcast(T x) {
+  return x - Vec<T>{};  // x - 0, not 0 + x, which would lose the sign of -0
+}
+template <class T>
+inline Vec<T> load(const T* p) {  // any address
+  return *reinterpret_cast<const typename VectorOf<T>::Loose*>(p);
+}
+template <class T>
+inline void store(T* p, Vec<T> x) {
+  *reinterpret_cast<typename VectorOf<T>::Loose*>(p) = x;
+}
+template <class T>
+inline IntVec<T> as_bits(Vec<T> x) {
+  return reinterpret_cast<IntVec<T>>(x);
+}
+template <class T>
+inline Vec<T> from_bits(IntVec<T> x) {
+  return reinterpret_cast<Vec<T>>(x);
+}
+
+// max(a, b), b where either is NaN: maxps as it is.
+inline Vec<float> max(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#elif defined(__x86_64__)
+  return _mm_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+inline Vec<double> max(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+  return _mm512_max_pd(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_pd(a, b);
+#elif defined(__x86_64__)
+  return _mm_max_pd(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// The lowest `count` lanes set, of a mask with one bit a lane.
+constexpr uint32_t low_bits(int count) { return count >= 32 ? ~uint32_t(0) : (uint32_t(1) << count) - 1; }
+
+// x where bit `lane` of `bits` is set, else y.
+template <class T>
+inline Vec<T> select_bits(uint32_t bits, Vec<T> x, Vec<T> y) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_mask_blend_ps(__mmask16(bits), y, x);
+  else return _mm512_mask_blend_pd(__mmask8(bits), y, x);
+#else
+  IntVec<T> lane_bit;
+  for (int i = 0; i < lanes<T>; ++i) lane_bit[i] = typename VectorOf<T>::Bits(1) << i;
+  return ((IntVec<T>{} + typename VectorOf<T>::Bits(bits)) & lane_bit) != 0 ? x : y;
+#endif
+}
+
+// Calls f(constant<0>), ..., f(constant<n - 1>): a loop that is certain to be unrolled, so that arrays of vectors
+// indexed by it stay in registers (an unroll pragma left them in memory: 39% of peak).
+template <int n>
+struct Constant {
+  static constexpr int value = n;
+  constexpr operator int() const { return n; }
+};
+template <int n, int i = 0, class F>
+[[gnu::always_inline]] inline void unroll(F&& f) {
+  if constexpr (i < n) {
+    f(Constant<i>{});
+    unroll<n, i + 1>(static_cast<F&&>(f));
+  }
+}
+
+// a's lanes with bit `block` clear and b's lanes from `block` below; and the rest: the 2 x 2 blocks of (a, b) transposed.
+template <class T, int block>
+inline void swap_blocks(Vec<T>& a, Vec<T>& b) {
+#if defined(__clang__)
+  Vec<T> x = a, y = b;
+  for (int j = 0; j < lanes<T>; ++j) {
+    x[j] = (j & block) == 0 ? a[j] : b[j - block];
+    y[j] = (j & block) == 0 ? a[j + block] : b[j];
+  }
+#else
+  IntVec<T> first, second;
+  for (int j = 0; j < lanes<T>; ++j) {
+    first[j] = (j & block) == 0 ? j : lanes<T> + j - block;
+    second[j] = (j & block) == 0 ? j + block : lanes<T> + j;
+  }
+  const Vec<T> x = __builtin_shuffle(a, b, first), y = __builtin_shuffle(a, b, second);
+#endif
+  a = x;
+  b = y;
+}
+
+// In-register transpose of a square of vectors: rows[i][j] <-> rows[j][i], by log2(lanes) rounds of swaps.
+template <class T, int block>
+inline void transpose_round(Vec<T> (&rows)[lanes<T>]) {
+  unroll<lanes<T>>([&](auto i) {
+    if constexpr ((i & block) == 0) swap_blocks<T, block>(rows[i], rows[i + block]);
+  });
+}
+template <class T>
+inline void transpose(Vec<T> (&rows)[lanes<T>]) {
+  if constexpr (lanes<T> > 8) transpose_round<T, 8>(rows);
+  if constexpr (lanes<T> > 4) transpose_round<T, 4>(rows);
+  if constexpr (lanes<T> > 2) transpose_round<T, 2>(rows);
+  if constexpr (lanes<T> > 1) transpose_round<T, 1>(rows);
+}
+
+}  // namespace
+}  // namespace foveate::FOVEATE_ISA

@@ -1,0 +1,114 @@
+// What an ISA offers to the drivers: a struct of functions, one for each step of attention on a tile of keys and a
+// panel of queries. Every function is serial, noexcept in effect, allocates nothing, and is compiled once per ISA.
+//
+// A panel holds `vectors * lanes` queries, transposed: [row][query]. Score, reach and select are separate steps on the
+// same tile of scores, S[key][query], so that any of them goes with any other:
+//   score:   pack_queries, scores;   bend, add_bias (softcap, float mask)
+//   reach:   hide_outside, hide_unset (what is not seen becomes -inf)
+//   select:  soft (then weighted_sum), weights
+#pragma once
+#include <stdint.h>
+
+namespace foveate {
+
+enum class Dtype : int32_t { float16, bfloat16, float32, float64 };
+
+// Rows of a matrix of any dtype and layout, strides in bytes.
+struct Rows {
+  const char* data;
+  Dtype dtype;
+  int64_t row_stride, column_stride;
+};
+
+// Rows as a family reads them: in place, or as load_keys and load_values laid them out. Stride in bytes.
+struct Tile {
+  const void* data;
+  int64_t row_stride;
+};
+
+// The kernels of one accumulator (float32 or float64) and one kind of product. `T` below is the accumulator.
+struct Family {
+  int32_t lanes;         // queries on one vector
+  int32_t max_vectors;   // vectors in a panel; kernels take 1 or max_vectors
+  int32_t element_size;  // of T, in bytes
+  Dtype in_place;        // keys and values of this dtype, with contiguous rows, need no loading
+  bool pairs;            // but products take pairs: in-place keys want an even head size, values are always loaded
+
+  // Bytes of one loaded row of `columns` elements.
+  int64_t (*row_size)(int64_t columns);
+  void (*load_keys)(const Rows&, int64_t count, int64_t columns, void* to);
+  // finite: inf and NaN become 0. Loaded values start at an even key.
+  void (*load_values)(const Rows&, int64_t count, int64_t columns, bool finite, void* to);
+
+  // score
+  // rows[i] points at query i's first element; `live` queries, the rest of the panel is zero. scratch: lanes rows.
+  void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
+                       int64_t head_size, void* scratch, void* panel);
+  void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s);
+  // s = softcap * tanh(scale * s / softcap) * log2(e) where softcap > 0, else s = scale * s
+  void (*bend)(void* s, int32_t vectors, int64_t count, double scale, double softcap);
+  // s += bias * log2(e); rows[i] points at query i's bias for the first key of the tile
+  void (*add_bias)(void* s, int32_t vectors, int64_t count, const char* const* rows, Dtype, int64_t key_stride,
+                   int32_t live);
+
+  // reach
+  // query i sees low[i] <= j < high[i], j the key's place in the tile
+  void (*hide_outside)(void* s, int32_t vectors, int64_t begin, int64_t end, const int32_t* low, const int32_t* high);
+  // query i sees key j where bit i of seen[j] is set
+  void (*hide_unset)(void* s, int32_t vectors, int64_t count, const uint32_t* seen);
+
+  // select
+  // Online softmax; s becomes the weights, as weighted_sum takes them. m, l, alpha: one T a query.
+  void (*soft)(void* s, int32_t vectors, int64_t count, double scale, void* m, void* l, void* alpha);
+  void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
+                       const void* alpha, void* output);
+  // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries
+  // wide; output is at d * column_step + query * query_step, in elements.
+  void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,
+                         const uint32_t* seen, void* output, int64_t column_step, int64_t query_step);
+  // s = 2^(scale * s - m) * factor
+  void (*weights)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
+
+  // Writes a panel's columns as rows: to[i][r] = panel[r][i] * factor[i], for `live` queries; returns whether all are
+  // finite. scratch: lanes * rows of T.
+  bool (*store_rows)(const void* panel, int32_t vectors, int64_t rows, const void* factor, int32_t live, void* scratch,
+                     char* const* to, Dtype, int64_t column_stride);
+
+  // One contiguous row of T.
+  void (*store_row)(const void* row, int64_t columns, char* to, Dtype, int64_t column_stride);
+
+  // Few queries (1, 2 or 4): keys as rows, see decode.hpp. Keys and values have contiguous columns; query and output
+  // are rows of T, queries zero up to a whole vector; s: [key][query], room for a whole vector
+  // of keys more.
+  void (*decode_scores)(const void* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
+                        int64_t head_size, void* s);
+  // s += bias * log2(e); rows[i] as in add_bias
+  void (*decode_bias)(void* s, int32_t queries, int64_t count, const char* const* rows, Dtype, int64_t key_stride,
+                      int32_t live);
+  void (*decode_soft)(void* s, int32_t queries, int64_t count, double scale, void* m, void* l, void* output,
+                      int64_t output_stride, int64_t value_size);
+  void (*decode_sum)(const void* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size,
+                     void* output, int64_t output_stride);
+};
+
+struct Kernels {
+  const char* name;
+  Family float32, float64;
+  const Family* bfloat16;  // where the ISA multiplies bfloat16 pairs; else null, and float32 serves
+
+  // bits[j] |= (row[j] != 0) << lane
+  void (*bits_of_bools)(const char* row, int64_t stride, int64_t count, int32_t lane, uint32_t* bits);
+  // clears bit `lane` of bits[j] where the bias is -inf
+  void (*clear_minus_infinity)(const char* row, Dtype, int64_t stride, int64_t count, int32_t lane, uint32_t* bits);
+
+  // clears bit `lane` of bits[j] where ids[j] != id
+  void (*clear_other_segments)(const char* ids, int64_t stride, int64_t id, int64_t count, int32_t lane,
+                               uint32_t* bits);
+
+  void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
+  // chains of fused multiply-adds, as many as hide the latency; returns the flops done
+  double (*spin)(int32_t kind, int64_t rounds);  // kind: 0 float32, 1 float64, 2 bfloat16 pairs
+  double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
+};
+
+}  // namespace foveate

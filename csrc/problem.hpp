@@ -1,0 +1,44 @@
+// A validated problem: what the drivers work on. `api.cpp` makes it from the views of the public header, so that no
+// driver checks anything again. Leading axes are broadcast by strides of 0; nothing is expanded.
+#pragma once
+#include "foveate/foveate.h"
+
+namespace foveate {
+
+// One operand over the leading axes: element [leading index, row, column] stands at
+// data + sum(index[a] * lead[a]) + row * row_stride + column * column_stride, strides in bytes.
+// data is null for an optional operand that was not given.
+struct Operand {
+  char* data = nullptr;
+  fv_dtype dtype = FV_FLOAT32;
+  int64_t row_stride = 0;     // along Lq for queries, masks, outputs; along Lk for keys, values
+  int64_t column_stride = 0;  // along D, Dv, or Lk for a mask
+  int64_t lead[FV_MAX_DIMS] = {};
+  explicit operator bool() const { return data != nullptr; }
+};
+
+struct Problem {
+  int lead_ndim = 0;                 // leading axes of the output, outermost first
+  int64_t lead_shape[FV_MAX_DIMS] = {};
+  int64_t queries = 0, keys = 0;     // Lq, Lk
+  int64_t head_size = 0;             // D
+  int64_t value_size = 0;            // Dv (0 where there is no value)
+
+  Operand query, key, value;
+  Operand out;                       // (Lq, Dv), or (Lq, Lk) for the weights
+  Operand lse;                       // (Lq,): row_stride only; optional
+  Operand sink;                      // one float64 a leading index; optional
+
+  double scale = 1.0, softcap = 0.0;  // softcap 0: none
+
+  // reach
+  Operand mask;                      // (Lq, Lk), FV_BOOL or a float; optional
+  int64_t left = -1, right = -1;     // negative: unbounded
+  Operand offset;                    // one int64 a leading index; optional (0)
+  bool offset_at_end = false;
+  Operand key_lengths;               // one int64 a leading index; optional (all keys)
+  Operand query_segments;            // (Lq,) int64: row_stride; optional
+  Operand key_segments;              // (Lk,) int64: row_stride; optional
+};
+
+}  // namespace foveate

@@ -1,0 +1,379 @@
+// Validation: the views of the public header -> a Problem that no driver has to check again.
+//
+// A refused problem says why. Leading axes are broadcast by strides of 0. Nothing is allocated; the values that are
+// read are the offsets and the key lengths. Elements may stand at any address.
+#pragma once
+#include <cmath>
+#include <cstring>
+
+#include "problem.hpp"
+#include "refuse.hpp"
+
+namespace foveate {
+
+// Sizes are counted in 64 bits. The bounds leave room for a driver to add a few of them without overflow.
+constexpr int64_t kMaxLength = int64_t{1} << 60;  // of Lq, Lk, D and Dv
+constexpr int64_t kMaxOffset = int64_t{1} << 61;  // of a position of a query on the key axis
+constexpr int64_t kWidestElement = 8;             // bytes
+
+inline bool is_float(fv_dtype dtype) {
+  return dtype == FV_FLOAT16 || dtype == FV_BFLOAT16 || dtype == FV_FLOAT32 || dtype == FV_FLOAT64;
+}
+
+class Validator {
+ public:
+  Validator(const fv_problem& given, Problem& problem, fv_error* error)
+      : given_(given), problem_(problem), error_(error) {}
+
+  // Everything but the outputs. `weights`: the problem has no value.
+  fv_status inputs(bool weights) {
+    fv_status status = operands(weights);
+    if (status == FV_OK) status = scores();
+    if (status == FV_OK) status = reach();
+    return status;
+  }
+
+  // The output, (..., rows, columns) with rows = Lq.
+  fv_status output(const fv_array* out, int64_t columns) {
+    if (const fv_status status = view("out", out); status != FV_OK) return status;
+    if (!is_float(out->dtype)) return wrong_dtype("out", *out, "float16, bfloat16, float32 or float64");
+    const int64_t core[2] = {problem_.queries, columns};
+    return place_output("out", *out, core, 2, problem_.out);
+  }
+
+  // The logarithm of the denominator, (..., Lq); optional.
+  fv_status lse(const fv_array* lse) {
+    if (lse == nullptr) return FV_OK;
+    if (const fv_status status = view("lse", lse); status != FV_OK) return status;
+    const fv_dtype wanted = problem_.query.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
+    if (lse->dtype != wanted) return wrong_dtype("lse", *lse, dtype_name(wanted));
+    return place_output("lse", *lse, &problem_.queries, 1, problem_.lse);
+  }
+
+ private:
+  // ---- one view
+
+  fv_status view(const char* name, const fv_array* array) {
+    if (array == nullptr) return refuse(error_, FV_VALUE_ERROR, "%s: got none, wanted an array", name);
+    if (array->ndim < 0 || array->ndim > FV_MAX_DIMS) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got %d axes, wanted 0 to %d", name, array->ndim, FV_MAX_DIMS);
+    }
+    if (array->ndim > 0 && (array->shape == nullptr || array->strides == nullptr)) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got no shape or no strides, wanted one of each axis", name);
+    }
+    bool empty = false;
+    for (int axis = 0; axis < array->ndim; ++axis) {
+      if (array->shape[axis] < 0) {
+        return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted no negative extent", name,
+                      ShapeText(*array).c_str());
+      }
+      empty |= array->shape[axis] == 0;
+    }
+    if (array->data == nullptr && !empty) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got no data with shape %s", name, ShapeText(*array).c_str());
+    }
+    return FV_OK;
+  }
+
+  fv_status wrong_dtype(const char* name, const fv_array& array, const char* wanted) {
+    return refuse(error_, FV_TYPE_ERROR, "%s: got %s, wanted %s", name, dtype_name(array.dtype), wanted);
+  }
+
+  // The strides over the leading axes: right-aligned, 0 where the array does not have the axis or has it once.
+  void place(const fv_array& array, int core_ndim, Operand& operand) const {
+    static char nothing = 0;  // an empty array may have no address, but an operand that is given has one
+    operand.data = array.data != nullptr ? static_cast<char*>(array.data) : &nothing;
+    operand.dtype = array.dtype;
+    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
+    for (int axis = 0; axis < own; ++axis) {
+      operand.lead[missing + axis] = array.shape[axis] == 1 ? 0 : array.strides[axis];
+    }
+  }
+
+  // ---- query, key and value
+
+  fv_status operands(bool weights) {
+    const fv_array *query = given_.query, *key = given_.key, *value = given_.value;
+    if (weights && value != nullptr) {
+      return refuse(error_, FV_VALUE_ERROR, "value: got an array, wanted none for the weights alone");
+    }
+    if (const fv_status status = matrix("query", query, "(..., Lq, D)"); status != FV_OK) return status;
+    if (const fv_status status = matrix("key", key, "(..., Lk, D)"); status != FV_OK) return status;
+    problem_.queries = query->shape[query->ndim - 2];
+    problem_.keys = key->shape[key->ndim - 2];
+    problem_.head_size = query->shape[query->ndim - 1];
+    if (key->shape[key->ndim - 1] != problem_.head_size) {
+      return refuse(error_, FV_VALUE_ERROR, "key: got shape %s, wanted a last axis of %lld like that of query, %s",
+                    ShapeText(*key).c_str(), static_cast<long long>(problem_.head_size), ShapeText(*query).c_str());
+    }
+    if ((query->dtype == FV_FLOAT64) != (key->dtype == FV_FLOAT64)) {
+      return mixed_dtypes("key", *key);
+    }
+    if (!weights) {
+      if (const fv_status status = matrix("value", value, "(..., Lk, Dv)"); status != FV_OK) return status;
+      problem_.value_size = value->shape[value->ndim - 1];
+      if (value->shape[value->ndim - 2] != problem_.keys) {
+        return refuse(error_, FV_VALUE_ERROR, "value: got shape %s, wanted %lld rows, one for each key of %s",
+                      ShapeText(*value).c_str(), static_cast<long long>(problem_.keys), ShapeText(*key).c_str());
+      }
+      if ((query->dtype == FV_FLOAT64) != (value->dtype == FV_FLOAT64)) {
+        return mixed_dtypes("value", *value);
+      }
+    }
+    if (const fv_status status = lead(weights); status != FV_OK) return status;
+    if (const fv_status status = sizes(weights); status != FV_OK) return status;
+    place_matrix(*query, problem_.query);
+    place_matrix(*key, problem_.key);
+    if (!weights) place_matrix(*value, problem_.value);
+    return FV_OK;
+  }
+
+  fv_status matrix(const char* name, const fv_array* array, const char* wanted) {
+    if (const fv_status status = view(name, array); status != FV_OK) return status;
+    if (!is_float(array->dtype)) return wrong_dtype(name, *array, "float16, bfloat16, float32 or float64");
+    if (array->ndim < 2) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted two axes or more, %s", name,
+                    ShapeText(*array).c_str(), wanted);
+    }
+    return FV_OK;
+  }
+
+  fv_status mixed_dtypes(const char* name, const fv_array& array) {
+    return refuse(error_, FV_TYPE_ERROR, "%s: got %s with a query of %s; float64 goes with float64 only", name,
+                  dtype_name(array.dtype), dtype_name(given_.query->dtype));
+  }
+
+  void place_matrix(const fv_array& array, Operand& operand) const {
+    place(array, 2, operand);
+    operand.row_stride = array.strides[array.ndim - 2];
+    operand.column_stride = array.strides[array.ndim - 1];
+  }
+
+  // The leading axes of the output: those of query, key and value, broadcast together.
+  fv_status lead(bool weights) {
+    const fv_array* arrays[3] = {given_.query, given_.key, given_.value};
+    const int count = weights ? 2 : 3;
+    int ndim = 0;
+    for (int a = 0; a < count; ++a) ndim = arrays[a]->ndim - 2 > ndim ? arrays[a]->ndim - 2 : ndim;
+    problem_.lead_ndim = ndim;
+    for (int axis = 0; axis < ndim; ++axis) problem_.lead_shape[axis] = 1;
+    for (int a = 0; a < count; ++a) {
+      const int own = arrays[a]->ndim - 2, missing = ndim - own;
+      for (int axis = 0; axis < own; ++axis) {
+        const int64_t extent = arrays[a]->shape[axis];
+        int64_t& common = problem_.lead_shape[missing + axis];
+        if (common == 1) {
+          common = extent;
+        } else if (extent != 1 && extent != common) {
+          return refuse(error_, FV_VALUE_ERROR,
+                        "query, key%s: got shapes %s, %s%s%s, wanted leading axes that broadcast together",
+                        weights ? "" : ", value", ShapeText(*arrays[0]).c_str(), ShapeText(*arrays[1]).c_str(),
+                        weights ? "" : ", ", weights ? "" : ShapeText(*arrays[2]).c_str());
+        }
+      }
+    }
+    return FV_OK;
+  }
+
+  // Every product of sizes that a driver may form stays within 64 bits. An extent of 0 counts as 1, as in NumPy.
+  fv_status sizes(bool weights) {
+    const int64_t lengths[4] = {problem_.queries, problem_.keys, problem_.head_size, problem_.value_size};
+    bool fits = true;
+    for (const int64_t length : lengths) fits &= length <= kMaxLength;
+    int64_t lead = kWidestElement;
+    for (int axis = 0; axis < problem_.lead_ndim; ++axis) fits &= multiply(lead, problem_.lead_shape[axis]);
+    const int64_t columns = weights ? problem_.keys : problem_.value_size;
+    int64_t output = lead, cells = lead, query = lead, key = lead, value = lead;
+    fits = fits && multiply(output, problem_.queries) && multiply(output, columns);
+    fits = fits && multiply(cells, problem_.queries) && multiply(cells, problem_.keys);
+    fits = fits && multiply(query, problem_.queries) && multiply(query, problem_.head_size);
+    fits = fits && multiply(key, problem_.keys) && multiply(key, problem_.head_size);
+    fits = fits && multiply(value, problem_.keys) && multiply(value, problem_.value_size);
+    if (fits) return FV_OK;
+    const int64_t core[2] = {problem_.queries, columns};
+    return refuse(error_, FV_NO_MEMORY, "query, key, value: an output of shape %s over %lld keys is too large",
+                  ShapeText(problem_.lead_shape, problem_.lead_ndim, core, 2).c_str(),
+                  static_cast<long long>(problem_.keys));
+  }
+
+  static bool multiply(int64_t& product, int64_t extent) {
+    return extent == 0 || !__builtin_mul_overflow(product, extent, &product);
+  }
+
+  // ---- scale, softcap and sink
+
+  fv_status scores() {
+    const double scale = given_.score.scale, softcap = given_.score.softcap;
+    if (!std::isfinite(scale)) return refuse(error_, FV_VALUE_ERROR, "scale: got %g, wanted a finite number", scale);
+    if (!(std::isfinite(softcap) && softcap >= 0)) {
+      return refuse(error_, FV_VALUE_ERROR, "softcap: got %g, wanted a finite number >= 0 (0: none)", softcap);
+    }
+    problem_.scale = scale;
+    problem_.softcap = softcap;
+    if (given_.sink == nullptr) return FV_OK;
+    return per_lead("sink", given_.sink, FV_FLOAT64, problem_.sink);
+  }
+
+  // ---- the reach
+
+  fv_status reach() {
+    const fv_reach& reach = given_.reach;
+    if (reach.mask != nullptr) {
+      if (const fv_status status = mask(*reach.mask); status != FV_OK) return status;
+    }
+    if (reach.offset != nullptr) {
+      if (reach.offset_at_end != 0) {
+        return refuse(error_, FV_VALUE_ERROR, "offset: got an array and offset_at_end, wanted one of them");
+      }
+      if (const fv_status status = per_lead("offset", reach.offset, FV_INT64, problem_.offset); status != FV_OK) {
+        return status;
+      }
+      if (const fv_status status = within("offset", *reach.offset, -kMaxOffset, kMaxOffset); status != FV_OK) {
+        return status;
+      }
+    }
+    if (reach.key_lengths != nullptr) {
+      if (const fv_status status = per_lead("key_lengths", reach.key_lengths, FV_INT64, problem_.key_lengths);
+          status != FV_OK) {
+        return status;
+      }
+      if (const fv_status status = within("key_lengths", *reach.key_lengths, 0, problem_.keys); status != FV_OK) {
+        return status;
+      }
+    }
+    // No position is beyond kMaxOffset + Lq, so that a side which would reach past either end is unbounded; what is
+    // left can be added to a position without overflow.
+    problem_.left = reach.left >= kMaxOffset + problem_.queries ? -1 : reach.left;
+    problem_.right = reach.right >= kMaxOffset + problem_.keys ? -1 : reach.right;
+    problem_.offset_at_end = reach.offset_at_end != 0;
+    return segments();
+  }
+
+  fv_status mask(const fv_array& mask) {
+    if (const fv_status status = view("mask", &mask); status != FV_OK) return status;
+    if (mask.dtype != FV_BOOL && !is_float(mask.dtype)) return wrong_dtype("mask", mask, "bool or a float dtype");
+    // The axes are right-aligned with (..., Lq, Lk); one that is missing or has an extent of 1 has a stride of 0.
+    const int64_t core[2] = {problem_.queries, problem_.keys};
+    int64_t* const core_strides[2] = {&problem_.mask.row_stride, &problem_.mask.column_stride};
+    const int ndim = problem_.lead_ndim + 2, missing = ndim - mask.ndim;
+    bool fits = missing >= 0;
+    for (int axis = 0; fits && axis < mask.ndim; ++axis) {
+      const int target = missing + axis, core_axis = target - problem_.lead_ndim;
+      const int64_t extent = core_axis < 0 ? problem_.lead_shape[target] : core[core_axis];
+      const int64_t stride = mask.shape[axis] == 1 ? 0 : mask.strides[axis];
+      fits = mask.shape[axis] == 1 || mask.shape[axis] == extent;
+      (core_axis < 0 ? problem_.mask.lead[target] : *core_strides[core_axis]) = stride;
+    }
+    if (!fits) {
+      return refuse(error_, FV_VALUE_ERROR, "mask: got shape %s, wanted one that broadcasts into (..., Lq, Lk) = %s",
+                    ShapeText(mask).c_str(), ShapeText(problem_.lead_shape, problem_.lead_ndim, core, 2).c_str());
+    }
+    place(mask, mask.ndim, problem_.mask);
+    return FV_OK;
+  }
+
+  fv_status segments() {
+    const fv_array *queries = given_.reach.query_segments, *keys = given_.reach.key_segments;
+    if (queries == nullptr && keys == nullptr) return FV_OK;
+    if (queries == nullptr || keys == nullptr) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got none, wanted the segments of queries and keys together",
+                    queries == nullptr ? "query_segments" : "key_segments");
+    }
+    if (const fv_status status = per_row("query_segments", *queries, problem_.queries, problem_.query_segments);
+        status != FV_OK) {
+      return status;
+    }
+    return per_row("key_segments", *keys, problem_.keys, problem_.key_segments);
+  }
+
+  // An array over the leading axes, one element each.
+  fv_status per_lead(const char* name, const fv_array* array, fv_dtype dtype, Operand& operand) {
+    if (const fv_status status = view(name, array); status != FV_OK) return status;
+    if (array->dtype != dtype) return wrong_dtype(name, *array, dtype_name(dtype));
+    if (!broadcasts(*array, 0)) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted one that broadcasts into the leading axes, %s",
+                    name, ShapeText(*array).c_str(), ShapeText(problem_.lead_shape, problem_.lead_ndim).c_str());
+    }
+    place(*array, 0, operand);
+    return FV_OK;
+  }
+
+  // An int64 array (..., length), one element for each query or key.
+  fv_status per_row(const char* name, const fv_array& array, int64_t length, Operand& operand) {
+    if (const fv_status status = view(name, &array); status != FV_OK) return status;
+    if (array.dtype != FV_INT64) return wrong_dtype(name, array, dtype_name(FV_INT64));
+    if (array.ndim < 1 || array.shape[array.ndim - 1] != length || !broadcasts(array, 1)) {
+      return refuse(error_, FV_VALUE_ERROR,
+                    "%s: got shape %s, wanted a last axis of %lld and others that broadcast into the leading axes, %s",
+                    name, ShapeText(array).c_str(), static_cast<long long>(length),
+                    ShapeText(problem_.lead_shape, problem_.lead_ndim).c_str());
+    }
+    place(array, 1, operand);
+    operand.row_stride = array.strides[array.ndim - 1];
+    return FV_OK;
+  }
+
+  bool broadcasts(const fv_array& array, int core_ndim) const {
+    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
+    if (missing < 0) return false;
+    for (int axis = 0; axis < own; ++axis) {
+      if (array.shape[axis] != 1 && array.shape[axis] != problem_.lead_shape[missing + axis]) return false;
+    }
+    return true;
+  }
+
+  // Every element of an int64 array is in low..high.
+  fv_status within(const char* name, const fv_array& array, int64_t low, int64_t high) {
+    int64_t index[FV_MAX_DIMS] = {}, count = 1;
+    for (int axis = 0; axis < array.ndim; ++axis) count *= array.shape[axis];
+    const char* at = static_cast<const char*>(array.data);
+    for (int64_t done = 0; done < count; ++done) {
+      int64_t value;
+      std::memcpy(&value, at, sizeof value);
+      if (value < low || value > high) {
+        return refuse(error_, FV_VALUE_ERROR, "%s: got %lld, wanted values in %lld..%lld%s", name,
+                      static_cast<long long>(value), static_cast<long long>(low), static_cast<long long>(high),
+                      low == 0 ? " (Lk)" : "");
+      }
+      for (int axis = array.ndim - 1; axis >= 0; --axis) {
+        at += array.strides[axis];
+        if (++index[axis] < array.shape[axis]) break;
+        at -= array.strides[axis] * array.shape[axis];
+        index[axis] = 0;
+      }
+    }
+    return FV_OK;
+  }
+
+  // ---- the outputs
+
+  // Exactly (..., core), and no two elements at one address by a stride of 0.
+  fv_status place_output(const char* name, const fv_array& array, const int64_t* core, int core_ndim,
+                         Operand& operand) {
+    bool same = array.ndim == problem_.lead_ndim + core_ndim, apart = true, empty = false;
+    for (int axis = 0; same && axis < array.ndim; ++axis) {
+      const int core_axis = axis - problem_.lead_ndim;
+      same = array.shape[axis] == (core_axis < 0 ? problem_.lead_shape[axis] : core[core_axis]);
+      apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
+      empty = empty || array.shape[axis] == 0;  // the strides of an empty array say nothing
+    }
+    if (!same) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted %s", name, ShapeText(array).c_str(),
+                    ShapeText(problem_.lead_shape, problem_.lead_ndim, core, core_ndim).c_str());
+    }
+    if (!apart && !empty) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got a stride of 0 (a broadcast array), wanted one address an element",
+                    name);
+    }
+    place(array, core_ndim, operand);
+    operand.row_stride = array.strides[problem_.lead_ndim];
+    if (core_ndim == 2) operand.column_stride = array.strides[problem_.lead_ndim + 1];
+    return FV_OK;
+  }
+
+  const fv_problem& given_;
+  Problem& problem_;
+  fv_error* error_;
+};
+
+}  // namespace foveate

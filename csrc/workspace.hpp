@@ -1,0 +1,81 @@
+// Scratch memory of a call, taken before the parallel region, so that nothing can fail inside it. The calling thread
+// keeps a moderate buffer from call to call: fresh pages cost more than a small call computes.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+namespace foveate {
+
+constexpr size_t cache_line = 64;
+constexpr size_t round_up(size_t bytes) { return (bytes + cache_line - 1) / cache_line * cache_line; }
+
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) noexcept : owner_(!kept().busy) {
+    Kept& mine = kept();
+    if (owner_) {
+      if (mine.size < bytes) {
+        std::free(mine.data);
+        mine.data = static_cast<char*>(std::aligned_alloc(cache_line, round_up(bytes)));
+        mine.size = mine.data ? round_up(bytes) : 0;
+      }
+      data_ = mine.data;
+      mine.busy = mine.data != nullptr;
+      owner_ = mine.busy;
+    } else {  // a call inside a call: a signal handler ran in the middle of the first
+      data_ = static_cast<char*>(std::aligned_alloc(cache_line, round_up(bytes)));
+    }
+  }
+  ~Workspace() {
+    Kept& mine = kept();
+    if (!owner_) {
+      std::free(data_);
+    } else {
+      mine.busy = false;
+      if (mine.size > most_kept) {
+        std::free(mine.data);
+        mine.data = nullptr;
+        mine.size = 0;
+      }
+    }
+  }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  char* data() const { return data_; }  // null: the memory could not be had
+
+ private:
+  static constexpr size_t most_kept = size_t(4) << 20;
+  struct Kept {
+    char* data = nullptr;
+    size_t size = 0;
+    bool busy = false;
+    ~Kept() { std::free(data); }
+  };
+  static Kept& kept() noexcept {
+    static thread_local Kept mine;
+    return mine;
+  }
+  char* data_ = nullptr;
+  bool owner_;
+};
+
+// Cuts a buffer into aligned pieces; run once with a null base, it counts the bytes.
+class Carver {
+ public:
+  explicit Carver(char* base) : base_(base) {}
+  template <class T = char>
+  T* take(int64_t count) {
+    char* here = base_ ? base_ + used_ : nullptr;
+    used_ += round_up(size_t(count) * sizeof(T));
+    return reinterpret_cast<T*>(here);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
+}  // namespace foveate

@@ -1,0 +1,34 @@
+"""Attention on CPUs, fast, from NumPy arrays.
+
+Soft attention is one pass over tiles of (queries x keys) with three independent choices: the score
+(how related a query and a key are), the reach (which keys a query sees) and the selection (how the
+scores become an answer).
+
+>>> import foveate as fv, numpy as np
+>>> rng = np.random.default_rng(0)
+>>> query, key, value = rng.normal(size=(3, 8, 128, 64)).astype(np.float32)  # heads, length, size
+>>> fv.attention(query, key, value, causal=True).shape
+(8, 128, 64)
+"""
+
+from . import reference
+from ._attention import attention, attention_weights
+from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
+from ._merge import merge
+from .scores import Bilinear, Cosine, Dot, ScaledDot
+
+__all__ = [
+    "Bilinear",
+    "Cosine",
+    "Dot",
+    "ScaledDot",
+    "__version__",
+    "attention",
+    "attention_weights",
+    "get_num_threads",
+    "merge",
+    "num_threads",
+    "reference",
+    "set_num_threads",
+    "show_config",
+]

@@ -1,0 +1,230 @@
+"""What comes in: any array object becomes a NumPy array, aligned and in native byte order.
+
+Nothing is converted to another precision, and an array that needs no conversion is passed as it is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _core
+
+Array: TypeAlias = NDArray[Any]
+
+
+class SupportsDLPack(Protocol):
+    """An array of another library that shares its memory by DLPack."""
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        """Return a capsule."""
+
+    def __dlpack_device__(self) -> tuple[Any, int]:
+        """Return the kind and the number of the device."""
+
+
+ArrayInput: TypeAlias = ArrayLike | SupportsDLPack
+
+_INT64_MAX = 2**63 - 1
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class _Relabelled:
+    """A DLPack producer whose bfloat16, which NumPy refuses, is given out as uint16."""
+
+    def __init__(self, source: SupportsDLPack) -> None:
+        self.source = source
+        self.was_bfloat16 = False
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        capsule = self.source.__dlpack__(**kwargs)
+        self.was_bfloat16 = _core.relabel_bfloat16(capsule)
+        return capsule
+
+    def __dlpack_device__(self) -> tuple[Any, int]:
+        return self.source.__dlpack_device__()
+
+
+def _from_dlpack(name: str, x: Any) -> Array:
+    producer = _Relabelled(x)
+    try:
+        array: Array = np.from_dlpack(producer)
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise TypeError(f"{name}: NumPy cannot take this {_type_name(x)}: {error}") from error
+    if not producer.was_bfloat16:
+        return array
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise TypeError(f"{name}: got bfloat16, which needs the package ml_dtypes") from error
+    return array.view(ml_dtypes.bfloat16)
+
+
+def _type_name(x: object) -> str:
+    kind = type(x)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+_ARRAY = "an array (an object with __array__, __dlpack__ or the buffer protocol)"
+
+
+def as_array(name: str, x: object, wanted: str = _ARRAY) -> Array:
+    """Take an object that has `__array__`, `__dlpack__` or the buffer protocol.
+
+    Parameters
+    ----------
+    name : str
+        The argument that errors name.
+    x : object
+        The array; memory is shared where the object allows it.
+    wanted : str
+        What errors say of an object that is no array.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of any dtype, never of a subclass.
+
+    Raises
+    ------
+    TypeError
+        For other objects, masked arrays, and arrays that NumPy cannot read.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: got a masked array, wanted a plain one (and mask=...)")
+    if isinstance(x, np.ndarray | np.generic):
+        return np.asarray(x)
+    if hasattr(x, "__array__"):
+        try:
+            return np.asarray(x)
+        except (TypeError, RuntimeError, ValueError) as error:
+            if not hasattr(x, "__dlpack__"):  # torch's bfloat16 comes by DLPack alone
+                message = f"{name}: NumPy cannot take this {_type_name(x)}: {error}"
+                raise TypeError(message) from error
+    if hasattr(x, "__dlpack__"):
+        return _from_dlpack(name, x)
+    try:
+        return np.asarray(memoryview(x))  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: got {_type_name(x)}, wanted {wanted}") from None
+
+
+def by_rows(x: Array, function: Callable[[Array], Array]) -> Array:
+    """Apply a function of rows `(..., n) -> (..., m)` without expanding what is broadcast.
+
+    An axis of stride 0 repeats its rows: they are computed once, and the answer is broadcast again.
+    """
+    if 0 not in x.strides[:-1] or x.size == 0:
+        return function(x)
+    once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides[:-1])
+    rows = function(x[once])
+    return np.broadcast_to(rows, (*x.shape[:-1], *rows.shape[-1:]))
+
+
+def native(x: Array) -> Array:
+    """Copy an array that is unaligned or byte-swapped; return any other as it is."""
+    if x.dtype.isnative and x.flags.aligned:
+        return x
+    dtype = x.dtype.newbyteorder("=")
+    return by_rows(x, lambda rows: rows.astype(dtype))
+
+
+def float_arrays(**given: object) -> list[Array]:
+    """Take arrays of one float dtype, under the names of their arguments.
+
+    Raises
+    ------
+    TypeError
+        For integers, complex numbers and other dtypes, and for a mixture.
+    """
+    arrays = [as_array(name, x) for name, x in given.items()]
+    for name, array in zip(given, arrays, strict=True):
+        if array.dtype.name not in FLOATS:
+            raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)}")
+    if len({array.dtype.name for array in arrays}) > 1:
+        got = ", ".join(array.dtype.name for array in arrays)
+        raise TypeError(f"{', '.join(given)}: got dtypes {got}, wanted one dtype for all")
+    return [native(array) for array in arrays]
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that inputs of this dtype are computed in: float64, or float32."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def integer(name: str, x: object) -> int:
+    """Take an int, of Python or of NumPy, and no bool.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if isinstance(x, bool | np.bool_):
+        raise TypeError(f"{name}: got the bool {x}, wanted an int")
+    try:
+        return operator.index(x)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: got {_type_name(x)}, wanted an int") from None
+
+
+def integers(name: str, x: object) -> int | Array:
+    """Take an int, or an array of any integer dtype, which becomes int64.
+
+    Raises
+    ------
+    TypeError
+        For bools, floats and other dtypes.
+    ValueError
+        For values that int64 does not hold.
+    """
+    if isinstance(x, int | np.integer | np.bool_):
+        number = integer(name, x)
+        if not -_INT64_MAX <= number <= _INT64_MAX:
+            raise ValueError(f"{name}: got {number}, wanted values that int64 holds")
+        return number
+    array = np.asarray(x) if isinstance(x, list) else as_array(name, x, "an int or an int array")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: got dtype {array.dtype}, wanted an integer dtype")
+    if array.dtype.kind == "u" and array.size and int(array.max()) > _INT64_MAX:
+        raise ValueError(f"{name}: got {array.max()}, wanted values that int64 holds")
+    if array.dtype.newbyteorder("=") != np.int64 and array.ndim:
+        return by_rows(array, lambda rows: rows.astype(np.int64))
+    return native(array.astype(np.int64, copy=False))
+
+
+def real(name: str, x: object) -> float:
+    """Take a real number, of Python or of NumPy, and no bool.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if isinstance(x, float | int | np.floating | np.integer) and not isinstance(x, bool):
+        return float(x)
+    if isinstance(x, np.ndarray) and x.ndim == 0 and x.dtype.kind in "iuf":
+        return float(x)
+    raise TypeError(f"{name}: got {_type_name(x)}, wanted a real number")
+
+
+def reals(name: str, x: object) -> float | Array:
+    """Take a real number, or an array of any real dtype, which becomes float64.
+
+    Raises
+    ------
+    TypeError
+        For bools, complex numbers and other dtypes.
+    """
+    if isinstance(x, float | int | np.floating | np.integer) and not isinstance(x, bool):
+        return float(x)
+    wanted = "a real number or an array of them"
+    array = np.asarray(x) if isinstance(x, list) else as_array(name, x, wanted)
+    if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{name}: got dtype {array.dtype}, wanted real numbers")
+    return native(array.astype(np.float64, copy=False))

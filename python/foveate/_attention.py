@@ -1,0 +1,299 @@
+"""Soft attention: the weighted sum of the values, and the weights themselves.
+
+    output[i] = sum_j softmax_j(score(query[i], key[j])) value[j]
+
+over the keys j in the reach of query i.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+from . import _core
+from ._arrays import Array, ArrayInput, float_arrays, real, reals
+from ._reach import Segments, Window, resolve
+from .scores import Score, reduce
+
+_DEFAULT_SCORE = "scaled_dot"
+
+
+@overload
+def attention(
+    query: ArrayInput,
+    key: ArrayInput,
+    value: ArrayInput,
+    *,
+    score: Score | str = ...,
+    mask: ArrayInput | None = ...,
+    causal: bool = ...,
+    window: Window | None = ...,
+    offset: ArrayInput | str | None = ...,
+    key_lengths: ArrayInput | None = ...,
+    segments: Segments | None = ...,
+    softcap: float | None = ...,
+    sink: ArrayInput | None = ...,
+    return_lse: Literal[False] = ...,
+    out: Array | None = ...,
+) -> Array: ...
+
+
+@overload
+def attention(
+    query: ArrayInput,
+    key: ArrayInput,
+    value: ArrayInput,
+    *,
+    score: Score | str = ...,
+    mask: ArrayInput | None = ...,
+    causal: bool = ...,
+    window: Window | None = ...,
+    offset: ArrayInput | str | None = ...,
+    key_lengths: ArrayInput | None = ...,
+    segments: Segments | None = ...,
+    softcap: float | None = ...,
+    sink: ArrayInput | None = ...,
+    return_lse: Literal[True],
+    out: Array | None = ...,
+) -> tuple[Array, Array]: ...
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    score: Any = _DEFAULT_SCORE,
+    mask: Any = None,
+    causal: bool = False,
+    window: Any = None,
+    offset: Any = None,
+    key_lengths: Any = None,
+    segments: Any = None,
+    softcap: Any = None,
+    sink: Any = None,
+    return_lse: bool = False,
+    out: Array | None = None,
+) -> Any:
+    """Attend softly: for each query, the sum of the values weighted by how related the keys are.
+
+    The order is score, scale, softcap, mask, softmax [1]_ [2]_ [3]_. The weights are never stored:
+    the softmax is computed online, tile by tile [4]_ [5]_.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        Leading axes broadcast as in `numpy.matmul`, without copies: grouped queries are an axis of
+        keys and values that has length 1. float16, bfloat16 (of ml_dtypes), float32 or float64;
+        sums are float32, or float64 for float64. Any object with `__array__`, `__dlpack__` or the
+        buffer protocol.
+    key : array (..., Lk, D)
+        Of the dtype of `query`.
+    value : array (..., Lk, Dv)
+        Of the dtype of `query`.
+    score : str or score object, default "scaled_dot"
+        `"dot"`, `"scaled_dot"`, `"cosine"`, `Dot()`, `ScaledDot(scale)`, `Cosine(scale)` or
+        `Bilinear(w)`.
+    mask : array that broadcasts into (..., Lq, Lk), optional
+        bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
+        seen, as False is.
+    causal : bool, default False
+        No query sees a key beyond its own position.
+    window : int or pair (left, right), optional
+        Query i, at position p = i + offset, sees the keys p - left <= j <= p + right. An int is
+        both; None is no bound.
+    offset : int, int array (...), or "end", optional
+        Where query 0 stands on the key axis, for `causal` and `window`; with "end" the last query
+        stands at the last valid key. It may be left out where Lq = Lk, and is 0 then.
+    key_lengths : int or int array (...), optional
+        How many keys are valid, 0 to Lk: those at and beyond are not seen.
+    segments : int array (..., L), or pair (of_queries, of_keys), optional
+        An id for each position; a query sees the keys of its own id. One array where Lq = Lk, or
+        a tuple of arrays (..., Lq) and (..., Lk).
+    softcap : float, optional
+        Scores become softcap * tanh(score / softcap). None and 0 mean none.
+    sink : float or array (...), optional
+        One more logit in the denominator of the softmax, with a value of 0.
+    return_lse : bool, default False
+        Also return the logarithm of the denominator, for `merge`.
+    out : numpy.ndarray (..., Lq, Dv), optional
+        Where the output is written, of the dtype of `query`; any strides but those of a broadcast.
+
+    Returns
+    -------
+    output : numpy.ndarray (..., Lq, Dv)
+        Of the dtype of `query`; `out` where it was given. A query that sees no key has the
+        output 0.
+    lse : numpy.ndarray (..., Lq)
+        Only with `return_lse`: the natural logarithm of the denominator, with the sink; float32,
+        or float64 for float64. -inf (or the sink) where no key is seen.
+
+    Raises
+    ------
+    TypeError
+        For dtypes that are not taken, or mixed, and for keywords of a wrong type.
+    ValueError
+        For shapes that do not fit, lengths outside 0..Lk, a negative window or softcap, and
+        `causal` or `window` with Lq != Lk and no `offset`.
+    MemoryError
+        For an output that is too large, before any work.
+    KeyboardInterrupt
+        At Ctrl-C, within a tenth of a second or so; `out` is half written then.
+
+    See Also
+    --------
+    attention_weights : the weights, to look at.
+    merge : join answers over parts of the keys.
+
+    Notes
+    -----
+    Keys and values that are not seen change nothing, whatever they hold. NaN or inf that is seen
+    spoils the rows that see it, and no other. The same bits come out for any number of threads.
+
+    References
+    ----------
+    .. [1] D. Bahdanau, K. Cho and Y. Bengio, "Neural Machine Translation by Jointly Learning to
+       Align and Translate", ICLR 2015.
+    .. [2] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
+       Machine Translation", EMNLP 2015.
+    .. [3] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+    .. [4] M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax",
+       arXiv:1805.02867, 2018.
+    .. [5] T. Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work
+       Partitioning", arXiv:2307.08691, 2023; T. Dao et al., "FlashAttention: Fast and
+       Memory-Efficient Exact Attention with IO-Awareness", NeurIPS 2022.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query = np.array([[1.0, 0.0]])
+    >>> key = np.array([[4.0, 0.0], [0.0, 4.0]])
+    >>> value = np.array([[10.0], [20.0]])
+    >>> fv.attention(query, key, value).round(2)
+    array([[10.56]])
+
+    Only the first key is valid:
+
+    >>> fv.attention(query, key, value, key_lengths=1)
+    array([[10.]])
+
+    Four query heads that share two key heads, and one query a batch at the end of its keys:
+
+    >>> q = np.ones((3, 2, 2, 1, 8), np.float32)  # batch, key heads, group, queries, D
+    >>> k = v = np.ones((3, 2, 1, 5, 8), np.float32)
+    >>> fv.attention(q, k, v, causal=True, offset="end", key_lengths=np.array(
+    ...     [[[5]], [[2]], [[4]]])).shape
+    (3, 2, 2, 1, 8)
+    """
+    if not _core.are_plain(query, key, value):
+        query, key, value = float_arrays(query=query, key=key, value=value)
+    scale = dtype = None  # these stand for 1 / sqrt(D) and the dtype of query
+    if score is not _DEFAULT_SCORE:
+        dtype = query.dtype
+        query, key, scale = reduce(score, query, key)
+    if softcap is not None:
+        softcap = real("softcap", softcap)
+    if sink is not None:
+        sink = reals("sink", sink)
+    if (
+        mask is None
+        and causal is False
+        and window is None
+        and offset is None
+        and key_lengths is None
+        and segments is None
+    ):
+        return _core.attention(
+            query,
+            key,
+            value,
+            scale,
+            softcap,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            sink,
+            out,
+            return_lse,
+            dtype,
+        )
+    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
+    return _core.attention(query, key, value, scale, softcap, *reach, sink, out, return_lse, dtype)
+
+
+def attention_weights(
+    query: ArrayInput,
+    key: ArrayInput,
+    *,
+    score: Score | str = _DEFAULT_SCORE,
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+    sink: ArrayInput | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Return the weights that `attention` gives the values, to look at and to plot.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        As for `attention`.
+    key : array (..., Lk, D)
+        Of the dtype of `query`.
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
+        As for `attention`.
+    out : numpy.ndarray (..., Lq, Lk), optional
+        Where the weights are written, of the dtype of `query`; any strides but those of a
+        broadcast.
+
+    Returns
+    -------
+    numpy.ndarray (..., Lq, Lk)
+        Of the dtype of `query`; `out` where it was given. A row sums to 1, or to less where there
+        is a `sink`; it is 0 where the query sees no key.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `attention`.
+
+    See Also
+    --------
+    attention : the weighted sum, which never stores the weights.
+
+    References
+    ----------
+    .. [1] D. Bahdanau, K. Cho and Y. Bengio, "Neural Machine Translation by Jointly Learning to
+       Align and Translate", ICLR 2015.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> fv.attention_weights(np.zeros((2, 1)), np.zeros((2, 1)), causal=True)
+    array([[1. , 0. ],
+           [0.5, 0.5]])
+    """
+    if not _core.are_plain(query, key):
+        query, key = float_arrays(query=query, key=key)
+    q: Any = query
+    k: Any = key
+    dtype = q.dtype
+    q, k, scale = reduce(score, q, k)
+    reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
+    return _core.attention_weights(
+        q,
+        k,
+        scale,
+        None if softcap is None else real("softcap", softcap),
+        *reach,
+        None if sink is None else reals("sink", sink),
+        out,
+        dtype,
+    )

@@ -1,0 +1,80 @@
+"""The command line of foveate: ``python -m foveate demo | bench | info``.
+
+Each command is a module with ``add_arguments(parser)`` and ``run(options) -> int``, imported when
+it is asked for, so that ``info`` needs nothing but NumPy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "demo": "recognise handwritten digits by attention alone, and draw what is attended to",
+    "bench": "time this machine against NumPy, and against torch and onnxruntime if installed",
+    "info": "print the build, the instruction sets and the threads",
+}
+
+
+class MissingPackageError(Exception):
+    """An optional package that a command needs is not installed; the message says how to get it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"this command needs {package}, which is not installed here. "
+            f'Install what it needs with:  {sys.executable} -m pip install "foveate[{extra}]"'
+        )
+
+
+def _number(text: str, low: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = low - 1
+    if number < low:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number, {low} or more")
+    return number
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    return _number(text, 1)
+
+
+def non_negative(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    return _number(text, 0)
+
+
+def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """The parser; the options of the ``wanted`` command only, or of all of them for None."""
+    parser = argparse.ArgumentParser(
+        prog="python -m foveate", description="foveate: attention on CPUs, from NumPy arrays."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | bench | info")
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=purpose,
+            description=purpose[0].upper() + purpose[1:] + ".",
+        )
+        if wanted in (None, name):
+            import_module(f"foveate._cli.{name}").add_arguments(command)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 not done, 2 wrong usage, 130 Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    wanted = next((word for word in words if word in COMMANDS), "")
+    options = build_parser(wanted).parse_args(words)
+    try:
+        return int(import_module(f"foveate._cli.{options.command}").run(options))
+    except MissingPackageError as error:
+        print(f"foveate {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"foveate {options.command}: stopped", file=sys.stderr)
+        return 130

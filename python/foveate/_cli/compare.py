@@ -1,0 +1,201 @@
+"""One workload, all contenders: prepared, checked, timed in turns, and held to the peak."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import foveate
+from foveate import _core
+from foveate._cli.contenders import (
+    FOVEATE,
+    Contender,
+    Prepared,
+    UnavailableError,
+    WrongAnswerError,
+    check,
+    make_data,
+)
+from foveate._cli.info import usable_cpus
+from foveate._cli.measure import Times, interleave
+from foveate._cli.workloads import Workload
+
+PEAK_SECONDS = 0.05  # long enough for the clock to settle, short beside a round
+PEAK_NAMES = {"flops": "FMA peak", "read": "read bandwidth"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contender at one workload: medians over the rounds."""
+
+    title: str
+    seconds: float  # a call
+    share: float | None  # of the peak; None where no peak was measured
+    ratio: float  # its time over foveate's: above 1, foveate is faster
+
+
+@dataclass
+class Comparison:
+    """All contenders at one workload, on a number of threads."""
+
+    workload: Workload
+    threads: int
+    times: Times = field(default_factory=Times)
+    results: dict[str, Result] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # contender: why it does not run here
+    wrong: dict[str, str] = field(default_factory=dict)  # contender: how it differs from foveate
+
+    def left_out(self) -> list[str]:
+        """A line for each contender that was not timed, and why."""
+        lines = [f"{name}: {reason.splitlines()[0]}" for name, reason in self.skipped.items()]
+        return lines + [f"{name}: WRONG: {reason}" for name, reason in self.wrong.items()]
+
+    def best_peer(self) -> tuple[str, Result] | None:
+        """The fastest contender that is not foveate."""
+        peers = [item for item in self.results.items() if item[0] != FOVEATE.name]
+        return min(peers, key=lambda item: item[1].seconds, default=None)
+
+    def verdict(self) -> str:
+        """Whether the goal is reached, in a few words."""
+        own, goal = self.results.get(FOVEATE.name), self.workload.goal_on(self.threads)
+        if own is None:
+            return "not run"
+        if goal is not None:
+            if own.share is None:
+                return f"goal {goal:.0%}: no peak"
+            return f"goal {goal:.0%}: {'reached' if own.share >= goal else 'missed'}"
+        best = self.best_peer()
+        if best is None:
+            return "goal: ahead of every peer (none here)"
+        return f"goal, ahead of every peer: {'reached' if best[1].ratio > 1 else 'missed'}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON: results, every round's times and peaks, and who was left out."""
+        return {
+            "workload": self.workload.name,
+            "threads": self.threads,
+            "peak": {
+                "kind": PEAK_NAMES[self.workload.peak],
+                "dtype": self.workload.peak_dtype,
+                "median": self.times.peak,
+                "rounds": self.times.peaks,
+            },
+            "goal": self.workload.goal_on(self.threads),
+            "verdict": self.verdict(),
+            "contenders": {
+                name: {
+                    "title": result.title,
+                    "seconds": result.seconds,
+                    "share of peak": result.share,
+                    "time over foveate's": result.ratio,
+                    "rounds": self.times.seconds[name],
+                }
+                for name, result in self.results.items()
+            },
+            "skipped": self.skipped,
+            "wrong": self.wrong,
+        }
+
+
+def probe_for(workload: Workload, threads: int) -> Callable[[], float]:
+    """What measures this workload's peak, on the same threads.
+
+    A read goes over as many bytes as the keys and values have, so that a cache helps both alike.
+    """
+    if workload.peak == "read":
+        size = max(1, int(workload.work) // threads)
+        return lambda: float(_core.measure_read(size, threads, PEAK_SECONDS))
+    return lambda: float(_core.measure_flops(workload.peak_dtype, threads, PEAK_SECONDS))
+
+
+def prepare(contenders: Sequence[Contender], comparison: Comparison) -> dict[str, Prepared]:
+    """Those that run here and give foveate's answer; why not the others goes to the comparison."""
+    workload = comparison.workload
+    ready: dict[str, Prepared] = {}
+    try:
+        data = make_data(workload)
+    except UnavailableError as error:
+        comparison.skipped.update({contender.name: str(error) for contender in contenders})
+        return ready
+    wanted = None
+    for contender in sorted(contenders, key=lambda contender: contender.name != FOVEATE.name):
+        try:
+            prepared = contender.prepare(workload, data, comparison.threads)
+            answer = prepared.to_array(prepared.call())
+            if wanted is None:  # foveate's own: it comes first
+                wanted = answer
+            check(workload, answer, wanted)
+        except UnavailableError as error:
+            comparison.skipped[contender.name] = str(error)
+        except WrongAnswerError as error:
+            comparison.wrong[contender.name] = str(error)
+        else:
+            ready[contender.name] = prepared
+    return ready
+
+
+def compare(
+    workload: Workload,
+    contenders: Sequence[Contender],
+    *,
+    threads: int,
+    rounds: int,
+    seconds: float,
+    progress: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Prepare, check and time the contenders, foveate among them; report each turn."""
+    with foveate.num_threads(threads):
+        comparison = Comparison(workload, threads)
+        ready = prepare(contenders, comparison)
+        if FOVEATE.name not in ready:
+            return comparison
+        calls = {name: prepared.call for name, prepared in ready.items()}
+        comparison.times = times = interleave(
+            calls,
+            rounds=rounds,
+            seconds=seconds,
+            probe=probe_for(workload, threads),
+            progress=progress,
+        )
+    titles = {contender.name: contender.title for contender in contenders}
+    own = times.median(FOVEATE.name)
+    for name in calls:
+        taken = times.median(name)
+        share = workload.work / taken / times.peak if times.peak > 0 else None
+        comparison.results[name] = Result(titles[name], taken, share, taken / own)
+    return comparison
+
+
+def machine() -> dict[str, Any]:
+    """What the times were measured on."""
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "CPUs this process may use": usable_cpus(),
+        "instruction set": _core.isa_features(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "foveate": foveate.__version__,
+    }
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():
+        for line in facts.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def format_seconds(seconds: float) -> str:
+    """Three digits and a unit: ``4.21 ms``."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if seconds * factor >= 1 or unit == "us":
+            return f"{seconds * factor:.3g} {unit}"
+    raise AssertionError("unreachable")

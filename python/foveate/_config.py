@@ -1,0 +1,171 @@
+"""Running: how many threads, and what this installation is made of."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from . import _core
+from ._arrays import integer
+
+__version__ = version("foveate")
+
+_MOST_THREADS = 2**31 - 1
+
+
+def _count(n: int) -> int:
+    count = integer("n", n)
+    if not 0 <= count <= _MOST_THREADS:
+        raise ValueError(f"n: got {count}, wanted a number of threads, or 0 for the default")
+    return count
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads later calls use, in the whole process.
+
+    Parameters
+    ----------
+    n : int
+        0 returns to the default: `FOVEATE_NUM_THREADS`, else what OpenMP says at each call
+        (`OMP_NUM_THREADS`, `threadpoolctl`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but an int >= 0.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> fv.set_num_threads(1)
+    >>> fv.get_num_threads()
+    1
+    >>> fv.set_num_threads(0)
+    """
+    _core.set_num_threads(_count(n))
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call made now would use.
+
+    Returns
+    -------
+    int
+        1 or more.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> fv.get_num_threads() >= 1
+    True
+    """
+    return _core.get_num_threads()
+
+
+class num_threads:  # noqa: N801  (used as a function)
+    """Set the number of threads within a `with` block, in the whole process.
+
+    Parameters
+    ----------
+    n : int
+        As for `set_num_threads`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but an int >= 0.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> with fv.num_threads(1):
+    ...     fv.get_num_threads()
+    1
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = _count(n)
+        self._before: list[int] = []
+
+    def __enter__(self) -> None:
+        """Set the number, and note the one before."""
+        self._before.append(_core.requested_num_threads())
+        _core.set_num_threads(self._n)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Return to the number before."""
+        _core.set_num_threads(self._before.pop())
+
+
+def _facts() -> dict[str, dict[str, Any]]:
+    return {
+        "foveate": {"version": __version__, "compiler": _core.compiler},
+        "instruction set": {
+            "in use": _core.isa_selected(),
+            "features": _core.isa_features(),
+            "available": _core.isa_names(),
+        },
+        "threads": {
+            "in use": _core.get_num_threads(),
+            "requested": _core.requested_num_threads() or None,
+        },
+        "platform": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "machine": platform.machine(),
+            "system": platform.platform(),
+        },
+    }
+
+
+@overload
+def show_config(mode: Literal["stdout"] = ...) -> None: ...
+
+
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, dict[str, Any]]: ...
+
+
+def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
+    """Show the version, the compiler, the instruction sets and the threads.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, default "stdout"
+        Print, or return as a dictionary of dictionaries.
+
+    Returns
+    -------
+    dict or None
+
+    Raises
+    ------
+    ValueError
+        For another mode.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> sorted(fv.show_config("dicts"))
+    ['foveate', 'instruction set', 'platform', 'threads']
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f'mode: got {mode!r}, wanted "stdout" or "dicts"')
+    facts = _facts()
+    if mode == "dicts":
+        return facts
+    for title, section in facts.items():
+        print(f"{title}:")
+        for name, fact in section.items():
+            text = ", ".join(fact) if isinstance(fact, list) else fact
+            print(f"  {name}: {'default' if fact is None else text}")
+    return None

@@ -1,0 +1,56 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ._arrays import Array
+
+compiler: str
+
+def are_plain(*arrays: object) -> bool: ...
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    scale: float | None,
+    softcap: float | None,
+    mask: Array | None,
+    left: int | None,
+    right: int | None,
+    offset: int | str | Array | None,
+    key_lengths: int | Array | None,
+    query_segments: Array | None,
+    key_segments: Array | None,
+    sink: float | Array | None,
+    out: Array | None,
+    return_lse: bool,
+    dtype: Any,
+    /,
+) -> Any: ...
+def attention_weights(
+    query: Array,
+    key: Array,
+    scale: float | None,
+    softcap: float | None,
+    mask: Array | None,
+    left: int | None,
+    right: int | None,
+    offset: int | str | Array | None,
+    key_lengths: int | Array | None,
+    query_segments: Array | None,
+    key_segments: Array | None,
+    sink: float | Array | None,
+    out: Array | None,
+    dtype: Any,
+    /,
+) -> Array: ...
+def relabel_bfloat16(capsule: object, /) -> bool: ...
+def isa_names() -> list[str]: ...
+def isa_features() -> str: ...
+def isa_select(name: str, /) -> None: ...
+def isa_selected() -> str: ...
+def set_num_threads(count: int, /) -> None: ...
+def requested_num_threads() -> int: ...
+def get_num_threads() -> int: ...
+def elementary(name: str, array: NDArray[Any], /) -> NDArray[Any]: ...
+def measure_flops(dtype: str, threads: int, seconds: float, /) -> float: ...
+def measure_read(size: int, threads: int, seconds: float, /) -> float: ...

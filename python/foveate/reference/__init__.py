@@ -1,0 +1,25 @@
+"""Attention in plain NumPy: the definition that the fast functions are checked against.
+
+    output[i] = sum_j softmax_j(score(query[i], key[j])) value[j]
+
+over the keys j in the reach of query i. Everything here is written to be read, and stores the whole
+(..., Lq, Lk) matrix. It computes in the dtype of its input, widened to float32 for 16-bit input:
+give it float64 copies to have a precise answer. One file for each of the three choices (score,
+reach, select), and one that puts them together.
+"""
+
+from ._attention import attention, attention_weights
+from ._reach import reach
+from ._score import compute_dtype, scores
+from ._select import merge, softmax, weighted_sum
+
+__all__ = [
+    "attention",
+    "attention_weights",
+    "compute_dtype",
+    "merge",
+    "reach",
+    "scores",
+    "softmax",
+    "weighted_sum",
+]

@@ -1,0 +1,174 @@
+"""Attention: score, reach and selection put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._reach import bias_of, per_lead, reach
+from ._score import compute_dtype, scores
+from ._select import softmax, weighted_sum
+
+Array = NDArray[Any]
+
+
+def _weights(
+    query: Array,
+    key: Array,
+    lead: tuple[int, ...],
+    score: Any,
+    softcap: float | None,
+    sink: ArrayLike | None,
+    mask: ArrayLike | None,
+    **rest_of_reach: Any,
+) -> tuple[Array, Array, Array]:
+    """Score, scale, softcap, mask, softmax, in this order: weights, their lse, the seen cells."""
+    dtype = compute_dtype(query.dtype)
+    logits = scores(query, key, score)
+    if softcap:
+        cap = dtype.type(softcap)
+        logits = cap * np.tanh(logits / cap)
+    mask = None if mask is None else np.asarray(mask)
+    bias = bias_of(mask)
+    if bias is not None:
+        logits = logits + bias.astype(dtype)
+    queries, keys = query.shape[-2], key.shape[-2]
+    seen = reach(lead, queries, keys, mask=mask, **rest_of_reach)
+    sink = per_lead(-np.inf if sink is None else sink, lead).astype(dtype)
+    weights, lse = softmax(np.broadcast_to(logits, seen.shape), seen, sink)
+    return weights, lse, seen
+
+
+def _check_dtypes(**arrays: Array) -> None:
+    """One float dtype for all. Wider ones than the fast functions take are welcome here."""
+    for name, array in arrays.items():
+        wanted = arrays["query"].dtype.newbyteorder("=")
+        if array.dtype.kind in "biucOSUM" or compute_dtype(array.dtype).kind != "f":
+            raise TypeError(f"{name}: got {array.dtype}, wanted a float dtype")
+        if array.dtype.newbyteorder("=") != wanted:
+            raise TypeError(f"{name}: got {array.dtype}, wanted {wanted}, the dtype of query")
+
+
+def attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    score: Any = "scaled_dot",
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    softcap: float | None = None,
+    sink: ArrayLike | None = None,
+    return_lse: bool = False,
+    out: Array | None = None,
+) -> Any:
+    """`foveate.attention` by the formula.
+
+    Parameters
+    ----------
+    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
+    score : "dot", "scaled_dot", "cosine", or a score object
+    mask, causal, window, offset, key_lengths, segments : which keys a query sees, see `reach`
+    softcap : scores become softcap * tanh(score / softcap); None and 0 mean none
+    sink : number or array (...), one more logit in the denominator
+    return_lse : also return the logarithm of the denominator
+    out : array (..., Lq, Dv) to write the output into
+
+    Returns
+    -------
+    output : array (..., Lq, Dv), of the dtype of query
+    lse : array (..., Lq), float32 (float64 for float64), only with return_lse
+
+    Examples
+    --------
+    >>> attention([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]])
+    array([[20.]])
+    """
+    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    _check_dtypes(query=q, key=k, value=v)
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    with np.errstate(all="ignore"):
+        weights, lse, seen = _weights(
+            q,
+            k,
+            lead,
+            score,
+            softcap,
+            sink,
+            mask,
+            causal=causal,
+            window=window,
+            offset=offset,
+            key_lengths=key_lengths,
+            segments=segments,
+        )
+        output = weighted_sum(weights, seen, v.astype(weights.dtype))
+        output = output.astype(q.dtype.newbyteorder("="))
+    if out is not None:
+        out[...] = output
+        output = out
+    return (output, lse) if return_lse else output
+
+
+def attention_weights(
+    query: ArrayLike,
+    key: ArrayLike,
+    *,
+    score: Any = "scaled_dot",
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    softcap: float | None = None,
+    sink: ArrayLike | None = None,
+    out: Array | None = None,
+) -> Array:
+    """`foveate.attention_weights` by the formula: the weights that `attention` gives the values.
+
+    Parameters
+    ----------
+    query, key : arrays (..., Lq, D), (..., Lk, D), of one float dtype
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
+    out : array (..., Lq, Lk) to write the weights into
+
+    Returns
+    -------
+    array (..., Lq, Lk), of the dtype of query
+
+    Examples
+    --------
+    >>> attention_weights([[0.0], [0.0]], [[1.0], [2.0]], causal=True)
+    array([[1. , 0. ],
+           [0.5, 0.5]])
+    """
+    q, k = np.asarray(query), np.asarray(key)
+    _check_dtypes(query=q, key=k)
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    with np.errstate(all="ignore"):
+        weights, _, _ = _weights(
+            q,
+            k,
+            lead,
+            score,
+            softcap,
+            sink,
+            mask,
+            causal=causal,
+            window=window,
+            offset=offset,
+            key_lengths=key_lengths,
+            segments=segments,
+        )
+        weights = weights.astype(q.dtype.newbyteorder("="))
+    if out is not None:
+        out[...] = weights
+        return out
+    return weights

@@ -1,0 +1,115 @@
+"""The reach: which keys a query sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+
+
+def bias_of(mask: Array | None) -> Array | None:
+    """Return what is added to the scores: a float mask is; a bool mask is not.
+
+    Examples
+    --------
+    >>> bias_of(np.array([True, False])) is None
+    True
+    """
+    if mask is None or mask.dtype == np.bool_:
+        return None
+    if np.issubdtype(mask.dtype, np.integer) or np.issubdtype(mask.dtype, np.complexfloating):
+        raise TypeError(f"mask: got dtype {mask.dtype}, wanted bool or float")
+    return mask
+
+
+def reach(
+    lead: tuple[int, ...],
+    queries: int,
+    keys: int,
+    *,
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+) -> NDArray[np.bool_]:
+    """Which keys each query sees: the reaches composed by AND.
+
+    Parameters
+    ----------
+    lead : the leading axes of the problem
+    queries, keys : Lq and Lk
+    mask : array that broadcasts to (..., Lq, Lk); False, or -inf in a float mask, is not seen
+    causal : query i, which stands at key i + offset, sees no key beyond
+    window : int for both sides or (left, right), None = unbounded: query i sees the keys
+        i + offset - left <= j <= i + offset + right
+    offset : where query 0 stands on the key axis: int, int array (...), or "end": the last query
+        at the last valid key
+    key_lengths : int array (...): keys at and beyond this are not seen
+    segments : int array (..., L) where Lq = Lk, or a pair (of_queries, of_keys): a query sees the
+        keys of its own id
+
+    Returns
+    -------
+    bool array (..., Lq, Lk)
+
+    Examples
+    --------
+    >>> reach((), 2, 3, causal=True, offset="end").astype(int)
+    array([[1, 1, 0],
+           [1, 1, 1]])
+    >>> reach((2,), 1, 3, key_lengths=[1, 2]).astype(int)
+    array([[[1, 0, 0]],
+    <BLANKLINE>
+           [[1, 1, 0]]])
+    """
+    seen = np.ones((*lead, queries, keys), np.bool_)
+    i, j = np.arange(queries)[:, None], np.arange(keys)
+
+    if mask is not None:
+        mask = np.asarray(mask)
+        bias = bias_of(mask)
+        seen &= mask if bias is None else bias != -np.inf
+
+    lengths = np.broadcast_to(keys if key_lengths is None else np.asarray(key_lengths), lead)
+    if np.any((lengths < 0) | (lengths > keys)):
+        raise ValueError(f"key_lengths: got values outside 0..{keys}, wanted 0 <= length <= Lk")
+    lengths = lengths[..., None, None]
+    seen &= j < lengths
+
+    if causal or window is not None:
+        if offset is None and queries != keys:
+            raise ValueError(
+                f"offset: got none with Lq = {queries} and Lk = {keys}, wanted offset=0 (first "
+                'query at the first key) or offset="end" (last query at the last valid key)'
+            )
+        if isinstance(offset, str):
+            if offset != "end":
+                raise ValueError(f'offset: got {offset!r}, wanted an int, an int array or "end"')
+            start = lengths - queries
+        else:
+            start = per_lead(0 if offset is None else offset, lead)
+        place = i + start
+        left, right = window if isinstance(window, tuple | list) else (window, window)
+        if any(side is not None and side < 0 for side in (left, right)):
+            raise ValueError(f"window: got {window!r}, wanted sizes >= 0 or None")
+        if causal:
+            seen &= j <= place
+        if left is not None:
+            seen &= j >= place - left
+        if right is not None:
+            seen &= j <= place + right
+
+    if segments is not None:
+        of_queries, of_keys = segments if isinstance(segments, tuple) else (segments, segments)
+        seen &= np.asarray(of_queries)[..., :, None] == np.asarray(of_keys)[..., None, :]
+    return seen
+
+
+def per_lead(x: ArrayLike, lead: tuple[int, ...]) -> Array:
+    """Give a number or an array over the leading axes as (..., 1, 1)."""
+    return np.broadcast_to(np.asarray(x), lead)[..., None, None]

@@ -1,0 +1,88 @@
+"""The scores: how related a query and a key are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from ..scores import Bilinear, Cosine, Dot, ScaledDot
+
+Array = NDArray[Any]
+
+
+def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the dtype that the formula is computed in: the input's, float32 at least.
+
+    Parameters
+    ----------
+    dtype : of the query, the key and the value
+
+    Returns
+    -------
+    numpy.dtype
+
+    Examples
+    --------
+    >>> compute_dtype("float16"), compute_dtype("float64")
+    (dtype('float32'), dtype('float64'))
+    """
+    return np.result_type(np.float32, dtype)
+
+
+def unit(x: Array) -> Array:
+    """Divide rows by their length; a zero row stays zero.
+
+    Examples
+    --------
+    >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    largest = np.max(np.abs(x), axis=-1, keepdims=True, initial=0)
+    scaled = x / np.where(largest == 0, 1, largest)  # so that no square overflows or vanishes
+    length = np.sqrt(np.sum(scaled * scaled, axis=-1, keepdims=True))
+    return scaled / np.where(length == 0, 1, length)
+
+
+def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array:
+    """How related each query is to each key, before softcap, mask and reach.
+
+    Parameters
+    ----------
+    query : array (..., Lq, Dq)
+    key : array (..., Lk, Dk)
+    score : "dot", "scaled_dot", "cosine", or a score object
+
+    Returns
+    -------
+    array (..., Lq, Lk)
+
+    Examples
+    --------
+    >>> scores([[1.0, 2.0]], [[3.0, 4.0], [0.0, 1.0]], "dot")
+    array([[11.,  2.]])
+    """
+    q, k = np.asarray(query), np.asarray(key)
+    dtype = compute_dtype(q.dtype)
+    q, k = q.astype(dtype), k.astype(dtype)
+    named = {"dot": Dot(), "scaled_dot": ScaledDot(), "cosine": Cosine()}
+    if isinstance(score, str):
+        if score not in named:
+            wanted = f"wanted one of {sorted(named)} or a score object"
+            raise ValueError(f"score: got {score!r}, {wanted}")
+        score = named[score]
+
+    scale = 1.0
+    if isinstance(score, ScaledDot):
+        size = q.shape[-1]
+        scale = score.scale if score.scale is not None else 1 / np.sqrt(size) if size else 1.0
+    elif isinstance(score, Cosine):
+        q, k, scale = unit(q), unit(k), score.scale
+    elif isinstance(score, Bilinear):
+        q = q @ np.asarray(score.w).astype(dtype)
+    elif not isinstance(score, Dot):
+        raise TypeError(f"score: got {type(score).__name__}, wanted a string or a score object")
+    related: Array = dtype.type(scale) * (q @ np.swapaxes(k, -1, -2))
+    return related

@@ -1,0 +1,104 @@
+"""The selection: how scores become an answer. Here the soft one, the weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._score import compute_dtype
+
+Array = NDArray[Any]
+
+
+def softmax(logits: Array, seen: Array, sink: Array) -> tuple[Array, Array]:
+    """Weights over the seen keys, and the logarithm of their denominator.
+
+    Parameters
+    ----------
+    logits : array (..., Lq, Lk)
+    seen : bool array (..., Lq, Lk)
+    sink : array (..., 1, 1), one more logit in the denominator; -inf is no sink
+
+    Returns
+    -------
+    weights : array (..., Lq, Lk), 0 where a key is not seen, and in a row that sees none
+    lse : array (..., Lq), which is the sink (-inf without one) in a row that sees no key
+
+    Examples
+    --------
+    >>> softmax(np.log([[1.0, 3.0, 5.0]]), np.array([[True, True, False]]), np.array([[-np.inf]]))
+    (array([[0.25, 0.75, 0.  ]]), array([1.38629436]))
+    """
+    logits = np.where(seen, logits, -np.inf).astype(logits.dtype)
+    largest = np.maximum(logits.max(axis=-1, keepdims=True, initial=-np.inf), sink)
+    shift = np.where(np.isfinite(largest), largest, 0).astype(logits.dtype)
+    terms = np.exp(logits - shift)
+    total = terms.sum(axis=-1, keepdims=True) + np.exp(sink - shift)
+    weights = np.where(seen, terms / total, 0).astype(logits.dtype)
+    return weights, (np.log(total) + shift)[..., 0]
+
+
+def weighted_sum(weights: Array, seen: Array, value: Array) -> Array:
+    """Sum weight times value over the seen keys.
+
+    NaN or inf in a key that is not seen does not enter, though 0 times NaN is NaN.
+
+    Parameters
+    ----------
+    weights : array (..., Lq, Lk)
+    seen : bool array (..., Lq, Lk)
+    value : array (..., Lk, Dv)
+
+    Returns
+    -------
+    array (..., Lq, Dv)
+
+    Examples
+    --------
+    >>> weights, value = np.array([[1.0, 0.0]]), np.array([[2.0], [np.nan]])
+    >>> weighted_sum(weights, np.array([[True, False]]), value)
+    array([[2.]])
+    """
+    finite = np.isfinite(value)
+    total = weights @ np.where(finite, value, 0)
+    rest = np.where(finite, 0, value)
+    for j in np.flatnonzero(~finite.all(axis=(*range(value.ndim - 2), value.ndim - 1))):
+        total += np.where(seen[..., j, None], weights[..., j, None] * rest[..., None, j, :], 0)
+    return total
+
+
+def merge(
+    outputs: Sequence[ArrayLike] | Array, lses: Sequence[ArrayLike] | Array
+) -> tuple[Array, Array]:
+    """Join answers over parts of the keys into the answer over all of them.
+
+    Parameters
+    ----------
+    outputs : sequence of arrays (..., Lq, Dv), one a part
+    lses : sequence of arrays (..., Lq), one a part; a part with lse -inf contributes nothing,
+        whatever its output
+
+    Returns
+    -------
+    output : array (..., Lq, Dv), 0 where every part's lse is -inf
+    lse : array (..., Lq)
+
+    Examples
+    --------
+    >>> merge([[[1.0]], [[5.0]]], [[0.0], [np.log(3.0)]])
+    (array([[4.]]), array([1.38629436]))
+    """
+    parts = np.stack([np.asarray(output) for output in outputs])
+    logs = np.stack([np.asarray(lse) for lse in lses])
+    dtype = np.result_type(compute_dtype(parts.dtype), compute_dtype(logs.dtype))
+    with np.errstate(all="ignore"):
+        logits = np.moveaxis(logs.astype(dtype), 0, -1)  # the parts stand where the keys stood
+        seen = logits != -np.inf
+        weights, lse = softmax(logits, seen, np.full((1,) * logits.ndim, -np.inf, dtype))
+        shares = np.moveaxis(weights, -1, 0)[..., None]
+        used = np.moveaxis(seen, -1, 0)[..., None]
+        output = np.where(used, shares * parts.astype(dtype), 0).sum(axis=0, dtype=dtype)
+    return output.astype(parts.dtype.newbyteorder("=")), lse

@@ -1,0 +1,253 @@
+"""The scores: how related a query and a key are.
+
+A score is a small frozen dataclass. Before the tiles it is reduced to a family of kernels by
+algebra on its inputs; those of this file reduce to the inner product. Matrices multiply rows from
+the right.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._arrays import FLOATS, Array, ArrayInput, as_array, by_rows, compute_dtype, native, real
+
+
+class InnerProduct(NamedTuple):
+    """A score in its reduced form: `scale * (query . key)`; a scale of None is 1 / sqrt(D)."""
+
+    query: Array
+    key: Array
+    scale: float | None
+
+
+class Score(ABC):
+    """What every score is: it reduces itself to a family of kernels."""
+
+    @abstractmethod
+    def reduce(self, query: Array, key: Array) -> InnerProduct:
+        """Turn queries (..., Lq, Dq) and keys (..., Lk, Dk) into operands of a kernel."""
+
+
+def _finite(name: str, x: object) -> float:
+    number = real(name, x)
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: got {number}, wanted a finite number")
+    return number
+
+
+@dataclass(frozen=True)
+class Dot(Score):
+    """The dot product, `q . k` [1]_.
+
+    References
+    ----------
+    .. [1] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
+       Machine Translation", EMNLP 2015.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> q, k = np.array([[2.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> fv.attention_weights(q, k, score=fv.Dot()).round(3)
+    array([[0.881, 0.119]])
+    """
+
+    def reduce(self, query: Array, key: Array) -> InnerProduct:
+        """Take the inner product as it is."""
+        return InnerProduct(query, key, 1.0)
+
+
+@dataclass(frozen=True)
+class ScaledDot(Score):
+    """The scaled dot product, `scale * (q . k)` [1]_.
+
+    Parameters
+    ----------
+    scale : float, optional
+        A finite number; by default 1 / sqrt(D).
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> q, k = np.array([[2.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> fv.attention_weights(q, k, score=fv.ScaledDot(0.5)).round(3)
+    array([[0.731, 0.269]])
+    """
+
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the scale."""
+        if self.scale is not None:
+            object.__setattr__(self, "scale", _finite("scale", self.scale))
+
+    def reduce(self, query: Array, key: Array) -> InnerProduct:
+        """Take the inner product with the scale."""
+        return InnerProduct(query, key, self.scale)
+
+
+@dataclass(frozen=True)
+class Cosine(Score):
+    """The cosine of the angle between query and key, `scale * (q . k) / (|q| |k|)` [1]_.
+
+    A zero vector has the cosine 0 with everything.
+
+    Parameters
+    ----------
+    scale : float, default 1.0
+        A finite number: the sharpness of the softmax.
+
+    References
+    ----------
+    .. [1] A. Graves, G. Wayne and I. Danihelka, "Neural Turing Machines", arXiv:1410.5401, 2014.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> q, k = np.array([[9.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> fv.attention_weights(q, k, score=fv.Cosine()).round(3)
+    array([[0.731, 0.269]])
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the scale."""
+        object.__setattr__(self, "scale", _finite("scale", self.scale))
+
+    def reduce(self, query: Array, key: Array) -> InnerProduct:
+        """Divide the rows by their lengths, in the dtype of the computation."""
+        return InnerProduct(by_rows(query, _unit), by_rows(key, _unit), self.scale)
+
+
+def _squares(x: Array) -> Array:
+    squares: Array = np.einsum("...i,...i->...", x, x)
+    return squares[..., None]
+
+
+def _unit(x: Array) -> Array:
+    x = x.astype(compute_dtype(x.dtype), copy=False)
+    limits = np.finfo(x.dtype)
+    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+        squares = _squares(x)
+        # Where a square may have overflowed, or vanished beside the others, the rows are scaled
+        # first. Below this sum the squares that vanish are no longer beneath its rounding.
+        least = limits.tiny / limits.eps**2
+        if not (squares.min(initial=1) > least and squares.max(initial=1) < np.inf):
+            largest = np.max(np.abs(x), axis=-1, keepdims=True, initial=0)
+            x = x / np.where(largest == 0, 1, largest)
+            squares = _squares(x)
+            squares[squares == 0] = 1  # a zero row stays zero
+        unit: Array = x / np.sqrt(squares)
+    return unit
+
+
+@dataclass(frozen=True, eq=False)
+class Bilinear(Score):
+    """The general score, `q @ w . k` [1]_.
+
+    Two are equal where their matrices are, in dtype, shape and values.
+
+    Parameters
+    ----------
+    w : array (Dq, Dk)
+        Of a float dtype that fits into the dtype of the computation: float32, or float64 where the
+        query is float64. It is kept, not copied.
+
+    References
+    ----------
+    .. [1] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
+       Machine Translation", EMNLP 2015.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> q, k = np.array([[2.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> fv.attention_weights(q, k, score=fv.Bilinear(np.array([[0.5, 1.0]]))).round(3)
+    array([[0.269, 0.731]])
+    """
+
+    w: ArrayInput
+
+    def __post_init__(self) -> None:
+        """Check the matrix."""
+        w = as_array("w", self.w)
+        if w.dtype.name not in FLOATS:
+            raise TypeError(f"w: got dtype {w.dtype}, wanted {', '.join(FLOATS)}")
+        if w.ndim != 2:
+            raise ValueError(f"w: got shape {w.shape}, wanted a matrix (Dq, Dk)")
+        object.__setattr__(self, "w", native(w))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the matrices."""
+        if not isinstance(other, Bilinear):
+            return NotImplemented
+        mine, others = np.asarray(self.w), np.asarray(other.w)
+        return mine.dtype == others.dtype and np.array_equal(mine, others)
+
+    def reduce(self, query: Array, key: Array) -> InnerProduct:
+        """Multiply the queries by the matrix, in the dtype of the computation."""
+        w = np.asarray(self.w)
+        if w.shape != (query.shape[-1], key.shape[-1]):
+            raise ValueError(
+                f"w: got shape {w.shape}, wanted {(query.shape[-1], key.shape[-1])}, the last axes "
+                f"of query {query.shape} and key {key.shape}"
+            )
+        dtype = compute_dtype(query.dtype)
+        if w.dtype.name not in ("float16", "bfloat16", "float32", dtype.name):
+            raise TypeError(
+                f"w: got {w.dtype} with a query of {query.dtype}, wanted a dtype that fits into "
+                f"{dtype}"
+            )
+        w = w.astype(dtype, copy=False)
+        with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+            projected = by_rows(query, lambda rows: rows.astype(dtype, copy=False) @ w)
+        return InnerProduct(projected, key, 1.0)
+
+
+NAMED: dict[str, Score] = {"dot": Dot(), "scaled_dot": ScaledDot(), "cosine": Cosine()}
+
+
+def reduce(score: Any, query: Array, key: Array) -> InnerProduct:
+    """Reduce a score, or the one that a string names, to the inner product.
+
+    Parameters
+    ----------
+    score : Score or str
+        `"dot"`, `"scaled_dot"`, `"cosine"`, or a score object.
+    query : array (..., Lq, Dq)
+    key : array (..., Lk, Dk)
+
+    Returns
+    -------
+    InnerProduct
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another score, and for one that does not fit query and key.
+    """
+    if isinstance(score, str):
+        if score not in NAMED:
+            raise ValueError(
+                f"score: got {score!r}, wanted one of {sorted(NAMED)}, or a score object"
+            )
+        score = NAMED[score]
+    if not isinstance(score, Score):
+        hint = f"; write {score.__name__}()" if isinstance(score, type) else ""
+        raise TypeError(
+            f"score: got {score!r}, wanted one of {sorted(NAMED)}, or a score object{hint}"
+        )
+    for name, array, shape in (("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")):
+        if array.ndim < 2:
+            raise ValueError(f"{name}: got shape {array.shape}, wanted two axes or more, {shape}")
+    return score.reduce(query, key)

@@ -1,0 +1,43 @@
+// Between NumPy and the C ABI: array -> view, status -> exception. Nothing here copies an array, and nothing but
+// load_numpy throws: the functions for raw entries set a Python exception and say so by what they return.
+#pragma once
+#include <foveate/foveate.h>
+#include <pybind11/numpy.h>
+
+#include <type_traits>
+
+namespace foveate::python {
+
+namespace py = pybind11;
+
+// Loads NumPy's C functions, once, when the module is initialised.
+void load_numpy();
+
+// The dtype of a NumPy dtype object, where the C ABI has it, in native byte order.
+bool dtype_of(PyObject* descriptor, fv_dtype* dtype);
+
+// The dtype that a name of NumPy's or ml_dtypes' stands for: "float32", "bfloat16" ...
+bool dtype_of_name(const char* name, fv_dtype* dtype);
+
+inline py::detail::PyArray_Proxy* fields(PyObject* array) { return py::detail::array_proxy(array); }
+
+bool is_array(PyObject* object);
+
+// An aligned float array of NumPy's own class in native byte order: it needs no conversion.
+bool is_plain_float(PyObject* object);
+
+// A view of an array for as long as the array lives. Without one that the C ABI can take: a TypeError that names it,
+// and false.
+bool view(const char* name, PyObject* array, fv_array* result);
+
+// A new array in C order. nullptr, with an exception, where NumPy could not make it.
+PyObject* new_array(PyObject* descriptor, int ndim, const int64_t* shape);
+PyObject* new_array(fv_dtype dtype, int ndim, const int64_t* shape);  // float32 or float64
+
+// Whether the elements of two views may stand on common bytes, judged by the bounds of both.
+bool may_overlap(const fv_array& a, const fv_array& b);
+
+// Sets the exception that a failed status stands for; an interrupt keeps the one that the signal handler raised.
+void set_exception(fv_status status, const fv_error& error);
+
+}  // namespace foveate::python

@@ -1,0 +1,11 @@
+// foveate._core: the extension module. Python gives it checked arguments; it makes views and calls the C ABI.
+#include "arrays.hpp"
+#include "register.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The compiled part of foveate. Its functions are for the package itself; use those of foveate.";
+  foveate::python::load_numpy();
+  foveate::python::register_runtime(module);
+  foveate::python::register_attention(module);
+  foveate::python::register_dlpack(module);
+}

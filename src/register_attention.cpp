@@ -1,0 +1,278 @@
+// attention and attention_weights: positional arguments -> fv_problem -> arrays.
+//
+// These entries are called for every answer, so they are plain vectorcall functions: pybind11's dispatch over so many
+// arguments costs more than all else here. They promise what pybind11 would: no argument is converted or copied
+// silently, pointers are taken first, and the GIL is released in an inner scope.
+#include "arrays.hpp"
+#include "register.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+namespace foveate::python {
+namespace {
+
+// Below this many score cells times head sizes, about 10 microseconds of one core, the GIL is kept: to win it back from
+// a busy thread can take 5 milliseconds (sys.getswitchinterval).
+constexpr double kSmallWork = 1 << 18;
+
+int type_number(PyObject* array) { return py::detail::array_descriptor_proxy(fields(array)->descr)->type_num; }
+
+// One call: the problem that its arguments state, and the memory that the views stand on.
+class Call {
+ public:
+  PyObject* run_attention(PyObject* const* arguments, Py_ssize_t count) {
+    if (!expect("attention", count, 16)) return nullptr;
+    PyObject* const* at = arguments;
+    const bool parsed = required("query", *at++, &query_, &problem_.query) &&
+                        required("key", *at++, &key_, &problem_.key) &&
+                        required("value", *at++, &value_, &problem_.value) && parse_rest(at);
+    if (!parsed) return nullptr;
+    const int with_lse = PyObject_IsTrue(arguments[14]);
+    return with_lse < 0 ? nullptr : run(arguments[13], with_lse != 0, arguments[15], arguments[0]);
+  }
+
+  PyObject* run_weights(PyObject* const* arguments, Py_ssize_t count) {
+    if (!expect("attention_weights", count, 14)) return nullptr;
+    PyObject* const* at = arguments;
+    const bool parsed = required("query", *at++, &query_, &problem_.query) &&
+                        required("key", *at++, &key_, &problem_.key) && parse_rest(at);
+    return parsed ? run(arguments[12], false, arguments[13], arguments[0]) : nullptr;
+  }
+
+ private:
+  // ---- arguments
+
+  static bool expect(const char* name, Py_ssize_t count, Py_ssize_t wanted) {
+    if (count == wanted) return true;
+    PyErr_Format(PyExc_TypeError, "%s: got %zd arguments, wanted %zd", name, count, wanted);
+    return false;
+  }
+
+  // scale, softcap, mask, left, right, offset, key_lengths, query_segments, key_segments, sink
+  bool parse_rest(PyObject* const* at) {
+    fv_reach& reach = problem_.reach;
+    if (PyUnicode_Check(at[5])) {
+      reach.offset_at_end = 1;
+    } else if (!integers("offset", at[5], &offset_, &reach.offset)) {
+      return false;
+    }
+    return scale(at[0]) && number("softcap", at[1], 0.0, &problem_.score.softcap) &&
+           optional("mask", at[2], &mask_, &reach.mask) && side("window", at[3], &reach.left) &&
+           side("window", at[4], &reach.right) && integers("key_lengths", at[6], &key_lengths_, &reach.key_lengths) &&
+           optional("query_segments", at[7], &query_segments_, &reach.query_segments) &&
+           optional("key_segments", at[8], &key_segments_, &reach.key_segments) && sink(at[9]);
+  }
+
+  bool required(const char* name, PyObject* object, fv_array* array, const fv_array** slot) {
+    *slot = array;
+    return view(name, object, array);
+  }
+
+  bool optional(const char* name, PyObject* object, fv_array* array, const fv_array** slot) {
+    return object == Py_None || required(name, object, array, slot);
+  }
+
+  static bool number(const char* name, PyObject* object, double otherwise, double* result) {
+    *result = object == Py_None ? otherwise : PyFloat_AsDouble(object);
+    if (*result != -1.0 || PyErr_Occurred() == nullptr) return true;
+    PyErr_Format(PyExc_TypeError, "%s: got %s, wanted a number", name, Py_TYPE(object)->tp_name);
+    return false;
+  }
+
+  // None stands for 1 / sqrt(D); the scores of empty rows are 0 whatever the scale.
+  bool scale(PyObject* object) {
+    const int64_t head_size = query_.ndim > 0 ? query_.shape[query_.ndim - 1] : 0;
+    return number("scale", object, head_size > 0 ? 1.0 / std::sqrt(static_cast<double>(head_size)) : 1.0,
+                  &problem_.score.scale);
+  }
+
+  // One side of a window; None and what is too large for 64 bits are unbounded.
+  static bool side(const char* name, PyObject* object, int64_t* result) {
+    *result = -1;
+    return object == Py_None || integer(name, object, result);
+  }
+
+  // Saturates: beyond 64 bits is beyond every bound that is asked of it.
+  static bool integer(const char* name, PyObject* object, int64_t* result) {
+    int overflow = 0;
+    *result = PyLong_AsLongLongAndOverflow(object, &overflow);
+    if (overflow != 0) *result = overflow > 0 ? INT64_MAX : INT64_MIN;
+    if (*result != -1 || PyErr_Occurred() == nullptr) return true;
+    PyErr_Format(PyExc_TypeError, "%s: got %s, wanted an integer", name, Py_TYPE(object)->tp_name);
+    return false;
+  }
+
+  // None, an int, or an int64 array.
+  bool integers(const char* name, PyObject* object, fv_array* array, const fv_array** slot) {
+    if (object == Py_None) return true;
+    if (!PyLong_Check(object)) return required(name, object, array, slot);
+    int64_t& place = slot == &problem_.reach.offset ? offset_number_ : key_lengths_number_;
+    *array = fv_array{&place, FV_INT64, 0, nullptr, nullptr};
+    *slot = array;
+    return integer(name, object, &place);
+  }
+
+  // None, a float, or a float64 array.
+  bool sink(PyObject* object) {
+    if (!PyFloat_Check(object)) return optional("sink", object, &sink_, &problem_.sink);
+    sink_number_ = PyFloat_AS_DOUBLE(object);
+    sink_ = fv_array{&sink_number_, FV_FLOAT64, 0, nullptr, nullptr};
+    problem_.sink = &sink_;
+    return true;
+  }
+
+  // ---- outputs
+
+  PyObject* run(PyObject* given_out, bool with_lse, PyObject* descriptor, PyObject* query) {
+    int64_t shape[FV_MAX_DIMS];
+    int32_t ndim = 0;
+    if (const fv_status status = fv_output_shape(&problem_, &ndim, shape, &error_); status != FV_OK) {
+      return failed(status);
+    }
+    if (descriptor == Py_None) descriptor = fields(query)->descr;
+    const bool given = given_out != Py_None;
+    fv_array out_view, lse_view;
+    if (given && !usable_out(given_out, descriptor, ndim, shape, &out_view)) return nullptr;
+
+    // An `out` that overlaps an operand, or that the kernels cannot write, has its answer by way of a new array.
+    const bool direct = given && is_aligned(given_out) && !overlaps_operand(out_view);
+    const py::object out = direct ? py::reinterpret_borrow<py::object>(given_out)
+                                  : py::reinterpret_steal<py::object>(new_array(descriptor, ndim, shape));
+    if (!out || !view("out", out.ptr(), &out_view)) return nullptr;
+    py::object lse;
+    if (with_lse) {
+      const fv_dtype dtype = query_.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
+      lse = py::reinterpret_steal<py::object>(new_array(dtype, ndim - 1, shape));
+      if (!lse || !view("lse", lse.ptr(), &lse_view)) return nullptr;
+    }
+
+    if (const fv_status status = compute(out_view, with_lse ? &lse_view : nullptr, ndim, shape); status != FV_OK) {
+      return failed(status);
+    }
+    const bool copy = given && !direct;
+    if (copy && py::detail::npy_api::get().PyArray_CopyInto_(given_out, out.ptr()) != 0) return nullptr;
+    PyObject* const answer = copy ? given_out : out.ptr();
+    return with_lse ? PyTuple_Pack(2, answer, lse.ptr()) : Py_NewRef(answer);
+  }
+
+  fv_status compute(const fv_array& out, const fv_array* lse, int ndim, const int64_t* shape) {
+    const bool weights = problem_.value == nullptr;
+    double work = static_cast<double>(key_.shape[key_.ndim - 2]);
+    for (int axis = 0; axis < ndim - 1; ++axis) work *= static_cast<double>(shape[axis]);
+    work *= static_cast<double>(query_.shape[query_.ndim - 1] + (weights ? 0 : shape[ndim - 1]));
+    PyThreadState* const released = work > kSmallWork ? PyEval_SaveThread() : nullptr;
+    const fv_status status =
+        weights ? fv_attention_weights(&problem_, &out, &error_) : fv_attention(&problem_, &out, lse, &error_);
+    if (released != nullptr) PyEval_RestoreThread(released);
+    return status;
+  }
+
+  static bool is_aligned(PyObject* array) {
+    return (fields(array)->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+  }
+
+  // `out` has the dtype and the shape of the answer, can be written, and has one address an element.
+  static bool usable_out(PyObject* out, PyObject* descriptor, int ndim, const int64_t* shape, fv_array* result) {
+    if (!is_array(out)) {
+      PyErr_Format(PyExc_TypeError, "out: got %s, wanted a numpy.ndarray", Py_TYPE(out)->tp_name);
+      return false;
+    }
+    fv_dtype wanted;
+    if (!dtype_of(descriptor, &wanted) || !dtype_of(fields(out)->descr, &result->dtype) || result->dtype != wanted) {
+      PyErr_Format(PyExc_TypeError, "out: got dtype %S, wanted %S", fields(out)->descr, descriptor);
+      return false;
+    }
+    if (!view("out", out, result)) return false;
+    const bool same = result->ndim == ndim && std::equal(shape, shape + ndim, result->shape);
+    if (!same) {
+      PyErr_Format(PyExc_ValueError, "out: got shape %R, wanted %R", shape_tuple(result->ndim, result->shape).ptr(),
+                   shape_tuple(ndim, shape).ptr());
+      return false;
+    }
+    if ((fields(out)->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) == 0) {
+      PyErr_SetString(PyExc_ValueError, "out: got a read-only array, wanted one that can be written");
+      return false;
+    }
+    const bool empty = std::find(shape, shape + ndim, 0) != shape + ndim;  // whose strides say nothing
+    for (int axis = 0; axis < ndim && !empty; ++axis) {
+      if (shape[axis] > 1 && result->strides[axis] == 0) {
+        PyErr_SetString(PyExc_ValueError, "out: got a broadcast array (a stride of 0), wanted one address an element");
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // A tuple to print; an empty handle, which prints as <NULL>, where there is no memory for it.
+  static py::object shape_tuple(int ndim, const int64_t* shape) {
+    py::object tuple = py::reinterpret_steal<py::object>(PyTuple_New(ndim));
+    for (int axis = 0; tuple && axis < ndim; ++axis) {
+      PyTuple_SET_ITEM(tuple.ptr(), axis, PyLong_FromLongLong(shape[axis]));
+    }
+    return tuple;
+  }
+
+  bool overlaps_operand(const fv_array& out) const {
+    const fv_reach& reach = problem_.reach;
+    for (const fv_array* operand : {problem_.query, problem_.key, problem_.value, problem_.sink, reach.mask,
+                                    reach.offset, reach.key_lengths, reach.query_segments, reach.key_segments}) {
+      if (operand != nullptr && may_overlap(out, *operand)) return true;
+    }
+    return false;
+  }
+
+  PyObject* failed(fv_status status) const {
+    set_exception(status, error_);
+    return nullptr;
+  }
+
+  fv_problem problem_ = {};
+  fv_array query_, key_, value_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_;
+  int64_t offset_number_, key_lengths_number_;
+  double sink_number_;
+  fv_error error_;
+};
+
+PyObject* attention(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return Call().run_attention(arguments, count);
+}
+
+PyObject* attention_weights(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return Call().run_weights(arguments, count);
+}
+
+// Whether no argument needs a conversion: all are plain float arrays of one dtype.
+PyObject* are_plain(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (!is_plain_float(arguments[i])) Py_RETURN_FALSE;
+    // Two plain dtypes of one number are equal.
+    if (type_number(arguments[i]) != type_number(arguments[0])) Py_RETURN_FALSE;
+  }
+  Py_RETURN_TRUE;
+}
+
+template <typename Function>
+PyMethodDef entry(const char* name, Function* function, const char* doc) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, doc};
+}
+
+PyMethodDef entries[] = {
+    entry("attention", attention,
+          "attention(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
+          "key_segments, sink, out, return_lse, dtype, /)"),
+    entry("attention_weights", attention_weights,
+          "attention_weights(query, key, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
+          "key_segments, sink, out, dtype, /)"),
+    entry("are_plain", are_plain, "are_plain(*arrays): no array needs a conversion, and all are of one dtype"),
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+void register_attention(py::module_& module) {
+  if (PyModule_AddFunctions(module.ptr(), entries) != 0) throw py::error_already_set();
+}
+
+}  // namespace foveate::python

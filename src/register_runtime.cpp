@@ -1,0 +1,129 @@
+// The runtime: instruction sets, threads, the interrupt check, and what serves the tests and the benchmarks.
+#include <atomic>
+#include <cstdlib>
+#include <string>
+
+#include "arrays.hpp"
+#include "register.hpp"
+
+namespace foveate::python {
+namespace {
+
+// ---- Ctrl-C
+
+std::atomic<unsigned long> main_thread{0};
+
+void note_main_thread() { main_thread = PyThread_get_thread_ident(); }
+
+// Asked by a long call, without the GIL. Signals are the main thread's, so that no other needs to take the GIL for it.
+int interrupted() {
+  if (PyThread_get_thread_ident() != main_thread) return 0;
+  const PyGILState_STATE state = PyGILState_Ensure();
+  const int raised = PyErr_CheckSignals();
+  PyGILState_Release(state);
+  return raised != 0;
+}
+
+void install_interrupt_check() {
+  main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+  // In a forked child the thread that forked is the main one.
+  py::module_::import("os").attr("register_at_fork")(py::arg("after_in_child") = py::cpp_function(note_main_thread));
+  fv_set_interrupt_check(interrupted);
+}
+
+// ---- instruction sets
+
+py::list isa_names() {
+  py::list names;
+  for (int32_t i = 0; i < fv_isa_count(); ++i) names.append(fv_isa_name(i));
+  return names;
+}
+
+[[noreturn]] void fail(fv_status status, const fv_error& error) {
+  set_exception(status, error);
+  throw py::error_already_set();
+}
+
+void isa_select(const std::string& name) {
+  fv_error error;
+  if (const fv_status status = fv_isa_select(name.c_str(), &error); status != FV_OK) fail(status, error);
+}
+
+void select_isa_of_environment() {
+  const char* name = std::getenv("FOVEATE_ISA");
+  if (name == nullptr || *name == '\0') return;
+  fv_error error;
+  if (fv_isa_select(name, &error) != FV_OK) throw py::import_error(error.message);
+}
+
+// ---- tests and benchmarks
+
+fv_dtype dtype_named(const std::string& name) {
+  fv_dtype dtype;
+  if (!dtype_of_name(name.c_str(), &dtype)) {
+    throw py::type_error("dtype: got '" + name + "', wanted float16, bfloat16, float32 or float64");
+  }
+  return dtype;
+}
+
+py::object elementary(const std::string& name, const py::array& array) {
+  fv_array from, to;
+  if (!view("array", array.ptr(), &from)) throw py::error_already_set();
+  if (!(array.flags() & py::array::c_style)) throw py::value_error("array: got strides, wanted C order");
+  auto result = py::reinterpret_steal<py::object>(new_array(fields(array.ptr())->descr, from.ndim, from.shape));
+  if (!result || !view("result", result.ptr(), &to)) throw py::error_already_set();
+  const int64_t count = array.size();
+  fv_error error;
+  fv_status status;
+  {
+    const py::gil_scoped_release released;
+    status = fv_elementary(name.c_str(), from.dtype, from.data, to.data, count, &error);
+  }
+  if (status != FV_OK) fail(status, error);
+  return result;
+}
+
+double measure_flops(const std::string& dtype_name, int32_t threads, double seconds) {
+  const fv_dtype dtype = dtype_named(dtype_name);
+  const py::gil_scoped_release released;
+  return fv_measure_flops(dtype, threads, seconds);
+}
+
+double measure_read(int64_t bytes, int32_t threads, double seconds) {
+  const py::gil_scoped_release released;
+  return fv_measure_read(bytes, threads, seconds);
+}
+
+}  // namespace
+
+void register_runtime(py::module_& module) {
+  using py::arg;
+  using py::pos_only;
+  install_interrupt_check();
+  select_isa_of_environment();
+
+#ifdef __clang__
+  module.attr("compiler") = __VERSION__;
+#else
+  module.attr("compiler") = "GCC " __VERSION__;
+#endif
+  module.def("isa_names", &isa_names, "The instruction sets that this build holds and this CPU runs, best first.");
+  module.def("isa_features", &fv_isa_features, "The features of the instruction set in use.");
+  module.def("isa_select", &isa_select, arg("name"), pos_only(), "Choose an instruction set by name.");
+  module.def("isa_selected", &fv_isa_selected, "The instruction set in use.");
+
+  module.def("set_num_threads", &fv_set_num_threads, arg("count").noconvert(), pos_only(),
+             "The number of threads of later calls; 0: the default.");
+  module.def("requested_num_threads", &fv_requested_num_threads,
+             "What set_num_threads was given last; 0: the default.");
+  module.def("get_num_threads", &fv_get_num_threads, "The number of threads that a call made now would use.");
+
+  module.def("elementary", &elementary, arg("name"), arg("array").noconvert(), pos_only(),
+             "exp2, log or tanh as the kernels compute them, of a float32 or float64 array in C order.");
+  module.def("measure_flops", &measure_flops, arg("dtype"), arg("threads"), arg("seconds"), pos_only(),
+             "The rate of fused multiply-adds of a dtype, in flops a second.");
+  module.def("measure_read", &measure_read, arg("size"), arg("threads"), arg("seconds"), pos_only(),
+             "The rate of reading a buffer of so many bytes a thread, in bytes a second.");
+}
+
+}  // namespace foveate::python

@@ -1,0 +1,44 @@
+"""What every test shares: how thorough to be, and the dtypes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import foveate as fv
+import hypothesis
+import pytest
+from strategies import DTYPES
+
+# "ci" draws the same examples each time, so that a red run can be run again; "thorough" looks
+# further, with new ones each time. No deadline: a machine that is shared stalls now and then.
+hypothesis.settings.register_profile(
+    "ci", max_examples=50, derandomize=True, deadline=None, print_blob=True
+)
+hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="elementary functions over all 2^32 floats instead of a sweep",
+    )
+
+
+def pytest_report_header() -> str:
+    return f"foveate: FOVEATE_ISA={os.environ.get('FOVEATE_ISA', '(best)')}"
+
+
+@pytest.fixture(params=DTYPES, ids=lambda dtype: dtype.name)
+def dtype(request: pytest.FixtureRequest):
+    """Each dtype that the library takes."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def default_threads() -> Iterator[None]:
+    """No test leaves its number of threads to the next."""
+    yield
+    fv.set_num_threads(0)

@@ -1,0 +1,26 @@
+// Tests of the kernels through the C ABI, without Python: every instruction set that this CPU runs, one after the other.
+// With a name as the argument, only that one.
+#include <cstdio>
+#include <cstring>
+
+#include "foveate/foveate.h"
+#include "report.hpp"
+
+int main(int argc, char** argv) {
+  kernel_tests::Report report;
+  std::vector<std::string> isas;
+  for (int32_t i = 0; i < fv_isa_count(); ++i) {
+    const char* name = fv_isa_name(i);
+    if (argc > 1 && std::strcmp(argv[1], name) != 0) continue;
+    fv_error error = {};
+    const bool chosen = fv_isa_select(name, &error) == FV_OK && std::strcmp(fv_isa_selected(), name) == 0;
+    report.that(std::string(name) + ": selected", chosen, error.message);
+    if (!chosen) continue;
+    kernel_tests::test_elementary(report, name);
+    kernel_tests::test_behaviour(report, name);
+    isas.push_back(name);
+  }
+  kernel_tests::test_attention(report, isas);
+  std::printf("%d checks on %zu instruction sets, %d failed\n", report.checks(), isas.size(), report.failures());
+  return report.failures() != 0 || isas.empty();
+}

@@ -1,0 +1,35 @@
+// The formula of attention, written plainly: every score, every weight, one after the other.
+//   exact()  in double, or long double for float64: the truth, as good as makes no difference
+//   plain()  in the dtype itself: scores, weights and output rounded to it, sums in float32 (float64): the yardstick
+#pragma once
+#include <string>
+#include <vector>
+
+#include "tensor.hpp"
+
+namespace kernel_tests {
+
+// query (heads, groups, Lq, D), key (heads, 1, Lk, D), value (heads, 1, Lk, Dv): grouped queries.
+struct Case {
+  fv_dtype dtype = FV_FLOAT32;
+  int64_t heads = 1, groups = 1, queries = 1, keys = 1, head_size = 1, value_size = 1;
+  double scale = 1.0, softcap = 0.0;
+  int64_t left = -1, right = -1;
+  bool offset_at_end = false;
+  Tensor query, key, value, sink, mask, offset, key_lengths, query_segments, key_segments;
+
+  Case(fv_dtype, int64_t heads, int64_t groups, int64_t queries, int64_t keys, int64_t head_size, int64_t value_size,
+       uint64_t seed);
+  fv_problem problem() const;
+  bool sees(int64_t head, int64_t query, int64_t key) const;
+  std::string shape() const;
+};
+
+struct Answer {
+  std::vector<double> output, lse, weights;
+};
+
+Answer exact(const Case&);
+Answer plain(const Case&);
+
+}  // namespace kernel_tests

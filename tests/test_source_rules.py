@@ -1,0 +1,227 @@
+"""The rules of the house, read off the sources: dependency direction, flags, docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+
+import foveate as fv
+import foveate.reference
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+needs_sources = pytest.mark.skipif(
+    not (ROOT / "csrc").is_dir(), reason="the C++ sources are not beside the tests"
+)
+
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(<[^>]+>|"[^"]+")', re.MULTILINE)
+SOURCES = (".cpp", ".hpp", ".h")
+
+# python -> src -> foveate.h -> api -> drivers -> table -> kernels: a layer names those after it.
+# `dispatch`, `parallel`, `workspace` and the like stand between api and table, with the drivers.
+LAYERS = ["src", "foveate.h", "api", "drivers", "table", "kernels"]
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SOURCES
+    )
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def includes(path: Path) -> list[tuple[str, Path | None]]:
+    """What a file includes: as written, and the project's own file that it is, if it is one."""
+    found = []
+    for written in INCLUDE.findall(path.read_text()):
+        target = written[1:-1]
+        places = (path.parent, ROOT / "csrc", ROOT / "csrc" / "include", ROOT / "src")
+        own = next((p for p in ((x / target).resolve() for x in places) if p.is_file()), None)
+        found.append((target, own))
+    return found
+
+
+def layer(path: Path) -> str:
+    where = name(path)
+    if where.startswith("src/"):
+        return "src"
+    if where == "csrc/include/foveate/foveate.h":
+        return "foveate.h"
+    if where == "csrc/kernels/table.hpp":
+        return "table"
+    if where.startswith("csrc/kernels/"):
+        return "kernels"
+    return "api" if where == "csrc/api.cpp" else "drivers"
+
+
+@needs_sources
+def test_there_are_sources_of_every_layer():
+    """Or else the tests below would pass for want of files."""
+    assert {layer(path) for path in sources("csrc", "src")} == set(LAYERS)
+
+
+@needs_sources
+@pytest.mark.parametrize("path", sources("csrc", "src"), ids=name)
+def test_dependencies_run_one_way(path):
+    here = layer(path)
+    for written, own in includes(path):
+        if own is None:
+            continue
+        there = layer(own)
+        reason = f"{name(path)} ({here}) includes {written} ({there})"
+        if here == "src":
+            assert there in ("src", "foveate.h"), reason
+        elif here == "foveate.h":
+            raise AssertionError(reason)
+        elif here == "table":
+            assert there == "table", reason
+        elif here == "kernels":
+            assert there in ("table", "kernels"), reason
+        else:
+            assert there in ("foveate.h", "drivers", "table"), reason
+            if name(path).startswith("csrc/drivers/"):
+                assert name(own) not in ("csrc/validate.hpp", "csrc/api.cpp"), reason
+
+
+# What a kernel may include of the system: C headers, which define no inline C++ function that the
+# linker could keep in the flavour of the widest ISA, and the intrinsics.
+KERNEL_SYSTEM = {"stdint.h", "stddef.h", "string.h", "immintrin.h", "arm_neon.h"}
+
+
+@needs_sources
+@pytest.mark.parametrize("path", sources("csrc/kernels"), ids=name)
+def test_kernels_include_no_standard_library(path):
+    for written, own in includes(path):
+        assert own is not None or written in KERNEL_SYSTEM, f"{name(path)} includes <{written}>"
+
+
+@needs_sources
+@pytest.mark.parametrize("path", sources("csrc/kernels"), ids=name)
+def test_kernels_have_internal_linkage(path):
+    """Bodies stand in an anonymous namespace, within the namespace of the ISA."""
+    text = path.read_text()
+    if path.name == "table.hpp":
+        return
+    assert "namespace {" in text, name(path)
+    assert "FOVEATE_ISA" in text, name(path)
+    code = re.sub(r"//[^\n]*|\"[^\"\n]*\"", "", text)
+    for word in ("new ", "malloc", "throw ", "std::"):
+        assert not re.search(rf"\b{re.escape(word)}", code), f"{name(path)} says {word!r}"
+
+
+@needs_sources
+def test_only_parallel_names_openmp():
+    for path in sources("csrc", "src"):
+        if path.stem == "parallel":
+            continue
+        code = re.sub(r"//[^\n]*|/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        assert not re.search(r"#\s*pragma\s+omp|<omp\.h>|\bomp_\w+", code), name(path)
+
+
+@needs_sources
+def test_python_knows_the_extension_alone():
+    """The package reaches the kernels through foveate._core, and by no other way."""
+    for path in sorted((ROOT / "python").rglob("*.py")):
+        assert not re.search(r"\b(ctypes|cffi)\b", path.read_text()), name(path)
+
+
+@needs_sources
+def test_no_flag_changes_the_arithmetic_of_the_process():
+    """-ffast-math and -Ofast, even at link time, set flush-to-zero for the whole process."""
+    files = [ROOT / "CMakeLists.txt", ROOT / "CMakePresets.json", ROOT / "pyproject.toml"]
+    files += [*ROOT.rglob("*.cmake"), *(ROOT / "tests").rglob("CMakeLists.txt")]
+    for path in files:
+        if not path.is_file() or "build" in path.relative_to(ROOT).parts:
+            continue
+        for line in path.read_text().splitlines():
+            if "MATCHES" in line:  # a test that refuses the flag
+                continue
+            code = line.split("#")[0]
+            assert not re.search(r"-ffast-math|-Ofast|-funsafe-math|-ffinite-math", code), (
+                f"{name(path)}: {line.strip()}"
+            )
+
+
+# --- docstrings -----------------------------------------------------------------------------------
+
+PUBLIC = [getattr(fv, x) for x in fv.__all__ if callable(getattr(fv, x))]
+PUBLIC += [getattr(foveate.reference, x) for x in foveate.reference.__all__]
+
+
+def public_id(function: object) -> str:
+    return f"{function.__module__}.{function.__name__}"
+
+
+def modules() -> list:
+    found = {inspect.getmodule(function) for function in PUBLIC}
+    return sorted(found | {fv, foveate.reference}, key=lambda module: module.__name__)
+
+
+@pytest.mark.parametrize("function", PUBLIC, ids=public_id)
+def test_docstrings_have_their_sections(function):
+    """NumPy's style: parameters where there are any, returns where there is something, examples."""
+    text = inspect.getdoc(function)
+    assert text
+
+    def has(section: str) -> bool:
+        return re.search(rf"^{section}\n-+$", text, re.MULTILINE) is not None
+
+    signature = inspect.signature(function)
+    assert has("Examples")
+    assert ">>>" in text
+    if signature.parameters:
+        assert has("Parameters")
+        parameters = text.split("Parameters\n")[1].split("\n\n")[0]
+        for parameter in signature.parameters:
+            assert re.search(rf"^(.*, )?{parameter}(,.*)? :", parameters, re.MULTILINE), parameter
+    if inspect.isfunction(function) and signature.return_annotation not in (None, "None"):
+        assert has("Returns")
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)
+def test_examples_run(module):
+    with np.printoptions(legacy=False):
+        result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+def test_the_public_names_are_these():
+    assert set(fv.__all__) == {
+        "Bilinear",
+        "Cosine",
+        "Dot",
+        "ScaledDot",
+        "__version__",
+        "attention",
+        "attention_weights",
+        "get_num_threads",
+        "merge",
+        "num_threads",
+        "reference",
+        "set_num_threads",
+        "show_config",
+    }
+    assert fv.__version__
+
+
+@needs_sources
+def test_the_readme_examples_run():
+    readme = ROOT / "README.md"
+    result = doctest.testfile(
+        str(readme), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert result.failed == 0
+
+
+def test_the_reference_takes_the_same_keywords():
+    for function in ("attention", "attention_weights", "merge"):
+        fast = inspect.signature(getattr(fv, function)).parameters
+        plain = inspect.signature(getattr(foveate.reference, function)).parameters
+        assert list(fast) == list(plain)
+        defaults = [parameter.default for parameter in fast.values()]
+        assert defaults == [parameter.default for parameter in plain.values()]

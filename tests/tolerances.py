@@ -1,0 +1,173 @@
+"""The one table of tolerances, and the checks that use it.
+
+The principle: against the formula computed one precision wider (float64; long double for float64),
+the error is at most twice that of the plain formula in the same dtype, plus a floor. The floor is
+there because the plain formula is exact by luck on some small problems. It is counted in ulp of
+
+- for an output: sum_j weight_j |value_j|, the size that the sum has before terms cancel;
+- for a logit: sum_d |query_d key_d|, likewise, and |lse|, which is taken from it: a difference
+  that is wrong by e makes its weight wrong by the factor 1 + e.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import foveate as fv
+import numpy as np
+from foveate import reference
+from strategies import BFLOAT16
+
+# The error of the plain formula, times this, is what is allowed (the yardstick of flash-attention:
+# another order of the same sums can be unlucky by so much, and a wrong formula is worse by far).
+RATIO = 2
+
+
+@dataclass(frozen=True)
+class Floor:
+    """How far an answer may be off where the plain formula happens to be exact."""
+
+    output: float  # in ulp of the dtype of the output
+    logit: float  # in ulp of the dtype of accumulation
+    lse: float  # in ulp of the dtype of accumulation
+    rounded_weights: float = 0.0  # absolute, of lse
+
+
+FLOORS = {
+    # Half an ulp to round the output, and as much again for the sum that is rounded.
+    np.dtype(np.float16): Floor(output=1, logit=1, lse=2),
+    # As float16, and half an ulp for the weights, which are rounded to bfloat16 for the product;
+    # the denominator sums the rounded weights, so lse inherits their half ulp: 2^-8.
+    BFLOAT16: Floor(output=1.5, logit=1, lse=2, rounded_weights=2.0**-8),
+    # One ulp for each of: exp, the sum of the weights, the sum of the products, the division.
+    # A logit is rounded when it is scaled and when log2 e is folded in: half an ulp each.
+    np.dtype(np.float32): Floor(output=4, logit=1, lse=2),
+    np.dtype(np.float64): Floor(output=4, logit=1, lse=2),
+}
+
+# Weights that sum to 1: each is rounded to the dtype, by half an ulp of itself, so their sum is off
+# by half an ulp at most; one more for the errors of exp and of the denominator, times their number.
+SUM_OF_WEIGHTS_ULP = 8
+
+# Parts of the keys merged against the whole: the parts' errors, and the merge's own of a few
+# operations: three times the floor of one call.
+MERGE_FLOORS = 3
+
+# Elementary functions, in ulp of the result. exp2 and log reach under 1 with a polynomial of the
+# degree in use; the argument's reduction is exact. tanh is made of both and a division.
+ELEMENTARY_ULP = {"exp2": 2.0, "log": 2.0, "tanh": 4.0}
+ELEMENTARY_ULP_FLOAT64 = {"exp2": 4.0, "log": 4.0, "tanh": 4.0}
+
+
+def eps(dtype: Any) -> float:
+    """The step from 1 to the next number: one ulp of 1."""
+    return 2.0**-7 if dtype == BFLOAT16 else float(np.finfo(dtype).eps)
+
+
+def wider(x: Any) -> np.ndarray:
+    """A copy one precision wider."""
+    x = np.asarray(x)
+    return x.astype(np.longdouble if reference.compute_dtype(x.dtype) == np.float64 else np.float64)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The answer in high precision, and how far from it another may be."""
+
+    output: np.ndarray
+    lse: np.ndarray
+    output_error: np.ndarray
+    lse_error: np.ndarray
+
+
+def expect(query: Any, key: Any, value: Any, **keywords: Any) -> Expected:
+    """The answer of the reference, one precision wider, with the tolerance of each element."""
+    q, k, v = (np.asarray(x) for x in (query, key, value))
+    dtype = q.dtype.newbyteorder("=")
+    accumulated = reference.compute_dtype(dtype)
+    floor = FLOORS[dtype]
+    q2, k2, v2 = wider(q), wider(k), wider(v)
+
+    exact, exact_lse = reference.attention(q2, k2, v2, return_lse=True, **keywords)
+    plain, plain_lse = reference.attention(q, k, v, return_lse=True, **keywords)
+    with np.errstate(all="ignore"):
+        size = reference.attention(q2, k2, np.abs(v2), **keywords)
+        magnitude = _logit_size(q2, k2, exact.shape[:-2], **keywords)
+        magnitude = magnitude + np.where(np.isfinite(exact_lse), np.abs(exact_lse), 0)
+        logit_error = floor.logit * eps(accumulated) * (1 + magnitude)
+        ulps = floor.output * eps(dtype) + logit_error[..., None]
+        output_error = RATIO * _worst(plain, exact) + ulps * size
+        lse_error = (
+            RATIO * _worst(plain_lse, exact_lse)
+            + logit_error
+            + floor.lse * eps(accumulated) * (1 + np.abs(exact_lse))
+            + floor.rounded_weights
+        )
+    return Expected(exact, exact_lse, output_error, lse_error)
+
+
+def _worst(plain: np.ndarray, exact: np.ndarray) -> float:
+    error = np.abs(plain.astype(exact.dtype) - exact)
+    return float(np.max(error, initial=0, where=np.isfinite(error)))
+
+
+def _logit_size(q: np.ndarray, k: np.ndarray, lead: tuple[int, ...], **keywords: Any) -> np.ndarray:
+    """For each query the largest of its logits, before terms cancel, among the keys it sees."""
+    score = keywords.get("score", "scaled_dot")
+    if isinstance(score, fv.Bilinear):
+        score = fv.Bilinear(np.abs(score.w))
+    mask = keywords.get("mask")
+    names = ("causal", "window", "offset", "key_lengths", "segments")
+    seen = reference.reach(
+        lead,
+        q.shape[-2],
+        k.shape[-2],
+        mask=mask,
+        **{n: keywords[n] for n in names if n in keywords},
+    )
+    size = np.abs(reference.scores(np.abs(q), np.abs(k), score))
+    if mask is not None and np.asarray(mask).dtype != np.bool_:
+        size = size + np.abs(np.asarray(mask).astype(size.dtype))
+    size = np.where(seen & np.isfinite(size), size, 0)
+    return size.max(axis=-1, initial=0)
+
+
+def assert_within(got: np.ndarray, exact: np.ndarray, error: np.ndarray, what: str) -> None:
+    """Each element within its own tolerance; NaN and inf in the same places."""
+    assert got.shape == exact.shape, f"{what}: shape {got.shape}, wanted {exact.shape}"
+    got = got.astype(exact.dtype)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(exact), err_msg=f"{what}: where NaN is")
+    infinite = np.isinf(exact)
+    np.testing.assert_array_equal(got[infinite], exact[infinite], err_msg=f"{what}: where inf is")
+    finite = np.isfinite(exact)
+    off = np.abs(got[finite] - exact[finite])
+    allowed = np.broadcast_to(error, exact.shape)[finite]
+    bad = ~(off <= allowed)
+    if bad.any():
+        worst = np.argmax(off / np.where(allowed > 0, allowed, 1e-300))
+        where = tuple(int(axis[worst]) for axis in np.nonzero(finite))
+        raise AssertionError(
+            f"{what}: {bad.sum()} of {bad.size} elements are off by too much; the worst at "
+            f"{where}: got {got[where]!r}, wanted {exact[where]!r}, off by {off[worst]:.3g}, "
+            f"allowed {allowed[worst]:.3g}"
+        )
+
+
+def check_attention(query: Any, key: Any, value: Any, **keywords: Any) -> np.ndarray:
+    """Run `foveate.attention`, and hold its output and lse against the reference.
+
+    Inputs must be as they were, bit for bit. Returns the output.
+    """
+    inputs = [x for x in (query, key, value) if isinstance(x, np.ndarray)]
+    before = [x.tobytes() for x in inputs]
+    output, lse = fv.attention(query, key, value, return_lse=True, **keywords)
+    assert before == [x.tobytes() for x in inputs], "an input was modified"
+
+    dtype = np.asarray(query).dtype.newbyteorder("=")
+    assert output.dtype.newbyteorder("=") == dtype
+    assert lse.dtype == reference.compute_dtype(dtype)
+    expected = expect(query, key, value, **keywords)
+    assert_within(output, expected.output, expected.output_error, "output")
+    assert_within(lse, expected.lse, expected.lse_error, "lse")
+    return output
