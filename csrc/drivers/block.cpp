@@ -58,12 +58,15 @@ void Block::start(int64_t task) noexcept {
   first_row_ = blocks_.row_of(task);
   const int64_t rows = std::min<int64_t>(plan_.rows - first_row_, int64_t(blocks_.panels) * blocks_.width);
   count_ = int((rows + blocks_.width - 1) / blocks_.width);
+  keys_base_ = base(p.key);
+  values_base_ = p.value ? base(p.value) : nullptr;
+  char* const queries_base = base(p.query);
   for (int i = 0; i < count_; ++i) {
-    const int64_t row = int64_t(i) * blocks_.width;
-    start_panel(plan_, batch_, first_row_ + row, int32_t(std::min<int64_t>(rows - row, blocks_.width)), panels_[i]);
+    const int64_t done = int64_t(i) * blocks_.width;
+    start_panel(plan_, batch_, first_row_ + done, int32_t(std::min<int64_t>(rows - done, blocks_.width)), panels_[i]);
     const char* queries[most_lanes];
     for (int32_t lane = 0; lane < panels_[i].live; ++lane)
-      queries[lane] = row_of(plan_, p.query, batch_, panels_[i], lane);
+      queries[lane] = row(p.query, queries_base, i, lane);
     family_.pack_queries(queries, dtype_of(p.query), p.query.column_stride, panels_[i].live, vectors(i), p.head_size,
                          scratch_, queries_ + i * panel_bytes_);
   }
@@ -72,6 +75,42 @@ void Block::start(int64_t task) noexcept {
     kept_row_ = first_row_;
     std::memset(kept_ready_, 0, size_t(tiles_ * blocks_.panels));
   }
+}
+
+// Rows first..last-1 of an operand towards L2.
+static void prefetch_rows(const Operand& x, const char* base, int64_t first, int64_t last, int64_t columns) noexcept {
+  const int64_t bytes = columns * x.column_stride;
+  if (bytes <= 0 || first >= last) return;
+  asm volatile("");  // GCC takes a function that does nothing but prefetch for one without effect, and drops it
+  const char* const begin = base + first * x.row_stride;
+  if (x.row_stride == bytes) {
+    for (int64_t at = 0; at < (last - first) * bytes; at += int64_t(cache_line)) __builtin_prefetch(begin + at, 0, 2);
+  } else {
+    for (int64_t row = 0; row < last - first; ++row)
+      for (int64_t at = 0; at < bytes; at += int64_t(cache_line))
+        __builtin_prefetch(begin + row * x.row_stride + at, 0, 2);
+  }
+}
+
+// One panel's share of the keys and values of the next tile: hardware does not look ahead of rows read side by side.
+void Block::prefetch_share(int p) const noexcept {
+  const Problem& problem = plan_.problem;
+  const int64_t next = tile_.first + tile_.count, count = std::min(tile_keys, problem.keys - next);
+  const int64_t first = next + count * p / count_, last = next + count * (p + 1) / count_;
+  prefetch_rows(problem.key, keys_base_, first, last, problem.head_size);
+  if (problem.value) prefetch_rows(problem.value, values_base_, first, last, problem.value_size);
+}
+
+void Block::expect(int64_t task) const noexcept {
+  const Problem& p = plan_.problem;
+  const int64_t batch = blocks_.batch_of(task), row = blocks_.row_of(task) / plan_.groups;
+  const int64_t keys = std::min(tile_keys, p.keys);
+  const auto base_of = [&](const Operand& x) { return x.data + plan_.batch_offset(x, batch); };
+  prefetch_rows(p.query, base_of(p.query), row, std::min(row + blocks_.panels * blocks_.width / plan_.groups, p.queries),
+                p.head_size);
+  if (batch == batch_) return;
+  prefetch_rows(p.key, base_of(p.key), 0, keys, p.head_size);
+  if (p.value) prefetch_rows(p.value, base_of(p.value), 0, keys, p.value_size);
 }
 
 int64_t Block::first_key(int first, int last) const {
@@ -91,7 +130,7 @@ void Block::open_tile(int64_t key) noexcept {
   tile_ = {key, std::min(tile_keys, p.keys - key)};
   tile_ids_ = {};
   values_ready_ = Values::not_loaded;
-  const Rows rows = {p.key.data + plan_.batch_offset(p.key, batch_) + key * p.key.row_stride, dtype_of(p.key),
+  const Rows rows = {keys_base_ + key * p.key.row_stride, dtype_of(p.key),
                      p.key.row_stride, p.key.column_stride};
   if (plan_.keys_in_place) {
     key_tile_ = {rows.data, rows.row_stride};
@@ -103,7 +142,7 @@ void Block::open_tile(int64_t key) noexcept {
 
 Rows Block::value_rows(int64_t begin) const {
   const Operand& v = plan_.problem.value;
-  return {v.data + plan_.batch_offset(v, batch_) + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride,
+  return {values_base_ + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride,
           v.column_stride};
 }
 
@@ -130,6 +169,7 @@ Stretch Block::score(int p, bool want_bits) noexcept {
   const Stretch s = look(plan_, panel, tile_, 2, want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
 
+  prefetch_share(p);
   const int32_t v = vectors(p);
   const int64_t count = s.count();
   const Tile keys{static_cast<const char*>(key_tile_.data) + s.begin * key_tile_.row_stride, key_tile_.row_stride};

@@ -36,7 +36,8 @@ class Block {
   // Carves its scratch out of a thread's part; with a null base it only counts.
   Block(const Plan&, const Blocks&, Carver&) noexcept;
 
-  void start(int64_t task) noexcept;  // packs the queries of a task
+  void start(int64_t task) noexcept;         // packs the queries of a task
+  void expect(int64_t task) const noexcept;  // prefetches what it will read first
   int panels() const { return count_; }
   Panel& panel(int p) { return panels_[p]; }
   int32_t vectors(int p) const { return panels_[p].live <= family_.lanes ? 1 : family_.max_vectors; }
@@ -58,6 +59,13 @@ class Block {
   Tile values(int64_t begin, bool finite) noexcept;
   Rows value_rows(int64_t begin) const;
 
+  // Row of a query of an operand like the output; `base`: of its batch.
+  char* row(const Operand& x, char* base, int p, int lane) const {
+    const Panel& panel = panels_[p];
+    return base + panel.row[lane] * x.row_stride + (plan_.groups > 1 ? plan_.group_offset(x, panel.group[lane]) : 0);
+  }
+  char* base(const Operand& x) const { return x.data + plan_.batch_offset(x, batch_); }
+
   void* scratch() { return scratch_; }  // a panel of rows as long as any
 
   // A softmax's m and l before the first tile: nothing, or the sink.
@@ -71,6 +79,8 @@ class Block {
   }
 
  private:
+  void prefetch_share(int p) const noexcept;
+
   const Plan& plan_;
   const Blocks& blocks_;
   const Family& family_;
@@ -87,6 +97,7 @@ class Block {
 
   int count_ = 0;
   int64_t batch_ = 0, first_row_ = 0;
+  char *keys_base_ = nullptr, *values_base_ = nullptr;
   KeyTile tile_{};
   TileIds tile_ids_{};
   Tile key_tile_{};
@@ -111,7 +122,9 @@ fv_status run_blocks(const Plan& plan, int64_t bytes_a_query, double flops, fv_e
     new (worker) Worker<T>(plan, blocks, carver);
   }
   const bool done = run_tasks(blocks.count, threads, [&](int64_t task, int thread) {
-    reinterpret_cast<Worker<T>*>(workspace.data() + part * size_t(thread))->run(task);
+    // which task this thread takes next is a guess, good enough to prefetch by
+    const int64_t next = task + threads < blocks.count ? task + threads : task;
+    reinterpret_cast<Worker<T>*>(workspace.data() + part * size_t(thread))->run(task, next);
   });
   return done ? FV_OK : FV_INTERRUPTED;
 }

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t chunk_keys = 2048;  // a unit of work for a thread
 constexpr int64_t decode_tile = 256;  // keys whose scores are held at once
+constexpr int64_t sum_keys = 32;      // sums run over so many keys, from a multiple: at least a vector's lanes
 constexpr int64_t quad = 4;           // queries that share a load
 constexpr int64_t task_quads = 8;     // of a task: further queries of a group read the keys again
 
@@ -150,7 +151,7 @@ class Decode {
       if (load) values = loaded(values, tile.count, p_.value_size, exact, scratch.values);
       TileIds ids;
       for (int i = first; i < last; ++i) {
-        const Stretch s = look(plan_, scratch.panels[i], tile, family_.lanes, true, scratch.bits, {}, ids);
+        const Stretch s = look(plan_, scratch.panels[i], tile, sum_keys, true, scratch.bits, {}, ids);
         if (!s.empty()) one_tile(batch, tile, i, s, exact, keys, values, scratch);
       }
     }

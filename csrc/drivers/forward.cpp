@@ -22,8 +22,9 @@ class Forward {
     alpha_ = carver.take<T>(width_);
   }
 
-  void run(int64_t task) noexcept {
+  void run(int64_t task, int64_t next) noexcept {
     block_.start(task);
+    if (next != task) block_.expect(next);
     const int count = block_.panels();
     pass(0, count, false);
     for (int p = 0; p < count; ++p) {
@@ -72,15 +73,17 @@ class Forward {
     const Problem& problem = plan_.problem;
     const Panel& panel = block_.panel(p);
     const T *m = m_ + p * width_, *l = l_ + p * width_;
+    char* const out = block_.base(problem.out);
+    char* const lses = problem.lse ? block_.base(problem.lse) : nullptr;
     char* rows[most_lanes];
     for (int i = 0; i < panel.live; ++i) {
       const bool seen = panel.seen >> i & 1;
       alpha_[i] = seen ? T(1) / l[i] : T(0);
-      rows[i] = row_of(plan_, problem.out, block_.batch(), panel, i);
+      rows[i] = block_.row(problem.out, out, p, i);
       if (problem.lse) {
         // a query that sees nothing has the sink's own value, which need not be rounded
         const T lse = T(seen ? log_denominator(m[i], l[i]) : sink_of(plan_, block_.batch(), panel.group[i]));
-        std::memcpy(row_of(plan_, problem.lse, block_.batch(), panel, i), &lse, sizeof lse);
+        std::memcpy(block_.row(problem.lse, lses, p, i), &lse, sizeof lse);
       }
     }
     for (int i = panel.live; i < width_; ++i) alpha_[i] = T(0);

@@ -18,8 +18,9 @@ class Weights {
     alpha_ = carver.take<T>(width_);
   }
 
-  void run(int64_t task) noexcept {
+  void run(int64_t task, int64_t next) noexcept {
     block_.start(task);
+    if (next != task) block_.expect(next);
     const int count = block_.panels();
     for (int p = 0; p < count; ++p) block_.start_softmax(p, m_ + p * width_, l_ + p * width_);
     const int64_t first = block_.first_key(0, count), end = block_.end_key(0, count);
@@ -51,9 +52,10 @@ class Weights {
     const int64_t count = std::min(tile_keys, problem.keys - key);
     const int64_t step = problem.out.column_stride;
     const int64_t begin = stretch.empty() ? 0 : stretch.begin, end = stretch.empty() ? 0 : stretch.end;
+    char* const out = block_.base(problem.out);
     char* rows[most_lanes];
     for (int i = 0; i < panel.live; ++i) {
-      rows[i] = row_of(plan_, problem.out, block_.batch(), panel, i) + key * step;
+      rows[i] = block_.row(problem.out, out, p, i) + key * step;
       zero(rows[i], begin);
       zero(rows[i] + end * step, count - end);
       rows[i] += begin * step;

@@ -247,8 +247,7 @@ void decode_sum_rows(const T* weights, int32_t weight_stride, const Rows& values
 template <class T, Dtype dtype>
 void decode_sum_for(const T* weights, int32_t queries, Rows values, int64_t count, int64_t value_size, T* output,
                     int64_t output_stride) {
-  // values of a few keys stay in L1 for the second pair of queries
-  constexpr int64_t some = 32;
+  constexpr int64_t some = 32;  // keys whose values stay in L1 for the second pair of queries
   for (; count > 0; count -= some, values.data += some * values.row_stride, weights += some * queries) {
     const int64_t now = count < some ? count : some;
     if (queries == 1) decode_sum_rows<T, dtype, 1>(weights, 1, values, now, value_size, output, output_stride);
