@@ -42,6 +42,7 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
   scores_ = carver.take(tile_keys * blocks.width * family_.element_size);
+  top_ = carver.take(blocks.width * family_.element_size);
   keys_ = carver.take(plan.keys_in_place ? 0 : tile_keys * key_row);
   values_ = carver.take(load_values ? tile_keys * p.value_size * family_.element_size : 0);
   scratch_ = carver.take(blocks.width * longest * family_.element_size);
@@ -52,7 +53,7 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   kept_ready_ = carver.take<uint8_t>(keeps_ ? tiles_ * blocks.panels : 0);
 }
 
-void Block::start(int64_t task) noexcept {
+void Block::start(int64_t task, int64_t next) noexcept {
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
@@ -70,6 +71,14 @@ void Block::start(int64_t task) noexcept {
     family_.pack_queries(queries, dtype_of(p.query), p.query.column_stride, panels_[i].live, vectors(i), p.head_size,
                          scratch_, queries_ + i * panel_bytes_);
   }
+  next_task_ = next;
+  next_key_ = -1;
+  if (next >= 0) {
+    next_batch_ = blocks_.batch_of(next);
+    const Interval keys = reach_of(plan_, next_batch_, 0).of(blocks_.row_of(next) / plan_.groups, p.left, p.right);
+    const int64_t first = keys.low / tile_keys * tile_keys;
+    if (next_batch_ != batch_ || first < first_key(0, count_)) next_key_ = first;
+  }
   if (keeps_ && (kept_mask_ != panels_[0].mask[0] || kept_row_ != first_row_)) {
     kept_mask_ = panels_[0].mask[0];
     kept_row_ = first_row_;
@@ -77,40 +86,31 @@ void Block::start(int64_t task) noexcept {
   }
 }
 
-// Rows first..last-1 of an operand towards L2.
-static void prefetch_rows(const Operand& x, const char* base, int64_t first, int64_t last, int64_t columns) noexcept {
-  const int64_t bytes = columns * x.column_stride;
-  if (bytes <= 0 || first >= last) return;
-  asm volatile("");  // GCC takes a function that does nothing but prefetch for one without effect, and drops it
-  const char* const begin = base + first * x.row_stride;
-  if (x.row_stride == bytes) {
-    for (int64_t at = 0; at < (last - first) * bytes; at += int64_t(cache_line)) __builtin_prefetch(begin + at, 0, 2);
-  } else {
-    for (int64_t row = 0; row < last - first; ++row)
-      for (int64_t at = 0; at < bytes; at += int64_t(cache_line))
-        __builtin_prefetch(begin + row * x.row_stride + at, 0, 2);
-  }
-}
-
-// One panel's share of the keys and values of the next tile: hardware does not look ahead of rows read side by side.
-void Block::prefetch_share(int p) const noexcept {
+Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) const {
   const Problem& problem = plan_.problem;
-  const int64_t next = tile_.first + tile_.count, count = std::min(tile_keys, problem.keys - next);
-  const int64_t first = next + count * p / count_, last = next + count * (p + 1) / count_;
-  prefetch_rows(problem.key, keys_base_, first, last, problem.head_size);
-  if (problem.value) prefetch_rows(problem.value, values_base_, first, last, problem.value_size);
-}
-
-void Block::expect(int64_t task) const noexcept {
-  const Problem& p = plan_.problem;
-  const int64_t batch = blocks_.batch_of(task), row = blocks_.row_of(task) / plan_.groups;
-  const int64_t keys = std::min(tile_keys, p.keys);
-  const auto base_of = [&](const Operand& x) { return x.data + plan_.batch_offset(x, batch); };
-  prefetch_rows(p.query, base_of(p.query), row, std::min(row + blocks_.panels * blocks_.width / plan_.groups, p.queries),
-                p.head_size);
-  if (batch == batch_) return;
-  prefetch_rows(p.key, base_of(p.key), 0, keys, p.head_size);
-  if (p.value) prefetch_rows(p.value, base_of(p.value), 0, keys, p.value_size);
+  Ahead ahead{};
+  const auto add = [&](const Operand& of, int64_t batch, int64_t row, int64_t rows, int64_t size) {
+    if (rows > 0)
+      ahead.parts[ahead.count++] = {of.data + plan_.batch_offset(of, batch) + row * of.row_stride, rows,
+                                    size * of.column_stride, of.row_stride};
+  };
+  // the panels of a block share a tile: panel p takes the p-th part
+  const auto share = [&](int64_t batch, int64_t first, int64_t end) {
+    const int64_t rows = std::min(tile_keys, end - first);
+    add(x, batch, first + rows * p / count_, rows * (p + 1) / count_ - rows * p / count_, columns);
+  };
+  if (tile_.first + tile_keys < pass_end_) share(batch_, tile_.first + tile_keys, pass_end_);
+  if (tile_.first + tile_.count < panels_[p].high_last) return ahead;
+  if (next_key_ >= 0) share(next_batch_, next_key_, problem.keys);
+  if (plan_.groups > 1) return ahead;
+  if (keys) {
+    const int64_t row = blocks_.row_of(next_task_) + int64_t(p) * blocks_.width;
+    if (next_task_ >= 0) add(problem.query, next_batch_, row, std::min<int64_t>(problem.queries - row, blocks_.width), columns);
+  } else {
+    ahead.write = true;
+    add(problem.out, batch_, panels_[p].row[0], panels_[p].live, columns);
+  }
+  return ahead;
 }
 
 int64_t Block::first_key(int first, int last) const {
@@ -125,9 +125,10 @@ int64_t Block::end_key(int first, int last) const {
   return key;
 }
 
-void Block::open_tile(int64_t key) noexcept {
+void Block::open_tile(int64_t key, int64_t end) noexcept {
   const Problem& p = plan_.problem;
   tile_ = {key, std::min(tile_keys, p.keys - key)};
+  pass_end_ = end;
   tile_ids_ = {};
   values_ready_ = Values::not_loaded;
   const Rows rows = {keys_base_ + key * p.key.row_stride, dtype_of(p.key),
@@ -169,11 +170,11 @@ Stretch Block::score(int p, bool want_bits) noexcept {
   const Stretch s = look(plan_, panel, tile_, 2, want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
 
-  prefetch_share(p);
   const int32_t v = vectors(p);
   const int64_t count = s.count();
   const Tile keys{static_cast<const char*>(key_tile_.data) + s.begin * key_tile_.row_stride, key_tile_.row_stride};
-  family_.scores(queries_ + p * panel_bytes_, v, keys, count, problem.head_size, scores_);
+  family_.scores(queries_ + p * panel_bytes_, v, keys, count, problem.head_size, scores_, top_,
+                 ahead(problem.key, problem.head_size, p, true));
   if (plan_.bent) family_.bend(scores_, v, count, plan_.scale, problem.softcap);
   if (plan_.biased) {
     const char* rows[most_lanes];
@@ -192,6 +193,7 @@ Stretch Block::score(int p, bool want_bits) noexcept {
     family_.hide_outside(scores_, v, 0, s.open - s.begin, low, high);
     family_.hide_outside(scores_, v, s.shut - s.begin, count, low, high);
   }
+  if (plan_.bent || s.hidden) family_.find_top(scores_, v, count, top_);
   return s;
 }
 

@@ -36,8 +36,7 @@ class Block {
   // Carves its scratch out of a thread's part; with a null base it only counts.
   Block(const Plan&, const Blocks&, Carver&) noexcept;
 
-  void start(int64_t task) noexcept;         // packs the queries of a task
-  void expect(int64_t task) const noexcept;  // prefetches what it will read first
+  void start(int64_t task, int64_t next) noexcept;  // packs the queries of a task; next: a guess, or -1
   int panels() const { return count_; }
   Panel& panel(int p) { return panels_[p]; }
   int32_t vectors(int p) const { return panels_[p].live <= family_.lanes ? 1 : family_.max_vectors; }
@@ -47,16 +46,19 @@ class Block {
   int64_t first_key(int first, int last) const;
   int64_t end_key(int first, int last) const;
 
-  void open_tile(int64_t key) noexcept;  // loads keys where they cannot be read in place
+  // Loads keys where they cannot be read in place. `end`: of the pass.
+  void open_tile(int64_t key, int64_t end) noexcept;
 
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
   // reach is plain intervals.
   Stretch score(int p, bool want_bits) noexcept;
   char* scores() { return scores_; }
+  const char* top() const { return top_; }  // the largest of them, of each query
   double softmax_scale() const { return plan_.bent ? 1.0 : plan_.scale; }
 
   // Values of the open tile from key `begin`, which is even; finite: with 0 for inf and NaN.
   Tile values(int64_t begin, bool finite) noexcept;
+  Ahead values_ahead(int p) const { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;
 
   // Row of a query of an operand like the output; `base`: of its batch.
@@ -79,13 +81,15 @@ class Block {
   }
 
  private:
-  void prefetch_share(int p) const noexcept;
+  // What to prefetch while keys or values are at work on panel p: its share of the next tile; and in the panel's last
+  // tile its share of the next task's first one, with the next queries or the rows that it is about to write.
+  Ahead ahead(const Operand&, int64_t columns, int p, bool keys) const;
 
   const Plan& plan_;
   const Blocks& blocks_;
   const Family& family_;
   Panel* panels_;
-  char *queries_, *scores_, *keys_, *values_, *scratch_;
+  char *queries_, *scores_, *top_, *keys_, *values_, *scratch_;
   int64_t panel_bytes_;
   uint32_t* bits_;
   uint32_t* kept_bits_;
@@ -98,6 +102,8 @@ class Block {
   int count_ = 0;
   int64_t batch_ = 0, first_row_ = 0;
   char *keys_base_ = nullptr, *values_base_ = nullptr;
+  int64_t next_task_ = 0, next_batch_ = 0, next_key_ = 0;  // a guess; its first key, or none
+  int64_t pass_end_ = 0;
   KeyTile tile_{};
   TileIds tile_ids_{};
   Tile key_tile_{};
@@ -123,7 +129,7 @@ fv_status run_blocks(const Plan& plan, int64_t bytes_a_query, double flops, fv_e
   }
   const bool done = run_tasks(blocks.count, threads, [&](int64_t task, int thread) {
     // which task this thread takes next is a guess, good enough to prefetch by
-    const int64_t next = task + threads < blocks.count ? task + threads : task;
+    const int64_t next = task + threads < blocks.count ? task + threads : -1;
     reinterpret_cast<Worker<T>*>(workspace.data() + part * size_t(thread))->run(task, next);
   });
   return done ? FV_OK : FV_INTERRUPTED;

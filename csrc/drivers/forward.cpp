@@ -23,8 +23,7 @@ class Forward {
   }
 
   void run(int64_t task, int64_t next) noexcept {
-    block_.start(task);
-    if (next != task) block_.expect(next);
+    block_.start(task, next);
     const int count = block_.panels();
     pass(0, count, false);
     for (int p = 0; p < count; ++p) {
@@ -49,16 +48,17 @@ class Forward {
     for (int p = first; p < last; ++p) reset(p);
     const int64_t end = block_.end_key(first, last);
     for (int64_t key = block_.first_key(first, last); key < end; key += tile_keys) {
-      block_.open_tile(key);
+      block_.open_tile(key, end);
       for (int p = first; p < last; ++p) {
         const Stretch stretch = block_.score(p, exact);
         if (stretch.empty()) continue;
         const int32_t vectors = block_.vectors(p);
         const int64_t count = stretch.count();
-        family.soft(block_.scores(), vectors, count, block_.softmax_scale(), m_ + p * width_, l_ + p * width_, alpha_);
+        family.soft(block_.scores(), vectors, count, block_.softmax_scale(), block_.top(), m_ + p * width_,
+                    l_ + p * width_, alpha_);
         const bool careful = exact && stretch.hidden;
         family.weighted_sum(block_.scores(), vectors, block_.values(stretch.begin, careful), count, value_size, alpha_,
-                            output(p));
+                            output(p), block_.values_ahead(p));
         if (careful) {
           const int32_t width = vectors * family.lanes;
           family.add_not_finite(block_.scores(), width, block_.value_rows(stretch.begin), count, value_size,

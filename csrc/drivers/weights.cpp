@@ -19,17 +19,16 @@ class Weights {
   }
 
   void run(int64_t task, int64_t next) noexcept {
-    block_.start(task);
-    if (next != task) block_.expect(next);
+    block_.start(task, next);
     const int count = block_.panels();
     for (int p = 0; p < count; ++p) block_.start_softmax(p, m_ + p * width_, l_ + p * width_);
     const int64_t first = block_.first_key(0, count), end = block_.end_key(0, count);
     for (int64_t key = first; key < end; key += tile_keys) {
-      block_.open_tile(key);
+      block_.open_tile(key, end);
       for (int p = 0; p < count; ++p) {
         const Stretch stretch = block_.score(p, false);
         if (!stretch.empty())
-          plan_.family.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(), m_ + p * width_, l_ + p * width_, alpha_);
+          plan_.family.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(), block_.top(), m_ + p * width_, l_ + p * width_, alpha_);
       }
     }
     for (int p = 0; p < count; ++p)
@@ -39,7 +38,7 @@ class Weights {
       }
     for (int64_t key = 0; key < plan_.problem.keys; key += tile_keys) {
       const bool any = key >= first && key < end;
-      if (any) block_.open_tile(key);
+      if (any) block_.open_tile(key, end);
       for (int p = 0; p < count; ++p) write(p, key, any ? block_.score(p, false) : Stretch{});
     }
   }

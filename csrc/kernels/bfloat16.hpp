@@ -87,10 +87,11 @@ inline void pack_pair_queries(const char* const* rows, Dtype, int64_t column_str
 
 // soft.hpp's online softmax, with the weights of two keys packed into one word a query.
 template <int vectors>
-[[gnu::noinline]] void soft_pair_tile(float* scores, int64_t count, float scale, float* m, float* l, float* alpha) {
+[[gnu::noinline]] void soft_pair_tile(float* scores, int64_t count, float scale, const float* top, float* m, float* l,
+                                      float* alpha) {
   constexpr int width = vectors * lanes<float>;
   Vec<float> sum[vectors] = {}, offset[vectors];
-  soft_offset<float, vectors>(scores, count, scale, m, l, alpha, offset);
+  soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
   IntVec<float> interleave;  // words (i, 16 + i): the pair of query i
   for (int i = 0; i < 16; ++i) interleave[i] = i | (16 + i) << 16;
   const Vec<float> ones = from_bits<float>(IntVec<float>{} + 0x3f803f80);

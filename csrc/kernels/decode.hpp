@@ -164,7 +164,7 @@ void decode_soft(void* s_, int32_t queries, int64_t count, double scale, void* m
   T* s = static_cast<T*>(s_);
   T* m = static_cast<T*>(m_);
   T* l = static_cast<T*>(l_);
-  const Vec<T> lowest = -from_bits<T>(IntVec<T>{} + Math<T>::infinity);
+  const Vec<T> lowest = minus_infinity<T>();
   const int64_t whole = (count + lanes<T> - 1) / lanes<T> * lanes<T> * queries;
   for (int64_t i = count * queries; i < whole; ++i) s[i] = lowest[0];
   Vec<T> top[decode_queries], offset[decode_queries], sum[decode_queries] = {};

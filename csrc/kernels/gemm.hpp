@@ -1,13 +1,14 @@
 // The two register-tiled products of a tile of keys with a panel of queries. Queries stand on the vector lanes, so
 // every lane does the same ordered chain of fused multiply-adds, whatever the tile, the thread or the batch: the bits
 // of an answer depend on nothing else.
-//   scores_product:   S[j][q]  = sum_d K[j][d] Q[d][q]                 (a chain over d)
+//   scores_product:   S[j][q]  = sum_d K[j][d] Q[d][q]                 (a chain over d), and top[q] = max_j S[j][q]
 //   weighted_sum:     O[d][q]  = alpha[q] O[d][q] + sum_j V[j][d] P[j][q]  (a chain over j, from 0: one chain over all
 //                     tiles would lose a digit where terms have one sign)
 // K and V are read where they stand, broadcast an element at a time; nothing of them is packed. Panels are
 // [row][vectors * lanes], aligned to a vector.
 #pragma once
 #include "simd.hpp"
+#include "table.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -48,7 +49,8 @@ struct MultiplyAdd {
 };
 
 template <class Product, int vectors, int rows, class T = typename Product::T>
-[[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores) {
+[[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores,
+                                    T* top) {
   constexpr int width = vectors * lanes<T>;
   Vec<T> sum[rows][vectors] = {};
   for (int64_t d = 0; d < head_size; ++d) {
@@ -62,18 +64,64 @@ template <class Product, int vectors, int rows, class T = typename Product::T>
     keys += 1;
   }
   unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { store(scores + j * width + v * lanes<T>, sum[j][v]); }); });
+  unroll<vectors>([&](auto v) {
+    unroll<rows - 1>([&](auto j) { sum[0][v] = max(sum[j + 1][v], sum[0][v]); });
+    store<T>(top + v * lanes<T>, max(sum[0][v], load(top + v * lanes<T>)));
+  });
 }
+
+// Spreads prefetches over the register tiles of a product.
+class Prefetcher {
+ public:
+  Prefetcher(const Ahead& ahead, int64_t steps) : ahead_(ahead) {
+    for (int32_t i = 0; i < ahead.count; ++i) {
+      const Ahead::Part& part = ahead.parts[i];
+      const int64_t lines = part.rows * ((part.row_bytes + line - 1) / line);
+      lines_[i] = steps > 1 ? (lines + steps - 1) / steps : lines;
+      at_[i] = 0;
+    }
+  }
+  void step() {
+    for (int32_t i = 0; i < ahead_.count; ++i)
+      if (ahead_.write && i == ahead_.count - 1)
+        touch<1>(ahead_.parts[i], at_[i], lines_[i]);
+      else
+        touch<0>(ahead_.parts[i], at_[i], lines_[i]);
+  }
+
+ private:
+  static constexpr int64_t line = 64;
+
+  template <int write>
+  static void touch(Ahead::Part& part, int64_t& at, int64_t lines) {
+    for (; lines > 0 && part.rows > 0; --lines) {
+      __builtin_prefetch(part.row + at, write, 3);
+      at += line;
+      if (at < part.row_bytes) continue;
+      at = 0;
+      part.row += part.row_stride;
+      --part.rows;
+    }
+  }
+
+  Ahead ahead_;
+  int64_t lines_[3], at_[3];
+};
 
 // As many blocks of `rows` keys as fit; what is left goes to blocks of half as many.
 template <class Product, int vectors, int rows = key_rows<vectors>, class T = typename Product::T>
-void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t count, int64_t head_size, T* scores) {
+void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t count, int64_t head_size, T* scores,
+                    T* top, Prefetcher& prefetcher) {
   for (; count >= rows; count -= rows) {
-    scores_block<Product, vectors, rows>(panel, keys, key_stride, head_size, scores);
+    prefetcher.step();
+    scores_block<Product, vectors, rows>(panel, keys, key_stride, head_size, scores, top);
     keys += rows * key_stride;
     scores += rows * vectors * lanes<T>;
   }
   if constexpr (rows > 1) {
-    if (count > 0) scores_product<Product, vectors, (rows + 1) / 2>(panel, keys, key_stride, count, head_size, scores);
+    if (count > 0)
+      scores_product<Product, vectors, (rows + 1) / 2>(panel, keys, key_stride, count, head_size, scores, top,
+                                                           prefetcher);
   }
 }
 
@@ -102,15 +150,17 @@ template <class Product, int vectors, int columns, class T = typename Product::T
 
 template <class Product, int vectors, int columns = value_columns<vectors>, class T = typename Product::T>
 void weighted_sum(const T* weights, const T* values, int64_t value_stride, int64_t count, int64_t value_size,
-                  const T* alpha, T* output) {
+                  const T* alpha, T* output, Prefetcher& prefetcher) {
   for (; value_size >= columns; value_size -= columns) {
+    prefetcher.step();
     weighted_sum_block<Product, vectors, columns>(weights, values, value_stride, count, alpha, output);
     values += columns;
     output += columns * vectors * lanes<T>;
   }
   if constexpr (columns > 1) {
     if (value_size > 0)
-      weighted_sum<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, alpha, output);
+      weighted_sum<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, alpha, output,
+                                                        prefetcher);
   }
 }
 

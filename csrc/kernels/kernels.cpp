@@ -25,6 +25,12 @@ inline void by_width(int32_t vectors, F&& f) {
     f(Constant<panel_vectors>{});
 }
 
+template <class T, int vectors>
+inline T* start_top(void* top) {
+  for (int v = 0; v < vectors; ++v) store<T>(static_cast<T*>(top) + v * lanes<T>, minus_infinity<T>());
+  return static_cast<T*>(top);
+}
+
 template <class T>
 struct Plain {
   using Product = MultiplyAdd<T>;
@@ -36,10 +42,13 @@ struct Plain {
   static void load_values(const Rows& from, int64_t count, int64_t columns, bool finite, void* to) {
     load_rows<T>(from, count, columns, finite, static_cast<T*>(to));
   }
-  static void scores(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s) {
+  static void scores(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s,
+                     void* top, const Ahead& ahead) {
     by_width(vectors, [&](auto v) {
+      Prefetcher prefetcher(ahead, count / key_rows<v>);
       scores_product<Product, v>(static_cast<const T*>(panel), static_cast<const T*>(keys.data),
-                                 keys.row_stride / int64_t(sizeof(T)), count, head_size, static_cast<T*>(s));
+                                 keys.row_stride / int64_t(sizeof(T)), count, head_size, static_cast<T*>(s),
+                                 start_top<T, v>(top), prefetcher);
     });
   }
   static void bend_scores(void* s, int32_t vectors, int64_t count, double scale, double softcap) {
@@ -55,18 +64,23 @@ struct Plain {
   static void unset(void* s, int32_t vectors, int64_t count, const uint32_t* seen) {
     by_width(vectors, [&](auto v) { hide_unset<T, v>(static_cast<T*>(s), count, seen); });
   }
-  static void soft(void* s, int32_t vectors, int64_t count, double scale, void* m, void* l, void* alpha) {
+  static void top_of(const void* s, int32_t vectors, int64_t count, void* top) {
+    by_width(vectors, [&](auto v) { find_top<T, v>(static_cast<const T*>(s), count, static_cast<T*>(top)); });
+  }
+  static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
+                   void* alpha) {
     by_width(vectors, [&](auto v) {
-      soft_tile<T, v>(static_cast<T*>(s), count, T(scale), static_cast<T*>(m), static_cast<T*>(l),
-                      static_cast<T*>(alpha));
+      soft_tile<T, v>(static_cast<T*>(s), count, T(scale), static_cast<const T*>(top), static_cast<T*>(m),
+                      static_cast<T*>(l), static_cast<T*>(alpha));
     });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                  const void* alpha, void* output) {
+                  const void* alpha, void* output, const Ahead& ahead) {
     by_width(vectors, [&](auto v) {
+      Prefetcher prefetcher(ahead, value_size / value_columns<v>);
       weighted_sum<Product, v>(static_cast<const T*>(weights), static_cast<const T*>(values.data),
                                values.row_stride / int64_t(sizeof(T)), count, value_size,
-                               static_cast<const T*>(alpha), static_cast<T*>(output));
+                               static_cast<const T*>(alpha), static_cast<T*>(output), prefetcher);
     });
   }
   static void one_row(const void* row, int64_t columns, char* to, Dtype dtype, int64_t column_stride) {
@@ -85,24 +99,29 @@ struct Plain {
 #if defined(__AVX512BF16__)
 struct Pairs : Plain<float> {
   static int64_t row_size(int64_t columns) { return 4 * pairs(columns); }
-  static void scores(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s) {
+  static void scores(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s,
+                     void* top, const Ahead& ahead) {
     by_width(vectors, [&](auto v) {
+      Prefetcher prefetcher(ahead, count / key_rows<v>);
       scores_product<PairProduct, v>(static_cast<const float*>(panel), static_cast<const float*>(keys.data),
-                                     keys.row_stride / 4, count, pairs(head_size), static_cast<float*>(s));
+                                     keys.row_stride / 4, count, pairs(head_size), static_cast<float*>(s),
+                                     start_top<float, v>(top), prefetcher);
     });
   }
-  static void soft(void* s, int32_t vectors, int64_t count, double scale, void* m, void* l, void* alpha) {
+  static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
+                   void* alpha) {
     by_width(vectors, [&](auto v) {
-      soft_pair_tile<v>(static_cast<float*>(s), count, float(scale), static_cast<float*>(m), static_cast<float*>(l),
-                        static_cast<float*>(alpha));
+      soft_pair_tile<v>(static_cast<float*>(s), count, float(scale), static_cast<const float*>(top),
+                        static_cast<float*>(m), static_cast<float*>(l), static_cast<float*>(alpha));
     });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                  const void* alpha, void* output) {
+                  const void* alpha, void* output, const Ahead& ahead) {
     by_width(vectors, [&](auto v) {
+      Prefetcher prefetcher(ahead, value_size / value_columns<v>);
       weighted_sum<PairProduct, v>(static_cast<const float*>(weights), static_cast<const float*>(values.data),
                                    value_size, pairs(count), value_size, static_cast<const float*>(alpha),
-                                   static_cast<float*>(output));
+                                   static_cast<float*>(output), prefetcher);
     });
   }
   static float weight(const void* weights, int64_t key, int64_t query, int64_t width) {
@@ -142,6 +161,7 @@ constexpr Family plain_family(Dtype in_place) {
           K::bias,
           K::outside,
           K::unset,
+          K::top_of,
           K::soft,
           K::sum,
           add_not_finite<K, T>,

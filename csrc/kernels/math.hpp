@@ -50,6 +50,11 @@ struct Math<double> {
   static constexpr int64_t one = 0x3ff0000000000000, sqrt_half = 0x3fe6a09e667f3bcd, infinity = 0x7ff0000000000000;
 };
 
+template <class T>
+inline Vec<T> minus_infinity() {
+  return -from_bits<T>(IntVec<T>{} + Math<T>::infinity);
+}
+
 // sum(coefficients[i] * x^i), by Horner's rule
 template <class T, int n>
 inline Vec<T> polynomial(const T (&coefficients)[n], Vec<T> x) {
@@ -76,11 +81,13 @@ inline Split<T> split(Vec<T> x) {
 template <class T>
 inline Vec<T> exp2(Vec<T> x) {
 #if defined(__AVX512F__)
-  // reduce: x - floor(x), 0 for an infinity; scalef: p * 2^floor(x), and takes care of the whole range
+  // reduce: x - round(x), 0 for an infinity; scalef: p * 2^round(x), and takes care of the whole range
   if constexpr (sizeof(T) == 4) {
     const Vec<T> f = _mm512_reduce_ps(x, 8);
-    const Vec<T> p = polynomial<T>(Math<T>::exp2m1, f) * f + T(1);
-    return _mm512_scalef_ps(p, _mm512_roundscale_ps(x, 8));
+    return _mm512_scalef_ps(polynomial<T>(Math<T>::exp2m1, f) * f + T(1), _mm512_roundscale_ps(x, 8));
+  } else {
+    const Vec<T> f = _mm512_reduce_pd(x, 8);
+    return _mm512_scalef_pd(polynomial<T>(Math<T>::exp2m1, f) * f + T(1), _mm512_roundscale_pd(x, 8));
   }
 #endif
   const Split<T> s = split<T>(x);

@@ -26,6 +26,18 @@ struct Tile {
   int64_t row_stride;
 };
 
+// Rows that will be used next, to prefetch: a product touches them bit by bit between its register tiles. Hardware does
+// not look ahead of rows that are read side by side, and drops prefetches that come all at once.
+struct Ahead {
+  struct Part {
+    const char* row;
+    int64_t rows, row_bytes, row_stride;
+  };
+  Part parts[3];
+  int32_t count;
+  bool write;  // the last part is meant for writing
+};
+
 // The kernels of one accumulator (float32 or float64) and one kind of product. `T` below is the accumulator.
 struct Family {
   int32_t lanes;         // queries on one vector
@@ -44,7 +56,9 @@ struct Family {
   // rows[i] points at query i's first element; `live` queries, the rest of the panel is zero. scratch: lanes rows.
   void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
                        int64_t head_size, void* scratch, void* panel);
-  void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s);
+  // top: the largest score of each query
+  void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s, void* top,
+                 const Ahead&);
   // s = softcap * tanh(scale * s / softcap) * log2(e) where softcap > 0, else s = scale * s
   void (*bend)(void* s, int32_t vectors, int64_t count, double scale, double softcap);
   // s += bias * log2(e); rows[i] points at query i's bias for the first key of the tile
@@ -58,10 +72,12 @@ struct Family {
   void (*hide_unset)(void* s, int32_t vectors, int64_t count, const uint32_t* seen);
 
   // select
-  // Online softmax; s becomes the weights, as weighted_sum takes them. m, l, alpha: one T a query.
-  void (*soft)(void* s, int32_t vectors, int64_t count, double scale, void* m, void* l, void* alpha);
+  // the largest score of each query, of scores that were bent or hidden
+  void (*find_top)(const void* s, int32_t vectors, int64_t count, void* top);
+  // Online softmax; s becomes the weights, as weighted_sum takes them. top, m, l, alpha: one T a query.
+  void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* alpha);
   void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                       const void* alpha, void* output);
+                       const void* alpha, void* output, const Ahead&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries
   // wide; output is at d * column_step + query * query_step, in elements.
   void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,

@@ -11,7 +11,7 @@ namespace {
 template <class T, int vectors>
 void hide_outside(T* scores, int64_t begin, int64_t end, const int32_t* low, const int32_t* high) {
   constexpr int width = vectors * lanes<T>;
-  const Vec<T> hidden = -from_bits<T>(IntVec<T>{} + Math<T>::infinity);
+  const Vec<T> hidden = minus_infinity<T>();
   IntVec<T> from[vectors], to[vectors];
   for (int v = 0; v < vectors; ++v)
     for (int i = 0; i < lanes<T>; ++i) {
@@ -32,7 +32,7 @@ void hide_outside(T* scores, int64_t begin, int64_t end, const int32_t* low, con
 template <class T, int vectors>
 void hide_unset(T* scores, int64_t count, const uint32_t* seen) {
   constexpr int width = vectors * lanes<T>;
-  const Vec<T> hidden = -from_bits<T>(IntVec<T>{} + Math<T>::infinity);
+  const Vec<T> hidden = minus_infinity<T>();
   for (int64_t j = 0; j < count; ++j)
     unroll<vectors>([&](auto v) {
       T* cell = scores + j * width + v * lanes<T>;

@@ -9,23 +9,23 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// The first half: m', alpha and alpha l are stored; offset = m'.
+// max_j s[j][q]: of scores that changed since the product, which found its own maximum on the way.
 template <class T, int vectors>
-inline void soft_offset(const T* scores, int64_t count, T scale, T* m, T* l, T* alpha, Vec<T> (&offset)[vectors]) {
+inline void find_top(const T* scores, int64_t count, T* top_) {
   constexpr int width = vectors * lanes<T>;
-  const Vec<T> lowest = -from_bits<T>(IntVec<T>{} + Math<T>::infinity);
-  Vec<T> top[2][vectors];  // two chains: a maximum takes longer than a load
-  unroll<vectors>([&](auto v) { top[0][v] = top[1][v] = lowest; });
-  int64_t j = 0;
-  for (; j + 2 <= count; j += 2)
-    unroll<vectors>([&](auto v) {
-      top[0][v] = max(load(scores + j * width + v * lanes<T>), top[0][v]);
-      top[1][v] = max(load(scores + (j + 1) * width + v * lanes<T>), top[1][v]);
-    });
-  if (j < count)
-    unroll<vectors>([&](auto v) { top[0][v] = max(load(scores + j * width + v * lanes<T>), top[0][v]); });
+  Vec<T> top[vectors];
+  unroll<vectors>([&](auto v) { top[v] = minus_infinity<T>(); });
+  for (int64_t j = 0; j < count; ++j)
+    unroll<vectors>([&](auto v) { top[v] = max(load(scores + j * width + v * lanes<T>), top[v]); });
+  unroll<vectors>([&](auto v) { store<T>(top_ + v * lanes<T>, top[v]); });
+}
+
+// The first half, from the tile's largest scores: m', alpha and alpha l are stored; offset = m'.
+template <class T, int vectors>
+inline void soft_offset(const T* top, T scale, T* m, T* l, T* alpha, Vec<T> (&offset)[vectors]) {
+  const Vec<T> lowest = minus_infinity<T>();
   unroll<vectors>([&](auto v) {
-    const Vec<T> old = load(m + v * lanes<T>), now = max(max(top[0][v], top[1][v]) * scale, old);
+    const Vec<T> old = load(m + v * lanes<T>), now = max(load(top + v * lanes<T>) * scale, old);
     offset[v] = now == lowest ? Vec<T>{} : now;
     const Vec<T> shrink = exp2<T>(old - offset[v]);
     store<T>(l + v * lanes<T>, load(l + v * lanes<T>) * shrink);
@@ -35,10 +35,10 @@ inline void soft_offset(const T* scores, int64_t count, T scale, T* m, T* l, T* 
 }
 
 template <class T, int vectors>
-[[gnu::noinline]] void soft_tile(T* scores, int64_t count, T scale, T* m, T* l, T* alpha) {
+[[gnu::noinline]] void soft_tile(T* scores, int64_t count, T scale, const T* top, T* m, T* l, T* alpha) {
   constexpr int width = vectors * lanes<T>;
   Vec<T> sum[vectors] = {}, offset[vectors];
-  soft_offset<T, vectors>(scores, count, scale, m, l, alpha, offset);
+  soft_offset<T, vectors>(top, scale, m, l, alpha, offset);
   for (int64_t j = 0; j < count; ++j)
     unroll<vectors>([&](auto v) {
       T* cell = scores + j * width + v * lanes<T>;

@@ -8,7 +8,7 @@ namespace {
 template <class T, int vectors>
 void weights_tile(T* scores, int64_t count, T scale, const T* m, const T* factor) {
   constexpr int width = vectors * lanes<T>;
-  const Vec<T> lowest = -from_bits<T>(IntVec<T>{} + Math<T>::infinity);
+  const Vec<T> lowest = minus_infinity<T>();
   Vec<T> offset[vectors], by[vectors];
   unroll<vectors>([&](auto v) {
     const Vec<T> top = load(m + v * lanes<T>);
