@@ -63,7 +63,7 @@ inline Vec<T> fold(Vec<T> a, Vec<T> b) {
 }
 // Lane i of the result: the sum of the lanes of x[i].
 template <class T, int block = 1>
-inline Vec<T> sum_of_lanes(const Vec<T>* x) {
+[[gnu::always_inline]] inline Vec<T> sum_of_lanes(const Vec<T>* x) {
   // x[i] and x[i + block] meet in the round of `block`
   if constexpr (block == lanes<T>) {
     return x[0];
@@ -198,20 +198,22 @@ void decode_soft(void* s_, int32_t queries, int64_t count, double scale, void* m
     for (int32_t c = q; c < lanes<T> * queries; c += queries) l[q] += sum[c / lanes<T>][c % lanes<T>];
 }
 
+// Vectors of the output held in registers. Values that must be widened are widened once, for all queries; others are
+// best read in rows as long as can be, for two queries at a time.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int decode_columns = 8;  // vectors of the output held in registers, for two queries
+constexpr int decode_sums = 16;
 #else
-constexpr int decode_columns = 4;
+constexpr int decode_sums = 8;
 #endif
 
 template <class T, Dtype dtype, int queries, int vectors>
 [[gnu::noinline]] void decode_sum_block(const T* weights, int32_t weight_stride, const char* values,
-                                        int64_t row_stride, int64_t count, T* output, int64_t output_stride) {
+                                        int64_t row_stride, int64_t count, int64_t row_ahead, T* output, int64_t output_stride) {
   constexpr int64_t step = lanes<T> * size_of(dtype);
   Vec<T> sum[queries][vectors] = {};
   for (int64_t j = 0; j < count; ++j, values += row_stride, weights += weight_stride) {
+    for (int64_t at = 0; at < row_ahead; at += 64) __builtin_prefetch(values + prefetch_ahead + at);
     unroll<vectors>([&](auto v) {
-      if constexpr (v * step % 64 == 0) __builtin_prefetch(values + prefetch_ahead + v * step);
       const Vec<T> value = load_wide<T, dtype>(values + v * step);
       unroll<queries>([&](auto q) { sum[q][v] += broadcast(weights[q]) * value; });
     });
@@ -224,40 +226,51 @@ template <class T, Dtype dtype, int queries, int vectors>
   });
 }
 
+// row_ahead: bytes of each row to prefetch.
 template <class T, Dtype dtype, int queries>
 void decode_sum_rows(const T* weights, int32_t weight_stride, const Rows& values, int64_t count, int64_t value_size,
-                     T* output, int64_t output_stride) {
-  constexpr int64_t wide = decode_columns * lanes<T>;
+                     int64_t row_ahead, T* output, int64_t output_stride) {
+  constexpr int vectors = decode_sums / queries;
+  constexpr int64_t wide = vectors * lanes<T>;
   int64_t d = 0;
-  for (; d + wide <= value_size; d += wide)
-    decode_sum_block<T, dtype, queries, decode_columns>(weights, weight_stride, values.data + d * size_of(dtype),
-                                                        values.row_stride, count, output + d, output_stride);
-  for (; d + lanes<T> <= value_size; d += lanes<T>)
+  for (; d + wide <= value_size; d += wide, row_ahead = 0)
+    decode_sum_block<T, dtype, queries, vectors>(weights, weight_stride, values.data + d * size_of(dtype),
+                                                 values.row_stride, count, row_ahead, output + d, output_stride);
+  for (; d + lanes<T> <= value_size; d += lanes<T>, row_ahead = 0)
     decode_sum_block<T, dtype, queries, 1>(weights, weight_stride, values.data + d * size_of(dtype), values.row_stride,
-                                           count, output + d, output_stride);
-  if (d < value_size)
-    for (int64_t j = 0; j < count; ++j)
-      for (int q = 0; q < queries; ++q)
-        for (int64_t e = d; e < value_size; ++e)
-          output[q * output_stride + e] +=
-              weights[j * weight_stride + q] *
-              element<T>(values.data + j * values.row_stride + e * size_of(dtype), dtype);
+                                           count, row_ahead, output + d, output_stride);
+  if (d == value_size) return;
+  Vec<T> sum[queries] = {};
+  for (int64_t j = 0; j < count; ++j) {
+    const char* const row = values.data + j * values.row_stride + d * size_of(dtype);
+    const Vec<T> value = load_wide_some<T, dtype>(row, value_size - d);
+    unroll<queries>([&](auto q) { sum[q] += broadcast(weights[j * weight_stride + q]) * value; });
+  }
+  unroll<queries>([&](auto q) {
+    T* cell = output + q * output_stride + d;
+    store<T>(cell, load(cell) + sum[q]);
+  });
 }
 
 template <class T, Dtype dtype>
 void decode_sum_for(const T* weights, int32_t queries, Rows values, int64_t count, int64_t value_size, T* output,
                     int64_t output_stride) {
-  constexpr int64_t some = 32;  // keys whose values stay in L1 for the second pair of queries
+  constexpr int together = size_of(dtype) == sizeof(T) ? 2 : 4;
+  constexpr int64_t some = 32;  // keys whose values stay in L1 for further queries or columns
+  const int64_t row_bytes = value_size * size_of(dtype);
   for (; count > 0; count -= some, values.data += some * values.row_stride, weights += some * queries) {
     const int64_t now = count < some ? count : some;
-    if (queries == 1) decode_sum_rows<T, dtype, 1>(weights, 1, values, now, value_size, output, output_stride);
-    for (int32_t q = 0; q + 2 <= queries; q += 2)
-      decode_sum_rows<T, dtype, 2>(weights + q, queries, values, now, value_size, output + q * output_stride,
-                                   output_stride);
+    const auto rows = [&](auto n, int32_t first) {
+      decode_sum_rows<T, dtype, n>(weights + first, queries, values, now, value_size, first ? 0 : row_bytes,
+                                   output + first * output_stride, output_stride);
+    };
+    if (queries == 1) rows(Constant<1>{}, 0);
+    if (queries == 2) rows(Constant<2>{}, 0);
+    for (int32_t q = 0; queries == decode_queries && q < queries; q += together) rows(Constant<together>{}, q);
   }
 }
 
-// values: contiguous columns. output: rows of T.
+// values: contiguous columns. output: rows of T, of whole vectors.
 template <class T>
 void decode_sum(const void* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size,
                 void* output, int64_t output_stride) {

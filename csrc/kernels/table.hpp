@@ -94,7 +94,7 @@ struct Family {
   void (*store_row)(const void* row, int64_t columns, char* to, Dtype, int64_t column_stride);
 
   // Few queries (1, 2 or 4): keys as rows, see decode.hpp. Keys and values have contiguous columns; query and output
-  // are rows of T, queries zero up to a whole vector; s: [key][query], room for a whole vector
+  // are rows of T of whole vectors, queries with zeros at the end; s: [key][query], room for a whole vector
   // of keys more.
   void (*decode_scores)(const void* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
                         int64_t head_size, void* s);
