@@ -26,7 +26,9 @@ struct Available {
   Isa isas[4];
   int count = 0;
 
-  void add(const char* name, const char* features, const Kernels& kernels) { isas[count++] = {name, features, &kernels}; }
+  void add(const char* name, const char* features, const Kernels& kernels) {
+    isas[count++] = {name, features, &kernels};
+  }
 
   Available() noexcept {
 #if defined(__x86_64__)

@@ -2,8 +2,4 @@
 #pragma once
 #include "kernels/table.hpp"
 
-namespace foveate {
-
-const Kernels& kernels() noexcept;
-
-}  // namespace foveate
+namespace foveate { const Kernels& kernels() noexcept; }  // namespace foveate

@@ -18,27 +18,27 @@ struct Operand {
 };
 
 struct Problem {
-  int lead_ndim = 0;                 // leading axes of the output, outermost first
+  int lead_ndim = 0;  // leading axes of the output, outermost first
   int64_t lead_shape[FV_MAX_DIMS] = {};
-  int64_t queries = 0, keys = 0;     // Lq, Lk
-  int64_t head_size = 0;             // D
-  int64_t value_size = 0;            // Dv (0 where there is no value)
+  int64_t queries = 0, keys = 0;  // Lq, Lk
+  int64_t head_size = 0;          // D
+  int64_t value_size = 0;         // Dv (0 where there is no value)
 
   Operand query, key, value;
-  Operand out;                       // (Lq, Dv), or (Lq, Lk) for the weights
-  Operand lse;                       // (Lq,): row_stride only; optional
-  Operand sink;                      // one float64 a leading index; optional
+  Operand out;   // (Lq, Dv), or (Lq, Lk) for the weights
+  Operand lse;   // (Lq,): row_stride only; optional
+  Operand sink;  // one float64 a leading index; optional
 
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
 
   // reach
-  Operand mask;                      // (Lq, Lk), FV_BOOL or a float; optional
-  int64_t left = -1, right = -1;     // negative: unbounded
-  Operand offset;                    // one int64 a leading index; optional (0)
+  Operand mask;                   // (Lq, Lk), FV_BOOL or a float; optional
+  int64_t left = -1, right = -1;  // negative: unbounded
+  Operand offset;                 // one int64 a leading index; optional (0)
   bool offset_at_end = false;
-  Operand key_lengths;               // one int64 a leading index; optional (all keys)
-  Operand query_segments;            // (Lq,) int64: row_stride; optional
-  Operand key_segments;              // (Lk,) int64: row_stride; optional
+  Operand key_lengths;     // one int64 a leading index; optional (all keys)
+  Operand query_segments;  // (Lq,) int64: row_stride; optional
+  Operand key_segments;    // (Lk,) int64: row_stride; optional
 };
 
 }  // namespace foveate

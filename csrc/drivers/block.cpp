@@ -66,8 +66,7 @@ void Block::start(int64_t task, int64_t next) noexcept {
     const int64_t done = int64_t(i) * blocks_.width;
     start_panel(plan_, batch_, first_row_ + done, int32_t(std::min<int64_t>(rows - done, blocks_.width)), panels_[i]);
     const char* queries[most_lanes];
-    for (int32_t lane = 0; lane < panels_[i].live; ++lane)
-      queries[lane] = row(p.query, queries_base, i, lane);
+    for (int32_t lane = 0; lane < panels_[i].live; ++lane) queries[lane] = row(p.query, queries_base, i, lane);
     family_.pack_queries(queries, dtype_of(p.query), p.query.column_stride, panels_[i].live, vectors(i), p.head_size,
                          scratch_, queries_ + i * panel_bytes_);
   }
@@ -105,7 +104,8 @@ Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) const {
   if (plan_.groups > 1) return ahead;
   if (keys) {
     const int64_t row = blocks_.row_of(next_task_) + int64_t(p) * blocks_.width;
-    if (next_task_ >= 0) add(problem.query, next_batch_, row, std::min<int64_t>(problem.queries - row, blocks_.width), columns);
+    if (next_task_ >= 0)
+      add(problem.query, next_batch_, row, std::min<int64_t>(problem.queries - row, blocks_.width), columns);
   } else {
     ahead.write = true;
     add(problem.out, batch_, panels_[p].row[0], panels_[p].live, columns);
@@ -131,8 +131,7 @@ void Block::open_tile(int64_t key, int64_t end) noexcept {
   pass_end_ = end;
   tile_ids_ = {};
   values_ready_ = Values::not_loaded;
-  const Rows rows = {keys_base_ + key * p.key.row_stride, dtype_of(p.key),
-                     p.key.row_stride, p.key.column_stride};
+  const Rows rows = {keys_base_ + key * p.key.row_stride, dtype_of(p.key), p.key.row_stride, p.key.column_stride};
   if (plan_.keys_in_place) {
     key_tile_ = {rows.data, rows.row_stride};
   } else {
@@ -143,8 +142,7 @@ void Block::open_tile(int64_t key, int64_t end) noexcept {
 
 Rows Block::value_rows(int64_t begin) const {
   const Operand& v = plan_.problem.value;
-  return {values_base_ + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride,
-          v.column_stride};
+  return {values_base_ + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride, v.column_stride};
 }
 
 Tile Block::values(int64_t begin, bool finite) noexcept {
@@ -166,7 +164,8 @@ Stretch Block::score(int p, bool want_bits) noexcept {
   Panel& panel = panels_[p];
   const Problem& problem = plan_.problem;
   KeptBits kept;
-  if (keeps_) kept = {kept_bits_ + p * tiles_ * tile_keys + tile_.first, kept_ready_ + p * tiles_ + tile_.first / tile_keys};
+  if (keeps_)
+    kept = {kept_bits_ + p * tiles_ * tile_keys + tile_.first, kept_ready_ + p * tiles_ + tile_.first / tile_keys};
   const Stretch s = look(plan_, panel, tile_, 2, want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
 

@@ -112,7 +112,8 @@ class Decode {
     pass(batch, chunk, 0, quads, false, scratch);
     for (int i = 0; i < quads; ++i) {
       if (scratch.panels[i].hidden && !all_finite(i, scratch)) pass(batch, chunk, i, i + 1, true, scratch);
-      for (int32_t q = 0; q < scratch.panels[i].live; ++q) finish(batch, chunk, first_row + i * quad + q, i, q, scratch);
+      for (int32_t q = 0; q < scratch.panels[i].live; ++q)
+        finish(batch, chunk, first_row + i * quad + q, i, q, scratch);
     }
   }
 

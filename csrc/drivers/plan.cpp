@@ -12,8 +12,8 @@ constexpr double ln_2 = 0.69314718055994530942;
 
 const Family& family_of(const Problem& p, const Kernels& kernels) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
-  const bool pairs = p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 &&
-                     (!p.value || p.value.dtype == FV_BFLOAT16);
+  const bool pairs =
+      p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 && (!p.value || p.value.dtype == FV_BFLOAT16);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
 

@@ -25,7 +25,7 @@ struct Plan {
   bool bent = false;
   bool biased = false;
 
-  bool bits = false;          // the reach has a mask or segments: one bit a cell
+  bool bits = false;  // the reach has a mask or segments: one bit a cell
   bool keys_in_place = false, values_in_place = false;
 
   // Byte offset of a batch and of a group within an operand.

@@ -56,6 +56,7 @@ struct TileIds {
 };
 
 // The stretch begins at a multiple of `align`, a power of 2, even. bits: room for a word a key. kept: the panel's own part, from this tile on.
-Stretch look(const Plan&, Panel&, KeyTile, int64_t align, bool want_bits, uint32_t* bits, KeptBits kept, TileIds&) noexcept;
+Stretch look(const Plan&, Panel&, KeyTile, int64_t align, bool want_bits, uint32_t* bits, KeptBits kept,
+             TileIds&) noexcept;
 
 }  // namespace foveate

@@ -28,7 +28,8 @@ class Weights {
       for (int p = 0; p < count; ++p) {
         const Stretch stretch = block_.score(p, false);
         if (!stretch.empty())
-          plan_.family.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(), block_.top(), m_ + p * width_, l_ + p * width_, alpha_);
+          plan_.family.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(), block_.top(),
+                            m_ + p * width_, l_ + p * width_, alpha_);
       }
     }
     for (int p = 0; p < count; ++p)
@@ -86,7 +87,8 @@ fv_status attention_weights(const Problem& problem, fv_error* error) noexcept {
   Kernels plain = kernels();
   plain.bfloat16 = nullptr;
   const Plan plan(problem, plain);
-  const double flops = 4.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
+  const double flops =
+      4.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
   return plan.family.element_size == 8 ? run_blocks<double, Weights>(plan, 8 * problem.head_size, flops, error)
                                        : run_blocks<float, Weights>(plan, 4 * problem.head_size, flops, error);
 }

@@ -207,8 +207,8 @@ constexpr int decode_sums = 8;
 #endif
 
 template <class T, Dtype dtype, int queries, int vectors>
-[[gnu::noinline]] void decode_sum_block(const T* weights, int32_t weight_stride, const char* values,
-                                        int64_t row_stride, int64_t count, int64_t row_ahead, T* output, int64_t output_stride) {
+[[gnu::noinline]] void decode_sum_block(const T* weights, int32_t weight_stride, const char* values, int64_t row_stride,
+                                        int64_t count, int64_t row_ahead, T* output, int64_t output_stride) {
   constexpr int64_t step = lanes<T> * size_of(dtype);
   Vec<T> sum[queries][vectors] = {};
   for (int64_t j = 0; j < count; ++j, values += row_stride, weights += weight_stride) {

@@ -121,7 +121,7 @@ void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t c
   if constexpr (rows > 1) {
     if (count > 0)
       scores_product<Product, vectors, (rows + 1) / 2>(panel, keys, key_stride, count, head_size, scores, top,
-                                                           prefetcher);
+                                                       prefetcher);
   }
 }
 

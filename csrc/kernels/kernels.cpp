@@ -79,8 +79,8 @@ struct Plain {
     by_width(vectors, [&](auto v) {
       Prefetcher prefetcher(ahead, value_size / value_columns<v>);
       weighted_sum<Product, v>(static_cast<const T*>(weights), static_cast<const T*>(values.data),
-                               values.row_stride / int64_t(sizeof(T)), count, value_size,
-                               static_cast<const T*>(alpha), static_cast<T*>(output), prefetcher);
+                               values.row_stride / int64_t(sizeof(T)), count, value_size, static_cast<const T*>(alpha),
+                               static_cast<T*>(output), prefetcher);
     });
   }
   static void one_row(const void* row, int64_t columns, char* to, Dtype dtype, int64_t column_stride) {
@@ -147,31 +147,11 @@ void add_not_finite(const void* weights, int32_t width, const Rows& values, int6
 template <class T>
 constexpr Family plain_family(Dtype in_place) {
   using K = Plain<T>;
-  return {lanes<T>,
-          panel_vectors,
-          int32_t(sizeof(T)),
-          in_place,
-          false,
-          K::row_size,
-          K::load_keys,
-          K::load_values,
-          pack_queries<T>,
-          K::scores,
-          K::bend_scores,
-          K::bias,
-          K::outside,
-          K::unset,
-          K::top_of,
-          K::soft,
-          K::sum,
-          add_not_finite<K, T>,
-          K::weights,
-          store_rows<T>,
-          K::one_row,
-          decode_scores<T>,
-          decode_bias<T>,
-          decode_soft<T>,
-          decode_sum<T>};
+  return {lanes<T>,       panel_vectors,    int32_t(sizeof(T)),   in_place,        false,
+          K::row_size,    K::load_keys,     K::load_values,       pack_queries<T>, K::scores,
+          K::bend_scores, K::bias,          K::outside,           K::unset,        K::top_of,
+          K::soft,        K::sum,           add_not_finite<K, T>, K::weights,      store_rows<T>,
+          K::one_row,     decode_scores<T>, decode_bias<T>,       decode_soft<T>,  decode_sum<T>};
 }
 
 #if defined(__AVX512BF16__)

@@ -20,7 +20,7 @@ struct Math<float> {
   static constexpr float log2_e = 1.44269504088896340736f;
   static constexpr float two_log2_e_high = 0x1.7154760000000p+1f, two_log2_e_low = 0x1.4ae0c00000000p-25f;
   // (2^f - 1) / f on [-1/2, 1/2], relative error 1.2e-8
-  static constexpr float exp2m1[] = {0x1.62e430p-1f, 0x1.ebfbe0p-3f, 0x1.c6af6cp-5f,
+  static constexpr float exp2m1[] = {0x1.62e430p-1f, 0x1.ebfbe0p-3f,  0x1.c6af6cp-5f,
                                      0x1.3b2a54p-7f, 0x1.5f0890p-10f, 0x1.44138ap-13f};
   // (log((1 + s) / (1 - s)) / s - 2) / s^2 as a polynomial in s^2, |s| <= 0.1716, relative error 1.7e-9
   static constexpr float log_tail[] = {0x1.555556p-1f, 0x1.9999ecp-2f, 0x1.245c44p-2f, 0x1.ddced8p-3f};
@@ -119,8 +119,7 @@ inline Vec<T> log(Vec<T> x) {
   e = subnormal ? e - Math<T>::tiny_shift : e;
   const Vec<T> f = m - T(1), s = f / (f + T(2)), z = s * s, half_square = f * f * T(0.5);
   const Vec<T> tail = polynomial<T>(Math<T>::log_tail, z) * z;
-  const Vec<T> value =
-      e * Math<T>::ln2_high - ((half_square - (s * (half_square + tail) + e * Math<T>::ln2_low)) - f);
+  const Vec<T> value = e * Math<T>::ln2_high - ((half_square - (s * (half_square + tail) + e * Math<T>::ln2_low)) - f);
   const Vec<T> big = from_bits<T>(IntVec<T>{} + Math<T>::infinity);
   const Vec<T> outside = x == T(0) ? -big : (x == big ? x : (x - x) / (x - x));  // else NaN
   return x > T(0) && x < big ? value : outside;

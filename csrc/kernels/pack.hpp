@@ -90,9 +90,7 @@ inline T element(const char* p, Dtype dtype) {
     }
   }
 }
-constexpr int64_t size_of(Dtype dtype) {
-  return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
-}
+constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 
 // One row of `columns` elements of any dtype and stride, as T.
 template <class T>
@@ -112,7 +110,8 @@ void load_row(const char* from, Dtype dtype, int64_t stride, int64_t columns, T*
 #elif defined(__F16C__)
       if constexpr (sizeof(T) == 4)
         for (; d + 8 <= columns; d += 8)
-          store<float>(reinterpret_cast<float*>(to) + d, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u*)(from + 2 * d))));
+          store<float>(reinterpret_cast<float*>(to) + d,
+                       _mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u*)(from + 2 * d))));
 #endif
       for (; d < columns; ++d) to[d] = element<T>(from + 2 * d, Dtype::float16);
       return;

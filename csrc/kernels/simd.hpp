@@ -97,8 +97,10 @@ constexpr uint32_t low_bits(int count) { return count >= 32 ? ~uint32_t(0) : (ui
 template <class T>
 inline Vec<T> select_bits(uint32_t bits, Vec<T> x, Vec<T> y) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return _mm512_mask_blend_ps(__mmask16(bits), y, x);
-  else return _mm512_mask_blend_pd(__mmask8(bits), y, x);
+  if constexpr (sizeof(T) == 4)
+    return _mm512_mask_blend_ps(__mmask16(bits), y, x);
+  else
+    return _mm512_mask_blend_pd(__mmask8(bits), y, x);
 #else
   IntVec<T> lane_bit;
   for (int i = 0; i < lanes<T>; ++i) lane_bit[i] = typename VectorOf<T>::Bits(1) << i;

@@ -123,7 +123,7 @@ struct Kernels {
 
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   // chains of fused multiply-adds, as many as hide the latency; returns the flops done
-  double (*spin)(int32_t kind, int64_t rounds);  // kind: 0 float32, 1 float64, 2 bfloat16 pairs
+  double (*spin)(int32_t kind, int64_t rounds);          // kind: 0 float32, 1 float64, 2 bfloat16 pairs
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
 };
 

@@ -1,7 +1,7 @@
 // Masks as one word of bits for each key: bit i for query i of the panel. Plain loops that the compiler vectorises.
 #pragma once
-#include "../table.hpp"
 #include <string.h>
+#include "../table.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {

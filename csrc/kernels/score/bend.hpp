@@ -12,8 +12,7 @@ template <class T>
 void bend(T* scores, int64_t cells, double scale, double softcap) {
   if (softcap > 0) {
     const T inner = T(scale / softcap), outer = T(softcap * Math<double>::log2_e);
-    for (int64_t i = 0; i < cells; i += lanes<T>)
-      store<T>(scores + i, tanh<T>(load(scores + i) * inner) * outer);
+    for (int64_t i = 0; i < cells; i += lanes<T>) store<T>(scores + i, tanh<T>(load(scores + i) * inner) * outer);
   } else {
     for (int64_t i = 0; i < cells; i += lanes<T>) store<T>(scores + i, load(scores + i) * T(scale));
   }
