@@ -47,11 +47,13 @@ struct Available {
     if (avx512 && !widest) add("avx512", "avx512", avx512::kernels);
 #endif
 #if defined(FOVEATE_HAVE_AVX2)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+    // the rest of x86-64-v3, such as f16c and lzcnt, is on every CPU that has these; compilers name not all of them
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
       add("avx2", "avx2 fma f16c", avx2::kernels);
 #endif
 #if defined(FOVEATE_HAVE_BASELINE)
-    add("baseline", "x86-64-v2", baseline::kernels);
+    if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"))
+      add("baseline", "x86-64-v2", baseline::kernels);
 #endif
 #elif defined(__aarch64__)
     add("neon", "neon", neon::kernels);

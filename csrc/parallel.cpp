@@ -2,7 +2,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
+#include <mutex>
+#include <system_error>
+#include <thread>
 
 #include "foveate/foveate.h"
 #ifdef _OPENMP
@@ -10,25 +14,165 @@
 #endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
+#include <signal.h>
 #endif
 
 namespace foveate {
 namespace {
 
-// A parallel region costs 2 to 5 microseconds; below this much work one thread is as fast (measured: at 50 GFLOP/s and
-// more a core, half a million operations take 10 microseconds).
+// Handing work to another thread costs a few microseconds; below this much work one thread is as fast (measured: at
+// 50 GFLOP/s and more a core, half a million operations take 10 microseconds).
 constexpr double least_flops = 5e5;
 constexpr std::chrono::milliseconds interrupt_period{50};
+// How long a thread without work looks for more before it sleeps: waking it costs tens of microseconds.
+constexpr std::chrono::microseconds spin_period{200};
+
+using Clock = std::chrono::steady_clock;
 
 std::atomic<int32_t> requested{0};
 std::atomic<int (*)(void)> interrupt_check{nullptr};
-std::atomic<bool> forked{false};  // libgomp hangs in a child that was forked after a parallel region: one thread there
+std::atomic<bool> forked{false};  // a child of fork has no threads but the one that forked
+
+inline void pause() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// One call's tasks.
+struct Job {
+  int64_t tasks;
+  void (*run)(void*, int64_t, int);
+  void* context;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> stopped{false};
+
+  // Takes tasks until there is none. The calling thread, 0, asks now and then whether to stop.
+  void work(int thread) noexcept {
+    int (*const check)(void) = thread == 0 ? interrupt_check.load(std::memory_order_relaxed) : nullptr;
+    auto last = check ? Clock::now() : Clock::time_point{};
+    for (;;) {
+      const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
+      if (task >= tasks || stopped.load(std::memory_order_relaxed)) return;
+      run(context, task, thread);
+      if (!check) continue;
+      const auto now = Clock::now();
+      if (now - last < interrupt_period) continue;
+      last = now;
+      if (check()) stopped.store(true, std::memory_order_relaxed);
+    }
+  }
+};
+
+// Threads that help a call. Unlike at an OpenMP barrier, the caller waits only for those that took a task: a helper
+// that has lost its core, or is slow to wake, is done without. One call has the helpers at a time; another one that
+// comes meanwhile runs on its own thread.
+class Helpers {
+ public:
+  bool run(Job& job, int helpers) noexcept {
+    const std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
+    if (!turn) return false;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      grow(helpers);
+      job_ = &job;
+      places_ = helpers;
+      calls_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    job.work(0);
+    std::unique_lock<std::mutex> lock(mutex_);
+    job_ = nullptr;
+    if (active_.load() == 0) return true;
+    lock.unlock();
+    for (const auto end = Clock::now() + spin_period; active_.load(std::memory_order_acquire) > 0;) {
+      pause();
+      if (Clock::now() < end) continue;
+      lock.lock();
+      done_.wait(lock, [&] { return active_.load() == 0; });
+      break;
+    }
+    return true;
+  }
+
+ private:
+  void grow(int helpers) noexcept {
+    for (; count_ < helpers; ++count_) {
+#if defined(__unix__) || defined(__APPLE__)
+      // signals are for the threads of the program: Ctrl-C must reach the main one
+      sigset_t all, old;
+      sigfillset(&all);
+      pthread_sigmask(SIG_SETMASK, &all, &old);
+#endif
+      bool started = true;
+      try {
+        std::thread([this] { help(); }).detach();
+      } catch (const std::system_error&) {
+        started = false;  // as many as there can be
+      }
+#if defined(__unix__) || defined(__APPLE__)
+      pthread_sigmask(SIG_SETMASK, &old, nullptr);
+#endif
+      if (!started) return;
+    }
+  }
+
+  [[noreturn]] void help() noexcept {
+    uint64_t seen = 0;
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return calls_.load() != seen; });
+      for (;;) {
+        seen = calls_.load();
+        if (job_ && places_ > 0) {
+          Job& job = *job_;
+          const int thread = places_--;
+          active_.fetch_add(1);
+          lock.unlock();
+          job.work(thread);
+          lock.lock();
+          if (active_.fetch_sub(1) == 1) done_.notify_one();
+        }
+        lock.unlock();
+        const auto end = Clock::now() + spin_period;
+        while (calls_.load(std::memory_order_acquire) == seen && Clock::now() < end) pause();
+        lock.lock();
+        if (calls_.load() == seen) break;
+      }
+    }
+  }
+
+  std::mutex turn_;   // held by the call that has the helpers
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable wake_, done_;
+  Job* job_ = nullptr;
+  int places_ = 0;  // helpers that may still join, each with its number
+  int count_ = 0;
+  std::atomic<int> active_{0};
+  std::atomic<uint64_t> calls_{0};
+};
+
+Helpers& helpers() noexcept {
+  static Helpers* const all = new Helpers;  // never destroyed: its threads outlive static objects
+  return *all;
+}
 
 int openmp_threads() noexcept {
 #ifdef _OPENMP
   return omp_get_max_threads();
 #else
-  return 1;
+  const unsigned count = std::thread::hardware_concurrency();
+  return count ? int(count) : 1;
+#endif
+}
+
+bool in_parallel_region() noexcept {
+#ifdef _OPENMP
+  return omp_in_parallel();
+#else
+  return false;
 #endif
 }
 
@@ -67,31 +211,10 @@ int threads_for(int64_t tasks, double flops) noexcept {
 }
 
 bool run_tasks(int64_t tasks, int threads, void (*run)(void*, int64_t, int), void* context) noexcept {
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> stopped{false};
-  const auto work = [&](int thread) {
-    int (*const check)(void) = thread == 0 ? interrupt_check.load(std::memory_order_relaxed) : nullptr;
-    auto last = check ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
-    for (;;) {
-      const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-      if (task >= tasks || stopped.load(std::memory_order_relaxed)) return;
-      run(context, task, thread);
-      if (!check) continue;
-      const auto now = std::chrono::steady_clock::now();
-      if (now - last < interrupt_period) continue;
-      last = now;
-      if (check()) stopped.store(true, std::memory_order_relaxed);
-    }
-  };
-#ifdef _OPENMP
-  if (threads > 1 && !omp_in_parallel() && !forked.load(std::memory_order_relaxed)) {
-#pragma omp parallel num_threads(threads)
-    work(omp_get_thread_num());
-    return !stopped.load();
-  }
-#endif
-  work(0);
-  return !stopped.load();
+  Job job{tasks, run, context};
+  const bool alone = threads <= 1 || in_parallel_region() || forked.load(std::memory_order_relaxed);
+  if (alone || !helpers().run(job, threads - 1)) job.work(0);
+  return !job.stopped.load();
 }
 
 }  // namespace foveate

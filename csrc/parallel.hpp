@@ -1,5 +1,6 @@
-// Threads. Together with parallel.cpp the only place that names OpenMP: tasks are taken one by one from a shared
-// counter, so that a thread which loses its core holds up nothing but its own task, and there is one join.
+// Threads. Together with parallel.cpp the only place that names OpenMP, which says how many there may be. Tasks are
+// taken one by one from a shared counter, and the caller waits only for those that were taken: a thread which loses its
+// core holds up nothing else.
 #pragma once
 #include <cstdint>
 

@@ -50,6 +50,7 @@ void isa_select(const std::string& name) {
 }
 
 void select_isa_of_environment() {
+  if (fv_isa_count() == 0) throw py::import_error("foveate needs a CPU with SSE4.2 and POPCNT (x86-64-v2)");
   const char* name = std::getenv("FOVEATE_ISA");
   if (name == nullptr || *name == '\0') return;
   fv_error error;

@@ -92,7 +92,7 @@ inline Vec<T> exp2(Vec<T> x) {
 #endif
   const Split<T> s = split<T>(x);
   const Vec<T> p = polynomial<T>(Math<T>::exp2m1, s.fraction) * s.fraction + T(1);
-  const Vec<T> power = from_bits<T>((s.shifted << Math<T>::mantissa) + Math<T>::one);
+  const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
   return x < Math<T>::least_exponent ? Vec<T>{} : p * power;
 }
 
@@ -111,10 +111,10 @@ inline Vec<T> log(Vec<T> x) {
   const IntVec<T> subnormal = x < Math<T>::tiny;
   const Vec<T> scaled = subnormal ? x * Math<T>::tiny_scale : x;
   // scaled = 2^e * m, sqrt(1/2) <= m < sqrt(2)
-  const IntVec<T> shifted = as_bits<T>(scaled) + (Math<T>::one - Math<T>::sqrt_half);
+  const IntVec<T> shifted = add_bits<T>(as_bits<T>(scaled), Math<T>::one - Math<T>::sqrt_half);
   const IntVec<T> exponent = (shifted >> Math<T>::mantissa) - (Math<T>::one >> Math<T>::mantissa);
   const IntVec<T> fraction_mask = IntVec<T>{} + ((typename VectorOf<T>::Bits(1) << Math<T>::mantissa) - 1);
-  const Vec<T> m = from_bits<T>((shifted & fraction_mask) + Math<T>::sqrt_half);
+  const Vec<T> m = from_bits<T>(add_bits<T>(shifted & fraction_mask, Math<T>::sqrt_half));
   Vec<T> e = __builtin_convertvector(exponent, Vec<T>);
   e = subnormal ? e - Math<T>::tiny_shift : e;
   const Vec<T> f = m - T(1), s = f / (f + T(2)), z = s * s, half_square = f * f * T(0.5);
@@ -134,7 +134,7 @@ inline Vec<T> tanh(Vec<T> x) {
   const Vec<T> y = magnitude > limit ? broadcast(limit) : magnitude;
   const Split<T> s = split<T>(y * Math<T>::two_log2_e_high);
   const Vec<T> f = y * Math<T>::two_log2_e_low + (y * Math<T>::two_log2_e_high - s.whole);
-  const Vec<T> power = from_bits<T>((s.shifted << Math<T>::mantissa) + Math<T>::one);
+  const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
   const Vec<T> fraction = polynomial<T>(Math<T>::exp2m1, f) * f;
   const Vec<T> e = power * fraction + (power - T(1));
   return from_bits<T>(as_bits<T>(e / (e + T(2))) | sign);

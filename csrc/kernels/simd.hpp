@@ -27,6 +27,7 @@ template <>
 struct VectorOf<float> {
   typedef float Vec __attribute__((vector_size(vector_bytes)));
   typedef int32_t Int __attribute__((vector_size(vector_bytes)));
+  typedef uint32_t Unsigned __attribute__((vector_size(vector_bytes)));
   typedef float Loose __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
   using Bits = int32_t;
 };
@@ -34,6 +35,7 @@ template <>
 struct VectorOf<double> {
   typedef double Vec __attribute__((vector_size(vector_bytes)));
   typedef int64_t Int __attribute__((vector_size(vector_bytes)));
+  typedef uint64_t Unsigned __attribute__((vector_size(vector_bytes)));
   typedef double Loose __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
   using Bits = int64_t;
 };
@@ -64,6 +66,17 @@ inline IntVec<T> as_bits(Vec<T> x) {
 template <class T>
 inline Vec<T> from_bits(IntVec<T> x) {
   return reinterpret_cast<Vec<T>>(x);
+}
+
+// Arithmetic on the bits of a float, which may wrap.
+template <class T>
+inline IntVec<T> add_bits(IntVec<T> a, typename VectorOf<T>::Bits b) {
+  using Unsigned = typename VectorOf<T>::Unsigned;
+  return (IntVec<T>)((Unsigned)a + (Unsigned)(IntVec<T>{} + b));
+}
+template <class T>
+inline IntVec<T> shift_left(IntVec<T> a, int bits) {
+  return (IntVec<T>)((typename VectorOf<T>::Unsigned)a << bits);
 }
 
 // max(a, b), b where either is NaN: maxps as it is.
