@@ -68,12 +68,18 @@ struct Job {
 
 // Threads that help a call. Unlike at an OpenMP barrier, the caller waits only for those that took a task: a helper
 // that has lost its core, or is slow to wake, is done without. One call has the helpers at a time; another one that
-// comes meanwhile runs on its own thread.
+// comes meanwhile, from another thread or from a signal handler, runs on its own thread.
 class Helpers {
  public:
   bool run(Job& job, int helpers) noexcept {
-    const std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
-    if (!turn) return false;
+    if (busy_.test_and_set(std::memory_order_acquire)) return false;
+    lead(job, helpers);
+    busy_.clear(std::memory_order_release);
+    return true;
+  }
+
+ private:
+  void lead(Job& job, int helpers) noexcept {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       grow(helpers);
@@ -85,7 +91,7 @@ class Helpers {
     job.work(0);
     std::unique_lock<std::mutex> lock(mutex_);
     job_ = nullptr;
-    if (active_.load() == 0) return true;
+    if (active_.load() == 0) return;
     lock.unlock();
     for (const auto end = Clock::now() + spin_period; active_.load(std::memory_order_acquire) > 0;) {
       pause();
@@ -94,10 +100,8 @@ class Helpers {
       done_.wait(lock, [&] { return active_.load() == 0; });
       break;
     }
-    return true;
   }
 
- private:
   void grow(int helpers) noexcept {
     for (; count_ < helpers; ++count_) {
 #if defined(__unix__) || defined(__APPLE__)
@@ -144,8 +148,8 @@ class Helpers {
     }
   }
 
-  std::mutex turn_;   // held by the call that has the helpers
-  std::mutex mutex_;  // guards what follows
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;  // a call has the helpers
+  std::mutex mutex_;                          // guards what follows
   std::condition_variable wake_, done_;
   Job* job_ = nullptr;
   int places_ = 0;  // helpers that may still join, each with its number

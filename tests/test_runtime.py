@@ -212,9 +212,12 @@ LONG_CALLS = {
 def test_ctrl_c_stops_a_long_call(call, threads):
     """About a tenth of a second after SIGINT; 2 seconds on a machine that is busy."""
     code = f"""
+        import signal
         import sys
         import numpy as np
         import foveate as fv
+        # a shell's background job starts with SIGINT ignored, and its children too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         def ones(*shape):
             return np.broadcast_to(np.ones(1, np.float32), shape)
         fv.set_num_threads({threads})
