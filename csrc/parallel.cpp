@@ -66,6 +66,15 @@ struct Job {
   }
 };
 
+// The critical sections below are a few instructions long: a thread that sleeps for one wakes tens of microseconds late.
+void lock_soon(std::unique_lock<std::mutex>& lock) {
+  for (int tries = 0; tries < 1000; ++tries) {
+    if (lock.try_lock()) return;
+    pause();
+  }
+  lock.lock();
+}
+
 // Threads that help a call. Unlike at an OpenMP barrier, the caller waits only for those that took a task: a helper
 // that has lost its core, or is slow to wake, is done without. One call has the helpers at a time; another one that
 // comes meanwhile, from another thread or from a signal handler, runs on its own thread.
@@ -80,16 +89,16 @@ class Helpers {
 
  private:
   void lead(Job& job, int helpers) noexcept {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      grow(helpers);
-      job_ = &job;
-      places_ = helpers;
-      calls_.fetch_add(1, std::memory_order_release);
-    }
+    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+    lock_soon(lock);
+    grow(helpers);
+    job_ = &job;
+    places_ = helpers;
+    calls_.fetch_add(1, std::memory_order_release);
+    lock.unlock();
     wake_.notify_all();
     job.work(0);
-    std::unique_lock<std::mutex> lock(mutex_);
+    lock_soon(lock);
     job_ = nullptr;
     if (active_.load() == 0) return;
     lock.unlock();
@@ -136,13 +145,13 @@ class Helpers {
           active_.fetch_add(1);
           lock.unlock();
           job.work(thread);
-          lock.lock();
+          lock_soon(lock);
           if (active_.fetch_sub(1) == 1) done_.notify_one();
         }
         lock.unlock();
         const auto end = Clock::now() + spin_period;
         while (calls_.load(std::memory_order_acquire) == seen && Clock::now() < end) pause();
-        lock.lock();
+        lock_soon(lock);
         if (calls_.load() == seen) break;
       }
     }
