@@ -17,7 +17,7 @@ Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads) noexcept {
   const int64_t all = (plan.rows + width - 1) / width;
   int64_t fitting = std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, bytes_a_query * width), 1, most_panels);
   // where blocks are few, smaller ones keep all threads busy to the end
-  if (threads > 1) fitting = std::clamp<int64_t>(all * batches / (int64_t(threads) * 4), 1, fitting);
+  if (threads > 1) fitting = std::clamp<int64_t>(all * batches / (int64_t(threads) * 8), 1, fitting);
   const int64_t least_blocks = (all + fitting - 1) / fitting;
   panels = int32_t((all + least_blocks - 1) / least_blocks);
   per_batch = (all + panels - 1) / panels;
