@@ -1,5 +1,6 @@
 // Elementary functions of a vector, in float32 and float64, the same bits on every ISA with fused multiply-add.
-//   exp2(x): error <= 1 ulp; exp2(0) = 1 exactly; results below the smallest normal number are 0; -inf gives 0.
+//   exp2(x): error <= 1 ulp; exp2(0) = 1 exactly; results below the smallest normal number are 0, or
+//   subnormal where the ISA gives them for nothing (AVX-512); -inf gives 0.
 //   log(x), x > 0: error <= 1.5 ulp; subnormal x too; 0 gives -inf, negative x NaN, inf inf.
 //   tanh(x): error <= 3.5 ulp, near 0 too.
 // NaN in, NaN out. Polynomials are Chebyshev interpolants in 40-digit arithmetic, rounded to the dtype.
