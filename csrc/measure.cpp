@@ -36,7 +36,7 @@ double sum_over_threads(int32_t threads, F&& rate) {
   threads = std::clamp<int32_t>(threads, 1, most_threads);
   const std::unique_ptr<double[]> rates(new (std::nothrow) double[size_t(threads)]());
   if (!rates) return 0;
-  run_tasks(threads, threads, [&](int64_t task, int) { rates[size_t(task)] = rate(); });
+  run_tasks(threads, threads, Order::by_ranges, [&](const Task& task) { rates[size_t(task.index)] = rate(); });
   double sum = 0;
   for (int32_t i = 0; i < threads; ++i) sum += rates[size_t(i)];
   return sum;

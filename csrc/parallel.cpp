@@ -7,14 +7,19 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include "foveate/foveate.h"
+#include "workspace.hpp"
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #include <signal.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
 #endif
 
 namespace foveate {
@@ -41,29 +46,53 @@ inline void pause() noexcept {
 #endif
 }
 
-// One call's tasks.
-struct Job {
-  int64_t tasks;
-  void (*run)(void*, int64_t, int);
-  void* context;
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> stopped{false};
+// One call's tasks, in as many ranges as there are threads, or in one.
+class Job {
+ public:
+  Job(int64_t tasks, int threads, Order order, void (*run)(void*, const Task&), void* context) noexcept
+      : run_(run), context_(context) {
+    if (order == Order::by_ranges && tasks >= threads && threads <= most_ranges) count_ = threads;
+    step_ = threads / count_;
+    for (int i = 0; i < count_; ++i) {
+      ranges_[i].next.store(tasks * i / count_, std::memory_order_relaxed);
+      ranges_[i].end = tasks * (i + 1) / count_;
+    }
+  }
 
   // Takes tasks until there is none. The calling thread, 0, asks now and then whether to stop.
   void work(int thread) noexcept {
     int (*const check)(void) = thread == 0 ? interrupt_check.load(std::memory_order_relaxed) : nullptr;
     auto last = check ? Clock::now() : Clock::time_point{};
-    for (;;) {
-      const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-      if (task >= tasks || stopped.load(std::memory_order_relaxed)) return;
-      run(context, task, thread);
-      if (!check) continue;
-      const auto now = Clock::now();
-      if (now - last < interrupt_period) continue;
-      last = now;
-      if (check()) stopped.store(true, std::memory_order_relaxed);
+    for (int i = 0; i < count_; ++i) {
+      Range& range = ranges_[(thread + i) % count_];
+      for (;;) {
+        const int64_t task = range.next.fetch_add(1, std::memory_order_relaxed);
+        if (task >= range.end) break;
+        if (stopped()) return;
+        run_(context_, {task, task + step_ < range.end ? task + step_ : -1, thread});
+        if (!check) continue;
+        const auto now = Clock::now();
+        if (now - last < interrupt_period) continue;
+        last = now;
+        if (check()) stopped_.store(true, std::memory_order_relaxed);
+      }
     }
   }
+
+  bool stopped() const noexcept { return stopped_.load(std::memory_order_relaxed); }
+
+ private:
+  static constexpr int most_ranges = 64;
+  struct alignas(cache_line) Range {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  void (*run_)(void*, const Task&);
+  void* context_;
+  int count_ = 1;
+  int64_t step_;  // to the task that a thread is likely to take next
+  std::atomic<bool> stopped_{false};
+  Range ranges_[most_ranges];
 };
 
 // The critical sections below are a few instructions long: a thread that sleeps for one wakes tens of microseconds late.
@@ -92,6 +121,7 @@ class Helpers {
     std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
     lock_soon(lock);
     grow(helpers);
+    keep_off_this_cpu();
     job_ = &job;
     places_ = helpers;
     calls_.fetch_add(1, std::memory_order_release);
@@ -112,7 +142,7 @@ class Helpers {
   }
 
   void grow(int helpers) noexcept {
-    for (; count_ < helpers; ++count_) {
+    while (threads_.size() < size_t(helpers)) {
 #if defined(__unix__) || defined(__APPLE__)
       // signals are for the threads of the program: Ctrl-C must reach the main one
       sigset_t all, old;
@@ -121,8 +151,12 @@ class Helpers {
 #endif
       bool started = true;
       try {
-        std::thread([this] { help(); }).detach();
-      } catch (const std::system_error&) {
+        threads_.reserve(size_t(helpers));
+        std::thread helper([this] { help(); });
+        threads_.push_back(helper.native_handle());
+        helper.detach();
+        off_cpu_ = -1;
+      } catch (const std::exception&) {
         started = false;  // as many as there can be
       }
 #if defined(__unix__) || defined(__APPLE__)
@@ -130,6 +164,21 @@ class Helpers {
 #endif
       if (!started) return;
     }
+  }
+
+  // A helper that is woken on the caller's own CPU, which the scheduler at times prefers to an idle one, only delays the
+  // call: for a few milliseconds calls took twice as long as on one thread. Asked anew where the caller has moved.
+  void keep_off_this_cpu() noexcept {
+#if defined(__linux__)
+    const int cpu = sched_getcpu();
+    if (cpu == off_cpu_) return;
+    cpu_set_t others;
+    if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof others, &others) != 0) return;
+    CPU_CLR(size_t(cpu), &others);
+    if (CPU_COUNT(&others) == 0) return;
+    for (const auto thread : threads_) pthread_setaffinity_np(thread, sizeof others, &others);
+    off_cpu_ = cpu;
+#endif
   }
 
   [[noreturn]] void help() noexcept {
@@ -162,7 +211,8 @@ class Helpers {
   std::condition_variable wake_, done_;
   Job* job_ = nullptr;
   int places_ = 0;  // helpers that may still join, each with its number
-  int count_ = 0;
+  std::vector<std::thread::native_handle_type> threads_;
+  int off_cpu_ = -1;  // which the threads keep off
   std::atomic<int> active_{0};
   std::atomic<uint64_t> calls_{0};
 };
@@ -223,11 +273,11 @@ int threads_for(int64_t tasks, double flops) noexcept {
   return tasks < most ? int(tasks) : most;
 }
 
-bool run_tasks(int64_t tasks, int threads, void (*run)(void*, int64_t, int), void* context) noexcept {
-  Job job{tasks, run, context};
+bool run_tasks(int64_t tasks, int threads, Order order, void (*run)(void*, const Task&), void* context) noexcept {
+  Job job(tasks, threads, order, run, context);
   const bool alone = threads <= 1 || in_parallel_region() || forked.load(std::memory_order_relaxed);
   if (alone || !helpers().run(job, threads - 1)) job.work(0);
-  return !job.stopped.load();
+  return !job.stopped();
 }
 
 }  // namespace foveate

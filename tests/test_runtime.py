@@ -174,6 +174,37 @@ def test_threadpoolctl_is_honoured():
     assert output_of(code).split() == ["1", "3", "True"]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
+def test_helpers_keep_to_the_cpus_of_the_caller():
+    """Threads stay where the caller may run, off its own CPU; the caller's choice is its own."""
+    code = """
+        import os
+        import foveate as fv, numpy as np
+
+        def others():
+            tasks = {int(task) for task in os.listdir("/proc/self/task")}
+            return tasks - before
+
+        allowed = sorted(os.sched_getaffinity(0))[:2]
+        os.sched_setaffinity(0, allowed)
+        x = np.random.default_rng(0).standard_normal((8, 256, 64))
+        fv.set_num_threads(1)
+        before = {int(task) for task in os.listdir("/proc/self/task")}
+        alone = fv.attention(x, x, x)
+        fv.set_num_threads(2)
+        assert np.array_equal(fv.attention(x, x, x), alone)
+        assert os.sched_getaffinity(0) == set(allowed)
+        (helper,) = others()
+        seen = os.sched_getaffinity(helper)
+        assert seen and seen <= set(allowed) and len(seen) == max(1, len(allowed) - 1), seen
+        os.sched_setaffinity(0, allowed[:1])  # one CPU for all: no thread can keep off it
+        for task in others():
+            os.sched_setaffinity(task, allowed[:1])
+        assert np.array_equal(fv.attention(x, x, x), alone)
+    """
+    output_of(code)
+
+
 def test_the_threads_of_others_are_not_touched():
     pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
     code = """

@@ -89,9 +89,11 @@ Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) const {
   const Problem& problem = plan_.problem;
   Ahead ahead{};
   const auto add = [&](const Operand& of, int64_t batch, int64_t row, int64_t rows, int64_t size) {
-    if (rows > 0)
-      ahead.parts[ahead.count++] = {of.data + plan_.batch_offset(of, batch) + row * of.row_stride, rows,
-                                    size * of.column_stride, of.row_stride};
+    if (rows <= 0) return;
+    const char* const first = of.data + plan_.batch_offset(of, batch) + row * of.row_stride;
+    const int64_t bytes = size * of.column_stride;
+    ahead.parts[ahead.count++] = bytes == of.row_stride ? Ahead::Part{first, 1, rows * bytes, 0}
+                                                        : Ahead::Part{first, rows, bytes, of.row_stride};
   };
   // the panels of a block share a tile: panel p takes the p-th part
   const auto share = [&](int64_t batch, int64_t first, int64_t end) {

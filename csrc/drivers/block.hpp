@@ -127,10 +127,10 @@ fv_status run_blocks(const Plan& plan, int64_t bytes_a_query, double flops, fv_e
     Worker<T>* worker = carver.take<Worker<T>>(1);
     new (worker) Worker<T>(plan, blocks, carver);
   }
-  const bool done = run_tasks(blocks.count, threads, [&](int64_t task, int thread) {
-    // which task this thread takes next is a guess, good enough to prefetch by
-    const int64_t next = task + threads < blocks.count ? task + threads : -1;
-    reinterpret_cast<Worker<T>*>(workspace.data() + part * size_t(thread))->run(task, next);
+  // heads apart, each thread with its own; but where there is one head, all take its heaviest blocks first
+  const Order order = blocks.batches >= threads && !blocks.batch_innermost ? Order::by_ranges : Order::in_order;
+  const bool done = run_tasks(blocks.count, threads, order, [&](const Task& task) {
+    reinterpret_cast<Worker<T>*>(workspace.data() + part * size_t(task.thread))->run(task.index, task.next);
   });
   return done ? FV_OK : FV_INTERRUPTED;
 }

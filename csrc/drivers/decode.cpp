@@ -54,13 +54,14 @@ class Decode {
     Carver shared_carver(workspace.data());
     carve_partial(shared_carver, partial);
 
-    bool done = run_tasks(tasks, threads, [&](int64_t task, int thread) {
-      Carver carver(workspace.data() + shared + part * size_t(thread));
+    bool done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
+      Carver carver(workspace.data() + shared + part * size_t(task.thread));
       Scratch scratch(*this, carver);
-      chunk(task, scratch);
+      chunk(task.index, scratch);
     });
     if (done && chunks_ > 1)
-      done = run_tasks(plan_.batches * plan_.rows, threads, [&](int64_t row, int) { merge(row); });
+      done =
+          run_tasks(plan_.batches * plan_.rows, threads, Order::by_ranges, [&](const Task& row) { merge(row.index); });
     return done ? FV_OK : FV_INTERRUPTED;
   }
 

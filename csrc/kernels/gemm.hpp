@@ -94,10 +94,13 @@ class Prefetcher {
 
   template <int write>
   static void touch(Ahead::Part& part, int64_t& at, int64_t lines) {
-    for (; lines > 0 && part.rows > 0; --lines) {
-      __builtin_prefetch(part.row + at, write, 3);
-      at += line;
-      if (at < part.row_bytes) continue;
+    while (lines > 0 && part.rows > 0) {
+      const int64_t end = part.row_bytes - at > lines * line ? at + lines * line : part.row_bytes;
+      const int64_t some = (end - at + line - 1) / line;
+      for (int64_t i = 0; i < some; ++i) __builtin_prefetch(part.row + at + i * line, write, 3);
+      lines -= some;
+      at = end;
+      if (at < part.row_bytes) return;
       at = 0;
       part.row += part.row_stride;
       --part.rows;

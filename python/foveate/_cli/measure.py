@@ -14,10 +14,10 @@ from statistics import median
 
 Call = Callable[[], object]
 
-# Before a contender's turn: thread pools of the one before spin for about a millisecond (OpenMP,
-# onnxruntime), and would take a core from the next. 20 ms of silence, then one call that is not
-# counted.
-SETTLE_SECONDS = 0.02
+# Before a contender's turn: thread pools of the one before spin on, and would take a core from the
+# next. onnxruntime's was seen to spin for 35 ms, the others' for a few: 100 ms of silence, then one
+# call that is not counted.
+SETTLE_SECONDS = 0.1
 # A call longer than this warms itself up: the call that is not counted would only double the time
 # spent.
 LONG_CALL_SECONDS = 0.25
