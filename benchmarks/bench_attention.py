@@ -1,4 +1,4 @@
-"""Attention against its peers: `python -m pytest benchmarks`, or with `-k` a part of it.
+"""Every kind of attention against its peers: `python -m pytest benchmarks`, or with `-k` a part.
 
 The contenders of a workload take turns in one measurement, made when the first of them is asked
 for; each test then hands its own rounds over to pytest-benchmark, by a clock that replays them.
@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from contenders import CONTENDERS
-from foveate._cli.compare import PEAK_NAMES
-from foveate._cli.workloads import WORKLOADS
+from kinds import PAIRS
 from measurements import Measurements
 
 
@@ -32,8 +30,7 @@ CLOCK = Replay()
 
 
 @pytest.mark.benchmark(timer=CLOCK.read)
-@pytest.mark.parametrize("contender", [contender.name for contender in CONTENDERS])
-@pytest.mark.parametrize("workload", [workload.name for workload in WORKLOADS])
+@pytest.mark.parametrize(("workload", "contender"), PAIRS)
 def test_attention(
     workload: str, contender: str, measurements: Measurements, benchmark: Any
 ) -> None:
@@ -49,9 +46,9 @@ def test_attention(
     benchmark.extra_info.update(
         {
             "threads": comparison.threads,
-            "peak": PEAK_NAMES[comparison.workload.peak],
-            "peak a second (median over the rounds)": comparison.times.peak,
-            "share of peak": result.share,
+            "unit": comparison.workload.unit,
+            "unit a second (median over the rounds)": comparison.times.peak,
+            "speed": result.speed,
             "goal": comparison.workload.goal_on(comparison.threads),
             "time over foveate's": result.ratio,
         }

@@ -25,7 +25,7 @@ from contenders import CONTENDERS
 from foveate._cli.compare import Comparison, format_seconds, prepare
 from foveate._cli.contenders import choose
 from foveate._cli.measure import SETTLE_SECONDS, time_calls
-from foveate._cli.workloads import select
+from foveate._cli.workloads import WORKLOADS, select
 
 # It ends by itself when its parent is gone.
 SPIN = """
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--turn-seconds", type=float, default=0.5)
     options = parser.parse_args()
     try:
-        (workload,) = select([options.workload])
+        (workload,) = select([options.workload], WORKLOADS)
         contenders = choose(CONTENDERS, options.contender or [one.name for one in CONTENDERS])
     except ValueError as error:
         raise SystemExit(f"busy_core.py: {error}") from error

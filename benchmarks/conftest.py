@@ -53,5 +53,5 @@ def pytest_terminal_summary(
         return
     from table import markdown
 
-    terminalreporter.section(f"shares of the peak measured in this run, {made.threads} threads")
+    terminalreporter.section(f"speed measured in this run, {made.threads} threads")
     terminalreporter.write_line(markdown(list(made.done.values())))

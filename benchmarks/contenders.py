@@ -1,8 +1,9 @@
-"""Every contender: those of ``python -m foveate bench``, and some for the benchmarks only."""
+"""Everyone who attends by dot products: those of ``python -m foveate bench``, and some more."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -21,6 +22,33 @@ from foveate._cli.contenders import (
 from foveate._cli.workloads import Workload
 
 BLOCK = 128  # queries of a block, for those that split a window into blocks
+
+
+def torch_on(threads: int) -> Any:
+    """The module torch, on as many threads."""
+    torch = need("torch")
+    torch.set_num_threads(threads)
+    return torch
+
+
+def compiled(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Call what torch.compile has wrapped, which compiles it; UnavailableError where it cannot."""
+    try:
+        call()
+    except Exception as error:  # the compiler raises classes of its own, and any that it meets
+        last = str(error).strip().splitlines()
+        raise UnavailableError(f"could not be compiled: {last[0] if last else error!r}") from error
+    return call
+
+
+def jax_on(threads: int) -> Any:
+    """The module jax; UnavailableError where XLA would have another number of threads."""
+    jax = need("jax")
+    if len(os.sched_getaffinity(0)) != threads:
+        raise UnavailableError(
+            f"takes its threads from the CPUs it may use: pin to {threads} first"
+        )
+    return jax
 
 
 def prepare_torch_blocks(workload: Workload, data: Data, threads: int) -> Prepared:
@@ -102,12 +130,7 @@ def prepare_flex(workload: Workload, data: Data, threads: int) -> Prepared:
     )
     attend = _compiled_flex_attention()
     call = partial(attend, query, key, value, block_mask=mask, enable_gqa=workload.group > 1)
-    try:
-        call()
-    except Exception as error:  # the compiler raises classes of its own, and any that it meets
-        last = str(error).strip().splitlines()
-        raise UnavailableError(f"could not be compiled: {last[0] if last else error!r}") from error
-    return Prepared(call, torch_result(workload))
+    return Prepared(compiled(call), torch_result(workload))
 
 
 def prepare_jax(workload: Workload, data: Data, threads: int) -> Prepared:
@@ -115,11 +138,7 @@ def prepare_jax(workload: Workload, data: Data, threads: int) -> Prepared:
     if workload.dtype == "float64":
         raise UnavailableError("computes the scores of float64 in float32")
     refuse_large_scores(workload)
-    jax = need("jax")
-    if len(os.sched_getaffinity(0)) != threads:
-        raise UnavailableError(
-            f"takes its threads from the CPUs it may use: pin to {threads} first"
-        )
+    jax = jax_on(threads)
     query, key, value = (jax.numpy.asarray(array.swapaxes(1, 2)) for array in data)
     keywords: dict[str, Any] = {"is_causal": workload.causal}
     if workload.window is not None:

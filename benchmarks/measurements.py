@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from contenders import CONTENDERS
-from foveate._cli.compare import Comparison, compare
-from foveate._cli.contenders import choose
+from foveate._cli.compare import Comparison
 from foveate._cli.workloads import select
+from kinds import WORKLOADS, measure
 
 
 class Measurements:
@@ -25,9 +24,9 @@ class Measurements:
 
     def of(self, name: str) -> Comparison:
         if name not in self.done:
-            self.done[name] = compare(
-                select([name])[0],
-                choose(CONTENDERS, self._wanted[name]),
+            self.done[name] = measure(
+                select([name], WORKLOADS)[0],
+                self._wanted[name],
                 threads=self.threads,
                 rounds=self._rounds,
                 seconds=self._turn_seconds,

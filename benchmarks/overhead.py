@@ -10,7 +10,7 @@ import argparse
 from contenders import CONTENDERS
 from foveate._cli.compare import compare
 from foveate._cli.contenders import choose
-from foveate._cli.workloads import select
+from foveate._cli.workloads import WORKLOADS, select
 from threads import pin
 
 WORKLOAD = "float32-short-1x1x16x64"
@@ -29,7 +29,7 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"overhead.py: {error}") from error
     comparison = compare(
-        select([WORKLOAD])[0],
+        select([WORKLOAD], WORKLOADS)[0],
         contenders,
         threads=options.threads,
         rounds=options.rounds,

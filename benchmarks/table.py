@@ -1,4 +1,4 @@
-"""The table of the README: shares of the peak, and foveate against the best peer.
+"""The tables of the README: how fast foveate is, and the best peer.
 
     python benchmarks/table.py --threads 1 2 --workload 'float32-*'
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from foveate._cli.compare import Comparison
 
 HEADER = (
-    "| workload | threads | time | share of peak | goal "
-    "| best peer | its share | its time over foveate's |",
+    "| workload | threads | time | speed | goal "
+    "| best peer | its speed | its time over foveate's |",
     "|---|---|---|---|---|---|---|---|",
 )
 
 
-def percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.0%}"
+def speed(comparison: Comparison, of: float | None) -> str:
+    return "" if of is None else comparison.workload.format_speed(of)
 
 
 def row(comparison: Comparison) -> str:
@@ -46,10 +46,11 @@ def row(comparison: Comparison) -> str:
             + " |"
         )
     goal = comparison.workload.goal_on(comparison.threads)
-    cells += [format_seconds(own.seconds), percent(own.share), percent(goal) or "ahead of all"]
+    cells += [format_seconds(own.seconds), speed(comparison, own.speed)]
+    cells.append(speed(comparison, goal) or "ahead of all")
     best = comparison.best_peer()
     if best is not None:
-        cells += [best[1].title, percent(best[1].share), f"{best[1].ratio:.2f}"]
+        cells += [best[1].title, speed(comparison, best[1].speed), f"{best[1].ratio:.2f}"]
     else:
         cells += ["none here", "", ""]
     return "| " + " | ".join(cells) + " |"
@@ -68,7 +69,7 @@ def every_contender(comparison: Comparison) -> str:
     for result in sorted(comparison.results.values(), key=lambda result: result.seconds):
         lines.append(
             f"    {result.title:<36}{format_seconds(result.seconds):>10}"
-            f"{percent(result.share):>7}{result.ratio:>8.2f}x"
+            f"{speed(comparison, result.speed):>24}{result.ratio:>8.2f}x"
         )
     lines += [f"    {line}" for line in comparison.left_out()]
     return "\n".join(lines)
@@ -80,23 +81,23 @@ def measure(options: argparse.Namespace, threads: int) -> dict[str, Any]:
         pin(threads)
     except ValueError as error:
         raise SystemExit(f"{Path(__file__).name}: {error}") from error
-    from contenders import CONTENDERS
-    from foveate._cli.compare import compare, machine
-    from foveate._cli.contenders import choose
+    import kinds
+    from foveate._cli.compare import machine
     from foveate._cli.workloads import select
 
+    names = options.contender or kinds.CONTENDER_NAMES
     try:
-        workloads = select(options.workload)
-        contenders = choose(CONTENDERS, options.contender or [one.name for one in CONTENDERS])
+        workloads = select(options.workload, kinds.WORKLOADS)
+        kinds.check_names(names)
     except ValueError as error:
         raise SystemExit(f"{Path(__file__).name}: {error}") from error
     comparisons = []
     for workload in workloads:
         print(f"{workload.name}, {threads} threads", file=sys.stderr, flush=True)
         comparisons.append(
-            compare(
+            kinds.measure(
                 workload,
-                contenders,
+                names,
                 threads=threads,
                 rounds=options.rounds,
                 seconds=options.turn_seconds,

@@ -30,12 +30,16 @@ struct Problem {
   Operand sink;  // one float64 a leading index; optional
 
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
+  fv_score_kind kind = FV_DOT;
+  const void* weights = nullptr;  // (D,) of the accumulator's type, contiguous; optional for distances
+  double negligible = 0.0;        // share of a query's weight that far keys may have and be left out
 
   // reach
   Operand mask;                   // (Lq, Lk), FV_BOOL or a float; optional
   int64_t left = -1, right = -1;  // negative: unbounded
   Operand offset;                 // one int64 a leading index; optional (0)
   bool offset_at_end = false;
+  bool leave_one_out = false;
   Operand key_lengths;     // one int64 a leading index; optional (all keys)
   Operand query_segments;  // (Lq,) int64: row_stride; optional
   Operand key_segments;    // (Lk,) int64: row_stride; optional

@@ -210,14 +210,62 @@ class Validator {
     }
     problem_.scale = scale;
     problem_.softcap = softcap;
+    if (const fv_status status = kind(); status != FV_OK) return status;
     if (given_.sink == nullptr) return FV_OK;
     return per_lead("sink", given_.sink, FV_FLOAT64, problem_.sink);
+  }
+
+  fv_status kind() {
+    const fv_score& score = given_.score;
+    if (score.kind < FV_DOT || score.kind > FV_TRIANGULAR) {
+      return refuse(error_, FV_VALUE_ERROR, "kind: got %d, wanted one of fv_score_kind", static_cast<int>(score.kind));
+    }
+    const bool distance = score.kind >= FV_GAUSSIAN, additive = score.kind == FV_TANH || score.kind == FV_RELU;
+    if (!(score.negligible >= 0 && score.negligible < 1) || (score.negligible > 0 && !distance)) {
+      return refuse(error_, FV_VALUE_ERROR, "negligible: got %g, wanted %s", score.negligible,
+                    distance ? "a number in [0, 1)" : "0 for a score that is no distance");
+    }
+    problem_.kind = score.kind;
+    problem_.negligible = score.negligible;
+    if (score.kind >= FV_BOXCAR) {
+      const char* refused = nullptr;
+      if (score.scale != 1) refused = "scale";
+      if (score.softcap != 0) refused = "softcap";
+      if (given_.sink != nullptr) refused = "sink";
+      if (given_.reach.mask != nullptr && given_.reach.mask->dtype != FV_BOOL) refused = "float mask";
+      if (given_.value == nullptr) refused = "call without a value";
+      if (refused) return refuse(error_, FV_VALUE_ERROR, "kind: got a compact kernel, which takes no %s", refused);
+    }
+    if (score.weights == nullptr) {
+      return additive ? refuse(error_, FV_VALUE_ERROR, "weights: got none, wanted one for each column of query")
+                      : FV_OK;
+    }
+    if (score.kind == FV_DOT) return refuse(error_, FV_VALUE_ERROR, "weights: got an array, wanted none for FV_DOT");
+    return weights(*score.weights);
+  }
+
+  // (D,), of the accumulator's type, contiguous and aligned: it is read where it stands.
+  fv_status weights(const fv_array& weights) {
+    if (const fv_status status = view("weights", &weights); status != FV_OK) return status;
+    const fv_dtype wanted = given_.query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
+    if (weights.dtype != wanted) return wrong_dtype("weights", weights, dtype_name(wanted));
+    const int64_t item = wanted == FV_FLOAT64 ? 8 : 4;
+    if (weights.ndim != 1 || weights.shape[0] != problem_.head_size) {
+      return refuse(error_, FV_VALUE_ERROR, "weights: got shape %s, wanted (%lld,), one for each column of query",
+                    ShapeText(weights).c_str(), static_cast<long long>(problem_.head_size));
+    }
+    if ((weights.shape[0] > 1 && weights.strides[0] != item) || reinterpret_cast<uintptr_t>(weights.data) % item != 0) {
+      return refuse(error_, FV_VALUE_ERROR, "weights: got an array with gaps or unaligned, wanted a contiguous one");
+    }
+    problem_.weights = weights.data;
+    return FV_OK;
   }
 
   // ---- the reach
 
   fv_status reach() {
     const fv_reach& reach = given_.reach;
+    problem_.leave_one_out = reach.leave_one_out != 0;
     if (reach.mask != nullptr) {
       if (const fv_status status = mask(*reach.mask); status != FV_OK) return status;
     }

@@ -23,21 +23,21 @@ int type_number(PyObject* array) { return py::detail::array_descriptor_proxy(fie
 class Call {
  public:
   PyObject* run_attention(PyObject* const* arguments, Py_ssize_t count) {
-    if (!expect("attention", count, 16)) return nullptr;
+    if (!expect("attention", count, 17)) return nullptr;
     PyObject* const* at = arguments;
     const bool parsed = required("query", *at++, &query_, &problem_.query) &&
                         required("key", *at++, &key_, &problem_.key) &&
-                        required("value", *at++, &value_, &problem_.value) && parse_rest(at);
+                        required("value", *at++, &value_, &problem_.value) && parse_rest(at) && family(arguments[16]);
     if (!parsed) return nullptr;
     const int with_lse = PyObject_IsTrue(arguments[14]);
     return with_lse < 0 ? nullptr : run(arguments[13], with_lse != 0, arguments[15], arguments[0]);
   }
 
   PyObject* run_weights(PyObject* const* arguments, Py_ssize_t count) {
-    if (!expect("attention_weights", count, 14)) return nullptr;
+    if (!expect("attention_weights", count, 15)) return nullptr;
     PyObject* const* at = arguments;
     const bool parsed = required("query", *at++, &query_, &problem_.query) &&
-                        required("key", *at++, &key_, &problem_.key) && parse_rest(at);
+                        required("key", *at++, &key_, &problem_.key) && parse_rest(at) && family(arguments[14]);
     return parsed ? run(arguments[12], false, arguments[13], arguments[0]) : nullptr;
   }
 
@@ -63,6 +63,32 @@ class Call {
            side("window", at[4], &reach.right) && integers("key_lengths", at[6], &key_lengths_, &reach.key_lengths) &&
            optional("query_segments", at[7], &query_segments_, &reach.query_segments) &&
            optional("key_segments", at[8], &key_segments_, &reach.key_segments) && sink(at[9]);
+  }
+
+  // None for the inner product, or (kind, weights, negligible, leave_one_out).
+  bool family(PyObject* object) {
+    if (object == Py_None) return true;
+    if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 4) {
+      PyErr_Format(PyExc_TypeError, "family: got %s, wanted None or (kind, weights, negligible, leave_one_out)",
+                   Py_TYPE(object)->tp_name);
+      return false;
+    }
+    const int alone = PyObject_IsTrue(PyTuple_GET_ITEM(object, 3));
+    problem_.reach.leave_one_out = alone;
+    return alone >= 0 && kind(PyTuple_GET_ITEM(object, 0)) &&
+           optional("weights", PyTuple_GET_ITEM(object, 1), &weights_, &problem_.score.weights) &&
+           number("negligible", PyTuple_GET_ITEM(object, 2), 0.0, &problem_.score.negligible);
+  }
+
+  bool kind(PyObject* object) {
+    static constexpr const char* names[] = {"dot", "tanh", "relu", "gaussian", "boxcar", "epanechnikov", "triangular"};
+    for (int i = 0; PyUnicode_Check(object) && i < 7; ++i) {
+      if (PyUnicode_CompareWithASCIIString(object, names[i]) != 0) continue;
+      problem_.score.kind = static_cast<fv_score_kind>(i);
+      return true;
+    }
+    PyErr_Format(PyExc_ValueError, "kind: got %R, wanted the name of a kernel", object);
+    return false;
   }
 
   bool required(const char* name, PyObject* object, fv_array* array, const fv_array** slot) {
@@ -216,8 +242,9 @@ class Call {
 
   bool overlaps_operand(const fv_array& out) const {
     const fv_reach& reach = problem_.reach;
-    for (const fv_array* operand : {problem_.query, problem_.key, problem_.value, problem_.sink, reach.mask,
-                                    reach.offset, reach.key_lengths, reach.query_segments, reach.key_segments}) {
+    for (const fv_array* operand :
+         {problem_.query, problem_.key, problem_.value, problem_.sink, problem_.score.weights, reach.mask, reach.offset,
+          reach.key_lengths, reach.query_segments, reach.key_segments}) {
       if (operand != nullptr && may_overlap(out, *operand)) return true;
     }
     return false;
@@ -229,7 +256,7 @@ class Call {
   }
 
   fv_problem problem_ = {};
-  fv_array query_, key_, value_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_;
+  fv_array query_, key_, value_, weights_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_;
   int64_t offset_number_, key_lengths_number_;
   double sink_number_;
   fv_error error_;
@@ -261,10 +288,10 @@ PyMethodDef entry(const char* name, Function* function, const char* doc) {
 PyMethodDef entries[] = {
     entry("attention", attention,
           "attention(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
-          "key_segments, sink, out, return_lse, dtype, /)"),
+          "key_segments, sink, out, return_lse, dtype, family, /)"),
     entry("attention_weights", attention_weights,
           "attention_weights(query, key, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
-          "key_segments, sink, out, dtype, /)"),
+          "key_segments, sink, out, dtype, family, /)"),
     entry("are_plain", are_plain, "are_plain(*arrays): no array needs a conversion, and all are of one dtype"),
     {nullptr, nullptr, 0, nullptr},
 };

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import foveate as fv
 import hypothesis.strategies as st
 import ml_dtypes
 import numpy as np
@@ -113,6 +114,47 @@ def clash(*names: str) -> bool:
     return len(set(kinds)) < len(kinds)
 
 
+# Scores that have parameters, by name: the kind and the activation.
+WITH_PARAMETERS = [
+    *(f"{kind} {name}" for kind in ("additive", "concat") for name in ("tanh", "relu", "identity")),
+    *(f"location {name}" for name in ("tanh", "relu", "identity")),
+    "gaussian",
+    "gaussian of dimensions",
+]
+
+
+def score_of(
+    name: str,
+    size: int,
+    dtype: Any,
+    *,
+    key_size: int | None = None,
+    hidden: int = 16,
+    spread: float = 1.0,
+    seed: int = 50,
+) -> Any:
+    """One of these scores, for queries and keys of these sizes.
+
+    Of normal numbers a projection is as large as `spread`, and so is a distance.
+    """
+    kind, _, activation = name.partition(" ")
+    of_key = size if key_size is None else key_size
+    factor = spread / max(size, 1) ** 0.5
+
+    def matrix(number: int, *shape: int) -> np.ndarray:
+        return (normal(seed + number, shape, np.float64) * factor).astype(dtype)
+
+    if kind == "gaussian":
+        return fv.Gaussian(matrix(0, size) if activation else factor)
+    if kind == "location":
+        return fv.Location(matrix(0, of_key), 0.25, activation)
+    v, b = normal(seed + 3, (hidden,), dtype), normal(seed + 4, (hidden,), dtype)
+    wq, wk = matrix(1, size, hidden), matrix(2, of_key, hidden)
+    if kind == "additive":
+        return fv.Additive(v, wq, wk, b, activation)
+    return fv.Concat(v, np.concatenate([wq, wk]), b, activation)
+
+
 # Layouts by name: an array -> an equal one that lies in memory in another way.
 def _backwards(x: np.ndarray) -> np.ndarray:
     everywhere = (slice(None, None, -1),) * x.ndim
@@ -190,7 +232,14 @@ def problems(draw: st.DrawFn, max_length: int = 140) -> tuple[tuple[np.ndarray, 
     while clash(*names):
         names.pop()
     keywords = combine(rng, own_lead(), q, k, *names)
-    score = draw(st.sampled_from(["dot", "scaled_dot", "cosine"]))
+    score: Any = draw(st.sampled_from(["dot", "scaled_dot", "cosine", *WITH_PARAMETERS]))
+    if score in WITH_PARAMETERS:
+        hidden = draw(st.integers(0, 9) | st.sampled_from([16, 33]))
+        # Where the reference, which stores (..., Lq, Lk, H or D), has room.
+        if np.prod([*lead, q, k, max(size, hidden)]) < 2**21:
+            score = score_of(score, size, dtype, hidden=hidden, seed=seed)
+        else:
+            score = "scaled_dot"
     keywords["score"] = score
     if draw(st.booleans()):
         keywords["softcap"] = draw(st.sampled_from([0.0, 0.5, 5.0, 50.0]))

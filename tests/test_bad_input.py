@@ -22,6 +22,7 @@ WRONG_TYPES = [
     ("score", {"score": None}),
     ("score", {"score": fv.Dot}),
     ("score", {"score": np.dot}),
+    ("score", {"score": fv.Gaussian}),
     ("mask", {"mask": ones(4, 6, dtype=np.int64)}),
     ("mask", {"mask": ones(4, 6, dtype=np.uint8)}),
     ("mask", {"mask": ones(4, 6, dtype=np.complex64)}),
@@ -61,6 +62,7 @@ WRONG_TYPES = [
 WRONG_VALUES = [
     ("score", {"score": "softmax"}),
     ("score", {"score": ""}),
+    ("score", {"score": "additive"}),
     ("mask", {"mask": ones(5, 6, dtype=bool)}),
     ("mask", {"mask": ones(3, 4, 6, dtype=bool)}),
     ("mask", {"mask": ones(1, 1, 4, 6, dtype=bool)}),
@@ -290,8 +292,116 @@ def test_bilinear_matrix(w, error):
         fv.attention(Q, K, V, score=fv.Bilinear(w))
 
 
+def additive(**changed: object) -> fv.Additive:
+    """An additive score for Q and K with 3 hidden numbers, but for what is changed."""
+    fitting = {"v": ones(3), "wq": ones(8, 3), "wk": ones(8, 3), "b": ones(3)}
+    return fv.Additive(**fitting | changed)
+
+
+def concat(**changed: object) -> fv.Concat:
+    return fv.Concat(**{"v": ones(3), "w": ones(16, 3), "b": ones(3)} | changed)
+
+
+def location(**changed: object) -> fv.Location:
+    return fv.Location(**{"w": ones(8)} | changed)
+
+
+HIDDEN = (additive, concat)
+
+# What makes the score, and the parameters that it refuses by themselves.
+WRONG_PARAMETERS = [
+    *(
+        (make, name, junk, TypeError)
+        for make, names in (
+            (additive, ("v", "wq", "wk", "b")),
+            (concat, ("v", "w", "b")),
+            (location, ("w",)),
+            (fv.Gaussian, ("w",)),
+        )
+        for name in names
+        for junk in ("x", [1.0, 2.0, 3.0], ones(3, dtype=int), ones(3, dtype=complex))
+    ),
+    *((make, "v", None, TypeError) for make in HIDDEN),
+    *((make, "v", ones(*shape), ValueError) for make in HIDDEN for shape in ((), (3, 1))),
+    *((make, "b", ones(*shape), ValueError) for make in HIDDEN for shape in ((), (2,))),
+    *((additive, "wq", ones(*shape), ValueError) for shape in ((3,), (8, 4), (1, 8, 3))),
+    *((additive, "wk", ones(*shape), ValueError) for shape in ((3,), (8, 4), (1, 8, 3))),
+    *((concat, "w", ones(*shape), ValueError) for shape in ((3,), (16, 4), (1, 16, 3))),
+    *((location, "w", ones(*shape), ValueError) for shape in ((), (8, 1))),
+    *((location, "b", junk, TypeError) for junk in (None, "1", 1j, True, ones(2))),
+    *((location, "b", junk, ValueError) for junk in (np.nan, np.inf)),
+    *((fv.Gaussian, "w", junk, TypeError) for junk in (None, True, 1j)),
+    *((fv.Gaussian, "w", junk, ValueError) for junk in (np.nan, -np.inf, ones(2, 4))),
+    *((fv.Gaussian, "w", np.array([1.0, junk]), ValueError) for junk in (np.nan, np.inf)),
+    *((make, "activation", None, TypeError) for make in (*HIDDEN, location)),
+    *((make, "activation", np.tanh, TypeError) for make in (*HIDDEN, location)),
+    *((make, "activation", ["tanh"], TypeError) for make in (*HIDDEN, location)),
+    *((make, "activation", "gelu", ValueError) for make in (*HIDDEN, location)),
+    *((make, "activation", "", ValueError) for make in (*HIDDEN, location)),
+]
+
+
+@pytest.mark.parametrize(("make", "name", "junk", "error"), WRONG_PARAMETERS, ids=str)
+def test_parameters_that_no_input_fits(make, name, junk, error):
+    with pytest.raises(error, match=rf"^{name}: got .*wanted "):
+        make(**{name: junk})
+
+
+# Parameters that are well by themselves, but not with Q and K.
+MISFITS = [
+    ("wq", additive(wq=ones(7, 3)), ValueError),
+    ("wk", additive(wk=ones(9, 3)), ValueError),
+    ("w", concat(w=ones(15, 3)), ValueError),
+    ("w", concat(w=ones(8, 3)), ValueError),
+    ("w", location(w=ones(7)), ValueError),
+    ("w", fv.Gaussian(ones(7)), ValueError),
+    ("w", fv.Gaussian(ones(1)), ValueError),
+    ("w", fv.Gaussian(1e39), ValueError),
+    ("v", additive(v=ones(3, dtype=np.float64)), TypeError),
+    ("wk", additive(wk=ones(8, 3, dtype=np.float64)), TypeError),
+    ("b", additive(b=ones(3, dtype=np.float64)), TypeError),
+    ("v", concat(v=ones(3, dtype=np.float64)), TypeError),
+    ("w", location(w=ones(8, dtype=np.float64)), TypeError),
+    ("w", fv.Gaussian(ones(8, dtype=np.float64)), TypeError),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "error"), MISFITS, ids=lambda x: x if isinstance(x, str) else None
+)
+def test_parameters_that_do_not_fit_the_input(name, score, error):
+    out = np.full((2, 4, 5), 7, np.float32)
+    with pytest.raises(error, match=rf"^{name}: got .*wanted "):
+        fv.attention(Q, K, V, score=score, out=out)
+    assert (out == 7).all()
+    with pytest.raises(error, match=rf"^{name}: got .*wanted "):
+        fv.attention_weights(Q, K, score=score)
+
+
+def test_gaussian_of_different_sizes():
+    with pytest.raises(ValueError, match="key"):
+        fv.attention(Q, K[..., :7], V, score=fv.Gaussian())
+    with pytest.raises(ValueError, match="key"):
+        fv.attention(Q, K[..., :7], V, score=fv.Gaussian(ones(8)))
+
+
+@pytest.mark.parametrize(
+    "out",
+    [ones(2, 4, 4), ones(4, 5), np.zeros((2, 4, 5)), [[0.0]], np.broadcast_to(ones(5), (2, 4, 5))],
+    ids=lambda x: str(getattr(x, "shape", x)),
+)
+def test_the_out_of_a_location_score(out):
+    """It is computed for one query; what it is written into is checked all the same."""
+    with pytest.raises((TypeError, ValueError), match="out"):
+        fv.attention(Q, K, V, score=location(), out=out)
+    read_only = ones(2, 4, 6)
+    read_only.flags.writeable = False
+    with pytest.raises(ValueError, match="out"):
+        fv.attention_weights(Q, K, score=location(), out=read_only)
+
+
 def test_scores_are_frozen():
-    for score in (fv.Dot(), fv.ScaledDot(), fv.Cosine()):
+    for score in (fv.Dot(), fv.ScaledDot(), fv.Cosine(), fv.Gaussian(), additive()):
         with pytest.raises(AttributeError):
             score.scale = 2.0
     assert fv.ScaledDot(0.5) == fv.ScaledDot(scale=0.5) != fv.ScaledDot()
@@ -310,6 +420,8 @@ def test_too_large_is_refused_before_any_work(length):
     wide = np.broadcast_to(one, (1, length))
     with pytest.raises(MemoryError):
         fv.attention(np.broadcast_to(one, (2**22, 1)), one, wide)
+    with pytest.raises(MemoryError):
+        fv.attention(long, one, np.broadcast_to(one, (1, 2**22)), score=location(w=ones(1)))
 
 
 # --- threads --------------------------------------------------------------------------------------

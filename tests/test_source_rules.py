@@ -192,7 +192,12 @@ def test_examples_run(module):
 
 def test_the_public_names_are_these():
     assert set(fv.__all__) == {
+        "Additive",
         "Bilinear",
+        "Concat",
+        "Gaussian",
+        "Location",
+        "kernel_regression",
         "Cosine",
         "Dot",
         "ScaledDot",

@@ -5,12 +5,15 @@ the error is at most twice that of the plain formula in the same dtype, plus a f
 there because the plain formula is exact by luck on some small problems. It is counted in ulp of
 
 - for an output: sum_j weight_j |value_j|, the size that the sum has before terms cancel;
-- for a logit: sum_d |query_d key_d|, likewise, and |lse|, which is taken from it: a difference
-  that is wrong by e makes its weight wrong by the factor 1 + e.
+- for a logit: its size before terms cancel, likewise, which is the score of the absolute values of
+  query, key and parameters (sum_d |query_d key_d|; sum_h |v_h| tanh(...)); of a distance, which is
+  a sum of squares, the score itself. And |lse|, which is taken from it: a difference that is wrong
+  by e makes its weight wrong by the factor 1 + e.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,8 +118,6 @@ def _worst(plain: np.ndarray, exact: np.ndarray) -> float:
 def _logit_size(q: np.ndarray, k: np.ndarray, lead: tuple[int, ...], **keywords: Any) -> np.ndarray:
     """For each query the largest of its logits, before terms cancel, among the keys it sees."""
     score = keywords.get("score", "scaled_dot")
-    if isinstance(score, fv.Bilinear):
-        score = fv.Bilinear(np.abs(score.w))
     mask = keywords.get("mask")
     names = ("causal", "window", "offset", "key_lengths", "segments")
     seen = reference.reach(
@@ -126,11 +127,22 @@ def _logit_size(q: np.ndarray, k: np.ndarray, lead: tuple[int, ...], **keywords:
         mask=mask,
         **{n: keywords[n] for n in names if n in keywords},
     )
-    size = np.abs(reference.scores(np.abs(q), np.abs(k), score))
+    if isinstance(score, fv.Gaussian):
+        size = np.abs(reference.scores(q, k, score))
+    else:
+        size = np.abs(reference.scores(np.abs(q), np.abs(k), _absolute(score)))
     if mask is not None and np.asarray(mask).dtype != np.bool_:
         size = size + np.abs(np.asarray(mask).astype(size.dtype))
     size = np.where(seen & np.isfinite(size), size, 0)
     return size.max(axis=-1, initial=0)
+
+
+def _absolute(score: Any) -> Any:
+    """The score whose parameters are the absolute values of these; a scale stays as it is."""
+    names = {fv.Bilinear: "w", fv.Additive: "v wq wk b", fv.Concat: "v w b", fv.Location: "w b"}
+    given = {name: getattr(score, name) for name in names.get(type(score), "").split()}
+    changed = {name: np.abs(x) for name, x in given.items() if x is not None}
+    return dataclasses.replace(score, **changed) if changed else score
 
 
 def assert_within(got: np.ndarray, exact: np.ndarray, error: np.ndarray, what: str) -> None:
@@ -171,3 +183,20 @@ def check_attention(query: Any, key: Any, value: Any, **keywords: Any) -> np.nda
     assert_within(output, expected.output, expected.output_error, "output")
     assert_within(lse, expected.lse, expected.lse_error, "lse")
     return output
+
+
+def check_weights(query: np.ndarray, key: np.ndarray, **keywords: Any) -> np.ndarray:
+    """Run `foveate.attention_weights`, and hold it against the attention over the unit matrix.
+
+    That is what the weights are. Returns them.
+    """
+    weights = fv.attention_weights(query, key, **keywords)
+    assert weights.dtype == query.dtype
+    lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+    keys = key.shape[-2]
+    unit = np.broadcast_to(np.eye(keys, dtype=query.dtype), (*lead, keys, keys))
+    expected = expect(query, key, unit, **keywords)
+    # The floor is relative to the weight, so that one which underflows counts as near 0.
+    least = float(np.finfo(np.float16).smallest_subnormal) if query.dtype.itemsize == 2 else 1e-37
+    assert_within(weights, expected.output, expected.output_error + least, "weights")
+    return weights

@@ -34,11 +34,11 @@ int64_t Blocks::row_of(int64_t task) const {
 Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
     : plan_(plan), blocks_(blocks), family_(plan.family) {
   const Problem& p = plan.problem;
-  const int64_t key_row = family_.row_size(p.head_size);
+  const int64_t key_row = plan.scoring.row_size(p.head_size);
   const int64_t longest = std::max({p.head_size, p.value_size, tile_keys}) + 1;
   const bool load_values = p.value && (!plan.values_in_place || plan.bits || p.left >= 0 || p.right >= 0 ||
-                                       p.key_lengths || plan.groups > 1);
-  panel_bytes_ = int64_t(round_up(size_t(blocks.width * key_row)));
+                                       p.key_lengths || p.leave_one_out || plan.groups > 1);
+  panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
   scores_ = carver.take(tile_keys * blocks.width * family_.element_size);
@@ -67,8 +67,8 @@ void Block::start(int64_t task, int64_t next) noexcept {
     start_panel(plan_, batch_, first_row_ + done, int32_t(std::min<int64_t>(rows - done, blocks_.width)), panels_[i]);
     const char* queries[most_lanes];
     for (int32_t lane = 0; lane < panels_[i].live; ++lane) queries[lane] = row(p.query, queries_base, i, lane);
-    family_.pack_queries(queries, dtype_of(p.query), p.query.column_stride, panels_[i].live, vectors(i), p.head_size,
-                         scratch_, queries_ + i * panel_bytes_);
+    plan_.scoring.pack_queries(queries, dtype_of(p.query), p.query.column_stride, panels_[i].live, vectors(i),
+                               p.head_size, plan_.weights, scratch_, queries_ + i * panel_bytes_);
   }
   next_task_ = next;
   next_key_ = -1;
@@ -137,8 +137,8 @@ void Block::open_tile(int64_t key, int64_t end) noexcept {
   if (plan_.keys_in_place) {
     key_tile_ = {rows.data, rows.row_stride};
   } else {
-    family_.load_keys(rows, tile_.count, p.head_size, keys_);
-    key_tile_ = {keys_, family_.row_size(p.head_size)};
+    plan_.scoring.load_keys(rows, tile_.count, p.head_size, keys_);
+    key_tile_ = {keys_, plan_.scoring.row_size(p.head_size)};
   }
 }
 
@@ -174,8 +174,8 @@ Stretch Block::score(int p, bool want_bits) noexcept {
   const int32_t v = vectors(p);
   const int64_t count = s.count();
   const Tile keys{static_cast<const char*>(key_tile_.data) + s.begin * key_tile_.row_stride, key_tile_.row_stride};
-  family_.scores(queries_ + p * panel_bytes_, v, keys, count, problem.head_size, scores_, top_,
-                 ahead(problem.key, problem.head_size, p, true));
+  plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys, count, problem.head_size, plan_.weights, scores_, top_,
+                       ahead(problem.key, problem.head_size, p, true));
   if (plan_.bent) family_.bend(scores_, v, count, plan_.scale, problem.softcap);
   if (plan_.biased) {
     const char* rows[most_lanes];
@@ -183,8 +183,8 @@ Stretch Block::score(int p, bool want_bits) noexcept {
       rows[i] = panel.mask[i] + (tile_.first + s.begin) * problem.mask.column_stride;
     family_.add_bias(scores_, v, count, rows, dtype_of(problem.mask), problem.mask.column_stride, panel.live);
   }
-  if (plan_.bits && s.hidden) {
-    family_.hide_unset(scores_, v, count, bits_);
+  if (s.bits) {
+    family_.hide_unset(scores_, v, count, s.bits);
   } else if (s.hidden) {
     int32_t low[most_lanes], high[most_lanes];
     for (int i = 0; i < most_lanes; ++i) {

@@ -39,6 +39,7 @@ class Block {
   void start(int64_t task, int64_t next) noexcept;  // packs the queries of a task; next: a guess, or -1
   int panels() const { return count_; }
   Panel& panel(int p) { return panels_[p]; }
+  const Panel& panel(int p) const { return panels_[p]; }
   int32_t vectors(int p) const { return panels_[p].live <= family_.lanes ? 1 : family_.max_vectors; }
   int64_t batch() const { return batch_; }
 
@@ -54,7 +55,7 @@ class Block {
   Stretch score(int p, bool want_bits) noexcept;
   char* scores() { return scores_; }
   const char* top() const { return top_; }  // the largest of them, of each query
-  double softmax_scale() const { return plan_.bent ? 1.0 : plan_.scale; }
+  double softmax_scale() const { return plan_.softmax_scale(); }
 
   // Values of the open tile from key `begin`, which is even; finite: with 0 for inf and NaN.
   Tile values(int64_t begin, bool finite) noexcept;
@@ -70,12 +71,13 @@ class Block {
 
   void* scratch() { return scratch_; }  // a panel of rows as long as any
 
-  // A softmax's m and l before the first tile: nothing, or the sink.
+  // A softmax's m, in units of the scores, and l before the first tile: nothing, or the sink.
   template <class T>
   void start_softmax(int p, T* m, T* l) noexcept {
     for (int i = 0; i < blocks_.width; ++i) {
       const bool sink = plan_.problem.sink && i < panels_[p].live;
-      m[i] = T(sink ? sink_of(plan_, batch_, panels_[p].group[i]) * log2_e : -std::numeric_limits<double>::infinity());
+      m[i] = T(sink ? sink_of(plan_, batch_, panels_[p].group[i]) * log2_e / softmax_scale()
+                    : -std::numeric_limits<double>::infinity());
       l[i] = T(sink ? 1 : 0);
     }
   }
@@ -113,24 +115,27 @@ class Block {
 // Runs Worker<T> over all blocks: made once for each thread, it takes task after task. bytes_a_query: of what a worker
 // keeps for each query of a block.
 template <class T, template <class> class Worker>
-fv_status run_blocks(const Plan& plan, int64_t bytes_a_query, double flops, fv_error* error) noexcept {
+fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* error) noexcept {
   const int threads = threads_for(plan.batches * plan.rows, flops);
   const Blocks blocks(plan, bytes_a_query, threads);
   Carver size(nullptr);
   size.take<Worker<T>>(1);
   Worker<T>(plan, blocks, size);
   const size_t part = size.used();
-  const Workspace workspace(part * size_t(threads));
-  if (!workspace.data()) return no_memory(error, double(part) * threads);
+  const size_t prepared = round_up(size_t(plan.prepared_size()));
+  const Workspace workspace(prepared + part * size_t(threads));
+  if (!workspace.data()) return no_memory(error, double(prepared) + double(part) * threads);
+  plan.prepare(workspace.data());
+  char* const parts = workspace.data() + prepared;
   for (int t = 0; t < threads; ++t) {
-    Carver carver(workspace.data() + part * size_t(t));
+    Carver carver(parts + part * size_t(t));
     Worker<T>* worker = carver.take<Worker<T>>(1);
     new (worker) Worker<T>(plan, blocks, carver);
   }
   // heads apart, each thread with its own; but where there is one head, all take its heaviest blocks first
   const Order order = blocks.batches >= threads && !blocks.batch_innermost ? Order::by_ranges : Order::in_order;
   const bool done = run_tasks(blocks.count, threads, order, [&](const Task& task) {
-    reinterpret_cast<Worker<T>*>(workspace.data() + part * size_t(task.thread))->run(task.index, task.next);
+    reinterpret_cast<Worker<T>*>(parts + part * size_t(task.thread))->run(task.index, task.next);
   });
   return done ? FV_OK : FV_INTERRUPTED;
 }

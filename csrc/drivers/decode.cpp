@@ -29,7 +29,13 @@ const Kernels without_pairs(Kernels kernels) {
 template <class T>
 class Decode {
  public:
-  Decode(const Plan& plan) noexcept : plan_(plan), p_(plan.problem), family_(plan.family) {
+  explicit Decode(Plan& plan) noexcept
+      : plan_(plan),
+        p_(plan.problem),
+        family_(plan.family),
+        scoring_(plan.scoring),
+        direct_(plan.problem.kind == FV_DOT),
+        width_(int64_t(plan.family.lanes) * plan.family.max_vectors) {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
     row_blocks_ = (plan.rows + quad * task_quads - 1) / (quad * task_quads);
     query_stride_ = padded(p_.head_size);
@@ -42,16 +48,18 @@ class Decode {
     const int64_t tasks = plan_.batches * row_blocks_ * chunks_;
     const double cells = double(plan_.batches) * double(plan_.rows) * double(p_.keys);
     const int threads = threads_for(tasks, 2.0 * cells * double(p_.head_size + p_.value_size));
+    const size_t prepared = round_up(size_t(plan_.prepared_size()));
     const int64_t partial = chunks_ > 1 ? plan_.batches * plan_.rows * chunks_ : 0;
     Carver size(nullptr);
     Scratch(*this, size);
     const size_t part = size.used();
     Carver shared_size(nullptr);
     carve_partial(shared_size, partial);
-    const size_t shared = shared_size.used();
+    const size_t shared = prepared + shared_size.used();
     const Workspace workspace(shared + part * size_t(threads));
     if (!workspace.data()) return no_memory(error, double(shared) + double(part) * threads);
-    Carver shared_carver(workspace.data());
+    plan_.prepare(workspace.data());
+    Carver shared_carver(workspace.data() + prepared);
     carve_partial(shared_carver, partial);
 
     bool done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
@@ -66,6 +74,21 @@ class Decode {
   }
 
  private:
+  // A score that is no inner product has keys on the lanes, as panels, and the queries as rows.
+  struct Swapped {
+    Swapped(const Decode& d, Carver& carver) {
+      if (d.direct_) return;
+      const int64_t width = d.width_, columns = d.p_.head_size;
+      rows = carver.take(quad * task_quads * d.scoring_.row_size(columns));
+      panel = carver.take(width * d.scoring_.panel_size(columns));
+      scores = carver.take<T>(width * quad);
+      top = carver.take<T>(width);
+      scratch = carver.take<T>(width * columns);
+    }
+    char *rows, *panel;
+    T *scores, *top, *scratch;
+  };
+
   struct Scratch {
     Scratch(const Decode& d, Carver& carver)
         : queries(carver.take<T>(quad * task_quads * d.query_stride_)),
@@ -76,9 +99,11 @@ class Decode {
           keys(carver.take<T>(d.keys_contiguous_ ? 0 : decode_tile * d.p_.head_size)),
           values(carver.take<T>(decode_tile * d.p_.value_size)),
           bits(carver.take<uint32_t>(decode_tile)),
+          swapped(d, carver),
           panels(carver.take<Panel>(task_quads)) {}
     T *queries, *outputs, *s, *m, *l, *keys, *values;
     uint32_t* bits;
+    Swapped swapped;
     Panel* panels;
   };
 
@@ -120,6 +145,14 @@ class Decode {
 
   void load_queries(int64_t batch, int i, Scratch& scratch) noexcept {
     const Panel& panel = scratch.panels[i];
+    if (!direct_) {
+      const int64_t size = scoring_.row_size(p_.head_size);
+      for (int32_t q = 0; q < quad; ++q)  // of three, the last one twice
+        scoring_.load_keys({row_of(plan_, p_.query, batch, panel, std::min(q, panel.live - 1)), dtype_of(p_.query), 0,
+                            p_.query.column_stride},
+                           1, p_.head_size, scratch.swapped.rows + (i * quad + q) * size);
+      return;
+    }
     T* to = scratch.queries + i * quad * query_stride_;
     std::fill_n(to, quad * query_stride_, T(0));
     for (int32_t q = 0; q < panel.live; ++q)
@@ -137,8 +170,9 @@ class Decode {
       std::fill_n(scratch.outputs + i * quad * value_stride_, quad * value_stride_, T(0));
       for (int32_t q = 0; q < quad; ++q) {
         const bool sink = p_.sink && chunk == 0 && q < scratch.panels[i].live;
-        scratch.m[i * quad + q] = T(sink ? sink_of(plan_, batch, scratch.panels[i].group[q]) * log2_e
-                                         : -std::numeric_limits<double>::infinity());
+        scratch.m[i * quad + q] =
+            T(sink ? sink_of(plan_, batch, scratch.panels[i].group[q]) * log2_e / plan_.softmax_scale()
+                   : -std::numeric_limits<double>::infinity());
         scratch.l[i * quad + q] = T(sink ? 1 : 0);
       }
     }
@@ -174,8 +208,11 @@ class Decode {
     T* output = scratch.outputs + i * quad * value_stride_;
     keys.data += stretch.begin * keys.row_stride;
     values.data += stretch.begin * values.row_stride;
-    family_.decode_scores(scratch.queries + i * quad * query_stride_, query_stride_, queries, keys, count, p_.head_size,
-                          s);
+    if (direct_)
+      family_.decode_scores(scratch.queries + i * quad * query_stride_, query_stride_, queries, keys, count,
+                            p_.head_size, s);
+    else
+      swapped_scores(i, queries, keys, count, scratch.swapped, s);
     const int64_t vectors = (count * queries + family_.lanes - 1) / family_.lanes;
     if (plan_.bent) family_.bend(s, 1, vectors, plan_.scale, p_.softcap);
     if (plan_.biased) {
@@ -188,14 +225,32 @@ class Decode {
       for (int64_t j = 0; j < count; ++j)
         for (int32_t q = 0; q < panel.live; ++q)
           if (!(stretch.bits[j] >> q & 1)) s[j * queries + q] = -std::numeric_limits<T>::infinity();
-    family_.decode_soft(s, queries, count, plan_.bent ? 1.0 : plan_.scale, scratch.m + i * quad, scratch.l + i * quad,
-                        output, value_stride_, p_.value_size);
+    family_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * quad, scratch.l + i * quad, output,
+                        value_stride_, p_.value_size);
     family_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
     if (exact) {
       const uint32_t all = (uint32_t(1) << panel.live) - 1;
       if (!stretch.hidden) std::fill_n(scratch.bits, count, all);
       family_.add_not_finite(s, queries, rows_of(p_.value, batch, tile.first + stretch.begin), count, p_.value_size,
                              scratch.bits, output, 1, value_stride_);
+    }
+  }
+
+  void swapped_scores(int i, int32_t queries, const Rows& keys, int64_t count, const Swapped& scratch, T* s) noexcept {
+    const int64_t size = scoring_.row_size(p_.head_size);
+    const Tile rows{scratch.rows + i * quad * size, size};
+    for (int64_t first = 0; first < count; first += width_) {
+      const int32_t live = int32_t(std::min(width_, count - first));
+      const int32_t vectors = live <= family_.lanes ? 1 : family_.max_vectors;
+      const char* panel[most_lanes];
+      for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
+      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, plan_.weights,
+                            scratch.scratch, scratch.panel);
+      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.weights, scratch.scores, scratch.top,
+                      {});
+      for (int32_t j = 0; j < live; ++j)
+        for (int32_t q = 0; q < queries; ++q)
+          s[(first + j) * queries + q] = scratch.scores[q * vectors * family_.lanes + j];
     }
   }
 
@@ -229,7 +284,7 @@ class Decode {
     char* const to = row_of(plan_, p_.out, batch, panel, q);
     family_.store_row(output, p_.value_size, to, dtype_of(p_.out), p_.out.column_stride);
     if (!p_.lse) return;
-    const T lse = T(seen ? log_denominator(m, l) : sink_of(plan_, batch, panel.group[q]));
+    const T lse = T(seen ? log_denominator(m * plan_.softmax_scale(), l) : sink_of(plan_, batch, panel.group[q]));
     std::memcpy(row_of(plan_, p_.lse, batch, panel, q), &lse, sizeof lse);
   }
 
@@ -255,7 +310,7 @@ class Decode {
         if (c == 0) std::fill_n(parts, p_.value_size, T(0));
         continue;
       }
-      const T factor = std::exp2(m[c] - offset);
+      const T factor = std::exp2((m[c] - offset) * T(plan_.softmax_scale()));
       sum += l[c] * factor;
       const T* part = parts + c * value_stride_;
       for (int64_t d = 0; d < p_.value_size; ++d) parts[d] = (c == 0 ? T(0) : parts[d]) + part[d] * factor;
@@ -263,9 +318,12 @@ class Decode {
     write(batch, panel, 0, seen, top, sum, parts);
   }
 
-  const Plan& plan_;
+  Plan& plan_;
   const Problem& p_;
   const Family& family_;
+  const Scoring& scoring_;
+  const bool direct_;    // an inner product
+  const int64_t width_;  // of a panel
   int64_t chunks_, row_blocks_, query_stride_, value_stride_;
   bool keys_contiguous_, values_contiguous_;
   T *partial_ = nullptr, *partial_m_ = nullptr, *partial_l_ = nullptr;
@@ -276,7 +334,7 @@ class Decode {
 
 fv_status decode(const Problem& problem, fv_error* error) noexcept {
   const Kernels plain = without_pairs(kernels());
-  const Plan plan(problem, plain);
+  Plan plan(problem, plain);
   return plan.family.element_size == 8 ? Decode<double>(plan).run(error) : Decode<float>(plan).run(error);
 }
 

@@ -12,9 +12,18 @@ constexpr double ln_2 = 0.69314718055994530942;
 
 const Family& family_of(const Problem& p, const Kernels& kernels) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
-  const bool pairs =
-      p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 && (!p.value || p.value.dtype == FV_BFLOAT16);
+  const bool pairs = p.kind == FV_DOT && p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 &&
+                     (!p.value || p.value.dtype == FV_BFLOAT16);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
+}
+
+const Scoring& scoring_of(const Problem& p, const Family& family) {
+  switch (p.kind) {
+    case FV_DOT: return family.inner;
+    case FV_TANH: return family.tanh;
+    case FV_RELU: return family.relu;
+    default: return family.distance;
+  }
 }
 
 // Contiguous rows that start at whole elements of the family's products can be read where they stand.
@@ -35,9 +44,13 @@ T value_at(const Operand& operand, int64_t bytes) {
   return x;
 }
 
+static_assert(int(Profile::epanechnikov) == FV_EPANECHNIKOV - FV_BOXCAR &&
+              int(Profile::triangular) == FV_TRIANGULAR - FV_BOXCAR);
+
 }  // namespace
 
-Plan::Plan(const Problem& p, const Kernels& k) noexcept : problem(p), kernels(k), family(family_of(p, k)) {
+Plan::Plan(const Problem& p, const Kernels& k) noexcept
+    : problem(p), kernels(k), family(family_of(p, k)), scoring(scoring_of(p, family)) {
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
@@ -49,12 +62,27 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept : problem(p), kernels(k)
   rows = groups * p.queries;
 
   biased = p.mask && p.mask.dtype != FV_BOOL;
-  bent = p.softcap > 0 || biased || !(p.scale > 0);
-  scale = p.softcap > 0 ? p.scale : p.scale * log2_e;
+  scale_by(p.kind == FV_GAUSSIAN ? p.scale / 2 : p.scale);  // its kernel leaves out the half
   bits = p.mask || p.query_segments;
 
-  keys_in_place = in_place(p.key, family, p.head_size, family.pairs);
+  weights = p.weights;
+  compact = is_compact(p.kind);
+  if (compact) profile = static_cast<Profile>(p.kind - FV_BOXCAR);
+  keys_in_place = scoring.in_place && in_place(p.key, family, p.head_size, family.pairs);
   values_in_place = p.value && !family.pairs && in_place(p.value, family, p.value_size, false);
+}
+
+void Plan::scale_by(double factor) noexcept {
+  bent = problem.softcap > 0 || biased || !(factor > 1e-15);
+  scale = problem.softcap > 0 ? factor : factor * log2_e;
+}
+
+int64_t Plan::prepared_size() const { return is_additive(problem.kind) ? family.prepared_size(problem.head_size) : 0; }
+
+void Plan::prepare(void* to) noexcept {
+  if (!is_additive(problem.kind)) return;
+  scale_by(problem.scale * family.prepare(problem.weights, problem.head_size, to));
+  weights = to;
 }
 
 Reach reach_of(const Plan& plan, int64_t batch, int64_t group) noexcept {

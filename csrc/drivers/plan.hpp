@@ -9,23 +9,35 @@ namespace foveate {
 
 constexpr double log2_e = 1.44269504088896340736;
 
+class Boxes;
+
 struct Plan {
   Plan(const Problem&, const Kernels&) noexcept;
 
   const Problem& problem;
   const Kernels& kernels;
   const Family& family;
+  const Scoring& scoring;
+
+  // What the score's weights become before the first tile: bytes, and the making.
+  int64_t prepared_size() const;
+  void prepare(void* to) noexcept;
+  const void* weights = nullptr;
 
   int64_t batches = 1, groups = 1;
   int64_t rows = 0;  // groups * queries
 
-  // score: log2(e) is folded into the scale. bent: softcap, a bias or a scale that is not positive needs a pass of its
-  // own, after which the scale is 1.
+  // score: log2(e) is folded into the scale. bent: softcap, a bias or a scale that is not positive, or so small that
+  // a sink in its units may be none, needs a pass of its own, after which the scale is 1.
   double scale = 1.0;
   bool bent = false;
   bool biased = false;
+  double softmax_scale() const { return bent ? 1.0 : scale; }
+  bool compact = false;  // no logits, but weights
+  Profile profile = Profile::boxcar;
 
-  bool bits = false;  // the reach has a mask or segments: one bit a cell
+  const Boxes* boxes = nullptr;  // of the keys, where far ones are left out
+  bool bits = false;             // the reach has a mask or segments: one bit a cell
   bool keys_in_place = false, values_in_place = false;
 
   // Byte offset of a batch and of a group within an operand.
@@ -33,6 +45,7 @@ struct Plan {
   int64_t group_offset(const Operand& operand, int64_t group) const { return offset(operand, group_, group); }
 
  private:
+  void scale_by(double factor) noexcept;
   struct Axes {
     int count = 0;
     int axis[FV_MAX_DIMS];
@@ -48,6 +61,9 @@ struct Plan {
   }
   Axes batch_, group_;
 };
+
+inline bool is_additive(fv_score_kind kind) { return kind == FV_TANH || kind == FV_RELU; }
+inline bool is_compact(fv_score_kind kind) { return kind >= FV_BOXCAR; }
 
 inline Dtype dtype_of(const Operand& operand) { return static_cast<Dtype>(operand.dtype); }
 static_assert(int(Dtype::float16) == FV_FLOAT16 && int(Dtype::bfloat16) == FV_BFLOAT16 &&

@@ -55,6 +55,14 @@ void clear_outside(const Panel& panel, KeyTile tile, const Stretch& stretch, uin
   }
 }
 
+// Clears the bit of the key at each query's own position.
+void clear_own(const Panel& panel, KeyTile tile, const Stretch& stretch, uint32_t* bits) {
+  for (int32_t i = 0; i < panel.live; ++i) {
+    const int64_t own = panel.own[i] - tile.first;
+    if (stretch.begin <= own && own < stretch.end) bits[own - stretch.begin] &= ~(uint32_t(1) << i);
+  }
+}
+
 // The bits of a mask: of bools those set, of a float mask those that are not -inf.
 void read_mask(const Plan& plan, const Panel& panel, int64_t first, int64_t count, uint32_t* bits) {
   const Operand& mask = plan.problem.mask;
@@ -109,7 +117,9 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
     const Interval keys = reach.of(index, p.left, p.right);
     panel.low[i] = keys.low;
     panel.high[i] = keys.high;
-    if (keys.low < keys.high) {
+    panel.own[i] = index + reach.offset;
+    const bool own_alone = p.leave_one_out && panel.own[i] == keys.low && keys.high == keys.low + 1;
+    if (keys.low < keys.high && !own_alone) {
       panel.seen |= uint32_t(1) << i;
       panel.low_first = std::min(panel.low_first, keys.low);
     }
@@ -121,6 +131,8 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
     panel.low[i] = panel.low[0];
     panel.high[i] = panel.high[0];
   }
+  panel.own_first = *std::min_element(panel.own, panel.own + live);
+  panel.own_last = *std::max_element(panel.own, panel.own + live);
   if (plan.bits) start_masks(plan, batch, panel);
 }
 
@@ -141,18 +153,22 @@ Stretch look(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool w
   s.open = std::clamp(panel.low_last - tile.first, s.begin, s.end);
   s.shut = std::clamp(panel.high_first - tile.first, s.open, s.end);
   const bool partial = s.open > s.begin || s.shut < s.end;
+  const bool own =
+      plan.problem.leave_one_out && panel.own_first < tile.first + s.end && tile.first + s.begin <= panel.own_last;
 
   if (!plan.bits) {
-    s.hidden = partial;
-    if (partial && want_bits) {
+    s.hidden = partial || own;
+    if (own || (partial && want_bits)) {
       std::fill_n(bits, s.count(), all_of(panel.live));
-      clear_outside(panel, tile, s, bits);
+      if (partial) clear_outside(panel, tile, s, bits);
+      if (own) clear_own(panel, tile, s, bits);
       s.bits = bits;
     }
   } else {
     if (plan.problem.query_segments && segments_miss(plan, panel, tile, ids)) return {};
     read_bits(plan, panel, tile, s, bits, kept);
     if (partial) clear_outside(panel, tile, s, bits);
+    if (own) clear_own(panel, tile, s, bits);
     uint32_t any = 0, every = all_of(panel.live);
     for (int64_t j = 0; j < s.count(); ++j) {
       any |= bits[j];

@@ -15,6 +15,8 @@ struct Panel {
   int64_t low_first, low_last, high_first, high_last;  // extremes over the queries' intervals
   int64_t low[most_lanes], high[most_lanes];
   int64_t row[most_lanes];  // query index
+  int64_t own[most_lanes];  // the query's own position, for leave-one-out
+  int64_t own_first, own_last;
   int64_t group[most_lanes];
   char* mask[most_lanes];  // row of the mask
   const char* key_segments[most_lanes];
@@ -38,7 +40,7 @@ struct Stretch {
   int64_t begin = 0, end = 0;
   int64_t open = 0, shut = 0;
   bool hidden = false;             // some cell is not seen
-  const uint32_t* bits = nullptr;  // set where masks hide cells, or where cells are hidden and bits were wanted
+  const uint32_t* bits = nullptr;  // set where no interval says what is hidden, or where bits were wanted
   bool empty() const { return begin >= end; }
   int64_t count() const { return end - begin; }
 };

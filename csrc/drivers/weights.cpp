@@ -86,11 +86,12 @@ fv_status attention_weights(const Problem& problem, fv_error* error) noexcept {
   // bfloat16 pairs would round the weights before they are divided: they are computed in float32
   Kernels plain = kernels();
   plain.bfloat16 = nullptr;
-  const Plan plan(problem, plain);
+  Plan plan(problem, plain);
   const double flops =
       4.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
-  return plan.family.element_size == 8 ? run_blocks<double, Weights>(plan, 8 * problem.head_size, flops, error)
-                                       : run_blocks<float, Weights>(plan, 4 * problem.head_size, flops, error);
+  const int64_t bytes = plan.scoring.panel_size(problem.head_size);
+  return plan.family.element_size == 8 ? run_blocks<double, Weights>(plan, bytes, flops, error)
+                                       : run_blocks<float, Weights>(plan, bytes, flops, error);
 }
 
 }  // namespace foveate

@@ -71,7 +71,7 @@ inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, b
 }
 
 inline void pack_pair_queries(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                              int64_t head_size, void* scratch, void* panel) {
+                              int64_t head_size, const void*, void* scratch, void* panel) {
   const float* plain[32];
   const bool in_place = column_stride == 2 && head_size % 2 == 0;
   for (int32_t i = 0; i < live; ++i) {
@@ -97,8 +97,8 @@ template <int vectors>
   const Vec<float> ones = from_bits<float>(IntVec<float>{} + 0x3f803f80);
   const int64_t even = count & ~int64_t(1);
   const auto pair = [&](const float* from, float* to, auto v, bool both) {
-    const Vec<float> low = exp2<float>(load(from) * scale - offset[v]);
-    const Vec<float> high = both ? exp2<float>(load(from + width) * scale - offset[v]) : Vec<float>{};
+    const Vec<float> low = exp2<float>((load(from) - offset[v]) * scale);
+    const Vec<float> high = both ? exp2<float>((load(from + width) - offset[v]) * scale) : Vec<float>{};
     const __m512i packed = (__m512i)_mm512_cvtne2ps_pbh(high, low);
     const Vec<float> weights = (Vec<float>)_mm512_permutexvar_epi16((__m512i)interleave, packed);
     sum[v] = PairProduct::apply(sum[v], weights, ones);

@@ -177,10 +177,10 @@ void decode_soft(void* s_, int32_t queries, int64_t count, double scale, void* m
       const T other = top[c / lanes<T>][c % lanes<T>];
       now = other > now ? other : now;
     }
-    now = now * T(scale) > m[q] ? now * T(scale) : m[q];
+    now = now > m[q] ? now : m[q];
     const T shift = now == lowest[0] ? T(0) : now;
     for (int32_t c = q; c < lanes<T> * queries; c += queries) offset[c / lanes<T>][c % lanes<T>] = shift;
-    const T alpha = exp2<T>(broadcast(m[q]) - broadcast(shift))[0];
+    const T alpha = exp2<T>((broadcast(m[q]) - broadcast(shift)) * T(scale))[0];
     m[q] = now;
     l[q] *= alpha;
     T* output = static_cast<T*>(output_) + q * output_stride;
@@ -190,7 +190,7 @@ void decode_soft(void* s_, int32_t queries, int64_t count, double scale, void* m
   for (int64_t i = 0; i < whole; i += lanes<T> * queries)
     for (int32_t t = 0; t < queries; ++t) {
       T* cell = s + i + t * lanes<T>;
-      const Vec<T> weight = exp2<T>(load(cell) * T(scale) - offset[t]);
+      const Vec<T> weight = exp2<T>((load(cell) - offset[t]) * T(scale));
       sum[t] += weight;
       store<T>(cell, weight);
     }

@@ -7,7 +7,7 @@
 // K and V are read where they stand, broadcast an element at a time; nothing of them is packed. Panels are
 // [row][vectors * lanes], aligned to a vector.
 #pragma once
-#include "simd.hpp"
+#include "math.hpp"
 #include "table.hpp"
 
 namespace foveate::FOVEATE_ISA {
@@ -48,6 +48,45 @@ struct MultiplyAdd {
   static Vec<T> apply(Vec<T> sum, Vec<T> a, Vec<T> b) { return sum + a * b; }
 };
 
+// Calls f(Constant<vectors>) for the two widths of a panel.
+template <class F>
+inline void by_width(int32_t vectors, F&& f) {
+  if (vectors == 1)
+    f(Constant<1>{});
+  else
+    f(Constant<panel_vectors>{});
+}
+
+template <class T, int vectors>
+inline T* start_top(void* top) {
+  for (int v = 0; v < vectors; ++v) store<T>(static_cast<T*>(top) + v * lanes<T>, minus_infinity<T>());
+  return static_cast<T*>(top);
+}
+
+// A register tile of scores to its place, and their maximum to top.
+template <class T, int vectors, int rows>
+inline void store_scores(Vec<T> (&sum)[rows][vectors], T* scores, T* top) {
+  constexpr int width = vectors * lanes<T>;
+  unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { store(scores + j * width + v * lanes<T>, sum[j][v]); }); });
+  unroll<vectors>([&](auto v) {
+    unroll<rows - 1>([&](auto j) { sum[0][v] = max(sum[j + 1][v], sum[0][v]); });
+    store<T>(top + v * lanes<T>, max(sum[0][v], load(top + v * lanes<T>)));
+  });
+}
+
+// sum over i < size of terms that add(begin, end, part) adds to part, in chains of at most 16: one chain over all would
+// lose a digit beside a pairwise sum.
+template <class T, int vectors, int rows, class F>
+inline void sum_in_parts(int64_t size, Vec<T> (&sum)[rows][vectors], F&& add) {
+  constexpr int64_t chain = 16;
+  add(int64_t(0), size < chain ? size : chain, sum);
+  for (int64_t begin = chain; begin < size; begin += chain) {
+    Vec<T> part[rows][vectors] = {};
+    add(begin, begin + chain < size ? begin + chain : size, part);
+    unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { sum[j][v] += part[j][v]; }); });
+  }
+}
+
 template <class Product, int vectors, int rows, class T = typename Product::T>
 [[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores,
                                     T* top) {
@@ -63,11 +102,7 @@ template <class Product, int vectors, int rows, class T = typename Product::T>
     panel += width;
     keys += 1;
   }
-  unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { store(scores + j * width + v * lanes<T>, sum[j][v]); }); });
-  unroll<vectors>([&](auto v) {
-    unroll<rows - 1>([&](auto j) { sum[0][v] = max(sum[j + 1][v], sum[0][v]); });
-    store<T>(top + v * lanes<T>, max(sum[0][v], load(top + v * lanes<T>)));
-  });
+  store_scores<T, vectors, rows>(sum, scores, top);
 }
 
 // Spreads prefetches over the register tiles of a product.
@@ -128,25 +163,37 @@ void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t c
   }
 }
 
+// One or two columns have too few sums to hide the latency of a multiply-add: then every key of a few has its own. How
+// many depends on the columns alone, for the sake of the same bits in panels of any width.
 template <class Product, int vectors, int columns, class T = typename Product::T>
 [[gnu::noinline]] void weighted_sum_block(const T* weights, const T* values, int64_t value_stride, int64_t count,
                                           const T* alpha, T* output) {
-  constexpr int width = vectors * lanes<T>;
-  Vec<T> sum[columns][vectors] = {};
-  for (int64_t j = 0; j < count; ++j) {
+  constexpr int width = vectors * lanes<T>, chains = columns < 4 ? 4 / columns : 1;
+  Vec<T> sum[chains][columns][vectors] = {};
+  const auto add = [&](auto c) {
     Vec<T> weight[vectors];
-    unroll<vectors>([&](auto v) { weight[v] = load(weights + v * lanes<T>); });
+    unroll<vectors>([&](auto v) { weight[v] = load(weights + c * width + v * lanes<T>); });
     unroll<columns>([&](auto d) {
-      const Vec<T> value = broadcast(values[d]);
-      unroll<vectors>([&](auto v) { sum[d][v] = Product::apply(sum[d][v], value, weight[v]); });
+      const Vec<T> value = broadcast(values[c * value_stride + d]);
+      unroll<vectors>([&](auto v) { sum[c][d][v] = Product::apply(sum[c][d][v], value, weight[v]); });
     });
-    weights += width;
-    values += value_stride;
+  };
+  for (; count >= chains; count -= chains) {
+    unroll<chains>(add);
+    weights += chains * width;
+    values += chains * value_stride;
   }
+  if constexpr (chains > 1)
+    for (; count > 0; --count) {
+      add(Constant<0>{});
+      weights += width;
+      values += value_stride;
+    }
   unroll<columns>([&](auto d) {
     unroll<vectors>([&](auto v) {
+      unroll<chains - 1>([&](auto c) { sum[0][d][v] += sum[c + 1][d][v]; });
       T* cell = output + d * width + v * lanes<T>;
-      store<T>(cell, load(cell) * load(alpha + v * lanes<T>) + sum[d][v]);
+      store<T>(cell, load(cell) * load(alpha + v * lanes<T>) + sum[0][d][v]);
     });
   });
 }

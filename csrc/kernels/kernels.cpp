@@ -8,7 +8,11 @@
 #include "pack.hpp"
 #include "reach/bits.hpp"
 #include "reach/hide.hpp"
+#include "score/additive.hpp"
 #include "score/bend.hpp"
+#include "score/distance.hpp"
+#include "score/inner.hpp"
+#include "select/compact.hpp"
 #include "select/soft.hpp"
 #include "select/weights.hpp"
 #include "table.hpp"
@@ -16,40 +20,20 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// Calls f(Constant<vectors>) for the two widths of a panel.
-template <class F>
-inline void by_width(int32_t vectors, F&& f) {
-  if (vectors == 1)
-    f(Constant<1>{});
-  else
-    f(Constant<panel_vectors>{});
-}
-
-template <class T, int vectors>
-inline T* start_top(void* top) {
-  for (int v = 0; v < vectors; ++v) store<T>(static_cast<T*>(top) + v * lanes<T>, minus_infinity<T>());
-  return static_cast<T*>(top);
-}
-
 template <class T>
 struct Plain {
   using Product = MultiplyAdd<T>;
 
   static int64_t row_size(int64_t columns) { return columns * int64_t(sizeof(T)); }
-  static void load_keys(const Rows& from, int64_t count, int64_t columns, void* to) {
+  static void load(const Rows& from, int64_t count, int64_t columns, void* to) {
     load_rows<T>(from, count, columns, false, static_cast<T*>(to));
   }
   static void load_values(const Rows& from, int64_t count, int64_t columns, bool finite, void* to) {
     load_rows<T>(from, count, columns, finite, static_cast<T*>(to));
   }
-  static void scores(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s,
-                     void* top, const Ahead& ahead) {
-    by_width(vectors, [&](auto v) {
-      Prefetcher prefetcher(ahead, count / key_rows<v>);
-      scores_product<Product, v>(static_cast<const T*>(panel), static_cast<const T*>(keys.data),
-                                 keys.row_stride / int64_t(sizeof(T)), count, head_size, static_cast<T*>(s),
-                                 start_top<T, v>(top), prefetcher);
-    });
+  static void inner(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*,
+                    void* s, void* top, const Ahead& ahead) {
+    inner_scores<MultiplyAdd<T>>(panel, vectors, keys, count, head_size, s, top, ahead);
   }
   static void bend_scores(void* s, int32_t vectors, int64_t count, double scale, double softcap) {
     bend<T>(static_cast<T*>(s), count * vectors * lanes<T>, scale, softcap);
@@ -73,6 +57,9 @@ struct Plain {
       soft_tile<T, v>(static_cast<T*>(s), count, T(scale), static_cast<const T*>(top), static_cast<T*>(m),
                       static_cast<T*>(l), static_cast<T*>(alpha));
     });
+  }
+  static void compact(void* s, int32_t vectors, int64_t count, Profile profile, void* l) {
+    by_width(vectors, [&](auto v) { compact_tile<T, v>(static_cast<T*>(s), count, profile, static_cast<T*>(l)); });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
                   const void* alpha, void* output, const Ahead& ahead) {
@@ -99,14 +86,9 @@ struct Plain {
 #if defined(__AVX512BF16__)
 struct Pairs : Plain<float> {
   static int64_t row_size(int64_t columns) { return 4 * pairs(columns); }
-  static void scores(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s,
-                     void* top, const Ahead& ahead) {
-    by_width(vectors, [&](auto v) {
-      Prefetcher prefetcher(ahead, count / key_rows<v>);
-      scores_product<PairProduct, v>(static_cast<const float*>(panel), static_cast<const float*>(keys.data),
-                                     keys.row_stride / 4, count, pairs(head_size), static_cast<float*>(s),
-                                     start_top<float, v>(top), prefetcher);
-    });
+  static void inner(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*,
+                    void* s, void* top, const Ahead& ahead) {
+    inner_scores<PairProduct>(panel, vectors, keys, count, pairs(head_size), s, top, ahead);
   }
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
                    void* alpha) {
@@ -147,22 +129,48 @@ void add_not_finite(const void* weights, int32_t width, const Rows& values, int6
 template <class T>
 constexpr Family plain_family(Dtype in_place) {
   using K = Plain<T>;
-  return {lanes<T>,       panel_vectors,    int32_t(sizeof(T)),   in_place,        false,
-          K::row_size,    K::load_keys,     K::load_values,       pack_queries<T>, K::scores,
-          K::bend_scores, K::bias,          K::outside,           K::unset,        K::top_of,
-          K::soft,        K::sum,           add_not_finite<K, T>, K::weights,      store_rows<T>,
-          K::one_row,     decode_scores<T>, decode_bias<T>,       decode_soft<T>,  decode_sum<T>};
+  Family f{};
+  f.lanes = lanes<T>;
+  f.max_vectors = panel_vectors;
+  f.element_size = int32_t(sizeof(T));
+  f.in_place = in_place;
+  f.inner = {true, K::row_size, K::row_size, K::load, pack_queries<T>, K::inner};
+  f.relu = {true, K::row_size, K::row_size, K::load, pack_queries<T>, additive_scores<T, ChooseRelu>};
+  f.tanh = {false,
+            additive_panel_size<T>,
+            additive_row_size<T>,
+            load_additive_keys<T>,
+            pack_additive<T>,
+            additive_scores<T, ChooseTanh>};
+  f.distance = {true, K::row_size, K::row_size, K::load, pack_queries<T>, distance_scores<T>};
+  f.prepared_size = prepared_size<T>;
+  f.prepare = prepare_weights<T>;
+  f.bend = K::bend_scores;
+  f.add_bias = K::bias;
+  f.hide_outside = K::outside;
+  f.hide_unset = K::unset;
+  f.find_top = K::top_of;
+  f.load_values = K::load_values;
+  f.soft = K::soft;
+  f.compact = K::compact;
+  f.weighted_sum = K::sum;
+  f.add_not_finite = add_not_finite<K, T>;
+  f.weights = K::weights;
+  f.store_rows = store_rows<T>;
+  f.store_row = K::one_row;
+  f.decode_scores = decode_scores<T>;
+  f.decode_bias = decode_bias<T>;
+  f.decode_soft = decode_soft<T>;
+  f.decode_sum = decode_sum<T>;
+  return f;
 }
 
 #if defined(__AVX512BF16__)
 constexpr Family pair_family() {
   Family f = plain_family<float>(Dtype::bfloat16);
   f.pairs = true;
-  f.row_size = Pairs::row_size;
-  f.load_keys = load_pair_keys;
+  f.inner = {true, Pairs::row_size, Pairs::row_size, load_pair_keys, pack_pair_queries, Pairs::inner};
   f.load_values = load_pair_values;
-  f.pack_queries = pack_pair_queries;
-  f.scores = Pairs::scores;
   f.soft = Pairs::soft;
   f.weighted_sum = Pairs::sum;
   f.add_not_finite = add_not_finite<Pairs, float>;

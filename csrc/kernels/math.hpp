@@ -2,7 +2,8 @@
 //   exp2(x): error <= 1 ulp; exp2(0) = 1 exactly; results below the smallest normal number are 0, or
 //   subnormal where the ISA gives them for nothing (AVX-512); -inf gives 0.
 //   log(x), x > 0: error <= 1.5 ulp; subnormal x too; 0 gives -inf, negative x NaN, inf inf.
-//   tanh(x): error <= 3.5 ulp, near 0 too.
+//   tanh(x): error <= 3.5 ulp, near 0 too. tanh_small(x), |x| <= 1: error <= 1.5 ulp.
+//   exp_twice(x) = e^(2x): error <= 1 ulp where neither it nor its inverse is beyond the normal numbers.
 // NaN in, NaN out. Polynomials are Chebyshev interpolants in 40-digit arithmetic, rounded to the dtype.
 #pragma once
 #include "simd.hpp"
@@ -25,6 +26,9 @@ struct Math<float> {
                                      0x1.3b2a54p-7f, 0x1.5f0890p-10f, 0x1.44138ap-13f};
   // (log((1 + s) / (1 - s)) / s - 2) / s^2 as a polynomial in s^2, |s| <= 0.1716, relative error 1.7e-9
   static constexpr float log_tail[] = {0x1.555556p-1f, 0x1.9999ecp-2f, 0x1.245c44p-2f, 0x1.ddced8p-3f};
+  // (tanh(x) / x - 1) / x^2 as a polynomial in x^2 on [0, 1], relative error of tanh 2.4e-8
+  static constexpr float tanh_tail[] = {-0x1.555554p-2f, 0x1.110ffep-3f, -0x1.b9d574p-5f, 0x1.62e11cp-6f,
+                                        -0x1.0d5150p-7f, 0x1.490d0ap-9f, -0x1.b92196p-12f};
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;  // high: exact times any exponent
   static constexpr float tiny = 0x1p-126f, tiny_scale = 0x1p+24f, tiny_shift = 24.0f;
   static constexpr int32_t one = 0x3f800000, sqrt_half = 0x3f3504f3, infinity = 0x7f800000;
@@ -46,6 +50,12 @@ struct Math<double> {
   static constexpr double log_tail[] = {0x1.5555555555555p-1, 0x1.9999999999a38p-2, 0x1.2492492476cccp-2,
                                         0x1.c71c720159177p-3, 0x1.745cf9048dd95p-3, 0x1.3b1c355a8f7a2p-3,
                                         0x1.0fbe95d716020p-3, 0x1.0c039c49989c6p-3};
+  // relative error 6.9e-17
+  static constexpr double tanh_tail[] = {-0x1.5555555555554p-2,  0x1.1111111110d85p-3,   -0x1.ba1ba1b9d921ep-5,
+                                         0x1.664f4873514e1p-6,   -0x1.226e337c1456bp-7,  0x1.d6d389a29500ap-9,
+                                         -0x1.7d9ff00529386p-10, 0x1.353a84f50cebap-11,  -0x1.f412b74eb8ebap-13,
+                                         0x1.902b5522e3175p-14,  -0x1.34ad69ec82d78p-15, 0x1.b07f4e4c6db59p-17,
+                                         -0x1.f06b42ce76685p-19, 0x1.8c95e67948caap-21,  -0x1.3e4e5b56742f9p-24};
   static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
   static constexpr double tiny = 0x1p-1022, tiny_scale = 0x1p+54, tiny_shift = 54.0;
   static constexpr int64_t one = 0x3ff0000000000000, sqrt_half = 0x3fe6a09e667f3bcd, infinity = 0x7ff0000000000000;
@@ -139,6 +149,21 @@ inline Vec<T> tanh(Vec<T> x) {
   const Vec<T> fraction = polynomial<T>(Math<T>::exp2m1, f) * f;
   const Vec<T> e = power * fraction + (power - T(1));
   return from_bits<T>(as_bits<T>(e / (e + T(2))) | sign);
+}
+
+template <class T>
+inline Vec<T> tanh_small(Vec<T> x) {
+  const Vec<T> z = x * x;
+  return polynomial<T>(Math<T>::tanh_tail, z) * z * x + x;
+}
+
+// The product with 2 log2(e) in two parts, so that the error does not grow with x.
+template <class T>
+inline Vec<T> exp_twice(Vec<T> x) {
+  const Split<T> s = split<T>(x * Math<T>::two_log2_e_high);
+  const Vec<T> f = x * Math<T>::two_log2_e_low + (x * Math<T>::two_log2_e_high - s.whole);
+  const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
+  return (polynomial<T>(Math<T>::exp2m1, f) * f + T(1)) * power;
 }
 
 }  // namespace

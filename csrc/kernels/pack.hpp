@@ -215,7 +215,7 @@ void transpose_to_panel(const T* const* rows, int32_t live, int32_t width, int64
 
 template <class T>
 void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                  int64_t head_size, void* scratch, void* panel) {
+                  int64_t head_size, const void*, void* scratch, void* panel) {
   const T* plain[32];
   const bool in_place = size_of(dtype) == sizeof(T) && column_stride == sizeof(T);
   for (int32_t i = 0; i < live; ++i) {

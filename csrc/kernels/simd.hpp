@@ -103,6 +103,34 @@ inline Vec<double> max(Vec<double> a, Vec<double> b) {
 #endif
 }
 
+template <class T>
+inline Vec<T> absolute(Vec<T> x) {
+  return from_bits<T>(as_bits<T>(x) & ~as_bits<T>(broadcast(T(-0.0))));
+}
+
+inline Vec<float> square_root(Vec<float> x) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_ps(0xffff, x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#elif defined(__x86_64__)
+  return _mm_sqrt_ps(x);
+#else
+  return vsqrtq_f32(x);
+#endif
+}
+inline Vec<double> square_root(Vec<double> x) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_pd(0xff, x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_pd(x);
+#elif defined(__x86_64__)
+  return _mm_sqrt_pd(x);
+#else
+  return vsqrtq_f64(x);
+#endif
+}
+
 // The lowest `count` lanes set, of a mask with one bit a lane.
 constexpr uint32_t low_bits(int count) { return count >= 32 ? ~uint32_t(0) : (uint32_t(1) << count) - 1; }
 

@@ -3,9 +3,9 @@
 //
 // A panel holds `vectors * lanes` queries, transposed: [row][query]. Score, reach and select are separate steps on the
 // same tile of scores, S[key][query], so that any of them goes with any other:
-//   score:   pack_queries, scores;   bend, add_bias (softcap, float mask)
+//   score:   Scoring (inner product, additive, distance);   bend, add_bias (softcap, float mask)
 //   reach:   hide_outside, hide_unset (what is not seen becomes -inf)
-//   select:  soft (then weighted_sum), weights
+//   select:  soft or compact (then weighted_sum), weights
 #pragma once
 #include <stdint.h>
 
@@ -20,7 +20,7 @@ struct Rows {
   int64_t row_stride, column_stride;
 };
 
-// Rows as a family reads them: in place, or as load_keys and load_values laid them out. Stride in bytes.
+// Rows as a kernel reads them: in place, or as load_keys and load_values laid them out. Stride in bytes.
 struct Tile {
   const void* data;
   int64_t row_stride;
@@ -38,27 +38,37 @@ struct Ahead {
   bool write;  // the last part is meant for writing
 };
 
+// One way to score: how it lays out queries and keys, and the product of a panel with a tile of them. `weights`: what
+// Family::prepare made for the additive family; one T a dimension, or null, for distances; unused by the inner product.
+struct Scoring {
+  bool in_place;                           // keys of the family's in_place dtype, in contiguous rows, need no loading
+  int64_t (*panel_size)(int64_t columns);  // bytes of a packed panel, for each query
+  int64_t (*row_size)(int64_t columns);    // bytes of a loaded key
+  void (*load_keys)(const Rows&, int64_t count, int64_t columns, void* to);
+  // rows[i] points at query i's first element; `live` queries, the rest of the panel is zero. scratch: lanes rows.
+  void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
+                       int64_t columns, const void* weights, void* scratch, void* panel);
+  // top: the largest score of each query
+  void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
+                 void* s, void* top, const Ahead&);
+};
+
+// The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
+enum class Profile : int32_t { boxcar, epanechnikov, triangular };
+
 // The kernels of one accumulator (float32 or float64) and one kind of product. `T` below is the accumulator.
 struct Family {
   int32_t lanes;         // queries on one vector
   int32_t max_vectors;   // vectors in a panel; kernels take 1 or max_vectors
   int32_t element_size;  // of T, in bytes
   Dtype in_place;        // keys and values of this dtype, with contiguous rows, need no loading
-  bool pairs;            // but products take pairs: in-place keys want an even head size, values are always loaded
-
-  // Bytes of one loaded row of `columns` elements.
-  int64_t (*row_size)(int64_t columns);
-  void (*load_keys)(const Rows&, int64_t count, int64_t columns, void* to);
-  // finite: inf and NaN become 0. Loaded values start at an even key.
-  void (*load_values)(const Rows&, int64_t count, int64_t columns, bool finite, void* to);
+  bool pairs;  // but inner products take pairs: in-place keys want an even head size, values are always loaded
 
   // score
-  // rows[i] points at query i's first element; `live` queries, the rest of the panel is zero. scratch: lanes rows.
-  void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                       int64_t head_size, void* scratch, void* panel);
-  // top: the largest score of each query
-  void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, void* s, void* top,
-                 const Ahead&);
+  Scoring inner, tanh, relu, distance;
+  // the weights of an additive score, T[columns], as its kernels take them; returns a factor for the scale
+  int64_t (*prepared_size)(int64_t columns);
+  double (*prepare)(const void* weights, int64_t columns, void* to);
   // s = softcap * tanh(scale * s / softcap) * log2(e) where softcap > 0, else s = scale * s
   void (*bend)(void* s, int32_t vectors, int64_t count, double scale, double softcap);
   // s += bias * log2(e); rows[i] points at query i's bias for the first key of the tile
@@ -72,17 +82,21 @@ struct Family {
   void (*hide_unset)(void* s, int32_t vectors, int64_t count, const uint32_t* seen);
 
   // select
+  // finite: inf and NaN become 0. Loaded values start at an even key.
+  void (*load_values)(const Rows&, int64_t count, int64_t columns, bool finite, void* to);
   // the largest score of each query, of scores that were bent or hidden
   void (*find_top)(const void* s, int32_t vectors, int64_t count, void* top);
   // Online softmax; s becomes the weights, as weighted_sum takes them. top, m, l, alpha: one T a query.
   void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* alpha);
+  // s becomes the weights of a compact kernel, whose sum is added to l
+  void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
   void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
                        const void* alpha, void* output, const Ahead&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries
   // wide; output is at d * column_step + query * query_step, in elements.
   void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,
                          const uint32_t* seen, void* output, int64_t column_step, int64_t query_step);
-  // s = 2^(scale * s - m) * factor
+  // s = 2^(scale (s - m)) * factor
   void (*weights)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
 
   // Writes a panel's columns as rows: to[i][r] = panel[r][i] * factor[i], for `live` queries; returns whether all are

@@ -15,17 +15,23 @@ from . import reference
 from ._attention import attention, attention_weights
 from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
 from ._merge import merge
-from .scores import Bilinear, Cosine, Dot, ScaledDot
+from ._regression import kernel_regression
+from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
+    "Additive",
     "Bilinear",
+    "Concat",
     "Cosine",
     "Dot",
+    "Gaussian",
+    "Location",
     "ScaledDot",
     "__version__",
     "attention",
     "attention_weights",
     "get_num_threads",
+    "kernel_regression",
     "merge",
     "num_threads",
     "reference",

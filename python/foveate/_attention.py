@@ -7,11 +7,12 @@ over the keys j in the reach of query i.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 from . import _core
 from ._arrays import Array, ArrayInput, float_arrays, real, reals
-from ._reach import Segments, Window, resolve
+from ._reach import Reach, Segments, Window, resolve
 from .scores import Score, reduce
 
 _DEFAULT_SCORE = "scaled_dot"
@@ -91,8 +92,9 @@ def attention(
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     score : str or score object, default "scaled_dot"
-        `"dot"`, `"scaled_dot"`, `"cosine"`, `Dot()`, `ScaledDot(scale)`, `Cosine(scale)` or
-        `Bilinear(w)`.
+        `"dot"`, `"scaled_dot"`, `"cosine"`, `Dot()`, `ScaledDot(scale)`, `Cosine(scale)`,
+        `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`, `Concat(v, w, b, activation)`,
+        `Location(w, b, activation)` or `Gaussian(w)`.
     mask : array that broadcasts into (..., Lq, Lk), optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
         seen, as False is.
@@ -186,16 +188,19 @@ def attention(
     """
     if not _core.are_plain(query, key, value):
         query, key, value = float_arrays(query=query, key=key, value=value)
-    scale = dtype = None  # these stand for 1 / sqrt(D) and the dtype of query
+    scale = dtype = family = None  # 1 / sqrt(D), the dtype of query, the inner product
+    alike = False
     if score is not _DEFAULT_SCORE:
         dtype = query.dtype
-        query, key, scale = reduce(score, query, key)
+        query, key, scale, family = reduce(score, query, key)
+        alike = _are_alike(query)
     if softcap is not None:
         softcap = real("softcap", softcap)
     if sink is not None:
         sink = reals("sink", sink)
     if (
-        mask is None
+        not alike
+        and mask is None
         and causal is False
         and window is None
         and offset is None
@@ -219,9 +224,15 @@ def attention(
             out,
             return_lse,
             dtype,
+            family,
         )
     reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    return _core.attention(query, key, value, scale, softcap, *reach, sink, out, return_lse, dtype)
+    if alike and _is_for_all(reach):
+        operands, options = (key, value, scale, softcap), (return_lse, dtype, family)
+        return _once_for_all(_core.attention, query, operands, reach, sink, out, options)
+    return _core.attention(
+        query, key, value, scale, softcap, *reach, sink, out, return_lse, dtype, family
+    )
 
 
 def attention_weights(
@@ -285,15 +296,49 @@ def attention_weights(
     q: Any = query
     k: Any = key
     dtype = q.dtype
-    q, k, scale = reduce(score, q, k)
+    q, k, scale, family = reduce(score, q, k)
+    cap = None if softcap is None else real("softcap", softcap)
+    extra = None if sink is None else reals("sink", sink)
     reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
-    return _core.attention_weights(
-        q,
-        k,
-        scale,
-        None if softcap is None else real("softcap", softcap),
-        *reach,
-        None if sink is None else reals("sink", sink),
-        out,
-        dtype,
-    )
+    if _are_alike(q) and _is_for_all(reach):
+        operands, options = (k, scale, cap), (dtype, family)
+        weights: Array = _once_for_all(
+            _core.attention_weights, q, operands, reach, extra, out, options
+        )
+        return weights
+    return _core.attention_weights(q, k, scale, cap, *reach, extra, out, dtype, family)
+
+
+def _are_alike(query: Array) -> bool:
+    """Whether all queries are one that is repeated, as those of a location score are."""
+    return query.strides[-2] == 0 and query.shape[-2] > 1
+
+
+def _is_for_all(reach: Reach) -> bool:
+    """Whether a reach says the same for all queries."""
+    mask, left, right, _, _, of_queries, _ = reach
+    of_keys_alone = mask is None or mask.ndim < 2 or mask.shape[-2] == 1
+    return left is None and right is None and of_queries is None and of_keys_alone
+
+
+_NOTHING: Reach = (None, None, None, None, 0, None, None)  # key_lengths of 0: no key is seen
+
+
+def _once_for_all(
+    compute: Callable[..., Any],
+    query: Array,
+    operands: tuple[Any, ...],
+    reach: Reach,
+    sink: float | Array | None,
+    out: Array | None,
+    options: tuple[Any, ...],
+) -> Any:
+    """Compute the answer of one query, and give it to all: those are alike, and see the same."""
+    one = compute(query[..., :1, :], *operands, *reach, sink, None, *options)
+    whole = compute(query, *operands, *_NOTHING, sink, out, *options)  # checks `out`, or makes it
+    if not isinstance(whole, tuple):
+        whole[...] = one
+        return whole
+    for part, of_one in zip(whole, one, strict=True):
+        part[...] = of_one
+    return whole

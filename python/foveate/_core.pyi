@@ -3,6 +3,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ._arrays import Array
+from ._score import Family
 
 compiler: str
 
@@ -24,6 +25,7 @@ def attention(
     out: Array | None,
     return_lse: bool,
     dtype: Any,
+    family: Family | None,
     /,
 ) -> Any: ...
 def attention_weights(
@@ -41,6 +43,7 @@ def attention_weights(
     sink: float | Array | None,
     out: Array | None,
     dtype: Any,
+    family: Family | None,
     /,
 ) -> Array: ...
 def relabel_bfloat16(capsule: object, /) -> bool: ...

@@ -7,37 +7,31 @@ the right.
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ._arrays import FLOATS, Array, ArrayInput, as_array, by_rows, compute_dtype, native, real
+from ._additive import Additive, Concat, Location
+from ._arrays import Array, ArrayInput, by_rows, compute_dtype
+from ._gaussian import Gaussian
+from ._score import ArrayScore, Family, Reduced, Score, finite, fitted, parameter, project
 
-
-class InnerProduct(NamedTuple):
-    """A score in its reduced form: `scale * (query . key)`; a scale of None is 1 / sqrt(D)."""
-
-    query: Array
-    key: Array
-    scale: float | None
-
-
-class Score(ABC):
-    """What every score is: it reduces itself to a family of kernels."""
-
-    @abstractmethod
-    def reduce(self, query: Array, key: Array) -> InnerProduct:
-        """Turn queries (..., Lq, Dq) and keys (..., Lk, Dk) into operands of a kernel."""
-
-
-def _finite(name: str, x: object) -> float:
-    number = real(name, x)
-    if not math.isfinite(number):
-        raise ValueError(f"{name}: got {number}, wanted a finite number")
-    return number
+__all__ = [
+    "NAMED",
+    "Additive",
+    "Bilinear",
+    "Concat",
+    "Cosine",
+    "Dot",
+    "Family",
+    "Gaussian",
+    "Location",
+    "Reduced",
+    "ScaledDot",
+    "Score",
+    "reduce",
+]
 
 
 @dataclass(frozen=True)
@@ -57,9 +51,9 @@ class Dot(Score):
     array([[0.881, 0.119]])
     """
 
-    def reduce(self, query: Array, key: Array) -> InnerProduct:
+    def reduce(self, query: Array, key: Array) -> Reduced:
         """Take the inner product as it is."""
-        return InnerProduct(query, key, 1.0)
+        return Reduced(query, key, 1.0)
 
 
 @dataclass(frozen=True)
@@ -88,11 +82,11 @@ class ScaledDot(Score):
     def __post_init__(self) -> None:
         """Check the scale."""
         if self.scale is not None:
-            object.__setattr__(self, "scale", _finite("scale", self.scale))
+            object.__setattr__(self, "scale", finite("scale", self.scale))
 
-    def reduce(self, query: Array, key: Array) -> InnerProduct:
+    def reduce(self, query: Array, key: Array) -> Reduced:
         """Take the inner product with the scale."""
-        return InnerProduct(query, key, self.scale)
+        return Reduced(query, key, self.scale)
 
 
 @dataclass(frozen=True)
@@ -122,11 +116,11 @@ class Cosine(Score):
 
     def __post_init__(self) -> None:
         """Check the scale."""
-        object.__setattr__(self, "scale", _finite("scale", self.scale))
+        object.__setattr__(self, "scale", finite("scale", self.scale))
 
-    def reduce(self, query: Array, key: Array) -> InnerProduct:
+    def reduce(self, query: Array, key: Array) -> Reduced:
         """Divide the rows by their lengths, in the dtype of the computation."""
-        return InnerProduct(by_rows(query, _unit), by_rows(key, _unit), self.scale)
+        return Reduced(by_rows(query, _unit), by_rows(key, _unit), self.scale)
 
 
 def _squares(x: Array) -> Array:
@@ -152,7 +146,7 @@ def _unit(x: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Bilinear(Score):
+class Bilinear(ArrayScore):
     """The general score, `q @ w . k` [1]_.
 
     Two are equal where their matrices are, in dtype, shape and values.
@@ -180,45 +174,24 @@ class Bilinear(Score):
 
     def __post_init__(self) -> None:
         """Check the matrix."""
-        w = as_array("w", self.w)
-        if w.dtype.name not in FLOATS:
-            raise TypeError(f"w: got dtype {w.dtype}, wanted {', '.join(FLOATS)}")
-        if w.ndim != 2:
-            raise ValueError(f"w: got shape {w.shape}, wanted a matrix (Dq, Dk)")
-        object.__setattr__(self, "w", native(w))
+        self._keep(w=parameter("w", self.w, "Dq", "Dk"))
 
-    def __eq__(self, other: object) -> bool:
-        """Compare the matrices."""
-        if not isinstance(other, Bilinear):
-            return NotImplemented
-        mine, others = np.asarray(self.w), np.asarray(other.w)
-        return mine.dtype == others.dtype and np.array_equal(mine, others)
-
-    def reduce(self, query: Array, key: Array) -> InnerProduct:
+    def reduce(self, query: Array, key: Array) -> Reduced:
         """Multiply the queries by the matrix, in the dtype of the computation."""
-        w = np.asarray(self.w)
+        w = fitted("w", self.w, query)
         if w.shape != (query.shape[-1], key.shape[-1]):
             raise ValueError(
                 f"w: got shape {w.shape}, wanted {(query.shape[-1], key.shape[-1])}, the last axes "
                 f"of query {query.shape} and key {key.shape}"
             )
-        dtype = compute_dtype(query.dtype)
-        if w.dtype.name not in ("float16", "bfloat16", "float32", dtype.name):
-            raise TypeError(
-                f"w: got {w.dtype} with a query of {query.dtype}, wanted a dtype that fits into "
-                f"{dtype}"
-            )
-        w = w.astype(dtype, copy=False)
-        with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
-            projected = by_rows(query, lambda rows: rows.astype(dtype, copy=False) @ w)
-        return InnerProduct(projected, key, 1.0)
+        return Reduced(project(query, w), key, 1.0)
 
 
 NAMED: dict[str, Score] = {"dot": Dot(), "scaled_dot": ScaledDot(), "cosine": Cosine()}
 
 
-def reduce(score: Any, query: Array, key: Array) -> InnerProduct:
-    """Reduce a score, or the one that a string names, to the inner product.
+def reduce(score: Any, query: Array, key: Array) -> Reduced:
+    """Reduce a score, or the one that a string names, to the operands of a kernel.
 
     Parameters
     ----------
@@ -229,7 +202,7 @@ def reduce(score: Any, query: Array, key: Array) -> InnerProduct:
 
     Returns
     -------
-    InnerProduct
+    Reduced
 
     Raises
     ------

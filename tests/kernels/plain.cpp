@@ -12,18 +12,45 @@ std::vector<Real> numbers(const Tensor& t) {
   return x;
 }
 
-template <class Real>
-Real dot(const Real* a, const Real* b, int64_t count, int64_t stride) {
+template <class Real, class Term>
+Real sum_of(int64_t count, Term term) {
   Real sum = 0;
-  for (int64_t n = 0; n < count; ++n) sum += a[n] * b[n * stride];
+  for (int64_t n = 0; n < count; ++n) sum += term(n);
   return sum;
+}
+
+// The score of a query and a key; of a compact kernel the weight.
+template <class Real, class Round>
+Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rounded) {
+  const int64_t size = c.head_size;
+  switch (c.kind) {
+    case FV_DOT: return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) { return q[d] * k[d]; }));
+    case FV_TANH:
+      return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) { return w[d] * std::tanh(q[d] + k[d]); }));
+    case FV_RELU:
+      return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) {
+                       const Real x = q[d] + k[d];
+                       return w[d] * (x < 0 ? Real(0) : x);
+                     }));
+    default: break;
+  }
+  const Real squared = sum_of<Real>(size, [&](int64_t d) {
+    const Real difference = (w ? w[d] : Real(1)) * (q[d] - k[d]);
+    return difference * difference;
+  });
+  switch (c.kind) {
+    case FV_BOXCAR: return Real(squared <= 1);
+    case FV_EPANECHNIKOV: return rounded(squared < 1 ? 1 - squared : Real(0));
+    case FV_TRIANGULAR: return rounded(squared < 1 ? 1 - std::sqrt(squared) : Real(0));
+    default: return rounded(Real(c.scale) * (squared / -2));
+  }
 }
 
 template <class Real, class Round>
 Answer attend(const Case& c, Round rounded) {
   const int64_t leads = c.heads * c.groups, keys = c.keys;
   const auto query = numbers<Real>(c.query), key = numbers<Real>(c.key), value = numbers<Real>(c.value);
-  const auto sink = numbers<Real>(c.sink);
+  const auto factors = numbers<Real>(c.weights), sink = numbers<Real>(c.sink);
   const auto bias = c.mask.view() && c.mask.view()->dtype != FV_BOOL ? numbers<Real>(c.mask) : std::vector<Real>();
   std::vector<char> seen(size_t(leads * c.queries * keys));
   for (int64_t n = 0; n < leads * c.queries * keys; ++n)
@@ -34,29 +61,36 @@ Answer attend(const Case& c, Round rounded) {
   for (int64_t row = 0; row < leads * c.queries; ++row) {
     const int64_t i = row % c.queries, lead = row / c.queries, head = lead / c.groups;
     const char* row_sees = seen.data() + row * keys;
+    bool any = false;
     Real largest = sink.empty() ? -Real(INFINITY) : sink[size_t(lead)];
     for (int64_t j = 0; j < keys; ++j) {
       const Real* k = key.data() + (head * keys + j) * c.head_size;
-      Real s = rounded(dot(query.data() + row * c.head_size, k, c.head_size, 1) * Real(c.scale));
+      Real s = score(c, query.data() + row * c.head_size, k, factors.empty() ? nullptr : factors.data(), rounded);
       if (c.softcap > 0) s = rounded(Real(c.softcap) * std::tanh(s / Real(c.softcap)));
       if (!bias.empty()) s = rounded(s + bias[size_t(i * keys + j)]);
       weight[size_t(j)] = s;
+      any = any || row_sees[j];
       if (row_sees[j] && s > largest) largest = s;
     }
+    if (c.compact()) largest = 0;
     Real denominator = sink.empty() ? Real(0) : std::exp(sink[size_t(lead)] - largest);
     for (int64_t j = 0; j < keys; ++j) {
       Real& w = weight[size_t(j)];
-      w = row_sees[j] ? std::exp(w - largest) : Real(0);
+      if (!row_sees[j])
+        w = 0;
+      else if (!c.compact())
+        w = std::exp(w - largest);
       denominator += w;
     }
     a.lse.push_back(double(largest + std::log(denominator)));
     for (Real& w : weight) {
-      w = denominator > 0 ? rounded(w / denominator) : Real(0);
+      w = any ? rounded(w / denominator) : Real(0);
       a.weights.push_back(double(w));
     }
     for (int64_t d = 0; d < c.value_size; ++d) {
       const Real* v = value.data() + head * keys * c.value_size + d;
-      a.output.push_back(double(rounded(dot(weight.data(), v, keys, c.value_size))));
+      const Real sum = sum_of<Real>(keys, [&](int64_t j) { return weight[size_t(j)] * v[j * c.value_size]; });
+      a.output.push_back(double(rounded(sum)));
     }
   }
   return a;
@@ -84,12 +118,17 @@ fv_problem Case::problem() const {
   p.key = key.view();
   p.value = value.view();
   p.sink = sink.view();
-  p.score = {scale, softcap};
+  p.score.scale = scale;
+  p.score.softcap = softcap;
+  p.score.kind = kind;
+  p.score.weights = weights.view();
+  p.score.negligible = negligible;
   p.reach.mask = mask.view();
   p.reach.left = left;
   p.reach.right = right;
   p.reach.offset = offset.view();
   p.reach.offset_at_end = offset_at_end;
+  p.reach.leave_one_out = leave_one_out;
   p.reach.key_lengths = key_lengths.view();
   p.reach.query_segments = query_segments.view();
   p.reach.key_segments = key_segments.view();
@@ -101,6 +140,7 @@ bool Case::sees(int64_t head, int64_t i, int64_t j) const {
   const int64_t valid = key_lengths.view() ? int64_t(key_lengths.get(head)) : keys;
   if (j >= valid) return false;
   const int64_t start = offset_at_end ? valid - queries : offset.view() ? int64_t(offset.get(head)) : 0;
+  if (leave_one_out && j == i + start) return false;
   if (left >= 0 && j < i + start - left) return false;
   if (right >= 0 && j > i + start + right) return false;
   if (query_segments.view() && query_segments.get(i) != key_segments.get(j)) return false;

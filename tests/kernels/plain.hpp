@@ -1,4 +1,4 @@
-// The formula of attention, written plainly: every score, every weight, one after the other.
+// The formula of attention, written plainly: every score, every weight, one after the other; of every kind.
 //   exact()  in double, or long double for float64: the truth, as good as makes no difference
 //   plain()  in the dtype itself: scores, weights and output rounded to it, sums in float32 (float64): the yardstick
 #pragma once
@@ -14,17 +14,21 @@ struct Case {
   fv_dtype dtype = FV_FLOAT32;
   int64_t heads = 1, groups = 1, queries = 1, keys = 1, head_size = 1, value_size = 1;
   double scale = 1.0, softcap = 0.0;
+  fv_score_kind kind = FV_DOT;
+  double negligible = 0.0;  // the formula knows nothing of it
   int64_t left = -1, right = -1;
-  bool offset_at_end = false;
-  Tensor query, key, value, sink, mask, offset, key_lengths, query_segments, key_segments;
+  bool offset_at_end = false, leave_one_out = false;
+  Tensor query, key, value, weights, sink, mask, offset, key_lengths, query_segments, key_segments;
 
   Case(fv_dtype, int64_t heads, int64_t groups, int64_t queries, int64_t keys, int64_t head_size, int64_t value_size,
        uint64_t seed);
   fv_problem problem() const;
   bool sees(int64_t head, int64_t query, int64_t key) const;
+  bool compact() const { return kind >= FV_BOXCAR; }
   std::string shape() const;
 };
 
+// Where a query sees no key, 0 and an lse of -inf; where all its weights are 0, NaN and an lse of -inf.
 struct Answer {
   std::vector<double> output, lse, weights;
 };

@@ -41,11 +41,36 @@ typedef struct fv_array {
   const int64_t* strides;
 } fv_array;
 
-/* score: how related a query and a key are. The inner-product family: scale * (q . k), then
- * softcap * tanh(score / softcap) where softcap > 0. */
+/* score: how related a query q and a key k are, of three families of kernels. With d = |weights (q - k)|^2, the squared
+ * distance with a factor for each dimension:
+ *   FV_DOT             q . k                                   the inner product
+ *   FV_TANH, FV_RELU   sum_h weights_h act(q_h + k_h)          additive: query and key are the two projections
+ *   FV_GAUSSIAN        -d / 2                                  distance
+ * then scale * score, then softcap * tanh(score / softcap) where softcap > 0, then the softmax. Compact kernels are
+ * weights as they are, no logits: they take a scale of 1 and no softcap, float mask or sink, and go with fv_attention
+ * only. Where all weights of a query are 0, its output is NaN and its lse -inf.
+ *   FV_BOXCAR          [d <= 1]
+ *   FV_EPANECHNIKOV    max(1 - d, 0)
+ *   FV_TRIANGULAR      max(1 - sqrt(d), 0) */
+typedef enum fv_score_kind {
+  FV_DOT,
+  FV_TANH,
+  FV_RELU,
+  FV_GAUSSIAN,
+  FV_BOXCAR,
+  FV_EPANECHNIKOV,
+  FV_TRIANGULAR
+} fv_score_kind;
+
 typedef struct fv_score {
   double scale;
   double softcap;
+  fv_score_kind kind;
+  const fv_array* weights; /* (D,), contiguous, float32, or float64 for float64; optional for distances */
+  /* Distances only. Keys so far away that all of them together weigh less than this fraction of the other keys of each
+   * query may be left out: tile by tile, which pays where neighbours stand close in the order of queries and of keys.
+   * 0: none but those of weight 0. */
+  double negligible;
 } fv_score;
 
 /* reach: which keys a query sees. Every part is optional (NULL); the parts compose by AND.
@@ -55,6 +80,7 @@ typedef struct fv_reach {
   int64_t left, right;            /* negative: unbounded; causal is right = 0 */
   const fv_array* offset;         /* int64 (...): where query 0 stands on the key axis; NULL: 0 */
   int32_t offset_at_end;          /* not 0: the last query stands at the last valid key */
+  int32_t leave_one_out;          /* not 0: a query does not see the key at its own position */
   const fv_array* key_lengths;    /* int64 (...): keys at and beyond this are not seen */
   const fv_array* query_segments; /* int64 (..., Lq), with key_segments: a query sees the keys of its own id */
   const fv_array* key_segments;   /* int64 (..., Lk) */

@@ -1,5 +1,6 @@
-// Soft selection: the online softmax of a tile of scores. In base 2: x = scale * s, with log2(e) in the scale.
-//   m' = max(m, max_j x_j),  alpha = 2^(m - m'),  P_j = 2^(x_j - m'),  l' = alpha l + sum_j P_j
+// Soft selection: the online softmax of a tile of scores, in base 2, with log2(e) in the scale.
+//   m' = max(m, max_j s_j),  alpha = 2^(scale (m - m')),  P_j = 2^(scale (s_j - m')),  l' = alpha l + sum_j P_j
+// The difference comes before the scale: it is exact where it matters, and the largest weight is 1 whatever the scores.
 // The sum is a chain over the tile's j, from 0: its error does not grow with the number of tiles.
 // m starts at -inf with l = 0, or at the sink with l = 1. While nothing was seen, m' is -inf and is taken as 0 in the
 // differences: weights of cells that are not seen (score -inf) are then 0, not NaN. NaN does not enter m, but l.
@@ -25,9 +26,9 @@ template <class T, int vectors>
 inline void soft_offset(const T* top, T scale, T* m, T* l, T* alpha, Vec<T> (&offset)[vectors]) {
   const Vec<T> lowest = minus_infinity<T>();
   unroll<vectors>([&](auto v) {
-    const Vec<T> old = load(m + v * lanes<T>), now = max(load(top + v * lanes<T>) * scale, old);
+    const Vec<T> old = load(m + v * lanes<T>), now = max(load(top + v * lanes<T>), old);
     offset[v] = now == lowest ? Vec<T>{} : now;
-    const Vec<T> shrink = exp2<T>(old - offset[v]);
+    const Vec<T> shrink = exp2<T>((old - offset[v]) * scale);
     store<T>(l + v * lanes<T>, load(l + v * lanes<T>) * shrink);
     store<T>(alpha + v * lanes<T>, shrink);
     store<T>(m + v * lanes<T>, now);
@@ -42,7 +43,7 @@ template <class T, int vectors>
   for (int64_t j = 0; j < count; ++j)
     unroll<vectors>([&](auto v) {
       T* cell = scores + j * width + v * lanes<T>;
-      const Vec<T> weight = exp2<T>(load(cell) * scale - offset[v]);
+      const Vec<T> weight = exp2<T>((load(cell) - offset[v]) * scale);
       sum[v] += weight;
       store<T>(cell, weight);
     });

@@ -1,4 +1,4 @@
-// The weights themselves, once the softmax's m and l are known: 2^(scale * s - m) * factor, factor = 1 / l.
+// The weights themselves, once the softmax's m and l are known: 2^(scale (s - m)) * factor, factor = 1 / l.
 #pragma once
 #include "../math.hpp"
 
@@ -18,7 +18,7 @@ void weights_tile(T* scores, int64_t count, T scale, const T* m, const T* factor
   for (int64_t j = 0; j < count; ++j)
     unroll<vectors>([&](auto v) {
       T* cell = scores + j * width + v * lanes<T>;
-      store<T>(cell, exp2<T>(load(cell) * scale - offset[v]) * by[v]);
+      store<T>(cell, exp2<T>((load(cell) - offset[v]) * scale) * by[v]);
     });
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
-    "demo": "recognise handwritten digits by attention alone, and draw what is attended to",
+    "demo": "recognise digits and fit a curve by attention alone, and draw what is attended to",
     "bench": "time this machine against NumPy, and against torch and onnxruntime if installed",
     "info": "print the build, the instruction sets and the threads",
 }
@@ -26,6 +26,14 @@ class MissingPackageError(Exception):
             f"this command needs {package}, which is not installed here. "
             f'Install what it needs with:  {sys.executable} -m pip install "foveate[{extra}]"'
         )
+
+
+def require(package: str, extra: str, distribution: str | None = None) -> None:
+    """Raise MissingPackageError where a package, called so by pip, cannot be imported."""
+    try:
+        import_module(package)
+    except ImportError as error:
+        raise MissingPackageError(distribution or package, extra) from error
 
 
 def _number(text: str, low: int) -> int:

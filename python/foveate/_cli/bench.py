@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from foveate._cli import MissingPackageError, positive
-from foveate._cli.compare import PEAK_NAMES, Comparison, compare, format_seconds, machine
+from foveate._cli import positive, require
+from foveate._cli.compare import Comparison, compare, format_seconds, machine
 from foveate._cli.contenders import CONTENDERS, choose
 from foveate._cli.info import usable_cpus
 from foveate._cli.workloads import WORKLOADS, select
@@ -66,12 +66,9 @@ def run(options: argparse.Namespace) -> int:
         print("contenders:", *(contender.name for contender in CONTENDERS), sep="\n  ")
         return 0
     for package in ("rich", "threadpoolctl"):
-        try:
-            __import__(package)
-        except ImportError as error:
-            raise MissingPackageError(package, "bench") from error
+        require(package, "bench")
     try:
-        workloads = select(options.workload or (QUICK if options.quick else USUAL))
+        workloads = select(options.workload or (QUICK if options.quick else USUAL), WORKLOADS)
     except ValueError as error:
         print(f"foveate bench: argument --workload: {error}", file=sys.stderr)
         return 2
@@ -130,8 +127,7 @@ def _table(comparison: Comparison) -> Any:
     from rich.table import Table
 
     workload, times = comparison.workload, comparison.times
-    unit = "GB/s" if workload.peak == "read" else f"Gflop/s of {workload.peak_dtype}"
-    caption = f"{PEAK_NAMES[workload.peak]}: {times.peak / 1e9:.0f} {unit}"
+    caption = f"{workload.unit}: {times.peak / 1e9:.0f} billion a second"
     table = Table(
         title=f"{workload.name}   ({comparison.verdict()})",
         caption="\n".join([caption, *comparison.left_out()]),
@@ -143,6 +139,6 @@ def _table(comparison: Comparison) -> Any:
     for column in ("time", "share of peak", "time over foveate's"):
         table.add_column(column, justify="right")
     for result in sorted(comparison.results.values(), key=lambda result: result.seconds):
-        share = "" if result.share is None else f"{result.share:.1%}"
+        share = "" if result.speed is None else workload.format_speed(result.speed)
         table.add_row(result.title, format_seconds(result.seconds), share, f"{result.ratio:.2f}x")
     return table

@@ -1,4 +1,4 @@
-"""One workload, all contenders: prepared, checked, timed in turns, and held to the peak."""
+"""One workload, all contenders: prepared, checked, timed in turns, and held to the goal."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ from foveate._cli.contenders import (
 )
 from foveate._cli.info import usable_cpus
 from foveate._cli.measure import Times, interleave
-from foveate._cli.workloads import Workload
-
-PEAK_SECONDS = 0.05  # long enough for the clock to settle, short beside a round
-PEAK_NAMES = {"flops": "FMA peak", "read": "read bandwidth"}
+from foveate._cli.workloads import Timed
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Result:
 
     title: str
     seconds: float  # a call
-    share: float | None  # of the peak; None where no peak was measured
+    speed: float | None  # in the workload's unit; None where that could not be measured
     ratio: float  # its time over foveate's: above 1, foveate is faster
 
 
@@ -43,7 +40,7 @@ class Result:
 class Comparison:
     """All contenders at one workload, on a number of threads."""
 
-    workload: Workload
+    workload: Timed
     threads: int
     times: Times = field(default_factory=Times)
     results: dict[str, Result] = field(default_factory=dict)
@@ -66,23 +63,23 @@ class Comparison:
         if own is None:
             return "not run"
         if goal is not None:
-            if own.share is None:
-                return f"goal {goal:.0%}: no peak"
-            return f"goal {goal:.0%}: {'reached' if own.share >= goal else 'missed'}"
+            wanted = f"goal {self.workload.format_speed(goal)}"
+            if own.speed is None:
+                return f"{wanted}: no peak to hold it to"
+            return f"{wanted}: {'reached' if own.speed >= goal else 'missed'}"
         best = self.best_peer()
         if best is None:
             return "goal: ahead of every peer (none here)"
         return f"goal, ahead of every peer: {'reached' if best[1].ratio > 1 else 'missed'}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON: results, every round's times and peaks, and who was left out."""
+        """Everything, for JSON: results, every round's times and units, and who was left out."""
         return {
             "workload": self.workload.name,
             "threads": self.threads,
-            "peak": {
-                "kind": PEAK_NAMES[self.workload.peak],
-                "dtype": self.workload.peak_dtype,
-                "median": self.times.peak,
+            "unit": {
+                "is": self.workload.unit,
+                "median a second": self.times.peak,
                 "rounds": self.times.peaks,
             },
             "goal": self.workload.goal_on(self.threads),
@@ -91,7 +88,7 @@ class Comparison:
                 name: {
                     "title": result.title,
                     "seconds": result.seconds,
-                    "share of peak": result.share,
+                    "speed": result.speed,
                     "time over foveate's": result.ratio,
                     "rounds": self.times.seconds[name],
                 }
@@ -102,18 +99,11 @@ class Comparison:
         }
 
 
-def probe_for(workload: Workload, threads: int) -> Callable[[], float]:
-    """What measures this workload's peak, on the same threads.
-
-    A read goes over as many bytes as the keys and values have, so that a cache helps both alike.
-    """
-    if workload.peak == "read":
-        size = max(1, int(workload.work) // threads)
-        return lambda: float(_core.measure_read(size, threads, PEAK_SECONDS))
-    return lambda: float(_core.measure_flops(workload.peak_dtype, threads, PEAK_SECONDS))
-
-
-def prepare(contenders: Sequence[Contender], comparison: Comparison) -> dict[str, Prepared]:
+def prepare(
+    contenders: Sequence[Contender],
+    comparison: Comparison,
+    make_data: Callable[[Any], Any] = make_data,
+) -> dict[str, Prepared]:
     """Those that run here and give foveate's answer; why not the others goes to the comparison."""
     workload = comparison.workload
     ready: dict[str, Prepared] = {}
@@ -140,18 +130,19 @@ def prepare(contenders: Sequence[Contender], comparison: Comparison) -> dict[str
 
 
 def compare(
-    workload: Workload,
+    workload: Timed,
     contenders: Sequence[Contender],
     *,
     threads: int,
     rounds: int,
     seconds: float,
     progress: Callable[[], None] = lambda: None,
+    make_data: Callable[[Any], Any] = make_data,
 ) -> Comparison:
     """Prepare, check and time the contenders, foveate among them; report each turn."""
     with foveate.num_threads(threads):
         comparison = Comparison(workload, threads)
-        ready = prepare(contenders, comparison)
+        ready = prepare(contenders, comparison, make_data)
         if FOVEATE.name not in ready:
             return comparison
         calls = {name: prepared.call for name, prepared in ready.items()}
@@ -159,15 +150,15 @@ def compare(
             calls,
             rounds=rounds,
             seconds=seconds,
-            probe=probe_for(workload, threads),
+            probe=lambda: workload.probe(threads),
             progress=progress,
         )
     titles = {contender.name: contender.title for contender in contenders}
     own = times.median(FOVEATE.name)
     for name in calls:
         taken = times.median(name)
-        share = workload.work / taken / times.peak if times.peak > 0 else None
-        comparison.results[name] = Result(titles[name], taken, share, taken / own)
+        speed = workload.work / taken / times.peak if times.peak > 0 else None
+        comparison.results[name] = Result(titles[name], taken, speed, taken / own)
     return comparison
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import foveate
-from foveate._cli.workloads import ITEM_BYTES, Workload
+from foveate._cli.workloads import ITEM_BYTES, Timed, Workload
 
 # A contender that stores the whole matrix of scores is left out where that takes more: the machine
 # would swap.
@@ -53,7 +53,7 @@ class Contender:
 
     name: str
     title: str
-    prepare: Callable[[Workload, Data, int], Prepared]  # the int: threads
+    prepare: Callable[[Any, Any, int], Prepared]  # of the workload, its data, and threads
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -330,7 +330,7 @@ def difference(answer: NDArray[Any], wanted: NDArray[Any]) -> float:
     return worst if np.isfinite(worst) else np.inf
 
 
-def check(workload: Workload, answer: NDArray[Any], wanted: NDArray[Any]) -> None:
+def check(workload: Timed, answer: NDArray[Any], wanted: NDArray[Any]) -> None:
     """Raise WrongAnswerError where an answer is not foveate's, to the tolerance of the dtype."""
     if answer.shape != wanted.shape:
         raise WrongAnswerError(f"gave shape {answer.shape}, where foveate gave {wanted.shape}")

@@ -1,273 +1,49 @@
-"""``python -m foveate demo``: handwritten digits, recognised by attention alone.
-
-Query: an unseen image. Keys: the known images. Values: their labels, one-hot. The output is then,
-for each digit, the share of the attention that falls on known images of it, and the answer is the
-digit with the largest share. Nothing is trained: this is the kernel regression of Nadaraya and
-Watson (1964), with the dot product or the cosine as its kernel.
-"""
+"""``python -m foveate demo``: what attention does, in words and pictures, on two small problems."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from foveate._cli import demo_digits, demo_regression, non_negative, require
 
-import foveate
-from foveate import reference
-from foveate._cli import MissingPackageError, non_negative
-from foveate._cli.contenders import plain_attention
-from foveate._cli.measure import interleave
-
-UNSEEN = 360  # a fifth of the 1,797 images
-# Sharpness is 1 / temperature: the factor on the scores before the softmax. At 1 the attention is
-# spread over all the known images; these were chosen on other splits than the default one, where
-# soft attention recognised best.
-DOT_SHARPNESS, COSINE_SHARPNESS = 32.0, 40.0
-ROUNDS, TURN_SECONDS = 15, 0.02
-PICTURED, NEIGHBOURS = 8, 6
-
-Image = NDArray[np.float32]
-
-
-class Digits(NamedTuple):
-    """The images, 64 numbers each around the mean known image, and what they show."""
-
-    query: Image  # (unseen, 64)
-    key: Image  # (known, 64)
-    value: Image  # (known, 10): the labels, one-hot
-    truth: NDArray[np.int64]  # (unseen,)
-    label: NDArray[np.int64]  # (known,)
-    mean: Image  # (64,)
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to relate images: the score, and the same in plain NumPy."""
-
-    name: str
-    score: Callable[[float], Any]
-    sharpness: float
-    plain_scale: float  # of the sharpness, for plain_attention
-    normalised: bool
-
-
-WAYS = (
-    Way(
-        "scaled dot product",
-        lambda sharpness: foveate.ScaledDot(sharpness / 8.0),
-        DOT_SHARPNESS,
-        1.0 / 8.0,  # 1 / sqrt(64)
-        normalised=False,
-    ),
-    Way(
-        "cosine",
-        lambda sharpness: foveate.Cosine(sharpness),
-        COSINE_SHARPNESS,
-        1.0,
-        normalised=True,
-    ),
-)
+SUBJECTS = {"digits": demo_digits.run, "regression": demo_regression.run}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
+        "subject",
+        nargs="?",
+        choices=list(SUBJECTS),
+        help="digits: handwritten digits are recognised; regression: a curve is fitted to noisy "
+        "points (default: both)",
+    )
+    parser.add_argument(
         "--output",
         metavar="PATH",
-        default="foveate-demo.png",
-        help="where the picture goes; the ending names the format (default: %(default)s)",
+        type=Path,
+        default=Path("foveate-demo.png"),
+        help="where the pictures go: the subject is added to the name, and the ending names the "
+        "format (default: %(default)s)",
     )
     parser.add_argument("--no-picture", action="store_true", help="draw nothing")
     parser.add_argument(
         "--seed",
         type=non_negative,
         default=0,
-        help="chooses the unseen images (default: %(default)s)",
+        help="chooses the unseen images, and the noise (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Recognise, check, time, draw; returns 1 where the check fails."""
-    digits = load_digits(options.seed)
+    """Show one subject, or each; returns 1 where an answer is not that of the reference."""
     if not options.no_picture:
-        _need("matplotlib")
-    known, unseen = len(digits.key), len(digits.query)
-    print(
-        f"{known + unseen:,} images of handwritten digits, 8 x 8 pixels, from scikit-learn.\n"
-        f"{unseen} of them are unseen: each is a query, that attends to the other {known:,} (the\n"
-        "keys), and the labels of those (the values, one-hot) are averaged with the attention\n"
-        "weights. The digit with the largest share is the answer. Nothing is trained.\n"
-    )
+        require("matplotlib", "demo")
     passed = True
-    for way in WAYS:
-        passed &= _report(way, digits)
-    print(
-        "Sharpness is the factor on the scores before the softmax (1 / temperature): at 1 every\n"
-        "known image has a say, and the most frequent shapes win; the larger it is, the more the\n"
-        "few nearest images decide, and in the limit the most attended neighbour alone.\n"
-    )
-    if not options.no_picture:
-        path = draw(digits, WAYS[-1], Path(options.output))
-        print(
-            f"Picture: {path.resolve()}\n"
-            "Each row: an unseen image, the known images it attends to most (their digit, and the\n"
-            "weight), and the share of the attention on each digit. A red frame: misread."
-        )
+    for subject in [options.subject] if options.subject else SUBJECTS:
+        print(f"--- {subject} ".ljust(80, "-") + "\n")
+        path = options.output.with_stem(f"{options.output.stem}-{subject}")
+        passed &= SUBJECTS[subject](options.seed, None if options.no_picture else path)
+        print()
     return 0 if passed else 1
-
-
-def load_digits(seed: int) -> Digits:
-    """The digits of scikit-learn, split at random; pixels from 0 to 1, less the mean known image.
-
-    The mean is what all images have in common: with it, the dot product favours much ink.
-    """
-    _need("sklearn", "scikit-learn")
-    from sklearn.datasets import load_digits as load
-
-    pixels, labels = load(return_X_y=True)
-    order = np.random.default_rng(seed).permutation(len(labels))
-    unseen, known = order[:UNSEEN], order[UNSEEN:]
-    images = (pixels / 16.0).astype(np.float32)
-    mean = images[known].mean(axis=0)
-    return Digits(
-        query=images[unseen] - mean,
-        key=images[known] - mean,
-        value=np.eye(10, dtype=np.float32)[labels[known]],
-        truth=labels[unseen],
-        label=labels[known],
-        mean=mean,
-    )
-
-
-def _need(package: str, distribution: str | None = None) -> None:
-    try:
-        __import__(package)
-    except ImportError as error:
-        raise MissingPackageError(distribution or package, "demo") from error
-
-
-def _report(way: Way, digits: Digits) -> bool:
-    """Print one way's accuracy, check and times; says whether the check passed."""
-    query, key, value, truth = digits[:4]
-    score = way.score(way.sharpness)
-    output = foveate.attention(query, key, value, score=score)
-    weights = foveate.attention_weights(query, key, score=score)
-    blunt = foveate.attention(query, key, value, score=way.score(1.0))
-
-    def accuracy(answers: NDArray[Any]) -> str:
-        return f"{np.mean(answers == truth):.1%}"
-
-    print(f"{way.name[0].upper()}{way.name[1:]}, sharpness {way.sharpness:g}")
-    print(
-        f"  soft attention recognises          {accuracy(output.argmax(-1))}"
-        f"   (at sharpness 1: {accuracy(blunt.argmax(-1))})"
-    )
-    nearest = digits.label[weights.argmax(-1)]
-    print(f"  the most attended neighbour alone  {accuracy(nearest)}")
-
-    # The promise of the library: no further from the exact answer than twice what the plain formula
-    # in the same precision is. The exact answer is the reference's, in float64.
-    exact = reference.attention(*(array.astype(np.float64) for array in digits[:3]), score=score)
-    plain = _plain(way, digits)
-    error = float(np.abs(output - exact).max())
-    bound = 2.0 * float(np.abs(plain() - exact).max()) + float(np.finfo(np.float32).eps)
-    passed = error <= bound
-    print(
-        f"  against foveate.reference          {'agrees' if passed else 'DIFFERS'}: "
-        f"at most {error:.1e} off, allowed {bound:.1e}\n"
-        "                                     (twice what plain float32 NumPy is off)"
-    )
-
-    def call() -> object:
-        return foveate.attention(query, key, value, score=score)
-
-    times = interleave({"foveate": call, "plain": plain}, rounds=ROUNDS, seconds=TURN_SECONDS)
-    own, peer = times.median("foveate"), times.median("plain")
-    print(
-        f"  time for all {len(query)} queries           {own * 1e3:.2f} ms; "
-        f"plain NumPy {peer * 1e3:.2f} ms: {peer / own:.1f} times as long\n"
-    )
-    return passed
-
-
-def _plain(way: Way, digits: Digits) -> Callable[[], NDArray[Any]]:
-    """The same in plain NumPy, as one would write it."""
-    scale = way.sharpness * way.plain_scale
-
-    def unit(rows: Image) -> Image:
-        return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)
-
-    def call() -> NDArray[Any]:
-        query, key, value = digits[:3]
-        if way.normalised:
-            query, key = unit(query), unit(key)
-        return plain_attention(query, key, value, scale)
-
-    return call
-
-
-def draw(digits: Digits, way: Way, path: Path) -> Path:
-    """Save a picture of some queries, the images they attend to, and the shares of the digits."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    score = way.score(way.sharpness)
-    weights = foveate.attention_weights(digits.query, digits.key, score=score)
-    shares = foveate.attention(digits.query, digits.key, digits.value, score=score)
-    answers = shares.argmax(-1)
-    chosen = _choose(answers, digits.truth)
-
-    columns = 1 + NEIGHBOURS
-    figure, axes = pyplot.subplots(
-        PICTURED,
-        columns + 1,
-        figsize=(1.25 * (columns + 2), 1.45 * PICTURED + 0.7),
-        gridspec_kw={"width_ratios": [1.0] * columns + [2.0]},
-        layout="constrained",
-    )
-    figure.suptitle(
-        f"Digits recognised by attention alone ({way.name}, sharpness {way.sharpness:g})"
-    )
-    for row, index in zip(axes, chosen, strict=True):
-        right = answers[index] == digits.truth[index]
-        _show(row[0], digits.query[index] + digits.mean, "tab:green" if right else "tab:red")
-        row[0].set_title(f"query: {digits.truth[index]}, read: {answers[index]}", fontsize=8)
-        nearest = np.argsort(-weights[index], kind="stable")[:NEIGHBOURS]
-        for axis, neighbour in zip(row[1:columns], nearest, strict=True):
-            _show(axis, digits.key[neighbour] + digits.mean, "lightgray")
-            axis.set_title(
-                f"{digits.label[neighbour]}: {weights[index, neighbour]:.1%}", fontsize=8
-            )
-        row[-1].bar(np.arange(10), shares[index], color="tab:blue")
-        row[-1].set_ylim(0.0, 1.0)
-        row[-1].set_xticks(np.arange(10))
-        row[-1].tick_params(labelsize=7)
-    axes[0, -1].set_title("share of the attention", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-    return path
-
-
-def _choose(answers: NDArray[Any], truth: NDArray[np.int64]) -> list[int]:
-    """Queries to draw: the first that was read right of some digits, and up to two misread."""
-    wrong = [int(index) for index in np.flatnonzero(answers != truth)[:2]]
-    right = answers == truth
-    first = [np.flatnonzero(right & (truth == digit))[:1] for digit in range(10)]
-    return [int(index) for index in np.concatenate(first)][: PICTURED - len(wrong)] + wrong
-
-
-def _show(axis: Any, image: Image, frame: str) -> None:
-    axis.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0.0, vmax=1.0)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_color(frame)
-        spine.set_linewidth(2.0)

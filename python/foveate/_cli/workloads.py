@@ -1,4 +1,4 @@
-"""The one table of timed problems: names, shapes, and the share of the machine's peak to reach.
+"""The one table of timed attention: names, shapes, and the share of the machine's peak to reach.
 
 The peak is the rate of fused multiply-adds of the dtype that does the arithmetic, or, for a decode,
 the rate at which memory is read; both are measured in the same run. Only work that must be done is
@@ -8,23 +8,62 @@ problem; the bytes of keys and values for a decode.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foveate import _core
+
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # Where a kernel of this dtype does its arithmetic: float16 is converted, and multiplied in float32.
 PEAK_DTYPES = {dtype: dtype for dtype in ITEM_BYTES} | {"float16": "float32"}
+PEAK_SECONDS = 0.05  # long enough for the clock to settle, short beside a round
+
+
+class Timed(Protocol):
+    """A problem to time, as a comparison sees it: how much work it is, and the speed to reach.
+
+    A speed is work a second, over a unit of it: the peak that is measured in the same run, or a
+    round number.
+    """
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of its arrays."""
+
+    @property
+    def work(self) -> float:
+        """What a call must do, counted."""
+
+    @property
+    def unit(self) -> str:
+        """What speeds are a multiple of."""
+
+    def probe(self, threads: int) -> float:
+        """The unit, in work a second, as it is now; 0 where it cannot be measured."""
+
+    def goal_on(self, threads: int) -> float | None:
+        """The speed to reach on this many threads; None: to be ahead of every peer."""
+
+    def format_speed(self, speed: float) -> str:
+        """A speed to read."""
+
+
+AnyTimed = TypeVar("AnyTimed", bound=Timed)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One problem to time: query (batch, heads, length, head_size), key_length keys of kv_heads."""
+    """Attention to time: query (batch, heads, length, head_size), key_length keys of kv_heads."""
 
     name: str
     batch: int
@@ -93,9 +132,30 @@ class Workload:
         """The dtype whose multiply-adds are the peak."""
         return PEAK_DTYPES[self.dtype]
 
+    @property
+    def unit(self) -> str:
+        """The peak that the work is held to."""
+        if self.peak == "read":
+            return "read bandwidth, in bytes"
+        return f"FMA peak of {self.peak_dtype}, in flops"
+
+    def probe(self, threads: int) -> float:
+        """Measure the peak, on as many threads.
+
+        A read goes over as many bytes as the keys and values have: a cache helps both alike.
+        """
+        if self.peak == "read":
+            size = max(1, int(self.work) // threads)
+            return float(_core.measure_read(size, threads, PEAK_SECONDS))
+        return float(_core.measure_flops(self.peak_dtype, threads, PEAK_SECONDS))
+
     def goal_on(self, threads: int) -> float | None:
         """The share of the peak to reach on this many threads."""
         return None if self.goal is None else self.goal[0 if threads == 1 else 1]
+
+    def format_speed(self, speed: float) -> str:
+        """A share of the peak."""
+        return f"{speed:.{0 if speed >= 0.1 else 1}%}"
 
     def seen_mask(self) -> NDArray[np.bool_] | None:
         """The reach as a dense mask (length, keys), for those that know no window; None: all."""
@@ -153,7 +213,7 @@ WORKLOADS: tuple[Workload, ...] = (
 )
 
 
-def select(patterns: Iterable[str]) -> list[Workload]:
+def select(patterns: Iterable[str], workloads: Sequence[AnyTimed]) -> list[AnyTimed]:
     """The workloads whose names match any of the patterns (``*`` and ``?`` match), in order.
 
     Raises
@@ -163,9 +223,9 @@ def select(patterns: Iterable[str]) -> list[Workload]:
     """
     chosen: set[str] = set()
     for pattern in patterns:
-        names = [workload.name for workload in WORKLOADS if fnmatchcase(workload.name, pattern)]
+        names = [workload.name for workload in workloads if fnmatchcase(workload.name, pattern)]
         if not names:
-            known = ", ".join(workload.name for workload in WORKLOADS)
+            known = ", ".join(workload.name for workload in workloads)
             raise ValueError(f"no workload is called {pattern!r}; there are: {known}")
         chosen.update(names)
-    return [workload for workload in WORKLOADS if workload.name in chosen]
+    return [workload for workload in workloads if workload.name in chosen]

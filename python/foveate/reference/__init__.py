@@ -10,6 +10,7 @@ reach, select), and one that puts them together.
 
 from ._attention import attention, attention_weights
 from ._reach import reach
+from ._regression import kernel_regression
 from ._score import compute_dtype, scores
 from ._select import merge, softmax, weighted_sum
 
@@ -17,6 +18,7 @@ __all__ = [
     "attention",
     "attention_weights",
     "compute_dtype",
+    "kernel_regression",
     "merge",
     "reach",
     "scores",

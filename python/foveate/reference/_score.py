@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ..scores import Bilinear, Cosine, Dot, ScaledDot
+from ..scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 Array = NDArray[Any]
 
@@ -46,6 +46,45 @@ def unit(x: Array) -> Array:
     return scaled / np.where(length == 0, 1, length)
 
 
+def activate(x: Array, activation: str) -> Array:
+    """Apply "tanh", "relu" or "identity".
+
+    Examples
+    --------
+    >>> activate(np.array([-1.0, 2.0]), "relu")
+    array([0., 2.])
+    """
+    if activation == "identity":
+        return x
+    result: Array = np.tanh(x) if activation == "tanh" else np.maximum(x, 0)
+    return result
+
+
+def additive(a: Array, b: Array, v: Array, activation: str) -> Array:
+    """Sum v_h act(a_ih + b_jh) over h, of the projections of queries and keys.
+
+    Parameters
+    ----------
+    a : array (..., Lq, H)
+    b : array (..., Lk, H)
+    v : array (H,)
+    activation : "tanh", "relu" or "identity"
+
+    Returns
+    -------
+    array (..., Lq, Lk)
+
+    Examples
+    --------
+    >>> additive(np.array([[60.0]]), np.array([[-59.5]]), np.array([2.0]), "tanh") == [
+    ...     [2 * np.tanh(0.5)]]
+    array([[ True]])
+    """
+    hidden = activate(a[..., :, None, :] + b[..., None, :, :], activation)  # (..., Lq, Lk, H)
+    total: Array = hidden @ v
+    return total
+
+
 def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array:
     """How related each query is to each key, before softcap, mask and reach.
 
@@ -74,6 +113,27 @@ def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array
             raise ValueError(f"score: got {score!r}, {wanted}")
         score = named[score]
 
+    def parameter(x: Any) -> Array:
+        return np.asarray(x).astype(dtype)
+
+    if isinstance(score, Additive | Concat):
+        if isinstance(score, Additive):
+            wq, wk = parameter(score.wq), parameter(score.wk)
+        else:
+            wq, wk = np.split(parameter(score.w), [q.shape[-1]])
+        a = q @ wq
+        if score.b is not None:
+            a = a + parameter(score.b)
+        return additive(a, k @ wk, parameter(score.v), score.activation)
+    if isinstance(score, Location):
+        of_keys = activate(k @ parameter(score.w) + dtype.type(score.b), score.activation)
+        lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+        return np.broadcast_to(of_keys[..., None, :], (*lead, q.shape[-2], k.shape[-2]))
+    if isinstance(score, Gaussian):
+        difference = parameter(score.w) * (q[..., :, None, :] - k[..., None, :, :])
+        distances: Array = np.sum(difference * difference, axis=-1)
+        return -distances / 2
+
     scale = 1.0
     if isinstance(score, ScaledDot):
         size = q.shape[-1]
@@ -81,7 +141,7 @@ def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array
     elif isinstance(score, Cosine):
         q, k, scale = unit(q), unit(k), score.scale
     elif isinstance(score, Bilinear):
-        q = q @ np.asarray(score.w).astype(dtype)
+        q = q @ parameter(score.w)
     elif not isinstance(score, Dot):
         raise TypeError(f"score: got {type(score).__name__}, wanted a string or a score object")
     related: Array = dtype.type(scale) * (q @ np.swapaxes(k, -1, -2))

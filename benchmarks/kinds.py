@@ -1,0 +1,63 @@
+"""The kinds of problems that are timed: their workloads, their contenders, and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import additive
+import contenders
+import regression
+from foveate._cli.compare import Comparison, compare
+from foveate._cli.contenders import Contender, choose, make_data
+from foveate._cli.workloads import WORKLOADS as ATTENTION
+from foveate._cli.workloads import Timed
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Workloads that have their contenders in common."""
+
+    workloads: tuple[Timed, ...]
+    contenders: tuple[Contender, ...]
+    make_data: Callable[[Any], Any]
+
+
+KINDS = (
+    Kind(ATTENTION, contenders.CONTENDERS, make_data),
+    Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
+    Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
+)
+WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]
+# The names, each once, in order. A kind that has no contender of a name is timed without it.
+CONTENDER_NAMES = list(dict.fromkeys(one.name for kind in KINDS for one in kind.contenders))
+PAIRS = [
+    (workload.name, contender.name)
+    for kind in KINDS
+    for workload in kind.workloads
+    for contender in kind.contenders
+]
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that no contender has, of whatever kind."""
+    if unknown := sorted(set(names) - set(CONTENDER_NAMES)):
+        known = ", ".join(CONTENDER_NAMES)
+        raise ValueError(f"no contender is called {unknown[0]!r}; there are: {known}")
+
+
+def measure(
+    workload: Timed, names: Iterable[str], *, threads: int, rounds: int, seconds: float
+) -> Comparison:
+    """Time foveate and the contenders of these names, as far as the workload's kind has them."""
+    kind = next(kind for kind in KINDS if workload in kind.workloads)
+    own = {contender.name for contender in kind.contenders}
+    return compare(
+        workload,
+        choose(kind.contenders, own.intersection(names)),
+        threads=threads,
+        rounds=rounds,
+        seconds=seconds,
+        make_data=kind.make_data,
+    )

@@ -1,0 +1,315 @@
+// The additive family: s[j][q] = sum_h v_h act(A[h][q] + B[j][h]), A and B the projections of queries and keys.
+//
+// relu is the formula. tanh takes one of three ways, by the largest |A| of the query plus the largest |B| of the key:
+//   small   <= 1: a polynomial of the sum.
+//   shared  <= limit: the exponentials belong to the inputs, and two terms share one division:
+//             v tanh(a + b) = v - 2 / t,  t = (1 + e^2a e^2b) / v,   1 / t0 + 1 / t1 = (t0 + t1) / (t0 t1)
+//           limit keeps t0 t1 finite: 2 (|a| + |b|) + log(1 / |v|) < log(largest) / 2 for the smallest |v|.
+//   direct: tanh of the sum, whatever its size.
+// A register tile goes one way where all its pairs do, else it takes those it needs and picks: a score depends on its
+// query and its key alone. The scores are those of v over a power of 2 near its largest element, which goes into the
+// scale. Error of a score, in ulp of sum_h |v_h|: 2, or less where terms have both signs; small and direct: relative to
+// each term, as the formula. NaN does not enter the maxima, inf never takes the shared way.
+#pragma once
+#include "../gemm.hpp"
+#include "../math.hpp"
+#include "../pack.hpp"
+
+namespace foveate::FOVEATE_ISA {
+namespace {
+
+constexpr int additive_rows = 4;  // keys of a register tile: from 1 to 6 the shared way is as fast
+
+template <class T>
+struct Shared;
+template <>
+struct Shared<float> {
+  static constexpr float log_half_range = 43;  // t0 t1 < e^88
+  static constexpr float least = 0x1p-40f;     // a smaller |v| (over that power of 2) counts as this
+  static constexpr float of_zero = 0x1p+20f;   // t where v is 0
+};
+template <>
+struct Shared<double> {
+  static constexpr double log_half_range = 354;  // < e^709
+  static constexpr double least = 0x1p-100;
+  static constexpr double of_zero = 0x1p+50;
+};
+
+// v, prepared once for a call: sum(v) and the limit, then v, 1 / v as added to t, and 1 / v as multiplied into e^2a.
+template <class T>
+struct Weights {
+  T sum, limit;
+  const T *v, *inverse, *factor;
+  Weights(const void* prepared, int64_t size) {
+    const T* at = static_cast<const T*>(prepared);
+    sum = at[0];
+    limit = at[1];
+    v = at + 2;
+    inverse = v + even(size);
+    factor = inverse + even(size);
+  }
+  static int64_t even(int64_t size) { return size + (size & 1); }  // terms go in pairs; the last may be one of v = 0
+};
+
+template <class T>
+int64_t prepared_size(int64_t size) {
+  return (2 + 3 * Weights<T>::even(size)) * int64_t(sizeof(T));
+}
+
+template <class T>
+inline T magnitude(T x) {
+  return x < 0 ? -x : x;
+}
+
+// The power of 2 at or below x; 1 for 0 and subnormal numbers.
+template <class T>
+inline T power_of_2(T x) {
+  const Vec<T> power = from_bits<T>(as_bits<T>(broadcast(x)) & Math<T>::infinity);
+  return power[0] > 0 ? power[0] : T(1);
+}
+
+// Returns the factor that the scale needs. If some v is not finite, all goes the direct way.
+template <class T>
+double prepare_weights(const void* given, int64_t size, void* to_) {
+  const int64_t even = Weights<T>::even(size);
+  const T* v = static_cast<const T*>(given);
+  T *to = static_cast<T*>(to_), largest = 0, smallest = 1;
+  bool finite = true;
+  for (int64_t h = 0; h < size; ++h) {
+    finite = finite && is_finite(v[h]);
+    largest = magnitude(v[h]) > largest ? magnitude(v[h]) : largest;
+  }
+  const T scale = finite ? power_of_2(largest) : T(1);
+  double sum = 0;
+  for (int64_t h = 0; h < even; ++h) {
+    const T one = h < size ? v[h] / scale : T(0);
+    T inverse = Shared<T>::of_zero, factor = 0;  // a constant t, given back here
+    sum += double(one);
+    if (one == 0) {
+      sum += 2 / double(inverse);
+    } else {
+      const T least = one < 0 ? -Shared<T>::least : Shared<T>::least;
+      inverse = factor = 1 / (magnitude(one) < Shared<T>::least ? least : one);
+    }
+    smallest = 1 / magnitude(inverse) < smallest ? 1 / magnitude(inverse) : smallest;
+    to[2 + h] = one;
+    to[2 + even + h] = inverse;
+    to[2 + 2 * even + h] = factor;
+  }
+  to[0] = T(sum);
+  to[1] = finite ? (Shared<T>::log_half_range + log<T>(broadcast(smallest))[0]) / 2 : T(-1);
+  return double(scale);
+}
+
+// A panel of queries: A, then e^2a / v, `even` rows each, then the largest |A| of each query, and of all the least and
+// the most.
+template <class T>
+int64_t additive_panel_size(int64_t size) {
+  return (2 * Weights<T>::even(size) + 2) * int64_t(sizeof(T));
+}
+template <class T>
+void pack_additive(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int32_t vectors,
+                   int64_t size, const void* prepared, void* scratch, void* panel_) {
+  const Weights<T> weights(prepared, size);
+  const int64_t width = vectors * lanes<T>, even = Weights<T>::even(size);
+  T *panel = static_cast<T*>(panel_), *powers = panel + even * width, *largest = powers + even * width;
+  pack_queries<T>(rows, dtype, column_stride, live, vectors, size, nullptr, scratch, panel);
+  for (int64_t i = size * width; i < even * width; ++i) panel[i] = 0;
+  for (int64_t i = 0; i < width; i += lanes<T>) {
+    Vec<T> top = {};
+    for (int64_t h = 0; h < even; ++h) {
+      const Vec<T> a = load(panel + h * width + i);
+      top = max(absolute<T>(a), top);
+      store<T>(powers + h * width + i, exp_twice<T>(a) * broadcast(weights.factor[h]));
+    }
+    store<T>(largest + i, top);
+  }
+  T least = largest[0], most = largest[0];
+  for (int32_t i = 1; i < live; ++i) {
+    least = largest[i] < least ? largest[i] : least;
+    most = largest[i] > most ? largest[i] : most;
+  }
+  largest[width] = least;
+  largest[width + 1] = most;
+}
+
+// A row of keys: B, then e^2b, in whole vectors each, then the largest |B|.
+template <class T>
+struct AdditiveRow {
+  static int64_t padded(int64_t size) { return (size + lanes<T> - 1) / lanes<T> * lanes<T>; }
+  static int64_t length(int64_t size) { return 2 * padded(size) + lanes<T>; }
+};
+template <class T>
+int64_t additive_row_size(int64_t size) {
+  return AdditiveRow<T>::length(size) * int64_t(sizeof(T));
+}
+template <class T>
+void load_additive_keys(const Rows& from, int64_t count, int64_t size, void* to) {
+  const int64_t padded = AdditiveRow<T>::padded(size);
+  T* row = static_cast<T*>(to);
+  for (int64_t j = 0; j < count; ++j, row += AdditiveRow<T>::length(size)) {
+    load_row<T>(from.data + j * from.row_stride, from.dtype, from.column_stride, size, row);
+    for (int64_t h = size; h < padded; ++h) row[h] = 0;
+    Vec<T> top = {};
+    for (int64_t h = 0; h < padded; h += lanes<T>) {
+      const Vec<T> b = load(row + h);
+      top = max(absolute<T>(b), top);
+      store<T>(row + padded + h, exp_twice<T>(b));
+    }
+    T largest = 0;
+    for (int lane = 0; lane < lanes<T>; ++lane) largest = top[lane] > largest ? top[lane] : largest;
+    row[2 * padded] = largest;
+  }
+}
+
+// A way, for a register tile: part[j][v] += the terms begin..end - 1; and what the sum of all becomes.
+struct SharedWay {
+  template <class T, int vectors, int rows>
+  static void add(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Weights<T>& weights,
+                  int64_t begin, int64_t end, Vec<T> (&part)[rows][vectors]) {
+    constexpr int width = vectors * lanes<T>;
+    const T* powers = panel + Weights<T>::even(size) * width;
+    keys += AdditiveRow<T>::padded(size);
+    for (int64_t h = begin; h < end; h += 2) {
+      const Vec<T> inverse[2] = {broadcast(weights.inverse[h]), broadcast(weights.inverse[h + 1])};
+      Vec<T> a[2][vectors];
+      unroll<2>(
+          [&](auto i) { unroll<vectors>([&](auto v) { a[i][v] = load(powers + (h + i) * width + v * lanes<T>); }); });
+      unroll<rows>([&](auto j) {
+        const T* key = keys + j * key_stride + h;
+        const Vec<T> b[2] = {broadcast(key[0]), broadcast(key[1])};
+        unroll<vectors>([&](auto v) {
+          const Vec<T> t0 = a[0][v] * b[0] + inverse[0], t1 = a[1][v] * b[1] + inverse[1];
+          part[j][v] += (t0 + t1) / (t0 * t1);
+        });
+      });
+    }
+  }
+  template <class T>
+  static Vec<T> finish(Vec<T> sum, const Weights<T>& weights) {
+    return weights.sum - T(2) * sum;
+  }
+};
+
+template <class Activation>
+struct DirectWay {
+  template <class T, int vectors, int rows>
+  static void add(const T* panel, const T* keys, int64_t key_stride, int64_t, const Weights<T>& weights, int64_t begin,
+                  int64_t end, Vec<T> (&part)[rows][vectors]) {
+    constexpr int width = vectors * lanes<T>;
+    for (int64_t h = begin; h < end; ++h) {
+      const Vec<T> weight = broadcast(weights.v[h]);
+      Vec<T> a[vectors];
+      unroll<vectors>([&](auto v) { a[v] = load(panel + h * width + v * lanes<T>); });
+      unroll<rows>([&](auto j) {
+        const Vec<T> b = broadcast(keys[j * key_stride + h]);
+        unroll<vectors>([&](auto v) { part[j][v] += Activation::template of<T>(a[v] + b) * weight; });
+      });
+    }
+  }
+  template <class T>
+  static Vec<T> finish(Vec<T> sum, const Weights<T>&) {
+    return sum;
+  }
+};
+struct Tanh {
+  template <class T>
+  static Vec<T> of(Vec<T> x) {
+    return tanh<T>(x);
+  }
+};
+struct SmallTanh {
+  template <class T>
+  static Vec<T> of(Vec<T> x) {
+    return tanh_small<T>(x);
+  }
+};
+struct Relu {
+  template <class T>
+  static Vec<T> of(Vec<T> x) {
+    return max(Vec<T>{}, x);  // NaN stays NaN
+  }
+};
+
+template <class Way, class T, int vectors, int rows>
+[[gnu::noinline]] void additive_block(const T* panel, const T* keys, int64_t key_stride, int64_t size,
+                                      const Weights<T>& weights, T* scores, T* top) {
+  Vec<T> sum[rows][vectors] = {};
+  sum_in_parts<T, vectors, rows>(size, sum, [&](int64_t begin, int64_t end, auto& part) {
+    Way::template add<T, vectors, rows>(panel, keys, key_stride, size, weights, begin, end, part);
+  });
+  unroll<rows>(
+      [&](auto j) { unroll<vectors>([&](auto v) { sum[j][v] = Way::template finish<T>(sum[j][v], weights); }); });
+  store_scores<T, vectors, rows>(sum, scores, top);
+}
+
+// The way of a register tile.
+struct ChooseTanh {
+  template <class T, int vectors, int rows>
+  static void block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Weights<T>& weights,
+                    T* scores, T* top) {
+    constexpr int width = vectors * lanes<T>;
+    const T* queries = panel + 2 * Weights<T>::even(size) * width;
+    T reach[rows], least = queries[width], most = queries[width + 1], lowest, highest;
+    for (int j = 0; j < rows; ++j) {
+      reach[j] = keys[j * key_stride + 2 * AdditiveRow<T>::padded(size)];
+      lowest = j == 0 || reach[j] < lowest ? reach[j] : lowest;
+      highest = j == 0 || reach[j] > highest ? reach[j] : highest;
+    }
+    least += lowest;
+    most += highest;
+    const auto small = additive_block<DirectWay<SmallTanh>, T, vectors, rows>;
+    const auto shared = additive_block<SharedWay, T, vectors, rows>;
+    const auto direct = additive_block<DirectWay<Tanh>, T, vectors, rows>;
+    const T limit = weights.limit > 1 ? weights.limit : T(1);
+    if (most <= 1) return small(panel, keys, key_stride, size, weights, scores, top);
+    if (least > 1 && most <= limit) return shared(panel, keys, key_stride, size, weights, scores, top);
+    if (least > limit) return direct(panel, keys, key_stride, size, weights, scores, top);
+
+    alignas(vector_bytes) T others[rows * width], ignored[width] = {};
+    Vec<T> result[rows][vectors];
+    const auto take = [&](auto way, T above) {  // for the pairs whose reach is beyond this
+      way(panel, keys, key_stride, size, weights, others, ignored);
+      unroll<rows>([&](auto j) {
+        unroll<vectors>([&](auto v) {
+          const Vec<T> score = load(others + j * width + v * lanes<T>);
+          result[j][v] = load(queries + v * lanes<T>) + reach[j] > above ? score : result[j][v];
+        });
+      });
+    };
+    if (least <= 1) take(small, T(-1));
+    if (most > 1 && least <= limit) take(shared, least <= 1 ? T(1) : T(-1));
+    if (most > limit) take(direct, limit);
+    store_scores<T, vectors, rows>(result, scores, top);
+  }
+};
+struct ChooseRelu {
+  template <class T, int vectors, int rows>
+  static void block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Weights<T>& weights,
+                    T* scores, T* top) {
+    additive_block<DirectWay<Relu>, T, vectors, rows>(panel, keys, key_stride, size, weights, scores, top);
+  }
+};
+
+template <class T, class Choose>
+void additive_scores(const void* panel_, int32_t vectors, Tile tile, int64_t count, int64_t size, const void* prepared,
+                     void* s, void* top_, const Ahead& ahead) {
+  by_width(vectors, [&](auto v) {
+    const Weights<T> weights(prepared, size);
+    const T *panel = static_cast<const T*>(panel_), *keys = static_cast<const T*>(tile.data);
+    const int64_t stride = tile.row_stride / int64_t(sizeof(T));
+    T *scores = static_cast<T*>(s), *top = start_top<T, v>(top_);
+    Prefetcher prefetcher(ahead, count / additive_rows);
+    int64_t j = 0;
+    for (; j + additive_rows <= count; j += additive_rows) {
+      prefetcher.step();
+      Choose::template block<T, v, additive_rows>(panel, keys + j * stride, stride, size, weights,
+                                                  scores + j * v * lanes<T>, top);
+    }
+    for (; j < count; ++j)
+      Choose::template block<T, v, 1>(panel, keys + j * stride, stride, size, weights, scores + j * v * lanes<T>, top);
+  });
+}
+
+}  // namespace
+}  // namespace foveate::FOVEATE_ISA

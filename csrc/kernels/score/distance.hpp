@@ -1,0 +1,65 @@
+// The distance family: s[j][q] = -sum_d (w_d (Q[d][q] - K[j][d]))^2, by differences, so that near points far from the
+// origin keep their digits. Chains over 16 d; w is multiplied in before the square, as in the formula, or left out.
+// Accumulator T, relative error a few ulp; no range but that of T.
+#pragma once
+#include "../gemm.hpp"
+
+namespace foveate::FOVEATE_ISA {
+namespace {
+
+// Two instructions a dimension, three with weights, instead of one: half of gemm.hpp's register tile keeps them busy.
+#if defined(__AVX512F__)
+constexpr int distance_rows = 8;
+#else
+constexpr int distance_rows = 4;
+#endif
+
+template <class T, int vectors, int rows, bool weighted>
+[[gnu::noinline]] void distance_block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const T* w,
+                                      T* scores, T* top) {
+  constexpr int width = vectors * lanes<T>;
+  Vec<T> sum[rows][vectors] = {};
+  sum_in_parts<T, vectors, rows>(size, sum, [&](int64_t begin, int64_t end, auto& part) {
+    for (int64_t d = begin; d < end; ++d) {
+      Vec<T> query[vectors];
+      unroll<vectors>([&](auto v) { query[v] = load(panel + d * width + v * lanes<T>); });
+      unroll<rows>([&](auto j) {
+        const Vec<T> key = broadcast(keys[j * key_stride + d]);
+        unroll<vectors>([&](auto v) {
+          Vec<T> difference = query[v] - key;
+          if constexpr (weighted) difference *= broadcast(w[d]);
+          part[j][v] -= difference * difference;
+        });
+      });
+    }
+  });
+  store_scores<T, vectors, rows>(sum, scores, top);
+}
+
+template <class T, int vectors, bool weighted>
+void distances(const T* panel, const T* keys, int64_t key_stride, int64_t count, int64_t size, const T* w, T* scores,
+               T* top, Prefetcher& prefetcher) {
+  int64_t j = 0;
+  for (; j + distance_rows <= count; j += distance_rows) {
+    prefetcher.step();
+    distance_block<T, vectors, distance_rows, weighted>(panel, keys + j * key_stride, key_stride, size, w,
+                                                        scores + j * vectors * lanes<T>, top);
+  }
+  for (; j < count; ++j)
+    distance_block<T, vectors, 1, weighted>(panel, keys + j * key_stride, key_stride, size, w,
+                                            scores + j * vectors * lanes<T>, top);
+}
+
+template <class T>
+void distance_scores(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t size, const void* weights,
+                     void* s, void* top, const Ahead& ahead) {
+  by_width(vectors, [&](auto v) {
+    Prefetcher prefetcher(ahead, count / distance_rows);
+    const auto run = weights ? distances<T, v, true> : distances<T, v, false>;
+    run(static_cast<const T*>(panel), static_cast<const T*>(keys.data), keys.row_stride / int64_t(sizeof(T)), count,
+        size, static_cast<const T*>(weights), static_cast<T*>(s), start_top<T, v>(top), prefetcher);
+  });
+}
+
+}  // namespace
+}  // namespace foveate::FOVEATE_ISA

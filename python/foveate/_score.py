@@ -1,0 +1,126 @@
+"""What scores are made of: the reduced form, the base class, and the checks of their parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ._arrays import FLOATS, Array, ArrayInput, as_array, by_rows, compute_dtype, native, real
+
+# kind, weights (D,) or None, negligible, leave_one_out: as the extension takes them.
+Family: TypeAlias = tuple[str, Array | None, float, bool]
+
+
+class Reduced(NamedTuple):
+    """A score in its reduced form: the operands of a family of kernels.
+
+    A scale of None is 1 / sqrt(D); a family of None is the inner product, `scale * (query . key)`.
+    """
+
+    query: Array
+    key: Array
+    scale: float | None
+    family: Family | None = None
+
+
+class Score(ABC):
+    """What every score is: it reduces itself to a family of kernels."""
+
+    @abstractmethod
+    def reduce(self, query: Array, key: Array) -> Reduced:
+        """Turn queries (..., Lq, Dq) and keys (..., Lk, Dk) into operands of a kernel."""
+
+
+class ArrayScore(Score):
+    """A score with arrays among its parameters: two are equal where these are.
+
+    In dtype, shape and values. Subclasses are dataclasses with `eq=False`.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the parameters."""
+        if not isinstance(other, ArrayScore) or type(other) is not type(self):
+            return NotImplemented
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _keep(self, **parameters: object) -> None:
+        """Set the parameters as they were checked; the dataclass is frozen."""
+        for name, parameter in parameters.items():
+            object.__setattr__(self, name, parameter)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def finite(name: str, x: object) -> float:
+    """Take a finite real number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no number, and for NaN and inf.
+    """
+    number = real(name, x)
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: got {number}, wanted a finite number")
+    return number
+
+
+def parameter(name: str, x: object, *axes: str | int) -> Array:
+    """Take an array of a float dtype, with axes of these lengths; a str names one of any length.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another dtype, and for another shape.
+    """
+    array = as_array(name, x)
+    if array.dtype.name not in FLOATS:
+        raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)}")
+    wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+    if array.ndim != len(axes) or any(
+        isinstance(axis, int) and axis != length
+        for axis, length in zip(axes, array.shape, strict=True)
+    ):
+        raise ValueError(f"{name}: got shape {array.shape}, wanted {wanted}")
+    return native(array)
+
+
+def fitted(name: str, x: ArrayInput, query: Array) -> Array:
+    """Give a parameter in the dtype that this query is computed in.
+
+    Raises
+    ------
+    TypeError
+        Where that would lose precision.
+    """
+    array, dtype = np.asarray(x), compute_dtype(query.dtype)
+    if array.dtype.name not in ("float16", "bfloat16", "float32", dtype.name):
+        raise TypeError(
+            f"{name}: got {array.dtype} with a query of {query.dtype}, wanted a dtype that fits "
+            f"into {dtype}"
+        )
+    return array.astype(dtype, copy=False)
+
+
+def project(rows: Array, matrix: Array, bias: Array | float | None = None) -> Array:
+    """Multiply rows (..., L, D) by a matrix (D, H), in its dtype, and add a bias."""
+
+    def product(x: Array) -> Array:
+        projected: Array = x.astype(matrix.dtype, copy=False) @ matrix
+        if bias is not None:
+            projected += bias
+        return projected
+
+    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+        return by_rows(rows, product)

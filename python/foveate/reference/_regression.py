@@ -1,0 +1,136 @@
+"""Kernel regression: the weighted mean of what was observed, by Nadaraya's and Watson's formula.
+
+    output[i] = sum_j K(u_ij) s_j y_j / sum_j K(u_ij) s_j,    u_ij = ||w (x_i - x_train_j)||
+
+The whole (n, m) matrix of weights is stored.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._score import compute_dtype
+from ._select import softmax, weighted_sum
+
+Array = NDArray[Any]
+
+KERNELS = ("gaussian", "boxcar", "epanechnikov", "triangular", "constant")
+
+
+def squared_distances(x: Array, x_train: Array, w: Array) -> Array:
+    """Sum the squares of w (x_i - x_train_j), by differences.
+
+    Parameters
+    ----------
+    x : array (n, d)
+    x_train : array (m, d)
+    w : array (d,)
+
+    Returns
+    -------
+    array (n, m)
+
+    Examples
+    --------
+    >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([1.0, 2.0]))
+    array([[73.]])
+    """
+    total = np.zeros((len(x), len(x_train)), x.dtype)
+    for axis, factor in enumerate(w):
+        total += (factor * (x[:, None, axis] - x_train[None, :, axis])) ** 2
+    return total
+
+
+def kernel_values(squares: Array, kernel: str) -> Array:
+    """Values of the kernels that are no softmax; NaN stays NaN, but for the constant.
+
+    Parameters
+    ----------
+    squares : array, the squared distances
+    kernel : "boxcar", "epanechnikov", "triangular" or "constant"
+
+    Returns
+    -------
+    array, of the shape and dtype of squares
+
+    Examples
+    --------
+    >>> kernel_values(np.array([0.25, 1.0, 1.5]), "triangular")
+    array([0.5, 0. , 0. ])
+    """
+    if kernel == "constant":
+        return np.ones_like(squares)
+    if kernel == "boxcar":
+        inside: Array = np.where(np.isnan(squares), squares, squares <= 1).astype(squares.dtype)
+        return inside
+    values: Array = np.maximum(1 - (squares if kernel == "epanechnikov" else np.sqrt(squares)), 0)
+    return values
+
+
+def kernel_regression(
+    x: ArrayLike,
+    x_train: ArrayLike,
+    y_train: ArrayLike,
+    *,
+    w: ArrayLike = 1.0,
+    kernel: str = "gaussian",
+    leave_one_out: bool = False,
+    sample_weight: ArrayLike | None = None,
+    fill_value: float = math.nan,
+) -> Array:
+    """`foveate.kernel_regression` by the formula.
+
+    Parameters
+    ----------
+    x : array (n,) or (n, d)
+    x_train : array (m,) or (m, d), of the dtype of x
+    y_train : array (m,) or (m, k), of the dtype of x
+    w : number or array (d,), an inverse bandwidth
+    kernel : "gaussian", "boxcar", "epanechnikov", "triangular" or "constant"
+    leave_one_out : query i does not see training point i
+    sample_weight : array (m,), not negative; a point of weight 0 is not seen
+    fill_value : the answer of a query for which all weights are 0
+
+    Returns
+    -------
+    array (n,) or (n, k), of the dtype of x
+
+    Examples
+    --------
+    >>> kernel_regression([0.5, 9.0], [0.0, 1.0, 2.0], [1.0, 3.0, 8.0], kernel="boxcar")
+    array([ 2., nan])
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
+    query, key, value = (np.asarray(given) for given in (x, x_train, y_train))
+    dtype = compute_dtype(query.dtype)
+    points, known, y = (
+        (given[:, None] if given.ndim == 1 else given).astype(dtype)
+        for given in (query, key, value)
+    )
+    factors = np.broadcast_to(np.asarray(w, dtype), points.shape[1:])
+    sample = np.ones(len(known)) if sample_weight is None else np.asarray(sample_weight)
+    sample = (sample / (sample.max(initial=0) or 1)).astype(dtype)
+    seen = np.broadcast_to(sample > 0, (len(points), len(known)))
+    if leave_one_out:
+        seen = seen & ~np.eye(len(points), dtype=np.bool_)
+
+    with np.errstate(all="ignore"):
+        squares = squared_distances(points, known, factors)
+        if kernel == "gaussian":  # a softmax: far from every point it is no 0 / 0
+            nothing = np.full((1, 1), -np.inf, dtype)
+            weights, lse = softmax(-squares / 2 + np.log(sample), seen, nothing)
+            empty = lse == -np.inf
+        else:
+            weights = np.where(seen, kernel_values(squares, kernel) * sample, 0)
+            total = weights.sum(axis=-1)
+            seen, empty = weights != 0, total == 0  # beyond the kernel's edge nothing is seen
+            weights = weights / total[:, None]
+        output = weighted_sum(weights, seen, y)
+        output[empty] = fill_value
+        output = output.astype(query.dtype.newbyteorder("="))
+    return output.reshape(len(points), *value.shape[1:])

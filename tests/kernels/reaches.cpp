@@ -1,0 +1,100 @@
+#include "reaches.hpp"
+
+#include <cmath>
+
+namespace kernel_tests {
+namespace {
+
+Tensor lengths_for(const Case& c) {  // per key head, 0 for the second of them
+  Tensor t(FV_INT64, {c.heads, 1});
+  for (int64_t h = 0; h < c.heads; ++h) t.set(h, h == 1 ? 0 : double((c.keys + 1) / 2));
+  return t;
+}
+
+Tensor segments_for(int64_t length) {
+  Tensor t(FV_INT64, {length});
+  for (int64_t i = 0; i < length; ++i) t.set(i, double(i * 3 / length));
+  return t;
+}
+
+void window_with_offset(Case& c) {
+  c.left = 9;
+  c.right = 9;
+  c.offset = Tensor(FV_INT64, {c.heads, 1});
+  for (int64_t h = 0; h < c.heads; ++h) c.offset.set(h, double(7 * h - 4));
+}
+
+void bool_mask(Case& c, int64_t factor, int64_t modulus, int64_t seen) {
+  c.mask = Tensor(FV_BOOL, {c.queries, c.keys});
+  for (int64_t n = 0; n < c.mask.count(); ++n) c.mask.set(n, n * factor % modulus < seen);
+}
+
+}  // namespace
+
+const std::vector<Variant>& variants() {
+  static const std::vector<Variant> all = {
+      {"all keys", [](Case&) {}},
+      {"causal", [](Case& c) { c.right = 0; }},
+      {"causal, at the end",
+       [](Case& c) {
+         c.right = 0;
+         c.offset_at_end = true;
+       }},
+      {"window",
+       [](Case& c) {
+         c.left = 5;
+         c.right = 2;
+       }},
+      {"window, offset", window_with_offset},
+      {"bool mask", [](Case& c) { bool_mask(c, 7, 5, 2); }},
+      {"float mask",
+       [](Case& c) {
+         c.mask = Tensor::random(c.dtype, {c.queries, c.keys}, 2.0, 99);
+         for (int64_t n = 0; n < c.mask.count(); n += 3) c.mask.set(n, -INFINITY);
+       },
+       true},
+      {"key lengths", [](Case& c) { c.key_lengths = lengths_for(c); }},
+      {"segments",
+       [](Case& c) {
+         c.query_segments = segments_for(c.queries);
+         c.key_segments = segments_for(c.keys);
+       }},
+      {"softcap and sink",
+       [](Case& c) {
+         c.softcap = 3.0;
+         c.sink = Tensor::random(FV_FLOAT64, {c.heads, c.groups}, 2.0, 5);
+       },
+       true},
+      {"leave one out", [](Case& c) { c.leave_one_out = true; }},
+      {"leave one out, window, offset",
+       [](Case& c) {
+         c.leave_one_out = true;
+         window_with_offset(c);
+       }},
+      {"leave one out, at the end, mask",
+       [](Case& c) {
+         c.leave_one_out = true;
+         c.right = 0;
+         c.offset_at_end = true;
+         bool_mask(c, 5, 6, 4);
+       }},
+      {"any strides",
+       [](Case& c) {
+         c.query = c.query.scattered();
+         c.key = c.key.scattered();
+         c.value = c.value.scattered();
+       }},
+      {"all of a reach",
+       [](Case& c) {
+         c.right = 3;
+         c.left = 60;
+         c.offset_at_end = true;
+         c.key_lengths = lengths_for(c);
+         c.mask = Tensor(FV_BOOL, {c.queries, c.keys});
+         for (int64_t n = 0; n < c.mask.count(); ++n) c.mask.set(n, n * 3 % 7 != 1);
+       }},
+  };
+  return all;
+}
+
+}  // namespace kernel_tests

@@ -1,0 +1,132 @@
+"""The command line: what it prints, what it returns, what it draws; and the errors of its users."""
+
+from __future__ import annotations
+
+import foveate as fv
+import numpy as np
+import pytest
+from foveate import reference
+from foveate._cli import MissingPackageError, demo_regression, main, require
+from foveate._cli.promise import FLOOR_ULP, Promise
+from foveate._cli.workloads import WORKLOADS, Workload, select
+
+
+def test_info_says_which_instruction_set_runs(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert fv.show_config(mode="dicts").keys() <= {line.strip() for line in printed.splitlines()}
+
+
+def test_unknown_subject_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "weather"])
+    assert stopped.value.code == 2
+    assert "'weather'" in capsys.readouterr().err
+
+
+def test_missing_package_says_how_to_get_it():
+    with pytest.raises(MissingPackageError, match=r"needs scikit-none.*foveate\[demo\]"):
+        require("package_that_is_nowhere", "demo", "scikit-none")
+
+
+# --- the regression demo --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_regression_demo(capsys, seed):
+    assert main(["demo", "regression", "--no-picture", "--seed", str(seed)]) == 0
+    printed = capsys.readouterr().out
+    assert "agrees" in printed
+    assert "digits" not in printed
+    errors = [float(line.split()[-2]) for line in printed.splitlines() if _is_of_a_pooling(line)]
+    average, by_one, learned = errors
+    # The curve spans more than three times its noise, and w = 1 blurs it over 2 of 5 units.
+    assert learned < by_one < average
+
+
+def _is_of_a_pooling(line: str) -> bool:
+    return line.startswith(("  average pooling", "  Gaussian kernel"))
+
+
+def test_regression_demo_is_the_textbook_problem():
+    points = demo_regression.make_points(3)
+    assert all(array.shape == (50,) and array.dtype == np.float32 for array in points)
+    assert (np.diff(points.key) >= 0).all()
+    np.testing.assert_allclose(points.query, np.arange(50) / 10, rtol=1e-6)  # rounding to float32
+    noise = points.value - (2 * np.sin(points.key) + points.key**0.8)
+    # The deviation of 50 normal deviates of 0.5: within 5 of its own deviations, 0.5 / sqrt(100).
+    assert 0.25 < noise.std() < 0.75
+
+
+def test_learned_w_has_the_least_left_out_error():
+    """By the definition, in float64, over a grid of its own."""
+    points = demo_regression.make_points(0)
+    key, value, _ = (array.astype(np.float64) for array in points)
+
+    def error(w: float) -> float:
+        predicted = reference.kernel_regression(key, key, value, w=w, leave_one_out=True)
+        return float(np.mean((predicted - value) ** 2))
+
+    least = min(error(w) for w in np.geomspace(0.1, 100, 500))
+    # Two grids of the same curve: their steps are 1% of w, and the curve is flat at its least.
+    assert error(demo_regression.learn(points)) <= least * 1.001
+
+
+def test_weights_of_the_poolings_give_their_curves():
+    points = demo_regression.make_points(0)
+    for pooling in demo_regression.poolings(points):
+        assert pooling.weights.shape == (50, 50)
+        # Weights that sum to 1, rounded to float32, times values below 8: 50 * 8 * 2^-24.
+        np.testing.assert_allclose(pooling.weights @ points.value, pooling.curve, atol=2.4e-5)
+
+
+def test_demo_draws_a_picture(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["demo", "regression", "--output", str(tmp_path / "new" / "curve.png")]) == 0
+    (picture,) = (tmp_path / "new").iterdir()
+    assert picture.name == "curve-regression.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) in capsys.readouterr().out
+
+
+def test_demo_fails_where_an_answer_is_wrong(capsys, monkeypatch):
+    right = fv.kernel_regression
+
+    def wrong(*args, **keywords):
+        return right(*args, **keywords) * np.float32(1.00001)
+
+    monkeypatch.setattr(fv, "kernel_regression", wrong)
+    assert main(["demo", "regression", "--no-picture"]) == 1
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+# --- the promise, and the table of workloads ------------------------------------------------------
+
+
+def test_promise():
+    exact = np.array([1.0, 2.0])
+    answer = np.array([1.0, 2.0], np.float32)
+    floor = FLOOR_ULP * 2 * 2.0**-23  # of the largest number, 2
+    assert Promise.of(answer, plain=answer, exact=exact) == (0.0, 0.0, floor)
+    off = answer + np.float32(3e-4)
+    assert Promise.of(off, plain=answer + np.float32(2e-4), exact=exact).kept
+    assert not Promise.of(off, plain=answer + np.float32(1e-4), exact=exact).kept
+    assert not Promise.of(answer * np.float32("nan"), plain=answer, exact=exact).kept
+
+
+def test_workloads_are_selected_by_name():
+    assert [one.name for one in select(["decode-*-1x32768"], WORKLOADS)] == [
+        "decode-float32-1x32768",
+        "decode-bfloat16-1x32768",
+    ]
+    with pytest.raises(ValueError, match="no workload is called 'nothing'"):
+        select(["nothing"], WORKLOADS)
+
+
+def test_work_of_a_workload():
+    assert Workload("full", 1, 2, 3, 4).work == 4 * 2 * 4 * 9
+    assert Workload("causal", 1, 2, 4, 4, causal=True).work == 4 * 2 * 4 * 8
+    assert Workload("window", 1, 1, 4, 1, window=(1, 0)).work == 4 * (1 + 2 + 2 + 2)
+    decode = Workload("decode", 2, 4, 1, 8, dtype="bfloat16", kv_heads=2, key_length=5, peak="read")
+    assert decode.work == 2 * (2 * 2 * 5 * 8) * 2  # keys and values, 2 bytes each
+    assert (decode.format_speed(0.833), decode.format_speed(0.0061)) == ("83%", "0.6%")

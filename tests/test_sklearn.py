@@ -1,0 +1,304 @@
+"""The scikit-learn estimator: its contract, its search for a bandwidth, what it passes on."""
+
+from __future__ import annotations
+
+import doctest
+import pickle
+
+import foveate as fv
+import foveate.sklearn
+import numpy as np
+import pytest
+from foveate.sklearn import FACTORS, NadarayaWatson, find_bandwidth, minimise
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from tolerances import FLOORS, eps
+
+KERNELS = ("gaussian", "boxcar", "epanechnikov", "triangular", "constant")
+
+
+# One bandwidth may be wrong by far for the data of some check, which then asks for a good score.
+@parametrize_with_checks(
+    [NadarayaWatson(), NadarayaWatson(bandwidth=0.5), NadarayaWatson(kernel="epanechnikov")]
+)
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+def curve(n: int, seed: int = 0, dtype: type = np.float64) -> tuple[np.ndarray, np.ndarray]:
+    """The textbook curve with noise: y = 2 sin x + x^0.8."""
+    rng = np.random.default_rng(seed)
+    x = np.sort(5 * rng.random(n))
+    y = 2 * np.sin(x) + x**0.8 + 0.3 * rng.standard_normal(n)
+    return x[:, None].astype(dtype), y.astype(dtype)
+
+
+def surface(n: int, d: int, outputs: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d)) * 10.0 ** np.arange(d)
+    y = np.sin(x[:, :1]) + 0.1 * rng.standard_normal((n, outputs))
+    return x, y
+
+
+def loo_error(x, y, kernel, bandwidth):
+    """By the definition: squared error over variance, with the others' mean where none is near."""
+    y = y.reshape(len(y), -1)
+    found = fv.reference.kernel_regression(
+        x, x, y, w=1 / bandwidth, kernel=kernel, leave_one_out=True
+    )
+    means = (y.sum(axis=0) - y) / (len(y) - 1)
+    found = np.where(np.isnan(found), means, found)
+    return np.mean(((y - found) ** 2).mean(axis=0) / y.var(axis=0))
+
+
+# --- fit and predict ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("outputs", [None, 1, 3])
+def test_it_predicts_what_the_function_says(kernel, dtype, outputs):
+    x, y = surface(80, 3, outputs or 1)
+    x, y = x.astype(dtype), (y[:, 0] if outputs is None else y).astype(dtype)
+    bandwidth = np.array([0.5, 10.0, 100.0])
+    model = NadarayaWatson(bandwidth, kernel=kernel).fit(x, y)
+    queries = x[:20] + dtype(0.25)
+    got = model.predict(queries)
+    assert got.dtype == dtype
+    assert got.shape == (20,) if outputs is None else (20, outputs)
+    want = fv.kernel_regression(queries, x, y, w=1 / bandwidth, kernel=kernel)
+    assert_array_equal(got[~np.isnan(want)], want[~np.isnan(want)])
+    assert_array_equal(model.bandwidth_, bandwidth)
+    assert not hasattr(model, "cv_error_")
+
+
+def test_float32_is_kept_and_all_else_is_float64():
+    x, y = curve(40)
+    assert NadarayaWatson(0.5).fit(x.astype("f"), y).predict(x).dtype == np.float32
+    for dtype in (np.float16, np.int64, np.float64):
+        model = NadarayaWatson(0.5).fit(x.astype(dtype), y.astype(dtype))
+        assert model.predict(x.astype("f")).dtype == np.float64
+
+
+@pytest.mark.parametrize("given", [0.5, 2, np.float32(0.5), np.array([0.5]), [0.5]])
+def test_a_bandwidth_that_is_given_is_used(given):
+    x, y = curve(40)
+    model = NadarayaWatson(given).fit(x, y)
+    assert model.bandwidth_ == given
+    assert np.ndim(model.bandwidth_) == np.ndim(given)
+    want = fv.kernel_regression(x, x, y, w=1 / float(np.ravel(given)[0]))
+    assert_array_equal(model.predict(x), want)
+
+
+def test_where_nothing_is_near():
+    x, y = np.array([[0.0], [1.0], [10.0]]), np.array([[1.0, 10], [2, 20], [6, 60]])
+    far = [[-50.0], [10.0]]
+    model = NadarayaWatson(1.0, kernel="boxcar").fit(x, y)
+    assert_array_equal(model.predict(far), [[3, 30], [6, 60]])
+    weighted = clone(model).fit(x, y, sample_weight=[0, 1, 3])
+    assert_array_equal(weighted.predict(far), [[5, 50], [6, 60]])
+    model.set_params(fill_value=-1).fit(x, y)
+    assert_array_equal(model.predict(far), [[-1, -1], [6, 60]])
+    model.set_params(fill_value=np.nan).fit(x, y)
+    assert np.isnan(model.predict(far)[0]).all()
+
+
+# --- the search -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", KERNELS[:-1])
+@pytest.mark.parametrize(("d", "outputs"), [(1, 1), (2, 2), (9, 1)])
+def test_the_bandwidth_found_is_no_worse_than_any_of_the_grid(kernel, d, outputs):
+    x, y = surface(90, d, outputs)
+    model = NadarayaWatson(kernel=kernel).fit(x, y)
+    scott = x.std(axis=0) * len(x) ** (-1 / (d + 4))
+    factors = model.bandwidth_ / scott
+    assert_allclose(factors, factors[0])  # one for all
+    # The error is a mean over 90 squares of sums that are off by some ulp.
+    rounding = 1e-12
+    assert_allclose(model.cv_error_, loo_error(x, y, kernel, model.bandwidth_), rtol=rounding)
+    grid = [loo_error(x, y, kernel, factor * scott) for factor in FACTORS]
+    assert model.cv_error_ <= min(grid) * (1 + rounding)
+
+
+def test_the_curve_is_found():
+    """Far better than the mean, which leaves the whole variance; the noise leaves a share too."""
+    x, y = curve(200)
+    model = NadarayaWatson().fit(x, y)
+    assert 0.05 < model.bandwidth_[0] < 0.5
+    truth = 2 * np.sin(x[:, 0]) + x[:, 0] ** 0.8
+    assert np.mean((model.predict(x) - truth) ** 2) < 0.3**2 / 4
+    assert model.cv_error_ < 2 * 0.3**2 / y.var()
+
+
+def test_the_units_of_features_and_outputs_do_not_matter():
+    x, y = surface(60, 2, 2)
+    model = NadarayaWatson().fit(x, y)
+    scaled = NadarayaWatson().fit(x * [1024, 2**-20], y * [1, 2**30])
+    assert_allclose(scaled.bandwidth_, model.bandwidth_ * [1024, 2**-20], rtol=1e-9)
+    assert_allclose(scaled.cv_error_, model.cv_error_, rtol=1e-9)
+
+
+def test_degenerate_data_is_fitted():
+    rng = np.random.default_rng(0)
+    x, y = rng.random((20, 3)), rng.random(20)
+    x[:, 1] = 7  # a feature that is constant
+    model = NadarayaWatson().fit(x, y)
+    assert_allclose(model.bandwidth_[1] / model.bandwidth_[0], 1 / x[:, 0].std())
+    assert np.isfinite(model.predict(x)).all()
+    for kernel in KERNELS:
+        model = NadarayaWatson(kernel=kernel).fit(x, np.full(20, 3.0))  # and targets that are
+        assert_allclose(model.predict(x), 3, rtol=4 * eps(np.float64))
+        model = NadarayaWatson(kernel=kernel).fit(x[:1], y[:1])
+        assert_allclose(model.predict(x), y[0], rtol=4 * eps(np.float64))
+        assert np.isnan(model.cv_error_)
+        model = NadarayaWatson(kernel=kernel).fit(np.ones((5, 2)), y[:5])  # one place
+        assert_allclose(model.predict(np.ones((1, 2))), y[:5].mean())
+
+
+def test_minimise():
+    """Between the grid's points; at its ends; with a plateau, from which the largest is taken."""
+    calls = []
+
+    def bowl(centre):
+        def error(factor):
+            calls.append(factor)
+            return np.log(factor / centre) ** 2
+
+        return error
+
+    for centre in (0.3, 1.0, 5.3):
+        factor, error = minimise(bowl(centre), FACTORS)
+        # 9 steps of golden section leave 2 log 2 * 0.618^8 of the interval: less than 3%.
+        assert abs(np.log(factor / centre)) < 0.03
+        assert error == bowl(centre)(factor)
+    for centre, end in ((1e-9, FACTORS[0]), (1e9, FACTORS[-1])):
+        assert minimise(bowl(centre), FACTORS)[0] == end
+    assert minimise(lambda _: 0.0, FACTORS)[0] == FACTORS[-1]
+    assert min(calls) >= FACTORS[0] * (1 - 1e-12)
+
+
+def test_places_that_repeat_are_left_out_together():
+    """A copy that stays would predict itself, and the smallest bandwidth would always win."""
+    x, y = curve(60)
+    once = NadarayaWatson().fit(x, y)
+    twice = NadarayaWatson().fit(np.repeat(x, 2, axis=0), np.repeat(y, 2))
+    assert_allclose(twice.bandwidth_, once.bandwidth_, rtol=1e-9)
+    assert_allclose(twice.cv_error_, once.cv_error_, rtol=1e-9)
+
+
+# --- sample weights -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("bandwidth", ["cv", 0.4])
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_integer_weights_are_repeated_points(kernel, bandwidth, outputs):
+    x, y = curve(50)
+    y = y if outputs is None else np.stack([y, -(y**2)], axis=1)
+    weight = np.random.default_rng(1).integers(0, 4, 50)
+    again = np.repeat(np.arange(50), weight)
+    weighted = NadarayaWatson(bandwidth, kernel=kernel).fit(x, y, sample_weight=weight)
+    repeated = NadarayaWatson(bandwidth, kernel=kernel).fit(x[again], y[again])
+    # The search stops at the same place, but for the rounding of its sums, of no more than 1e-12.
+    assert_allclose(weighted.bandwidth_, repeated.bandwidth_, rtol=1e-9)
+    assert_allclose(weighted.predict(x), repeated.predict(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("weight", [-np.ones(5), np.zeros(5), np.full(5, np.nan), np.ones(4)])
+def test_sample_weights_that_are_refused(weight):
+    with pytest.raises(ValueError, match=r"weight|NaN"):
+        NadarayaWatson(1.0).fit(np.arange(5.0)[:, None], np.arange(5.0), sample_weight=weight)
+
+
+# --- as part of scikit-learn ----------------------------------------------------------------------
+
+
+def test_pipeline_grid_search_and_scores():
+    x, y = surface(120, 2, 1)
+    y = y[:, 0]
+    pipeline = make_pipeline(StandardScaler(), NadarayaWatson())
+    alone = pipeline.fit(x, y).score(x, y)
+    assert alone > 0.7
+    search = GridSearchCV(
+        pipeline,
+        {
+            "nadarayawatson__bandwidth": ["cv", 0.2, 1.0, [0.2, 5.0]],
+            "nadarayawatson__kernel": ["gaussian", "epanechnikov"],
+        },
+        error_score="raise",
+    )
+    search.fit(x, y)
+    assert search.best_score_ >= cross_val_score(pipeline, x, y).mean()
+    assert search.best_params_["nadarayawatson__bandwidth"] != 1.0
+
+
+@pytest.mark.parametrize("bandwidth", ["cv", 0.3, [0.3, 3.0]], ids=str)
+def test_pickle_and_clone(bandwidth):
+    x, y = surface(50, 2, 2)
+    weight = np.arange(50) % 3
+    model = NadarayaWatson(bandwidth, kernel="triangular").fit(x, y, sample_weight=weight)
+    again = pickle.loads(pickle.dumps(model))
+    assert_array_equal(again.predict(x), model.predict(x))
+    assert_array_equal(again.bandwidth_, model.bandwidth_)
+    fresh = clone(model)
+    assert not hasattr(fresh, "bandwidth_")
+    assert_array_equal(fresh.fit(x, y, sample_weight=weight).predict(x), model.predict(x))
+
+
+def test_a_second_fit_forgets_the_first():
+    x, y = curve(30)
+    model = NadarayaWatson().fit(x, y, sample_weight=np.ones(30))
+    model.set_params(bandwidth=0.25).fit(x[:20], y[:20])
+    assert not hasattr(model, "cv_error_")
+    assert model.sample_weight_ is None
+    assert_array_equal(model.predict(x), NadarayaWatson(0.25).fit(x[:20], y[:20]).predict(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("bandwidth", {"bandwidth": "scott"}),
+        ("bandwidth", {"bandwidth": 0.0}),
+        ("bandwidth", {"bandwidth": -1}),
+        ("bandwidth", {"bandwidth": np.nan}),
+        ("bandwidth", {"bandwidth": np.inf}),
+        ("bandwidth", {"bandwidth": [1.0, 0.0]}),
+        ("bandwidth", {"bandwidth": [1.0, 1.0, 1.0]}),
+        ("bandwidth", {"bandwidth": [[1.0, 1.0]]}),
+        ("kernel", {"kernel": "rbf"}),
+        ("kernel", {"kernel": None}),
+        ("fill_value", {"fill_value": "median"}),
+    ],
+)
+def test_parameters_that_are_refused(name, parameters):
+    x, y = surface(20, 2, 1)
+    with pytest.raises(ValueError, match=f"^{name}:"):
+        NadarayaWatson(**{"bandwidth": 1.0, **parameters}).fit(x, y)
+
+
+def test_examples_run():
+    with np.printoptions(legacy=False):
+        assert doctest.testmod(foveate.sklearn).failed == 0
+
+
+def test_the_accuracy_of_float32():
+    """The same bandwidth, nearly, from data of less precision; and predictions within rounding."""
+    x, y = curve(100)
+    wide = NadarayaWatson().fit(x, y)
+    narrow = NadarayaWatson().fit(x.astype("f"), y.astype("f"))
+    # The error's minimum is flat: what is off by e moves it by the root of e.
+    assert_allclose(narrow.bandwidth_, wide.bandwidth_, rtol=10 * eps(np.float32) ** 0.5)
+    narrow.set_params(bandwidth=wide.bandwidth_).fit(x.astype("f"), y.astype("f"))
+    atol = 10 * FLOORS[np.dtype("f")].output * eps(np.float32) * np.abs(y).max()
+    assert_allclose(narrow.predict(x.astype("f")), wide.predict(x.astype("f")), rtol=0, atol=atol)
+
+
+def test_find_bandwidth_says_what_it_found():
+    x, y = curve(50)
+    bandwidth, error = find_bandwidth(x, y, None, "gaussian")
+    assert_allclose(error, loo_error(x, y, "gaussian", bandwidth), rtol=1e-12)
