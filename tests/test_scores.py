@@ -391,6 +391,23 @@ def test_any_unit_of_length(factor):
     check_attention(q, k, v, score=fv.Gaussian(np.full(4, 0.8 / factor, np.float32)))
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu", "identity"])
+def test_projected_already(activation, dtype):
+    """Without a matrix queries or keys are their own projections; with the unit matrix too."""
+    q, k, v = problem(9, 20, size=6, dtype=dtype)
+    rng = np.random.default_rng(0)
+    unit, weights = np.eye(6, dtype=np.float16), rng.standard_normal((2, 6)).astype(np.float16)
+    for wq, wk in ((None, unit), (unit, None), (None, None)):
+        score = fv.Additive(weights[0], wq, wk, weights[1], activation)
+        whole = fv.Additive(weights[0], unit, unit, weights[1], activation)
+        np.testing.assert_array_equal(
+            fv.attention(q, k, v, score=score), fv.attention(q, k, v, score=whole)
+        )
+        check_attention(q, k, v, score=score)
+    with pytest.raises(ValueError, match=r"key: got shape .*wanted a last axis of 5, H of v"):
+        fv.attention(q, k, v, score=fv.Additive(weights[0, :5], unit[:, :5]))
+
+
 def test_a_dimension_with_w_0_does_not_count(dtype):
     q, k, v = problem(9, 20, size=5, dtype=dtype)
     w = np.array([1, 0, 0.5, 2, 0], dtype)
@@ -405,7 +422,7 @@ def test_a_dimension_with_w_0_does_not_count(dtype):
 def test_inner_product_of_centred_points(kind, size, offset, dtype):
     """Where the norms are within the bound, the reduction of a whole problem is one."""
     q, k, v = (x[0].astype(np.float64) for x in problem(40, 60, size=size))
-    score = score_of(kind, size, dtype, spread=0.7)
+    score = score_of(kind, size, dtype, spread=0.45)
     q, k, v = ((x + offset * (x is not v)).astype(dtype) for x in (q, k, v))
     if dtype.itemsize == 2 and offset:  # at 1000 these have steps of 0.5 and more
         score = fv.Gaussian(0.1 / size**0.5)

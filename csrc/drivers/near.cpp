@@ -1,6 +1,7 @@
 // Kernel regression whose far keys cost nothing. Every tile of keys, and every 32 tiles together, have a box; so has a
 // panel of queries. Between two boxes there is a least squared distance d, so that no weight of the tile exceeds
-// 2^(-scale d), in base 2 as everywhere. A panel takes its tiles from the nearest to the farthest and stops where
+// 2^(-scale d), in base 2 as everywhere. A panel takes the tiles that it stands in, then others from the nearest to the
+// farthest, and stops where
 //
 //   sum over the tiles left of count 2^(-scale d)  <=  negligible * the least sum of weights so far of its queries.
 //
@@ -121,9 +122,15 @@ class Near : public Forward<T> {
     row_ = carver.take<T>(std::max<int64_t>(1, boxes_.size()));
     candidates_ = carver.take<Candidate>(boxes_.tiles());
     left_ = carver.take<double>(boxes_.tiles() + 1);
+    group_distances_ = carver.take<double>(boxes_.groups());
+    factors_ = carver.take<double>(std::max<int64_t>(1, boxes_.size()));
   }
 
   void run(int64_t task, int64_t next) noexcept {
+    for (int64_t d = 0; d < boxes_.size(); ++d) {
+      const double w = plan_.weights ? double(static_cast<const T*>(plan_.weights)[d]) : 1;
+      factors_[d] = w * w;
+    }
     block_.start(task, next);
     for (int p = 0; p < block_.panels(); ++p) {
       pass(p, false);
@@ -165,16 +172,19 @@ class Near : public Forward<T> {
   void take_nearest_first(int p, bool exact) noexcept {
     const int64_t batch = block_.batch();
     const double negligible = std::log2(plan_.problem.negligible);
-    const int64_t nearest = nearest_tile(batch);
-    take(p, nearest, exact);
-    // half of what may be left out goes to tiles of which even all keys together, at their nearest, would weigh less
+    for (int64_t g = 0; g < boxes_.groups(); ++g) group_distances_[g] = distance(boxes_.group(batch, g));
+    // the tiles that the panel stands in, or the nearest one, say how much a weight has to be worth
+    const int64_t alone = take_touching(p, batch, exact) ? -1 : nearest_tile(batch);
+    if (alone >= 0) take(p, alone, exact);
+    // half of what may be left out goes to tiles of which even all together, at their nearest, would weigh less
     const double crude = least_sum(p) + negligible - 1 - std::log2(double(boxes_.tiles()));
     int64_t count = 0;
     for (int64_t g = 0; g < boxes_.groups(); ++g) {
-      if (most(boxes_.group(batch, g), boxes_.group_bias(batch, g)) <= crude) continue;
+      if (most(group_distances_[g], boxes_.group_bias(batch, g)) <= crude) continue;
       for (int64_t t = first_of(g); t < end_of(g); ++t) {
-        const double weight = most(boxes_.tile(batch, t), boxes_.tile_bias(batch, t));
-        if (t != nearest && !(weight <= crude)) candidates_[count++] = {weight, t};
+        const double d = distance(boxes_.tile(batch, t)), weight = most(d, boxes_.tile_bias(batch, t));
+        const bool taken = alone >= 0 ? t == alone : d == 0;
+        if (!taken && !(weight <= crude)) candidates_[count++] = {weight, t};
       }
     }
     // NaN first, then the heaviest; of equals the first
@@ -211,11 +221,23 @@ class Near : public Forward<T> {
     return double(least_m) * plan_.softmax_scale() + std::log2(double(least_l));
   }
 
+  // Whether there was any.
+  bool take_touching(int p, int64_t batch, bool exact) noexcept {
+    bool any = false;
+    for (int64_t g = 0; g < boxes_.groups(); ++g)
+      for (int64_t t = first_of(g); t < end_of(g) && group_distances_[g] == 0; ++t) {
+        if (distance(boxes_.tile(batch, t)) != 0) continue;
+        take(p, t, exact);
+        any = true;
+      }
+    return any;
+  }
+
   int64_t nearest_tile(int64_t batch) const {
     int64_t best = 0;
     double least = std::numeric_limits<double>::infinity();
     for (int64_t g = 0; g < boxes_.groups(); ++g) {
-      if (!(distance(boxes_.group(batch, g)) < least)) continue;
+      if (!(group_distances_[g] < least)) continue;
       for (int64_t t = first_of(g); t < end_of(g); ++t) {
         const double d = distance(boxes_.tile(batch, t));
         if (!(d < least)) continue;
@@ -229,17 +251,15 @@ class Near : public Forward<T> {
   int64_t first_of(int64_t g) const { return g * Boxes::group_tiles; }
   int64_t end_of(int64_t g) const { return std::min(boxes_.tiles(), (g + 1) * Boxes::group_tiles); }
 
-  double most(const double* box, double bias) const { return bias - plan_.scale * distance(box); }
+  double most(double distance, double bias) const { return bias - plan_.scale * distance; }
 
   // The least squared distance between the panel's queries and a box.
   double distance(const double* box) const {
     double sum = 0;
     for (int64_t d = 0; d < boxes_.size(); ++d) {
       const double below = box[2 * d] - box_[2 * d + 1], above = box_[2 * d] - box[2 * d + 1];
-      double gap = below > above ? below : above;
-      if (gap < 0) gap = 0;
-      if (plan_.weights) gap *= double(static_cast<const T*>(plan_.weights)[d]);
-      sum += gap * gap;
+      const double gap = below > above ? below : above;
+      sum += gap < 0 ? 0 : gap * gap * factors_[d];
     }
     return sum;
   }
@@ -264,7 +284,8 @@ class Near : public Forward<T> {
   double* box_;
   T* row_;
   Candidate* candidates_;
-  double* left_;
+  double *left_, *group_distances_;
+  double* factors_;  // squares of the weights
 };
 
 }  // namespace

@@ -31,7 +31,13 @@ def _activation(name: object) -> str:
 
 
 def _reduce(
-    query: Array, key: Array, v: Array, wq: Array, wk: Array, b: Array | None, activation: str
+    query: Array,
+    key: Array,
+    v: Array,
+    wq: Array | None,
+    wk: Array | None,
+    b: Array | None,
+    activation: str,
 ) -> Reduced:
     """Project queries and keys; without an activation what is left is a number for each."""
     of_query, of_key = project(query, wq, b), project(key, wk)
@@ -57,8 +63,11 @@ class Additive(ArrayScore):
     v : array (H,)
         This and the other arrays are of a float dtype that fits into the dtype of the computation:
         float32, or float64 where the query is float64. They are kept, not copied.
-    wq : array (Dq, H)
-    wk : array (Dk, H)
+    wq : array (Dq, H), optional
+        None: the queries (..., Lq, H) are projected already.
+    wk : array (Dk, H), optional
+        None: the keys (..., Lk, H) are. A decoder that attends to the same keys at each step can so
+        project them once.
     b : array (H,), optional
     activation : {"tanh", "relu", "identity"}
         With "identity" the query moves all its scores alike, so that the keys alone decide, but
@@ -85,8 +94,8 @@ class Additive(ArrayScore):
     """
 
     v: ArrayInput
-    wq: ArrayInput
-    wk: ArrayInput
+    wq: ArrayInput | None = None
+    wk: ArrayInput | None = None
     b: ArrayInput | None = None
     activation: str = "tanh"
 
@@ -96,17 +105,26 @@ class Additive(ArrayScore):
         hidden = v.shape[0]
         self._keep(
             v=v,
-            wq=parameter("wq", self.wq, "Dq", hidden),
-            wk=parameter("wk", self.wk, "Dk", hidden),
+            wq=None if self.wq is None else parameter("wq", self.wq, "Dq", hidden),
+            wk=None if self.wk is None else parameter("wk", self.wk, "Dk", hidden),
             b=None if self.b is None else parameter("b", self.b, hidden),
             activation=_activation(self.activation),
         )
 
     def reduce(self, query: Array, key: Array) -> Reduced:
         """Project queries and keys, in the dtype of the computation."""
-        v, wq, wk = (fitted(name, getattr(self, name), query) for name in ("v", "wq", "wk"))
+        v = fitted("v", self.v, query)
+        wq, wk = (
+            None if matrix is None else fitted(name, matrix, query)
+            for name, matrix in (("wq", self.wq), ("wk", self.wk))
+        )
         for name, matrix, rows, of in (("wq", wq, query, "query"), ("wk", wk, key, "key")):
-            if matrix.shape[0] != rows.shape[-1]:
+            if matrix is None and rows.shape[-1] != v.shape[0]:
+                raise ValueError(
+                    f"{of}: got shape {rows.shape}, wanted a last axis of {v.shape[0]}, H of v: "
+                    f"without {name} it is projected already"
+                )
+            if matrix is not None and matrix.shape[0] != rows.shape[-1]:
                 raise ValueError(
                     f"{name}: got shape {matrix.shape}, wanted {(rows.shape[-1], v.shape[0])}: "
                     f"the last axis of {of} {rows.shape}, and H of v {v.shape}"

@@ -113,14 +113,19 @@ def fitted(name: str, x: ArrayInput, query: Array) -> Array:
     return array.astype(dtype, copy=False)
 
 
-def project(rows: Array, matrix: Array, bias: Array | float | None = None) -> Array:
-    """Multiply rows (..., L, D) by a matrix (D, H), in its dtype, and add a bias."""
+def project(rows: Array, matrix: Array | None, bias: Array | float | None = None) -> Array:
+    """Multiply rows (..., L, D) by a matrix (D, H), in the dtype of the computation; add a bias.
+
+    Without a matrix they are projected already.
+    """
+    dtype = compute_dtype(rows.dtype)
 
     def product(x: Array) -> Array:
-        projected: Array = x.astype(matrix.dtype, copy=False) @ matrix
-        if bias is not None:
-            projected += bias
-        return projected
+        x = x.astype(dtype, copy=False)
+        projected = x if matrix is None else x @ matrix
+        if bias is None:
+            return projected
+        return np.add(projected, bias, out=None if matrix is None else projected)
 
     with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
         return by_rows(rows, product)

@@ -24,8 +24,8 @@ void Errors::see(const Tensor& got, const std::vector<double>& formula, const st
   for (int64_t i = 0; i < got.count(); ++i) see(got.get(i), formula[size_t(i)], wanted[size_t(i)], where);
 }
 
-double Errors::ratio(double spacings, double more) const {
-  return ours_ / (2 * formula_ + spacings * (magnitude_ > 0 ? magnitude_ : 1) + more);
+double Errors::ratio(double spacings, double formulas, double more) const {
+  return ours_ / (formulas * formula_ + spacings * (magnitude_ > 0 ? magnitude_ : 1) + more);
 }
 
 namespace {
@@ -57,7 +57,7 @@ void measure(Measured& measured, const Case& c, const std::string& where, const 
 }  // namespace
 
 void compare(Report& report, const std::vector<std::string>& isas, const std::string& title, int64_t count,
-             const std::function<Case(int64_t)>& make) {
+             const std::function<Case(int64_t)>& make, double formulas) {
   std::vector<Measured> measured(isas.size());
   fv_dtype dtype = FV_FLOAT32;
   bool compact = false;
@@ -79,9 +79,9 @@ void compare(Report& report, const std::vector<std::string>& isas, const std::st
       report.that(line, false, m.refusal);
       continue;
     }
-    report.bounded(line, m.output.ratio(2 * epsilon_of(dtype)), m.output.where());
-    report.bounded(line + ", lse", m.lse.ratio(4 * epsilon_of(lse_dtype(dtype))), m.lse.where());
-    if (!compact) report.bounded(line + ", weights", m.weights.ratio(2 * epsilon_of(dtype)), m.weights.where());
+    report.bounded(line, m.output.ratio(2 * epsilon_of(dtype), formulas), m.output.where());
+    report.bounded(line + ", lse", m.lse.ratio(4 * epsilon_of(lse_dtype(dtype)), formulas), m.lse.where());
+    if (!compact) report.bounded(line + ", weights", m.weights.ratio(2 * epsilon_of(dtype), formulas), m.weights.where());
   }
 }
 

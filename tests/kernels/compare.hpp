@@ -19,8 +19,9 @@ class Errors {
   void see(double got, double formula, double wanted, const std::string& where);
   void see(const Tensor& got, const std::vector<double>& formula, const std::vector<double>& wanted,
            const std::string& where);
-  // The worst error as a share of what is allowed. more: what the answer may differ by beside its rounding.
-  double ratio(double spacings, double more = 0) const;
+  // The worst error as a share of what is allowed: `formulas` times that of the formula, `spacings` at the largest
+  // value, and `more`, which the answer may differ by beside its rounding.
+  double ratio(double spacings, double formulas = 2, double more = 0) const;
   const std::string& where() const { return where_; }
 
  private:
@@ -30,6 +31,6 @@ class Errors {
 
 // Cases 0..count-1, all of one dtype, on every ISA; the formula once, for all of them.
 void compare(Report&, const std::vector<std::string>& isas, const std::string& title, int64_t count,
-             const std::function<Case(int64_t)>& make);
+             const std::function<Case(int64_t)>& make, double formulas = 2);
 
 }  // namespace kernel_tests

@@ -124,6 +124,12 @@ Tensor Tensor::random(fv_dtype dtype, Shape shape, double scale, uint64_t seed) 
   return t;
 }
 
+Tensor Tensor::as(fv_dtype dtype) const {
+  Tensor t(dtype, shape_);
+  for (int64_t i = 0; i < count(); ++i) t.set(i, get(i));
+  return t;
+}
+
 Tensor Tensor::scattered() const {
   Tensor t = *this;
   t.contiguous_ = false;

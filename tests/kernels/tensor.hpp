@@ -24,6 +24,8 @@ class Tensor {
   // Uniform in [-scale, scale], the same for a seed on every machine.
   static Tensor random(fv_dtype, Shape, double scale, uint64_t seed);
 
+  Tensor as(fv_dtype) const;  // the same numbers, rounded
+
   // The same numbers with gaps between them, at odd addresses, the last two axes swapped in memory, rows backwards.
   Tensor scattered() const;
 

@@ -118,13 +118,14 @@ def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array
 
     if isinstance(score, Additive | Concat):
         if isinstance(score, Additive):
-            wq, wk = parameter(score.wq), parameter(score.wk)
+            a = q if score.wq is None else q @ parameter(score.wq)
+            b = k if score.wk is None else k @ parameter(score.wk)
         else:
             wq, wk = np.split(parameter(score.w), [q.shape[-1]])
-        a = q @ wq
+            a, b = q @ wq, k @ wk
         if score.b is not None:
             a = a + parameter(score.b)
-        return additive(a, k @ wk, parameter(score.v), score.activation)
+        return additive(a, b, parameter(score.v), score.activation)
     if isinstance(score, Location):
         of_keys = activate(k @ parameter(score.w) + dtype.type(score.b), score.activation)
         lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
