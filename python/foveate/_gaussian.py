@@ -20,9 +20,9 @@ from ._score import ArrayScore, Reduced, finite, fitted, parameter
 # differences that are in its range; beyond, the differences are weighted before they are squared.
 _LEAST_SCALE, _LARGEST_SCALE = 1e-30, 1e30
 
-# From this many dimensions on the inner product, of two columns more, is faster: measured, 1.25
-# times with a w for each dimension, and with a single one 1.0 times on AVX-512 and 1.1 on AVX2; with
-# 64 dimensions 1.8, 1.05 and 1.4 times. Below, there is nothing to gain.
+# From this many dimensions on the inner product, of two columns more, is faster. Measured: 1.25
+# times with a w for each dimension, 1.0 (AVX-512) and 1.1 times (AVX2) with a single one; with 64
+# dimensions 1.8, 1.05 and 1.4 times. Below, there is nothing to gain.
 _INNER_FROM_SIZE = 8
 
 # The inner product serves where max |wq|^2 + max |wk|^2 of the centred points is at most this. Its
