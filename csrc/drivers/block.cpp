@@ -68,7 +68,7 @@ void Block::start(int64_t task, int64_t next) noexcept {
     const char* queries[most_lanes];
     for (int32_t lane = 0; lane < panels_[i].live; ++lane) queries[lane] = row(p.query, queries_base, i, lane);
     plan_.scoring.pack_queries(queries, dtype_of(p.query), p.query.column_stride, panels_[i].live, vectors(i),
-                               p.head_size, plan_.weights, scratch_, queries_ + i * panel_bytes_);
+                               p.head_size, plan_.query_factor, plan_.weights, scratch_, queries_ + i * panel_bytes_);
   }
   next_task_ = next;
   next_key_ = -1;
@@ -194,7 +194,7 @@ Stretch Block::score(int p, bool want_bits) noexcept {
     family_.hide_outside(scores_, v, 0, s.open - s.begin, low, high);
     family_.hide_outside(scores_, v, s.shut - s.begin, count, low, high);
   }
-  if (plan_.bent || s.hidden) family_.find_top(scores_, v, count, top_);
+  if (plan_.bent || plan_.biased || s.hidden) family_.find_top(scores_, v, count, top_);
   return s;
 }
 

@@ -158,6 +158,7 @@ class Decode {
     for (int32_t q = 0; q < panel.live; ++q)
       family_.load_values({row_of(plan_, p_.query, batch, panel, q), dtype_of(p_.query), 0, p_.query.column_stride}, 1,
                           p_.head_size, false, to + q * query_stride_);
+    for (int64_t d = 0; d < panel.live * query_stride_; ++d) to[d] *= T(plan_.query_factor);
   }
 
   // The keys of a chunk against the quads first..last-1. exact: values that are not finite are left out of the sum,
@@ -244,7 +245,7 @@ class Decode {
       const int32_t vectors = live <= family_.lanes ? 1 : family_.max_vectors;
       const char* panel[most_lanes];
       for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
-      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, plan_.weights,
+      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.weights,
                             scratch.scratch, scratch.panel);
       scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.weights, scratch.scores, scratch.top,
                       {});

@@ -64,9 +64,9 @@ class Boxes {
 
   // NaN, once in, stays.
   static void widen(double* interval, double x) {
-    if (!(x >= interval[0])) interval[0] = x;
-    if (!(x <= interval[1])) interval[1] = x;
     if (x != x) interval[0] = interval[1] = x;
+    if (x < interval[0]) interval[0] = x;
+    if (x > interval[1]) interval[1] = x;
   }
 
  private:
@@ -167,6 +167,11 @@ class Near : public Forward<T> {
       for (int64_t t = first_of(g); t < end_of(g); ++t)
         if (!(distance(boxes_.tile(batch, t)) > radius)) take(p, t, exact);
     }
+    if (!plan_.bits) return;
+    // masks elsewhere tell a query that sees keys, all of weight 0, from one that sees none
+    const uint32_t live = low_bits(block_.panel(p).live);
+    for (int64_t t = 0; t < boxes_.tiles() && (block_.panel(p).seen & live) != live; ++t)
+      if (distance(boxes_.tile(batch, t)) > radius) take(p, t, exact);
   }
 
   void take_nearest_first(int p, bool exact) noexcept {
@@ -248,6 +253,7 @@ class Near : public Forward<T> {
     return best;
   }
 
+  static uint32_t low_bits(int32_t count) { return count >= 32 ? ~uint32_t(0) : (uint32_t(1) << count) - 1; }
   int64_t first_of(int64_t g) const { return g * Boxes::group_tiles; }
   int64_t end_of(int64_t g) const { return std::min(boxes_.tiles(), (g + 1) * Boxes::group_tiles); }
 
@@ -294,8 +300,8 @@ bool skips_far_keys(const Plan& plan) noexcept {
   const Problem& p = plan.problem;
   if (p.keys <= tile_keys || p.head_size == 0 || plan.groups > 1) return false;
   if (plan.compact) return true;
-  // weights that grow with the distance, or a bias of each query's own, leave nothing to bound
-  return p.kind == FV_GAUSSIAN && p.negligible > 0 && p.softcap == 0 && plan.scale > 0 &&
+  // weights that grow with the distance, or a bias of each query's own, leave nothing to bound; a sink is no key
+  return p.kind == FV_GAUSSIAN && p.negligible > 0 && p.softcap == 0 && plan.scale > 0 && !p.sink &&
          !(plan.biased && p.mask.row_stride != 0);
 }
 

@@ -73,8 +73,12 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
 }
 
 void Plan::scale_by(double factor) noexcept {
-  bent = problem.softcap > 0 || biased || !(factor > 1e-15);
   scale = problem.softcap > 0 ? factor : factor * log2_e;
+  bent = problem.softcap > 0 || biased || !(factor > 1e-15);
+  if (problem.kind != FV_DOT || family.pairs) return;
+  query_factor = scale;
+  scale = 1;
+  bent = problem.softcap > 0;
 }
 
 int64_t Plan::prepared_size() const { return is_additive(problem.kind) ? family.prepared_size(problem.head_size) : 0; }

@@ -27,8 +27,10 @@ struct Plan {
   int64_t batches = 1, groups = 1;
   int64_t rows = 0;  // groups * queries
 
-  // score: log2(e) is folded into the scale. bent: softcap, a bias or a scale that is not positive, or so small that
-  // a sink in its units may be none, needs a pass of its own, after which the scale is 1.
+  // score: log2(e) is folded into the scale, and the scale into the queries of an inner product, but for pairs. bent:
+  // softcap, or elsewhere a bias or a scale that is not positive, or so small that a sink in its units may be none,
+  // needs a pass of its own, after which the scale is 1.
+  double query_factor = 1.0;
   double scale = 1.0;
   bool bent = false;
   bool biased = false;

@@ -71,7 +71,7 @@ inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, b
 }
 
 inline void pack_pair_queries(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                              int64_t head_size, const void*, void* scratch, void* panel) {
+                              int64_t head_size, double, const void*, void* scratch, void* panel) {
   const float* plain[32];
   const bool in_place = column_stride == 2 && head_size % 2 == 0;
   for (int32_t i = 0; i < live; ++i) {
@@ -82,7 +82,8 @@ inline void pack_pair_queries(const char* const* rows, Dtype, int64_t column_str
       plain[i] = row;
     }
   }
-  transpose_to_panel<float>(plain, live, vectors * lanes<float>, pairs(head_size), static_cast<float*>(panel));
+  transpose_to_panel<float>(
+      plain, live, vectors * lanes<float>, pairs(head_size), [](auto x) { return x; }, static_cast<float*>(panel));
 }
 
 // soft.hpp's online softmax, with the weights of two keys packed into one word a query.

@@ -54,8 +54,9 @@ struct Plain {
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
                    void* alpha) {
     by_width(vectors, [&](auto v) {
-      soft_tile<T, v>(static_cast<T*>(s), count, T(scale), static_cast<const T*>(top), static_cast<T*>(m),
-                      static_cast<T*>(l), static_cast<T*>(alpha));
+      const auto tile = scale == 1 ? soft_tile<T, v, false> : soft_tile<T, v, true>;
+      tile(static_cast<T*>(s), count, T(scale), static_cast<const T*>(top), static_cast<T*>(m), static_cast<T*>(l),
+           static_cast<T*>(alpha));
     });
   }
   static void compact(void* s, int32_t vectors, int64_t count, Profile profile, void* l) {

@@ -157,11 +157,11 @@ inline Vec<T> tanh_small(Vec<T> x) {
   return polynomial<T>(Math<T>::tanh_tail, z) * z * x + x;
 }
 
-// The product with 2 log2(e) in two parts, so that the error does not grow with x.
+// n log(2) is taken off in two parts, the first exact, so that the error does not grow with x.
 template <class T>
 inline Vec<T> exp_twice(Vec<T> x) {
   const Split<T> s = split<T>(x * Math<T>::two_log2_e_high);
-  const Vec<T> f = x * Math<T>::two_log2_e_low + (x * Math<T>::two_log2_e_high - s.whole);
+  const Vec<T> rest = (x + x - s.whole * Math<T>::ln2_high) - s.whole * Math<T>::ln2_low, f = rest * Math<T>::log2_e;
   const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
   return (polynomial<T>(Math<T>::exp2m1, f) * f + T(1)) * power;
 }

@@ -193,9 +193,9 @@ void load_rows(const Rows& from, int64_t count, int64_t columns, bool finite, T*
   }
 }
 
-// to[d][i] = rows[i][d]: `live` contiguous rows of T to a panel `width` wide, zero beyond the live ones.
-template <class T>
-void transpose_to_panel(const T* const* rows, int32_t live, int32_t width, int64_t columns, T* to) {
+// to[d][i] = change(rows[i][d]): `live` contiguous rows of T to a panel `width` wide, zero beyond the live ones.
+template <class T, class Change>
+void transpose_to_panel(const T* const* rows, int32_t live, int32_t width, int64_t columns, Change&& change, T* to) {
   for (int32_t first = 0; first < width; first += lanes<T>) {
     const int32_t count = live - first < lanes<T> ? live - first : lanes<T>;
     int64_t d = 0;
@@ -206,16 +206,16 @@ void transpose_to_panel(const T* const* rows, int32_t live, int32_t width, int64
       else
         for (int i = 0; i < lanes<T>; ++i) square[i] = i < count ? load(rows[first + i] + d) : Vec<T>{};
       transpose<T>(square);
-      for (int i = 0; i < lanes<T>; ++i) store(to + (d + i) * width + first, square[i]);
+      for (int i = 0; i < lanes<T>; ++i) store<T>(to + (d + i) * width + first, change(square[i]));
     }
     for (; d < columns; ++d)
-      for (int32_t i = 0; i < lanes<T>; ++i) to[d * width + first + i] = i < count ? rows[first + i][d] : T(0);
+      for (int32_t i = 0; i < lanes<T>; ++i) to[d * width + first + i] = i < count ? change(rows[first + i][d]) : T(0);
   }
 }
 
 template <class T>
 void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                  int64_t head_size, const void*, void* scratch, void* panel) {
+                  int64_t head_size, double factor, const void*, void* scratch, void* panel) {
   const T* plain[32];
   const bool in_place = size_of(dtype) == sizeof(T) && column_stride == sizeof(T);
   for (int32_t i = 0; i < live; ++i) {
@@ -227,7 +227,8 @@ void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, i
       plain[i] = row;
     }
   }
-  transpose_to_panel<T>(plain, live, vectors * lanes<T>, head_size, static_cast<T*>(panel));
+  transpose_to_panel<T>(
+      plain, live, vectors * lanes<T>, head_size, [&](auto x) { return x * T(factor); }, static_cast<T*>(panel));
 }
 
 template <class T>

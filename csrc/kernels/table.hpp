@@ -45,9 +45,10 @@ struct Scoring {
   int64_t (*panel_size)(int64_t columns);  // bytes of a packed panel, for each query
   int64_t (*row_size)(int64_t columns);    // bytes of a loaded key
   void (*load_keys)(const Rows&, int64_t count, int64_t columns, void* to);
-  // rows[i] points at query i's first element; `live` queries, the rest of the panel is zero. scratch: lanes rows.
+  // rows[i] points at query i's first element; `live` queries, the rest of the panel is zero. factor: what queries of
+  // an inner product are multiplied by, 1 for pairs and other scores. scratch: a row of each query.
   void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                       int64_t columns, const void* weights, void* scratch, void* panel);
+                       int64_t columns, double factor, const void* weights, void* scratch, void* panel);
   // top: the largest score of each query
   void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
                  void* s, void* top, const Ahead&);

@@ -1,7 +1,5 @@
 #include "compare.hpp"
 
-#include <cmath>
-
 namespace kernel_tests {
 
 void Errors::see(double got, double formula, double wanted, const std::string& where) {
@@ -9,7 +7,7 @@ void Errors::see(double got, double formula, double wanted, const std::string& w
   if (std::isnan(wanted) || std::isinf(wanted)) {
     error = got == wanted || (std::isnan(got) && std::isnan(wanted)) ? 0 : INFINITY;
   } else {
-    if (std::isnan(error)) error = INFINITY;
+    error = or_infinity(error);
     magnitude_ = std::fmax(magnitude_, std::fabs(wanted));
     const double yardstick = std::fabs(formula - wanted);
     if (std::isfinite(yardstick)) formula_ = std::fmax(formula_, yardstick);
@@ -81,7 +79,8 @@ void compare(Report& report, const std::vector<std::string>& isas, const std::st
     }
     report.bounded(line, m.output.ratio(2 * epsilon_of(dtype), formulas), m.output.where());
     report.bounded(line + ", lse", m.lse.ratio(4 * epsilon_of(lse_dtype(dtype)), formulas), m.lse.where());
-    if (!compact) report.bounded(line + ", weights", m.weights.ratio(2 * epsilon_of(dtype), formulas), m.weights.where());
+    if (!compact)
+      report.bounded(line + ", weights", m.weights.ratio(2 * epsilon_of(dtype), formulas), m.weights.where());
   }
 }
 

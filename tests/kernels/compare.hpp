@@ -5,12 +5,16 @@
 // way of computing makes at the end: the product with 1 / l, and the output itself. For lse, four float32 spacings
 // (float64) at its largest value: the change of base, the logarithm (1.5), the sum.
 #pragma once
+#include <cmath>
 #include <functional>
 
 #include "plain.hpp"
 #include "report.hpp"
 
 namespace kernel_tests {
+
+// An error that is NaN is as bad as can be, and must not lose a comparison.
+inline double or_infinity(double error) { return std::isnan(error) ? INFINITY : error; }
 
 // The largest error and magnitude of one output over the cases of a check. A NaN or an infinity in the wrong place is
 // an error of infinity.

@@ -18,11 +18,12 @@ int main(int argc, char** argv) {
     if (!chosen) continue;
     kernel_tests::test_elementary(report, name);
     kernel_tests::test_behaviour(report, name);
-    kernel_tests::test_far(report, name);
+    kernel_tests::test_refusals(report, name);
     isas.push_back(name);
   }
   kernel_tests::test_attention(report, isas);
   kernel_tests::test_scores(report, isas);
+  kernel_tests::test_far(report, isas);
   std::printf("%d checks on %zu instruction sets, %d failed\n", report.checks(), isas.size(), report.failures());
   return report.failures() != 0 || isas.empty();
 }

@@ -19,7 +19,7 @@ Real sum_of(int64_t count, Term term) {
   return sum;
 }
 
-// The score of a query and a key; of a compact kernel the weight.
+// The score of a query and a key; of a compact kernel the weight, which a NaN makes NaN, but for the boxcar.
 template <class Real, class Round>
 Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rounded) {
   const int64_t size = c.head_size;
@@ -40,8 +40,8 @@ Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rou
   });
   switch (c.kind) {
     case FV_BOXCAR: return Real(squared <= 1);
-    case FV_EPANECHNIKOV: return rounded(squared < 1 ? 1 - squared : Real(0));
-    case FV_TRIANGULAR: return rounded(squared < 1 ? 1 - std::sqrt(squared) : Real(0));
+    case FV_EPANECHNIKOV: return rounded(squared > 1 ? Real(0) : 1 - squared);
+    case FV_TRIANGULAR: return rounded(squared > 1 ? Real(0) : 1 - std::sqrt(squared));
     default: return rounded(Real(c.scale) * (squared / -2));
   }
 }

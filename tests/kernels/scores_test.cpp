@@ -4,8 +4,9 @@
 //
 // The tolerance is that of compare.hpp; but three times the error of the plain formula where shared divisions cancel
 // more than it does: v - 2 / t of weights of one sign, and e^2a e^2b of a near -b. The scores themselves, which are the
-// lse of a single key, have the bound that additive.hpp promises: 2 spacings at sum |v|. Compact kernels jump, or have a bend, at a distance of 1, which rounding must
-// not decide: their points stand on a grid of 1/8, where squared distances are exact, and 1 itself is among them.
+// lse of a single key, have the bound of additive.hpp, in ulp of sum |v|. Compact kernels jump, or have a bend, at a
+// distance of 1, which rounding must not decide: their points stand on a grid of 1/8, where squared distances are
+// exact, and 1 itself is among them.
 #include <cmath>
 
 #include "call.hpp"
@@ -93,6 +94,8 @@ std::vector<Numbers> additive() {
   all.push_back({FV_TANH, "tanh, weights of 0", weighed([](double, int64_t) { return 0; }, 1)});
   all.push_back({FV_TANH, "tanh, negative weights", weighed([](double x, int64_t) { return -std::fabs(x); }, 1), 3});
   all.push_back({FV_TANH, "tanh, tiny weights", weighed([](double x, int64_t) { return x * 0x1p-100; }, 0x1p+100)});
+  all.push_back(
+      {FV_TANH, "tanh, subnormal weights", weighed([](double x, int64_t) { return x * 0x1p-130; }, 0x1p+127)});
   all.push_back({FV_TANH, "tanh, huge weights", weighed([](double x, int64_t) { return x * 0x1p+100; }, 0x1p-100)});
   all.push_back({FV_TANH, "tanh, weights of 2^-60 to 1",
                  weighed([](double x, int64_t i) { return x * std::ldexp(1, -int(i * 17 % 61)); }, 1)});
@@ -146,10 +149,13 @@ std::vector<Numbers> distances() {
 }
 
 Case scored(fv_dtype dtype, const Numbers& numbers, int64_t n) {
-  // float64 with one head: its truth, in long double, takes long where the hardware has none
+  // float64 with one head, and small: its truth, in long double, takes long where the hardware has none
   const bool slow = dtype == FV_FLOAT64;
-  Case c(dtype, slow ? 1 : 1 + n % 2, slow || n % 3 ? 1 : 2, query_counts[n % 6], key_counts[(n + n / 6) % 6],
-         sizes[n % 7], sizes[(n * 3 + 1) % 7], uint64_t(n + 1));
+  const int64_t queries = query_counts[n % 6], keys = key_counts[(n + n / 6) % 6];
+  int64_t size = n % 7;
+  while (slow && size > 0 && queries * keys * sizes[size] > 30000) --size;
+  Case c(dtype, slow ? 1 : 1 + n % 2, slow || n % 3 ? 1 : 2, queries, keys, sizes[size], sizes[(n * 3 + 1) % 7],
+         uint64_t(n + 1));
   c.kind = numbers.kind;
   numbers.fill(c, uint64_t(n + 1));
   if (c.compact()) c.scale = 1;
@@ -160,13 +166,13 @@ Case scored(fv_dtype dtype, const Numbers& numbers, int64_t n) {
   return c;
 }
 
-// |lse - score| of single keys with tanh of about center - 0.99 center, as a share of 2.5 spacings at sum |v| and one at
-// lse, for its own rounding. The half is for the spacing, which is up to twice the ulp.
+// |lse - score| of single keys with tanh of about center - 0.99 center, as a share of 2.5 spacings at sum |v| and
+// one at lse, for its own rounding: additive.hpp says 2 ulp, and a tenth more was seen where D = 1.
 void check_scores(Report& report, const std::vector<std::string>& isas, fv_dtype dtype, double center) {
   std::vector<double> worst(isas.size());
   std::vector<std::string> where(isas.size());
   const double spreads[] = {0.05, 0.5, 4};
-  for (int64_t n = 0; n < 42; ++n) {
+  for (int64_t n = 0; n < 21; ++n) {
     Case c(dtype, 5, 1, n % 2 ? 3 : 40, 1, sizes[n % 7], 1, uint64_t(n + 50));
     c.kind = FV_TANH;
     both(center, spreads[n % 3])(c, uint64_t(n + 50));
@@ -180,8 +186,8 @@ void check_scores(Report& report, const std::vector<std::string>& isas, fv_dtype
       const Result got = run(c);
       for (int64_t row = 0; row < got.lse.count(); ++row) {
         const double wanted = truth.lse[size_t(row)], allowed = epsilon_of(dtype) * (2.5 * sum + std::fabs(wanted));
-        const double ratio = std::fabs(got.lse.get(row) - wanted) / allowed;
-        if (ratio <= worst[i]) continue;  // NaN goes on
+        const double ratio = or_infinity(std::fabs(got.lse.get(row) - wanted) / allowed);
+        if (ratio <= worst[i]) continue;
         worst[i] = ratio;
         where[i] = c.shape();
       }
@@ -203,8 +209,9 @@ void test_scores(Report& report, const std::vector<std::string>& isas) {
   int64_t first = 0;
   for (fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64, FV_FLOAT16, FV_BFLOAT16})
     for (const Numbers& numbers : all) {
-      compare(report, isas, numbers.name, shapes, [&](int64_t n) { return scored(dtype, numbers, first + n); },
-              numbers.formulas);
+      compare(
+          report, isas, numbers.name, shapes, [&](int64_t n) { return scored(dtype, numbers, first + n); },
+          numbers.formulas);
       first += shapes;
     }
   for (fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64})

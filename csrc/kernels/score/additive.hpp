@@ -8,8 +8,8 @@
 //   direct: tanh of the sum, whatever its size.
 // A register tile goes one way where all its pairs do, else it takes those it needs and picks: a score depends on its
 // query and its key alone. The scores are those of v over a power of 2 near its largest element, which goes into the
-// scale. Error of a score, in ulp of sum_h |v_h|: 2, or less where terms have both signs; small and direct: relative to
-// each term, as the formula. NaN does not enter the maxima, inf never takes the shared way.
+// scale. Error of a score: the shared way 2.5 ulp of sum_h |v_h|, less where terms have both signs; small and direct:
+// relative to each term, as the formula. NaN does not enter the maxima, inf never takes the shared way.
 #pragma once
 #include "../gemm.hpp"
 #include "../math.hpp"
@@ -61,11 +61,11 @@ inline T magnitude(T x) {
   return x < 0 ? -x : x;
 }
 
-// The power of 2 at or below x; 1 for 0 and subnormal numbers.
+// The power of 2 at or below x, or the least normal one; 1 for 0.
 template <class T>
 inline T power_of_2(T x) {
   const Vec<T> power = from_bits<T>(as_bits<T>(broadcast(x)) & Math<T>::infinity);
-  return power[0] > 0 ? power[0] : T(1);
+  return power[0] > 0 ? power[0] : x > 0 ? Math<T>::tiny : T(1);
 }
 
 // Returns the factor that the scale needs. If some v is not finite, all goes the direct way.
@@ -109,11 +109,11 @@ int64_t additive_panel_size(int64_t size) {
 }
 template <class T>
 void pack_additive(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                   int64_t size, const void* prepared, void* scratch, void* panel_) {
+                   int64_t size, double, const void* prepared, void* scratch, void* panel_) {
   const Weights<T> weights(prepared, size);
   const int64_t width = vectors * lanes<T>, even = Weights<T>::even(size);
   T *panel = static_cast<T*>(panel_), *powers = panel + even * width, *largest = powers + even * width;
-  pack_queries<T>(rows, dtype, column_stride, live, vectors, size, nullptr, scratch, panel);
+  pack_queries<T>(rows, dtype, column_stride, live, vectors, size, 1, nullptr, scratch, panel);
   for (int64_t i = size * width; i < even * width; ++i) panel[i] = 0;
   for (int64_t i = 0; i < width; i += lanes<T>) {
     Vec<T> top = {};

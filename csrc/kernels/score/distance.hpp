@@ -47,7 +47,7 @@ void distances(const T* panel, const T* keys, int64_t key_stride, int64_t count,
   for (; j + rows <= count; j += rows) {
     prefetcher.step();
     distance_block<T, vectors, rows, weighted>(panel, keys + j * key_stride, key_stride, size, w,
-                                                        scores + j * vectors * lanes<T>, top);
+                                               scores + j * vectors * lanes<T>, top);
   }
   for (; j < count; ++j)
     distance_block<T, vectors, 1, weighted>(panel, keys + j * key_stride, key_stride, size, w,

@@ -1,6 +1,7 @@
 // Soft selection: the online softmax of a tile of scores, in base 2, with log2(e) in the scale.
 //   m' = max(m, max_j s_j),  alpha = 2^(scale (m - m')),  P_j = 2^(scale (s_j - m')),  l' = alpha l + sum_j P_j
 // The difference comes before the scale: it is exact where it matters, and the largest weight is 1 whatever the scores.
+// Most inner products have the scale in their queries; then it is 1 here, and left out.
 // The sum is a chain over the tile's j, from 0: its error does not grow with the number of tiles.
 // m starts at -inf with l = 0, or at the sink with l = 1. While nothing was seen, m' is -inf and is taken as 0 in the
 // differences: weights of cells that are not seen (score -inf) are then 0, not NaN. NaN does not enter m, but l.
@@ -22,6 +23,11 @@ inline void find_top(const T* scores, int64_t count, T* top_) {
 }
 
 // The first half, from the tile's largest scores: m', alpha and alpha l are stored; offset = m'.
+template <bool scaled, class T>
+inline Vec<T> in_base_2(Vec<T> difference, T scale) {
+  return scaled ? difference * scale : difference;
+}
+
 template <class T, int vectors>
 inline void soft_offset(const T* top, T scale, T* m, T* l, T* alpha, Vec<T> (&offset)[vectors]) {
   const Vec<T> lowest = minus_infinity<T>();
@@ -35,7 +41,7 @@ inline void soft_offset(const T* top, T scale, T* m, T* l, T* alpha, Vec<T> (&of
   });
 }
 
-template <class T, int vectors>
+template <class T, int vectors, bool scaled>
 [[gnu::noinline]] void soft_tile(T* scores, int64_t count, T scale, const T* top, T* m, T* l, T* alpha) {
   constexpr int width = vectors * lanes<T>;
   Vec<T> sum[vectors] = {}, offset[vectors];
@@ -43,7 +49,7 @@ template <class T, int vectors>
   for (int64_t j = 0; j < count; ++j)
     unroll<vectors>([&](auto v) {
       T* cell = scores + j * width + v * lanes<T>;
-      const Vec<T> weight = exp2<T>((load(cell) - offset[v]) * scale);
+      const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(load(cell) - offset[v], scale));
       sum[v] += weight;
       store<T>(cell, weight);
     });
