@@ -1,6 +1,6 @@
 /* foveate: attention on CPUs. The one public header: a C ABI of strided views and a status.
  *
- * Contract: no function throws, none keeps a pointer after it returns, none changes anything but `out` and `lse`.
+ * Contract: no function throws, none keeps a pointer after it returns, none changes anything but its outputs.
  * Arguments are validated; a refused call writes nothing and says why in `fv_error`. Any number of threads may call
  * at once. Strides are in bytes and may be zero or negative; every leading axis broadcasts as in numpy.matmul.
  */
@@ -84,6 +84,8 @@ typedef struct fv_reach {
   const fv_array* key_lengths;    /* int64 (...): keys at and beyond this are not seen */
   const fv_array* query_segments; /* int64 (..., Lq), with key_segments: a query sees the keys of its own id */
   const fv_array* key_segments;   /* int64 (..., Lk) */
+  const fv_array* centers;        /* float64 (..., Lq): a query sees the keys j with |j - center| <= half_width */
+  double half_width;              /* with centers: positive */
 } fv_reach;
 
 /* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of query, key and value
@@ -96,6 +98,9 @@ typedef struct fv_problem {
   const fv_array* sink;  /* float64 (...): one more logit in the denominator; NULL: none */
   fv_score score;
   fv_reach reach;
+  /* With centers, for fv_attention: weights are multiplied by exp(-(j - center)^2 / (2 sigma^2)) after the softmax, and
+   * not normalised again. 0: they are not. */
+  double sigma;
 } fv_problem;
 
 /* The shape of the output, (..., Lq, Dv), or (..., Lq, Lk) where `value` is NULL. Validates the whole problem. */
@@ -107,6 +112,29 @@ fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* l
 
 /* out (..., Lq, Lk): the weights themselves. */
 fv_status fv_attention_weights(const fv_problem*, const fv_array* out, fv_error*) FV_NOEXCEPT;
+
+/* Random numbers: Philox 4x64-10 under this key, counted by what each number is for (row, draw), so that draws are the
+ * same for any number of threads and whatever else is in the batch. */
+typedef struct fv_random {
+  uint64_t key[2];
+} fv_random;
+
+/* Hard attention, one key for each query: the most probable one (of equals the first; takes no random), or `draws`
+ * keys, each drawn from the distribution that attention weighs the values by. */
+typedef enum fv_selection { FV_ARGMAX, FV_SAMPLE } fv_selection;
+
+/* out (..., Lq, draws, Dv): the values of the chosen keys; index (..., Lq, draws), int64; log_prob (..., Lq, draws),
+ * float32 (float64 for float64): the natural logarithm of the probability of the key. A query that sees no key has the
+ * output 0, the index -1 and the log_prob 0; one whose scores leave no distribution (a NaN or +inf that is seen, or -inf
+ * alone) NaN, -1 and NaN. No sink, no compact kernel, no sigma. */
+fv_status fv_hard_attention(const fv_problem*, fv_selection, const fv_random*, int64_t draws, const fv_array* out,
+                            const fv_array* index, const fv_array* log_prob, fv_error*) FV_NOEXCEPT;
+
+/* Draws from the categories of each row of p (..., K), of any float dtype: weights that need not sum to 1, or logits.
+ * index (..., draws), int64. A category of weight 0 (logit -inf) is never drawn. Refused: rows of no weight at all, and
+ * weights that are negative, NaN or infinite (logits NaN or +inf). */
+fv_status fv_multinoulli(const fv_array* p, int32_t logits, const fv_random*, int64_t draws, const fv_array* index,
+                         fv_error*) FV_NOEXCEPT;
 
 /* Instruction sets: those that this build holds and this CPU runs, best first. */
 int32_t fv_isa_count(void) FV_NOEXCEPT;

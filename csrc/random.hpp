@@ -1,0 +1,68 @@
+// Random numbers by counters: Philox 4x64-10 (J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel Random
+// Numbers: As Easy as 1, 2, 3", SC 2011), the function behind numpy.random.Philox. A number depends on the key and on
+// what it is for, so that draws are the same for any number of threads, any ISA, and whatever else is in the batch.
+#pragma once
+#include <cstdint>
+
+namespace foveate {
+
+// What a number is for: calls of different kinds with one key have nothing in common.
+enum class Stream : uint64_t { multinoulli, hard_attention };
+
+struct RandomBlock {
+  uint64_t words[4];
+};
+
+class Philox {
+ public:
+  Philox(uint64_t low, uint64_t high) noexcept : low_(low), high_(high) {}
+
+  RandomBlock operator()(uint64_t c0, uint64_t c1, uint64_t c2, uint64_t c3) const noexcept {
+    uint64_t low = low_, high = high_;
+    for (int round = 0; round < 10; ++round) {
+      const Product first = multiply(0xd2e7470ee14c6c93u, c0), second = multiply(0xca5a826395121157u, c2);
+      c0 = second.high ^ c1 ^ low;
+      c1 = second.low;
+      c2 = first.high ^ c3 ^ high;
+      c3 = first.low;
+      low += 0x9e3779b97f4a7c15u;
+      high += 0xbb67ae8584caa73bu;
+    }
+    return {{c0, c1, c2, c3}};
+  }
+
+  // Block `block` of the numbers for one draw of one row (a query, or a row of categories) of a leading index.
+  RandomBlock operator()(Stream stream, uint64_t block, uint64_t draw, uint64_t row, uint64_t lead) const noexcept {
+    return (*this)(block | static_cast<uint64_t>(stream) << 56, draw, row, lead);
+  }
+
+ private:
+  struct Product {
+    uint64_t high, low;
+  };
+  static Product multiply(uint64_t a, uint64_t b) noexcept {
+    __extension__ using Wide = unsigned __int128;
+    const Wide product = Wide(a) * b;
+    return {static_cast<uint64_t>(product >> 64), static_cast<uint64_t>(product)};
+  }
+
+  uint64_t low_, high_;
+};
+
+// The number in [0, 1) that 64 random bits stand for as a binary fraction, cut off after as many significant bits as T
+// has: near 0 it is as fine as 2^-64, for categories that are next to never drawn, and it is never 1.
+template <class T>
+inline T uniform(uint64_t bits) noexcept {
+  constexpr int significant = sizeof(T) == 8 ? 53 : 24;
+  if (bits == 0) return 0;
+  const int zeros = __builtin_clzll(bits);
+  const T leading = static_cast<T>(static_cast<int64_t>(bits << zeros >> (64 - significant)));
+  // 2^-(significant + zeros), a normal number of T
+  if constexpr (sizeof(T) == 8) {
+    return leading * __builtin_bit_cast(double, static_cast<uint64_t>(1023 - significant - zeros) << 52);
+  } else {
+    return leading * __builtin_bit_cast(float, static_cast<uint32_t>(127 - significant - zeros) << 23);
+  }
+}
+
+}  // namespace foveate
