@@ -1,4 +1,4 @@
-"""Where random numbers come from: `rng` becomes the key of the counters that the kernels count on."""
+"""Where random numbers come from: `rng` becomes the key under which the kernels count."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-Seed: TypeAlias = (
-    int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
-)
+Seed: TypeAlias = int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
 
 
 def key_of(rng: Seed) -> tuple[int, int]:

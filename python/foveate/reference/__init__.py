@@ -9,6 +9,7 @@ reach, select), and one that puts them together.
 """
 
 from ._attention import attention, attention_weights
+from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
 from ._score import compute_dtype, scores
@@ -20,8 +21,10 @@ __all__ = [
     "compute_dtype",
     "kernel_regression",
     "merge",
+    "philox",
     "reach",
     "scores",
     "softmax",
+    "uniform",
     "weighted_sum",
 ]

@@ -58,8 +58,9 @@ def philox(key: tuple[int, int], counter: ArrayLike) -> Array:
                 np.uint64((word + step * weyl) % 2**64)
                 for word, weyl in zip(key, _WEYL, strict=True)
             )
-            (high0, low0), (high1, low1) = _multiply(_MULTIPLIERS[0], c0), _multiply(
-                _MULTIPLIERS[1], c2
+            (high0, low0), (high1, low1) = (
+                _multiply(_MULTIPLIERS[0], c0),
+                _multiply(_MULTIPLIERS[1], c2),
             )
             c0, c1, c2, c3 = high1 ^ c1 ^ low, low1, high0 ^ c3 ^ high, low0
     return np.stack([c0, c1, c2, c3], axis=-1)
@@ -92,4 +93,5 @@ def uniform(words: ArrayLike, dtype: DTypeLike = np.float64) -> Array:
         bits = np.where(short, bits << np.uint64(step), bits)
         zeros += np.where(short, np.uint64(step), np.uint64(0))
     leading = (bits >> np.uint64(64 - significant)).astype(dtype)
-    return np.ldexp(leading, -(zeros.astype(np.int32) + significant))
+    fractions: Array = np.ldexp(leading, -(zeros.astype(np.int32) + significant))
+    return fractions
