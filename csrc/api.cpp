@@ -56,3 +56,17 @@ fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_
   if (status != FV_OK || nothing_to_compute(problem, problem.keys)) return status;
   return attention_weights(problem, error);
 }
+
+fv_status fv_hard_attention(const fv_problem* given, fv_selection selection, const fv_random* random, int64_t draws,
+                            const fv_array* out, const fv_array* index, const fv_array* log_prob,
+                            fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  Problem problem;
+  Validator validator(*given, problem, error);
+  fv_status status = validator.inputs(/*weights=*/false);
+  if (status == FV_OK) status = validator.hard(selection, random, draws);
+  if (status == FV_OK) status = validator.hard_outputs(out, index, log_prob);
+  if (status != FV_OK || draws == 0 || nothing_to_compute(problem, 1)) return status;
+  return hard_attention(problem, error);
+}

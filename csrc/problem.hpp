@@ -29,6 +29,14 @@ struct Problem {
   Operand lse;   // (Lq,): row_stride only; optional
   Operand sink;  // one float64 a leading index; optional
 
+  // hard attention: out is (Lq, draws, Dv), index and log_prob are (Lq, draws); there is no value to sum, but choices
+  int64_t draws = 0;
+  Operand choices;
+  int64_t out_draw_stride = 0;
+  Operand index, log_prob;
+  fv_selection selection = FV_ARGMAX;
+  fv_random random = {};
+
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
   fv_score_kind kind = FV_DOT;
   const void* weights = nullptr;  // (D,) of the accumulator's type, contiguous; optional for distances

@@ -49,19 +49,17 @@ class Philox {
   uint64_t low_, high_;
 };
 
-// The number in [0, 1) that 64 random bits stand for as a binary fraction, cut off after as many significant bits as T
-// has: near 0 it is as fine as 2^-64, for categories that are next to never drawn, and it is never 1.
+// The number in [0, 1) that the leading 53 of 64 random bits stand for as a binary fraction, rounded to T: near 0 it is as
+// fine as 2^-53, for keys that are next to never drawn. It is never 1.
 template <class T>
 inline T uniform(uint64_t bits) noexcept {
-  constexpr int significant = sizeof(T) == 8 ? 53 : 24;
-  if (bits == 0) return 0;
-  const int zeros = __builtin_clzll(bits);
-  const T leading = static_cast<T>(static_cast<int64_t>(bits << zeros >> (64 - significant)));
-  // 2^-(significant + zeros), a normal number of T
+  const double fraction = static_cast<double>(static_cast<int64_t>(bits >> 11)) * 0x1p-53;
   if constexpr (sizeof(T) == 8) {
-    return leading * __builtin_bit_cast(double, static_cast<uint64_t>(1023 - significant - zeros) << 52);
+    return fraction;
   } else {
-    return leading * __builtin_bit_cast(float, static_cast<uint32_t>(127 - significant - zeros) << 23);
+    constexpr float below_one = 1 - 0x1p-24f;
+    const float rounded = static_cast<float>(fraction);
+    return rounded < below_one ? rounded : below_one;
   }
 }
 

@@ -41,6 +41,54 @@ class Validator {
     return place_output("out", *out, core, 2, problem_.out);
   }
 
+  // What is chosen, and how often.
+  fv_status hard(fv_selection selection, const fv_random* random, int64_t draws) {
+    if (selection != FV_ARGMAX && selection != FV_SAMPLE) {
+      return refuse(error_, FV_VALUE_ERROR, "selection: got %d, wanted one of fv_selection",
+                    static_cast<int>(selection));
+    }
+    if (selection == FV_SAMPLE && random == nullptr) {
+      return refuse(error_, FV_VALUE_ERROR, "random: got none, wanted a key to draw with");
+    }
+    const bool one = selection == FV_ARGMAX && draws != 1;
+    if (draws < 0 || one) {
+      return refuse(error_, FV_VALUE_ERROR, "draws: got %lld, wanted %s", static_cast<long long>(draws),
+                    one ? "1 for the most probable key" : "a number >= 0");
+    }
+    const char* refused = nullptr;
+    if (given_.score.kind >= FV_BOXCAR) refused = "compact kernel";
+    if (given_.sink != nullptr) refused = "sink";
+    if (refused) return refuse(error_, FV_VALUE_ERROR, "problem: got a %s, wanted none for hard attention", refused);
+    int64_t cells = kWidestElement;
+    bool fits = draws <= kMaxLength && multiply(cells, draws) && multiply(cells, problem_.queries);
+    for (int axis = 0; fits && axis < problem_.lead_ndim; ++axis) fits = multiply(cells, problem_.lead_shape[axis]);
+    if (!fits || !multiply(cells, problem_.value_size)) {
+      return refuse(error_, FV_NO_MEMORY, "draws: %lld for each of %lld queries are too many",
+                    static_cast<long long>(draws), static_cast<long long>(problem_.queries));
+    }
+    problem_.selection = selection;
+    problem_.draws = draws;
+    if (random != nullptr) problem_.random = *random;
+    problem_.choices = problem_.value;
+    problem_.value = {};
+    return FV_OK;
+  }
+
+  fv_status hard_outputs(const fv_array* out, const fv_array* index, const fv_array* log_prob) {
+    const int64_t core[3] = {problem_.queries, problem_.draws, problem_.value_size};
+    const fv_dtype logarithm = problem_.query.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
+    if (const fv_status status = view("out", out); status != FV_OK) return status;
+    if (!is_float(out->dtype)) return wrong_dtype("out", *out, "float16, bfloat16, float32 or float64");
+    if (const fv_status status = place_output("out", *out, core, 3, problem_.out); status != FV_OK) return status;
+    problem_.out_draw_stride = out->strides[problem_.lead_ndim + 1];
+    if (const fv_status status = view("index", index); status != FV_OK) return status;
+    if (index->dtype != FV_INT64) return wrong_dtype("index", *index, dtype_name(FV_INT64));
+    if (const fv_status status = place_output("index", *index, core, 2, problem_.index); status != FV_OK) return status;
+    if (const fv_status status = view("log_prob", log_prob); status != FV_OK) return status;
+    if (log_prob->dtype != logarithm) return wrong_dtype("log_prob", *log_prob, dtype_name(logarithm));
+    return place_output("log_prob", *log_prob, core, 2, problem_.log_prob);
+  }
+
   // The logarithm of the denominator, (..., Lq); optional.
   fv_status lse(const fv_array* lse) {
     if (lse == nullptr) return FV_OK;
@@ -415,7 +463,7 @@ class Validator {
     }
     place(array, core_ndim, operand);
     operand.row_stride = array.strides[problem_.lead_ndim];
-    if (core_ndim == 2) operand.column_stride = array.strides[problem_.lead_ndim + 1];
+    if (core_ndim > 1) operand.column_stride = array.strides[problem_.lead_ndim + core_ndim - 1];
     return FV_OK;
   }
 

@@ -101,8 +101,10 @@ PyObject* new_array(PyObject* descriptor, int ndim, const int64_t* shape) {
 }
 
 PyObject* new_array(fv_dtype dtype, int ndim, const int64_t* shape) {
-  PyObject* descriptor =
-      npy_api::get().PyArray_DescrFromType_(dtype == FV_FLOAT64 ? npy_api::NPY_DOUBLE_ : npy_api::NPY_FLOAT_);
+  const int number = dtype == FV_INT64     ? npy_api::NPY_INT64_
+                     : dtype == FV_FLOAT64 ? npy_api::NPY_DOUBLE_
+                                           : npy_api::NPY_FLOAT_;
+  PyObject* descriptor = npy_api::get().PyArray_DescrFromType_(number);
   PyObject* array = new_array(descriptor, ndim, shape);
   Py_DECREF(descriptor);
   return array;

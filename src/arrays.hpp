@@ -32,7 +32,7 @@ bool view(const char* name, PyObject* array, fv_array* result);
 
 // A new array in C order. nullptr, with an exception, where NumPy could not make it.
 PyObject* new_array(PyObject* descriptor, int ndim, const int64_t* shape);
-PyObject* new_array(fv_dtype dtype, int ndim, const int64_t* shape);  // float32 or float64
+PyObject* new_array(fv_dtype dtype, int ndim, const int64_t* shape);  // float32, float64 or int64
 
 // Whether the elements of two views may stand on common bytes, judged by the bounds of both.
 bool may_overlap(const fv_array& a, const fv_array& b);

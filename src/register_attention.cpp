@@ -1,4 +1,4 @@
-// attention and attention_weights: positional arguments -> fv_problem -> arrays.
+// attention, attention_weights and hard_attention: positional arguments -> fv_problem -> arrays.
 //
 // These entries are called for every answer, so they are plain vectorcall functions: pybind11's dispatch over so many
 // arguments costs more than all else here. They promise what pybind11 would: no argument is converted or copied
@@ -39,6 +39,23 @@ class Call {
     const bool parsed = required("query", *at++, &query_, &problem_.query) &&
                         required("key", *at++, &key_, &problem_.key) && parse_rest(at) && family(arguments[14]);
     return parsed ? run(arguments[12], false, arguments[13], arguments[0]) : nullptr;
+  }
+
+  PyObject* run_hard(PyObject* const* arguments, Py_ssize_t count) {
+    if (!expect("hard_attention", count, 17)) return nullptr;
+    PyObject* const* at = arguments;
+    int64_t draws;
+    fv_random random = {};
+    const bool parsed = required("query", *at++, &query_, &problem_.query) &&
+                        required("key", *at++, &key_, &problem_.key) &&
+                        required("value", *at++, &value_, &problem_.value) && parse_rest(at) && family(arguments[16]) &&
+                        integer("size", arguments[13], &draws);
+    if (!parsed) return nullptr;
+    const bool sample = arguments[14] != Py_None;
+    unsigned long long words[2] = {};
+    if (sample && !PyArg_ParseTuple(arguments[14], "KK", &words[0], &words[1])) return nullptr;
+    for (int i = 0; i < 2; ++i) random.key[i] = words[i];
+    return choose(sample ? FV_SAMPLE : FV_ARGMAX, random, draws, arguments[15]);
   }
 
  private:
@@ -183,15 +200,51 @@ class Call {
     return with_lse ? PyTuple_Pack(2, answer, lse.ptr()) : Py_NewRef(answer);
   }
 
+  // (output, index, log_prob), with an axis of draws before the last one of the output, and at the end of the others.
+  PyObject* choose(fv_selection selection, const fv_random& random, int64_t draws, PyObject* descriptor) {
+    int64_t shape[FV_MAX_DIMS + 1];
+    int32_t ndim = 0;
+    if (const fv_status status = fv_output_shape(&problem_, &ndim, shape, &error_); status != FV_OK) {
+      return failed(status);
+    }
+    if (draws < 0) {
+      PyErr_Format(PyExc_ValueError, "size: got %lld, wanted a number >= 0", static_cast<long long>(draws));
+      return nullptr;
+    }
+    shape[ndim] = shape[ndim - 1];
+    shape[ndim - 1] = draws;
+    const fv_dtype logarithm = query_.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
+    const auto out = py::reinterpret_steal<py::object>(new_array(descriptor, ndim + 1, shape));
+    const auto index = py::reinterpret_steal<py::object>(new_array(FV_INT64, ndim, shape));
+    const auto log_prob = py::reinterpret_steal<py::object>(new_array(logarithm, ndim, shape));
+    fv_array out_view, index_view, log_prob_view;
+    if (!out || !index || !log_prob || !view("out", out.ptr(), &out_view) || !view("index", index.ptr(), &index_view) ||
+        !view("log_prob", log_prob.ptr(), &log_prob_view)) {
+      return nullptr;
+    }
+    const fv_status status = released(ndim, shape, [&] {
+      return fv_hard_attention(&problem_, selection, &random, draws, &out_view, &index_view, &log_prob_view, &error_);
+    });
+    return status == FV_OK ? PyTuple_Pack(3, out.ptr(), index.ptr(), log_prob.ptr()) : failed(status);
+  }
+
   fv_status compute(const fv_array& out, const fv_array* lse, int ndim, const int64_t* shape) {
-    const bool weights = problem_.value == nullptr;
+    return released(ndim, shape, [&] {
+      return problem_.value == nullptr ? fv_attention_weights(&problem_, &out, &error_)
+                                       : fv_attention(&problem_, &out, lse, &error_);
+    });
+  }
+
+  // Calls without the GIL where there is work enough. shape: of the output, of which the first ndim - 1 axes count rows.
+  template <typename Function>
+  fv_status released(int ndim, const int64_t* shape, Function&& call) const {
     double work = static_cast<double>(key_.shape[key_.ndim - 2]);
     for (int axis = 0; axis < ndim - 1; ++axis) work *= static_cast<double>(shape[axis]);
-    work *= static_cast<double>(query_.shape[query_.ndim - 1] + (weights ? 0 : shape[ndim - 1]));
-    PyThreadState* const released = work > kSmallWork ? PyEval_SaveThread() : nullptr;
-    const fv_status status =
-        weights ? fv_attention_weights(&problem_, &out, &error_) : fv_attention(&problem_, &out, lse, &error_);
-    if (released != nullptr) PyEval_RestoreThread(released);
+    const int64_t columns = problem_.value != nullptr ? value_.shape[value_.ndim - 1] : 0;
+    work *= static_cast<double>(query_.shape[query_.ndim - 1] + columns);
+    PyThreadState* const thread = work > kSmallWork ? PyEval_SaveThread() : nullptr;
+    const fv_status status = call();
+    if (thread != nullptr) PyEval_RestoreThread(thread);
     return status;
   }
 
@@ -270,6 +323,10 @@ PyObject* attention_weights(PyObject*, PyObject* const* arguments, Py_ssize_t co
   return Call().run_weights(arguments, count);
 }
 
+PyObject* hard_attention(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return Call().run_hard(arguments, count);
+}
+
 // Whether no argument needs a conversion: all are plain float arrays of one dtype.
 PyObject* are_plain(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   for (Py_ssize_t i = 0; i < count; ++i) {
@@ -292,6 +349,9 @@ PyMethodDef entries[] = {
     entry("attention_weights", attention_weights,
           "attention_weights(query, key, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
           "key_segments, sink, out, dtype, family, /)"),
+    entry("hard_attention", hard_attention,
+          "hard_attention(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
+          "key_segments, sink, size, random, dtype, family, /): random is a key of two words, or None for the argmax"),
     entry("are_plain", are_plain, "are_plain(*arrays): no array needs a conversion, and all are of one dtype"),
     {nullptr, nullptr, 0, nullptr},
 };

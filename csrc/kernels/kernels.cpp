@@ -12,7 +12,9 @@
 #include "score/bend.hpp"
 #include "score/distance.hpp"
 #include "score/inner.hpp"
+#include "select/argmax.hpp"
 #include "select/compact.hpp"
+#include "select/sample.hpp"
 #include "select/soft.hpp"
 #include "select/weights.hpp"
 #include "table.hpp"
@@ -58,6 +60,33 @@ struct Plain {
       tile(static_cast<T*>(s), count, T(scale), static_cast<const T*>(top), static_cast<T*>(m), static_cast<T*>(l),
            static_cast<T*>(alpha));
     });
+  }
+  static uint32_t top_place(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
+                            int32_t* place) {
+    uint32_t found = 0;
+    by_width(vectors, [&](auto v) {
+      found = first_of_top<T, v>(static_cast<const T*>(s), count, static_cast<const T*>(top), static_cast<const T*>(m),
+                                 place);
+    });
+    return found;
+  }
+  static void runs(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
+                   void* alpha, void* sums) {
+    by_width(vectors, [&](auto v) {
+      const auto tile = scale == 1 ? soft_runs<T, v, false> : soft_runs<T, v, true>;
+      tile(static_cast<T*>(s), count, T(scale), static_cast<const T*>(top), static_cast<T*>(m), static_cast<T*>(l),
+           static_cast<T*>(alpha), static_cast<T*>(sums));
+    });
+  }
+  static int64_t runs_of(int64_t count) { return (count + run_keys - 1) / run_keys; }
+  static uint32_t draw(const void* weights, int32_t vectors, int64_t count, const void* sums, const void* l,
+                       const void* uniform, int32_t* place) {
+    uint32_t drawn = 0;
+    by_width(vectors, [&](auto v) {
+      drawn = draw_tile<T, v>(static_cast<const T*>(weights), count, static_cast<const T*>(sums),
+                              static_cast<const T*>(l), static_cast<const T*>(uniform), place);
+    });
+    return drawn;
   }
   static void compact(void* s, int32_t vectors, int64_t count, Profile profile, void* l) {
     by_width(vectors, [&](auto v) { compact_tile<T, v>(static_cast<T*>(s), count, profile, static_cast<T*>(l)); });
@@ -154,6 +183,10 @@ constexpr Family plain_family(Dtype in_place) {
   f.load_values = K::load_values;
   f.soft = K::soft;
   f.compact = K::compact;
+  f.first_of_top = K::top_place;
+  f.soft_runs = K::runs;
+  f.runs_of = K::runs_of;
+  f.draw = K::draw;
   f.weighted_sum = K::sum;
   f.add_not_finite = add_not_finite<K, T>;
   f.weights = K::weights;

@@ -149,6 +149,31 @@ inline Vec<T> select_bits(uint32_t bits, Vec<T> x, Vec<T> y) {
 #endif
 }
 
+// One bit a lane of what a comparison gave.
+template <class T>
+inline uint32_t bits_of(IntVec<T> compared) {
+#if defined(__AVX512DQ__)
+  if constexpr (sizeof(T) == 4)
+    return uint32_t(_mm512_movepi32_mask((__m512i)compared));
+  else
+    return uint32_t(_mm512_movepi64_mask((__m512i)compared));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return uint32_t(_mm256_movemask_ps((__m256)compared));
+  else
+    return uint32_t(_mm256_movemask_pd((__m256d)compared));
+#elif defined(__x86_64__)
+  if constexpr (sizeof(T) == 4)
+    return uint32_t(_mm_movemask_ps((__m128)compared));
+  else
+    return uint32_t(_mm_movemask_pd((__m128d)compared));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < lanes<T>; ++i) bits |= uint32_t(compared[i] & 1) << i;
+  return bits;
+#endif
+}
+
 // Calls f(constant<0>), ..., f(constant<n - 1>): a loop that is certain to be unrolled, so that arrays of vectors
 // indexed by it stay in registers (an unroll pragma left them in memory: 39% of peak).
 template <int n>

@@ -5,7 +5,7 @@
 // same tile of scores, S[key][query], so that any of them goes with any other:
 //   score:   Scoring (inner product, additive, distance);   bend, add_bias (softcap, float mask)
 //   reach:   hide_outside, hide_unset (what is not seen becomes -inf)
-//   select:  soft or compact (then weighted_sum), weights
+//   select:  soft or compact (then weighted_sum), weights, first_of_top (argmax), draw (sample)
 #pragma once
 #include <stdint.h>
 
@@ -97,6 +97,17 @@ struct Family {
   // wide; output is at d * column_step + query * query_step, in elements.
   void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,
                          const uint32_t* seen, void* output, int64_t column_step, int64_t query_step);
+  // The queries whose top is larger than m, one bit each, and the first place of it in the tile.
+  uint32_t (*first_of_top)(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
+                           int32_t* place);
+  // soft, of weights as T for any product, with running sums of the tile in `runs`: T, runs_of(count) a query
+  void (*soft_runs)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
+                    void* alpha, void* runs);
+  int64_t (*runs_of)(int64_t count);
+  // The queries for which a key of this tile replaces the one drawn before, one bit each, and its place in the tile; after
+  // soft_runs. uniform: one T in [0, 1) a query.
+  uint32_t (*draw)(const void* weights, int32_t vectors, int64_t count, const void* runs, const void* l,
+                   const void* uniform, int32_t* place);
   // s = 2^(scale (s - m)) * factor
   void (*weights)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
 

@@ -14,6 +14,7 @@ scores become an answer).
 from . import reference
 from ._attention import attention, attention_weights
 from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
+from ._hard import HardAttention, hard_attention
 from ._merge import merge
 from ._regression import kernel_regression
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
@@ -25,12 +26,14 @@ __all__ = [
     "Cosine",
     "Dot",
     "Gaussian",
+    "HardAttention",
     "Location",
     "ScaledDot",
     "__version__",
     "attention",
     "attention_weights",
     "get_num_threads",
+    "hard_attention",
     "kernel_regression",
     "merge",
     "num_threads",

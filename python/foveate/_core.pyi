@@ -46,6 +46,26 @@ def attention_weights(
     family: Family | None,
     /,
 ) -> Array: ...
+def hard_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    scale: float | None,
+    softcap: float | None,
+    mask: Array | None,
+    left: int | None,
+    right: int | None,
+    offset: int | str | Array | None,
+    key_lengths: int | Array | None,
+    query_segments: Array | None,
+    key_segments: Array | None,
+    sink: None,
+    size: int,
+    random: tuple[int, int] | None,
+    dtype: Any,
+    family: Family | None,
+    /,
+) -> tuple[Array, Array, Array]: ...
 def relabel_bfloat16(capsule: object, /) -> bool: ...
 def isa_names() -> list[str]: ...
 def isa_features() -> str: ...

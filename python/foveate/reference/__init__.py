@@ -9,6 +9,7 @@ reach, select), and one that puts them together.
 """
 
 from ._attention import attention, attention_weights
+from ._hard import draw, hard_attention
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
@@ -19,6 +20,8 @@ __all__ = [
     "attention",
     "attention_weights",
     "compute_dtype",
+    "draw",
+    "hard_attention",
     "kernel_regression",
     "merge",
     "philox",

@@ -14,17 +14,16 @@ from ._select import softmax, weighted_sum
 Array = NDArray[Any]
 
 
-def _weights(
+def logits_of(
     query: Array,
     key: Array,
     lead: tuple[int, ...],
     score: Any,
     softcap: float | None,
-    sink: ArrayLike | None,
     mask: ArrayLike | None,
     **rest_of_reach: Any,
-) -> tuple[Array, Array, Array]:
-    """Score, scale, softcap, mask, softmax, in this order: weights, their lse, the seen cells."""
+) -> tuple[Array, Array]:
+    """Score, scale, softcap, mask, in this order: the logits (-inf if not seen), the seen cells."""
     dtype = compute_dtype(query.dtype)
     logits = scores(query, key, score)
     if softcap:
@@ -36,12 +35,28 @@ def _weights(
         logits = logits + bias.astype(dtype)
     queries, keys = query.shape[-2], key.shape[-2]
     seen = reach(lead, queries, keys, mask=mask, **rest_of_reach)
+    return np.where(seen, logits, -np.inf).astype(logits.dtype), seen
+
+
+def _weights(
+    query: Array,
+    key: Array,
+    lead: tuple[int, ...],
+    score: Any,
+    softcap: float | None,
+    sink: ArrayLike | None,
+    mask: ArrayLike | None,
+    **rest_of_reach: Any,
+) -> tuple[Array, Array, Array]:
+    """The softmax of the logits: weights, their lse, the seen cells."""
+    logits, seen = logits_of(query, key, lead, score, softcap, mask, **rest_of_reach)
+    dtype = logits.dtype
     sink = per_lead(-np.inf if sink is None else sink, lead).astype(dtype)
-    weights, lse = softmax(np.broadcast_to(logits, seen.shape), seen, sink)
+    weights, lse = softmax(logits, seen, sink)
     return weights, lse, seen
 
 
-def _check_dtypes(**arrays: Array) -> None:
+def check_dtypes(**arrays: Array) -> None:
     """One float dtype for all. Wider ones than the fast functions take are welcome here."""
     for name, array in arrays.items():
         wanted = arrays["query"].dtype.newbyteorder("=")
@@ -91,7 +106,7 @@ def attention(
     array([[20.]])
     """
     q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
-    _check_dtypes(query=q, key=k, value=v)
+    check_dtypes(query=q, key=k, value=v)
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     with np.errstate(all="ignore"):
         weights, lse, seen = _weights(
@@ -150,7 +165,7 @@ def attention_weights(
            [0.5, 0.5]])
     """
     q, k = np.asarray(query), np.asarray(key)
-    _check_dtypes(query=q, key=k)
+    check_dtypes(query=q, key=k)
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
     with np.errstate(all="ignore"):
         weights, _, _ = _weights(

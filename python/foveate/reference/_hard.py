@@ -1,0 +1,136 @@
+"""Hard attention by the formula, with the draws of the fast function: the same random numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._hard import HardAttention
+from .._random import key_of
+from ._attention import check_dtypes, logits_of
+from ._random import HARD_ATTENTION, philox, uniform
+
+Array = NDArray[Any]
+
+TILE = 168  # keys that share one random number of a query and a draw
+
+
+def draw(weights: Array, key: tuple[int, int], size: int) -> Array:
+    """Draw keys with these weights, by a weighted reservoir over tiles of keys.
+
+    A tile's weights sum to t, those of all tiles up to it to l. Where u l < t, of a uniform number
+    u, the key drawn so far is replaced by the first one of the tile at which the running sum of the
+    tile exceeds u l. So a key is drawn with its share of the weights.
+
+    Parameters
+    ----------
+    weights : array (..., Lq, Lk), not negative
+    key : two ints, the key of Philox
+    size : how many draws for each query
+
+    Returns
+    -------
+    int64 array (..., Lq, size): -1 where all weights are 0
+
+    Examples
+    --------
+    >>> draw(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), (1, 2), 2)
+    array([[ 1,  1],
+           [-1, -1]])
+    """
+    *lead, queries, keys = weights.shape
+    rows = weights.reshape(-1, queries, 1, keys)
+    index = np.full((len(rows), queries, size), -1)
+    total = np.zeros((len(rows), queries, 1), weights.dtype)
+    shape = (len(rows), queries, size)
+    of_lead, of_query, of_draw = np.indices(shape, np.uint64)
+    for tile in range(-(-keys // TILE)):
+        block = np.full(shape, HARD_ATTENTION << 56 | tile // 4, np.uint64)
+        words = philox(key, np.stack([block, of_draw, of_query, of_lead], axis=-1))
+        u = uniform(words[..., tile % 4], weights.dtype)
+        running = np.cumsum(rows[..., tile * TILE : (tile + 1) * TILE], axis=-1)
+        total = total + running[..., -1]
+        target = u * total
+        first = (running <= target[..., None]).sum(axis=-1)
+        index = np.where(target < running[..., -1], tile * TILE + first, index)
+    return index.reshape(*lead, queries, size)
+
+
+def hard_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    select: str = "sample",
+    size: int | None = None,
+    rng: Any = None,
+    score: Any = "scaled_dot",
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    softcap: float | None = None,
+) -> HardAttention:
+    """`foveate.hard_attention` by the formula; of one seed the draws are the same, up to rounding.
+
+    Parameters
+    ----------
+    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
+    select : "argmax", the most probable key, of equals the first; or "sample", one that is drawn
+    size : how many draws; None is one, without an axis of its own
+    rng : what numpy.random.default_rng takes
+    score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
+
+    Returns
+    -------
+    HardAttention of output (..., Lq, Dv), index (..., Lq) and log_prob (..., Lq); with size of
+    (..., Lq, size, Dv), (..., Lq, size) and (..., Lq, size)
+
+    Examples
+    --------
+    >>> hard_attention([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]], rng=2)
+    HardAttention(output=array([[30.]]), index=array([1]), log_prob=array([-0.69314718]))
+    """
+    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    check_dtypes(query=q, key=k, value=v)
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    reaches = {
+        "causal": causal,
+        "window": window,
+        "offset": offset,
+        "key_lengths": key_lengths,
+        "segments": segments,
+    }
+    with np.errstate(all="ignore"):
+        logits, seen = logits_of(q, k, lead, score, softcap, mask, **reaches)
+        largest = logits.max(axis=-1, keepdims=True, initial=-np.inf, where=~np.isnan(logits))
+        weights = np.exp(logits - np.where(largest == -np.inf, 0, largest))
+        weights = np.where(seen, weights, 0).astype(logits.dtype)
+        total = weights.sum(axis=-1, keepdims=True)
+        if select == "argmax":
+            places = np.where(logits == largest, np.arange(k.shape[-2]), k.shape[-2])
+            index = places.min(axis=-1, keepdims=True, initial=k.shape[-2])
+        else:
+            index = draw(weights, key_of(rng), 1 if size is None else size)
+        index = np.where(np.isfinite(total) & (total > 0), index, -1)
+        sees = seen.any(axis=-1)[..., None]
+        chosen = index >= 0
+        place = np.where(chosen, index, 0)
+        if k.shape[-2]:
+            probability = np.take_along_axis(weights, place, axis=-1) / total
+            v = np.broadcast_to(v, (*lead, *v.shape[-2:]))
+            output = np.take_along_axis(v[..., None, :, :], place[..., None], axis=-2)
+        else:
+            probability = np.ones(index.shape, logits.dtype)
+            output = np.zeros((*index.shape, v.shape[-1]), v.dtype)
+        empty = np.where(sees, np.nan, 0)
+        log_prob = np.where(chosen, np.log(probability), empty).astype(logits.dtype)
+        output = np.where(chosen[..., None], output, empty[..., None].astype(v.dtype))
+    output = output.astype(q.dtype.newbyteorder("="))
+    if size is not None:
+        return HardAttention(output, index, log_prob)
+    return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
