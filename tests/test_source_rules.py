@@ -196,7 +196,9 @@ def test_the_public_names_are_these():
         "Bilinear",
         "Concat",
         "Gaussian",
+        "HardAttention",
         "Location",
+        "hard_attention",
         "kernel_regression",
         "Cosine",
         "Dot",
@@ -224,7 +226,7 @@ def test_the_readme_examples_run():
 
 
 def test_the_reference_takes_the_same_keywords():
-    for function in ("attention", "attention_weights", "merge"):
+    for function in ("attention", "attention_weights", "hard_attention", "merge"):
         fast = inspect.signature(getattr(fv, function)).parameters
         plain = inspect.signature(getattr(foveate.reference, function)).parameters
         assert list(fast) == list(plain)

@@ -117,8 +117,8 @@ def hard_attention(
         else:
             index = draw(weights, key_of(rng), 1 if size is None else size)
         index = np.where(np.isfinite(total) & (total > 0), index, -1)
-        sees = seen.any(axis=-1)[..., None]
-        chosen = index >= 0
+        chosen: Array = np.asarray(index >= 0)
+        empty = np.where(seen.any(axis=-1, keepdims=True), np.nan, 0)
         place = np.where(chosen, index, 0)
         if k.shape[-2]:
             probability = np.take_along_axis(weights, place, axis=-1) / total
@@ -127,7 +127,6 @@ def hard_attention(
         else:
             probability = np.ones(index.shape, logits.dtype)
             output = np.zeros((*index.shape, v.shape[-1]), v.dtype)
-        empty = np.where(sees, np.nan, 0)
         log_prob = np.where(chosen, np.log(probability), empty).astype(logits.dtype)
         output = np.where(chosen[..., None], output, empty[..., None].astype(v.dtype))
     output = output.astype(q.dtype.newbyteorder("="))

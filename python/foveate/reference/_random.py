@@ -87,4 +87,5 @@ def uniform(words: ArrayLike, dtype: DTypeLike = np.float64) -> Array:
     """
     fractions = (np.asarray(words, np.uint64) >> np.uint64(11)) * 2.0**-53
     below_one = 1 - np.finfo(np.dtype(dtype)).epsneg
-    return np.minimum(fractions.astype(dtype), below_one)
+    numbers: Array = np.minimum(fractions.astype(dtype), below_one)
+    return numbers
