@@ -34,5 +34,6 @@ void test_refusals(Report&, const std::string& isa);
 void test_attention(Report&, const std::vector<std::string>& isas);  // the formula once, for all of them
 void test_scores(Report&, const std::vector<std::string>& isas);
 void test_far(Report&, const std::vector<std::string>& isas);
+void test_hard(Report&, const std::vector<std::string>& isas);
 
 }  // namespace kernel_tests
