@@ -14,6 +14,7 @@ scores become an answer).
 from . import reference
 from ._attention import attention, attention_weights
 from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
+from ._local import local_attention, predict_centers
 from ._merge import merge
 from ._regression import kernel_regression
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
@@ -32,8 +33,10 @@ __all__ = [
     "attention_weights",
     "get_num_threads",
     "kernel_regression",
+    "local_attention",
     "merge",
     "num_threads",
+    "predict_centers",
     "reference",
     "set_num_threads",
     "show_config",

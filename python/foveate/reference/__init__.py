@@ -9,6 +9,7 @@ reach, select), and one that puts them together.
 """
 
 from ._attention import attention, attention_weights
+from ._local import gaussian, local_attention, predict_centers
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
@@ -19,9 +20,12 @@ __all__ = [
     "attention",
     "attention_weights",
     "compute_dtype",
+    "gaussian",
     "kernel_regression",
+    "local_attention",
     "merge",
     "philox",
+    "predict_centers",
     "reach",
     "scores",
     "softmax",
