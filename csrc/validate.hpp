@@ -1,7 +1,7 @@
 // Validation: the views of the public header -> a Problem that no driver has to check again.
 //
 // A refused problem says why. Leading axes are broadcast by strides of 0. Nothing is allocated; the values that are
-// read are the offsets and the key lengths. Elements may stand at any address.
+// read are the offsets, the key lengths and the centers. Elements may stand at any address.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -30,6 +30,7 @@ class Validator {
     fv_status status = operands(weights);
     if (status == FV_OK) status = scores();
     if (status == FV_OK) status = reach();
+    if (status == FV_OK) status = centers();
     return status;
   }
 
@@ -58,6 +59,7 @@ class Validator {
     const char* refused = nullptr;
     if (given_.score.kind >= FV_BOXCAR) refused = "compact kernel";
     if (given_.sink != nullptr) refused = "sink";
+    if (given_.sigma != 0) refused = "sigma";
     if (refused) return refuse(error_, FV_VALUE_ERROR, "problem: got a %s, wanted none for hard attention", refused);
     int64_t cells = kWidestElement;
     bool fits = draws <= kMaxLength && multiply(cells, draws) && multiply(cells, problem_.queries);
@@ -375,11 +377,34 @@ class Validator {
       return refuse(error_, FV_VALUE_ERROR, "%s: got none, wanted the segments of queries and keys together",
                     queries == nullptr ? "query_segments" : "key_segments");
     }
-    if (const fv_status status = per_row("query_segments", *queries, problem_.queries, problem_.query_segments);
+    if (const fv_status status =
+            per_row("query_segments", *queries, problem_.queries, FV_INT64, problem_.query_segments);
         status != FV_OK) {
       return status;
     }
-    return per_row("key_segments", *keys, problem_.keys, problem_.key_segments);
+    return per_row("key_segments", *keys, problem_.keys, FV_INT64, problem_.key_segments);
+  }
+
+  fv_status centers() {
+    const fv_array* const centers = given_.reach.centers;
+    const double half_width = given_.reach.half_width, sigma = given_.sigma;
+    if (centers == nullptr) {
+      if (sigma == 0) return FV_OK;
+      return refuse(error_, FV_VALUE_ERROR, "sigma: got %g without centers, wanted 0", sigma);
+    }
+    if (!(std::isfinite(half_width) && half_width > 0)) {
+      return refuse(error_, FV_VALUE_ERROR, "half_width: got %g, wanted a finite number > 0", half_width);
+    }
+    if (!(std::isfinite(sigma) && sigma >= 0)) {
+      return refuse(error_, FV_VALUE_ERROR, "sigma: got %g, wanted a finite number > 0 (0: none)", sigma);
+    }
+    if (const fv_status status = per_row("centers", *centers, problem_.queries, FV_FLOAT64, problem_.centers);
+        status != FV_OK) {
+      return status;
+    }
+    problem_.half_width = half_width;
+    problem_.sigma = sigma;
+    return finite("centers", *centers);
   }
 
   // An array over the leading axes, one element each.
@@ -394,10 +419,10 @@ class Validator {
     return FV_OK;
   }
 
-  // An int64 array (..., length), one element for each query or key.
-  fv_status per_row(const char* name, const fv_array& array, int64_t length, Operand& operand) {
+  // An array (..., length), one element for each query or key.
+  fv_status per_row(const char* name, const fv_array& array, int64_t length, fv_dtype dtype, Operand& operand) {
     if (const fv_status status = view(name, &array); status != FV_OK) return status;
-    if (array.dtype != FV_INT64) return wrong_dtype(name, array, dtype_name(FV_INT64));
+    if (array.dtype != dtype) return wrong_dtype(name, array, dtype_name(dtype));
     if (array.ndim < 1 || array.shape[array.ndim - 1] != length || !broadcasts(array, 1)) {
       return refuse(error_, FV_VALUE_ERROR,
                     "%s: got shape %s, wanted a last axis of %lld and others that broadcast into the leading axes, %s",
@@ -432,6 +457,30 @@ class Validator {
                       low == 0 ? " (Lk)" : "");
       }
       for (int axis = array.ndim - 1; axis >= 0; --axis) {
+        at += array.strides[axis];
+        if (++index[axis] < array.shape[axis]) break;
+        at -= array.strides[axis] * array.shape[axis];
+        index[axis] = 0;
+      }
+    }
+    return FV_OK;
+  }
+
+  // Every element of a float64 array with rows is finite.
+  fv_status finite(const char* name, const fv_array& array) {
+    const int outer = array.ndim - 1;
+    int64_t index[FV_MAX_DIMS] = {}, count = 1;
+    for (int axis = 0; axis < outer; ++axis) count *= array.shape[axis];
+    const char* at = static_cast<const char*>(array.data);
+    for (int64_t done = 0; done < count; ++done) {
+      for (int64_t i = 0; i < array.shape[outer]; ++i) {
+        double value;
+        std::memcpy(&value, at + i * array.strides[outer], sizeof value);
+        if (!std::isfinite(value)) {
+          return refuse(error_, FV_VALUE_ERROR, "%s: got %g, wanted finite numbers", name, value);
+        }
+      }
+      for (int axis = outer - 1; axis >= 0; --axis) {
         at += array.strides[axis];
         if (++index[axis] < array.shape[axis]) break;
         at -= array.strides[axis] * array.shape[axis];

@@ -23,26 +23,28 @@ int type_number(PyObject* array) { return py::detail::array_descriptor_proxy(fie
 class Call {
  public:
   PyObject* run_attention(PyObject* const* arguments, Py_ssize_t count) {
-    if (!expect("attention", count, 17)) return nullptr;
+    if (!expect("attention", count, 17, 18)) return nullptr;
     PyObject* const* at = arguments;
     const bool parsed = required("query", *at++, &query_, &problem_.query) &&
                         required("key", *at++, &key_, &problem_.key) &&
-                        required("value", *at++, &value_, &problem_.value) && parse_rest(at) && family(arguments[16]);
+                        required("value", *at++, &value_, &problem_.value) && parse_rest(at) && family(arguments[16]) &&
+                        (count < 18 || centers(arguments[17]));
     if (!parsed) return nullptr;
     const int with_lse = PyObject_IsTrue(arguments[14]);
     return with_lse < 0 ? nullptr : run(arguments[13], with_lse != 0, arguments[15], arguments[0]);
   }
 
   PyObject* run_weights(PyObject* const* arguments, Py_ssize_t count) {
-    if (!expect("attention_weights", count, 15)) return nullptr;
+    if (!expect("attention_weights", count, 15, 16)) return nullptr;
     PyObject* const* at = arguments;
     const bool parsed = required("query", *at++, &query_, &problem_.query) &&
-                        required("key", *at++, &key_, &problem_.key) && parse_rest(at) && family(arguments[14]);
+                        required("key", *at++, &key_, &problem_.key) && parse_rest(at) && family(arguments[14]) &&
+                        (count < 16 || centers(arguments[15]));
     return parsed ? run(arguments[12], false, arguments[13], arguments[0]) : nullptr;
   }
 
   PyObject* run_hard(PyObject* const* arguments, Py_ssize_t count) {
-    if (!expect("hard_attention", count, 17)) return nullptr;
+    if (!expect("hard_attention", count, 17, 17)) return nullptr;
     PyObject* const* at = arguments;
     int64_t draws;
     fv_random random = {};
@@ -61,9 +63,9 @@ class Call {
  private:
   // ---- arguments
 
-  static bool expect(const char* name, Py_ssize_t count, Py_ssize_t wanted) {
-    if (count == wanted) return true;
-    PyErr_Format(PyExc_TypeError, "%s: got %zd arguments, wanted %zd", name, count, wanted);
+  static bool expect(const char* name, Py_ssize_t count, Py_ssize_t least, Py_ssize_t most) {
+    if (count == least || count == most) return true;
+    PyErr_Format(PyExc_TypeError, "%s: got %zd arguments, wanted %zd or %zd", name, count, least, most);
     return false;
   }
 
@@ -95,6 +97,19 @@ class Call {
     return alone >= 0 && kind(PyTuple_GET_ITEM(object, 0)) &&
            optional("weights", PyTuple_GET_ITEM(object, 1), &weights_, &problem_.score.weights) &&
            number("negligible", PyTuple_GET_ITEM(object, 2), 0.0, &problem_.score.negligible);
+  }
+
+  // None, or (centers, half_width, sigma); a sigma of None is none.
+  bool centers(PyObject* object) {
+    if (object == Py_None) return true;
+    if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 3) {
+      PyErr_Format(PyExc_TypeError, "centers: got %s, wanted None or (centers, half_width, sigma)",
+                   Py_TYPE(object)->tp_name);
+      return false;
+    }
+    return required("centers", PyTuple_GET_ITEM(object, 0), &centers_, &problem_.reach.centers) &&
+           number("half_width", PyTuple_GET_ITEM(object, 1), 0.0, &problem_.reach.half_width) &&
+           number("sigma", PyTuple_GET_ITEM(object, 2), 0.0, &problem_.sigma);
   }
 
   bool kind(PyObject* object) {
@@ -297,7 +312,7 @@ class Call {
     const fv_reach& reach = problem_.reach;
     for (const fv_array* operand :
          {problem_.query, problem_.key, problem_.value, problem_.sink, problem_.score.weights, reach.mask, reach.offset,
-          reach.key_lengths, reach.query_segments, reach.key_segments}) {
+          reach.key_lengths, reach.query_segments, reach.key_segments, reach.centers}) {
       if (operand != nullptr && may_overlap(out, *operand)) return true;
     }
     return false;
@@ -309,7 +324,7 @@ class Call {
   }
 
   fv_problem problem_ = {};
-  fv_array query_, key_, value_, weights_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_;
+  fv_array query_, key_, value_, weights_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_, centers_;
   int64_t offset_number_, key_lengths_number_;
   double sink_number_;
   fv_error error_;
@@ -345,10 +360,10 @@ PyMethodDef entry(const char* name, Function* function, const char* doc) {
 PyMethodDef entries[] = {
     entry("attention", attention,
           "attention(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
-          "key_segments, sink, out, return_lse, dtype, family, /)"),
+          "key_segments, sink, out, return_lse, dtype, family, centers=None, /)"),
     entry("attention_weights", attention_weights,
           "attention_weights(query, key, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
-          "key_segments, sink, out, dtype, family, /)"),
+          "key_segments, sink, out, dtype, family, centers=None, /)"),
     entry("hard_attention", hard_attention,
           "hard_attention(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
           "key_segments, sink, size, random, dtype, family, /): random is a key of two words, or None for the argmax"),

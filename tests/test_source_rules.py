@@ -207,7 +207,9 @@ def test_the_public_names_are_these():
         "attention",
         "attention_weights",
         "get_num_threads",
+        "local_attention",
         "merge",
+        "predict_centers",
         "num_threads",
         "reference",
         "set_num_threads",
@@ -226,7 +228,14 @@ def test_the_readme_examples_run():
 
 
 def test_the_reference_takes_the_same_keywords():
-    for function in ("attention", "attention_weights", "hard_attention", "merge"):
+    for function in (
+        "attention",
+        "attention_weights",
+        "hard_attention",
+        "local_attention",
+        "merge",
+        "predict_centers",
+    ):
         fast = inspect.signature(getattr(fv, function)).parameters
         plain = inspect.signature(getattr(foveate.reference, function)).parameters
         assert list(fast) == list(plain)

@@ -1,6 +1,7 @@
 #include "block.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace foveate {
@@ -22,33 +23,37 @@ Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads) noexcept {
   panels = int32_t((all + least_blocks - 1) / least_blocks);
   per_batch = (all + panels - 1) / panels;
   count = per_batch * batches;
-  batch_innermost = plan.problem.mask && batches > 1;
+  batch_innermost = plan.problem.mask && batches > 1 && plan.span == 0;
+  rows = int64_t(panels) * width;
+  last_first = plan.span == 0;
+  if (plan.span > 0) panels = 1;
 }
 
-// Within a batch the last rows come first: where a reach is causal they are the heaviest.
+// Within a batch the last rows come first: where a reach is causal they are the heaviest. Windows are all alike.
 int64_t Blocks::row_of(int64_t task) const {
   const int64_t block = batch_innermost ? task / batches : task % per_batch;
-  return (per_batch - 1 - block) * panels * width;
+  return (last_first ? per_batch - 1 - block : block) * rows;
 }
 
 Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
     : plan_(plan), blocks_(blocks), family_(plan.family) {
   const Problem& p = plan.problem;
   const int64_t key_row = plan.scoring.row_size(p.head_size);
-  const int64_t longest = std::max({p.head_size, p.value_size, tile_keys}) + 1;
+  const int64_t keys = plan.span > 0 ? plan.span : tile_keys;
+  const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
   const bool load_values = p.value && (!plan.values_in_place || plan.bits || p.left >= 0 || p.right >= 0 ||
-                                       p.key_lengths || p.leave_one_out || plan.groups > 1);
+                                       p.key_lengths || p.centers || p.leave_one_out || plan.groups > 1);
   panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
-  scores_ = carver.take(tile_keys * blocks.width * family_.element_size);
+  scores_ = carver.take(keys * blocks.width * family_.element_size);
   top_ = carver.take(blocks.width * family_.element_size);
-  keys_ = carver.take(plan.keys_in_place ? 0 : tile_keys * key_row);
-  values_ = carver.take(load_values ? tile_keys * p.value_size * family_.element_size : 0);
+  keys_ = carver.take(plan.keys_in_place ? 0 : keys * key_row);
+  values_ = carver.take(load_values ? keys * p.value_size * family_.element_size : 0);
   scratch_ = carver.take(blocks.width * longest * family_.element_size);
-  bits_ = carver.take<uint32_t>(tile_keys);
+  bits_ = carver.take<uint32_t>(keys);
   tiles_ = (p.keys + tile_keys - 1) / tile_keys;
-  keeps_ = p.mask && p.keys <= most_kept_keys;
+  keeps_ = p.mask && p.keys <= most_kept_keys && plan.span == 0 && !plan.scattered;
   kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * tile_keys * blocks.panels : 0);
   kept_ready_ = carver.take<uint8_t>(keeps_ ? tiles_ * blocks.panels : 0);
 }
@@ -57,18 +62,14 @@ void Block::start(int64_t task, int64_t next) noexcept {
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
-  const int64_t rows = std::min<int64_t>(plan_.rows - first_row_, int64_t(blocks_.panels) * blocks_.width);
+  const int64_t rows = std::min(plan_.rows - first_row_, blocks_.rows);
   count_ = int((rows + blocks_.width - 1) / blocks_.width);
   keys_base_ = base(p.key);
   values_base_ = p.value ? base(p.value) : nullptr;
-  char* const queries_base = base(p.query);
   for (int i = 0; i < count_; ++i) {
     const int64_t done = int64_t(i) * blocks_.width;
     start_panel(plan_, batch_, first_row_ + done, int32_t(std::min<int64_t>(rows - done, blocks_.width)), panels_[i]);
-    const char* queries[most_lanes];
-    for (int32_t lane = 0; lane < panels_[i].live; ++lane) queries[lane] = row(p.query, queries_base, i, lane);
-    plan_.scoring.pack_queries(queries, dtype_of(p.query), p.query.column_stride, panels_[i].live, vectors(i),
-                               p.head_size, plan_.query_factor, plan_.weights, scratch_, queries_ + i * panel_bytes_);
+    pack(i);
   }
   next_task_ = next;
   next_key_ = -1;
@@ -85,7 +86,67 @@ void Block::start(int64_t task, int64_t next) noexcept {
   }
 }
 
+void Block::pack(int i) noexcept {
+  const Operand& query = plan_.problem.query;
+  char* const queries_base = base(query);
+  const char* queries[most_lanes];
+  for (int32_t lane = 0; lane < panels_[i].live; ++lane) queries[lane] = row(query, queries_base, i, lane);
+  plan_.scoring.pack_queries(queries, dtype_of(query), query.column_stride, panels_[i].live, vectors(i),
+                             plan_.problem.head_size, plan_.query_factor, plan_.weights, scratch_,
+                             queries_ + i * panel_bytes_);
+}
+
+void Block::start_windows(int64_t task) noexcept {
+  const Problem& p = plan_.problem;
+  batch_ = blocks_.batch_of(task);
+  first_row_ = blocks_.row_of(task);
+  end_row_ = std::min(plan_.rows, first_row_ + blocks_.rows);
+  count_ = 1;
+  keys_base_ = base(p.key);
+  values_base_ = p.value ? base(p.value) : nullptr;
+}
+
+bool Block::next_window() noexcept {
+  if (first_row_ >= end_row_) return false;
+  start_panel(plan_, batch_, first_row_, int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width)), panels_[0]);
+  first_row_ += panels_[0].live;
+  pack(0);
+  return true;
+}
+
+bool Block::open_window() noexcept {
+  const int64_t first = panels_[0].low_first & -plan_.step;
+  const int64_t end = std::min(plan_.problem.keys, (panels_[0].high_last + plan_.step - 1) & -plan_.step);
+  if (first >= end) return false;
+  open({first, end - first});
+  return true;
+}
+
+Ahead Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) const {
+  const Problem& problem = plan_.problem;
+  Ahead ahead{};
+  const auto add = [&](const Operand& of, int64_t row, int64_t rows, int64_t size) {
+    if (rows <= 0) return;
+    const char* const first = of.data + plan_.batch_offset(of, batch_) + row * of.row_stride;
+    const int64_t bytes = size * of.column_stride;
+    ahead.parts[ahead.count++] = bytes == of.row_stride ? Ahead::Part{first, 1, rows * bytes, 0}
+                                                        : Ahead::Part{first, rows, bytes, of.row_stride};
+  };
+  // the next panel's windows begin as many keys farther on as it has queries, where windows move with the queries
+  const int64_t next = tile_.first + tile_.count;
+  add(x, next, std::min<int64_t>(problem.keys - next, blocks_.width), columns);
+  if (plan_.groups > 1 || plan_.order) return ahead;
+  if (keys) {
+    add(problem.query, first_row_, std::min<int64_t>(problem.queries - first_row_, blocks_.width), columns);
+  } else {
+    ahead.write = true;
+    add(problem.out, panels_[0].row[0], panels_[0].live, columns);
+  }
+  return ahead;
+}
+
 Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) const {
+  if (plan_.span > 0) return ahead_of_window(x, columns, keys);
   const Problem& problem = plan_.problem;
   Ahead ahead{};
   const auto add = [&](const Operand& of, int64_t batch, int64_t row, int64_t rows, int64_t size) {
@@ -103,7 +164,7 @@ Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) const {
   if (tile_.first + tile_keys < pass_end_) share(batch_, tile_.first + tile_keys, pass_end_);
   if (tile_.first + tile_.count < panels_[p].high_last) return ahead;
   if (next_key_ >= 0) share(next_batch_, next_key_, problem.keys);
-  if (plan_.groups > 1) return ahead;
+  if (plan_.groups > 1 || plan_.order) return ahead;
   if (keys) {
     const int64_t row = blocks_.row_of(next_task_) + int64_t(p) * blocks_.width;
     if (next_task_ >= 0)
@@ -128,12 +189,16 @@ int64_t Block::end_key(int first, int last) const {
 }
 
 void Block::open_tile(int64_t key, int64_t end) noexcept {
-  const Problem& p = plan_.problem;
-  tile_ = {key, std::min(tile_keys, p.keys - key)};
   pass_end_ = end;
+  open({key, std::min(tile_keys, plan_.problem.keys - key)});
+}
+
+void Block::open(KeyTile tile) noexcept {
+  const Problem& p = plan_.problem;
+  tile_ = tile;
   tile_ids_ = {};
   values_ready_ = Values::not_loaded;
-  const Rows rows = {keys_base_ + key * p.key.row_stride, dtype_of(p.key), p.key.row_stride, p.key.column_stride};
+  const Rows rows = {keys_base_ + tile.first * p.key.row_stride, dtype_of(p.key), p.key.row_stride, p.key.column_stride};
   if (plan_.keys_in_place) {
     key_tile_ = {rows.data, rows.row_stride};
   } else {
@@ -162,20 +227,38 @@ Tile Block::values(int64_t begin, bool finite) noexcept {
   return {values_ + (family_.pairs ? begin / 2 : begin) * row, row};
 }
 
+// Only where windows move with the lanes is there something to leave out.
+Corners Block::corners_of(int p, const Stretch& s) const {
+  const Panel& panel = panels_[p];
+  const int64_t count = s.count();
+  if (plan_.span == 0 || panel.live <= family_.lanes) return {0, count};
+  int64_t first = count, last = 0;
+  const int32_t last_vector = family_.lanes * (family_.max_vectors - 1);
+  for (int32_t i = 0; i < panel.live; ++i) {
+    if (panel.low[i] >= panel.high[i]) continue;
+    if (i >= family_.lanes) first = std::min(first, panel.low[i] - tile_.first - s.begin);
+    if (i < last_vector) last = std::max(last, panel.high[i] - tile_.first - s.begin);
+  }
+  first = std::max<int64_t>(0, first) & -plan_.step;
+  last = std::clamp((last + plan_.step - 1) & -plan_.step, int64_t(0), count);
+  return {std::min(first, last), last};
+}
+
 Stretch Block::score(int p, bool want_bits) noexcept {
   Panel& panel = panels_[p];
   const Problem& problem = plan_.problem;
   KeptBits kept;
   if (keeps_)
     kept = {kept_bits_ + p * tiles_ * tile_keys + tile_.first, kept_ready_ + p * tiles_ + tile_.first / tile_keys};
-  const Stretch s = look(plan_, panel, tile_, 2, want_bits, bits_, kept, tile_ids_);
+  const Stretch s = look(plan_, panel, tile_, std::max<int64_t>(2, plan_.step), want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
 
   const int32_t v = vectors(p);
   const int64_t count = s.count();
+  corners_ = corners_of(p, s);
   const Tile keys{static_cast<const char*>(key_tile_.data) + s.begin * key_tile_.row_stride, key_tile_.row_stride};
   plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys, count, problem.head_size, plan_.weights, scores_, top_,
-                       ahead(problem.key, problem.head_size, p, true));
+                       corners_, ahead(problem.key, problem.head_size, p, true));
   if (plan_.bent) family_.bend(scores_, v, count, plan_.scale, problem.softcap);
   if (plan_.biased) {
     const char* rows[most_lanes];
@@ -196,6 +279,20 @@ Stretch Block::score(int p, bool want_bits) noexcept {
   }
   if (plan_.bent || plan_.biased || s.hidden) family_.find_top(scores_, v, count, top_);
   return s;
+}
+
+void Block::weigh_by_distance(int p, const Stretch& stretch) noexcept {
+  const Panel& panel = panels_[p];
+  const double first = double(tile_.first + stretch.begin);
+  double whole[most_lanes], rest[most_lanes];
+  for (int i = 0; i < most_lanes; ++i) {
+    const double nearest = std::nearbyint(panel.center[i]);
+    whole[i] = nearest - first;
+    rest[i] = panel.center[i] - nearest;
+  }
+  // 2^-(rate x)^2 = exp(-x^2 / (2 sigma^2)); sigma may be so small that it is none in float32
+  const double rate = std::sqrt(log2_e / 2) / plan_.problem.sigma;
+  family_.gaussian(scores_, vectors(p), stretch.count(), rate, whole, rest);
 }
 
 }  // namespace foveate

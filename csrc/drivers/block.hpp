@@ -6,14 +6,12 @@
 
 #include "../parallel.hpp"
 #include "../workspace.hpp"
+#include "order.hpp"
 #include "reach.hpp"
 
 namespace foveate {
 
-// Tiles: 168 keys, a multiple of every register tile; rates are flat within 1.5% from 56 to 896 keys, so it is fixed,
-// for the sake of the same bits. Blocks: as many panels as share a tile while their queries and outputs stay within a
-// part of a small L2.
-constexpr int64_t tile_keys = 168;
+// Blocks: as many panels as share a tile while their queries and outputs stay within a part of a small L2.
 constexpr int64_t block_bytes = 256 << 10;
 constexpr int64_t most_panels = 16;
 
@@ -25,9 +23,11 @@ struct Blocks {
 
   int64_t batches;
   int32_t width;         // queries in a panel
-  int32_t panels;        // panels in a block
+  int32_t panels;        // panels in a block, held at once
+  int64_t rows;          // queries in a block
   int64_t per_batch;     // blocks in a batch
   int64_t count;         // in all
+  bool last_first;       // the last rows of a batch come first
   bool batch_innermost;  // blocks that may share a mask follow each other, so that its bits are made once
 };
 
@@ -37,6 +37,11 @@ class Block {
   Block(const Plan&, const Blocks&, Carver&) noexcept;
 
   void start(int64_t task, int64_t next) noexcept;  // packs the queries of a task; next: a guess, or -1
+  // Narrow windows, one panel after the other: the rows of a task; the next panel of them, whether there is one; and its
+  // keys as a tile of their own, whether there are any.
+  void start_windows(int64_t task) noexcept;
+  bool next_window() noexcept;
+  bool open_window() noexcept;
   int panels() const { return count_; }
   Panel& panel(int p) { return panels_[p]; }
   const Panel& panel(int p) const { return panels_[p]; }
@@ -53,7 +58,10 @@ class Block {
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
   // reach is plain intervals.
   Stretch score(int p, bool want_bits) noexcept;
+  // With a sigma: the weights of a stretch, times the Gaussian round each query's centre.
+  void weigh_by_distance(int p, const Stretch&) noexcept;
   char* scores() { return scores_; }
+  const Corners& corners() const { return corners_; }  // of the stretch that was scored
   const char* top() const { return top_; }  // the largest of them, of each query
   double softmax_scale() const { return plan_.softmax_scale(); }
 
@@ -83,9 +91,13 @@ class Block {
   }
 
  private:
+  void pack(int p) noexcept;
+  void open(KeyTile) noexcept;
+  Corners corners_of(int p, const Stretch&) const;
   // What to prefetch while keys or values are at work on panel p: its share of the next tile; and in the panel's last
   // tile its share of the next task's first one, with the next queries or the rows that it is about to write.
   Ahead ahead(const Operand&, int64_t columns, int p, bool keys) const;
+  Ahead ahead_of_window(const Operand&, int64_t columns, bool keys) const;
 
   const Plan& plan_;
   const Blocks& blocks_;
@@ -102,13 +114,14 @@ class Block {
   int64_t kept_row_ = -1;
 
   int count_ = 0;
-  int64_t batch_ = 0, first_row_ = 0;
+  int64_t batch_ = 0, first_row_ = 0, end_row_ = 0;
   char *keys_base_ = nullptr, *values_base_ = nullptr;
   int64_t next_task_ = 0, next_batch_ = 0, next_key_ = 0;  // a guess; its first key, or none
   int64_t pass_end_ = 0;
   KeyTile tile_{};
   TileIds tile_ids_{};
   Tile key_tile_{};
+  Corners corners_{};
   enum class Values { not_loaded, as_they_are, finite } values_ready_ = Values::not_loaded;
 };
 
@@ -122,19 +135,32 @@ fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* 
   size.take<Worker<T>>(1);
   Worker<T>(plan, blocks, size);
   const size_t part = size.used();
+  // what is shared: the score's weights, and the order of the rows, with room to find it
   const size_t prepared = round_up(size_t(plan.prepared_size()));
-  const Workspace workspace(prepared + part * size_t(threads));
-  if (!workspace.data()) return no_memory(error, double(prepared) + double(part) * threads);
+  const size_t order = plan.scattered ? round_up(size_t(plan.batches * plan.rows) * sizeof(int64_t)) : 0;
+  const size_t sorting = plan.scattered ? round_up(size_t(order_scratch(plan))) : 0;
+  const size_t shared = prepared + order + sorting * size_t(threads);
+  const Workspace workspace(shared + part * size_t(threads));
+  if (!workspace.data()) return no_memory(error, double(shared) + double(part) * threads);
   plan.prepare(workspace.data());
-  char* const parts = workspace.data() + prepared;
+  if (plan.scattered) {
+    int64_t* const rows = reinterpret_cast<int64_t*>(workspace.data() + prepared);
+    const bool sorted = run_tasks(plan.batches, threads, Order::by_ranges, [&](const Task& task) {
+      order_rows(plan, task.index, workspace.data() + prepared + order + sorting * size_t(task.thread),
+                 rows + task.index * plan.rows);
+    });
+    if (!sorted) return FV_INTERRUPTED;
+    plan.order = rows;
+  }
+  char* const parts = workspace.data() + shared;
   for (int t = 0; t < threads; ++t) {
     Carver carver(parts + part * size_t(t));
     Worker<T>* worker = carver.take<Worker<T>>(1);
     new (worker) Worker<T>(plan, blocks, carver);
   }
   // heads apart, each thread with its own; but where there is one head, all take its heaviest blocks first
-  const Order order = blocks.batches >= threads && !blocks.batch_innermost ? Order::by_ranges : Order::in_order;
-  const bool done = run_tasks(blocks.count, threads, order, [&](const Task& task) {
+  const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.span > 0;
+  const bool done = run_tasks(blocks.count, threads, ranges ? Order::by_ranges : Order::in_order, [&](const Task& task) {
     reinterpret_cast<Worker<T>*>(parts + part * size_t(task.thread))->run(task.index, task.next);
   });
   return done ? FV_OK : FV_INTERRUPTED;

@@ -248,7 +248,7 @@ class Decode {
       scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.weights,
                             scratch.scratch, scratch.panel);
       scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.weights, scratch.scores, scratch.top,
-                      {});
+                      {0, queries}, {});
       for (int32_t j = 0; j < live; ++j)
         for (int32_t q = 0; q < queries; ++q)
           s[(first + j) * queries + q] = scratch.scores[q * vectors * family_.lanes + j];

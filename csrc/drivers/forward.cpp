@@ -4,13 +4,16 @@
 #include "decode.hpp"
 #include "drivers.hpp"
 #include "near.hpp"
+#include "window.hpp"
 
 namespace foveate {
 
 fv_status attention(const Problem& problem, fv_error* error) noexcept {
   const bool compact = is_compact(problem.kind);
-  if (problem.queries <= decode_queries && !compact && !(problem.negligible > 0)) return decode(problem, error);
+  const bool few = problem.queries <= decode_queries && !problem.centers;
+  if (few && !compact && !(problem.negligible > 0)) return decode(problem, error);
   Plan plan(problem, kernels());
+  if (plan.span > 0) return attention_in_windows(plan, error);
   if (skips_far_keys(plan)) return attention_to_near_keys(plan, error);
   return run_forward<Forward>(plan, error);
 }

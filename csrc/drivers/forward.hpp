@@ -43,9 +43,10 @@ class Forward {
     const int32_t vectors = block_.vectors(p);
     const int64_t count = stretch.count();
     select(p, count);
+    if (plan_.problem.sigma > 0) block_.weigh_by_distance(p, stretch);
     const bool careful = exact && stretch.hidden;
     plan_.family.weighted_sum(block_.scores(), vectors, block_.values(stretch.begin, careful), count, value_size,
-                              alpha_, output(p), block_.values_ahead(p));
+                              alpha_, output(p), block_.corners(), block_.values_ahead(p));
     if (!careful) return;
     const int32_t width = vectors * plan_.family.lanes;
     plan_.family.add_not_finite(block_.scores(), width, block_.value_rows(stretch.begin), count, value_size,
@@ -117,7 +118,7 @@ class Forward {
 template <template <class> class Worker>
 fv_status run_forward(Plan& plan, fv_error* error) noexcept {
   const Problem& p = plan.problem;
-  const double cells = double(plan.batches) * double(plan.rows) * double(p.keys);
+  const double cells = double(plan.batches) * double(plan.rows) * double(plan.window);
   const double flops = 2.0 * cells * double(p.head_size + p.value_size);
   const int64_t bytes = plan.scoring.panel_size(p.head_size) + p.value_size * plan.family.element_size;
   return plan.family.element_size == 8 ? run_blocks<double, Worker>(plan, bytes, flops, error)

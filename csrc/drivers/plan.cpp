@@ -1,5 +1,6 @@
 #include "plan.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -12,7 +13,8 @@ constexpr double ln_2 = 0.69314718055994530942;
 
 const Family& family_of(const Problem& p, const Kernels& kernels) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
-  const bool pairs = p.kind == FV_DOT && p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 &&
+  // pairs have their weights rounded before a Gaussian could be multiplied in
+  const bool pairs = p.kind == FV_DOT && p.sigma == 0 && p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 &&
                      (!p.value || p.value.dtype == FV_BFLOAT16);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
@@ -68,8 +70,25 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
   weights = p.weights;
   compact = is_compact(p.kind);
   if (compact) profile = static_cast<Profile>(p.kind - FV_BOXCAR);
+  fit_windows();
   keys_in_place = scoring.in_place && in_place(p.key, family, p.head_size, family.pairs);
   values_in_place = p.value && !family.pairs && in_place(p.value, family, p.value_size, false);
+}
+
+void Plan::fit_windows() noexcept {
+  const Problem& p = problem;
+  double most = double(p.keys);
+  const bool bounded = p.left >= 0 && p.right >= 0;
+  if (bounded) most = std::min(most, double(p.left) + double(p.right) + 1);
+  if (p.centers) most = std::min(most, 2 * p.half_width + 2);
+  window = int64_t(most);
+  // A full panel of neighbours, both ends in whole steps of 4. Queries farther apart than neighbours may share a panel
+  // while that is no more than two windows; else it is cut.
+  const int64_t neighbours = window + most_lanes - 1 + 2 * 3;
+  if ((bounded || p.centers) && neighbours <= most_span) span = std::min(window + neighbours, most_span);
+  const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
+  scattered = p.centers || (span > 0 && apart);
+  step = span > 0 || scattered ? 4 : family.pairs ? 2 : 1;
 }
 
 void Plan::scale_by(double factor) noexcept {
@@ -96,6 +115,24 @@ Reach reach_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   };
   const int64_t keys = p.key_lengths ? read(p.key_lengths) : p.keys;
   return {p.offset_at_end ? keys - p.queries : p.offset ? read(p.offset) : 0, keys};
+}
+
+double center_of(const Plan& plan, int64_t batch, int64_t group, int64_t query) noexcept {
+  const Operand& x = plan.problem.centers;
+  return value_at<double>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group) + query * x.row_stride);
+}
+
+Interval round_center(double center, double half_width, int64_t keys) noexcept {
+  const double end = double(keys);
+  // the differences decide, as they are rounded: a bound may be off by one after its own rounding
+  const auto inside = [&](double j) { return std::fabs(j - center) <= half_width; };
+  double low = std::clamp(std::ceil(center - half_width), 0.0, end);
+  double high = std::clamp(std::floor(center + half_width) + 1, 0.0, end);
+  if (low > 0 && inside(low - 1)) --low;
+  if (low < end && !inside(low)) ++low;
+  if (high < end && inside(high)) ++high;
+  if (high > 0 && !inside(high - 1)) --high;
+  return low < high ? Interval{int64_t(low), std::min(int64_t(high), keys)} : Interval{0, 0};
 }
 
 double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {

@@ -6,6 +6,11 @@
 namespace foveate {
 namespace {
 
+Interval common(Interval a, Interval b) {
+  const int64_t low = std::max(a.low, b.low), high = std::min(a.high, b.high);
+  return low < high ? Interval{low, high} : Interval{0, 0};
+}
+
 constexpr uint32_t all_of(int32_t live) { return live >= 32 ? ~uint32_t(0) : (uint32_t(1) << live) - 1; }
 
 void start_masks(const Plan& plan, int64_t batch, Panel& panel) noexcept {
@@ -101,20 +106,31 @@ void read_bits(const Plan& plan, const Panel& panel, KeyTile tile, const Stretch
 
 void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
   const Problem& p = plan.problem;
-  panel.live = live;
   panel.seen = 0;
   panel.hidden = false;
   panel.low_first = panel.high_first = p.keys;
   panel.low_last = panel.high_last = 0;
   Reach reach = reach_of(plan, batch, 0);
-  for (int32_t i = 0; i < live; ++i) {
-    const int64_t r = row + i;
+  int64_t first = p.keys, end = 0;  // of the span
+  int32_t i = 0;
+  for (; i < live; ++i) {
+    const int64_t r = plan.order ? plan.order[batch * plan.rows + row + i] : row + i;
     const int64_t group = plan.groups == 1 ? 0 : r % plan.groups;
     const int64_t index = plan.groups == 1 ? r : r / plan.groups;
+    if (plan.groups > 1 && (p.offset || p.key_lengths)) reach = reach_of(plan, batch, group);
+    Interval keys = reach.of(index, p.left, p.right);
+    if (p.centers) {
+      panel.center[i] = center_of(plan, batch, group, index);
+      keys = common(keys, round_center(panel.center[i], p.half_width, reach.keys));
+    }
+    if (plan.span > 0 && keys.low < keys.high) {
+      const int64_t low = std::min(first, keys.low), high = std::max(end, keys.high);
+      if (i > 0 && high + plan.step - 1 - (low & -plan.step) > plan.span) break;
+      first = low;
+      end = high;
+    }
     panel.row[i] = index;
     panel.group[i] = group;
-    if (plan.groups > 1 && (p.offset || p.key_lengths)) reach = reach_of(plan, batch, group);
-    const Interval keys = reach.of(index, p.left, p.right);
     panel.low[i] = keys.low;
     panel.high[i] = keys.high;
     panel.own[i] = index + reach.offset;
@@ -127,9 +143,11 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
     panel.high_first = std::min(panel.high_first, keys.high);
     panel.high_last = std::max(panel.high_last, keys.high);
   }
-  for (int32_t i = live; i < most_lanes; ++i) {  // a lane without a query asks for nothing of its own
+  panel.live = live = i;
+  for (; i < most_lanes; ++i) {  // a lane without a query asks for nothing of its own
     panel.low[i] = panel.low[0];
     panel.high[i] = panel.high[0];
+    panel.center[i] = 0;
   }
   panel.own_first = *std::min_element(panel.own, panel.own + live);
   panel.own_last = *std::max_element(panel.own, panel.own + live);
@@ -148,7 +166,7 @@ Stretch look(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool w
   s.begin = std::max<int64_t>(0, panel.low_first - tile.first) & -align;
   s.end = std::min(tile.count, panel.high_last - tile.first);
   // the key that shares a pair with the last one seen is hidden, not forgotten: its value may be NaN
-  if (plan.family.pairs) s.end = std::min(tile.count, s.end + (s.end & 1));
+  s.end = std::min(tile.count, (s.end + plan.step - 1) & -plan.step);
   if (s.empty()) return s;
   s.open = std::clamp(panel.low_last - tile.first, s.begin, s.end);
   s.shut = std::clamp(panel.high_first - tile.first, s.open, s.end);

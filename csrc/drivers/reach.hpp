@@ -5,8 +5,6 @@
 
 namespace foveate {
 
-constexpr int most_lanes = 32;  // queries in a panel, of any ISA: one bit each in a word
-
 // Up to most_lanes queries of a batch, and what they see.
 struct Panel {
   int32_t live;
@@ -18,6 +16,7 @@ struct Panel {
   int64_t own[most_lanes];  // the query's own position, for leave-one-out
   int64_t own_first, own_last;
   int64_t group[most_lanes];
+  double center[most_lanes];
   char* mask[most_lanes];  // row of the mask
   const char* key_segments[most_lanes];
   int64_t segment[most_lanes];
@@ -25,6 +24,7 @@ struct Panel {
   bool one_segment_row;                 // all queries share their key ids
 };
 
+// Rows row..row + live - 1 of a batch, in the plan's order; with a span fewer, where they would see more keys.
 void start_panel(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
 
 // Where a query's row of an operand stands.

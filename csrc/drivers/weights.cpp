@@ -63,6 +63,7 @@ class Weights {
     if (stretch.empty()) return;
     plan_.family.weights(block_.scores(), block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
                          l_ + p * width_);
+    if (problem.sigma > 0) block_.weigh_by_distance(p, stretch);
     std::fill_n(alpha_, width_, T(1));
     plan_.family.store_rows(block_.scores(), block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(), rows,
                             dtype_of(problem.out), step);

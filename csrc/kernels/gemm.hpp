@@ -63,10 +63,10 @@ inline T* start_top(void* top) {
   return static_cast<T*>(top);
 }
 
-// A register tile of scores to its place, and their maximum to top.
-template <class T, int vectors, int rows>
+// A register tile of scores to its place, in rows of `all` vectors, and their maximum to top.
+template <class T, int vectors, int rows, int all = vectors>
 inline void store_scores(Vec<T> (&sum)[rows][vectors], T* scores, T* top) {
-  constexpr int width = vectors * lanes<T>;
+  constexpr int width = all * lanes<T>;
   unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { store(scores + j * width + v * lanes<T>, sum[j][v]); }); });
   unroll<vectors>([&](auto v) {
     unroll<rows - 1>([&](auto j) { sum[0][v] = max(sum[j + 1][v], sum[0][v]); });
@@ -87,10 +87,10 @@ inline void sum_in_parts(int64_t size, Vec<T> (&sum)[rows][vectors], F&& add) {
   }
 }
 
-template <class Product, int vectors, int rows, class T = typename Product::T>
+template <class Product, int vectors, int all, int rows, class T = typename Product::T>
 [[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores,
                                     T* top) {
-  constexpr int width = vectors * lanes<T>;
+  constexpr int width = all * lanes<T>;
   Vec<T> sum[rows][vectors] = {};
   for (int64_t d = 0; d < head_size; ++d) {
     Vec<T> query[vectors];
@@ -102,7 +102,7 @@ template <class Product, int vectors, int rows, class T = typename Product::T>
     panel += width;
     keys += 1;
   }
-  store_scores<T, vectors, rows>(sum, scores, top);
+  store_scores<T, vectors, rows, all>(sum, scores, top);
 }
 
 // Spreads prefetches over the register tiles of a product.
@@ -146,20 +146,21 @@ class Prefetcher {
   int64_t lines_[3], at_[3];
 };
 
-// As many blocks of `rows` keys as fit; what is left goes to blocks of half as many.
-template <class Product, int vectors, int rows = key_rows<vectors>, class T = typename Product::T>
+// For `vectors` of a panel that has `all`. As many blocks of `rows` keys as fit; what is left goes to blocks of half as
+// many.
+template <class Product, int vectors, int all, int rows = key_rows<vectors>, class T = typename Product::T>
 void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t count, int64_t head_size, T* scores,
                     T* top, Prefetcher& prefetcher) {
   for (; count >= rows; count -= rows) {
     prefetcher.step();
-    scores_block<Product, vectors, rows>(panel, keys, key_stride, head_size, scores, top);
+    scores_block<Product, vectors, all, rows>(panel, keys, key_stride, head_size, scores, top);
     keys += rows * key_stride;
-    scores += rows * vectors * lanes<T>;
+    scores += rows * all * lanes<T>;
   }
   if constexpr (rows > 1) {
     if (count > 0)
-      scores_product<Product, vectors, (rows + 1) / 2>(panel, keys, key_stride, count, head_size, scores, top,
-                                                       prefetcher);
+      scores_product<Product, vectors, all, (rows + 1) / 2>(panel, keys, key_stride, count, head_size, scores, top,
+                                                            prefetcher);
   }
 }
 
@@ -167,28 +168,39 @@ void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t c
 // many depends on the columns alone, for the sake of the same bits in panels of any width.
 template <class Product, int vectors, int columns, class T = typename Product::T>
 [[gnu::noinline]] void weighted_sum_block(const T* weights, const T* values, int64_t value_stride, int64_t count,
-                                          const T* alpha, T* output) {
+                                          const Corners& corners, const T* alpha, T* output) {
   constexpr int width = vectors * lanes<T>, chains = columns < 4 ? 4 / columns : 1;
   Vec<T> sum[chains][columns][vectors] = {};
-  const auto add = [&](auto c) {
-    Vec<T> weight[vectors];
-    unroll<vectors>([&](auto v) { weight[v] = load(weights + c * width + v * lanes<T>); });
-    unroll<columns>([&](auto d) {
-      const Vec<T> value = broadcast(values[c * value_stride + d]);
-      unroll<vectors>([&](auto v) { sum[c][d][v] = Product::apply(sum[c][d][v], value, weight[v]); });
-    });
-  };
-  for (; count >= chains; count -= chains) {
-    unroll<chains>(add);
-    weights += chains * width;
-    values += chains * value_stride;
-  }
-  if constexpr (chains > 1)
-    for (; count > 0; --count) {
-      add(Constant<0>{});
-      weights += width;
-      values += value_stride;
+  // the next keys, for `some` vectors from `first` on
+  const auto add_keys = [&](auto some, auto first, int64_t keys) {
+    constexpr int n = decltype(some)::value, from = decltype(first)::value;
+    const auto add = [&](auto c) {
+      Vec<T> weight[n];
+      unroll<n>([&](auto v) { weight[v] = load(weights + c * width + (from + v) * lanes<T>); });
+      unroll<columns>([&](auto d) {
+        const Vec<T> value = broadcast(values[c * value_stride + d]);
+        unroll<n>([&](auto v) { sum[c][d][from + v] = Product::apply(sum[c][d][from + v], value, weight[v]); });
+      });
+    };
+    for (; keys >= chains; keys -= chains) {
+      unroll<chains>(add);
+      weights += chains * width;
+      values += chains * value_stride;
     }
+    if constexpr (chains > 1)
+      for (; keys > 0; --keys) {
+        add(Constant<0>{});
+        weights += width;
+        values += value_stride;
+      }
+  };
+  if constexpr (vectors == 1) {
+    add_keys(Constant<1>{}, Constant<0>{}, count);
+  } else {
+    add_keys(Constant<1>{}, Constant<0>{}, corners.first);
+    add_keys(Constant<vectors>{}, Constant<0>{}, corners.last - corners.first);
+    add_keys(Constant<1>{}, Constant<vectors - 1>{}, count - corners.last);
+  }
   unroll<columns>([&](auto d) {
     unroll<vectors>([&](auto v) {
       unroll<chains - 1>([&](auto c) { sum[0][d][v] += sum[c + 1][d][v]; });
@@ -200,17 +212,17 @@ template <class Product, int vectors, int columns, class T = typename Product::T
 
 template <class Product, int vectors, int columns = value_columns<vectors>, class T = typename Product::T>
 void weighted_sum(const T* weights, const T* values, int64_t value_stride, int64_t count, int64_t value_size,
-                  const T* alpha, T* output, Prefetcher& prefetcher) {
+                  const Corners& corners, const T* alpha, T* output, Prefetcher& prefetcher) {
   for (; value_size >= columns; value_size -= columns) {
     prefetcher.step();
-    weighted_sum_block<Product, vectors, columns>(weights, values, value_stride, count, alpha, output);
+    weighted_sum_block<Product, vectors, columns>(weights, values, value_stride, count, corners, alpha, output);
     values += columns;
     output += columns * vectors * lanes<T>;
   }
   if constexpr (columns > 1) {
     if (value_size > 0)
-      weighted_sum<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, alpha, output,
-                                                        prefetcher);
+      weighted_sum<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, corners, alpha,
+                                                        output, prefetcher);
   }
 }
 

@@ -15,6 +15,7 @@
 #include "select/argmax.hpp"
 #include "select/compact.hpp"
 #include "select/sample.hpp"
+#include "select/gaussian.hpp"
 #include "select/soft.hpp"
 #include "select/weights.hpp"
 #include "table.hpp"
@@ -34,8 +35,8 @@ struct Plain {
     load_rows<T>(from, count, columns, finite, static_cast<T*>(to));
   }
   static void inner(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*,
-                    void* s, void* top, const Ahead& ahead) {
-    inner_scores<MultiplyAdd<T>>(panel, vectors, keys, count, head_size, s, top, ahead);
+                    void* s, void* top, const Corners& corners, const Ahead& ahead) {
+    inner_scores<MultiplyAdd<T>>(panel, vectors, keys, count, head_size, s, top, corners, ahead);
   }
   static void bend_scores(void* s, int32_t vectors, int64_t count, double scale, double softcap) {
     bend<T>(static_cast<T*>(s), count * vectors * lanes<T>, scale, softcap);
@@ -91,13 +92,20 @@ struct Plain {
   static void compact(void* s, int32_t vectors, int64_t count, Profile profile, void* l) {
     by_width(vectors, [&](auto v) { compact_tile<T, v>(static_cast<T*>(s), count, profile, static_cast<T*>(l)); });
   }
+  static void by_distance(void* weights, int32_t vectors, int64_t count, double rate, const double* whole,
+                          const double* rest) {
+    const T most = Math<T>::largest;
+    by_width(vectors, [&](auto v) {
+      gaussian_tile<T, v>(static_cast<T*>(weights), count, rate < double(most) ? T(rate) : most, whole, rest);
+    });
+  }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                  const void* alpha, void* output, const Ahead& ahead) {
+                  const void* alpha, void* output, const Corners& corners, const Ahead& ahead) {
     by_width(vectors, [&](auto v) {
       Prefetcher prefetcher(ahead, value_size / value_columns<v>);
       weighted_sum<Product, v>(static_cast<const T*>(weights), static_cast<const T*>(values.data),
-                               values.row_stride / int64_t(sizeof(T)), count, value_size, static_cast<const T*>(alpha),
-                               static_cast<T*>(output), prefetcher);
+                               values.row_stride / int64_t(sizeof(T)), count, value_size, corners,
+                               static_cast<const T*>(alpha), static_cast<T*>(output), prefetcher);
     });
   }
   static void one_row(const void* row, int64_t columns, char* to, Dtype dtype, int64_t column_stride) {
@@ -117,8 +125,8 @@ struct Plain {
 struct Pairs : Plain<float> {
   static int64_t row_size(int64_t columns) { return 4 * pairs(columns); }
   static void inner(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*,
-                    void* s, void* top, const Ahead& ahead) {
-    inner_scores<PairProduct>(panel, vectors, keys, count, pairs(head_size), s, top, ahead);
+                    void* s, void* top, const Corners& corners, const Ahead& ahead) {
+    inner_scores<PairProduct>(panel, vectors, keys, count, pairs(head_size), s, top, corners, ahead);
   }
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
                    void* alpha) {
@@ -128,11 +136,12 @@ struct Pairs : Plain<float> {
     });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                  const void* alpha, void* output, const Ahead& ahead) {
+                  const void* alpha, void* output, const Corners& corners, const Ahead& ahead) {
     by_width(vectors, [&](auto v) {
       Prefetcher prefetcher(ahead, value_size / value_columns<v>);
       weighted_sum<PairProduct, v>(static_cast<const float*>(weights), static_cast<const float*>(values.data),
-                                   value_size, pairs(count), value_size, static_cast<const float*>(alpha),
+                                   value_size, pairs(count), value_size, {corners.first / 2, pairs(corners.last)},
+                                   static_cast<const float*>(alpha),
                                    static_cast<float*>(output), prefetcher);
     });
   }
@@ -187,6 +196,7 @@ constexpr Family plain_family(Dtype in_place) {
   f.soft_runs = K::runs;
   f.runs_of = K::runs_of;
   f.draw = K::draw;
+  f.gaussian = K::by_distance;
   f.weighted_sum = K::sum;
   f.add_not_finite = add_not_finite<K, T>;
   f.weights = K::weights;

@@ -18,7 +18,7 @@ template <>
 struct Math<float> {
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
   static constexpr int mantissa = 23;
-  static constexpr float least_exponent = -126.0f;
+  static constexpr float least_exponent = -126.0f, largest = 0x1.fffffep127f;
   static constexpr float log2_e = 1.44269504088896340736f;
   static constexpr float two_log2_e_high = 0x1.7154760000000p+1f, two_log2_e_low = 0x1.4ae0c00000000p-25f;
   // (2^f - 1) / f on [-1/2, 1/2], relative error 1.2e-8
@@ -38,7 +38,7 @@ template <>
 struct Math<double> {
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int mantissa = 52;
-  static constexpr double least_exponent = -1022.0;
+  static constexpr double least_exponent = -1022.0, largest = 0x1.fffffffffffffp1023;
   static constexpr double log2_e = 1.44269504088896340736;
   static constexpr double two_log2_e_high = 0x1.71547652b82fep+1, two_log2_e_low = 0x1.777d0ffda0d24p-55;
   // relative error 2.1e-17

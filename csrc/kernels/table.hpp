@@ -5,7 +5,7 @@
 // same tile of scores, S[key][query], so that any of them goes with any other:
 //   score:   Scoring (inner product, additive, distance);   bend, add_bias (softcap, float mask)
 //   reach:   hide_outside, hide_unset (what is not seen becomes -inf)
-//   select:  soft or compact (then weighted_sum), weights, first_of_top (argmax), draw (sample)
+//   select:  soft or compact (then gaussian, weighted_sum), weights, first_of_top (argmax), draw (sample)
 #pragma once
 #include <stdint.h>
 
@@ -38,6 +38,13 @@ struct Ahead {
   bool write;  // the last part is meant for writing
 };
 
+// Keys of a tile, from its first, that not all vectors of a panel see: those before `first` are seen by the first vector
+// alone, those from `last` on by the last one alone. Products leave the other cells out: inner scores do not write them,
+// the weighted sum does not read them. Multiples of 4, but for the end of the tile; ignored where vectors = 1.
+struct Corners {
+  int64_t first, last;
+};
+
 // One way to score: how it lays out queries and keys, and the product of a panel with a tile of them. `weights`: what
 // Family::prepare made for the additive family; one T a dimension, or null, for distances; unused by the inner product.
 struct Scoring {
@@ -51,7 +58,7 @@ struct Scoring {
                        int64_t columns, double factor, const void* weights, void* scratch, void* panel);
   // top: the largest score of each query
   void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
-                 void* s, void* top, const Ahead&);
+                 void* s, void* top, const Corners&, const Ahead&);
 };
 
 // The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
@@ -91,8 +98,10 @@ struct Family {
   void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* alpha);
   // s becomes the weights of a compact kernel, whose sum is added to l
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
+  // weights *= 2^-(rate (j - center))^2, center = whole[i] + rest[i] of each query, from the tile's first key; no pairs
+  void (*gaussian)(void* weights, int32_t vectors, int64_t count, double rate, const double* whole, const double* rest);
   void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                       const void* alpha, void* output, const Ahead&);
+                       const void* alpha, void* output, const Corners&, const Ahead&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries
   // wide; output is at d * column_step + query * query_step, in elements.
   void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,

@@ -15,6 +15,7 @@ from . import reference
 from ._attention import attention, attention_weights
 from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
 from ._hard import HardAttention, hard_attention
+from ._local import local_attention, predict_centers
 from ._merge import merge
 from ._regression import kernel_regression
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
@@ -35,8 +36,10 @@ __all__ = [
     "get_num_threads",
     "hard_attention",
     "kernel_regression",
+    "local_attention",
     "merge",
     "num_threads",
+    "predict_centers",
     "reference",
     "set_num_threads",
     "show_config",

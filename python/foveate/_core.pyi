@@ -26,6 +26,7 @@ def attention(
     return_lse: bool,
     dtype: Any,
     family: Family | None,
+    centers: tuple[Array, float, float | None] | None = ...,
     /,
 ) -> Any: ...
 def attention_weights(
@@ -44,6 +45,7 @@ def attention_weights(
     out: Array | None,
     dtype: Any,
     family: Family | None,
+    centers: tuple[Array, float, float | None] | None = ...,
     /,
 ) -> Array: ...
 def hard_attention(

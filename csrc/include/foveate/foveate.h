@@ -84,7 +84,7 @@ typedef struct fv_reach {
   const fv_array* key_lengths;    /* int64 (...): keys at and beyond this are not seen */
   const fv_array* query_segments; /* int64 (..., Lq), with key_segments: a query sees the keys of its own id */
   const fv_array* key_segments;   /* int64 (..., Lk) */
-  const fv_array* centers;        /* float64 (..., Lq): a query sees the keys j with |j - center| <= half_width */
+  const fv_array* centers;        /* float64 (..., Lq): a query sees the keys |j - center| <= half_width */
   double half_width;              /* with centers: positive */
 } fv_reach;
 
@@ -98,8 +98,8 @@ typedef struct fv_problem {
   const fv_array* sink;  /* float64 (...): one more logit in the denominator; NULL: none */
   fv_score score;
   fv_reach reach;
-  /* With centers, for fv_attention: weights are multiplied by exp(-(j - center)^2 / (2 sigma^2)) after the softmax, and
-   * not normalised again. 0: they are not. */
+  /* With centers: weights are multiplied by exp(-(j - center)^2 / (2 sigma^2)) after the softmax, and not normalised
+   * again. 0: they are not. */
   double sigma;
 } fv_problem;
 

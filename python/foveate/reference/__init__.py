@@ -10,6 +10,7 @@ reach, select), and one that puts them together.
 
 from ._attention import attention, attention_weights
 from ._hard import draw, hard_attention
+from ._local import gaussian, local_attention, predict_centers
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
@@ -21,10 +22,13 @@ __all__ = [
     "attention_weights",
     "compute_dtype",
     "draw",
+    "gaussian",
     "hard_attention",
     "kernel_regression",
+    "local_attention",
     "merge",
     "philox",
+    "predict_centers",
     "reach",
     "scores",
     "softmax",

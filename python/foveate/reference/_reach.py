@@ -36,6 +36,8 @@ def reach(
     offset: ArrayLike | str | None = None,
     key_lengths: ArrayLike | None = None,
     segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    centers: ArrayLike | None = None,
+    half_width: float = np.inf,
 ) -> NDArray[np.bool_]:
     """Which keys each query sees: the reaches composed by AND.
 
@@ -52,6 +54,8 @@ def reach(
     key_lengths : int array (...): keys at and beyond this are not seen
     segments : int array (..., L) where Lq = Lk, or a pair (of_queries, of_keys): a query sees the
         keys of its own id
+    centers, half_width : array (..., Lq), with a number: query i sees the keys with
+        |j - centers[i]| <= half_width, compared in float64
 
     Returns
     -------
@@ -107,6 +111,12 @@ def reach(
     if segments is not None:
         of_queries, of_keys = segments if isinstance(segments, tuple) else (segments, segments)
         seen &= np.asarray(of_queries)[..., :, None] == np.asarray(of_keys)[..., None, :]
+
+    if centers is not None:
+        places = np.asarray(centers, np.float64)[..., :, None]
+        if not np.isfinite(places).all():
+            raise ValueError("centers: got NaN or inf, wanted finite numbers")
+        seen &= np.abs(j - places) <= half_width
     return seen
 
 

@@ -1,0 +1,131 @@
+"""Local attention: the keys near a centre of each query's own (Luong et al. 2015)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._attention import _check_dtypes, _weights
+from ._score import compute_dtype
+from ._select import weighted_sum
+
+Array = NDArray[Any]
+
+
+def local_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    half_width: float,
+    centers: ArrayLike | None = None,
+    sigma: float | str | None = "half",
+    score: Any = "scaled_dot",
+    key_lengths: ArrayLike | None = None,
+    softcap: float | None = None,
+    out: Array | None = None,
+) -> Array:
+    """`foveate.local_attention` by the formula.
+
+    Parameters
+    ----------
+    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
+    half_width : a query sees the keys that are no farther from its centre
+    centers : array (..., Lq), the positions p_i; without them p_i = i
+    sigma : weights are multiplied by exp(-(j - p_i)^2 / (2 sigma^2)); "half" is half_width / 2 with
+        centers and none without; None is none
+    score, key_lengths, softcap, out : as for `attention`
+
+    Returns
+    -------
+    array (..., Lq, Dv), of the dtype of query
+
+    Examples
+    --------
+    >>> local_attention(np.zeros((1, 1)), np.zeros((3, 1)), [[1.0], [2.0], [9.0]], half_width=1)
+    array([[1.5]])
+    """
+    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    _check_dtypes(query=q, key=k, value=v)
+    if sigma == "half":
+        sigma = None if centers is None else half_width / 2
+    if not half_width > 0 or (sigma is not None and not float(sigma) > 0):
+        raise ValueError(f"half_width, sigma: got {half_width}, {sigma}, wanted numbers > 0")
+    places = np.asarray(np.arange(q.shape[-2]) if centers is None else centers)
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    with np.errstate(all="ignore"):
+        weights, _, seen = _weights(
+            q,
+            k,
+            lead,
+            score,
+            softcap,
+            None,
+            None,
+            key_lengths=key_lengths,
+            centers=places,
+            half_width=half_width,
+        )
+        if sigma is not None:
+            weights = weights * gaussian(places, k.shape[-2], float(sigma), weights.dtype)
+        output = weighted_sum(weights, seen, v.astype(weights.dtype))
+        output = output.astype(q.dtype.newbyteorder("="))
+    if out is not None:
+        out[...] = output
+        output = out
+    return output
+
+
+def gaussian(centers: Array, keys: int, sigma: float, dtype: Any) -> Array:
+    """Compute exp(-(j - p_i)^2 / (2 sigma^2)), of distances in float64 at least.
+
+    Parameters
+    ----------
+    centers : array (..., Lq)
+    keys : Lk
+    sigma : float
+    dtype : of the result
+
+    Returns
+    -------
+    array (..., Lq, Lk)
+
+    Examples
+    --------
+    >>> gaussian(np.array([0.5]), 3, 0.5, np.float64).round(3)
+    array([[0.607, 0.607, 0.011]])
+    """
+    wide = np.result_type(np.float64, dtype)
+    distance = (np.arange(keys) - centers.astype(wide)[..., None]) / sigma
+    factor: Array = np.exp(-(distance**2) / 2).astype(dtype)
+    return factor
+
+
+def predict_centers(query: ArrayLike, w: ArrayLike, v: ArrayLike, length: ArrayLike) -> Array:
+    """`foveate.predict_centers` by the formula, length * sigmoid(tanh(query @ w) @ v).
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+    w : array (D, H)
+    v : array (H,)
+    length : number, or int array (...)
+
+    Returns
+    -------
+    array (..., Lq), of the dtype that the formula is computed in
+
+    Examples
+    --------
+    >>> predict_centers(np.zeros((2, 1)), np.zeros((1, 1)), np.zeros(1), 10)
+    array([5., 5.])
+    """
+    q = np.asarray(query)
+    dtype = compute_dtype(q.dtype)
+    with np.errstate(all="ignore"):
+        logits = np.tanh(q.astype(dtype) @ np.asarray(w).astype(dtype)) @ np.asarray(v, dtype)
+        share = 1 / (1 + np.exp(-logits))
+        centers: Array = np.asarray(length)[..., None].astype(dtype) * share
+    return centers
