@@ -207,9 +207,7 @@ def predict_centers(
     """
     (rows,) = float_arrays(query=query)
     if rows.ndim < 2:
-        raise ValueError(
-            f"query: got shape {rows.shape}, wanted two axes or more, (..., Lq, D)"
-        )
+        raise ValueError(f"query: got shape {rows.shape}, wanted two axes or more, (..., Lq, D)")
     matrix = fitted("w", parameter("w", w, rows.shape[-1], "H"), rows)
     vector = fitted("v", parameter("v", v, matrix.shape[1]), rows)
     keys = _length(length, rows.shape[:-2])

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from foveate._cli import demo_digits, demo_regression, non_negative, require
+from foveate._cli import demo_alignment, demo_digits, demo_regression, non_negative, require
 
-SUBJECTS = {"digits": demo_digits.run, "regression": demo_regression.run}
+SUBJECTS = {
+    "digits": demo_digits.run,
+    "regression": demo_regression.run,
+    "alignment": demo_alignment.run,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

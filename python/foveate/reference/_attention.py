@@ -38,7 +38,7 @@ def logits_of(
     return np.where(seen, logits, -np.inf).astype(logits.dtype), seen
 
 
-def _weights(
+def weights_of(
     query: Array,
     key: Array,
     lead: tuple[int, ...],
@@ -109,7 +109,7 @@ def attention(
     check_dtypes(query=q, key=k, value=v)
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     with np.errstate(all="ignore"):
-        weights, lse, seen = _weights(
+        weights, lse, seen = weights_of(
             q,
             k,
             lead,
@@ -168,7 +168,7 @@ def attention_weights(
     check_dtypes(query=q, key=k)
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
     with np.errstate(all="ignore"):
-        weights, _, _ = _weights(
+        weights, _, _ = weights_of(
             q,
             k,
             lead,

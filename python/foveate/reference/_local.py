@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._attention import _check_dtypes, _weights
+from ._attention import check_dtypes, weights_of
 from ._score import compute_dtype
 from ._select import weighted_sum
 
@@ -48,7 +48,7 @@ def local_attention(
     array([[1.5]])
     """
     q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
-    _check_dtypes(query=q, key=k, value=v)
+    check_dtypes(query=q, key=k, value=v)
     if sigma == "half":
         sigma = None if centers is None else half_width / 2
     if not half_width > 0 or (sigma is not None and not float(sigma) > 0):
@@ -56,7 +56,7 @@ def local_attention(
     places = np.asarray(np.arange(q.shape[-2]) if centers is None else centers)
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     with np.errstate(all="ignore"):
-        weights, _, seen = _weights(
+        weights, _, seen = weights_of(
             q,
             k,
             lead,
