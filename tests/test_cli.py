@@ -6,7 +6,7 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from foveate._cli import MissingPackageError, demo_regression, main, require
+from foveate._cli import MissingPackageError, demo_alignment, demo_regression, main, require
 from foveate._cli.promise import FLOOR_ULP, Promise
 from foveate._cli.workloads import WORKLOADS, Workload, select
 
@@ -98,6 +98,49 @@ def test_demo_fails_where_an_answer_is_wrong(capsys, monkeypatch):
     monkeypatch.setattr(fv, "kernel_regression", wrong)
     assert main(["demo", "regression", "--no-picture"]) == 1
     assert "DIFFERS" in capsys.readouterr().out
+
+
+# --- the alignment demo ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_alignment_demo(capsys, seed):
+    assert main(["demo", "alignment", "--no-picture", "--seed", str(seed)]) == 0
+    printed = capsys.readouterr().out
+    assert "agrees" in printed
+    lines = [
+        line for line in printed.splitlines() if line.startswith(("  soft", "  hard", "  loc"))
+    ]
+    soft, hard, local = (float(line.split()[-1].rstrip("%")) / 100 for line in lines)
+    # 7,200 draws of one distribution: their share is within 5 deviations, 5 * 0.5 / sqrt(7200).
+    assert abs(hard - soft) < 0.03
+    # The sentence has 9 t and 6 a: what looks alike is mostly elsewhere, and seldom within a window.
+    assert soft < 0.6 < local
+
+
+def test_alignment_demo_draws_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["demo", "alignment", "--output", str(tmp_path / "map.png")]) == 0
+    assert (tmp_path / "map-alignment.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_alignment_demo_fails_where_draws_are_not_those_of_the_reference(monkeypatch):
+    right = fv.hard_attention
+
+    def wrong(*args, **keywords):
+        return right(*args, **{**keywords, "rng": 99})
+
+    monkeypatch.setattr(fv, "hard_attention", wrong)
+    assert main(["demo", "alignment", "--no-picture"]) == 1
+
+
+def test_centers_of_the_alignment_run_from_end_to_end():
+    speech = demo_alignment.make_speech(3)
+    centers = demo_alignment.centers_of(speech)
+    letters, frames = len(demo_alignment.SENTENCE), len(speech.owner)
+    even = (np.arange(letters) + 0.5) / letters * (frames - 1)
+    # tanh of up to 0.05 * 4.3 in place of its argument: 1.5% of a logit that moves a quarter of it.
+    np.testing.assert_allclose(centers, even, atol=0.015 * 4.3 * 0.25 * frames)
 
 
 # --- the promise, and the table of workloads ------------------------------------------------------

@@ -114,13 +114,8 @@ def run(seed: int, picture: Path | None) -> bool:
     promises = list(_promises(speech, found))
     worst = max(promises, key=lambda promise: (not promise.kept, promise.error / promise.bound))
     print(f"\n  against foveate.reference          {worst}")
-    plain = reference.hard_attention(
-        *(x.astype(np.float64) for x in (speech.query, speech.key)),
-        speech.owner.astype(np.float64)[:, None],
-        size=DRAWS,
-        rng=seed,
-        score=SCORE,
-    )
+    query, key, owner = (x.astype(np.float64) for x in (speech.query, speech.key, speech.owner))
+    plain = reference.hard_attention(query, key, owner[:, None], size=DRAWS, rng=seed, score=SCORE)
     other = int((plain.index != drawn.index).sum())
     print(f"{'':37}{drawn.index.size - other} of {drawn.index.size} draws are the reference's")
     print(
