@@ -114,7 +114,7 @@ def test_alignment_demo(capsys, seed):
     soft, hard, local = (float(line.split()[-1].rstrip("%")) / 100 for line in lines)
     # 7,200 draws of one distribution: their share is within 5 deviations, 5 * 0.5 / sqrt(7200).
     assert abs(hard - soft) < 0.03
-    # The sentence has 9 t and 6 a: what looks alike is mostly elsewhere, and seldom within a window.
+    # The sentence has 9 t and 6 a: what looks alike is mostly elsewhere, and seldom in a window.
     assert soft < 0.6 < local
 
 
