@@ -1,23 +1,20 @@
 // Hard attention: for every query the most probable key, or keys drawn from the distribution that soft attention weighs
 // the values by. One pass over the tiles of keys, whatever the number of draws; the weights of one tile are stored at a
-// time, and of the values only the chosen rows are read.
-//   log_prob = log P(key) = log w + scale (m' - m) - log l,   with the weight w and the maximum m' when it was chosen.
-// Uniform numbers are counted by (leading index, query, draw; tile of keys), so that a draw depends on nothing else.
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
+// time, and of the values only the chosen rows are read. Uniform numbers are counted by (leading index, query, draw; tile
+// of keys), so that a draw depends on nothing else.
+#include "hard.hpp"
 
-#include "../random.hpp"
+#include <algorithm>
+
 #include "block.hpp"
+#include "decode.hpp"
 #include "drivers.hpp"
 
 namespace foveate {
 namespace {
 
-constexpr int64_t words = 4;               // tiles that one block of random numbers serves
+constexpr int64_t words = random_words;
 constexpr int64_t most_fetched = 4 << 10;  // bytes of a row of values
-constexpr double ln_2 = 0.69314718055994530942;
 
 template <class T>
 class Hard {
@@ -27,6 +24,7 @@ class Hard {
         problem_(plan.problem),
         plain_(sizeof(T) == 8 ? plan.kernels.float64 : plan.kernels.float32),
         block_(plan, blocks, carver),
+        choices_(plan, carver),
         width_(blocks.width),
         draws_(plan.problem.draws) {
     const int64_t queries = int64_t(blocks.panels) * width_;
@@ -38,14 +36,7 @@ class Hard {
     key_ = carver.take<int64_t>(queries * draws_);
     weight_ = carver.take<T>(queries * draws_);
     chosen_m_ = carver.take<T>(queries * draws_);
-    uniforms_ = carver.take<T>(sampled() ? queries * draws_ * words : 0);
-    value_ = carver.take<T>(problem_.value_size);
-    // a flat index over the leading axes, as if it were an offset
-    int64_t step = 1;
-    for (int axis = problem_.lead_ndim - 1; axis >= 0; --axis) {
-      lead_.lead[axis] = step;
-      step *= problem_.lead_shape[axis];
-    }
+    uniforms_ = carver.take<T>(choices_.sampled() ? queries * draws_ * words : 0);
   }
 
   static int64_t bytes_a_query(const Plan& plan) {
@@ -62,7 +53,7 @@ class Hard {
     const int64_t end = block_.end_key(0, count);
     for (int64_t key = block_.first_key(0, count); key < end; key += tile_keys) {
       block_.open_tile(key, end);
-      if (sampled()) count_on(key / tile_keys);
+      if (choices_.sampled()) count_on(key / tile_keys);
       for (int p = 0; p < count; ++p) select(p, key);
     }
     for (int i = 0; i < block_.panel(0).live; ++i) fetch(0, i);
@@ -70,22 +61,18 @@ class Hard {
   }
 
  private:
-  bool sampled() const { return problem_.selection == FV_SAMPLE; }
   int64_t place_of(int p, int64_t draw) const { return (p * draws_ + draw) * width_; }  // of a panel's first query
 
   // Random numbers for this tile and those that share its block.
   void count_on(int64_t tile) noexcept {
     if (words_of_ == tile / words) return;
     words_of_ = tile / words;
-    const Philox philox(problem_.random.key[0], problem_.random.key[1]);
-    const int64_t lead_of_batch = plan_.batch_offset(lead_, block_.batch());
     for (int p = 0; p < block_.panels(); ++p) {
       const Panel& panel = block_.panel(p);
       for (int i = 0; i < panel.live; ++i) {
-        const int64_t lead = lead_of_batch + (plan_.groups > 1 ? plan_.group_offset(lead_, panel.group[i]) : 0);
+        const int64_t lead = choices_.lead(block_.batch(), panel.group[i]);
         for (int64_t draw = 0; draw < draws_; ++draw) {
-          const RandomBlock random = philox(Stream::hard_attention, uint64_t(words_of_), uint64_t(draw),
-                                            uint64_t(panel.row[i]), uint64_t(lead));
+          const RandomBlock random = choices_.numbers(words_of_, draw, panel.row[i], lead);
           T* const to = uniforms_ + place_of(p, draw) * words + i;
           for (int64_t w = 0; w < words; ++w) to[w * width_] = uniform<T>(random.words[w]);
         }
@@ -102,7 +89,7 @@ class Hard {
     T *m = m_ + p * width_, *l = l_ + p * width_;
     const uint32_t live = block_.panel(p).live >= 32 ? ~uint32_t(0) : (uint32_t(1) << block_.panel(p).live) - 1;
     const double scale = block_.softmax_scale();
-    if (!sampled()) {
+    if (!choices_.sampled()) {
       const uint32_t found = plain_.first_of_top(block_.scores(), vectors, count, block_.top(), m, place_);
       plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, alpha_);
       take(found & live, place_of(p, 0), p, first, vectors);
@@ -139,22 +126,11 @@ class Hard {
       if (p + 1 < block_.panels() && i < block_.panel(p + 1).live) fetch(p + 1, i);
       const bool seen = panel.seen >> i & 1;
       const double m = double(m_[p * width_ + i]), log_l = std::log(double(l_[p * width_ + i]));
-      char* const index = block_.row(problem_.index, indices, p, i);
-      char* const log_prob = block_.row(problem_.log_prob, log_probs, p, i);
-      char* const out = block_.row(problem_.out, outputs, p, i);
-      const char* const rows = values_of(p, i, values);
+      const Cells cells{block_.row(problem_.index, indices, p, i), block_.row(problem_.log_prob, log_probs, p, i),
+                        block_.row(problem_.out, outputs, p, i), values_of(p, i, values)};
       for (int64_t draw = 0; draw < draws_; ++draw) {
-        const int64_t cell = place_of(p, draw) + i;
-        const bool chosen = key_[cell] >= 0 && log_l == log_l;  // else nothing is seen, or NaN is
-        const int64_t key = chosen ? key_[cell] : -1;
-        T log_of = seen ? std::numeric_limits<T>::quiet_NaN() : T(0);
-        if (chosen)
-          log_of = T(std::log(double(weight_[cell])) - log_l +
-                     (double(chosen_m_[cell]) - m) * block_.softmax_scale() * ln_2);
-        std::memcpy(index + draw * problem_.index.column_stride, &key, sizeof key);
-        std::memcpy(log_prob + draw * problem_.log_prob.column_stride, &log_of, sizeof log_of);
-        write_value(chosen ? rows + key * problem_.choices.row_stride : nullptr, log_of,
-                    out + draw * problem_.out_draw_stride);
+        const int64_t at = place_of(p, draw) + i;
+        choices_.write(cells, draw, key_[at], double(weight_[at]), double(chosen_m_[at]), m, log_l, seen);
       }
     }
   }
@@ -175,40 +151,24 @@ class Hard {
     }
   }
 
-  // A row of the values; without one all columns are `otherwise`.
-  void write_value(const char* row, T otherwise, char* to) noexcept {
-    const Operand &value = problem_.choices, &out = problem_.out;
-    const int64_t size = problem_.value_size;
-    const int64_t item = value.dtype == FV_FLOAT64 ? 8 : value.dtype == FV_FLOAT32 ? 4 : 2;
-    if (row && value.dtype == out.dtype && value.column_stride == item && out.column_stride == item) {
-      std::memcpy(to, row, size_t(size * item));
-      return;
-    }
-    if (row)
-      plain_.load_values({row, dtype_of(value), 0, value.column_stride}, 1, size, false, value_);
-    else
-      std::fill_n(value_, size, otherwise);
-    plain_.store_row(value_, size, to, dtype_of(out), out.column_stride);
-  }
-
   const Plan& plan_;
   const Problem& problem_;
   const Family& plain_;  // whose weights are T, one a query, as they are read here
   Block block_;
+  Choices<T> choices_;
   int64_t width_, draws_;
   T *m_, *l_, *alpha_, *runs_;
   int32_t* place_;
   int64_t* key_;  // of each panel, draw and query: the key that is chosen so far, or -1
   T *weight_, *chosen_m_;
-  T* uniforms_;  // of each panel, draw, word and query
-  T* value_;
-  Operand lead_;
+  T* uniforms_;            // of each panel, draw, word and query
   int64_t words_of_ = -1;  // the block of random numbers that is at hand
 };
 
 }  // namespace
 
 fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
+  if (problem.queries <= decode_queries && !problem.centers) return hard_attention_of_few(problem, error);
   Plan plan(problem, kernels());
   const double flops =
       2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
