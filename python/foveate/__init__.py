@@ -15,6 +15,7 @@ from . import reference
 from ._attention import attention, attention_weights
 from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
 from ._merge import merge
+from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
@@ -30,6 +31,8 @@ __all__ = [
     "__version__",
     "attention",
     "attention_weights",
+    "get_cmake_dir",
+    "get_include",
     "get_num_threads",
     "kernel_regression",
     "merge",
