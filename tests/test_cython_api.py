@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -312,6 +313,29 @@ def test_many_python_threads_at_once(user):
     with ThreadPoolExecutor(8) as pool:
         for inputs, out in zip(problems, pool.map(answer, problems), strict=True):
             np.testing.assert_array_equal(out, fv.attention(*inputs))
+
+
+def test_a_signal_stops_a_long_call(user):
+    """With what its handler raised. The call would take half a second or more on one thread."""
+    q, k, v = problem(16384, 16384, lead=(1,), size=64)
+    out = np.zeros_like(v)
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_):
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with fv.num_threads(1):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(Alarm):
+                user.heads_attention(q, k, v, 0.125, False, out)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (out[0] == 0).all(axis=-1).any()  # rows that were not reached: it did not run to its end
 
 
 # --- one copy of the kernels ----------------------------------------------------------------------
