@@ -7,5 +7,6 @@ PYBIND11_MODULE(_core, module) {
   foveate::python::load_numpy();
   foveate::python::register_runtime(module);
   foveate::python::register_attention(module);
+  foveate::python::register_c_api(module);
   foveate::python::register_dlpack(module);
 }

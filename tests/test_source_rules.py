@@ -18,7 +18,8 @@ needs_sources = pytest.mark.skipif(
 )
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(<[^>]+>|"[^"]+")', re.MULTILINE)
-SOURCES = (".cpp", ".hpp", ".h")
+EXTERN = re.compile(r'^[ \t]*cdef extern from[ \t]*("[^"]+")', re.MULTILINE)  # Cython's word for it
+SOURCES = (".cpp", ".hpp", ".h", ".pyx", ".pxd")
 
 # python -> src -> foveate.h -> api -> drivers -> table -> kernels: a layer names those after it.
 # `dispatch`, `parallel`, `workspace` and the like stand between api and table, with the drivers.
@@ -38,9 +39,11 @@ def name(path: Path) -> str:
 def includes(path: Path) -> list[tuple[str, Path | None]]:
     """What a file includes: as written, and the project's own file that it is, if it is one."""
     found = []
-    for written in INCLUDE.findall(path.read_text()):
+    pattern = EXTERN if path.suffix in (".pyx", ".pxd") else INCLUDE
+    headers = (ROOT / "csrc" / "include", ROOT / "src" / "include")
+    for written in pattern.findall(path.read_text()):
         target = written[1:-1]
-        places = (path.parent, ROOT / "csrc", ROOT / "csrc" / "include", ROOT / "src")
+        places = (path.parent, ROOT / "csrc", ROOT / "src", *headers)
         own = next((p for p in ((x / target).resolve() for x in places) if p.is_file()), None)
         found.append((target, own))
     return found
@@ -62,7 +65,10 @@ def layer(path: Path) -> str:
 @needs_sources
 def test_there_are_sources_of_every_layer():
     """Or else the tests below would pass for want of files."""
-    assert {layer(path) for path in sources("csrc", "src")} == set(LAYERS)
+    found = sources("csrc", "src")
+    assert {layer(path) for path in found} == set(LAYERS)
+    assert {path.suffix for path in found} == set(SOURCES)
+    assert any(includes(path) for path in found if path.suffix == ".pxd")
 
 
 @needs_sources
@@ -206,6 +212,8 @@ def test_the_public_names_are_these():
         "__version__",
         "attention",
         "attention_weights",
+        "get_cmake_dir",
+        "get_include",
         "get_num_threads",
         "local_attention",
         "merge",

@@ -16,6 +16,7 @@ TOP_LEVEL = {
     "LICENSE",
     "PKG-INFO",
     "README.md",
+    "cmake",
     "csrc",
     "pyproject.toml",
     "python",

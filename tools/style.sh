@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-mapfile -t cpp < <(git ls-files --cached --others --exclude-standard -- '*.cpp' '*.hpp' '*.h' | sort -u)
+mapfile -t cpp < <(git ls-files --cached --others --exclude-standard -- '*.c' '*.cpp' '*.hpp' '*.h' | sort -u)
 
 if [[ "${1:-}" == --fix ]]; then
   ruff check --fix .

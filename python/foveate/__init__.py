@@ -17,6 +17,7 @@ from ._config import __version__, get_num_threads, num_threads, set_num_threads,
 from ._hard import HardAttention, hard_attention
 from ._local import local_attention, predict_centers
 from ._merge import merge
+from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
@@ -33,6 +34,8 @@ __all__ = [
     "__version__",
     "attention",
     "attention_weights",
+    "get_cmake_dir",
+    "get_include",
     "get_num_threads",
     "hard_attention",
     "kernel_regression",

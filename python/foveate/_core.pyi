@@ -6,6 +6,7 @@ from ._arrays import Array
 from ._score import Family
 
 compiler: str
+_C_API: object  # a capsule of foveate/python.h's fv_api
 
 def are_plain(*arrays: object) -> bool: ...
 def attention(

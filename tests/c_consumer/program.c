@@ -1,0 +1,69 @@
+/* Attention of two queries over three keys, against the formula. Prints what is wrong, and returns how much of it. */
+#include <foveate/foveate.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { QUERIES = 2, KEYS = 3, SIZE = 4 };
+
+static fv_array matrix(double* data, const int64_t* shape, const int64_t* strides) {
+  fv_array view;
+  view.data = data;
+  view.dtype = FV_FLOAT64;
+  view.ndim = 2;
+  view.shape = shape;
+  view.strides = strides;
+  return view;
+}
+
+static void plain(double query[][SIZE], double key[][SIZE], double value[][SIZE], double out[][SIZE]) {
+  for (int i = 0; i < QUERIES; ++i) {
+    double sum = 0;
+    memset(out[i], 0, sizeof out[i]);
+    for (int j = 0; j < KEYS; ++j) {
+      double score = 0;
+      for (int d = 0; d < SIZE; ++d) score += query[i][d] * key[j][d];
+      sum += exp(score);
+      for (int d = 0; d < SIZE; ++d) out[i][d] += exp(score) * value[j][d];
+    }
+    for (int d = 0; d < SIZE; ++d) out[i][d] /= sum;
+  }
+}
+
+int main(void) {
+  double query[QUERIES][SIZE] = {{0.5, -1, 0.25, 2}, {-0.5, 0.75, 1, -2}};
+  double key[KEYS][SIZE] = {{1, 0, -1, 0.5}, {0.25, 0.5, 0.75, 1}, {-1, 1, 0, 0}};
+  double value[KEYS][SIZE] = {{1, 2, 3, 4}, {5, 6, 7, 8}, {-1, -2, -3, -4}};
+  double out[QUERIES][SIZE], wanted[QUERIES][SIZE];
+  const int64_t few[2] = {QUERIES, SIZE}, many[2] = {KEYS, SIZE}, strides[2] = {SIZE * sizeof(double), sizeof(double)};
+  const fv_array queries = matrix(query[0], few, strides), keys = matrix(key[0], many, strides);
+  const fv_array values = matrix(value[0], many, strides), answer = matrix(out[0], few, strides);
+  fv_problem problem;
+  fv_error error;
+  int wrong = 0;
+
+  memset(&problem, 0, sizeof problem);
+  problem.query = &queries;
+  problem.key = &keys;
+  problem.value = &values;
+  problem.score.scale = 1;
+  problem.reach.left = problem.reach.right = -1;
+  if (fv_attention(&problem, &answer, NULL, &error) != FV_OK) {
+    printf("refused: %s\n", error.message);
+    return 1;
+  }
+  plain(query, key, value, wanted);
+  for (int i = 0; i < QUERIES; ++i) {
+    for (int d = 0; d < SIZE; ++d) {
+      if (fabs(out[i][d] - wanted[i][d]) <= 1e-14) continue; /* some ten ulp of values up to 8 */
+      printf("out[%d][%d]: got %.17g, wanted %.17g\n", i, d, out[i][d], wanted[i][d]);
+      ++wrong;
+    }
+  }
+  if (fv_attention(&problem, &values, NULL, &error) != FV_VALUE_ERROR || strncmp(error.message, "out: got ", 9) != 0) {
+    printf("an out of another shape was not refused\n");
+    ++wrong;
+  }
+  printf("%s: %d wrong\n", fv_isa_selected(), wrong);
+  return wrong;
+}
