@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, module) {
   foveate::python::register_runtime(module);
   foveate::python::register_attention(module);
   foveate::python::register_dlpack(module);
+  foveate::python::register_sampling(module);
 }

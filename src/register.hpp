@@ -7,5 +7,6 @@ namespace foveate::python {
 void register_attention(pybind11::module_& module);
 void register_dlpack(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
+void register_sampling(pybind11::module_& module);
 
 }  // namespace foveate::python

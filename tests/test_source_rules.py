@@ -56,7 +56,7 @@ def layer(path: Path) -> str:
         return "table"
     if where.startswith("csrc/kernels/"):
         return "kernels"
-    return "api" if where == "csrc/api.cpp" else "drivers"
+    return "api" if where in ("csrc/api.cpp", "csrc/api_sampling.cpp") else "drivers"
 
 
 @needs_sources
@@ -206,6 +206,9 @@ def test_the_public_names_are_these():
         "attention_weights",
         "get_num_threads",
         "merge",
+        "multinomial",
+        "multinomial_logpmf",
+        "multinoulli",
         "num_threads",
         "reference",
         "set_num_threads",
@@ -224,7 +227,8 @@ def test_the_readme_examples_run():
 
 
 def test_the_reference_takes_the_same_keywords():
-    for function in ("attention", "attention_weights", "merge"):
+    same = ("multinoulli", "multinomial", "multinomial_logpmf")
+    for function in ("attention", "attention_weights", "merge", *same):
         fast = inspect.signature(getattr(fv, function)).parameters
         plain = inspect.signature(getattr(foveate.reference, function)).parameters
         assert list(fast) == list(plain)
