@@ -84,9 +84,11 @@ inline T largest(Load load, const T* rest, int64_t whole) {
   constexpr int width = draw_classes / lanes<T> < 8 ? draw_classes / lanes<T> : 8;
   Vec<T> tops[width];
   unroll<width>([&](auto v) { tops[v] = minus_infinity<T>(); });
-  for (int64_t k = 0; k < whole; k += width * lanes<T>)
+  for (int64_t k = 0; k < whole; k += width * lanes<T>) {
     unroll<width>([&](auto v) { tops[v] = max(load(k + v * lanes<T>), tops[v]); });
-  for (int k = 0; k < draw_classes; k += lanes<T>) tops[0] = max(foveate::FOVEATE_ISA::load<T>(rest + k), tops[0]);
+  }
+  for (int k = 0; rest && k < draw_classes; k += lanes<T>)
+    tops[0] = max(foveate::FOVEATE_ISA::load<T>(rest + k), tops[0]);
   unroll<width>([&](auto v) { tops[0] = max(tops[v], tops[0]); });
   T top = tops[0][0];
   for (int i = 1; i < lanes<T>; ++i) top = tops[0][i] > top ? tops[0][i] : top;
@@ -94,6 +96,26 @@ inline T largest(Load load, const T* rest, int64_t whole) {
 }
 
 // ---- Sums of classes
+
+// Whether any lane has its sign bit set.
+template <class T>
+inline bool any_sign(IntVec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_movepi32_mask((__m512i)x) != 0;
+  else
+    return _mm512_movepi64_mask((__m512i)x) != 0;
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_movemask_ps((__m256)x) != 0;
+  else
+    return _mm256_movemask_pd((__m256d)x) != 0;
+#else
+  bool any = false;
+  for (int i = 0; i < lanes<T>; ++i) any |= x[i] < 0;
+  return any;
+#endif
+}
 
 // Class by class, in order; as many vectors at a time as there are registers for. Returns whether a sign bit is set.
 template <class T, class Load, class Weigh>
@@ -107,44 +129,57 @@ inline bool sum_classes(Load load, const T* rest, int64_t whole, Weigh weigh, T*
       signs[v & 1] |= as_bits<T>(x);
       sums[v] += weigh(x);
     };
-    for (int64_t k = at; k < whole; k += draw_classes) unroll<width>([&](auto v) { add(load(k + v * lanes<T>), v); });
-    unroll<width>([&](auto v) { add(foveate::FOVEATE_ISA::load<T>(rest + at + v * lanes<T>), v); });
+    for (int64_t k = at; k < whole; k += draw_classes) {
+      unroll<width>([&](auto v) { add(load(k + v * lanes<T>), v); });
+    }
+    if (rest) unroll<width>([&](auto v) { add(foveate::FOVEATE_ISA::load<T>(rest + at + v * lanes<T>), v); });
     unroll<width>([&](auto v) { store<T>(classes + at + v * lanes<T>, sums[v]); });
-    const IntVec<T> sign = (signs[0] | signs[1]) < 0;
-    for (int i = 0; i < lanes<T>; ++i) negative |= sign[i] != 0;
+    negative |= any_sign<T>(signs[0] | signs[1]);
   }
   return negative;
 }
 
 // 64 numbers in eight columns, number i in column i % 8, cumulated down each column; and the columns' cumulated sums.
 struct Columns {
-  double down[8][8];
+  double down[8][8];  // of which `rows` are made
   double across[8];
+  int32_t rows;
   double total() const { return across[7]; }
+  const double* sums() const { return down[rows - 1]; }
 };
 
+inline Vec<double> load_as_double(const double* p) { return load(p); }
+inline Vec<double> load_as_double(const float* p) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p));
+#elif defined(__AVX2__)
+  return _mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
+  return Vec<double>{double(p[0]), double(p[1])};
+#endif
+}
+
 template <class T>
-inline void cumulate_columns(const T* numbers, Columns& to) {
+inline void cumulate_columns(const T* numbers, int32_t rows, Columns& to) {
   constexpr int width = 8 / lanes<double>;
-  typedef T Some __attribute__((vector_size(sizeof(T) * lanes<double>), aligned(sizeof(T)), may_alias));
   Vec<double> sums[width] = {};
-  unroll<8>([&](auto i) {
+  to.rows = rows;
+  for (int32_t i = 0; i < rows; ++i)
     unroll<width>([&](auto v) {
-      const Some some = *reinterpret_cast<const Some*>(numbers + i * 8 + v * lanes<double>);
-      sums[v] += __builtin_convertvector(some, Vec<double>);
+      sums[v] += load_as_double(numbers + i * 8 + v * lanes<double>);
       store<double>(to.down[i] + v * lanes<double>, sums[v]);
     });
-  });
   double sum = 0;
-  unroll<8>([&](auto j) { to.across[j] = sum += to.down[7][j]; });
+  unroll<8>([&](auto j) { to.across[j] = sum += sums[j / lanes<double>][j % lanes<double>]; });
 }
 
 template <class T>
 BlockSum sum_block(const Categories& c, void* to, void* buffer) {
   T* const classes = static_cast<T*>(to);
-  alignas(vector_bytes) T rest[draw_classes];
+  alignas(vector_bytes) T rest_of[draw_classes];
   const int64_t whole = c.count / draw_classes * draw_classes;
-  load_rest<T>(c, whole, c.logits ? minus_infinity<T>()[0] : T(0), rest);
+  T* const rest = whole < c.count ? rest_of : nullptr;
+  if (rest) load_rest<T>(c, whole, c.logits ? minus_infinity<T>()[0] : T(0), rest);
   BlockSum block = {};
   if (c.logits) {
     with_loader<T>(c, buffer, [&](auto load) {
@@ -157,7 +192,7 @@ BlockSum sum_block(const Categories& c, void* to, void* buffer) {
         c, buffer, [&](auto load) { return sum_classes<T>(load, rest, whole, [](Vec<T> x) { return x; }, classes); });
   }
   Columns columns;
-  cumulate_columns<T>(classes, columns);
+  cumulate_columns<T>(classes, 8, columns);
   block.total = columns.total();
   return block;
 }
@@ -182,58 +217,70 @@ inline double below(double x) {  // the next smaller number, of a positive one
 // the total: the fraction is at most 1 - 2^-53, and the product rounds to less. In the column it is kept below the sum,
 // which rounding could pass.
 template <class T>
-inline Pick pick_number(const T* numbers, double fraction) {
+inline Pick pick_number(const T* numbers, int32_t rows, double fraction) {
   Columns columns;
-  cumulate_columns<T>(numbers, columns);
+  cumulate_columns<T>(numbers, rows, columns);
   const double target = fraction * columns.total();
   int32_t column = 0;
   unroll<7>([&](auto j) { column += columns.across[j] <= target; });
   const double before = column ? columns.across[column - 1] : 0.0;
-  const double last = below(columns.down[7][column]);
+  const double last = below(columns.sums()[column]);
   const double rest = target - before < last ? target - before : last;
   int32_t row = 0;
-  unroll<7>([&](auto i) { row += columns.down[i][column] <= rest; });
+  for (int32_t i = 0; i + 1 < rows; ++i) row += columns.down[i][column] <= rest;
   const double above = row ? columns.down[row - 1][column] : 0.0;
   const double share = (rest - above) / double(numbers[row * 8 + column]);
   return {row * 8 + column, share < 1.0 ? share : 1.0 - 0x1p-53};
 }
 
-// The weights of a class, in order, with zeros after them.
+constexpr int32_t rows_of(int64_t numbers) { return numbers < 64 ? int32_t(numbers + 7) / 8 : 8; }
+constexpr int64_t in_class(int64_t count, int64_t first) { return (count - first + draw_classes - 1) / draw_classes; }
+
+// The weights of a class, in order, with zeros up to a whole row.
 template <class T>
-inline void load_class(const Categories& c, int64_t first, T* to) {
-  const int64_t step = draw_classes * c.stride, count = (c.count - first + draw_classes - 1) / draw_classes;
-  const T none = c.logits ? minus_infinity<T>()[0] : T(0);
-  for (int k = 0; k < draw_classes; k += lanes<T>) store<T>(to + k, broadcast(none));
+inline void load_class(const Categories& c, int64_t first, int32_t rows, T* to) {
+  const int64_t step = draw_classes * c.stride, count = in_class(c.count, first);
   const char* at = c.data + first * c.stride;
   if (c.dtype == (sizeof(T) == 8 ? Dtype::float64 : Dtype::float32)) {
     for (int64_t m = 0; m < count; ++m, at += step) memcpy(to + m, at, sizeof(T));
   } else {
     for (int64_t m = 0; m < count; ++m, at += step) to[m] = element<T>(at, c.dtype);
   }
-  if (!c.logits) return;
-  for (int k = 0; k < draw_classes; k += lanes<T>)
-    store<T>(to + k, weight_of<T>(foveate::FOVEATE_ISA::load<T>(to + k), T(c.top)));
+  const T none = c.logits ? minus_infinity<T>()[0] : T(0);
+  for (int64_t m = count; m < rows * 8; ++m) to[m] = none;
 }
 
-// All classes first, then the categories in them: these are short chains of much latency, which overlap.
+template <class T>
+inline void weigh_class(T top, int32_t rows, T* numbers) {
+  for (int32_t k = 0; k < rows * 8; k += lanes<T>) store<T>(numbers + k, weight_of<T>(load<T>(numbers + k), top));
+}
+
+// Step by step for some blocks together: each step is a short chain of much latency, and these overlap; and what is
+// stored one by one is read as vectors only when it has arrived.
 template <class T>
 void pick(const Categories* blocks, const void* const* classes, const double* fractions, int64_t count,
           int64_t* index) {
-  constexpr int64_t most = 16;
-  alignas(vector_bytes) T weights[draw_classes];
+  constexpr int64_t most = 8;
+  alignas(vector_bytes) T weights[most][draw_classes + lanes<T>];
   for (int64_t first = 0; first < count; first += most) {
     const int64_t some = count - first < most ? count - first : most;
     Pick picks[most];
-    for (int64_t i = 0; i < some; ++i)
-      picks[i] = pick_number<T>(static_cast<const T*>(classes[first + i]), fractions[first + i]);
+    for (int64_t i = 0; i < some; ++i) {
+      const int32_t rows = rows_of(blocks[first + i].count);
+      picks[i] = pick_number<T>(static_cast<const T*>(classes[first + i]), rows, fractions[first + i]);
+      index[first + i] = picks[i].number;
+    }
     for (int64_t i = 0; i < some; ++i) {
       const Categories& block = blocks[first + i];
-      int64_t place = 0;
-      if (block.count > draw_classes) {
-        load_class<T>(block, picks[i].number, weights);
-        place = pick_number<T>(weights, picks[i].fraction).number;
-      }
-      index[first + i] = place * draw_classes + picks[i].number;
+      if (block.count > draw_classes)
+        load_class<T>(block, picks[i].number, rows_of(in_class(block.count, 0)), weights[i]);
+    }
+    for (int64_t i = 0; i < some; ++i) {
+      const Categories& block = blocks[first + i];
+      if (block.count <= draw_classes) continue;
+      const int32_t rows = rows_of(in_class(block.count, 0));
+      if (block.logits) weigh_class<T>(T(block.top), rows, weights[i]);
+      index[first + i] += draw_classes * int64_t(pick_number<T>(weights[i], rows, picks[i].fraction).number);
     }
   }
 }
