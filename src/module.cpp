@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module) {
   foveate::python::register_attention(module);
   foveate::python::register_c_api(module);
   foveate::python::register_dlpack(module);
+  foveate::python::register_sampling(module);
 }

@@ -59,7 +59,7 @@ def layer(path: Path) -> str:
         return "table"
     if where.startswith("csrc/kernels/"):
         return "kernels"
-    return "api" if where == "csrc/api.cpp" else "drivers"
+    return "api" if where in ("csrc/api.cpp", "csrc/api_sampling.cpp") else "drivers"
 
 
 @needs_sources
@@ -218,6 +218,9 @@ def test_the_public_names_are_these():
         "local_attention",
         "merge",
         "predict_centers",
+        "multinomial",
+        "multinomial_logpmf",
+        "multinoulli",
         "num_threads",
         "reference",
         "set_num_threads",
@@ -242,6 +245,9 @@ def test_the_reference_takes_the_same_keywords():
         "hard_attention",
         "local_attention",
         "merge",
+        "multinomial",
+        "multinomial_logpmf",
+        "multinoulli",
         "predict_centers",
     ):
         fast = inspect.signature(getattr(fv, function)).parameters

@@ -3,6 +3,7 @@
 // table at the end has internal linkage.
 #include "bfloat16.hpp"
 #include "decode.hpp"
+#include "draw.hpp"
 #include "gemm.hpp"
 #include "measure.hpp"
 #include "pack.hpp"
@@ -239,6 +240,9 @@ constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              bits_of_bools,
                              clear_minus_infinity,
                              clear_other_segments,
+                             {sum_block<float>, pick<float>, cumulate<float>},
+                             {sum_block<double>, pick<double>, cumulate<double>},
+                             look_up,
                              elementary,
                              spin,
                              sum_bytes};

@@ -142,6 +142,52 @@ struct Family {
                      void* output, int64_t output_stride);
 };
 
+// Draws from categories. A row's categories are taken in blocks, those of a block in classes: by their index in the
+// block, modulo draw_classes. All of this is fixed, so that a draw is the same on every ISA.
+constexpr int draw_block = 4096;
+constexpr int draw_classes = 64;
+
+// Up to draw_block categories of a row as they lie in memory, at any address: weights, or logits. top: what is taken
+// off logits, as sum gave it.
+struct Categories {
+  const char* data;
+  Dtype dtype;
+  bool logits;
+  int64_t stride;
+  int64_t count;
+  double top;
+};
+
+// What a block weighs: of logits, the sum of exp(logit - top), top being the largest (0 where all are -inf). doubtful:
+// a sign bit is set somewhere. A NaN or an infinity makes a total that is not finite.
+struct BlockSum {
+  double total, top;
+  bool doubtful;
+};
+
+// The drawing functions of one accumulator T. `classes`: T[draw_classes], sums of no more than 64 terms each, in order.
+struct Drawing {
+  BlockSum (*sum)(const Categories&, void* classes, void* buffer);  // buffer: T[draw_block]
+  // One draw from each of some blocks, for fractions in [0, 1): the category at that fraction of the block's weight, in
+  // an order of their own: by class % 8, class / 8, place in the class % 8, place / 8. Categories that have no weight
+  // are never drawn. Sums are positive and normal numbers. classes[i]: what sum gave for block i.
+  void (*pick)(const Categories* blocks, const void* const* classes, const double* fractions, int64_t count,
+               int64_t* index);
+  // to[i] = the sum of the weights up to and including i, in units of 1 / scale, each cut off to an integer: exact
+  // from there on. Returns the last.
+  int64_t (*cumulate)(const Categories&, double scale, int64_t* to, void* buffer);
+};
+
+// Cumulated weights of a row, in order, the last group of draw_group filled up with INT64_MAX; the last is `total`.
+// guide[x >> shift] is the first group that ends beyond (x >> shift) << shift: draws look on from there.
+constexpr int draw_group = 8;
+struct DrawTable {
+  const int64_t* cumulated;
+  const uint32_t* guide;
+  int32_t shift;
+  int64_t total;
+};
+
 struct Kernels {
   const char* name;
   Family float32, float64;
@@ -155,6 +201,10 @@ struct Kernels {
   // clears bit `lane` of bits[j] where ids[j] != id
   void (*clear_other_segments)(const char* ids, int64_t stride, int64_t id, int64_t count, int32_t lane,
                                uint32_t* bits);
+
+  Drawing drawing_float32, drawing_float64;
+  // index[i]: the first category whose cumulated weight is more than total * words[i] / 2^64
+  void (*look_up)(const DrawTable&, const uint64_t* words, int64_t count, int64_t* index);
 
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   // chains of fused multiply-adds, as many as hide the latency; returns the flops done

@@ -132,9 +132,15 @@ fv_status fv_hard_attention(const fv_problem*, fv_selection, const fv_random*, i
 
 /* Draws from the categories of each row of p (..., K), of any float dtype: weights that need not sum to 1, or logits.
  * index (..., draws), int64. A category of weight 0 (logit -inf) is never drawn. Refused: rows of no weight at all, and
- * weights that are negative, NaN or infinite (logits NaN or +inf). */
+ * weights that are negative, NaN or infinite (logits NaN or +inf); they are met on the way, and the output is then half
+ * written. A few draws from a row, and many, go through its categories in different orders. */
 fv_status fv_multinoulli(const fv_array* p, int32_t logits, const fv_random*, int64_t draws, const fv_array* index,
                          fv_error*) FV_NOEXCEPT;
+
+/* The counts of trials[...] such draws from each row of weights p (..., K), `draws` times: counts (..., draws, K), int64,
+ * which hold zeros. trials, int64, broadcasts into the leading axes. Takes time for each trial. */
+fv_status fv_multinomial(const fv_array* trials, const fv_array* p, const fv_random*, int64_t draws,
+                         const fv_array* counts, fv_error*) FV_NOEXCEPT;
 
 /* Instruction sets: those that this build holds and this CPU runs, best first. */
 int32_t fv_isa_count(void) FV_NOEXCEPT;

@@ -1,0 +1,56 @@
+// multinoulli and multinomial: arrays -> views -> the C ABI.
+#include "arrays.hpp"
+#include "register.hpp"
+
+namespace foveate::python {
+namespace {
+
+fv_array view_of(const char* name, const py::array& array) {
+  fv_array result;
+  if (!view(name, array.ptr(), &result)) throw py::error_already_set();
+  return result;
+}
+
+[[noreturn]] void fail(fv_status status, const fv_error& error) {
+  set_exception(status, error);
+  throw py::error_already_set();
+}
+
+void multinoulli(const py::array& p, bool logits, uint64_t low, uint64_t high, const py::array& index) {
+  const fv_array from = view_of("p", p), to = view_of("index", index);
+  const fv_random random = {{low, high}};
+  fv_error error;
+  fv_status status;
+  {
+    const py::gil_scoped_release released;
+    status = fv_multinoulli(&from, logits, &random, to.shape[to.ndim - 1], &to, &error);
+  }
+  if (status != FV_OK) fail(status, error);
+}
+
+void multinomial(const py::array& trials, const py::array& p, uint64_t low, uint64_t high, const py::array& counts) {
+  const fv_array numbers = view_of("trials", trials), from = view_of("p", p), to = view_of("counts", counts);
+  const fv_random random = {{low, high}};
+  fv_error error;
+  fv_status status;
+  {
+    const py::gil_scoped_release released;
+    status = fv_multinomial(&numbers, &from, &random, to.shape[to.ndim - 2], &to, &error);
+  }
+  if (status != FV_OK) fail(status, error);
+}
+
+}  // namespace
+
+void register_sampling(py::module_& module) {
+  using py::arg;
+  using py::pos_only;
+  module.def("multinoulli", &multinoulli, arg("p").noconvert(), arg("logits").noconvert(), arg("low").noconvert(),
+             arg("high").noconvert(), arg("index").noconvert(), pos_only(),
+             "Draw from each row of p (..., K) under the key (low, high) into index (..., draws).");
+  module.def("multinomial", &multinomial, arg("trials").noconvert(), arg("p").noconvert(), arg("low").noconvert(),
+             arg("high").noconvert(), arg("counts").noconvert(), pos_only(),
+             "Count trials (...) draws from each row of p (..., K), into counts (..., draws, K) of zeros.");
+}
+
+}  // namespace foveate::python
