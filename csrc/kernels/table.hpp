@@ -32,6 +32,7 @@ struct Ahead {
   struct Part {
     const char* row;
     int64_t rows, row_bytes, row_stride;
+    const char* const* list;  // rows that stand anywhere, the first of them `row`; or null
   };
   Part parts[3];
   int32_t count;
