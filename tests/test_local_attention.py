@@ -37,11 +37,15 @@ def centers_of(name: str, lead: tuple[int, ...], queries: int, keys: int, seed: 
 @pytest.mark.parametrize("half_width", HALF_WIDTHS)
 @pytest.mark.parametrize("name", [*CENTERS, None])
 def test_against_the_formula(name, half_width, dtype):
-    for n, (queries, keys) in enumerate([(70, 333), (333, 70), (200, 200)]):
-        arrays = problem(queries, keys, size=16, value_size=(16, 33, 3)[n], dtype=dtype)
+    for queries, keys, value_size, sigma in (
+        (70, 333, 16, "half"),
+        (120, 40, 33, None),
+        (100, 100, 3, 0.75),
+        (33, 170, 1, 40),
+    ):
+        arrays = problem(queries, keys, size=16, value_size=value_size, dtype=dtype)
         centers = None if name is None else centers_of(name, (2,), queries, keys)
-        for sigma in ("half", None, 0.75, 40):
-            check_local(*arrays, half_width=half_width, centers=centers, sigma=sigma)
+        check_local(*arrays, half_width=half_width, centers=centers, sigma=sigma)
 
 
 @pytest.mark.parametrize("length", TAILS)
@@ -101,8 +105,8 @@ def test_few_queries(queries, keys, dtype):
     for half_width in (2.5, 40, 300):
         for name in ("random", "beyond both ends", None):
             centers = name and centers_of(name, (3,), queries, keys)
-            for sigma in ("half", 3.0):
-                check_local(*arrays, half_width=half_width, centers=centers, sigma=sigma)
+            sigma = "half" if queries % 2 else 3.0
+            check_local(*arrays, half_width=half_width, centers=centers, sigma=sigma)
 
 
 def test_leading_axes_broadcast(dtype):
@@ -397,10 +401,10 @@ def test_predicted_centers_at_the_ends():
     """Logits of any size: no overflow, and no 0 / 0."""
     query = np.array([[1.0], [-1.0]])
     with np.errstate(all="raise"):
-        for size in (1.0, 100.0, 800.0):
+        for size in (1.0, 100.0, 700.0):
             got = fv.predict_centers(query, np.array([[50.0]]), np.array([size]), 10)
-            wanted = 10 / (1 + np.exp(-size)), 10 * np.exp(-size) / (1 + np.exp(-size))
-            np.testing.assert_allclose(got, wanted, rtol=1e-14)
+            small = 10 * np.exp(-size) / (1 + np.exp(-size))
+            np.testing.assert_allclose(got, (10 - small, small), rtol=1e-14)
 
 
 def test_predicted_centers_feed_the_attention(dtype):

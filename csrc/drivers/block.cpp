@@ -291,19 +291,18 @@ Stretch Block::score(int p, bool want_bits) noexcept {
   return s;
 }
 
-void Block::weigh_by_distance(int p, const Stretch& stretch) noexcept {
+Gaussian Block::gaussian(int p, const Stretch& stretch) const {
   const Panel& panel = panels_[p];
   const double first = double(tile_.first + stretch.begin);
-  double whole[most_lanes], rest[most_lanes];
+  Gaussian gaussian;
   for (int i = 0; i < most_lanes; ++i) {
     const double center = std::clamp(panel.center[i], -0x1p53, 0x1p53);  // beyond, no key is near
     const double nearest = double(int64_t(center < 0 ? center - 0.5 : center + 0.5));
-    whole[i] = nearest - first;
-    rest[i] = center - nearest;
+    gaussian.whole[i] = nearest - first;
+    gaussian.rest[i] = center - nearest;
   }
-  // 2^-(rate x)^2 = exp(-x^2 / (2 sigma^2)); sigma may be so small that it is none in float32
-  const double rate = std::sqrt(log2_e / 2) / plan_.problem.sigma;
-  family_.gaussian(scores_, vectors(p), stretch.count(), rate, whole, rest);
+  gaussian.rate = std::sqrt(log2_e / 2) / plan_.problem.sigma;  // 2^-(rate x)^2 = exp(-x^2 / (2 sigma^2))
+  return gaussian;
 }
 
 }  // namespace foveate

@@ -58,8 +58,8 @@ class Block {
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
   // reach is plain intervals.
   Stretch score(int p, bool want_bits) noexcept;
-  // With a sigma: the weights of a stretch, times the Gaussian round each query's centre.
-  void weigh_by_distance(int p, const Stretch&) noexcept;
+  // With a sigma: what multiplies the weights of a stretch, round each query's centre.
+  Gaussian gaussian(int p, const Stretch&) const;
   char* scores() { return scores_; }
   const Corners& corners() const { return corners_; }  // of the stretch that was scored
   const char* top() const { return top_; }  // the largest of them, of each query

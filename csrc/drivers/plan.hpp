@@ -17,7 +17,6 @@ class Boxes;
 // for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many.
 constexpr int64_t tile_keys = 168;
 constexpr int64_t most_span = 2 * tile_keys;
-constexpr int most_lanes = 32;  // queries in a panel, of any ISA: one bit each in a word
 
 struct Plan {
   Plan(const Problem&, const Kernels&) noexcept;
@@ -26,6 +25,12 @@ struct Plan {
   const Kernels& kernels;
   const Family& family;
   const Scoring& scoring;
+
+  // Rows in order, and tiles that all panels share, however narrow the windows.
+  void share_tiles() noexcept {
+    span = 0;
+    scattered = false;
+  }
 
   // What the score's weights become before the first tile: bytes, and the making.
   int64_t prepared_size() const;
