@@ -3,6 +3,7 @@
 // A refused problem says why. Leading axes are broadcast by strides of 0. Nothing is allocated; the values that are
 // read are the offsets, the key lengths and the centers. Elements may stand at any address.
 #pragma once
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 
@@ -469,15 +470,21 @@ class Validator {
   // Every element of a float64 array with rows is finite.
   fv_status finite(const char* name, const fv_array& array) {
     const int outer = array.ndim - 1;
+    const int64_t rows = array.shape[outer], stride = array.strides[outer];
     int64_t index[FV_MAX_DIMS] = {}, count = 1;
     for (int axis = 0; axis < outer; ++axis) count *= array.shape[axis];
     const char* at = static_cast<const char*>(array.data);
+    const auto element = [&](int64_t i, int64_t step) {
+      double value;
+      std::memcpy(&value, at + i * step, sizeof value);
+      return value;
+    };
     for (int64_t done = 0; done < count; ++done) {
-      for (int64_t i = 0; i < array.shape[outer]; ++i) {
-        double value;
-        std::memcpy(&value, at + i * array.strides[outer], sizeof value);
-        if (!std::isfinite(value)) {
-          return refuse(error_, FV_VALUE_ERROR, "%s: got %g, wanted finite numbers", name, value);
+      bool all = stride == 8;  // a constant in the common case: the loop vectorises
+      for (int64_t i = 0; stride == 8 && i < rows; ++i) all &= std::fabs(element(i, 8)) <= DBL_MAX;
+      for (int64_t i = 0; !all && i < rows; ++i) {
+        if (!std::isfinite(element(i, stride))) {
+          return refuse(error_, FV_VALUE_ERROR, "%s: got %g, wanted finite numbers", name, element(i, stride));
         }
       }
       for (int axis = outer - 1; axis >= 0; --axis) {

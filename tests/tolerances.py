@@ -49,6 +49,11 @@ FLOORS = {
     np.dtype(np.float64): Floor(output=4, logit=1, lse=2),
 }
 
+# The Gaussian of local attention, exp(-e): its exponent is off by 4 ulp of itself (a rounding each of
+# the difference, its square, the rate and the fraction of the centre), and e exp(-e) <= 0.37; one
+# ulp and a half for exp2, half a one for the product: relative to the weight before.
+GAUSSIAN_ULP = 4
+
 # Weights that sum to 1: each is rounded to the dtype, by half an ulp of itself, so their sum is off
 # by half an ulp at most; one more for the errors of exp and of the denominator, times their number.
 SUM_OF_WEIGHTS_ULP = 8
@@ -119,7 +124,7 @@ def _logit_size(q: np.ndarray, k: np.ndarray, lead: tuple[int, ...], **keywords:
     """For each query the largest of its logits, before terms cancel, among the keys it sees."""
     score = keywords.get("score", "scaled_dot")
     mask = keywords.get("mask")
-    names = ("causal", "window", "offset", "key_lengths", "segments")
+    names = ("causal", "window", "offset", "key_lengths", "segments", "centers", "half_width")
     seen = reference.reach(
         lead,
         q.shape[-2],
@@ -182,6 +187,37 @@ def check_attention(query: Any, key: Any, value: Any, **keywords: Any) -> np.nda
     expected = expect(query, key, value, **keywords)
     assert_within(output, expected.output, expected.output_error, "output")
     assert_within(lse, expected.lse, expected.lse_error, "lse")
+    return output
+
+
+def check_local(query: Any, key: Any, value: Any, **keywords: Any) -> np.ndarray:
+    """Run `foveate.local_attention`, and hold it against the reference. Returns the output."""
+    q, k, v = (np.asarray(x) for x in (query, key, value))
+    before = [x.tobytes() for x in (q, k, v)]
+    output = fv.local_attention(query, key, value, **keywords)
+    assert before == [x.tobytes() for x in (q, k, v)], "an input was modified"
+    dtype = q.dtype.newbyteorder("=")
+    assert output.dtype.newbyteorder("=") == dtype
+
+    accumulated = reference.compute_dtype(dtype)
+    floor = FLOORS[dtype]
+    q2, k2, v2 = wider(q), wider(k), wider(v)
+    exact = reference.local_attention(q2, k2, v2, **keywords)
+    plain = reference.local_attention(q, k, v, **keywords)
+    places = keywords.get("centers")
+    reach = {"half_width": keywords["half_width"], "key_lengths": keywords.get("key_lengths")}
+    reach["centers"] = np.arange(q.shape[-2]) if places is None else places
+    with np.errstate(all="ignore"):
+        size = reference.local_attention(q2, k2, np.abs(v2), **keywords)
+        before_gaussian = reference.local_attention(q2, k2, np.abs(v2), **{**keywords, "sigma": None})
+        score = {"score": keywords.get("score", "scaled_dot")}
+        magnitude = _logit_size(q2, k2, exact.shape[:-2], **score, **reach)
+        logit_error = floor.logit * eps(accumulated) * (1 + magnitude)
+        ulps = floor.output * eps(dtype) + logit_error[..., None]
+        error = RATIO * _worst(plain, exact) + ulps * size
+        error = error + GAUSSIAN_ULP * eps(accumulated) * before_gaussian
+    least = float(np.finfo(np.float16).smallest_subnormal) if dtype.itemsize == 2 else 1e-37
+    assert_within(output, exact, error + least, "output")
     return output
 
 

@@ -122,20 +122,30 @@ bool Block::open_window() noexcept {
   return true;
 }
 
-Ahead Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) const {
+Ahead Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
   const Problem& problem = plan_.problem;
   Ahead ahead{};
   const auto add = [&](const Operand& of, int64_t row, int64_t rows, int64_t size) {
     if (rows <= 0) return;
     const char* const first = of.data + plan_.batch_offset(of, batch_) + row * of.row_stride;
     const int64_t bytes = size * of.column_stride;
-    ahead.parts[ahead.count++] = bytes == of.row_stride ? Ahead::Part{first, 1, rows * bytes, 0}
-                                                        : Ahead::Part{first, rows, bytes, of.row_stride};
+    ahead.parts[ahead.count++] = bytes == of.row_stride ? Ahead::Part{first, 1, rows * bytes, 0, nullptr}
+                                                        : Ahead::Part{first, rows, bytes, of.row_stride, nullptr};
   };
   // the next panel's windows begin as many keys farther on as it has queries, where windows move with the queries
   const int64_t next = tile_.first + tile_.count;
   add(x, next, std::min<int64_t>(problem.keys - next, blocks_.width), columns);
-  if (plan_.groups > 1 || plan_.order) return ahead;
+  if (plan_.groups > 1) return ahead;
+  if (plan_.order) {
+    const Operand& of = keys ? problem.query : problem.out;
+    ahead.write = !keys;
+    const int64_t rows = keys ? std::min<int64_t>(end_row_ - first_row_, blocks_.width) : panels_[0].live;
+    const int64_t* const order = plan_.order + batch_ * plan_.rows + first_row_ - (keys ? 0 : rows);
+    char* const first = base(of);
+    for (int64_t i = 0; i < rows; ++i) ahead_rows_[i] = first + order[i] * of.row_stride;
+    if (rows > 0) ahead.parts[ahead.count++] = {ahead_rows_[0], rows, columns * of.column_stride, 0, ahead_rows_};
+    return ahead;
+  }
   if (keys) {
     add(problem.query, first_row_, std::min<int64_t>(problem.queries - first_row_, blocks_.width), columns);
   } else {
@@ -145,7 +155,7 @@ Ahead Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) const
   return ahead;
 }
 
-Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) const {
+Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
   if (plan_.span > 0) return ahead_of_window(x, columns, keys);
   const Problem& problem = plan_.problem;
   Ahead ahead{};
@@ -153,8 +163,8 @@ Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) const {
     if (rows <= 0) return;
     const char* const first = of.data + plan_.batch_offset(of, batch) + row * of.row_stride;
     const int64_t bytes = size * of.column_stride;
-    ahead.parts[ahead.count++] = bytes == of.row_stride ? Ahead::Part{first, 1, rows * bytes, 0}
-                                                        : Ahead::Part{first, rows, bytes, of.row_stride};
+    ahead.parts[ahead.count++] = bytes == of.row_stride ? Ahead::Part{first, 1, rows * bytes, 0, nullptr}
+                                                        : Ahead::Part{first, rows, bytes, of.row_stride, nullptr};
   };
   // the panels of a block share a tile: panel p takes the p-th part
   const auto share = [&](int64_t batch, int64_t first, int64_t end) {
@@ -281,18 +291,18 @@ Stretch Block::score(int p, bool want_bits) noexcept {
   return s;
 }
 
-void Block::weigh_by_distance(int p, const Stretch& stretch) noexcept {
+Gaussian Block::gaussian(int p, const Stretch& stretch) const {
   const Panel& panel = panels_[p];
   const double first = double(tile_.first + stretch.begin);
-  double whole[most_lanes], rest[most_lanes];
+  Gaussian gaussian;
   for (int i = 0; i < most_lanes; ++i) {
-    const double nearest = std::nearbyint(panel.center[i]);
-    whole[i] = nearest - first;
-    rest[i] = panel.center[i] - nearest;
+    const double center = std::clamp(panel.center[i], -0x1p53, 0x1p53);  // beyond, no key is near
+    const double nearest = double(int64_t(center < 0 ? center - 0.5 : center + 0.5));
+    gaussian.whole[i] = nearest - first;
+    gaussian.rest[i] = center - nearest;
   }
-  // 2^-(rate x)^2 = exp(-x^2 / (2 sigma^2)); sigma may be so small that it is none in float32
-  const double rate = std::sqrt(log2_e / 2) / plan_.problem.sigma;
-  family_.gaussian(scores_, vectors(p), stretch.count(), rate, whole, rest);
+  gaussian.rate = std::sqrt(log2_e / 2) / plan_.problem.sigma;  // 2^-(rate x)^2 = exp(-x^2 / (2 sigma^2))
+  return gaussian;
 }
 
 }  // namespace foveate

@@ -58,8 +58,8 @@ class Block {
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
   // reach is plain intervals.
   Stretch score(int p, bool want_bits) noexcept;
-  // With a sigma: the weights of a stretch, times the Gaussian round each query's centre.
-  void weigh_by_distance(int p, const Stretch&) noexcept;
+  // With a sigma: what multiplies the weights of a stretch, round each query's centre.
+  Gaussian gaussian(int p, const Stretch&) const;
   char* scores() { return scores_; }
   const Corners& corners() const { return corners_; }  // of the stretch that was scored
   const char* top() const { return top_; }  // the largest of them, of each query
@@ -67,7 +67,7 @@ class Block {
 
   // Values of the open tile from key `begin`, which is even; finite: with 0 for inf and NaN.
   Tile values(int64_t begin, bool finite) noexcept;
-  Ahead values_ahead(int p) const { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
+  Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;
 
   // Row of a query of an operand like the output; `base`: of its batch.
@@ -96,8 +96,8 @@ class Block {
   Corners corners_of(int p, const Stretch&) const;
   // What to prefetch while keys or values are at work on panel p: its share of the next tile; and in the panel's last
   // tile its share of the next task's first one, with the next queries or the rows that it is about to write.
-  Ahead ahead(const Operand&, int64_t columns, int p, bool keys) const;
-  Ahead ahead_of_window(const Operand&, int64_t columns, bool keys) const;
+  Ahead ahead(const Operand&, int64_t columns, int p, bool keys);
+  Ahead ahead_of_window(const Operand&, int64_t columns, bool keys);
 
   const Plan& plan_;
   const Blocks& blocks_;
@@ -122,6 +122,7 @@ class Block {
   TileIds tile_ids_{};
   Tile key_tile_{};
   Corners corners_{};
+  const char* ahead_rows_[most_lanes];
   enum class Values { not_loaded, as_they_are, finite } values_ready_ = Values::not_loaded;
 };
 

@@ -42,8 +42,7 @@ class Forward {
     if (stretch.empty()) return;
     const int32_t vectors = block_.vectors(p);
     const int64_t count = stretch.count();
-    select(p, count);
-    if (plan_.problem.sigma > 0) block_.weigh_by_distance(p, stretch);
+    select(p, stretch);
     const bool careful = exact && stretch.hidden;
     plan_.family.weighted_sum(block_.scores(), vectors, block_.values(stretch.begin, careful), count, value_size,
                               alpha_, output(p), block_.corners(), block_.values_ahead(p));
@@ -73,13 +72,18 @@ class Forward {
   }
 
   // The scores of a panel become its weights.
-  void select(int p, int64_t count) noexcept {
+  void select(int p, const Stretch& stretch) noexcept {
+    const int64_t count = stretch.count();
+    Gaussian gaussian;
+    if (plan_.problem.sigma > 0) gaussian = block_.gaussian(p, stretch);
     T *m = m_ + p * width_, *l = l_ + p * width_;
     if (!plan_.compact) {
-      plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l, alpha_);
+      plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l, alpha_,
+                         plan_.problem.sigma > 0 ? &gaussian : nullptr);
       return;
     }
     plan_.family.compact(block_.scores(), block_.vectors(p), count, plan_.profile, l);
+    if (plan_.problem.sigma > 0) plan_.family.gaussian(block_.scores(), block_.vectors(p), count, gaussian);
     std::fill_n(m, width_, T(0));
     std::fill_n(alpha_, width_, T(1));
   }

@@ -118,22 +118,16 @@ Reach reach_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   return {p.offset_at_end ? keys - p.queries : p.offset ? read(p.offset) : 0, keys};
 }
 
-double center_of(const Plan& plan, int64_t batch, int64_t group, int64_t query) noexcept {
-  const Operand& x = plan.problem.centers;
-  return value_at<double>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group) + query * x.row_stride);
-}
 
 Interval round_center(double center, double half_width, int64_t keys) noexcept {
   const double end = double(keys);
   // the differences decide, as they are rounded: a bound may be off by one after its own rounding
-  const auto inside = [&](double j) { return std::fabs(j - center) <= half_width; };
-  double low = std::clamp(std::ceil(center - half_width), 0.0, end);
-  double high = std::clamp(std::floor(center + half_width) + 1, 0.0, end);
-  if (low > 0 && inside(low - 1)) --low;
-  if (low < end && !inside(low)) ++low;
-  if (high < end && inside(high)) ++high;
-  if (high > 0 && !inside(high - 1)) --high;
-  return low < high ? Interval{int64_t(low), std::min(int64_t(high), keys)} : Interval{0, 0};
+  const auto outside = [&](int64_t j) { return !(std::fabs(double(j) - center) <= half_width); };
+  int64_t low = std::max<int64_t>(0, int64_t(std::clamp(center - half_width, 0.0, end)) - 1);
+  for (int tries = 0; tries < 3 && low < keys && outside(low); ++tries) ++low;
+  int64_t last = std::min(keys - 1, int64_t(std::clamp(center + half_width, 0.0, end)) + 1);
+  for (int tries = 0; tries < 3 && last >= low && outside(last); ++tries) --last;
+  return low <= last && !outside(low) ? Interval{low, last + 1} : Interval{0, 0};
 }
 
 double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {

@@ -2,6 +2,8 @@
 // others (grouped queries) are folded into the rows, so that one pass over the keys serves the whole group:
 // row r is query r / groups of group r % groups. Nothing here depends on anything but shapes and strides.
 #pragma once
+#include <cstring>
+
 #include "../dispatch.hpp"
 #include "../problem.hpp"
 
@@ -15,7 +17,6 @@ class Boxes;
 // for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many.
 constexpr int64_t tile_keys = 168;
 constexpr int64_t most_span = 2 * tile_keys;
-constexpr int most_lanes = 32;  // queries in a panel, of any ISA: one bit each in a word
 
 struct Plan {
   Plan(const Problem&, const Kernels&) noexcept;
@@ -24,6 +25,12 @@ struct Plan {
   const Kernels& kernels;
   const Family& family;
   const Scoring& scoring;
+
+  // Rows in order, and tiles that all panels share, however narrow the windows.
+  void share_tiles() noexcept {
+    span = 0;
+    scattered = false;
+  }
 
   // What the score's weights become before the first tile: bytes, and the making.
   int64_t prepared_size() const;
@@ -51,7 +58,7 @@ struct Plan {
   // Narrow windows: the most keys that a panel looks at, as one tile that starts at its own first key; else 0.
   int64_t window = 0;  // keys that a query sees at most, with a window or centers
   int64_t span = 0;
-  // Rows of a batch do not come in the order in which their windows begin: order[batch * rows + i] is the i-th that does.
+  // Rows of a batch do not come in the order in which they stand on the key axis: order[batch * rows + i] is the i-th.
   bool scattered = false;
   const int64_t* order = nullptr;
   // A stretch of keys begins and ends at multiples of this, where its ends depend on the company of a query: sums of few
@@ -81,6 +88,25 @@ struct Plan {
   Axes batch_, group_;
 };
 
+// The centres of a batch, where there are any.
+class Centers {
+ public:
+  Centers(const Plan& plan, int64_t batch) noexcept
+      : plan_(plan),
+        of_(plan.problem.centers),
+        base_(of_ ? of_.data + plan.batch_offset(of_, batch) : nullptr) {}
+  double of(int64_t group, int64_t query) const {
+    double center;
+    std::memcpy(&center, base_ + (group ? plan_.group_offset(of_, group) : 0) + query * of_.row_stride, sizeof center);
+    return center;
+  }
+
+ private:
+  const Plan& plan_;
+  const Operand& of_;
+  const char* base_;
+};
+
 inline bool is_additive(fv_score_kind kind) { return kind == FV_TANH || kind == FV_RELU; }
 inline bool is_compact(fv_score_kind kind) { return kind >= FV_BOXCAR; }
 
@@ -104,8 +130,7 @@ struct Reach {
 };
 Reach reach_of(const Plan&, int64_t batch, int64_t group) noexcept;
 
-// The centre of a query, where there are centres; and the keys j < keys with |j - center| <= half_width.
-double center_of(const Plan&, int64_t batch, int64_t group, int64_t query) noexcept;
+// The keys 0 <= j < keys with |j - center| <= half_width.
 Interval round_center(double center, double half_width, int64_t keys) noexcept;
 
 // The sink of a leading index, or -inf, in natural units.

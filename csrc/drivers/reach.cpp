@@ -111,6 +111,7 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
   panel.low_first = panel.high_first = p.keys;
   panel.low_last = panel.high_last = 0;
   Reach reach = reach_of(plan, batch, 0);
+  const Centers centers(plan, batch);
   int64_t first = p.keys, end = 0;  // of the span
   int32_t i = 0;
   for (; i < live; ++i) {
@@ -120,7 +121,7 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
     if (plan.groups > 1 && (p.offset || p.key_lengths)) reach = reach_of(plan, batch, group);
     Interval keys = reach.of(index, p.left, p.right);
     if (p.centers) {
-      panel.center[i] = center_of(plan, batch, group, index);
+      panel.center[i] = centers.of(group, index);
       keys = common(keys, round_center(panel.center[i], p.half_width, reach.keys));
     }
     if (plan.span > 0 && keys.low < keys.high) {

@@ -29,7 +29,7 @@ class Weights {
         const Stretch stretch = block_.score(p, false);
         if (!stretch.empty())
           plan_.family.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(), block_.top(),
-                            m_ + p * width_, l_ + p * width_, alpha_);
+                            m_ + p * width_, l_ + p * width_, alpha_, nullptr);
       }
     }
     for (int p = 0; p < count; ++p)
@@ -63,7 +63,10 @@ class Weights {
     if (stretch.empty()) return;
     plan_.family.weights(block_.scores(), block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
                          l_ + p * width_);
-    if (problem.sigma > 0) block_.weigh_by_distance(p, stretch);
+    if (problem.sigma > 0) {
+      const Gaussian gaussian = block_.gaussian(p, stretch);
+      plan_.family.gaussian(block_.scores(), block_.vectors(p), end - begin, gaussian);
+    }
     std::fill_n(alpha_, width_, T(1));
     plan_.family.store_rows(block_.scores(), block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(), rows,
                             dtype_of(problem.out), step);
@@ -88,6 +91,7 @@ fv_status attention_weights(const Problem& problem, fv_error* error) noexcept {
   Kernels plain = kernels();
   plain.bfloat16 = nullptr;
   Plan plan(problem, plain);
+  plan.share_tiles();
   const double flops =
       4.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
   const int64_t bytes = plan.scoring.panel_size(problem.head_size);

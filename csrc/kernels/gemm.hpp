@@ -137,8 +137,11 @@ class Prefetcher {
       at = end;
       if (at < part.row_bytes) return;
       at = 0;
-      part.row += part.row_stride;
       --part.rows;
+      if (!part.list)
+        part.row += part.row_stride;
+      else if (part.rows > 0)
+        part.row = *++part.list;
     }
   }
 

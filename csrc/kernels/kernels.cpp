@@ -56,11 +56,12 @@ struct Plain {
     by_width(vectors, [&](auto v) { find_top<T, v>(static_cast<const T*>(s), count, static_cast<T*>(top)); });
   }
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
-                   void* alpha) {
+                   void* alpha, const Gaussian* gaussian) {
     by_width(vectors, [&](auto v) {
-      const auto tile = scale == 1 ? soft_tile<T, v, false> : soft_tile<T, v, true>;
-      tile(static_cast<T*>(s), count, T(scale), static_cast<const T*>(top), static_cast<T*>(m), static_cast<T*>(l),
-           static_cast<T*>(alpha));
+      const auto plain = scale == 1 ? soft_tile<T, v, false, false> : soft_tile<T, v, true, false>;
+      const auto falling = scale == 1 ? soft_tile<T, v, false, true> : soft_tile<T, v, true, true>;
+      (gaussian ? falling : plain)(static_cast<T*>(s), count, T(scale), static_cast<const T*>(top), static_cast<T*>(m),
+                                   static_cast<T*>(l), static_cast<T*>(alpha), gaussian);
     });
   }
   static uint32_t top_place(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
@@ -93,12 +94,8 @@ struct Plain {
   static void compact(void* s, int32_t vectors, int64_t count, Profile profile, void* l) {
     by_width(vectors, [&](auto v) { compact_tile<T, v>(static_cast<T*>(s), count, profile, static_cast<T*>(l)); });
   }
-  static void by_distance(void* weights, int32_t vectors, int64_t count, double rate, const double* whole,
-                          const double* rest) {
-    const T most = Math<T>::largest;
-    by_width(vectors, [&](auto v) {
-      gaussian_tile<T, v>(static_cast<T*>(weights), count, rate < double(most) ? T(rate) : most, whole, rest);
-    });
+  static void by_distance(void* weights, int32_t vectors, int64_t count, const Gaussian& gaussian) {
+    by_width(vectors, [&](auto v) { gaussian_tile<T, v>(static_cast<T*>(weights), count, gaussian); });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
                   const void* alpha, void* output, const Corners& corners, const Ahead& ahead) {
@@ -130,7 +127,7 @@ struct Pairs : Plain<float> {
     inner_scores<PairProduct>(panel, vectors, keys, count, pairs(head_size), s, top, corners, ahead);
   }
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
-                   void* alpha) {
+                   void* alpha, const Gaussian*) {
     by_width(vectors, [&](auto v) {
       soft_pair_tile<v>(static_cast<float*>(s), count, float(scale), static_cast<const float*>(top),
                         static_cast<float*>(m), static_cast<float*>(l), static_cast<float*>(alpha));

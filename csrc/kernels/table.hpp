@@ -11,6 +11,8 @@
 
 namespace foveate {
 
+constexpr int most_lanes = 32;  // queries in a panel, of any ISA: one bit each in a word
+
 enum class Dtype : int32_t { float16, bfloat16, float32, float64 };
 
 // Rows of a matrix of any dtype and layout, strides in bytes.
@@ -32,6 +34,7 @@ struct Ahead {
   struct Part {
     const char* row;
     int64_t rows, row_bytes, row_stride;
+    const char* const* list;  // rows that stand anywhere, the first of them `row`; or null
   };
   Part parts[3];
   int32_t count;
@@ -59,6 +62,12 @@ struct Scoring {
   // top: the largest score of each query
   void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
                  void* s, void* top, const Corners&, const Ahead&);
+};
+
+// 2^-(rate (j - center))^2 of the keys j of a tile, from its first; center = whole[i] + rest[i] of each query, |rest| <= 1/2.
+struct Gaussian {
+  double rate;
+  double whole[most_lanes], rest[most_lanes];
 };
 
 // The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
@@ -94,12 +103,13 @@ struct Family {
   void (*load_values)(const Rows&, int64_t count, int64_t columns, bool finite, void* to);
   // the largest score of each query, of scores that were bent or hidden
   void (*find_top)(const void* s, int32_t vectors, int64_t count, void* top);
-  // Online softmax; s becomes the weights, as weighted_sum takes them. top, m, l, alpha: one T a query.
-  void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* alpha);
+  // Online softmax; s becomes the weights, as weighted_sum takes them. top, m, l, alpha: one T a query. Times the
+  // Gaussian, if any, which l knows nothing of; no pairs then.
+  void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* alpha,
+               const Gaussian*);
   // s becomes the weights of a compact kernel, whose sum is added to l
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
-  // weights *= 2^-(rate (j - center))^2, center = whole[i] + rest[i] of each query, from the tile's first key; no pairs
-  void (*gaussian)(void* weights, int32_t vectors, int64_t count, double rate, const double* whole, const double* rest);
+  void (*gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
   void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
                        const void* alpha, void* output, const Corners&, const Ahead&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries

@@ -83,8 +83,13 @@ Answer attend(const Case& c, Round rounded) {
       denominator += w;
     }
     a.lse.push_back(double(largest + std::log(denominator)));
-    for (Real& w : weight) {
+    for (int64_t j = 0; j < keys; ++j) {
+      Real& w = weight[size_t(j)];
       w = any ? rounded(w / denominator) : Real(0);
+      if (c.sigma > 0) {
+        const Real distance = (Real(j) - Real(c.centers.get(head * c.queries + i))) / Real(c.sigma);
+        w = rounded(w * std::exp(-distance * distance / 2));
+      }
       a.weights.push_back(double(w));
     }
     for (int64_t d = 0; d < c.value_size; ++d) {
@@ -132,10 +137,13 @@ fv_problem Case::problem() const {
   p.reach.key_lengths = key_lengths.view();
   p.reach.query_segments = query_segments.view();
   p.reach.key_segments = key_segments.view();
+  p.reach.centers = centers.view();
+  p.reach.half_width = half_width;
+  p.sigma = sigma;
   return p;
 }
 
-// key_lengths (heads, 1), offset (heads, 1), segments and mask without leading axes
+// key_lengths (heads, 1), offset (heads, 1), centers (heads, 1, Lq), segments and mask without leading axes
 bool Case::sees(int64_t head, int64_t i, int64_t j) const {
   const int64_t valid = key_lengths.view() ? int64_t(key_lengths.get(head)) : keys;
   if (j >= valid) return false;
@@ -143,6 +151,7 @@ bool Case::sees(int64_t head, int64_t i, int64_t j) const {
   if (leave_one_out && j == i + start) return false;
   if (left >= 0 && j < i + start - left) return false;
   if (right >= 0 && j > i + start + right) return false;
+  if (centers.view() && !(std::fabs(double(j) - centers.get(head * queries + i)) <= half_width)) return false;
   if (query_segments.view() && query_segments.get(i) != key_segments.get(j)) return false;
   if (!mask.view()) return true;
   const double cell = mask.get(i * keys + j);

@@ -29,6 +29,15 @@ void bool_mask(Case& c, int64_t factor, int64_t modulus, int64_t seen) {
   for (int64_t n = 0; n < c.mask.count(); ++n) c.mask.set(n, n * factor % modulus < seen);
 }
 
+// Centres in no order, some beyond both ends, whole, half and other numbers.
+void centers(Case& c, double half_width, double sigma) {
+  c.half_width = half_width;
+  c.sigma = sigma;
+  c.centers = Tensor(FV_FLOAT64, {c.heads, 1, c.queries});
+  for (int64_t n = 0; n < c.centers.count(); ++n)
+    c.centers.set(n, double(n * 37 % (c.keys + 14)) - 7 + double(n % 3) / (n % 2 ? 2 : 5));
+}
+
 }  // namespace
 
 const std::vector<Variant>& variants() {
@@ -77,6 +86,18 @@ const std::vector<Variant>& variants() {
          c.right = 0;
          c.offset_at_end = true;
          bool_mask(c, 5, 6, 4);
+       }},
+      {"centers", [](Case& c) { centers(c, 6.5, 0); }},
+      {"centers, sigma", [](Case& c) { centers(c, 9, 4.5); }},
+      {"centers, wide, sigma", [](Case& c) { centers(c, 160, 30); }},
+      {"centers and all else",
+       [](Case& c) {
+         centers(c, 20, 50);
+         c.left = 200;
+         c.right = 30;
+         c.leave_one_out = true;
+         c.key_lengths = lengths_for(c);
+         bool_mask(c, 7, 5, 3);
        }},
       {"any strides",
        [](Case& c) {

@@ -71,6 +71,36 @@ const Wrong scores[] = {
      }},
 };
 
+void place(Case& c, double half_width, double sigma, double center = 2.5) {
+  c.centers = Tensor(FV_FLOAT64, {4}, 2.5);
+  c.centers.set(3, center);
+  c.half_width = half_width;
+  c.sigma = sigma;
+}
+
+const Wrong windows[] = {
+    {"a half_width of 0", "half_width", FV_VALUE_ERROR, [](Case& c) { place(c, 0, 1); }},
+    {"a half_width below 0", "half_width", FV_VALUE_ERROR, [](Case& c) { place(c, -1, 1); }},
+    {"a half_width of NaN", "half_width", FV_VALUE_ERROR, [](Case& c) { place(c, NAN, 1); }},
+    {"an infinite half_width", "half_width", FV_VALUE_ERROR, [](Case& c) { place(c, INFINITY, 1); }},
+    {"a sigma below 0", "sigma", FV_VALUE_ERROR, [](Case& c) { place(c, 1, -1); }},
+    {"a sigma of NaN", "sigma", FV_VALUE_ERROR, [](Case& c) { place(c, 1, NAN); }},
+    {"an infinite sigma", "sigma", FV_VALUE_ERROR, [](Case& c) { place(c, 1, INFINITY); }},
+    {"a sigma without centers", "sigma", FV_VALUE_ERROR, [](Case& c) { c.sigma = 1; }},
+    {"a center of NaN", "centers", FV_VALUE_ERROR, [](Case& c) { place(c, 1, 1, NAN); }},
+    {"an infinite center", "centers", FV_VALUE_ERROR, [](Case& c) { place(c, 1, 1, -INFINITY); }},
+    {"centers of another dtype", "centers", FV_TYPE_ERROR,
+     [](Case& c) {
+       place(c, 1, 1);
+       c.centers = Tensor(FV_FLOAT32, {4}, 1);
+     }},
+    {"too many centers", "centers", FV_VALUE_ERROR,
+     [](Case& c) {
+       place(c, 1, 1);
+       c.centers = Tensor(FV_FLOAT64, {5}, 1);
+     }},
+};
+
 const Wrong weights[] = {
     {"another dtype", "weights", FV_TYPE_ERROR,
      [](Case& c) { c.weights = c.weights.as(c.dtype == FV_FLOAT64 ? FV_FLOAT32 : FV_FLOAT64); }},
@@ -142,6 +172,8 @@ void test_refusals(Report& report, const std::string& isa) {
   for (fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64, FV_FLOAT16}) {
     const std::string title = isa + ": " + name_of(dtype) + ", ";
     for (const Wrong& wrong : scores)
+      for (bool weights_alone : {false, true}) check(report, title, wrong, dtype, weights_alone);
+    for (const Wrong& wrong : windows)
       for (bool weights_alone : {false, true}) check(report, title, wrong, dtype, weights_alone);
     for (fv_score_kind kind : {FV_TANH, FV_GAUSSIAN, FV_BOXCAR})
       for (Wrong wrong : weights) {

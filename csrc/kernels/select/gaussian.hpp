@@ -1,27 +1,44 @@
 // Local attention: weights are multiplied by a Gaussian round each query's centre, P_j *= 2^-(rate (j - center))^2.
 // The centre comes as whole + rest, |rest| <= 1/2, whole counted from the tile's first key: j - whole is exact up to
 // 2^24 keys away in float32, so the error does not grow with the length, and the difference to the nearest key, which
-// is the rest alone, keeps its digits. Error: 2.5 ulp of the exponent, and 1.5 ulp for exp2 and the product.
+// is the rest alone, keeps its digits. Error: 4 ulp of the exponent, and 1.5 ulp for exp2 and the product.
 #pragma once
 #include "../math.hpp"
+#include "../table.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
 
+// The factors of one key after the other.
 template <class T, int vectors>
-void gaussian_tile(T* weights, int64_t count, T rate, const double* whole_, const double* rest_) {
-  constexpr int width = vectors * lanes<T>;
-  Vec<T> whole[vectors], rest[vectors];
-  for (int v = 0; v < vectors; ++v)
-    for (int i = 0; i < lanes<T>; ++i) {
-      whole[v][i] = T(whole_[v * lanes<T> + i]);
-      rest[v][i] = T(rest_[v * lanes<T> + i]);
-    }
-  for (int64_t j = 0; j < count; ++j)
+class Falloff {
+ public:
+  explicit Falloff(const Gaussian& gaussian)
+      : rate_(gaussian.rate < double(Math<T>::largest) ? T(gaussian.rate) : Math<T>::largest), key_{} {
+    for (int v = 0; v < vectors; ++v)
+      for (int i = 0; i < lanes<T>; ++i) {
+        whole_[v][i] = T(gaussian.whole[v * lanes<T> + i]);
+        rest_[v][i] = T(gaussian.rest[v * lanes<T> + i]) * rate_;
+      }
+  }
+  Vec<T> of(int v) const {
+    const Vec<T> distance = (key_ - whole_[v]) * rate_ - rest_[v];
+    return exp2<T>(-distance * distance);
+  }
+  void next() { key_ += T(1); }
+
+ private:
+  T rate_;
+  Vec<T> whole_[vectors], rest_[vectors], key_;
+};
+
+template <class T, int vectors>
+void gaussian_tile(T* weights, int64_t count, const Gaussian& gaussian) {
+  Falloff<T, vectors> falloff(gaussian);
+  for (int64_t j = 0; j < count; ++j, falloff.next())
     unroll<vectors>([&](auto v) {
-      T* cell = weights + j * width + v * lanes<T>;
-      const Vec<T> distance = (broadcast(T(j)) - whole[v] - rest[v]) * rate;
-      store<T>(cell, load(cell) * exp2<T>(-(distance * distance)));
+      T* cell = weights + (j * vectors + v) * lanes<T>;
+      store<T>(cell, load(cell) * falloff.of(v));
     });
 }
 

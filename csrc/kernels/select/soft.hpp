@@ -7,6 +7,7 @@
 // differences: weights of cells that are not seen (score -inf) are then 0, not NaN. NaN does not enter m, but l.
 #pragma once
 #include "../math.hpp"
+#include "gaussian.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -41,18 +42,32 @@ inline void soft_offset(const T* top, T scale, T* m, T* l, T* alpha, Vec<T> (&of
   });
 }
 
-template <class T, int vectors, bool scaled>
-[[gnu::noinline]] void soft_tile(T* scores, int64_t count, T scale, const T* top, T* m, T* l, T* alpha) {
+// falloff: whether there is a Gaussian, which the weights are multiplied by, but not those that are summed.
+template <class T, int vectors, bool scaled, bool falloff>
+[[gnu::noinline]] void soft_tile(T* scores, int64_t count, T scale, const T* top, T* m, T* l, T* alpha,
+                                 const Gaussian* gaussian) {
   constexpr int width = vectors * lanes<T>;
   Vec<T> sum[vectors] = {}, offset[vectors];
   soft_offset<T, vectors>(top, scale, m, l, alpha, offset);
-  for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
-      T* cell = scores + j * width + v * lanes<T>;
-      const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(load(cell) - offset[v], scale));
-      sum[v] += weight;
-      store<T>(cell, weight);
+  const auto each = [&](auto&& factor) {
+    for (int64_t j = 0; j < count; ++j)
+      unroll<vectors>([&](auto v) {
+        T* cell = scores + j * width + v * lanes<T>;
+        const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(load(cell) - offset[v], scale));
+        sum[v] += weight;
+        store<T>(cell, factor(v, weight));
+      });
+  };
+  if constexpr (falloff) {
+    Falloff<T, vectors> by(*gaussian);
+    each([&](auto v, Vec<T> weight) {
+      const Vec<T> product = weight * by.of(v);
+      if constexpr (v == vectors - 1) by.next();
+      return product;
     });
+  } else {
+    each([](auto, Vec<T> weight) { return weight; });
+  }
   unroll<vectors>([&](auto v) { store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + sum[v]); });
 }
 
