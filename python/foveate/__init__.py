@@ -16,6 +16,7 @@ from ._attention import attention, attention_weights
 from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
 from ._merge import merge
 from ._regression import kernel_regression
+from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
@@ -33,6 +34,9 @@ __all__ = [
     "get_num_threads",
     "kernel_regression",
     "merge",
+    "multinomial",
+    "multinomial_logpmf",
+    "multinoulli",
     "num_threads",
     "reference",
     "set_num_threads",

@@ -12,6 +12,7 @@ from ._attention import attention, attention_weights
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
+from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import compute_dtype, scores
 from ._select import merge, softmax, weighted_sum
 
@@ -21,6 +22,9 @@ __all__ = [
     "compute_dtype",
     "kernel_regression",
     "merge",
+    "multinomial",
+    "multinomial_logpmf",
+    "multinoulli",
     "philox",
     "reach",
     "scores",
