@@ -94,7 +94,7 @@ def multinoulli(
     Examples
     --------
     >>> np.bincount(multinoulli([0.0, 1.0, 3.0], 1000, rng=1)) / 1000
-    array([0.   , 0.239, 0.761])
+    array([0.   , 0.258, 0.742])
     """
     p = np.asarray(p)
     key, draws = key_of(rng), 1 if size is None else size
@@ -123,8 +123,8 @@ def multinomial(n: ArrayLike, p: ArrayLike, size: int | None = None, *, rng: See
 
     Examples
     --------
-    >>> multinomial(1000, [0.0, 1.0, 3.0], rng=1).sum()
-    np.int64(1000)
+    >>> int(multinomial(1000, [0.0, 1.0, 3.0], rng=1).sum())
+    1000
     """
     p = np.asarray(p)
     key, draws = key_of(rng), 1 if size is None else size
@@ -153,8 +153,8 @@ def multinomial_logpmf(counts: ArrayLike, p: ArrayLike) -> Array:
 
     Examples
     --------
-    >>> multinomial_logpmf([1, 1], [1.0, 3.0])
-    np.float64(-0.98082925301172...)
+    >>> float(np.exp(multinomial_logpmf([1, 1], [1.0, 3.0])).round(12))
+    0.375
     """
     c, weights = np.asarray(counts), np.asarray(p, np.float64)
     log_factorial = np.vectorize(lambda n: math.lgamma(n + 1), otypes=[np.float64])
