@@ -93,9 +93,7 @@ def test_scores_of_two_sizes(dtype):
 def test_key_lengths(lengths, half_width, dtype):
     arrays = problem(90, 150, dtype=dtype)
     for centers in (None, centers_of("beyond both ends", (2,), 90, 150)):
-        check_local(
-            *arrays, half_width=half_width, centers=centers, key_lengths=np.array(lengths)
-        )
+        check_local(*arrays, half_width=half_width, centers=centers, key_lengths=np.array(lengths))
 
 
 @pytest.mark.parametrize("queries", [0, 1, 2, 3, 4, 5])

@@ -209,7 +209,9 @@ def check_local(query: Any, key: Any, value: Any, **keywords: Any) -> np.ndarray
     reach["centers"] = np.arange(q.shape[-2]) if places is None else places
     with np.errstate(all="ignore"):
         size = reference.local_attention(q2, k2, np.abs(v2), **keywords)
-        before_gaussian = reference.local_attention(q2, k2, np.abs(v2), **{**keywords, "sigma": None})
+        before_gaussian = reference.local_attention(
+            q2, k2, np.abs(v2), **{**keywords, "sigma": None}
+        )
         score = {"score": keywords.get("score", "scaled_dot")}
         magnitude = _logit_size(q2, k2, exact.shape[:-2], **score, **reach)
         logit_error = floor.logit * eps(accumulated) * (1 + magnitude)

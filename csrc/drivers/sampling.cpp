@@ -293,7 +293,8 @@ class Sampler {
     const bool cumulated = each(spans, [&](int64_t i, int thread) {
       ThreadMemory& own = memory_of_thread(thread);
       for (int64_t b = i * span; b < std::min(blocks_, (i + 1) * span); ++b) {
-        const double own_scale = problem_.logits ? scale * (memory.weights[b] / memory.sums[b].total) : scale;
+        const double total = memory.sums[b].total;  // 0 where all logits are -inf
+        const double own_scale = !problem_.logits ? scale : total > 0 ? scale * (memory.weights[b] / total) : 0.0;
         memory.ends[b] = row.drawing().cumulate(row.block(b, memory.sums[b].top, own.careful), own_scale,
                                                 memory.categories + b * draw_block, own.buffer);
       }

@@ -19,6 +19,7 @@ from ._local import local_attention, predict_centers
 from ._merge import merge
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
+from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
@@ -41,6 +42,9 @@ __all__ = [
     "kernel_regression",
     "local_attention",
     "merge",
+    "multinomial",
+    "multinomial_logpmf",
+    "multinoulli",
     "num_threads",
     "predict_centers",
     "reference",

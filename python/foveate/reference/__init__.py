@@ -14,6 +14,7 @@ from ._local import gaussian, local_attention, predict_centers
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
+from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import compute_dtype, scores
 from ._select import merge, softmax, weighted_sum
 
@@ -27,6 +28,9 @@ __all__ = [
     "kernel_regression",
     "local_attention",
     "merge",
+    "multinomial",
+    "multinomial_logpmf",
+    "multinoulli",
     "philox",
     "predict_centers",
     "reach",

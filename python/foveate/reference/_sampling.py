@@ -1,0 +1,165 @@
+"""Draws from categories, by inversion: the first category whose cumulated weight is beyond u.
+
+u = uniform(words[d % 4] of Philox(key, counter [d // 4, 0, row, 0])),    for draw d of a row
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._random import Seed, key_of
+from ._random import MULTINOMIAL, MULTINOULLI, philox, uniform
+
+Array = NDArray[Any]
+
+BLOCK, CLASSES = 4096, 64
+
+
+def order(categories: int, draws: int) -> Array:
+    """Return the order in which the fast functions go through the categories of a row.
+
+    For many draws it is their own. For a few, a block of 4096 has 64 classes, the categories of one
+    number modulo 64; and the classes of a block, as the categories of a class, are gone through in
+    eight columns.
+
+    Parameters
+    ----------
+    categories : int
+    draws : int
+
+    Returns
+    -------
+    int array (categories,)
+
+    Examples
+    --------
+    >>> order(10, 1), order(10, 100)
+    (array([0, 8, 1, 9, 2, 3, 4, 5, 6, 7]), array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]))
+    """
+    index = np.arange(categories)
+    if draws >= 4 and draws >= categories // CLASSES:
+        return index
+    place, number = np.divmod(index % BLOCK, CLASSES)
+    keys = (place // 8, place % 8, number // 8, number % 8, index // BLOCK)  # the last counts first
+    return np.lexsort(keys)
+
+
+def _rows(p: Array, logits: bool) -> Iterator[tuple[int, Array]]:
+    """Rows by number, as weights in float64 of which the largest is 1 or nearly so."""
+    for number, row in enumerate(p.reshape(-1, p.shape[-1])):
+        x = row.astype(np.float64)
+        bad = ~(x < np.inf) if logits else ~((x >= 0) & (x < np.inf))
+        if bad.any():
+            raise ValueError(f"p: got {x[bad][0]} in row {number}, wanted weights, or logits")
+        if not (x > (-np.inf if logits else 0)).any():
+            raise ValueError(f"p: got no weight in row {number}, wanted a category to draw")
+        yield number, np.exp(x - x.max()) if logits else np.ldexp(x, -np.frexp(x.max())[1])
+
+
+def _uniforms(key: tuple[int, int], stream: int, draw: int, row: int, count: int) -> Array:
+    blocks = np.arange((count + 3) // 4, dtype=np.uint64)
+    counter = np.zeros((len(blocks), 4), np.uint64)
+    counter[:, 0] = blocks | np.uint64(stream << 56)
+    counter[:, 1], counter[:, 2] = draw, row
+    return uniform(philox(key, counter).reshape(-1)[:count])
+
+
+def _invert(weights: Array, u: Array) -> Array:
+    cumulated = np.cumsum(weights)
+    index: Array = np.searchsorted(cumulated, u * cumulated[-1], side="right")
+    return index
+
+
+def multinoulli(
+    p: ArrayLike, size: int | None = None, *, logits: bool = False, rng: Seed = None
+) -> Array:
+    """`foveate.multinoulli`, one row after the other: the same draws, but for rounding.
+
+    Parameters
+    ----------
+    p : array (..., K), weights or logits
+    size : how many draws from each row; None: one, without an axis of its own
+    logits : p holds logarithms of weights
+    rng : what `numpy.random.default_rng` takes
+
+    Returns
+    -------
+    int64 array (...) or (..., size)
+
+    Examples
+    --------
+    >>> np.bincount(multinoulli([0.0, 1.0, 3.0], 1000, rng=1)) / 1000
+    array([0.   , 0.258, 0.742])
+    """
+    p = np.asarray(p)
+    key, draws = key_of(rng), 1 if size is None else size
+    index = np.zeros((*p.shape[:-1], draws), np.int64)
+    if index.size:
+        categories = order(p.shape[-1], draws)
+        for row, weights in _rows(p, logits):
+            u = _uniforms(key, MULTINOULLI, 0, row, draws)
+            index.reshape(-1, draws)[row] = categories[_invert(weights[categories], u)]
+    return index[..., 0] if size is None else index
+
+
+def multinomial(n: ArrayLike, p: ArrayLike, size: int | None = None, *, rng: Seed = None) -> Array:
+    """`foveate.multinomial`, trial by trial: the same counts where that counts trials too.
+
+    Parameters
+    ----------
+    n : ints that broadcast into the leading axes of p
+    p : array (..., K), weights
+    size : how many times for each row; None: once, without an axis of its own
+    rng : what `numpy.random.default_rng` takes
+
+    Returns
+    -------
+    int64 array (..., K) or (..., size, K)
+
+    Examples
+    --------
+    >>> int(multinomial(1000, [0.0, 1.0, 3.0], rng=1).sum())
+    1000
+    """
+    p = np.asarray(p)
+    key, draws = key_of(rng), 1 if size is None else size
+    counts = np.zeros((*p.shape[:-1], draws, p.shape[-1]), np.int64)
+    trials = np.broadcast_to(np.asarray(n), p.shape[:-1]).reshape(-1)
+    if counts.size:
+        by_row = counts.reshape(-1, draws, p.shape[-1])
+        for row, weights in _rows(p, False):
+            for draw in range(draws):
+                u = _uniforms(key, MULTINOMIAL, draw, row, int(trials[row]))
+                by_row[row, draw] = np.bincount(_invert(weights, u), minlength=p.shape[-1])
+    return counts[..., 0, :] if size is None else counts
+
+
+def multinomial_logpmf(counts: ArrayLike, p: ArrayLike) -> Array:
+    """`foveate.multinomial_logpmf` by the formula; its terms cancel where n is large.
+
+    Parameters
+    ----------
+    counts : int array (..., K)
+    p : array (..., K), weights
+
+    Returns
+    -------
+    float64 array (...)
+
+    Examples
+    --------
+    >>> float(np.exp(multinomial_logpmf([1, 1], [1.0, 3.0])).round(12))
+    0.375
+    """
+    c, weights = np.asarray(counts), np.asarray(p, np.float64)
+    log_factorial = np.vectorize(lambda n: math.lgamma(n + 1), otypes=[np.float64])
+    with np.errstate(all="ignore"):
+        logs = np.log(weights / weights.sum(axis=-1, keepdims=True))
+        terms = np.where(c == 0, 0.0, c * logs) - log_factorial(c)
+    answer: Array = (log_factorial(c.sum(axis=-1)) + terms.sum(axis=-1))[()]
+    return answer
