@@ -73,7 +73,7 @@ class HardOfFew : private FewQueries<T> {
           share(carver.take<T>(task_rows * d.draws_)) {}
     Choices<T> choices;
     double *m, *log_l;  // of each row of the task: of all keys
-    T *so_far, *own;  // of each tile, for one row: the sum of weights up to it, and its own
+    T *so_far, *own;    // of each tile, for one row: the sum of weights up to it, and its own
     int64_t *first,
         *next;  // the choices (row * draws + draw) that fell on a tile: a chain from first[tile], -1 its end
     T* share;   // of a choice: the share of its tile's weights that stands before the key
