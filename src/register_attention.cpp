@@ -271,7 +271,8 @@ class Call {
   }
 
   fv_problem problem_ = {};
-  fv_array query_, key_, value_, weights_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_, centers_;
+  fv_array query_, key_, value_, weights_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_,
+      centers_;
   int64_t offset_number_, key_lengths_number_;
   double sink_number_;
   fv_error error_;

@@ -208,7 +208,8 @@ void Block::open(KeyTile tile) noexcept {
   tile_ = tile;
   tile_ids_ = {};
   values_ready_ = Values::not_loaded;
-  const Rows rows = {keys_base_ + tile.first * p.key.row_stride, dtype_of(p.key), p.key.row_stride, p.key.column_stride};
+  const Rows rows = {keys_base_ + tile.first * p.key.row_stride, dtype_of(p.key), p.key.row_stride,
+                     p.key.column_stride};
   if (plan_.keys_in_place) {
     key_tile_ = {rows.data, rows.row_stride};
   } else {

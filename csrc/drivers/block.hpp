@@ -62,7 +62,7 @@ class Block {
   Gaussian gaussian(int p, const Stretch&) const;
   char* scores() { return scores_; }
   const Corners& corners() const { return corners_; }  // of the stretch that was scored
-  const char* top() const { return top_; }  // the largest of them, of each query
+  const char* top() const { return top_; }             // the largest of them, of each query
   double softmax_scale() const { return plan_.softmax_scale(); }
 
   // Values of the open tile from key `begin`, which is even; finite: with 0 for inf and NaN.
@@ -161,9 +161,10 @@ fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* 
   }
   // heads apart, each thread with its own; but where there is one head, all take its heaviest blocks first
   const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.span > 0;
-  const bool done = run_tasks(blocks.count, threads, ranges ? Order::by_ranges : Order::in_order, [&](const Task& task) {
-    reinterpret_cast<Worker<T>*>(parts + part * size_t(task.thread))->run(task.index, task.next);
-  });
+  const bool done =
+      run_tasks(blocks.count, threads, ranges ? Order::by_ranges : Order::in_order, [&](const Task& task) {
+        reinterpret_cast<Worker<T>*>(parts + part * size_t(task.thread))->run(task.index, task.next);
+      });
   return done ? FV_OK : FV_INTERRUPTED;
 }
 

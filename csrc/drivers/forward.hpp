@@ -79,7 +79,7 @@ class Forward {
     T *m = m_ + p * width_, *l = l_ + p * width_;
     if (!plan_.compact) {
       plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l, alpha_,
-                         plan_.problem.sigma > 0 ? &gaussian : nullptr);
+                        plan_.problem.sigma > 0 ? &gaussian : nullptr);
       return;
     }
     plan_.family.compact(block_.scores(), block_.vectors(p), count, plan_.profile, l);

@@ -117,7 +117,6 @@ Reach reach_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   return {p.offset_at_end ? keys - p.queries : p.offset ? read(p.offset) : 0, keys};
 }
 
-
 Interval round_center(double center, double half_width, int64_t keys) noexcept {
   const double end = double(keys);
   // the differences decide, as they are rounded: a bound may be off by one after its own rounding

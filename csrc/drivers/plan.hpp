@@ -92,9 +92,7 @@ struct Plan {
 class Centers {
  public:
   Centers(const Plan& plan, int64_t batch) noexcept
-      : plan_(plan),
-        of_(plan.problem.centers),
-        base_(of_ ? of_.data + plan.batch_offset(of_, batch) : nullptr) {}
+      : plan_(plan), of_(plan.problem.centers), base_(of_ ? of_.data + plan.batch_offset(of_, batch) : nullptr) {}
   double of(int64_t group, int64_t query) const {
     double center;
     std::memcpy(&center, base_ + (group ? plan_.group_offset(of_, group) : 0) + query * of_.row_stride, sizeof center);

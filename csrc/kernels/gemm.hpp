@@ -224,8 +224,8 @@ void weighted_sum(const T* weights, const T* values, int64_t value_stride, int64
   }
   if constexpr (columns > 1) {
     if (value_size > 0)
-      weighted_sum<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, corners, alpha,
-                                                        output, prefetcher);
+      weighted_sum<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, corners,
+                                                        alpha, output, prefetcher);
   }
 }
 

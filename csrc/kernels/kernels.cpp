@@ -109,8 +109,7 @@ struct Pairs : Plain<float> {
       Prefetcher prefetcher(ahead, value_size / value_columns<v>);
       weighted_sum<PairProduct, v>(static_cast<const float*>(weights), static_cast<const float*>(values.data),
                                    value_size, pairs(count), value_size, {corners.first / 2, pairs(corners.last)},
-                                   static_cast<const float*>(alpha),
-                                   static_cast<float*>(output), prefetcher);
+                                   static_cast<const float*>(alpha), static_cast<float*>(output), prefetcher);
     });
   }
   static float weight(const void* weights, int64_t key, int64_t query, int64_t width) {

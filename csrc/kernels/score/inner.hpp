@@ -15,10 +15,9 @@ void inner_scores(const void* panel, int32_t vectors, Tile keys, int64_t count, 
     const int64_t stride = keys.row_stride / int64_t(sizeof(T));
     // the keys begin..end of `some` vectors from `first` on
     const auto product = [&](auto some, auto first, int64_t begin, int64_t end) {
-      scores_product<Product, some, v>(static_cast<const T*>(panel) + first * lanes<T>,
-                                       static_cast<const T*>(keys.data) + begin * stride, stride, end - begin, words,
-                                       static_cast<T*>(s) + (begin * v + first) * lanes<T>, tops + first * lanes<T>,
-                                       prefetcher);
+      scores_product<Product, some, v>(
+          static_cast<const T*>(panel) + first * lanes<T>, static_cast<const T*>(keys.data) + begin * stride, stride,
+          end - begin, words, static_cast<T*>(s) + (begin * v + first) * lanes<T>, tops + first * lanes<T>, prefetcher);
     };
     if constexpr (v == 1) {
       product(v, Constant<0>{}, 0, count);
