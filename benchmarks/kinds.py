@@ -9,6 +9,7 @@ from typing import Any
 import additive
 import contenders
 import hard
+import local
 import regression
 from foveate._cli.compare import Comparison, compare
 from foveate._cli.contenders import Contender, choose, make_data
@@ -29,6 +30,7 @@ KINDS = (
     Kind(ATTENTION, contenders.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
     Kind(hard.WORKLOADS, hard.CONTENDERS, hard.make_data),
+    Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]
