@@ -8,6 +8,7 @@ from typing import Any
 
 import additive
 import contenders
+import multinoulli
 import regression
 from foveate._cli.compare import Comparison, compare
 from foveate._cli.contenders import Contender, choose, make_data
@@ -28,6 +29,7 @@ KINDS = (
     Kind(ATTENTION, contenders.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
+    Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]
 # The names, each once, in order. A kind that has no contender of a name is timed without it.
