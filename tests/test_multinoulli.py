@@ -118,6 +118,25 @@ def test_any_number_of_threads(shape, size, logits):
             np.testing.assert_array_equal(fv.multinoulli(p, size, logits=logits, rng=4), one)
 
 
+@pytest.mark.parametrize("size", [None, 5, 500])
+def test_every_instruction_set_draws_the_same(size, dtype):
+    """Of weights; of logits where there are fused multiply-adds, whose exp is the same."""
+    chosen = fv._core.isa_selected()
+    draws: dict[bool, list[np.ndarray]] = {False: [], True: []}
+    p = weights(5000, (50,), dtype)
+    try:
+        for isa in fv._core.isa_names():
+            fv._core.isa_select(isa)
+            draws[False].append(fv.multinoulli(p, size, rng=5))
+            if isa != "baseline":
+                draws[True].append(fv.multinoulli(logits_of(p), size, logits=True, rng=5))
+    finally:
+        fv._core.isa_select(chosen)
+    for of_kind in draws.values():
+        for other in of_kind[1:]:
+            np.testing.assert_array_equal(other, of_kind[0])
+
+
 @pytest.mark.parametrize("size", [None, 3, 500])
 def test_a_row_does_not_depend_on_the_others(size, dtype):
     p = weights(700, (6,), dtype)
