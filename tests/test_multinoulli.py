@@ -14,7 +14,7 @@ from strategies import BFLOAT16, DTYPES, LAYOUTS
 # Both sides of vectors, classes, rows of columns, and blocks.
 TAILS = [*range(1, 20), 31, 32, 33, 63, 64, 65, 66, 127, 128, 129, 191, 255, 256, 257, 300]
 TAILS += [511, 512, 513, 1000, 4031, 4032, 4033, 4095, 4096, 4097, 4160, 8191, 8192, 8200]
-SIZES = [None, 1, 3, 4, 7, 200]
+SIZES = [None, 1, 3, 7, 15, 16, 200]
 
 # How far the fast edges between categories may be from the reference's, in units of the row's
 # weight. A few draws: a class is a sum of up to 64 numbers of float32, off by 64 * 2^-24 of itself
