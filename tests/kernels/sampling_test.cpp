@@ -41,7 +41,7 @@ Tensor some_weights(fv_dtype dtype, Shape shape, uint64_t seed) {
 std::vector<int64_t> order_of(int64_t categories, int64_t draws) {
   std::vector<int64_t> order(static_cast<size_t>(categories));
   std::iota(order.begin(), order.end(), 0);
-  if (draws >= 4 && draws >= categories / 64) return order;
+  if (draws >= 16 && draws >= categories / 100) return order;
   const auto rank = [](int64_t k) {
     const int64_t block = k / 4096, place = k % 4096 / 64, number = k % 64;
     return (((block * 8 + number % 8) * 8 + number / 8) * 8 + place % 8) * 8 + place / 8;
