@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "problem.hpp"
-#include "refuse.hpp"
+#include "views.hpp"
 
 namespace foveate {
 
@@ -17,14 +17,9 @@ constexpr int64_t kMaxLength = int64_t{1} << 60;  // of Lq, Lk, D and Dv
 constexpr int64_t kMaxOffset = int64_t{1} << 61;  // of a position of a query on the key axis
 constexpr int64_t kWidestElement = 8;             // bytes
 
-inline bool is_float(fv_dtype dtype) {
-  return dtype == FV_FLOAT16 || dtype == FV_BFLOAT16 || dtype == FV_FLOAT32 || dtype == FV_FLOAT64;
-}
-
-class Validator {
+class Validator : private Views<Problem> {
  public:
-  Validator(const fv_problem& given, Problem& problem, fv_error* error)
-      : given_(given), problem_(problem), error_(error) {}
+  Validator(const fv_problem& given, Problem& problem, fv_error* error) : Views(problem, error), given_(given) {}
 
   // Everything but the outputs. `weights`: the problem has no value.
   fv_status inputs(bool weights) {
@@ -102,45 +97,6 @@ class Validator {
   }
 
  private:
-  // ---- one view
-
-  fv_status view(const char* name, const fv_array* array) {
-    if (array == nullptr) return refuse(error_, FV_VALUE_ERROR, "%s: got none, wanted an array", name);
-    if (array->ndim < 0 || array->ndim > FV_MAX_DIMS) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got %d axes, wanted 0 to %d", name, array->ndim, FV_MAX_DIMS);
-    }
-    if (array->ndim > 0 && (array->shape == nullptr || array->strides == nullptr)) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got no shape or no strides, wanted one of each axis", name);
-    }
-    bool empty = false;
-    for (int axis = 0; axis < array->ndim; ++axis) {
-      if (array->shape[axis] < 0) {
-        return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted no negative extent", name,
-                      ShapeText(*array).c_str());
-      }
-      empty |= array->shape[axis] == 0;
-    }
-    if (array->data == nullptr && !empty) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got no data with shape %s", name, ShapeText(*array).c_str());
-    }
-    return FV_OK;
-  }
-
-  fv_status wrong_dtype(const char* name, const fv_array& array, const char* wanted) {
-    return refuse(error_, FV_TYPE_ERROR, "%s: got %s, wanted %s", name, dtype_name(array.dtype), wanted);
-  }
-
-  // The strides over the leading axes: right-aligned, 0 where the array does not have the axis or has it once.
-  void place(const fv_array& array, int core_ndim, Operand& operand) const {
-    static char nothing = 0;  // an empty array may have no address, but an operand that is given has one
-    operand.data = array.data != nullptr ? static_cast<char*>(array.data) : &nothing;
-    operand.dtype = array.dtype;
-    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
-    for (int axis = 0; axis < own; ++axis) {
-      operand.lead[missing + axis] = array.shape[axis] == 1 ? 0 : array.strides[axis];
-    }
-  }
-
   // ---- query, key and value
 
   fv_status operands(bool weights) {
@@ -435,15 +391,6 @@ class Validator {
     return FV_OK;
   }
 
-  bool broadcasts(const fv_array& array, int core_ndim) const {
-    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
-    if (missing < 0) return false;
-    for (int axis = 0; axis < own; ++axis) {
-      if (array.shape[axis] != 1 && array.shape[axis] != problem_.lead_shape[missing + axis]) return false;
-    }
-    return true;
-  }
-
   // Every element of an int64 array is in low..high.
   fv_status within(const char* name, const fv_array& array, int64_t low, int64_t high) {
     int64_t index[FV_MAX_DIMS] = {}, count = 1;
@@ -497,35 +444,7 @@ class Validator {
     return FV_OK;
   }
 
-  // ---- the outputs
-
-  // Exactly (..., core), and no two elements at one address by a stride of 0.
-  fv_status place_output(const char* name, const fv_array& array, const int64_t* core, int core_ndim,
-                         Operand& operand) {
-    bool same = array.ndim == problem_.lead_ndim + core_ndim, apart = true, empty = false;
-    for (int axis = 0; same && axis < array.ndim; ++axis) {
-      const int core_axis = axis - problem_.lead_ndim;
-      same = array.shape[axis] == (core_axis < 0 ? problem_.lead_shape[axis] : core[core_axis]);
-      apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
-      empty = empty || array.shape[axis] == 0;  // the strides of an empty array say nothing
-    }
-    if (!same) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted %s", name, ShapeText(array).c_str(),
-                    ShapeText(problem_.lead_shape, problem_.lead_ndim, core, core_ndim).c_str());
-    }
-    if (!apart && !empty) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got a stride of 0 (a broadcast array), wanted one address an element",
-                    name);
-    }
-    place(array, core_ndim, operand);
-    operand.row_stride = array.strides[problem_.lead_ndim];
-    if (core_ndim > 1) operand.column_stride = array.strides[problem_.lead_ndim + core_ndim - 1];
-    return FV_OK;
-  }
-
   const fv_problem& given_;
-  Problem& problem_;
-  fv_error* error_;
 };
 
 }  // namespace foveate
