@@ -8,6 +8,9 @@ from typing import Any
 
 import additive
 import contenders
+import hard
+import local
+import multinoulli
 import regression
 from foveate._cli.compare import Comparison, compare
 from foveate._cli.contenders import Contender, choose, make_data
@@ -27,7 +30,10 @@ class Kind:
 KINDS = (
     Kind(ATTENTION, contenders.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
+    Kind(hard.WORKLOADS, hard.CONTENDERS, hard.make_data),
+    Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
+    Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]
 # The names, each once, in order. A kind that has no contender of a name is timed without it.

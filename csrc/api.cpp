@@ -1,6 +1,7 @@
 // The C ABI of attention: validates, then hands a Problem to its driver. What has no element to compute ends here.
 #include "drivers/drivers.hpp"
 #include "validate.hpp"
+#include "validate_backward.hpp"
 
 namespace foveate {
 namespace {
@@ -64,9 +65,9 @@ fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, co
   if (given == nullptr) return missing_problem(error);
   if (gradients == nullptr) return refuse(error, FV_VALUE_ERROR, "gradients: got none, wanted where they are written");
   Problem problem;
-  Validator validator(*given, problem, error);
-  fv_status status = validator.inputs(/*weights=*/false);
-  if (status == FV_OK) status = validator.backward(out, lse, d_out, d_lse);
+  BackwardValidator validator(*given, problem, error);
+  fv_status status = Validator(*given, problem, error).inputs(/*weights=*/false);
+  if (status == FV_OK) status = validator.forward(out, lse, d_out, d_lse);
   if (status == FV_OK) status = validator.gradients(*gradients);
   return status == FV_OK ? attention_backward(problem, error) : status;
 }

@@ -1,13 +1,15 @@
 // The C ABI of draws from categories: validates, then hands a Sampling to its driver.
+#include <cstring>
+
 #include "drivers/sampling.hpp"
-#include "validate.hpp"
+#include "views.hpp"
 
 namespace foveate {
 namespace {
 
-class SamplingValidator {
+class SamplingValidator : private Views<Sampling> {
  public:
-  SamplingValidator(Sampling& problem, fv_error* error) : problem_(problem), error_(error) {}
+  SamplingValidator(Sampling& problem, fv_error* error) : Views(problem, error) {}
 
   fv_status categories(const fv_array* p, const fv_random* random, int64_t draws) {
     if (const fv_status status = view("p", p); status != FV_OK) return status;
@@ -38,35 +40,15 @@ class SamplingValidator {
   fv_status output(const char* name, const fv_array* array, const int64_t* core, int core_ndim, Operand& operand) {
     if (const fv_status status = view(name, array); status != FV_OK) return status;
     if (array->dtype != FV_INT64) return wrong_dtype(name, *array, dtype_name(FV_INT64));
-    bool same = array->ndim == problem_.lead_ndim + core_ndim, apart = true, empty = false;
-    for (int axis = 0; same && axis < array->ndim; ++axis) {
-      const int core_axis = axis - problem_.lead_ndim;
-      same = array->shape[axis] == (core_axis < 0 ? problem_.lead_shape[axis] : core[core_axis]);
-      apart = apart && (array->shape[axis] <= 1 || array->strides[axis] != 0);
-      empty = empty || array->shape[axis] == 0;
-    }
-    if (!same) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted %s", name, ShapeText(*array).c_str(),
-                    ShapeText(problem_.lead_shape, problem_.lead_ndim, core, core_ndim).c_str());
-    }
-    if (!apart && !empty) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got a stride of 0 (a broadcast array), wanted one address an element",
-                    name);
-    }
-    place(*array, core_ndim, operand);
+    if (const fv_status status = place_output(name, *array, core, core_ndim, operand); status != FV_OK) return status;
     operand.column_stride = array->strides[array->ndim - 1];
-    if (core_ndim == 2) operand.row_stride = array->strides[array->ndim - 2];
     return FV_OK;
   }
 
   fv_status trials(const fv_array* array) {
     if (const fv_status status = view("trials", array); status != FV_OK) return status;
     if (array->dtype != FV_INT64) return wrong_dtype("trials", *array, dtype_name(FV_INT64));
-    const int missing = problem_.lead_ndim - array->ndim;
-    bool fits = missing >= 0;
-    for (int axis = 0; fits && axis < array->ndim; ++axis)
-      fits = array->shape[axis] == 1 || array->shape[axis] == problem_.lead_shape[missing + axis];
-    if (!fits) {
+    if (!broadcasts(*array, 0)) {
       return refuse(error_, FV_VALUE_ERROR,
                     "trials: got shape %s, wanted one that broadcasts into the leading axes, %s",
                     ShapeText(*array).c_str(), ShapeText(problem_.lead_shape, problem_.lead_ndim).c_str());
@@ -92,42 +74,6 @@ class SamplingValidator {
     return refuse(error_, FV_VALUE_ERROR, "p: got shape %s, wanted at least one category to draw",
                   ShapeText(p).c_str());
   }
-
- private:
-  fv_status view(const char* name, const fv_array* array) {
-    if (array == nullptr) return refuse(error_, FV_VALUE_ERROR, "%s: got none, wanted an array", name);
-    if (array->ndim < 0 || array->ndim > FV_MAX_DIMS) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got %d axes, wanted 0 to %d", name, array->ndim, FV_MAX_DIMS);
-    }
-    bool empty = false;
-    for (int axis = 0; axis < array->ndim; ++axis) {
-      if (array->shape[axis] < 0) {
-        return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted no negative extent", name,
-                      ShapeText(*array).c_str());
-      }
-      empty |= array->shape[axis] == 0;
-    }
-    if (array->data == nullptr && !empty) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got no data with shape %s", name, ShapeText(*array).c_str());
-    }
-    return FV_OK;
-  }
-
-  fv_status wrong_dtype(const char* name, const fv_array& array, const char* wanted) {
-    return refuse(error_, FV_TYPE_ERROR, "%s: got %s, wanted %s", name, dtype_name(array.dtype), wanted);
-  }
-
-  void place(const fv_array& array, int core_ndim, Operand& operand) const {
-    static char nothing = 0;
-    operand.data = array.data != nullptr ? static_cast<char*>(array.data) : &nothing;
-    operand.dtype = array.dtype;
-    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
-    for (int axis = 0; axis < own; ++axis)
-      operand.lead[missing + axis] = array.shape[axis] == 1 ? 0 : array.strides[axis];
-  }
-
-  Sampling& problem_;
-  fv_error* error_;
 };
 
 }  // namespace

@@ -17,26 +17,43 @@ class Philox {
  public:
   Philox(uint64_t low, uint64_t high) noexcept : low_(low), high_(high) {}
 
+  static uint64_t first_word(Stream stream, uint64_t block) noexcept {
+    return block | static_cast<uint64_t>(stream) << 56;
+  }
+
   RandomBlock operator()(uint64_t c0, uint64_t c1, uint64_t c2, uint64_t c3) const noexcept {
+    uint64_t c[1][4] = {{c0, c1, c2, c3}};
+    replace(c);
+    return {{c[0][0], c[0][1], c[0][2], c[0][3]}};
+  }
+
+  // Some counters become their blocks side by side: each is a chain of ten products, whose latency the others hide.
+  template <int count>
+  void replace(uint64_t (&counters)[count][4]) const noexcept {
     uint64_t low = low_, high = high_;
     for (int round = 0; round < 10; ++round) {
-      const Product first = multiply(0xd2e7470ee14c6c93u, c0), second = multiply(0xca5a826395121157u, c2);
-      c0 = second.high ^ c1 ^ low;
-      c1 = second.low;
-      c2 = first.high ^ c3 ^ high;
-      c3 = first.low;
-      low += 0x9e3779b97f4a7c15u;
-      high += 0xbb67ae8584caa73bu;
+      for (int i = 0; i < count; ++i) step(counters[i], low, high);
+      low += weyl_low;
+      high += weyl_high;
     }
-    return {{c0, c1, c2, c3}};
   }
 
   // Block `block` of the numbers for one draw of one row (a query, or a row of categories) of a leading index.
   RandomBlock operator()(Stream stream, uint64_t block, uint64_t draw, uint64_t row, uint64_t lead) const noexcept {
-    return (*this)(block | static_cast<uint64_t>(stream) << 56, draw, row, lead);
+    return (*this)(first_word(stream, block), draw, row, lead);
   }
 
  private:
+  static constexpr uint64_t weyl_low = 0x9e3779b97f4a7c15u, weyl_high = 0xbb67ae8584caa73bu;
+
+  static void step(uint64_t (&c)[4], uint64_t low, uint64_t high) noexcept {
+    const Product first = multiply(0xd2e7470ee14c6c93u, c[0]), second = multiply(0xca5a826395121157u, c[2]);
+    c[0] = second.high ^ c[1] ^ low;
+    c[1] = second.low;
+    c[2] = first.high ^ c[3] ^ high;
+    c[3] = first.low;
+  }
+
   struct Product {
     uint64_t high, low;
   };

@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "problem.hpp"
-#include "refuse.hpp"
+#include "views.hpp"
 
 namespace foveate {
 
@@ -17,14 +17,9 @@ constexpr int64_t kMaxLength = int64_t{1} << 60;  // of Lq, Lk, D and Dv
 constexpr int64_t kMaxOffset = int64_t{1} << 61;  // of a position of a query on the key axis
 constexpr int64_t kWidestElement = 8;             // bytes
 
-inline bool is_float(fv_dtype dtype) {
-  return dtype == FV_FLOAT16 || dtype == FV_BFLOAT16 || dtype == FV_FLOAT32 || dtype == FV_FLOAT64;
-}
-
-class Validator {
+class Validator : private Views<Problem> {
  public:
-  Validator(const fv_problem& given, Problem& problem, fv_error* error)
-      : given_(given), problem_(problem), error_(error) {}
+  Validator(const fv_problem& given, Problem& problem, fv_error* error) : Views(problem, error), given_(given) {}
 
   // Everything but the outputs. `weights`: the problem has no value.
   fv_status inputs(bool weights) {
@@ -101,162 +96,7 @@ class Validator {
     return place_output("lse", *lse, &problem_.queries, 1, problem_.lse);
   }
 
-  // What the forward pass gave, and the gradients of it.
-  fv_status backward(const fv_array* out, const fv_array* lse, const fv_array* d_out, const fv_array* d_lse) {
-    const char* refused = nullptr;
-    if (problem_.kind != FV_DOT) refused = "score that is no inner product";
-    if (given_.sigma != 0) refused = "sigma";
-    if (refused) return refuse(error_, FV_VALUE_ERROR, "problem: got a %s, wanted none for the gradients", refused);
-    const fv_array *query = given_.query, *operands[2] = {given_.key, given_.value};
-    for (const fv_array* operand : operands) {
-      for (int axis = 0; axis < operand->ndim - 2; ++axis) {
-        if (operand->shape[axis] > 1 && operand->strides[axis] == 0) {
-          return refuse(error_, FV_VALUE_ERROR, "%s: got a leading axis of %lld with a stride of 0, wanted 1 of it",
-                        operand == given_.key ? "key" : "value", static_cast<long long>(operand->shape[axis]));
-        }
-      }
-    }
-    const fv_dtype accumulator = query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
-    const int64_t core[2] = {problem_.queries, problem_.value_size};
-    fv_status status = given_output("out", out, nullptr, core, 2, problem_.out);
-    if (status == FV_OK) status = given_output("lse", lse, &accumulator, core, 1, problem_.lse);
-    if (status == FV_OK) status = given_output("d_out", d_out, nullptr, core, 2, problem_.d_out);
-    if (status == FV_OK && d_lse != nullptr) {
-      status = given_output("d_lse", d_lse, &accumulator, core, 1, problem_.d_lse);
-    }
-    return status;
-  }
-
-  fv_status gradients(const fv_gradients& gradients) {
-    const int64_t query[2] = {problem_.queries, problem_.head_size};
-    const int64_t key[2] = {problem_.keys, problem_.head_size}, value[2] = {problem_.keys, problem_.value_size};
-    const fv_array* const operands[2] = {given_.key, given_.value};
-    int64_t shared[FV_MAX_DIMS];
-    for (int axis = 0; axis < problem_.lead_ndim; ++axis) {
-      shared[axis] = 1;
-      for (const fv_array* operand : operands) {
-        const int own = axis - (problem_.lead_ndim - (operand->ndim - 2));
-        if (own >= 0 && operand->shape[own] != 1) shared[axis] = operand->shape[own];
-      }
-    }
-    fv_status status = gradient("d_query", gradients.query, problem_.lead_shape, query, problem_.d_query);
-    if (status == FV_OK) status = gradient("d_key", gradients.key, shared, key, problem_.d_key);
-    if (status == FV_OK) status = gradient("d_value", gradients.value, shared, value, problem_.d_value);
-    if (status == FV_OK && gradients.mask != nullptr) status = mask_gradient(*gradients.mask);
-    if (status != FV_OK || gradients.sink == nullptr) return status;
-    if (given_.sink == nullptr) return refuse(error_, FV_VALUE_ERROR, "d_sink: got an array without a sink");
-    if (status = view("d_sink", gradients.sink); status != FV_OK) return status;
-    if (gradients.sink->dtype != FV_FLOAT64) return wrong_dtype("d_sink", *gradients.sink, dtype_name(FV_FLOAT64));
-    return place_output("d_sink", *gradients.sink, nullptr, 0, problem_.d_sink);
-  }
-
  private:
-  // ---- backward
-
-  // An array of exactly (..., core), to read; of this dtype, or any float one that goes with the query.
-  fv_status given_output(const char* name, const fv_array* array, const fv_dtype* dtype, const int64_t* core,
-                         int core_ndim, Operand& operand) {
-    if (const fv_status status = view(name, array); status != FV_OK) return status;
-    if (const fv_status status = accumulated(name, *array, dtype); status != FV_OK) return status;
-    bool same = array->ndim == problem_.lead_ndim + core_ndim;
-    for (int axis = 0; same && axis < array->ndim; ++axis) {
-      const int core_axis = axis - problem_.lead_ndim;
-      same = array->shape[axis] == (core_axis < 0 ? problem_.lead_shape[axis] : core[core_axis]);
-    }
-    if (!same) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted %s", name, ShapeText(*array).c_str(),
-                    ShapeText(problem_.lead_shape, problem_.lead_ndim, core, core_ndim).c_str());
-    }
-    place(*array, core_ndim, operand);
-    operand.row_stride = array->strides[problem_.lead_ndim];
-    if (core_ndim > 1) operand.column_stride = array->strides[problem_.lead_ndim + 1];
-    return FV_OK;
-  }
-
-  fv_status accumulated(const char* name, const fv_array& array, const fv_dtype* dtype) {
-    if (dtype != nullptr) return array.dtype == *dtype ? FV_OK : wrong_dtype(name, array, dtype_name(*dtype));
-    if (!is_float(array.dtype)) return wrong_dtype(name, array, "float16, bfloat16, float32 or float64");
-    const bool same = (array.dtype == FV_FLOAT64) == (given_.query->dtype == FV_FLOAT64);
-    return same ? FV_OK : mixed_dtypes(name, array);
-  }
-
-  // Over these leading axes; optional.
-  fv_status gradient(const char* name, const fv_array* array, const int64_t* lead, const int64_t* core,
-                     Operand& operand) {
-    if (array == nullptr) return FV_OK;
-    if (const fv_status status = view(name, array); status != FV_OK) return status;
-    if (const fv_status status = accumulated(name, *array, nullptr); status != FV_OK) return status;
-    return place_output(name, *array, lead, core, 2, operand);
-  }
-
-  fv_status mask_gradient(const fv_array& array) {
-    if (given_.reach.mask == nullptr || given_.reach.mask->dtype == FV_BOOL) {
-      return refuse(error_, FV_VALUE_ERROR, "d_mask: got an array without a float mask");
-    }
-    const fv_array& mask = *given_.reach.mask;
-    const fv_dtype accumulator = given_.query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
-    if (const fv_status status = view("d_mask", &array); status != FV_OK) return status;
-    if (const fv_status status = accumulated("d_mask", array, &accumulator); status != FV_OK) return status;
-    bool same = array.ndim == mask.ndim, apart = true;
-    for (int axis = 0; same && axis < array.ndim; ++axis) {
-      same = array.shape[axis] == mask.shape[axis];
-      apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
-    }
-    if (!same || !apart) {
-      return refuse(error_, FV_VALUE_ERROR, "d_mask: got shape %s, wanted %s, with one address an element",
-                    ShapeText(array).c_str(), ShapeText(mask).c_str());
-    }
-    place(array, array.ndim, problem_.d_mask);
-    const int missing = problem_.lead_ndim + 2 - array.ndim;
-    for (int axis = 0; axis < array.ndim; ++axis) {
-      const int core_axis = missing + axis - problem_.lead_ndim;
-      const int64_t stride = array.shape[axis] == 1 ? 0 : array.strides[axis];
-      if (core_axis < 0) problem_.d_mask.lead[missing + axis] = stride;
-      if (core_axis == 0) problem_.d_mask.row_stride = stride;
-      if (core_axis == 1) problem_.d_mask.column_stride = stride;
-    }
-    return FV_OK;
-  }
-
-  // ---- one view
-
-  fv_status view(const char* name, const fv_array* array) {
-    if (array == nullptr) return refuse(error_, FV_VALUE_ERROR, "%s: got none, wanted an array", name);
-    if (array->ndim < 0 || array->ndim > FV_MAX_DIMS) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got %d axes, wanted 0 to %d", name, array->ndim, FV_MAX_DIMS);
-    }
-    if (array->ndim > 0 && (array->shape == nullptr || array->strides == nullptr)) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got no shape or no strides, wanted one of each axis", name);
-    }
-    bool empty = false;
-    for (int axis = 0; axis < array->ndim; ++axis) {
-      if (array->shape[axis] < 0) {
-        return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted no negative extent", name,
-                      ShapeText(*array).c_str());
-      }
-      empty |= array->shape[axis] == 0;
-    }
-    if (array->data == nullptr && !empty) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got no data with shape %s", name, ShapeText(*array).c_str());
-    }
-    return FV_OK;
-  }
-
-  fv_status wrong_dtype(const char* name, const fv_array& array, const char* wanted) {
-    return refuse(error_, FV_TYPE_ERROR, "%s: got %s, wanted %s", name, dtype_name(array.dtype), wanted);
-  }
-
-  // The strides over the leading axes: right-aligned, 0 where the array does not have the axis or has it once.
-  void place(const fv_array& array, int core_ndim, Operand& operand) const {
-    static char nothing = 0;  // an empty array may have no address, but an operand that is given has one
-    operand.data = array.data != nullptr ? static_cast<char*>(array.data) : &nothing;
-    operand.dtype = array.dtype;
-    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
-    for (int axis = 0; axis < own; ++axis) {
-      operand.lead[missing + axis] = array.shape[axis] == 1 ? 0 : array.strides[axis];
-    }
-  }
-
   // ---- query, key and value
 
   fv_status operands(bool weights) {
@@ -551,15 +391,6 @@ class Validator {
     return FV_OK;
   }
 
-  bool broadcasts(const fv_array& array, int core_ndim) const {
-    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
-    if (missing < 0) return false;
-    for (int axis = 0; axis < own; ++axis) {
-      if (array.shape[axis] != 1 && array.shape[axis] != problem_.lead_shape[missing + axis]) return false;
-    }
-    return true;
-  }
-
   // Every element of an int64 array is in low..high.
   fv_status within(const char* name, const fv_array& array, int64_t low, int64_t high) {
     int64_t index[FV_MAX_DIMS] = {}, count = 1;
@@ -613,40 +444,7 @@ class Validator {
     return FV_OK;
   }
 
-  // ---- the outputs
-
-  // Exactly (..., core), and no two elements at one address by a stride of 0.
-  fv_status place_output(const char* name, const fv_array& array, const int64_t* core, int core_ndim,
-                         Operand& operand) {
-    return place_output(name, array, problem_.lead_shape, core, core_ndim, operand);
-  }
-
-  fv_status place_output(const char* name, const fv_array& array, const int64_t* lead, const int64_t* core,
-                         int core_ndim, Operand& operand) {
-    bool same = array.ndim == problem_.lead_ndim + core_ndim, apart = true, empty = false;
-    for (int axis = 0; same && axis < array.ndim; ++axis) {
-      const int core_axis = axis - problem_.lead_ndim;
-      same = array.shape[axis] == (core_axis < 0 ? lead[axis] : core[core_axis]);
-      apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
-      empty = empty || array.shape[axis] == 0;  // the strides of an empty array say nothing
-    }
-    if (!same) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted %s", name, ShapeText(array).c_str(),
-                    ShapeText(lead, problem_.lead_ndim, core, core_ndim).c_str());
-    }
-    if (!apart && !empty) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got a stride of 0 (a broadcast array), wanted one address an element",
-                    name);
-    }
-    place(array, core_ndim, operand);
-    if (core_ndim > 0) operand.row_stride = array.strides[problem_.lead_ndim];
-    if (core_ndim > 1) operand.column_stride = array.strides[problem_.lead_ndim + core_ndim - 1];
-    return FV_OK;
-  }
-
   const fv_problem& given_;
-  Problem& problem_;
-  fv_error* error_;
 };
 
 }  // namespace foveate

@@ -49,9 +49,9 @@ FLOORS = {
     np.dtype(np.float64): Floor(output=4, logit=1, lse=2),
 }
 
-# The Gaussian of local attention, exp(-e): its exponent is off by 4 ulp of itself (a rounding each of
-# the difference, its square, the rate and the fraction of the centre), and e exp(-e) <= 0.37; one
-# ulp and a half for exp2, half a one for the product: relative to the weight before.
+# The Gaussian of local attention, exp(-e): its exponent is off by 4 ulp of itself (a rounding each
+# of the difference, its square, the rate and the fraction of the centre), and e exp(-e) <= 0.37;
+# one ulp for exp2, half a one for the product: relative to the weight before.
 GAUSSIAN_ULP = 4
 
 # Weights that sum to 1: each is rounded to the dtype, by half an ulp of itself, so their sum is off
@@ -209,9 +209,8 @@ def check_local(query: Any, key: Any, value: Any, **keywords: Any) -> np.ndarray
     reach["centers"] = np.arange(q.shape[-2]) if places is None else places
     with np.errstate(all="ignore"):
         size = reference.local_attention(q2, k2, np.abs(v2), **keywords)
-        before_gaussian = reference.local_attention(
-            q2, k2, np.abs(v2), **{**keywords, "sigma": None}
-        )
+        window = {**keywords, "sigma": None}
+        before_gaussian = reference.local_attention(q2, k2, np.abs(v2), **window)
         score = {"score": keywords.get("score", "scaled_dot")}
         magnitude = _logit_size(q2, k2, exact.shape[:-2], **score, **reach)
         logit_error = floor.logit * eps(accumulated) * (1 + magnitude)

@@ -28,6 +28,17 @@ def main() -> None:
     halves = [fv.attention(query, key[..., p, :], value[..., p, :], return_lse=True) for p in parts]
     merged, _ = fv.merge([half[0] for half in halves], [half[1] for half in halves])
     np.testing.assert_allclose(merged, wanted, rtol=0, atol=1e-13)
+    index = fv.hard_attention(query, key, value, select="argmax").index
+    np.testing.assert_array_equal(index, weights.argmax(axis=-1))
+    drawn = fv.hard_attention(query, key, value, rng=0)
+    np.testing.assert_array_equal(
+        drawn.output, np.take_along_axis(value, drawn.index[..., None], axis=-2)
+    )
+    assert fv.multinoulli(np.array([[0.0, 2.0, 0.0]] * 4), rng=0).tolist() == [1] * 4
+    centers = np.full((2, 3, 33), 7.0)
+    near = fv.local_attention(query, key, value, half_width=0.5, centers=centers, sigma=None)
+    np.testing.assert_array_equal(near, np.broadcast_to(value[..., 7:8, :], near.shape))
+
     fv.show_config()
     print(f"smoke: passed with NumPy {np.__version__}")
 

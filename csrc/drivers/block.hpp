@@ -1,6 +1,7 @@
 // A block of queries, in panels, against the keys: what every driver of queries-on-lanes shares. It holds the packed
 // queries and makes the scores of one tile of keys for one panel, -inf where they are not seen; a driver then selects.
 #pragma once
+#include <algorithm>
 #include <limits>
 #include <new>
 
@@ -150,13 +151,14 @@ fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* 
   const size_t prepared = round_up(size_t(plan.prepared_size()));
   const size_t order = plan.scattered ? round_up(size_t(plan.batches * plan.rows) * sizeof(int64_t)) : 0;
   const size_t sorting = plan.scattered ? round_up(size_t(order_scratch(plan))) : 0;
-  const size_t shared = prepared + order + sorting * size_t(threads);
+  const int sorters = int(std::min<int64_t>(threads, plan.batches));
+  const size_t shared = prepared + order + sorting * size_t(sorters);
   const Workspace workspace(shared + part * size_t(threads));
   if (!workspace.data()) return no_memory(error, double(shared) + double(part) * threads);
   plan.prepare(workspace.data());
   if (plan.scattered) {
     int64_t* const rows = reinterpret_cast<int64_t*>(workspace.data() + prepared);
-    const bool sorted = run_tasks(plan.batches, threads, Order::by_ranges, [&](const Task& task) {
+    const bool sorted = run_tasks(plan.batches, sorters, Order::by_ranges, [&](const Task& task) {
       order_rows(plan, task.index, workspace.data() + prepared + order + sorting * size_t(task.thread),
                  rows + task.index * plan.rows);
     });

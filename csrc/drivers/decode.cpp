@@ -25,29 +25,18 @@ class Decode : private FewQueries<T> {
     const int64_t tasks = plan_.batches * row_blocks_ * chunks_;
     const double cells = double(plan_.batches) * double(plan_.rows) * double(p_.keys);
     const int threads = threads_for(tasks, 2.0 * cells * double(p_.head_size + p_.value_size));
-    const size_t prepared = round_up(size_t(plan_.prepared_size()));
-    const int64_t partial = chunks_ > 1 ? plan_.batches * plan_.rows * chunks_ : 0;
-    Carver size(nullptr);
-    Scratch(*this, size);
-    const size_t part = size.used();
-    Carver shared_size(nullptr);
-    carve_partial(shared_size, partial);
-    const size_t shared = prepared + shared_size.used();
-    const Workspace workspace(shared + part * size_t(threads));
-    if (!workspace.data()) return no_memory(error, double(shared) + double(part) * threads);
-    plan_.prepare(workspace.data());
-    Carver shared_carver(workspace.data() + prepared);
-    carve_partial(shared_carver, partial);
-
-    bool done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
-      Carver carver(workspace.data() + shared + part * size_t(task.thread));
-      Scratch scratch(*this, carver);
-      chunk(task.index, scratch);
-    });
-    if (done && chunks_ > 1)
-      done =
-          run_tasks(plan_.batches * plan_.rows, threads, Order::by_ranges, [&](const Task& row) { merge(row.index); });
-    return done ? FV_OK : FV_INTERRUPTED;
+    const int64_t rows = plan_.batches * plan_.rows;
+    return this->with_scratch(
+        plan_, threads, error, [&](Carver& carver) { carve_partial(carver, chunks_ > 1 ? rows * chunks_ : 0); },
+        [&](Carver& carver) { return Scratch(*this, carver); },
+        [&](auto&& scratch_of) {
+          const bool done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
+            Scratch scratch = scratch_of(task);
+            chunk(task.index, scratch);
+          });
+          if (!done || chunks_ == 1) return done;
+          return run_tasks(rows, threads, Order::by_ranges, [&](const Task& row) { merge(row.index); });
+        });
   }
 
  private:

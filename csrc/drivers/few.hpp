@@ -68,6 +68,27 @@ class FewQueries {
     Panel* panels;
   };
 
+  // Takes the memory of a call, the score's weights first, and calls run(scratch_of), scratch_of(task) for a thread's part.
+  // carve: lays out what all tasks share; make: the Scratch of a thread. Both count with a null base.
+  template <class Carve, class Make, class Run>
+  static fv_status with_scratch(Plan& plan, int threads, fv_error* error, Carve&& carve, Make&& make, Run&& run) {
+    const size_t prepared = round_up(size_t(plan.prepared_size()));
+    Carver part(nullptr), all(nullptr);
+    make(part);
+    carve(all);
+    const size_t shared = prepared + all.used();
+    const Workspace workspace(shared + part.used() * size_t(threads));
+    if (!workspace.data()) return no_memory(error, double(shared) + double(part.used()) * threads);
+    plan.prepare(workspace.data());
+    Carver carver(workspace.data() + prepared);
+    carve(carver);
+    const bool done = run([&](const Task& task) {
+      Carver own(workspace.data() + shared + part.used() * size_t(task.thread));
+      return make(own);
+    });
+    return done ? FV_OK : FV_INTERRUPTED;
+  }
+
   static int64_t item(const Operand& x) { return x.dtype == FV_FLOAT64 ? 8 : x.dtype == FV_FLOAT32 ? 4 : 2; }
   int64_t padded(int64_t columns) const {
     return std::max<int64_t>(1, (columns + family_.lanes - 1) / family_.lanes) * family_.lanes;

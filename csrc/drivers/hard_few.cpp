@@ -24,32 +24,20 @@ class HardOfFew : private FewQueries<T> {
     const int64_t blocks = plan_.batches * row_blocks_, rows = plan_.batches * plan_.rows;
     const double flops = 2.0 * double(rows) * double(p_.keys) * double(p_.head_size);
     const int threads = threads_for(blocks * chunks_, flops);
-    const size_t prepared = round_up(size_t(plan_.prepared_size()));
-    Carver size(nullptr);
-    Scratch(*this, size);
-    const size_t part = size.used();
-    Carver shared_size(nullptr);
-    carve_sums(shared_size, rows);
-    const size_t shared = prepared + shared_size.used();
-    const Workspace workspace(shared + part * size_t(threads));
-    if (!workspace.data()) return no_memory(error, double(shared) + double(part) * threads);
-    plan_.prepare(workspace.data());
-    Carver shared_carver(workspace.data() + prepared);
-    carve_sums(shared_carver, rows);
-
-    const auto scratch_of = [&](const Task& task, auto&& work) {
-      Carver carver(workspace.data() + shared + part * size_t(task.thread));
-      Scratch scratch(*this, carver);
-      work(task.index, scratch);
-    };
-    bool done = run_tasks(blocks * chunks_, threads, Order::by_ranges, [&](const Task& task) {
-      scratch_of(task, [&](int64_t index, Scratch& scratch) { sum(index, scratch); });
-    });
-    if (done)
-      done = run_tasks(blocks, threads, Order::by_ranges, [&](const Task& task) {
-        scratch_of(task, [&](int64_t index, Scratch& scratch) { choose(index, scratch); });
-      });
-    return done ? FV_OK : FV_INTERRUPTED;
+    return this->with_scratch(
+        plan_, threads, error, [&](Carver& carver) { carve_sums(carver, rows); },
+        [&](Carver& carver) { return Scratch(*this, carver); },
+        [&](auto&& scratch_of) {
+          const bool done = run_tasks(blocks * chunks_, threads, Order::by_ranges, [&](const Task& task) {
+            Scratch scratch = scratch_of(task);
+            sum(task.index, scratch);
+          });
+          if (!done) return false;
+          return run_tasks(blocks, threads, Order::by_ranges, [&](const Task& task) {
+            Scratch scratch = scratch_of(task);
+            choose(task.index, scratch);
+          });
+        });
   }
 
  private:

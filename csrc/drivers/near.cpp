@@ -298,7 +298,7 @@ class Near : public Forward<T> {
 
 bool skips_far_keys(const Plan& plan) noexcept {
   const Problem& p = plan.problem;
-  if (plan.span > 0 || p.keys <= tile_keys || p.head_size == 0 || plan.groups > 1) return false;
+  if (p.keys <= tile_keys || p.head_size == 0 || plan.groups > 1) return false;
   if (plan.compact) return true;
   // weights that grow with the distance, or a bias of each query's own, leave nothing to bound; a sink is no key
   return p.kind == FV_GAUSSIAN && p.negligible > 0 && p.softcap == 0 && plan.scale > 0 && !p.sink &&

@@ -15,10 +15,11 @@ namespace {
 
 constexpr int64_t most_tabled = int64_t(1) << 35;  // for groups to be counted in 32 bits
 
-// A table pays from here on: to make it costs a category a few nanoseconds less than a fiftieth of what a draw costs
-// without it (measured on rows of 64 to 128,256: 40 to 90 categories a draw).
+// A table pays from here on. Measured in float32 on one thread: a category of a table takes 1.0 to 1.1 ns, a draw by it
+// 8 to 12; a draw without it 55 ns in rows of 1024, 95 of 4096, 130 of 128,256. Rows of less than 1000 are even at 8 to
+// 20 draws.
 bool pays_table(int64_t categories, int64_t draws) {
-  return draws >= 4 && draws >= categories / 64 && categories < most_tabled;
+  return draws >= 16 && draws >= categories / 100 && categories < most_tabled;
 }
 
 constexpr int64_t batch = 8;               // rows of one block that are drawn from together
@@ -63,7 +64,7 @@ struct RowMemory {
     classes = carver.take<char>((table ? 1 : blocks) * class_bytes);
     if (!table) return;
     groups = (problem.categories + draw_group - 1) / draw_group;
-    while (int64_t(1) << bits < 2 * groups) ++bits;
+    while (int64_t(1) << bits < 4 * groups) ++bits;  // measured: 1, 2 and 4 buckets a group, 15, 13 and 12 ns a draw
     ends = carver.take<int64_t>(blocks);
     categories = carver.take<int64_t>(groups * draw_group);
     guide = carver.take<uint32_t>(int64_t(1) << bits);
@@ -230,17 +231,24 @@ class Sampler {
         continue;
       }
       const Drawing& drawing = Row(problem_, first).drawing();
-      RandomBlock words[batch];
+      uint64_t words[batch][4];
       for (int64_t draw = 0; draw < problem_.draws; ++draw) {
         double fractions[batch];
         int64_t index[batch];
-        for (int64_t i = 0; i < count; ++i) {
-          if (draw % 4 == 0) words[i] = random_(Stream::multinoulli, uint64_t(draw / 4), 0, uint64_t(first + i), 0);
-          fractions[i] = fraction_of(words[i].words[draw % 4]);
-        }
+        if (draw % 4 == 0) make_words_of_rows(draw / 4, first, words);
+        for (int64_t i = 0; i < count; ++i) fractions[i] = fraction_of(words[i][draw % 4]);
         drawing.pick(blocks, classes, fractions, count, index);
         for (int64_t i = 0; i < count; ++i) put(index_of(first + i) + draw * problem_.index.column_stride, index[i]);
       }
+    }
+  }
+
+  void make_words_of_rows(int64_t block, int64_t first, uint64_t (&words)[batch][4]) const noexcept {
+    const uint64_t word = Philox::first_word(Stream::multinoulli, uint64_t(block));
+    for (int64_t i = 0; i < batch; i += 2) {
+      uint64_t two[2][4] = {{word, 0, uint64_t(first + i), 0}, {word, 0, uint64_t(first + i + 1), 0}};
+      random_.replace(two);
+      std::memcpy(words[i], two, sizeof two);
     }
   }
 
@@ -316,24 +324,32 @@ class Sampler {
       for (int64_t k = 0; k < count; ++k) categories[k] += start;
     const int64_t groups = (count + draw_group - 1) / draw_group;
     uint32_t* const guide = memory.guide;
+    constexpr int64_t stride = 8;
     int64_t bucket = (start + part) >> shift;
+    const int64_t last_bucket = (end + part) >> shift;
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t last = g + 1 < groups ? categories[g * draw_group + draw_group - 1] : end;
       const int64_t stop = (last + part) >> shift;
       const uint32_t group = uint32_t(b * (draw_block / draw_group) + g);
+      if (stop - bucket <= stride && bucket + stride <= last_bucket) {  // too many, which later groups put right
+        for (int64_t i = 0; i < stride; ++i) guide[bucket + i] = group;
+        bucket = stop;
+      }
       for (; bucket < stop; ++bucket) guide[bucket] = group;
     }
   }
 
-  // Words first, first + 1, ... of a row; first is a multiple of 4.
+  // Words first, first + 1, ... of a row; first is a multiple of 4, and room is made up to a multiple of 8.
   void make_words(Stream stream, int64_t first, int64_t count, int64_t draw, int64_t row, uint64_t* words) const {
-    for (int64_t i = 0; i < count; i += 4) {
-      const RandomBlock block = random_(stream, uint64_t((first + i) / 4), uint64_t(draw), uint64_t(row), 0);
-      std::memcpy(words + i, block.words, sizeof block.words);
+    for (int64_t i = 0; i < count; i += 8) {
+      const uint64_t block = Philox::first_word(stream, uint64_t((first + i) / 4)), in_row = uint64_t(row);
+      uint64_t two[2][4] = {{block, uint64_t(draw), in_row, 0}, {block + 1, uint64_t(draw), in_row, 0}};
+      random_.replace(two);
+      std::memcpy(words + i, two, sizeof two);
     }
   }
 
-  // f(index, its place) of the draws first..end
+  // f(indices, the first one's place, their number) of the draws first..end
   template <class F>
   void look_up(const DrawTable& table, Stream stream, int64_t first, int64_t end, int64_t draw, int64_t row,
                F&& f) const noexcept {
@@ -343,7 +359,7 @@ class Sampler {
       const int64_t count = std::min(words_at_once, end - first);
       make_words(stream, first, count, draw, row, words);
       kernels().look_up(table, words, count, index);
-      for (int64_t i = 0; i < count; ++i) f(index[i], first + i);
+      f(index, first, count);
     }
   }
 
@@ -353,7 +369,13 @@ class Sampler {
     const int64_t step = problem_.index.column_stride;
     return each((problem_.draws + chunk - 1) / chunk, [&](int64_t i, int) {
       look_up(table, Stream::multinoulli, i * chunk, std::min((i + 1) * chunk, problem_.draws), 0, row,
-              [&](int64_t index, int64_t draw) { put(to + draw * step, index); });
+              [&](const int64_t* index, int64_t draw, int64_t count) {
+                if (step == sizeof(int64_t)) {
+                  std::memcpy(to + draw * step, index, size_t(count) * sizeof(int64_t));
+                } else {
+                  for (int64_t n = 0; n < count; ++n) put(to + (draw + n) * step, index[n]);
+                }
+              });
     });
   }
 
@@ -378,8 +400,9 @@ class Sampler {
     if (!Each::is_shared || trials < 2 * chunk || problem_.draws > 1) {
       return each(problem_.draws, [&](int64_t draw, int) {
         char* const counts = base + draw * problem_.counts.row_stride;
-        look_up(table, Stream::multinomial, 0, trials, draw, row,
-                [&](int64_t index, int64_t) { count(counts, index); });
+        look_up(table, Stream::multinomial, 0, trials, draw, row, [&](const int64_t* index, int64_t, int64_t some) {
+          for (int64_t n = 0; n < some; ++n) count(counts, index[n]);
+        });
       });
     }
     for (int64_t first = 0; first < trials; first += wave) {
@@ -387,7 +410,9 @@ class Sampler {
       const bool done = each((end - first + chunk - 1) / chunk, [&](int64_t i, int) {
         const int64_t begin = first + i * chunk;
         look_up(table, Stream::multinomial, begin, std::min(begin + chunk, end), 0, row,
-                [&](int64_t index, int64_t trial) { wave_[trial - first] = index; });
+                [&](const int64_t* index, int64_t trial, int64_t some) {
+                  std::copy_n(index, some, wave_ + (trial - first));
+                });
       });
       if (!done) return false;
       for (int64_t i = 0; i < end - first; ++i) count(base, wave_[i]);

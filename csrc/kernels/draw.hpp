@@ -117,6 +117,18 @@ inline bool any_sign(IntVec<T> x) {
 #endif
 }
 
+// Loads once: otherwise each use of x is a load of its own, and there are more of them than a cycle has room for.
+template <class T>
+inline void keep_in_register(Vec<T>& x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#elif defined(__x86_64__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+}
+
 // Class by class, in order; as many vectors at a time as there are registers for. Returns whether a sign bit is set.
 template <class T, class Load, class Weigh>
 inline bool sum_classes(Load load, const T* rest, int64_t whole, Weigh weigh, T* classes) {
@@ -126,6 +138,7 @@ inline bool sum_classes(Load load, const T* rest, int64_t whole, Weigh weigh, T*
     Vec<T> sums[width] = {};
     IntVec<T> signs[2] = {};
     const auto add = [&](Vec<T> x, auto v) {
+      keep_in_register<T>(x);
       signs[v & 1] |= as_bits<T>(x);
       sums[v] += weigh(x);
     };
@@ -212,6 +225,16 @@ inline double below(double x) {  // the next smaller number, of a positive one
   return x;
 }
 
+// x as it is rounded: a product that is used again is not to be fused into a sum, where it would be another number.
+inline double rounded(double x) {
+#if defined(__x86_64__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
+
 // The number at a fraction of the weight of 64 numbers, column by column. Cumulated sums do not grow where a number is
 // 0, and a number is taken where its sum is strictly more than the target: never one that is 0. The target is less than
 // the total: the fraction is at most 1 - 2^-53, and the product rounds to less. In the column it is kept below the sum,
@@ -220,7 +243,7 @@ template <class T>
 inline Pick pick_number(const T* numbers, int32_t rows, double fraction) {
   Columns columns;
   cumulate_columns<T>(numbers, rows, columns);
-  const double target = fraction * columns.total();
+  const double target = rounded(fraction * columns.total());
   int32_t column = 0;
   unroll<7>([&](auto j) { column += columns.across[j] <= target; });
   const double before = column ? columns.across[column - 1] : 0.0;

@@ -112,7 +112,7 @@ def local_attention(
 
     >>> centers = [1.0, 2.0, 3.0, 0.5]
     >>> fv.local_attention(query, key, value, half_width=1, centers=centers).ravel().round(3)
-    array([0.378, 1.156, 4.635, 0.303])
+    array([0.424, 1.118, 4.635, 0.303])
     >>> fv.local_attention(query, key, value, half_width=1, centers=centers, sigma=None).ravel()
     array([1. , 4. , 5.5, 0.5])
     """
@@ -203,7 +203,7 @@ def predict_centers(
     >>> import foveate as fv, numpy as np
     >>> query = np.array([[0.0], [1.0], [-1.0]])
     >>> fv.predict_centers(query, np.array([[1.0]]), np.array([2.0]), 10).round(3)
-    array([5.   , 8.21 , 1.79 ])
+    array([5.  , 8.21, 1.79])
     """
     (rows,) = float_arrays(query=query)
     if rows.ndim < 2:

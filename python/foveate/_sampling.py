@@ -14,8 +14,8 @@ from . import _core
 from ._arrays import FLOATS, Array, ArrayInput, as_array, by_rows, integer, integers, native
 from ._random import Seed, key_of
 
-# From so many trials for each category on, the tree is faster. Measured on 2 threads: a trial takes
-# 5 to 7 ns, a category of the tree 90 to 170 ns, and a level of it 10 microseconds.
+# From so many trials on the tree is faster. Measured on one thread: a trial takes 7 to 10 ns; the
+# tree 340 microseconds for 256 categories, 780 for 4096, and 130 ns a category for 100,000.
 _TREE_FROM = 24
 _TREE_AT_LEAST = 1 << 15
 

@@ -19,8 +19,10 @@ int main(int argc, char** argv) {
     kernel_tests::test_elementary(report, name);
     kernel_tests::test_behaviour(report, name);
     kernel_tests::test_refusals(report, name);
+    kernel_tests::test_sampling(report, name);
     isas.push_back(name);
   }
+  kernel_tests::test_random(report);
   kernel_tests::test_attention(report, isas);
   kernel_tests::test_scores(report, isas);
   kernel_tests::test_far(report, isas);

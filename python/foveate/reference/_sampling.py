@@ -42,7 +42,7 @@ def order(categories: int, draws: int) -> Array:
     (array([0, 8, 1, 9, 2, 3, 4, 5, 6, 7]), array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]))
     """
     index = np.arange(categories)
-    if draws >= 4 and draws >= categories // CLASSES:
+    if draws >= 16 and draws >= categories // 100:
         return index
     place, number = np.divmod(index % BLOCK, CLASSES)
     keys = (place // 8, place % 8, number // 8, number % 8, index // BLOCK)  # the last counts first

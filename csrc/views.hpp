@@ -1,0 +1,99 @@
+// The checks that every view of the public header goes through: what it says of itself, and how its leading axes fit those
+// of the problem, which broadcast by strides of 0.
+#pragma once
+#include "problem.hpp"
+#include "refuse.hpp"
+
+namespace foveate {
+
+inline bool is_float(fv_dtype dtype) {
+  return dtype == FV_FLOAT16 || dtype == FV_BFLOAT16 || dtype == FV_FLOAT32 || dtype == FV_FLOAT64;
+}
+
+// P: a problem with lead_ndim and lead_shape.
+template <class P>
+class Views {
+ protected:
+  Views(P& problem, fv_error* error) : problem_(problem), error_(error) {}
+
+  fv_status view(const char* name, const fv_array* array) {
+    if (array == nullptr) return refuse(error_, FV_VALUE_ERROR, "%s: got none, wanted an array", name);
+    if (array->ndim < 0 || array->ndim > FV_MAX_DIMS) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got %d axes, wanted 0 to %d", name, array->ndim, FV_MAX_DIMS);
+    }
+    if (array->ndim > 0 && (array->shape == nullptr || array->strides == nullptr)) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got no shape or no strides, wanted one of each axis", name);
+    }
+    bool empty = false;
+    for (int axis = 0; axis < array->ndim; ++axis) {
+      if (array->shape[axis] < 0) {
+        return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted no negative extent", name,
+                      ShapeText(*array).c_str());
+      }
+      empty |= array->shape[axis] == 0;
+    }
+    if (array->data == nullptr && !empty) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got no data with shape %s", name, ShapeText(*array).c_str());
+    }
+    return FV_OK;
+  }
+
+  fv_status wrong_dtype(const char* name, const fv_array& array, const char* wanted) {
+    return refuse(error_, FV_TYPE_ERROR, "%s: got %s, wanted %s", name, dtype_name(array.dtype), wanted);
+  }
+
+  // The strides over the leading axes: right-aligned, 0 where the array does not have the axis or has it once.
+  void place(const fv_array& array, int core_ndim, Operand& operand) const {
+    static char nothing = 0;  // an empty array may have no address, but an operand that is given has one
+    operand.data = array.data != nullptr ? static_cast<char*>(array.data) : &nothing;
+    operand.dtype = array.dtype;
+    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
+    for (int axis = 0; axis < own; ++axis) {
+      operand.lead[missing + axis] = array.shape[axis] == 1 ? 0 : array.strides[axis];
+    }
+  }
+
+  bool broadcasts(const fv_array& array, int core_ndim) const {
+    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
+    if (missing < 0) return false;
+    for (int axis = 0; axis < own; ++axis) {
+      if (array.shape[axis] != 1 && array.shape[axis] != problem_.lead_shape[missing + axis]) return false;
+    }
+    return true;
+  }
+
+  // Exactly (..., core), and no two elements at one address by a stride of 0.
+  fv_status place_output(const char* name, const fv_array& array, const int64_t* core, int core_ndim,
+                         Operand& operand) {
+    return place_output(name, array, problem_.lead_shape, core, core_ndim, operand);
+  }
+
+  // The same over leading axes of another shape.
+  fv_status place_output(const char* name, const fv_array& array, const int64_t* lead, const int64_t* core,
+                         int core_ndim, Operand& operand) {
+    bool same = array.ndim == problem_.lead_ndim + core_ndim, apart = true, empty = false;
+    for (int axis = 0; same && axis < array.ndim; ++axis) {
+      const int core_axis = axis - problem_.lead_ndim;
+      same = array.shape[axis] == (core_axis < 0 ? lead[axis] : core[core_axis]);
+      apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
+      empty = empty || array.shape[axis] == 0;  // the strides of an empty array say nothing
+    }
+    if (!same) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted %s", name, ShapeText(array).c_str(),
+                    ShapeText(lead, problem_.lead_ndim, core, core_ndim).c_str());
+    }
+    if (!apart && !empty) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got a stride of 0 (a broadcast array), wanted one address an element",
+                    name);
+    }
+    place(array, core_ndim, operand);
+    if (core_ndim > 0) operand.row_stride = array.strides[problem_.lead_ndim];
+    if (core_ndim > 1) operand.column_stride = array.strides[problem_.lead_ndim + core_ndim - 1];
+    return FV_OK;
+  }
+
+  P& problem_;
+  fv_error* error_;
+};
+
+}  // namespace foveate
