@@ -17,7 +17,9 @@ class BackwardValidator : private Views<Problem> {
     if (refused) return refuse(error_, FV_VALUE_ERROR, "problem: got a %s, wanted none for the gradients", refused);
     const fv_array *query = given_.query, *operands[2] = {given_.key, given_.value};
     for (const fv_array* operand : operands) {
-      for (int axis = 0; axis < operand->ndim - 2; ++axis) {
+      bool empty = false;  // the strides of an empty array say nothing
+      for (int axis = 0; axis < operand->ndim; ++axis) empty = empty || operand->shape[axis] == 0;
+      for (int axis = 0; axis < operand->ndim - 2 && !empty; ++axis) {
         if (operand->shape[axis] > 1 && operand->strides[axis] == 0) {
           return refuse(error_, FV_VALUE_ERROR, "%s: got a leading axis of %lld with a stride of 0, wanted 1 of it",
                         operand == given_.key ? "key" : "value", static_cast<long long>(operand->shape[axis]));

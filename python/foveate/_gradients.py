@@ -61,7 +61,7 @@ def attention_vjp(
     Returns
     -------
     output : numpy.ndarray (..., Lq, Dv)
-        What `attention` returns.
+        What `attention` returns; the same bits but for `Location`.
     pullback : function
         `pullback(d_output, d_lse=None)` takes the gradient of a number with respect to the output,
         of its shape and dtype, and to the lse (..., Lq), of float32, or float64 for float64; it
@@ -190,7 +190,8 @@ class _Saved:
         d_mask = np.zeros(mask.shape, wide) if mask is not None and "mask" in wanted else None
         d_sink = np.empty(lead, np.float64) if sink is not None and "sink" in wanted else None
         written = (d_query, d_key, d_value, d_mask, d_sink)
-        _core.attention_backward(*operands, scale, softcap, *reach, sink, *answers, *written)
+        rest: Any = (scale, softcap, *reach, sink, *answers, *written)
+        _core.attention_backward(*operands, *rest)
 
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
             if d_query is not None:
