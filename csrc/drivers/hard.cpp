@@ -170,6 +170,7 @@ class Hard {
 fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
   if (problem.queries <= decode_queries && !problem.centers) return hard_attention_of_few(problem, error);
   Plan plan(problem, kernels());
+  plan.share_tiles();
   const double flops =
       2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
   return plan.family.element_size == 8 ? run_blocks<double, Hard>(plan, Hard<double>::bytes_a_query(plan), flops, error)

@@ -85,8 +85,7 @@ void Plan::fit_windows() noexcept {
   // A full panel of neighbours, both ends in whole steps of 4. Queries farther apart than neighbours may share a panel
   // while that is no more than two windows; else it is cut.
   const int64_t neighbours = window + most_lanes - 1 + 2 * 3;
-  // values are summed in one tile; weights and choices take tile after tile
-  if (p.value && (bounded || p.centers) && neighbours <= most_span) span = std::min(window + neighbours, most_span);
+  if ((bounded || p.centers) && neighbours <= most_span) span = std::min(window + neighbours, most_span);
   const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
   scattered = p.centers || (span > 0 && apart);
   step = span > 0 || scattered ? 4 : family.pairs ? 2 : 1;

@@ -68,8 +68,11 @@ double judge(const Case& c, const Answer& a, const Choice& r, fv_selection selec
 void test_choices(Report& report, const std::vector<std::string>& isas, fv_dtype dtype, const Variant& variant) {
   std::vector<double> worst(isas.size());
   bool same = true;
-  for (int64_t n = 0; n < 9; ++n) {
-    Case c(dtype, 2, 1 + n % 3, lengths[n], lengths[(n * 5 + 3) % 9], head_sizes[n % 5], 1 + n, uint64_t(n + 1));
+  // float64 shorter and without groups: its truth, in long double, takes long where the hardware has none
+  const int64_t cases = dtype == FV_FLOAT64 ? 6 : 9;
+  for (int64_t n = 0; n < cases; ++n) {
+    const int64_t groups = dtype == FV_FLOAT64 ? 1 : 1 + n % 3;
+    Case c(dtype, 2, groups, lengths[n], lengths[(n * 5 + 3) % 9], head_sizes[n % 5], 1 + n, uint64_t(n + 1));
     variant.apply(c);
     c.sigma = 0;  // which goes with a sum of values
     if (c.sink.view()) return;
