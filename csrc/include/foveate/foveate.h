@@ -1,8 +1,8 @@
 /* foveate: attention on CPUs. The one public header: a C ABI of strided views and a status.
  *
  * Contract: no function throws, none keeps a pointer after it returns, none changes anything but its outputs.
- * Arguments are validated; a refused call writes nothing and says why in `fv_error`. Any number of threads may call
- * at once. Strides are in bytes and may be zero or negative; every leading axis broadcasts as in numpy.matmul.
+ * Arguments are validated; a refused call says why in `fv_error`, and writes nothing unless its comment says otherwise.
+ * Any number of threads may call at once. Strides are in bytes and may be zero or negative; every leading axis broadcasts as in numpy.matmul.
  */
 #ifndef FOVEATE_H
 #define FOVEATE_H

@@ -1,4 +1,4 @@
-"""``python -m foveate demo``: what attention does, in words and pictures, on two small problems."""
+"""``python -m foveate demo``: what attention does, in words and pictures, on small problems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=list(SUBJECTS),
         help="digits: handwritten digits are recognised; regression: a curve is fitted to noisy "
-        "points (default: both)",
+        "points; alignment: soft, hard and local attention side by side (default: all)",
     )
     parser.add_argument(
         "--output",
