@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import additive
+import backward
 import contenders
 import hard
 import local
@@ -29,6 +30,7 @@ class Kind:
 
 KINDS = (
     Kind(ATTENTION, contenders.CONTENDERS, make_data),
+    Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
     Kind(hard.WORKLOADS, hard.CONTENDERS, hard.make_data),
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),

@@ -1,6 +1,7 @@
 // The C ABI of attention: validates, then hands a Problem to its driver. What has no element to compute ends here.
 #include "drivers/drivers.hpp"
 #include "validate.hpp"
+#include "validate_backward.hpp"
 
 namespace foveate {
 namespace {
@@ -55,6 +56,20 @@ fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_
   if (status == FV_OK) status = validator.output(out, problem.keys);
   if (status != FV_OK || nothing_to_compute(problem, problem.keys)) return status;
   return attention_weights(problem, error);
+}
+
+fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, const fv_array* lse,
+                                const fv_array* d_out, const fv_array* d_lse, const fv_gradients* gradients,
+                                fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  if (gradients == nullptr) return refuse(error, FV_VALUE_ERROR, "gradients: got none, wanted where they are written");
+  Problem problem;
+  BackwardValidator validator(*given, problem, error);
+  fv_status status = Validator(*given, problem, error).inputs(/*weights=*/false);
+  if (status == FV_OK) status = validator.forward(out, lse, d_out, d_lse);
+  if (status == FV_OK) status = validator.gradients(*gradients);
+  return status == FV_OK ? attention_backward(problem, error) : status;
 }
 
 fv_status fv_hard_attention(const fv_problem* given, fv_selection selection, const fv_random* random, int64_t draws,

@@ -37,6 +37,13 @@ struct Problem {
   fv_selection selection = FV_ARGMAX;
   fv_random random = {};
 
+  // backward: out and lse are the forward's answers; what is wanted is given, and has an address for each element
+  Operand d_out, d_lse;    // d_lse optional
+  Operand d_query;         // like the query, over all leading axes
+  Operand d_key, d_value;  // over the leading axes along which key or value move, 0 along the others: a sum
+  Operand d_mask;          // like the mask, of the accumulator's type: a sum where that is broadcast
+  Operand d_sink;          // one float64 a leading index
+
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
   fv_score_kind kind = FV_DOT;
   const void* weights = nullptr;  // (D,) of the accumulator's type, contiguous; optional for distances

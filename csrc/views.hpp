@@ -65,23 +65,29 @@ class Views {
   // Exactly (..., core), and no two elements at one address by a stride of 0.
   fv_status place_output(const char* name, const fv_array& array, const int64_t* core, int core_ndim,
                          Operand& operand) {
+    return place_output(name, array, problem_.lead_shape, core, core_ndim, operand);
+  }
+
+  // The same over leading axes of another shape.
+  fv_status place_output(const char* name, const fv_array& array, const int64_t* lead, const int64_t* core,
+                         int core_ndim, Operand& operand) {
     bool same = array.ndim == problem_.lead_ndim + core_ndim, apart = true, empty = false;
     for (int axis = 0; same && axis < array.ndim; ++axis) {
       const int core_axis = axis - problem_.lead_ndim;
-      same = array.shape[axis] == (core_axis < 0 ? problem_.lead_shape[axis] : core[core_axis]);
+      same = array.shape[axis] == (core_axis < 0 ? lead[axis] : core[core_axis]);
       apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
       empty = empty || array.shape[axis] == 0;  // the strides of an empty array say nothing
     }
     if (!same) {
       return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted %s", name, ShapeText(array).c_str(),
-                    ShapeText(problem_.lead_shape, problem_.lead_ndim, core, core_ndim).c_str());
+                    ShapeText(lead, problem_.lead_ndim, core, core_ndim).c_str());
     }
     if (!apart && !empty) {
       return refuse(error_, FV_VALUE_ERROR, "%s: got a stride of 0 (a broadcast array), wanted one address an element",
                     name);
     }
     place(array, core_ndim, operand);
-    operand.row_stride = array.strides[problem_.lead_ndim];
+    if (core_ndim > 0) operand.row_stride = array.strides[problem_.lead_ndim];
     if (core_ndim > 1) operand.column_stride = array.strides[problem_.lead_ndim + core_ndim - 1];
     return FV_OK;
   }

@@ -1,4 +1,4 @@
-// attention, attention_weights and hard_attention: positional arguments -> fv_problem -> arrays.
+// attention, attention_backward, attention_weights and hard_attention: positional arguments -> fv_problem -> arrays.
 //
 // These entries are called for every answer, so they are plain vectorcall functions: pybind11's dispatch over so many
 // arguments costs more than all else here. They promise what pybind11 would: no argument is converted or copied
@@ -41,6 +41,29 @@ class Call {
                         required("key", *at++, &key_, &problem_.key) && parse_rest(at) && family(arguments[14]) &&
                         (count < 16 || centers(arguments[15]));
     return parsed ? run(arguments[12], false, arguments[13], arguments[0]) : nullptr;
+  }
+
+  PyObject* run_backward(PyObject* const* arguments, Py_ssize_t count) {
+    if (!expect("attention_backward", count, 22, 22)) return nullptr;
+    PyObject* const* at = arguments;
+    fv_array out, lse, d_out, d_lse, gradients[5];
+    const fv_array* d_lse_or_null = nullptr;
+    fv_gradients wanted = {};
+    const bool parsed =
+        required("query", *at++, &query_, &problem_.query) && required("key", *at++, &key_, &problem_.key) &&
+        required("value", *at++, &value_, &problem_.value) && parse_rest(at) && view("output", arguments[13], &out) &&
+        view("lse", arguments[14], &lse) && view("d_output", arguments[15], &d_out) &&
+        optional("d_lse", arguments[16], &d_lse, &d_lse_or_null) &&
+        optional("d_query", arguments[17], &gradients[0], &wanted.query) &&
+        optional("d_key", arguments[18], &gradients[1], &wanted.key) &&
+        optional("d_value", arguments[19], &gradients[2], &wanted.value) &&
+        optional("d_mask", arguments[20], &gradients[3], &wanted.mask) &&
+        optional("d_sink", arguments[21], &gradients[4], &wanted.sink);
+    if (!parsed) return nullptr;
+    const fv_status status = released(out.ndim, out.shape, [&] {
+      return fv_attention_backward(&problem_, &out, &lse, &d_out, d_lse_or_null, &wanted, &error_);
+    });
+    return status == FV_OK ? Py_NewRef(Py_None) : failed(status);
   }
 
   PyObject* run_hard(PyObject* const* arguments, Py_ssize_t count) {
@@ -335,6 +358,10 @@ PyObject* attention(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return Call().run_attention(arguments, count);
 }
 
+PyObject* attention_backward(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return Call().run_backward(arguments, count);
+}
+
 PyObject* attention_weights(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return Call().run_weights(arguments, count);
 }
@@ -362,6 +389,11 @@ PyMethodDef entries[] = {
     entry("attention", attention,
           "attention(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
           "key_segments, sink, out, return_lse, dtype, family, centers=None, /)"),
+    entry("attention_backward", attention_backward,
+          "attention_backward(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, "
+          "query_segments, key_segments, sink, output, lse, d_output, d_lse, d_query, d_key, d_value, d_mask, d_sink, "
+          "/): "
+          "writes the gradients that are arrays, not None"),
     entry("attention_weights", attention_weights,
           "attention_weights(query, key, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
           "key_segments, sink, out, dtype, family, centers=None, /)"),

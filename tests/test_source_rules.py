@@ -202,6 +202,7 @@ def test_the_public_names_are_these():
         "Bilinear",
         "Concat",
         "Gaussian",
+        "Gradients",
         "HardAttention",
         "Location",
         "hard_attention",
@@ -211,6 +212,7 @@ def test_the_public_names_are_these():
         "ScaledDot",
         "__version__",
         "attention",
+        "attention_vjp",
         "attention_weights",
         "get_cmake_dir",
         "get_include",
@@ -241,6 +243,7 @@ def test_the_readme_examples_run():
 def test_the_reference_takes_the_same_keywords():
     for function in (
         "attention",
+        "attention_vjp",
         "attention_weights",
         "hard_attention",
         "local_attention",

@@ -58,7 +58,7 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   kept_ready_ = carver.take<uint8_t>(keeps_ ? tiles_ * blocks.panels : 0);
 }
 
-void Block::start(int64_t task, int64_t next) noexcept {
+void Block::look_at(int64_t task) noexcept {
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
@@ -69,20 +69,25 @@ void Block::start(int64_t task, int64_t next) noexcept {
   for (int i = 0; i < count_; ++i) {
     const int64_t done = int64_t(i) * blocks_.width;
     start_panel(plan_, batch_, first_row_ + done, int32_t(std::min<int64_t>(rows - done, blocks_.width)), panels_[i]);
-    pack(i);
   }
+  next_task_ = next_key_ = -1;
+  if (keeps_ && (kept_mask_ != panels_[0].mask[0] || kept_row_ != first_row_)) {
+    kept_mask_ = panels_[0].mask[0];
+    kept_row_ = first_row_;
+    std::memset(kept_ready_, 0, size_t(tiles_ * blocks_.panels));
+  }
+}
+
+void Block::start(int64_t task, int64_t next) noexcept {
+  const Problem& p = plan_.problem;
+  look_at(task);
+  pack_all();
   next_task_ = next;
-  next_key_ = -1;
   if (next >= 0) {
     next_batch_ = blocks_.batch_of(next);
     const Interval keys = reach_of(plan_, next_batch_, 0).of(blocks_.row_of(next) / plan_.groups, p.left, p.right);
     const int64_t first = keys.low / tile_keys * tile_keys;
     if (next_batch_ != batch_ || first < first_key(0, count_)) next_key_ = first;
-  }
-  if (keeps_ && (kept_mask_ != panels_[0].mask[0] || kept_row_ != first_row_)) {
-    kept_mask_ = panels_[0].mask[0];
-    kept_row_ = first_row_;
-    std::memset(kept_ready_, 0, size_t(tiles_ * blocks_.panels));
   }
 }
 
@@ -255,7 +260,12 @@ Corners Block::corners_of(int p, const Stretch& s) const {
   return {std::min(first, last), last};
 }
 
-Stretch Block::score(int p, bool want_bits) noexcept {
+Rows Block::key_rows(int64_t begin) const {
+  const Operand& k = plan_.problem.key;
+  return {keys_base_ + (tile_.first + begin) * k.row_stride, dtype_of(k), k.row_stride, k.column_stride};
+}
+
+Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
   Panel& panel = panels_[p];
   const Problem& problem = plan_.problem;
   KeptBits kept;
@@ -267,10 +277,10 @@ Stretch Block::score(int p, bool want_bits) noexcept {
   const int32_t v = vectors(p);
   const int64_t count = s.count();
   corners_ = corners_of(p, s);
-  const Tile keys{static_cast<const char*>(key_tile_.data) + s.begin * key_tile_.row_stride, key_tile_.row_stride};
-  plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys, count, problem.head_size, plan_.weights, scores_, top_,
-                       corners_, ahead(problem.key, problem.head_size, p, true));
+  plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys(s.begin), count, problem.head_size, plan_.weights, scores_,
+                       top_, corners_, ahead(problem.key, problem.head_size, p, true));
   if (plan_.bent) family_.bend(scores_, v, count, plan_.scale, problem.softcap);
+  if (bent) std::memcpy(bent, scores_, size_t(count * v * family_.lanes * family_.element_size));
   if (plan_.biased) {
     const char* rows[most_lanes];
     for (int32_t i = 0; i < panel.live; ++i)

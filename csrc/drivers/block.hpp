@@ -38,6 +38,11 @@ class Block {
   Block(const Plan&, const Blocks&, Carver&) noexcept;
 
   void start(int64_t task, int64_t next) noexcept;  // packs the queries of a task; next: a guess, or -1
+  // The same in two steps: what the queries see, and where that matters the packing.
+  void look_at(int64_t task) noexcept;
+  void pack_all() noexcept {
+    for (int p = 0; p < count_; ++p) pack(p);
+  }
   // Narrow windows, one panel after the other: the rows of a task; the next panel of them, whether there is one; and its
   // keys as a tile of their own, whether there are any.
   void start_windows(int64_t task) noexcept;
@@ -57,8 +62,8 @@ class Block {
   void open_tile(int64_t key, int64_t end) noexcept;
 
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
-  // reach is plain intervals.
-  Stretch score(int p, bool want_bits) noexcept;
+  // reach is plain intervals. bent: room for the scores as they are after the softcap, before a mask is added.
+  Stretch score(int p, bool want_bits, void* bent = nullptr) noexcept;
   // With a sigma: what multiplies the weights of a stretch, round each query's centre.
   Gaussian gaussian(int p, const Stretch&) const;
   char* scores() { return scores_; }
@@ -70,6 +75,11 @@ class Block {
   Tile values(int64_t begin, bool finite) noexcept;
   Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;
+  // Keys of the open tile as the scores read them, and as they lie in memory.
+  Tile keys(int64_t begin) const {
+    return {static_cast<const char*>(key_tile_.data) + begin * key_tile_.row_stride, key_tile_.row_stride};
+  }
+  Rows key_rows(int64_t begin) const;
 
   // Row of a query of an operand like the output; `base`: of its batch.
   char* row(const Operand& x, char* base, int p, int lane) const {

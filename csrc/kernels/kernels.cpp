@@ -5,6 +5,7 @@
 #include "decode.hpp"
 #include "draw.hpp"
 #include "gemm.hpp"
+#include "gradient.hpp"
 #include "measure.hpp"
 #include "pack.hpp"
 #include "reach/bits.hpp"
@@ -112,6 +113,28 @@ struct Plain {
   static T weight(const void* weights, int64_t key, int64_t query, int64_t width) {
     return static_cast<const T*>(weights)[key * width + query];
   }
+  static void d_scores(const void* s, void* d_weights, int32_t vectors, int64_t count, const void* lse,
+                       const void* shift, void* weights, void* beside, int64_t stride) {
+    by_width(vectors, [&](auto v) {
+      soft_gradient<T, v>(static_cast<const T*>(s), static_cast<T*>(d_weights), count, static_cast<const T*>(lse),
+                          static_cast<const T*>(shift), static_cast<T*>(weights), static_cast<T*>(beside), stride);
+    });
+  }
+  static void unbend(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap, void* beside,
+                     int64_t stride) {
+    by_width(vectors, [&](auto v) {
+      bend_gradient<T, v>(static_cast<const T*>(bent), static_cast<T*>(d_scores), count, softcap,
+                          static_cast<T*>(beside), stride);
+    });
+  }
+  static void sum_queries(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x,
+                          int64_t columns, void* to) {
+    query_sum<T>(static_cast<const T*>(cells), stride, count, queries, static_cast<const T*>(x), columns,
+                 static_cast<T*>(to));
+  }
+  static void products_of_rows(const void* a, const void* b, int64_t count, int64_t columns, void* to) {
+    row_products<T>(static_cast<const T*>(a), static_cast<const T*>(b), count, columns, static_cast<T*>(to));
+  }
   static void weights(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor) {
     by_width(vectors, [&](auto v) {
       weights_tile<T, v>(static_cast<T*>(s), count, T(scale), static_cast<const T*>(m), static_cast<const T*>(factor));
@@ -197,6 +220,10 @@ constexpr Family plain_family(Dtype in_place) {
   f.weighted_sum = K::sum;
   f.add_not_finite = add_not_finite<K, T>;
   f.weights = K::weights;
+  f.soft_gradient = K::d_scores;
+  f.bend_gradient = K::unbend;
+  f.query_sum = K::sum_queries;
+  f.row_products = K::products_of_rows;
   f.store_rows = store_rows<T>;
   f.store_row = K::one_row;
   f.decode_scores = decode_scores<T>;

@@ -130,6 +130,19 @@ struct Family {
   // s = 2^(scale (s - m)) * factor
   void (*weights)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
 
+  // backward, see gradient.hpp
+  // s, the scores, and d_weights, the gradients of the weights, which become those of the scores; both answers also go to
+  // `weights` and `d_scores`, rows `stride` apart. lse in base 2 and shift: one T a query.
+  void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, const void* lse,
+                        const void* shift, void* weights, void* d_scores, int64_t stride);
+  // d_scores before the softcap, from those after it and from what bend gave; also to `beside`
+  void (*bend_gradient)(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap, void* beside,
+                        int64_t stride);
+  // to[j][d] += sum over q < queries of cells[j * stride + q] * x[q][d]; columns: of x and `to`, a multiple of the lanes
+  void (*query_sum)(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x, int64_t columns,
+                    void* to);
+  void (*row_products)(const void* a, const void* b, int64_t count, int64_t columns, void* to);  // columns: likewise
+
   // Writes a panel's columns as rows: to[i][r] = panel[r][i] * factor[i], for `live` queries; returns whether all are
   // finite. scratch: lanes * rows of T.
   bool (*store_rows)(const void* panel, int32_t vectors, int64_t rows, const void* factor, int32_t live, void* scratch,

@@ -14,12 +14,14 @@ scores become an answer).
 from . import reference
 from ._attention import attention, attention_weights
 from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
+from ._gradients import attention_vjp
 from ._hard import HardAttention, hard_attention
 from ._local import local_attention, predict_centers
 from ._merge import merge
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
+from ._vjp import Gradients
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
@@ -29,11 +31,13 @@ __all__ = [
     "Cosine",
     "Dot",
     "Gaussian",
+    "Gradients",
     "HardAttention",
     "Location",
     "ScaledDot",
     "__version__",
     "attention",
+    "attention_vjp",
     "attention_weights",
     "get_cmake_dir",
     "get_include",

@@ -120,7 +120,7 @@ class Cosine(Score):
 
     def reduce(self, query: Array, key: Array) -> Reduced:
         """Divide the rows by their lengths, in the dtype of the computation."""
-        return Reduced(by_rows(query, _unit), by_rows(key, _unit), self.scale)
+        return Reduced(by_rows(query, unit), by_rows(key, unit), self.scale)
 
 
 def _squares(x: Array) -> Array:
@@ -128,7 +128,7 @@ def _squares(x: Array) -> Array:
     return squares[..., None]
 
 
-def _unit(x: Array) -> Array:
+def unit(x: Array) -> Array:
     x = x.astype(compute_dtype(x.dtype), copy=False)
     limits = np.finfo(x.dtype)
     with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone

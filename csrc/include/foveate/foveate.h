@@ -113,6 +113,22 @@ fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* l
 /* out (..., Lq, Lk): the weights themselves. */
 fv_status fv_attention_weights(const fv_problem*, const fv_array* out, fv_error*) FV_NOEXCEPT;
 
+/* Where the gradients of fv_attention_backward are written; each is optional (NULL). */
+typedef struct fv_gradients {
+  const fv_array* query; /* (..., Lq, D), over all leading axes: where query is broadcast, the caller sums */
+  const fv_array* key;   /* (..., Lk, D) and (..., Lk, Dv): of as many axes as the output, the leading ones those of */
+  const fv_array* value; /* key and value broadcast together; where both have an extent of 1, the sum over that axis */
+  const fv_array* mask;  /* of a float mask, of its shape, holding zeros: it is added to */
+  const fv_array* sink;  /* float64, over all leading axes */
+} fv_gradients;
+
+/* The gradients of fv_attention for FV_DOT, without a sigma: out and lse are what it gave for the problem, d_out the
+ * gradient of out, of its shape; d_lse that of lse, may be NULL. lse, d_lse and the gradient of the mask are float32
+ * (float64 for float64); out, d_out and the other gradients of any float dtype (float64 for float64). No axis of key and
+ * value may be broadcast by a stride of 0 alone. A row that sees nothing has the gradient 0. */
+fv_status fv_attention_backward(const fv_problem*, const fv_array* out, const fv_array* lse, const fv_array* d_out,
+                                const fv_array* d_lse, const fv_gradients*, fv_error*) FV_NOEXCEPT;
+
 /* Random numbers: Philox 4x64-10 under this key, counted by what each number is for (row, draw), so that draws are the
  * same for any number of threads and whatever else is in the batch. */
 typedef struct fv_random {

@@ -9,6 +9,7 @@ reach, select), and one that puts them together.
 """
 
 from ._attention import attention, attention_weights
+from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
 from ._local import gaussian, local_attention, predict_centers
 from ._random import philox, uniform
@@ -20,6 +21,7 @@ from ._select import merge, softmax, weighted_sum
 
 __all__ = [
     "attention",
+    "attention_vjp",
     "attention_weights",
     "compute_dtype",
     "draw",
@@ -31,11 +33,14 @@ __all__ = [
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
+    "over_queries",
     "philox",
     "predict_centers",
     "reach",
     "scores",
     "softmax",
+    "sum_to",
     "uniform",
+    "unit_gradient",
     "weighted_sum",
 ]

@@ -1,0 +1,104 @@
+// What the backward pass has beyond the forward's products: a tile of weights and of the gradients of its scores, and
+// the product that sums over queries. With P the weights, dP = dO V^T, delta = rowsum(dO O) and dlse the gradient of lse:
+//   P[j][q]  = 2^(S[j][q] - lse[q]),  dS[j][q] = P[j][q] (dP[j][q] - shift[q]),  shift = delta - dlse
+//   to[j][d] += sum_q cells[j][q] X[q][d]        (a chain over the q of one call, from 0: dV from P, dK from dS)
+// A score of -inf is that of a cell that is not seen: both are 0 there, whatever dP holds.
+#pragma once
+#include "gemm.hpp"
+
+namespace foveate::FOVEATE_ISA {
+namespace {
+
+// s and d_weights are [key][vectors * lanes]; dS takes the place of dP. Both answers also go to rows `stride` apart, in
+// which the panels of a block stand side by side: weights and d_scores point at this panel's first column.
+template <class T, int vectors>
+[[gnu::noinline]] void soft_gradient(const T* s, T* d_weights, int64_t count, const T* lse_, const T* shift_,
+                                     T* weights, T* d_scores, int64_t stride) {
+  constexpr int width = vectors * lanes<T>;
+  const Vec<T> lowest = minus_infinity<T>();
+  Vec<T> lse[vectors], shift[vectors];
+  unroll<vectors>([&](auto v) {
+    lse[v] = load(lse_ + v * lanes<T>);
+    shift[v] = load(shift_ + v * lanes<T>);
+  });
+  for (int64_t j = 0; j < count; ++j)
+    unroll<vectors>([&](auto v) {
+      const int64_t cell = j * width + v * lanes<T>, place = j * stride + v * lanes<T>;
+      const Vec<T> score = load(s + cell);
+      const IntVec<T> hidden = score == lowest;
+      const Vec<T> weight = hidden ? Vec<T>{} : exp2<T>(score - lse[v]);
+      const Vec<T> d_score = hidden ? Vec<T>{} : weight * (load(d_weights + cell) - shift[v]);
+      store<T>(weights + place, weight);
+      store<T>(d_scores + place, d_score);
+      store<T>(d_weights + cell, d_score);
+    });
+}
+
+// dS times the derivative of softcap * tanh(s / softcap), 1 - tanh^2; bent: softcap * tanh(...) * log2(e). 0 stays 0.
+template <class T, int vectors>
+void bend_gradient(const T* bent, T* d_scores, int64_t count, double softcap, T* beside, int64_t stride) {
+  constexpr int width = vectors * lanes<T>;
+  const T factor = T(1 / (softcap * Math<double>::log2_e));
+  for (int64_t j = 0; j < count; ++j)
+    unroll<vectors>([&](auto v) {
+      T* const cell = d_scores + j * width + v * lanes<T>;
+      const Vec<T> d_score = load(cell), t = load(bent + j * width + v * lanes<T>) * factor;
+      const Vec<T> inner = d_score == T(0) ? d_score : d_score * (T(1) - t * t);
+      store<T>(cell, inner);
+      store<T>(beside + j * stride + v * lanes<T>, inner);
+    });
+}
+
+// Register tiles as those of scores: `rows` keys x `vectors` of columns, of which rows of X are whole vectors.
+template <class T, int vectors, int rows>
+[[gnu::noinline]] void query_sum_block(const T* cells, int64_t stride, int64_t queries, const T* x, int64_t columns,
+                                       T* to) {
+  Vec<T> sum[rows][vectors] = {};
+  for (int64_t q = 0; q < queries; ++q) {
+    Vec<T> row[vectors];
+    unroll<vectors>([&](auto v) { row[v] = load(x + v * lanes<T>); });
+    unroll<rows>([&](auto j) {
+      const Vec<T> cell = broadcast(cells[j * stride]);
+      unroll<vectors>([&](auto v) { sum[j][v] += cell * row[v]; });
+    });
+    cells += 1;
+    x += columns;
+  }
+  unroll<rows>([&](auto j) {
+    unroll<vectors>([&](auto v) {
+      T* const place = to + j * columns + v * lanes<T>;
+      store<T>(place, load(place) + sum[j][v]);
+    });
+  });
+}
+
+// columns: of X and of `to`, a multiple of the lanes.
+template <class T, int rows = key_rows<panel_vectors>>
+void query_sum(const T* cells, int64_t stride, int64_t count, int64_t queries, const T* x, int64_t columns, T* to) {
+  for (; count >= rows; count -= rows) {
+    int64_t d = 0;
+    for (; d + panel_vectors * lanes<T> <= columns; d += panel_vectors * lanes<T>)
+      query_sum_block<T, panel_vectors, rows>(cells, stride, queries, x + d, columns, to + d);
+    for (; d < columns; d += lanes<T>) query_sum_block<T, 1, rows>(cells, stride, queries, x + d, columns, to + d);
+    cells += rows * stride;
+    to += rows * columns;
+  }
+  if constexpr (rows > 1) {
+    if (count > 0) query_sum<T, (rows + 1) / 2>(cells, stride, count, queries, x, columns, to);
+  }
+}
+
+// The inner products of rows a[i] and b[i], of whole vectors.
+template <class T>
+void row_products(const T* a, const T* b, int64_t count, int64_t columns, T* to) {
+  for (int64_t i = 0; i < count; ++i, a += columns, b += columns) {
+    Vec<T> sum = {};
+    for (int64_t d = 0; d < columns; d += lanes<T>) sum += load(a + d) * load(b + d);
+    T total = 0;
+    for (int lane = 0; lane < lanes<T>; ++lane) total += sum[lane];
+    to[i] = total;
+  }
+}
+
+}  // namespace
+}  // namespace foveate::FOVEATE_ISA

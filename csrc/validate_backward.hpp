@@ -1,0 +1,135 @@
+// Validation of the backward pass: what the forward gave, and where the gradients go. The problem is validated already.
+#pragma once
+#include "views.hpp"
+
+namespace foveate {
+
+class BackwardValidator : private Views<Problem> {
+ public:
+  BackwardValidator(const fv_problem& given, Problem& problem, fv_error* error)
+      : Views(problem, error), given_(given) {}
+
+  // What the forward pass gave, and the gradients of that.
+  fv_status forward(const fv_array* out, const fv_array* lse, const fv_array* d_out, const fv_array* d_lse) {
+    const char* refused = nullptr;
+    if (problem_.kind != FV_DOT) refused = "score that is no inner product";
+    if (given_.sigma != 0) refused = "sigma";
+    if (refused) return refuse(error_, FV_VALUE_ERROR, "problem: got a %s, wanted none for the gradients", refused);
+    const fv_array *query = given_.query, *operands[2] = {given_.key, given_.value};
+    for (const fv_array* operand : operands) {
+      bool empty = false;  // the strides of an empty array say nothing
+      for (int axis = 0; axis < operand->ndim; ++axis) empty = empty || operand->shape[axis] == 0;
+      for (int axis = 0; axis < operand->ndim - 2 && !empty; ++axis) {
+        if (operand->shape[axis] > 1 && operand->strides[axis] == 0) {
+          return refuse(error_, FV_VALUE_ERROR, "%s: got a leading axis of %lld with a stride of 0, wanted 1 of it",
+                        operand == given_.key ? "key" : "value", static_cast<long long>(operand->shape[axis]));
+        }
+      }
+    }
+    const fv_dtype accumulator = query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
+    const int64_t core[2] = {problem_.queries, problem_.value_size};
+    fv_status status = given_output("out", out, nullptr, core, 2, problem_.out);
+    if (status == FV_OK) status = given_output("lse", lse, &accumulator, core, 1, problem_.lse);
+    if (status == FV_OK) status = given_output("d_out", d_out, nullptr, core, 2, problem_.d_out);
+    if (status == FV_OK && d_lse != nullptr) {
+      status = given_output("d_lse", d_lse, &accumulator, core, 1, problem_.d_lse);
+    }
+    return status;
+  }
+
+  // What is wanted.
+  fv_status gradients(const fv_gradients& gradients) {
+    const int64_t query[2] = {problem_.queries, problem_.head_size};
+    const int64_t key[2] = {problem_.keys, problem_.head_size}, value[2] = {problem_.keys, problem_.value_size};
+    const fv_array* const operands[2] = {given_.key, given_.value};
+    int64_t shared[FV_MAX_DIMS];
+    for (int axis = 0; axis < problem_.lead_ndim; ++axis) {
+      shared[axis] = 1;
+      for (const fv_array* operand : operands) {
+        const int own = axis - (problem_.lead_ndim - (operand->ndim - 2));
+        if (own >= 0 && operand->shape[own] != 1) shared[axis] = operand->shape[own];
+      }
+    }
+    fv_status status = gradient("d_query", gradients.query, problem_.lead_shape, query, problem_.d_query);
+    if (status == FV_OK) status = gradient("d_key", gradients.key, shared, key, problem_.d_key);
+    if (status == FV_OK) status = gradient("d_value", gradients.value, shared, value, problem_.d_value);
+    if (status == FV_OK && gradients.mask != nullptr) status = mask_gradient(*gradients.mask);
+    if (status != FV_OK || gradients.sink == nullptr) return status;
+    if (given_.sink == nullptr) return refuse(error_, FV_VALUE_ERROR, "d_sink: got an array without a sink");
+    if (status = view("d_sink", gradients.sink); status != FV_OK) return status;
+    if (gradients.sink->dtype != FV_FLOAT64) return wrong_dtype("d_sink", *gradients.sink, dtype_name(FV_FLOAT64));
+    return place_output("d_sink", *gradients.sink, problem_.lead_shape, nullptr, 0, problem_.d_sink);
+  }
+
+ private:
+  // An array of exactly (..., core), to read; of this dtype, or any float one that goes with the query.
+  fv_status given_output(const char* name, const fv_array* array, const fv_dtype* dtype, const int64_t* core,
+                         int core_ndim, Operand& operand) {
+    if (const fv_status status = view(name, array); status != FV_OK) return status;
+    if (const fv_status status = accumulated(name, *array, dtype); status != FV_OK) return status;
+    bool same = array->ndim == problem_.lead_ndim + core_ndim;
+    for (int axis = 0; same && axis < array->ndim; ++axis) {
+      const int core_axis = axis - problem_.lead_ndim;
+      same = array->shape[axis] == (core_axis < 0 ? problem_.lead_shape[axis] : core[core_axis]);
+    }
+    if (!same) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted %s", name, ShapeText(*array).c_str(),
+                    ShapeText(problem_.lead_shape, problem_.lead_ndim, core, core_ndim).c_str());
+    }
+    place(*array, core_ndim, operand);
+    operand.row_stride = array->strides[problem_.lead_ndim];
+    if (core_ndim > 1) operand.column_stride = array->strides[problem_.lead_ndim + 1];
+    return FV_OK;
+  }
+
+  fv_status accumulated(const char* name, const fv_array& array, const fv_dtype* dtype) {
+    if (dtype != nullptr) return array.dtype == *dtype ? FV_OK : wrong_dtype(name, array, dtype_name(*dtype));
+    if (!is_float(array.dtype)) return wrong_dtype(name, array, "float16, bfloat16, float32 or float64");
+    const bool same = (array.dtype == FV_FLOAT64) == (given_.query->dtype == FV_FLOAT64);
+    if (same) return FV_OK;
+    return refuse(error_, FV_TYPE_ERROR, "%s: got %s with a query of %s; float64 goes with float64 only", name,
+                  dtype_name(array.dtype), dtype_name(given_.query->dtype));
+  }
+
+  // Over these leading axes; optional.
+  fv_status gradient(const char* name, const fv_array* array, const int64_t* lead, const int64_t* core,
+                     Operand& operand) {
+    if (array == nullptr) return FV_OK;
+    if (const fv_status status = view(name, array); status != FV_OK) return status;
+    if (const fv_status status = accumulated(name, *array, nullptr); status != FV_OK) return status;
+    return place_output(name, *array, lead, core, 2, operand);
+  }
+
+  fv_status mask_gradient(const fv_array& array) {
+    if (given_.reach.mask == nullptr || given_.reach.mask->dtype == FV_BOOL) {
+      return refuse(error_, FV_VALUE_ERROR, "d_mask: got an array without a float mask");
+    }
+    const fv_array& mask = *given_.reach.mask;
+    const fv_dtype accumulator = given_.query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
+    if (const fv_status status = view("d_mask", &array); status != FV_OK) return status;
+    if (const fv_status status = accumulated("d_mask", array, &accumulator); status != FV_OK) return status;
+    bool same = array.ndim == mask.ndim, apart = true;
+    for (int axis = 0; same && axis < array.ndim; ++axis) {
+      same = array.shape[axis] == mask.shape[axis];
+      apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
+    }
+    if (!same || !apart) {
+      return refuse(error_, FV_VALUE_ERROR, "d_mask: got shape %s, wanted %s, with one address an element",
+                    ShapeText(array).c_str(), ShapeText(mask).c_str());
+    }
+    place(array, array.ndim, problem_.d_mask);
+    const int missing = problem_.lead_ndim + 2 - array.ndim;
+    for (int axis = 0; axis < array.ndim; ++axis) {
+      const int core_axis = missing + axis - problem_.lead_ndim;
+      const int64_t stride = array.shape[axis] == 1 ? 0 : array.strides[axis];
+      if (core_axis < 0) problem_.d_mask.lead[missing + axis] = stride;
+      if (core_axis == 0) problem_.d_mask.row_stride = stride;
+      if (core_axis == 1) problem_.d_mask.column_stride = stride;
+    }
+    return FV_OK;
+  }
+
+  const fv_problem& given_;
+};
+
+}  // namespace foveate

@@ -1,0 +1,76 @@
+"""What a pullback returns, and what it may be asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._arrays import Array
+
+
+class Gradients(NamedTuple):
+    """What the pullback of `attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    mask : numpy.ndarray or None
+        Of a float mask, in its shape and dtype; 0 where it is -inf.
+    sink : numpy.ndarray or None
+        In the shape of the sink, float64 (of the dtype of the computation in the reference).
+    score : Score or None
+        A score object of the same class, whose parameters are the gradients of the score's own;
+        None where those are none, as of a score that is named by a string.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> output, pullback = fv.attention_vjp(np.ones((1, 2)), np.eye(3, 2), np.eye(3))
+    >>> pullback(np.ones((1, 3))).mask is None
+    True
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    mask: Array | None = None
+    sink: Array | None = None
+    score: Any = None
+
+
+def names_of(wrt: str | Collection[str] | None) -> frozenset[str]:
+    """Take the names of the fields of `Gradients` that are wanted; None: all of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another type, and for a name that no field has.
+    """
+    if wrt is None:
+        return frozenset(Gradients._fields)
+    names = [wrt] if isinstance(wrt, str) else wrt
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"wrt: got {wrt!r}, wanted a name, or a collection of names")
+    for name in names:
+        if name not in Gradients._fields:
+            raise ValueError(f"wrt: got {name!r}, wanted names among {list(Gradients._fields)}")
+    return frozenset(names)
+
+
+def score_of(score: Any, **parts: Any) -> Any:
+    """Make a score of the same class with gradients as its parameters, which may be NaN or inf.
+
+    Arrays are of the dtype of the parameter. A parameter without a gradient stays as it is.
+    """
+    made = object.__new__(type(score))
+    for field in dataclasses.fields(score):
+        given = getattr(score, field.name)
+        part = parts.get(field.name, given)
+        if isinstance(part, np.ndarray) and part is not given:
+            part = part.astype(np.asarray(given).dtype)
+        object.__setattr__(made, field.name, part)
+    return made

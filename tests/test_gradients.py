@@ -1,0 +1,536 @@
+"""attention_vjp: against differences, the formulas and torch, and what is promised at the edges."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import foveate as fv
+import numpy as np
+import pytest
+from foveate import reference
+from strategies import BFLOAT16, DTYPES, Site, normal, problem
+from tolerances import FLOORS, RATIO, assert_within, eps, expect, wider
+
+FLOATS = [dtype for dtype in DTYPES if dtype.itemsize > 2]
+OPERANDS = ("query", "key", "value")
+
+# How far from the formulas one precision wider: twice the error of the formulas in the same
+# precision, as for outputs, and a floor in ulp of the size of the sums before their terms cancel.
+# A gradient is a sum over cells of P (dP - delta), times rows: the rounding of the weights, of dP,
+# of delta and of the two sums, 4 ulp each at most of sums this short (chains of 16 to 168 terms,
+# whose error grows as their root), and lse, which is rounded: an ulp of |lse| a weight.
+FLOOR_ULP = 20
+
+
+def gradients(function: Any, arrays: Any, d_output: Any, d_lse: Any = None, **keywords: Any) -> Any:
+    output, pullback = function(*arrays, **keywords)
+    return output, pullback(d_output, d_lse)
+
+
+def parts(found: fv.Gradients) -> dict[str, np.ndarray]:
+    """All gradients by name, those of the score's parameters too."""
+    named = {name: x for name, x in found._asdict().items() if name != "score" and x is not None}
+    if found.score is not None:
+        for field in dataclasses.fields(found.score):
+            x = getattr(found.score, field.name)
+            if isinstance(x, np.ndarray | float):
+                named[f"score.{field.name}"] = np.asarray(x)
+    return named
+
+
+def sizes(arrays: Any, d_output: Any, d_lse: Any, **keywords: Any) -> dict[str, float]:
+    """How large the sums of each gradient are before terms cancel, at most: by absolute values."""
+    q, k, v = (np.abs(np.asarray(x).astype(np.float64)) for x in arrays)
+    d = np.abs(np.asarray(d_output).astype(np.float64))
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    with np.errstate(all="ignore"):
+        weights, lse = reference.softmax(
+            *_logits(arrays, lead, **keywords), np.full((*lead, 1, 1), -np.inf)
+        )
+    d_weights = d @ np.swapaxes(v, -1, -2)
+    shift = np.sum(d_weights * weights, axis=-1, keepdims=True)
+    if d_lse is not None:
+        shift = shift + np.abs(d_lse.astype(np.float64))[..., None]
+    # an error of the logit or of lse is one of the weight, relative
+    logit = np.abs(np.where(np.isfinite(lse), lse, 0)).max(initial=0)
+    cells = weights * (d_weights + shift) * (1 + logit)
+    scale = _scale(keywords.get("score", "scaled_dot"), q.shape[-1])
+    q, k = _reduced(keywords.get("score", "scaled_dot"), q, k)
+
+    def top(x: Any) -> float:
+        return float(np.max(x, initial=0))
+
+    return {
+        "query": top(scale * (cells @ k)),
+        "key": top(scale * np.swapaxes(cells, -1, -2) @ q),
+        "value": top(np.swapaxes(weights, -1, -2) @ d) * (1 + logit),
+        "mask": top(cells),
+        "sink": top(shift.sum(axis=(-1, -2))) * (1 + logit),
+        "score": top(np.sum(cells @ k)) * (1 + top(q)),
+    }
+
+
+def _logits(arrays: Any, lead: Any, **keywords: Any) -> Any:
+    from foveate.reference._attention import logits_of
+
+    q, k, _ = (wider(x) for x in arrays)
+    own = {
+        x: y for x, y in keywords.items() if x not in ("score", "softcap", "mask", "sink", "wrt")
+    }
+    score = keywords.get("score", "scaled_dot")
+    return logits_of(q, k, lead, score, keywords.get("softcap"), keywords.get("mask"), **own)
+
+
+def _scale(score: Any, size: int) -> float:
+    if score == "scaled_dot" or (isinstance(score, fv.ScaledDot) and score.scale is None):
+        return 1 / np.sqrt(max(size, 1))
+    return max(1.0, abs(getattr(score, "scale", None) or 1.0))
+
+
+def _reduced(score: Any, q: Any, k: Any) -> Any:
+    if isinstance(score, fv.Bilinear):
+        return q.sum(axis=-1, keepdims=True) * np.abs(score.w).max(), k * np.abs(score.w).max()
+    if score == "cosine" or isinstance(score, fv.Cosine):
+        # over the length of a row, which the gradient is divided by
+        return tuple(1 / np.linalg.norm(x, axis=-1, keepdims=True).min() + 0 * x for x in (q, k))
+    return q, k
+
+
+def check(
+    *arrays: np.ndarray, lse: bool = True, seed: int = 9, **keywords: Any
+) -> tuple[np.ndarray, fv.Gradients]:
+    """Hold attention_vjp against the formulas one precision wider."""
+    dtype = arrays[0].dtype
+    before = [x.tobytes() for x in arrays]
+    output, pullback = fv.attention_vjp(*arrays, **keywords)
+    if isinstance(keywords.get("score"), fv.Location):  # attention computes one query for all
+        expected = expect(*arrays, **keywords)
+        assert_within(output, expected.output, expected.output_error, "output")
+    else:
+        np.testing.assert_array_equal(output, fv.attention(*arrays, **keywords))
+    d_output = normal(seed, output.shape, dtype)
+    wide = reference.compute_dtype(dtype)
+    d_lse = normal(seed + 1, output.shape[:-1], wide) if lse else None
+    found = pullback(d_output, d_lse)
+    assert before == [x.tobytes() for x in arrays], "an input was modified"
+
+    _, exact = gradients(
+        reference.attention_vjp,
+        map(wider, arrays),
+        wider(d_output),
+        None if d_lse is None else wider(d_lse),
+        **keywords,
+    )
+    _, plain = gradients(reference.attention_vjp, arrays, d_output, d_lse, **keywords)
+    got, want, usual = parts(found), parts(exact), parts(plain)
+    assert got.keys() == want.keys()
+    size = sizes(arrays, d_output, d_lse, **keywords)
+    for name, gradient in got.items():
+        w = want[name]
+        assert gradient.shape == w.shape, name
+        if name in OPERANDS:
+            assert gradient.dtype == dtype, name
+        # 16-bit gradients are rounded once; the weights of bfloat16 pairs, in the forward's lse
+        ulps = FLOOR_ULP * eps(wide) + FLOORS[dtype].rounded_weights
+        allowed = ulps * size[name.split(".")[0]] + RATIO * np.max(
+            np.abs(usual[name] - w), initial=0
+        )
+        stored = gradient.dtype if gradient.dtype == BFLOAT16 else np.result_type(gradient.dtype)
+        off = np.abs(gradient.astype(w.dtype) - w)
+        worst = np.max(off - eps(stored) * np.abs(w), initial=0)
+        assert worst <= allowed, f"{name}: off by {worst:.3g}, allowed {allowed:.3g}"
+    return output, found
+
+
+# --- the reference itself: central differences ---------------------------------------------------
+
+EVERY = {
+    "dot": "dot",
+    "scaled_dot": fv.ScaledDot(0.7),
+    "cosine": fv.Cosine(1.5),
+    "bilinear": fv.Bilinear(normal(20, (3, 3), np.float64)),
+    "additive": fv.Additive(
+        normal(21, (4,), np.float64), normal(22, (3, 4), np.float64),
+        normal(23, (3, 4), np.float64), normal(24, (4,), np.float64),
+    ),
+    "relu": fv.Additive(
+        normal(21, (4,), np.float64), normal(22, (3, 4), np.float64),
+        normal(23, (3, 4), np.float64), None, "relu",
+    ),
+    "projected": fv.Additive(normal(21, (3,), np.float64), activation="tanh"),
+    "concat": fv.Concat(normal(25, (4,), np.float64), normal(26, (6, 4), np.float64)),
+    "identity": fv.Concat(
+        normal(25, (4,), np.float64), normal(26, (6, 4), np.float64), normal(27, (4,), np.float64),
+        "identity",
+    ),
+    "location": fv.Location(normal(28, (3,), np.float64), 0.3),
+    "gaussian": fv.Gaussian(0.8),
+    "gaussian of w": fv.Gaussian(np.array([0.5, 1.0, 0.7])),
+}  # fmt: skip
+
+REACHES: dict[str, Any] = {
+    "all": {},
+    "bool mask": lambda at: {"mask": at.rng.random((at.queries, at.keys)) < 0.6},
+    "float mask": lambda at: {"mask": _bias(at, (at.queries, at.keys))},
+    "mask of heads": lambda at: {"mask": _bias(at, (*at.lead, at.queries, at.keys))},
+    "mask of keys": lambda at: {"mask": _bias(at, (1, at.keys))},
+    "mask of queries": lambda at: {"mask": _bias(at, (at.queries, 1))},
+    "causal": {"causal": True, "offset": "end"},
+    "window": lambda at: {"window": (3, 2), "offset": at.rng.integers(0, 5, at.lead)},
+    "lengths": lambda at: {"key_lengths": at.rng.integers(0, at.keys + 1, at.lead)},
+    "segments": lambda at: {
+        "segments": (
+            at.rng.integers(0, 3, (*at.lead, at.queries)),
+            at.rng.integers(0, 3, (*at.lead, at.keys)),
+        )
+    },
+    "sink": lambda at: {"sink": at.rng.standard_normal(at.lead)},
+    "one sink": {"sink": 0.5},
+    "softcap": {"softcap": 1.5},
+    "all of it": lambda at: {
+        "mask": _bias(at, (at.queries, at.keys)),
+        "causal": True,
+        "offset": 2,
+        "softcap": 2.0,
+        "sink": at.rng.standard_normal(at.lead[-1:]),
+        "key_lengths": at.rng.integers(0, at.keys + 1, at.lead),
+    },
+}
+
+
+def _bias(at: Site, shape: tuple[int, ...]) -> np.ndarray:
+    bias = at.rng.standard_normal(shape).astype(np.float32)
+    bias[at.rng.random(shape) < 0.25] = -np.inf
+    return bias
+
+
+def reach_of(name: str, lead: tuple[int, ...], queries: int, keys: int) -> dict[str, Any]:
+    reach = REACHES[name]
+    return reach(Site(np.random.default_rng(3), lead, queries, keys)) if callable(reach) else reach
+
+
+def differences(function: Any, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    """Central differences of a number, element by element; an element of -inf stays."""
+    gradient = np.zeros(x.shape)
+    for at in np.ndindex(x.shape):
+        if not np.isfinite(x[at]):
+            continue
+        up, down = x.copy(), x.copy()
+        up[at] += step
+        down[at] -= step
+        gradient[at] = (function(up) - function(down)) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize("score", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("reach", ["all", "all of it", "mask of keys"])
+def test_the_reference_against_differences(score, reach):
+    """The error of a central difference: step^2 for the curvature, eps / step for the rounding."""
+    q, k, v = problem(4, 5, lead=(2,), size=3, value_size=2, dtype=np.float64)
+    keywords = {"score": score, **reach_of(reach, (2,), 4, 5)}
+    if "mask" in keywords:
+        keywords["mask"] = keywords["mask"].astype(np.float64)
+    d_output, d_lse = normal(5, (2, 4, 2), np.float64), normal(6, (2, 4), np.float64)
+    _, found = gradients(reference.attention_vjp, (q, k, v), d_output, d_lse, **keywords)
+
+    def loss(**changed: Any) -> float:
+        given = {"query": q, "key": k, "value": v, **keywords, **changed}
+        output, lse = reference.attention(**given, return_lse=True)
+        seen = np.isfinite(lse)
+        return float(np.sum(output * d_output) + np.sum(np.where(seen, lse, 0) * d_lse))
+
+    arrays = {"query": q, "key": k, "value": v}
+    arrays |= {x: np.asarray(keywords[x]) for x in ("mask", "sink") if x in keywords}
+    for name, x in arrays.items():
+        numeric = differences(lambda changed, name=name: loss(**{name: changed}), x)
+        np.testing.assert_allclose(
+            getattr(found, name), numeric, rtol=1e-5, atol=1e-7, err_msg=name
+        )
+    if found.score is None:
+        assert isinstance(score, str)
+        return
+    for field in dataclasses.fields(score):
+        x = getattr(score, field.name)
+        if x is None or isinstance(x, str):
+            assert getattr(found.score, field.name) == x
+            continue
+        numeric = differences(
+            lambda changed, field=field: loss(
+                score=dataclasses.replace(
+                    score, **{field.name: changed if changed.ndim else float(changed)}
+                )
+            ),
+            np.asarray(x),
+        )
+        got = getattr(found.score, field.name)
+        np.testing.assert_allclose(got, numeric, rtol=1e-5, atol=1e-7, err_msg=field.name)
+
+
+# --- against the reference -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reach", REACHES)
+@pytest.mark.parametrize(("queries", "keys"), [(33, 65), (150, 400)])
+def test_reaches(reach, queries, keys, dtype):
+    arrays = problem(queries, keys, lead=(2, 2), size=16, value_size=24, dtype=dtype)
+    check(*arrays, **reach_of(reach, (2, 2), queries, keys))
+
+
+def test_several_groups_of_keys_and_chunks():
+    """More keys than one worker holds, and more queries than a block."""
+    for dtype in FLOATS:
+        check(*problem(300, 1300, lead=(1,), size=20, value_size=7, dtype=dtype))
+        check(*problem(70, 9000, lead=(), size=5, value_size=3, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    "score",
+    ["dot", "cosine", fv.ScaledDot(0.3), fv.ScaledDot(0.0), fv.ScaledDot(-0.4), fv.Cosine(3.0),
+     fv.Cosine(0.0), fv.Bilinear(normal(3, (16, 16), np.float16)),
+     fv.Location(normal(4, (16,), np.float16), 0.25),
+     fv.Location(normal(4, (16,), np.float16), activation="relu"),
+     fv.Additive(*(normal(n, s, np.float16) for n, s in enumerate([(8,), (16, 8), (16, 8), (8,)])),
+                 activation="identity")],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("softcap", [None, 1.0])
+def test_scores(score, softcap):
+    for dtype in FLOATS:
+        check(*problem(40, 70, size=16, dtype=dtype), score=score, softcap=softcap)
+
+
+LEADS = [
+    ((), (), ()), ((3,), (), ()), ((), (3,), (3,)), ((), (3,), ()), ((), (), (3,)),
+    ((2, 4), (2, 1), (2, 1)), ((2, 1), (2, 3), (2, 1)), ((2, 3), (3,), (1, 3)), ((1,), (1,), (1,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("leads", LEADS, ids=str)
+@pytest.mark.parametrize("reach", ["all", "mask of heads", "mask of keys", "all of it"])
+def test_broadcasting(leads, reach, dtype):
+    q, k, v = (
+        normal(n, (*lead, length, 8), dtype)
+        for n, (lead, length) in enumerate(zip(leads, (20, 180, 180), strict=True))
+    )
+    lead = np.broadcast_shapes(*leads)
+    if reach == "all of it" and not lead:
+        pytest.skip("a sink for each head wants heads")
+    check(q, k, v, **reach_of(reach, lead, 20, 180))
+
+
+def test_broadcast_views_have_a_gradient_for_each_part():
+    q, k, v = problem(9, 12, lead=(3,), dtype=np.float64)
+    k, v = (np.broadcast_to(x[:1], x.shape) for x in (k, v))
+    _, found = check(q, k, v)
+    assert found.key.shape == k.shape
+
+
+SHAPES = [(0, 5, 4, 3), (5, 0, 4, 3), (5, 6, 0, 3), (5, 6, 4, 0), (0, 0, 0, 0), (1, 1, 1, 1),
+          (17, 170, 1, 2), (40, 3, 65, 33), (1, 700, 64, 64), (4, 30, 3, 130)]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes(shape, dtype):
+    queries, keys, size, value_size = shape
+    check(*problem(queries, keys, size=size, value_size=value_size, dtype=dtype))
+
+
+@pytest.mark.parametrize("leads", [((0,), (), ()), ((2,), (0, 1), (0, 1)), ((0,), (0,), (0,))])
+def test_no_leading_index(leads):
+    q, k, v = (normal(n, (*lead, 5, 4), np.float32) for n, lead in enumerate(leads))
+    output, pullback = fv.attention_vjp(q, k, v)
+    found = pullback(output)
+    for x, gradient in zip((q, k, v), found[:3], strict=True):
+        np.testing.assert_array_equal(gradient, np.zeros_like(x))
+
+
+@pytest.mark.parametrize("layout", ["transposed", "negative", "gaps", "unaligned", "swapped"])
+def test_layouts(layout):
+    """The same bits as from contiguous arrays."""
+
+    def laid(x: np.ndarray) -> np.ndarray:
+        if layout == "transposed":
+            return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+        if layout == "negative":
+            return np.ascontiguousarray(x[..., ::-1, ::-1])[..., ::-1, ::-1]
+        if layout == "gaps":
+            wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+            wide[..., ::2] = x
+            return wide[..., ::2]
+        if layout == "swapped":
+            return x.astype(x.dtype.newbyteorder())
+        raw = np.zeros(x.nbytes + 1, np.uint8)
+        moved = raw[1:].view(x.dtype).reshape(x.shape)
+        moved[...] = x
+        return moved
+
+    arrays = problem(40, 200, lead=(2,), size=16)
+    d_output = normal(7, arrays[0].shape, np.float32)
+    _, one = gradients(fv.attention_vjp, arrays, d_output)
+    _, other = gradients(fv.attention_vjp, [laid(x) for x in arrays], laid(d_output))
+    for a, b in zip(one[:3], other[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# --- torch ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("causal", [False, True])
+def test_against_autograd_of_torch(softcap, causal):
+    """In float64, where both are within 1e-10 of sums of a few hundred terms of size one."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    q = normal(0, (2, 3, 90, 16), np.float64)
+    k, v = (normal(n, (2, 1, 90, size), np.float64) for n, size in ((1, 16), (2, 20)))
+    mask, sink = normal(3, (90, 90), np.float64), normal(4, (3,), np.float64)
+    d_output, d_lse = normal(5, (2, 3, 90, 20), np.float64), normal(6, (2, 3, 90), np.float64)
+    keywords = {"softcap": softcap, "causal": causal}
+    _, found = gradients(
+        fv.attention_vjp, (q, k, v), d_output, d_lse, mask=mask, sink=sink, **keywords
+    )
+    tensors = [torch.tensor(x, requires_grad=True) for x in (q, k, v, mask, sink)]
+    tq, tk, tv, tmask, tsink = tensors
+    logits = tq @ tk.transpose(-1, -2) / 4
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    logits = logits + tmask
+    if causal:
+        logits = logits.masked_fill(torch.ones(90, 90).triu(1).bool(), -torch.inf)
+    column = tsink[:, None, None].expand(2, 3, 90, 1)
+    lse = torch.logsumexp(torch.cat([logits, column], -1), -1)
+    output = torch.exp(logits - lse[..., None]) @ tv
+    (output * torch.tensor(d_output)).sum().add((lse * torch.tensor(d_lse)).sum()).backward()
+    for name, tensor in zip(("query", "key", "value", "mask", "sink"), tensors, strict=True):
+        np.testing.assert_allclose(
+            getattr(found, name), tensor.grad.numpy(), rtol=1e-10, atol=1e-10, err_msg=name
+        )
+
+
+# --- what is promised ----------------------------------------------------------------------------
+
+
+def bits(found: fv.Gradients) -> list[bytes]:
+    return [x.tobytes() for x in parts(found).values()]
+
+
+@pytest.mark.parametrize("reach", ["all", "all of it", "mask of keys", "mask of queries", "window"])
+def test_the_same_bits_for_any_number_of_threads(reach, dtype):
+    for lead in ((), (3,)):
+        arrays = problem(300, 1300, lead=lead, size=16, dtype=dtype)
+        keywords = {} if reach == "all" else reach_of(reach, lead or (1,), 300, 1300)
+        if not lead:
+            arrays = tuple(x[None] for x in arrays)
+        d_output = normal(5, arrays[0].shape, dtype)
+        with fv.num_threads(1):
+            one = bits(gradients(fv.attention_vjp, arrays, d_output, **keywords)[1])
+        for threads in (2, 3, 7):
+            with fv.num_threads(threads):
+                assert bits(gradients(fv.attention_vjp, arrays, d_output, **keywords)[1]) == one
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"key_lengths": np.array([700, 1, 350])}, {"sink": np.array([0.0, 3.0, -2.0])},
+     {"window": (60, 9), "offset": np.array([0, 400, 90])}],
+    ids=["nothing", "lengths", "sinks", "windows"],
+)  # fmt: skip
+def test_a_leading_index_alone_and_in_a_batch(keywords, dtype):
+    arrays = problem(150, 700, lead=(3,), size=16, dtype=dtype)
+    d_output = normal(5, arrays[0].shape, dtype)
+    d_output[1] *= 100
+    _, found = gradients(fv.attention_vjp, arrays, d_output, **keywords)
+    for n in range(3):
+        own = {name: x[n] if isinstance(x, np.ndarray) else x for name, x in keywords.items()}
+        _, alone = gradients(fv.attention_vjp, [x[n] for x in arrays], d_output[n], **own)
+        for name, gradient in parts(alone).items():
+            assert parts(found)[name][n].tobytes() == gradient.tobytes(), name
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("softcap", [None, 1.0])
+def test_what_is_not_seen_changes_nothing(bad, softcap, dtype):
+    """Keys and values beyond the lengths, and queries and output gradients that see nothing."""
+    q, k, v = problem(40, 300, lead=(2,), size=16, dtype=dtype)
+    mask = np.random.default_rng(0).random((40, 300)) < 0.7
+    mask[7] = False
+    mask[:, 200:] = False
+    d_output = normal(5, q.shape, dtype)
+    clean = gradients(fv.attention_vjp, (q, k, v), d_output, mask=mask, softcap=softcap)[1]
+    k[:, 200:, 3], v[:, 200:, 5], q[:, 7], d_output[:, 7, 2] = bad, bad, bad, bad
+    spoilt = gradients(fv.attention_vjp, (q, k, v), d_output, mask=mask, softcap=softcap)[1]
+    for name in OPERANDS:
+        np.testing.assert_array_equal(getattr(spoilt, name), getattr(clean, name), err_msg=name)
+    assert not spoilt.query[:, 7].any()
+    assert not spoilt.key[:, 200:].any()
+    assert not spoilt.value[:, 200:].any()
+
+
+def test_nan_that_is_seen_spoils_what_it_meets_and_nothing_else(dtype):
+    q, k, v = problem(40, 300, lead=(2,), size=16, dtype=dtype)
+    d_output = normal(5, q.shape, dtype)
+    _, clean = gradients(fv.attention_vjp, (q, k, v), d_output, window=5, offset=0)
+    k[0, 20, 3] = np.nan
+    _, found = gradients(fv.attention_vjp, (q, k, v), d_output, window=5, offset=0)
+    _, plain = gradients(reference.attention_vjp, (q, k, v), d_output, window=5, offset=0)
+    for name in OPERANDS:
+        got, of_plain = (np.isnan(getattr(x, name).astype(np.float64)) for x in (found, plain))
+        np.testing.assert_array_equal(got, of_plain, err_msg=name)
+        same = ~np.isnan(getattr(found, name).astype(np.float64))
+        np.testing.assert_array_equal(getattr(found, name)[same], getattr(clean, name)[same])
+    assert np.isnan(found.query[0, 15:26].astype(np.float64)).all()
+    d_output[1, 30, 2] = np.nan
+    _, found = gradients(fv.attention_vjp, (q, k, v), d_output, window=5, offset=0)
+    _, plain = gradients(reference.attention_vjp, (q, k, v), d_output, window=5, offset=0)
+    for name in OPERANDS:
+        got, of_plain = (np.isnan(getattr(x, name).astype(np.float64)) for x in (found, plain))
+        np.testing.assert_array_equal(got, of_plain, err_msg=name)
+
+
+def test_only_what_is_wanted():
+    arrays = problem(20, 30, dtype=np.float64)
+    keywords = {"mask": normal(3, (20, 30), np.float64), "sink": 0.5, "score": fv.Cosine(2.0)}
+    d_output = normal(5, arrays[0].shape, np.float64)
+    _, whole = gradients(fv.attention_vjp, arrays, d_output, **keywords)
+    for wrt in [*fv.Gradients._fields, ("query", "value"), [], {"mask", "sink"}]:
+        names = [wrt] if isinstance(wrt, str) else wrt
+        _, some = gradients(fv.attention_vjp, arrays, d_output, wrt=wrt, **keywords)
+        for name in fv.Gradients._fields:
+            if name not in names:
+                assert getattr(some, name) is None, name
+            elif name == "score":
+                assert some.score == whole.score
+            else:
+                np.testing.assert_array_equal(getattr(some, name), getattr(whole, name))
+
+
+def test_a_pullback_can_be_used_again():
+    arrays = problem(20, 30)
+    output, pullback = fv.attention_vjp(*arrays)
+    one, two = pullback(output), pullback(output)
+    assert bits(one) == bits(two)
+    np.testing.assert_allclose(pullback(2 * output).query, 2 * one.query, rtol=1e-6)
+
+
+def test_bad_input():
+    q, k, v = problem(5, 6)
+    output, pullback = fv.attention_vjp(q, k, v)
+    with pytest.raises(ValueError, match=r"^d_output: got shape \(5, 16\), wanted \(2, 5, 16\)"):
+        pullback(output[0])
+    with pytest.raises(TypeError, match=r"^d_output: got dtype float64, wanted float32"):
+        pullback(output.astype(np.float64))
+    with pytest.raises(TypeError, match=r"^d_output: got NoneType, wanted"):
+        pullback(None)
+    with pytest.raises(ValueError, match=r"^d_lse: got shape \(2, 6\), wanted \(2, 5\)"):
+        pullback(output, np.zeros((2, 6), np.float32))
+    with pytest.raises(TypeError, match=r"^d_lse: got dtype float64, wanted float32"):
+        pullback(output, np.zeros((2, 5)))
+    with pytest.raises(ValueError, match=r"^wrt: got 'keys', wanted names among"):
+        fv.attention_vjp(q, k, v, wrt="keys")
+    with pytest.raises(TypeError, match=r"^wrt: got 1, wanted"):
+        fv.attention_vjp(q, k, v, wrt=1)
+    for score in (fv.Gaussian(), fv.Additive(np.ones(16, np.float32))):
+        with pytest.raises(NotImplementedError, match=rf"^score: got {type(score).__name__} "):
+            fv.attention_vjp(q, k, v, score=score)
+    with pytest.raises(ValueError, match=r"^value: got shape"):
+        fv.attention_vjp(q, k, v[:, :3])
