@@ -10,6 +10,10 @@ fv_status missing_problem(fv_error* error) {
   return refuse(error, FV_VALUE_ERROR, "problem: got none, wanted a problem");
 }
 
+fv_status missing_gradients(fv_error* error) {
+  return refuse(error, FV_VALUE_ERROR, "gradients: got none, wanted where they are written");
+}
+
 // No row, or rows of no element whose lse nobody asks for.
 bool nothing_to_compute(const Problem& problem, int64_t columns) {
   for (int axis = 0; axis < problem.lead_ndim; ++axis) {
@@ -63,11 +67,25 @@ fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, co
                                 fv_error* error) noexcept {
   using namespace foveate;
   if (given == nullptr) return missing_problem(error);
-  if (gradients == nullptr) return refuse(error, FV_VALUE_ERROR, "gradients: got none, wanted where they are written");
+  if (gradients == nullptr) return missing_gradients(error);
   Problem problem;
   BackwardValidator validator(*given, problem, error);
   fv_status status = Validator(*given, problem, error).inputs(/*weights=*/false);
   if (status == FV_OK) status = validator.forward(out, lse, d_out, d_lse);
+  if (status == FV_OK) status = validator.gradients(*gradients);
+  return status == FV_OK ? attention_backward(problem, error) : status;
+}
+
+fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, const fv_array* index, const fv_array* lse,
+                                     const fv_array* d_out, const fv_array* advantage, const fv_gradients* gradients,
+                                     fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  if (gradients == nullptr) return missing_gradients(error);
+  Problem problem;
+  BackwardValidator validator(*given, problem, error);
+  fv_status status = Validator(*given, problem, error).inputs(/*weights=*/false);
+  if (status == FV_OK) status = validator.hard_forward(draws, index, lse, d_out, advantage);
   if (status == FV_OK) status = validator.gradients(*gradients);
   return status == FV_OK ? attention_backward(problem, error) : status;
 }

@@ -27,6 +27,7 @@ class Validator : private Views<Problem> {
     if (status == FV_OK) status = scores();
     if (status == FV_OK) status = reach();
     if (status == FV_OK) status = centers();
+    if (status == FV_OK) status = dropout(weights);
     return status;
   }
 
@@ -56,6 +57,7 @@ class Validator : private Views<Problem> {
     if (given_.score.kind >= FV_BOXCAR) refused = "compact kernel";
     if (given_.sink != nullptr) refused = "sink";
     if (given_.sigma != 0) refused = "sigma";
+    if (given_.dropout != 0) refused = "dropout";
     if (refused) return refuse(error_, FV_VALUE_ERROR, "problem: got a %s, wanted none for hard attention", refused);
     int64_t cells = kWidestElement;
     bool fits = draws <= kMaxLength && multiply(cells, draws) && multiply(cells, problem_.queries);
@@ -362,6 +364,17 @@ class Validator : private Views<Problem> {
     problem_.half_width = half_width;
     problem_.sigma = sigma;
     return finite("centers", *centers);
+  }
+
+  fv_status dropout(bool weights) {
+    const double rate = given_.dropout;
+    if (!(rate >= 0 && rate < 1)) {
+      return refuse(error_, FV_VALUE_ERROR, "dropout: got %g, wanted a number in [0, 1)", rate);
+    }
+    if (weights && rate > 0) return refuse(error_, FV_VALUE_ERROR, "dropout: got %g, wanted 0 for the weights", rate);
+    problem_.dropout = rate;
+    problem_.random = given_.random;
+    return FV_OK;
   }
 
   // An array over the leading axes, one element each.

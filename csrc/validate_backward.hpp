@@ -1,5 +1,7 @@
 // Validation of the backward pass: what the forward gave, and where the gradients go. The problem is validated already.
 #pragma once
+#include <cstring>
+
 #include "views.hpp"
 
 namespace foveate {
@@ -11,29 +13,37 @@ class BackwardValidator : private Views<Problem> {
 
   // What the forward pass gave, and the gradients of that.
   fv_status forward(const fv_array* out, const fv_array* lse, const fv_array* d_out, const fv_array* d_lse) {
-    const char* refused = nullptr;
-    if (problem_.kind != FV_DOT) refused = "score that is no inner product";
-    if (given_.sigma != 0) refused = "sigma";
-    if (refused) return refuse(error_, FV_VALUE_ERROR, "problem: got a %s, wanted none for the gradients", refused);
-    const fv_array *query = given_.query, *operands[2] = {given_.key, given_.value};
-    for (const fv_array* operand : operands) {
-      bool empty = false;  // the strides of an empty array say nothing
-      for (int axis = 0; axis < operand->ndim; ++axis) empty = empty || operand->shape[axis] == 0;
-      for (int axis = 0; axis < operand->ndim - 2 && !empty; ++axis) {
-        if (operand->shape[axis] > 1 && operand->strides[axis] == 0) {
-          return refuse(error_, FV_VALUE_ERROR, "%s: got a leading axis of %lld with a stride of 0, wanted 1 of it",
-                        operand == given_.key ? "key" : "value", static_cast<long long>(operand->shape[axis]));
-        }
-      }
-    }
-    const fv_dtype accumulator = query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
     const int64_t core[2] = {problem_.queries, problem_.value_size};
-    fv_status status = given_output("out", out, nullptr, core, 2, problem_.out);
-    if (status == FV_OK) status = given_output("lse", lse, &accumulator, core, 1, problem_.lse);
+    fv_status status = moving();
+    if (status == FV_OK) status = given_output("out", out, nullptr, core, 2, problem_.out);
+    if (status == FV_OK) status = given_lse("lse", lse, problem_.lse);
     if (status == FV_OK) status = given_output("d_out", d_out, nullptr, core, 2, problem_.d_out);
-    if (status == FV_OK && d_lse != nullptr) {
-      status = given_output("d_lse", d_lse, &accumulator, core, 1, problem_.d_lse);
+    if (status == FV_OK && d_lse != nullptr) status = given_lse("d_lse", d_lse, problem_.d_lse);
+    return status;
+  }
+
+  // The same of hard attention.
+  fv_status hard_forward(int64_t draws, const fv_array* index, const fv_array* lse, const fv_array* d_out,
+                         const fv_array* advantage) {
+    const char* refused = nullptr;
+    if (problem_.kind >= FV_BOXCAR) refused = "compact kernel";
+    if (given_.sink != nullptr) refused = "sink";
+    if (given_.sigma != 0) refused = "sigma";
+    if (given_.dropout != 0) refused = "dropout";
+    if (refused) return refuse(error_, FV_VALUE_ERROR, "problem: got a %s, wanted none with hard attention", refused);
+    if (draws < 0) {
+      return refuse(error_, FV_VALUE_ERROR, "draws: got %lld, wanted a number >= 0", static_cast<long long>(draws));
     }
+    const fv_dtype accumulator = accumulator_of(), integer = FV_INT64;
+    const int64_t core[3] = {problem_.queries, draws, problem_.value_size};
+    problem_.draws = draws;
+    fv_status status = moving();
+    if (status == FV_OK) status = given_output("index", index, &integer, core, 2, problem_.index);
+    if (status == FV_OK) status = chosen(*index);
+    if (status == FV_OK) status = given_lse("lse", lse, problem_.lse);
+    if (status == FV_OK) status = given_output("d_out", d_out, nullptr, core, 3, problem_.d_out);
+    if (status == FV_OK) problem_.d_out_draw_stride = d_out->strides[problem_.lead_ndim + 1];
+    if (status == FV_OK) status = given_output("advantage", advantage, &accumulator, core, 2, problem_.advantage);
     return status;
   }
 
@@ -54,11 +64,15 @@ class BackwardValidator : private Views<Problem> {
     if (status == FV_OK) status = gradient("d_key", gradients.key, shared, key, problem_.d_key);
     if (status == FV_OK) status = gradient("d_value", gradients.value, shared, value, problem_.d_value);
     if (status == FV_OK && gradients.mask != nullptr) status = mask_gradient(*gradients.mask);
-    if (status != FV_OK || gradients.sink == nullptr) return status;
-    if (given_.sink == nullptr) return refuse(error_, FV_VALUE_ERROR, "d_sink: got an array without a sink");
-    if (status = view("d_sink", gradients.sink); status != FV_OK) return status;
-    if (gradients.sink->dtype != FV_FLOAT64) return wrong_dtype("d_sink", *gradients.sink, dtype_name(FV_FLOAT64));
-    return place_output("d_sink", *gradients.sink, problem_.lead_shape, nullptr, 0, problem_.d_sink);
+    if (status == FV_OK && gradients.sink != nullptr) status = sink_gradient(gradients.sink);
+    if (status == FV_OK && gradients.weights != nullptr) status = weights_gradient(gradients.weights);
+    if (status == FV_OK && gradients.centers != nullptr) {
+      status = row_gradient("d_centers", gradients.centers, problem_.d_centers);
+    }
+    if (status == FV_OK && gradients.sigma != nullptr) {
+      status = row_gradient("d_sigma", gradients.sigma, problem_.d_sigma);
+    }
+    return status;
   }
 
  private:
@@ -78,8 +92,86 @@ class BackwardValidator : private Views<Problem> {
     }
     place(*array, core_ndim, operand);
     operand.row_stride = array->strides[problem_.lead_ndim];
-    if (core_ndim > 1) operand.column_stride = array->strides[problem_.lead_ndim + 1];
+    if (core_ndim > 1) operand.column_stride = array->strides[problem_.lead_ndim + core_ndim - 1];
     return FV_OK;
+  }
+
+  fv_status given_lse(const char* name, const fv_array* array, Operand& operand) {
+    const fv_dtype accumulator = accumulator_of();
+    return given_output(name, array, &accumulator, &problem_.queries, 1, operand);
+  }
+
+  // Every choice is a key, or -1.
+  fv_status chosen(const fv_array& index) {
+    int64_t at[FV_MAX_DIMS] = {};
+    const char* element = static_cast<const char*>(index.data);
+    int64_t count = 1;
+    for (int axis = 0; axis < index.ndim; ++axis) count *= index.shape[axis];
+    for (int64_t done = 0; done < count; ++done) {
+      int64_t key;
+      std::memcpy(&key, element, sizeof key);
+      if (key < -1 || key >= problem_.keys) {
+        return refuse(error_, FV_VALUE_ERROR, "index: got %lld, wanted values in -1..%lld (Lk - 1)",
+                      static_cast<long long>(key), static_cast<long long>(problem_.keys - 1));
+      }
+      for (int axis = index.ndim - 1; axis >= 0; --axis) {
+        element += index.strides[axis];
+        if (++at[axis] < index.shape[axis]) break;
+        element -= index.strides[axis] * index.shape[axis];
+        at[axis] = 0;
+      }
+    }
+    return FV_OK;
+  }
+
+  // No leading axis of key and value is broadcast by a stride of 0 alone: each part has its own gradient.
+  fv_status moving() {
+    const fv_array* operands[2] = {given_.key, given_.value};
+    for (const fv_array* operand : operands) {
+      bool empty = false;  // the strides of an empty array say nothing
+      for (int axis = 0; axis < operand->ndim; ++axis) empty = empty || operand->shape[axis] == 0;
+      for (int axis = 0; axis < operand->ndim - 2 && !empty; ++axis) {
+        if (operand->shape[axis] > 1 && operand->strides[axis] == 0) {
+          return refuse(error_, FV_VALUE_ERROR, "%s: got a leading axis of %lld with a stride of 0, wanted 1 of it",
+                        operand == given_.key ? "key" : "value", static_cast<long long>(operand->shape[axis]));
+        }
+      }
+    }
+    return FV_OK;
+  }
+
+  fv_dtype accumulator_of() const { return given_.query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32; }
+
+  fv_status of_float64(const char* name, const fv_array* array) {
+    const fv_status status = view(name, array);
+    return status != FV_OK || array->dtype == FV_FLOAT64 ? status : wrong_dtype(name, *array, dtype_name(FV_FLOAT64));
+  }
+
+  fv_status sink_gradient(const fv_array* array) {
+    if (given_.sink == nullptr) return refuse(error_, FV_VALUE_ERROR, "d_sink: got an array without a sink");
+    const fv_status status = of_float64("d_sink", array);
+    return status == FV_OK ? place_output("d_sink", *array, problem_.lead_shape, nullptr, 0, problem_.d_sink) : status;
+  }
+
+  fv_status weights_gradient(const fv_array* array) {
+    if (problem_.kind == FV_DOT) {
+      return refuse(error_, FV_VALUE_ERROR, "d_weights: got an array with an inner product, which has no weights");
+    }
+    if (const fv_status status = of_float64("d_weights", array); status != FV_OK) return status;
+    if (array->ndim != 1 || array->shape[0] != problem_.head_size || (array->shape[0] > 1 && array->strides[0] == 0)) {
+      return refuse(error_, FV_VALUE_ERROR, "d_weights: got shape %s, wanted (%lld,), with one address an element",
+                    ShapeText(*array).c_str(), static_cast<long long>(problem_.head_size));
+    }
+    place(*array, 1, problem_.d_weights);
+    problem_.d_weights.row_stride = array->strides[0];
+    return FV_OK;
+  }
+
+  // Of centers and sigma.
+  fv_status row_gradient(const char* name, const fv_array* array, Operand& operand) {
+    if (given_.sigma == 0) return refuse(error_, FV_VALUE_ERROR, "%s: got an array without a sigma", name);
+    const fv_status status = of_float64(name, array);
+    return status == FV_OK ? place_output(name, *array, &problem_.queries, 1, operand) : status;
   }
 
   fv_status accumulated(const char* name, const fv_array& array, const fv_dtype* dtype) {
@@ -105,7 +197,7 @@ class BackwardValidator : private Views<Problem> {
       return refuse(error_, FV_VALUE_ERROR, "d_mask: got an array without a float mask");
     }
     const fv_array& mask = *given_.reach.mask;
-    const fv_dtype accumulator = given_.query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
+    const fv_dtype accumulator = accumulator_of();
     if (const fv_status status = view("d_mask", &array); status != FV_OK) return status;
     if (const fv_status status = accumulated("d_mask", array, &accumulator); status != FV_OK) return status;
     bool same = array.ndim == mask.ndim, apart = true;

@@ -1,4 +1,4 @@
-// attention, attention_backward, attention_weights and hard_attention: positional arguments -> fv_problem -> arrays.
+// Attention, soft and hard, the weights, and the gradients: positional arguments -> fv_problem -> arrays.
 //
 // These entries are called for every answer, so they are plain vectorcall functions: pybind11's dispatch over so many
 // arguments costs more than all else here. They promise what pybind11 would: no argument is converted or copied
@@ -23,12 +23,12 @@ int type_number(PyObject* array) { return py::detail::array_descriptor_proxy(fie
 class Call {
  public:
   PyObject* run_attention(PyObject* const* arguments, Py_ssize_t count) {
-    if (!expect("attention", count, 17, 18)) return nullptr;
+    if (!expect("attention", count, 17, 19)) return nullptr;
     PyObject* const* at = arguments;
     const bool parsed = required("query", *at++, &query_, &problem_.query) &&
                         required("key", *at++, &key_, &problem_.key) &&
                         required("value", *at++, &value_, &problem_.value) && parse_rest(at) && family(arguments[16]) &&
-                        (count < 18 || centers(arguments[17]));
+                        (count < 18 || centers(arguments[17])) && (count < 19 || dropout(arguments[18]));
     if (!parsed) return nullptr;
     const int with_lse = PyObject_IsTrue(arguments[14]);
     return with_lse < 0 ? nullptr : run(arguments[13], with_lse != 0, arguments[15], arguments[0]);
@@ -44,26 +44,40 @@ class Call {
   }
 
   PyObject* run_backward(PyObject* const* arguments, Py_ssize_t count) {
-    if (!expect("attention_backward", count, 22, 22)) return nullptr;
+    if (!expect("attention_backward", count, 28, 28)) return nullptr;
     PyObject* const* at = arguments;
-    fv_array out, lse, d_out, d_lse, gradients[5];
+    fv_array out, lse, d_out, d_lse;
     const fv_array* d_lse_or_null = nullptr;
-    fv_gradients wanted = {};
     const bool parsed =
         required("query", *at++, &query_, &problem_.query) && required("key", *at++, &key_, &problem_.key) &&
         required("value", *at++, &value_, &problem_.value) && parse_rest(at) && view("output", arguments[13], &out) &&
         view("lse", arguments[14], &lse) && view("d_output", arguments[15], &d_out) &&
-        optional("d_lse", arguments[16], &d_lse, &d_lse_or_null) &&
-        optional("d_query", arguments[17], &gradients[0], &wanted.query) &&
-        optional("d_key", arguments[18], &gradients[1], &wanted.key) &&
-        optional("d_value", arguments[19], &gradients[2], &wanted.value) &&
-        optional("d_mask", arguments[20], &gradients[3], &wanted.mask) &&
-        optional("d_sink", arguments[21], &gradients[4], &wanted.sink);
+        optional("d_lse", arguments[16], &d_lse, &d_lse_or_null) && wanted(arguments + 17) &&
+        optional("d_sink", arguments[21], &d_sink_, &gradients_.sink) && family(arguments[22]) &&
+        optional("d_weights", arguments[23], &d_weights_, &gradients_.weights) && centers(arguments[24]) &&
+        optional("d_centers", arguments[25], &d_centers_, &gradients_.centers) &&
+        optional("d_sigma", arguments[26], &d_sigma_, &gradients_.sigma) && dropout(arguments[27]);
     if (!parsed) return nullptr;
-    const fv_status status = released(out.ndim, out.shape, [&] {
-      return fv_attention_backward(&problem_, &out, &lse, &d_out, d_lse_or_null, &wanted, &error_);
-    });
-    return status == FV_OK ? Py_NewRef(Py_None) : failed(status);
+    return nothing_or_error(released(out.ndim, out.shape, [&] {
+      return fv_attention_backward(&problem_, &out, &lse, &d_out, d_lse_or_null, &gradients_, &error_);
+    }));
+  }
+
+  PyObject* run_hard_backward(PyObject* const* arguments, Py_ssize_t count) {
+    if (!expect("hard_attention_backward", count, 23, 23)) return nullptr;
+    PyObject* const* at = arguments;
+    fv_array index, lse, d_out, advantage;
+    const bool parsed =
+        required("query", *at++, &query_, &problem_.query) && required("key", *at++, &key_, &problem_.key) &&
+        required("value", *at++, &value_, &problem_.value) && parse_rest(at) && view("index", arguments[13], &index) &&
+        view("lse", arguments[14], &lse) && view("d_output", arguments[15], &d_out) &&
+        view("advantage", arguments[16], &advantage) && wanted(arguments + 17) && family(arguments[21]) &&
+        optional("d_weights", arguments[22], &d_weights_, &gradients_.weights);
+    if (!parsed) return nullptr;
+    const int64_t draws = index.ndim > 0 ? index.shape[index.ndim - 1] : 0;
+    return nothing_or_error(released(index.ndim, index.shape, [&] {
+      return fv_hard_attention_backward(&problem_, draws, &index, &lse, &d_out, &advantage, &gradients_, &error_);
+    }));
   }
 
   PyObject* run_hard(PyObject* const* arguments, Py_ssize_t count) {
@@ -87,8 +101,8 @@ class Call {
   // ---- arguments
 
   static bool expect(const char* name, Py_ssize_t count, Py_ssize_t least, Py_ssize_t most) {
-    if (count == least || count == most) return true;
-    PyErr_Format(PyExc_TypeError, "%s: got %zd arguments, wanted %zd or %zd", name, count, least, most);
+    if (least <= count && count <= most) return true;
+    PyErr_Format(PyExc_TypeError, "%s: got %zd arguments, wanted %zd to %zd", name, count, least, most);
     return false;
   }
 
@@ -105,6 +119,27 @@ class Call {
            side("window", at[4], &reach.right) && integers("key_lengths", at[6], &key_lengths_, &reach.key_lengths) &&
            optional("query_segments", at[7], &query_segments_, &reach.query_segments) &&
            optional("key_segments", at[8], &key_segments_, &reach.key_segments) && sink(at[9]);
+  }
+
+  // Where the gradients of query, key, value and mask go.
+  bool wanted(PyObject* const* at) {
+    return optional("d_query", at[0], &d_query_, &gradients_.query) &&
+           optional("d_key", at[1], &d_key_, &gradients_.key) &&
+           optional("d_value", at[2], &d_value_, &gradients_.value) &&
+           optional("d_mask", at[3], &d_mask_, &gradients_.mask);
+  }
+
+  // None, or (rate, (low, high)), the key of its random numbers in two words.
+  bool dropout(PyObject* object) {
+    if (object == Py_None) return true;
+    unsigned long long words[2] = {};
+    if (!PyTuple_Check(object)) {
+      PyErr_Format(PyExc_TypeError, "dropout: got %s, wanted None or (rate, (low, high))", Py_TYPE(object)->tp_name);
+      return false;
+    }
+    if (!PyArg_ParseTuple(object, "d(KK)", &problem_.dropout, &words[0], &words[1])) return false;
+    for (int i = 0; i < 2; ++i) problem_.random.key[i] = words[i];
+    return true;
   }
 
   // None for the inner product, or (kind, weights, negligible, leave_one_out).
@@ -341,6 +376,8 @@ class Call {
     return false;
   }
 
+  PyObject* nothing_or_error(fv_status status) const { return status == FV_OK ? Py_NewRef(Py_None) : failed(status); }
+
   PyObject* failed(fv_status status) const {
     set_exception(status, error_);
     return nullptr;
@@ -349,6 +386,8 @@ class Call {
   fv_problem problem_ = {};
   fv_array query_, key_, value_, weights_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_,
       centers_;
+  fv_gradients gradients_ = {};
+  fv_array d_query_, d_key_, d_value_, d_mask_, d_sink_, d_weights_, d_centers_, d_sigma_;
   int64_t offset_number_, key_lengths_number_;
   double sink_number_;
   fv_error error_;
@@ -360,6 +399,10 @@ PyObject* attention(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
 
 PyObject* attention_backward(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return Call().run_backward(arguments, count);
+}
+
+PyObject* hard_attention_backward(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return Call().run_hard_backward(arguments, count);
 }
 
 PyObject* attention_weights(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -388,12 +431,15 @@ PyMethodDef entry(const char* name, Function* function, const char* doc) {
 PyMethodDef entries[] = {
     entry("attention", attention,
           "attention(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
-          "key_segments, sink, out, return_lse, dtype, family, centers=None, /)"),
+          "key_segments, sink, out, return_lse, dtype, family, centers=None, dropout=None, /)"),
     entry("attention_backward", attention_backward,
           "attention_backward(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, "
           "query_segments, key_segments, sink, output, lse, d_output, d_lse, d_query, d_key, d_value, d_mask, d_sink, "
-          "/): "
-          "writes the gradients that are arrays, not None"),
+          "family, d_weights, centers, d_centers, d_sigma, dropout, /): writes the gradients that are arrays, not None"),
+    entry("hard_attention_backward", hard_attention_backward,
+          "hard_attention_backward(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, "
+          "query_segments, key_segments, sink, index, lse, d_output, advantage, d_query, d_key, d_value, d_mask, "
+          "family, d_weights, /): writes the gradients that are arrays, not None"),
     entry("attention_weights", attention_weights,
           "attention_weights(query, key, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
           "key_segments, sink, out, dtype, family, centers=None, /)"),

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 
 #include "drivers.hpp"
@@ -413,6 +414,10 @@ fv_status run(const Plan& plan, fv_error* error) noexcept {
 }  // namespace
 
 fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
+  if (problem.kind != FV_DOT || problem.sigma > 0 || problem.dropout > 0 || problem.advantage) {
+    std::snprintf(error->message, sizeof error->message, "problem: no gradients yet");
+    return FV_VALUE_ERROR;
+  }
   Kernels plain = kernels();
   plain.bfloat16 = nullptr;  // 16-bit operands are widened tile by tile
   Plan plan(problem, plain);

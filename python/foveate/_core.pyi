@@ -1,9 +1,12 @@
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from ._arrays import Array
 from ._score import Family
+
+Centers: TypeAlias = tuple[Array, float, float | None]  # the centers, half_width, sigma
+Dropout: TypeAlias = tuple[float, tuple[int, int]]  # the rate, the key of its random numbers
 
 compiler: str
 _C_API: object  # a capsule of foveate/python.h's fv_api
@@ -27,7 +30,8 @@ def attention(
     return_lse: bool,
     dtype: Any,
     family: Family | None,
-    centers: tuple[Array, float, float | None] | None = ...,
+    centers: Centers | None = ...,
+    dropout: Dropout | None = ...,
     /,
 ) -> Any: ...
 def attention_backward(
@@ -53,6 +57,38 @@ def attention_backward(
     d_value: Array | None,
     d_mask: Array | None,
     d_sink: Array | None,
+    family: Family | None,
+    d_weights: Array | None,
+    centers: Centers | None,
+    d_centers: Array | None,
+    d_sigma: Array | None,
+    dropout: Dropout | None,
+    /,
+) -> None: ...
+def hard_attention_backward(
+    query: Array,
+    key: Array,
+    value: Array,
+    scale: float | None,
+    softcap: float | None,
+    mask: Array | None,
+    left: int | None,
+    right: int | None,
+    offset: int | str | Array | None,
+    key_lengths: int | Array | None,
+    query_segments: Array | None,
+    key_segments: Array | None,
+    sink: float | Array | None,
+    index: Array,
+    lse: Array,
+    d_output: Array,
+    advantage: Array,
+    d_query: Array | None,
+    d_key: Array | None,
+    d_value: Array | None,
+    d_mask: Array | None,
+    family: Family | None,
+    d_weights: Array | None,
     /,
 ) -> None: ...
 def attention_weights(
@@ -71,7 +107,7 @@ def attention_weights(
     out: Array | None,
     dtype: Any,
     family: Family | None,
-    centers: tuple[Array, float, float | None] | None = ...,
+    centers: Centers | None = ...,
     /,
 ) -> Array: ...
 def hard_attention(

@@ -190,7 +190,8 @@ class _Saved:
         d_mask = np.zeros(mask.shape, wide) if mask is not None and "mask" in wanted else None
         d_sink = np.empty(lead, np.float64) if sink is not None and "sink" in wanted else None
         written = (d_query, d_key, d_value, d_mask, d_sink)
-        rest: Any = (scale, softcap, *reach, sink, *answers, *written)
+        nothing = (None, None, None, None, None, None)
+        rest: Any = (scale, softcap, *reach, sink, *answers, *written, *nothing)
         _core.attention_backward(*operands, *rest)
 
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone

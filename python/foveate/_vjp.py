@@ -42,8 +42,10 @@ class Gradients(NamedTuple):
     score: Any = None
 
 
-def names_of(wrt: str | Collection[str] | None) -> frozenset[str]:
-    """Take the names of the fields of `Gradients` that are wanted; None: all of them.
+def names_of(
+    wrt: str | Collection[str] | None, fields: Collection[str] = Gradients._fields
+) -> frozenset[str]:
+    """Take the names of the gradients that are wanted, of these fields; None: all of them.
 
     Raises
     ------
@@ -51,13 +53,13 @@ def names_of(wrt: str | Collection[str] | None) -> frozenset[str]:
         For another type, and for a name that no field has.
     """
     if wrt is None:
-        return frozenset(Gradients._fields)
+        return frozenset(fields)
     names = [wrt] if isinstance(wrt, str) else wrt
     if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"wrt: got {wrt!r}, wanted a name, or a collection of names")
     for name in names:
-        if name not in Gradients._fields:
-            raise ValueError(f"wrt: got {name!r}, wanted names among {list(Gradients._fields)}")
+        if name not in fields:
+            raise ValueError(f"wrt: got {name!r}, wanted names among {list(fields)}")
     return frozenset(names)
 
 

@@ -41,6 +41,12 @@ typedef struct fv_array {
   const int64_t* strides;
 } fv_array;
 
+/* Random numbers: Philox 4x64-10 under this key, counted by what each number is for (row, draw), so that draws are the
+ * same for any number of threads and whatever else is in the batch. */
+typedef struct fv_random {
+  uint64_t key[2];
+} fv_random;
+
 /* score: how related a query q and a key k are, of three families of kernels. With d = |weights (q - k)|^2, the squared
  * distance with a factor for each dimension:
  *   FV_DOT             q . k                                   the inner product
@@ -101,6 +107,10 @@ typedef struct fv_problem {
   /* With centers: weights are multiplied by exp(-(j - center)^2 / (2 sigma^2)) after the softmax, and not normalised
    * again. 0: they are not. */
   double sigma;
+  /* Each weight is 0 with this probability after the softmax, 0 <= dropout < 1, and divided by 1 - dropout else; counted
+   * in `random` by leading index, query and key. fv_attention only, and its gradients. */
+  double dropout;
+  fv_random random;
 } fv_problem;
 
 /* The shape of the output, (..., Lq, Dv), or (..., Lq, Lk) where `value` is NULL. Validates the whole problem. */
@@ -113,27 +123,25 @@ fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* l
 /* out (..., Lq, Lk): the weights themselves. */
 fv_status fv_attention_weights(const fv_problem*, const fv_array* out, fv_error*) FV_NOEXCEPT;
 
-/* Where the gradients of fv_attention_backward are written; each is optional (NULL). */
+/* Where gradients are written; each is optional (NULL). */
 typedef struct fv_gradients {
   const fv_array* query; /* (..., Lq, D), over all leading axes: where query is broadcast, the caller sums */
   const fv_array* key;   /* (..., Lk, D) and (..., Lk, Dv): of as many axes as the output, the leading ones those of */
   const fv_array* value; /* key and value broadcast together; where both have an extent of 1, the sum over that axis */
   const fv_array* mask;  /* of a float mask, of its shape, holding zeros: it is added to */
   const fv_array* sink;  /* float64, over all leading axes */
+  const fv_array* weights; /* of the score's weights, (D,), float64: the sum over everything. Also where the weights of a
+                            * distance were not given: of factors that are all 1 */
+  const fv_array* centers; /* (..., Lq), over all leading axes, float64 */
+  const fv_array* sigma;   /* (..., Lq), over all leading axes, float64: the part of each query */
 } fv_gradients;
 
-/* The gradients of fv_attention for FV_DOT, without a sigma: out and lse are what it gave for the problem, d_out the
- * gradient of out, of its shape; d_lse that of lse, may be NULL. lse, d_lse and the gradient of the mask are float32
- * (float64 for float64); out, d_out and the other gradients of any float dtype (float64 for float64). No axis of key and
- * value may be broadcast by a stride of 0 alone. A row that sees nothing has the gradient 0. */
+/* The gradients of fv_attention: out and lse are what it gave for the problem, d_out the gradient of out, of its shape;
+ * d_lse that of lse, may be NULL. lse, d_lse and the gradient of the mask are float32 (float64 for float64); out, d_out,
+ * and the gradients of query, key and value of any float dtype (float64 for float64). No axis of key and value may be
+ * broadcast by a stride of 0 alone. A row that sees nothing has the gradient 0. `negligible` counts as 0. */
 fv_status fv_attention_backward(const fv_problem*, const fv_array* out, const fv_array* lse, const fv_array* d_out,
                                 const fv_array* d_lse, const fv_gradients*, fv_error*) FV_NOEXCEPT;
-
-/* Random numbers: Philox 4x64-10 under this key, counted by what each number is for (row, draw), so that draws are the
- * same for any number of threads and whatever else is in the batch. */
-typedef struct fv_random {
-  uint64_t key[2];
-} fv_random;
 
 /* Hard attention, one key for each query: the most probable one (of equals the first; takes no random), or `draws`
  * keys, each drawn from the distribution that attention weighs the values by. */
@@ -145,6 +153,14 @@ typedef enum fv_selection { FV_ARGMAX, FV_SAMPLE } fv_selection;
  * alone) NaN, -1 and NaN. No sink, no compact kernel, no sigma. */
 fv_status fv_hard_attention(const fv_problem*, fv_selection, const fv_random*, int64_t draws, const fv_array* out,
                             const fv_array* index, const fv_array* log_prob, fv_error*) FV_NOEXCEPT;
+
+/* The gradients of sum(d_out out) + sum(advantage log_prob), with the choices held: index (..., Lq, draws) is what
+ * fv_hard_attention gave, lse (..., Lq) what fv_attention gives for the problem. d_out (..., Lq, draws, Dv); advantage
+ * (..., Lq, draws), of the dtype of lse. A draw of index -1 has the gradient 0. What is said of fv_attention_backward
+ * holds; there is no gradient of a sink. */
+fv_status fv_hard_attention_backward(const fv_problem*, int64_t draws, const fv_array* index, const fv_array* lse,
+                                     const fv_array* d_out, const fv_array* advantage, const fv_gradients*,
+                                     fv_error*) FV_NOEXCEPT;
 
 /* Draws from the categories of each row of p (..., K), of any float dtype: weights that need not sum to 1, or logits.
  * index (..., draws), int64. A category of weight 0 (logit -inf) is never drawn. Refused: rows of no weight at all, and

@@ -32,6 +32,9 @@ cdef extern from "foveate/foveate.h" nogil:
         const int64_t* shape
         const int64_t* strides
 
+    ctypedef struct fv_random:
+        uint64_t key[2]
+
     ctypedef enum fv_score_kind:
         FV_DOT
         FV_TANH
@@ -69,9 +72,8 @@ cdef extern from "foveate/foveate.h" nogil:
         fv_score score
         fv_reach reach
         double sigma
-
-    ctypedef struct fv_random:
-        uint64_t key[2]
+        double dropout
+        fv_random random
 
     ctypedef enum fv_selection:
         FV_ARGMAX
