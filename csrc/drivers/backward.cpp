@@ -17,9 +17,7 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // Gradients beyond those of the values are wanted.
-bool is_scored(const Problem& p) {
-  return p.d_query || p.d_key || p.d_mask || p.d_weights || p.d_centers || p.d_sigma;
-}
+bool is_scored(const Problem& p) { return p.d_query || p.d_key || p.d_mask || p.d_weights || p.d_centers || p.d_sigma; }
 
 // Calls f(draw, key) for the choices of a query of hard attention.
 template <class F>
@@ -192,8 +190,9 @@ class Backward {
   void look_at_keys(int64_t batch, Interval keys) noexcept {
     const Operand& x = p_.key;
     for (int64_t key = keys.low; key < keys.high; key += tile_keys)
-      finite_[(key - keys.low) / tile_keys] = score_.are_finite(
-          {plan_.row(x, batch, 0, key), dtype_of(x), x.row_stride, x.column_stride}, std::min(tile_keys, keys.high - key));
+      finite_[(key - keys.low) / tile_keys] =
+          score_.are_finite({plan_.row(x, batch, 0, key), dtype_of(x), x.row_stride, x.column_stride},
+                            std::min(tile_keys, keys.high - key));
   }
 
   void add_block(int64_t batch, int64_t b, Interval keys, T* d_query, const ChunkSums<T>& sums) noexcept {
@@ -205,8 +204,8 @@ class Backward {
     rows_.load(block_, static_cast<const T*>(pass_.lse) + batch * plan_.rows,
                static_cast<const T*>(pass_.shift) + batch * plan_.rows, scored_);
     for (int64_t key = keys.low; key < keys.high; key += tile_keys)
-      if (key < high && key + tile_keys > low) add_tile(key, keys.high, finite_[(key - keys.low) / tile_keys], d_query,
-                                                        sums, key - keys.low);
+      if (key < high && key + tile_keys > low)
+        add_tile(key, keys.high, finite_[(key - keys.low) / tile_keys], d_query, sums, key - keys.low);
   }
 
   // place: of the tile in its group

@@ -224,13 +224,8 @@ constexpr Family plain_family(Dtype in_place) {
             pack_additive<T>,
             additive_scores<T, ChooseTanh>,
             column_gradients<T, TanhSlope>};
-  f.distance = {true,
-                K::row_size,
-                K::row_size,
-                K::load,
-                pack_queries<T>,
-                distance_scores<T>,
-                column_gradients<T, DistanceSlope>};
+  f.distance = {
+      true, K::row_size, K::row_size, K::load, pack_queries<T>, distance_scores<T>, column_gradients<T, DistanceSlope>};
   f.prepared_size = prepared_size<T>;
   f.prepare = prepare_weights<T>;
   f.bend = K::bend_scores;
