@@ -420,8 +420,8 @@ for module in {modules}:
     ("field", "by", "answer"),
     [
         ("minor", 1, r"imported$"),  # functions were added at the end
-        ("major", 1, r"foveate: got version 2\.\d+ of its C API, wanted 1\.\d+ or a later 1;"),
-        ("minor", -1, r"foveate: got version 1\.-?\d+ of its C API, wanted 1\.\d+ or a later 1;"),
+        ("major", 1, r"foveate: got version 3\.\d+ of its C API, wanted 2\.\d+ or a later 2;"),
+        ("minor", -1, r"foveate: got version 2\.-?\d+ of its C API, wanted 2\.\d+ or a later 2;"),
         ("size", 8, r"foveate: got an fv_problem of \d+ bytes, wanted one of \d+;"),
     ],
 )
