@@ -24,38 +24,52 @@ const uint32_t* Dropout::kept(const Panel& panel, int64_t batch, int64_t first_k
   return kept_ + first_key % block_keys;
 }
 
-// The numbers of a query go across its bit of all keys, so that nothing is transposed but bytes.
+// One bit of a byte for each of eight queries, 32 keys side by side; then only bytes have to be transposed. The numbers are
+// made for all queries first: to load bytes that were stored as words just before would stall.
 void Dropout::decide(const Panel& panel, int64_t block, uint32_t* to) noexcept {
   static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bytes of a word are taken from the lowest");
-  constexpr int together = 2, lanes_a_byte = 8, bytes = most_lanes / lanes_a_byte;
-  uint8_t kept[bytes][block_keys] = {}, equal[bytes][block_keys] = {};
+  using Bytes [[gnu::vector_size(16)]] = uint8_t;
+  constexpr int halves = block_keys / 16;
+  constexpr int together = 2, group = 8, groups = most_lanes / group;
+  uint64_t numbers[most_lanes][4];
   const uint64_t word = Philox::first_word(Stream::dropout, uint64_t(block));
-  for (int first = 0; first < panel.live; first += together) {
+  for (int lane = 0; lane < panel.live; lane += together) {
     uint64_t counters[together][4];
     for (int i = 0; i < together; ++i) {
-      const int lane = std::min(first + i, panel.live - 1);
-      const uint64_t counter[4] = {word, 0, uint64_t(panel.row[lane]), lead_[lane]};
+      const int of = std::min(lane + i, panel.live - 1);
+      const uint64_t counter[4] = {word, 0, uint64_t(panel.row[of]), lead_[of]};
       std::memcpy(counters[i], counter, sizeof counter);
     }
     philox_.replace(counters);
-    for (int i = 0; i < together && first + i < panel.live; ++i) {
-      const int lane = first + i;
-      const uint8_t bit = uint8_t(1 << lane % lanes_a_byte), least = least_kept_;
-      uint8_t *const of_kept = kept[lane / lanes_a_byte], *const of_equal = equal[lane / lanes_a_byte];
-      uint8_t numbers[block_keys];
-      std::memcpy(numbers, counters[i], sizeof numbers);
-      for (int j = 0; j < block_keys; ++j) of_kept[j] |= numbers[j] >= least ? bit : uint8_t(0);
-      for (int j = 0; j < block_keys; ++j) of_equal[j] |= numbers[j] == least ? bit : uint8_t(0);
-    }
+    std::memcpy(numbers[lane], counters, sizeof counters);
   }
-  const auto word_of = [](const uint8_t(&parts)[bytes][block_keys], int64_t j) {
-    return uint32_t(parts[0][j]) | uint32_t(parts[1][j]) << 8 | uint32_t(parts[2][j]) << 16 |
-           uint32_t(parts[3][j]) << 24;
+  const Bytes least = Bytes{} + least_kept_;
+  uint8_t kept[groups][block_keys] = {}, equal[groups][block_keys] = {};
+  for (int g = 0; g * group < panel.live; ++g) {
+    Bytes kept_of[halves] = {}, equal_of[halves] = {};
+    for (int i = 0; i < group && g * group + i < panel.live; ++i) {
+      const Bytes bit = Bytes{} + uint8_t(1 << i);
+      for (int h = 0; h < halves; ++h) {
+        Bytes number;
+        std::memcpy(&number, numbers[g * group + i] + h * 2, sizeof number);
+        kept_of[h] |= Bytes(number >= least) & bit;
+        equal_of[h] |= Bytes(number == least) & bit;
+      }
+    }
+    std::memcpy(kept[g], kept_of, sizeof kept_of);
+    std::memcpy(equal[g], equal_of, sizeof equal_of);
+  }
+  const auto join = [](const uint8_t(&parts)[groups][block_keys], uint32_t* words) {
+    for (int64_t j = 0; j < block_keys; ++j)
+      words[j] = uint32_t(parts[0][j]) | uint32_t(parts[1][j]) << 8 | uint32_t(parts[2][j]) << 16 |
+                 uint32_t(parts[3][j]) << 24;
   };
-  for (int64_t j = 0; j < block_keys; ++j) to[j] = word_of(kept, j);
+  join(kept, to);
   if (rest_ == 0) return;
+  uint32_t undecided[block_keys];
+  join(equal, undecided);
   for (int64_t j = 0; j < block_keys; ++j)
-    for (uint32_t lanes = word_of(equal, j); lanes; lanes &= lanes - 1) {
+    for (uint32_t lanes = undecided[j]; lanes; lanes &= lanes - 1) {
       const int lane = __builtin_ctz(lanes);
       if (second_drops(lane, block * block_keys + j, panel)) to[j] &= ~(uint32_t(1) << lane);
     }

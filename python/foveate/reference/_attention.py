@@ -95,7 +95,7 @@ def attention(
     mask, causal, window, offset, key_lengths, segments : which keys a query sees, see `reach`
     softcap : scores become softcap * tanh(score / softcap); None and 0 mean none
     sink : number or array (...), one more logit in the denominator
-    dropout : probability that a weight is 0 after the softmax; the others are divided by 1 - dropout
+    dropout : probability that a weight becomes 0 after the softmax; others are over 1 - dropout
     rng : what numpy.random.default_rng takes, for the dropout: of one seed it is that of the fast
         function
     return_lse : also return the logarithm of the denominator
@@ -129,7 +129,7 @@ def attention(
             key_lengths=key_lengths,
             segments=segments,
         )
-        weights = weights * factors_of(dropout, rng, lead, *weights.shape[-2:], weights.dtype)
+        weights = weights * factors_of(dropout, rng, seen.shape, weights.dtype)
         output = weighted_sum(weights, seen, v.astype(weights.dtype))
         output = output.astype(q.dtype.newbyteorder("="))
     if out is not None:

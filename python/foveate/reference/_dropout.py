@@ -16,9 +16,7 @@ Array = NDArray[Any]
 BLOCK = 32  # keys that share one block of random numbers of a query, 8 bits each
 
 
-def kept(
-    key: tuple[int, int], rate: float, lead: tuple[int, ...], queries: int, keys: int
-) -> Array:
+def kept(key: tuple[int, int], rate: float, shape: tuple[int, ...]) -> Array:
     """Choose the weights that dropout leaves: each one is dropped with the probability `rate`.
 
     With t = 256 rate, a weight is dropped where its number of 8 bits is below floor(t). Where it is
@@ -29,44 +27,44 @@ def kept(
     ----------
     key : two ints, the key of Philox
     rate : float in [0, 1)
-    lead : shape of the leading axes
-    queries, keys : ints, Lq and Lk
+    shape : of the weights, (..., Lq, Lk)
 
     Returns
     -------
-    bool array (*lead, Lq, Lk)
+    bool array of that shape
 
     Examples
     --------
-    >>> kept((1, 2), 0.5, (), 2, 6)
+    >>> kept((1, 2), 0.5, (2, 6))
     array([[ True,  True, False,  True, False, False],
            [False, False, False,  True,  True,  True]])
     """
-    rows, blocks = prod(lead), -(-keys // BLOCK)
-    shape = (rows, queries, blocks)
-    words = _numbers(key, *np.indices(shape, np.uint64), np.zeros(shape, np.uint64))
+    *lead, queries, keys = shape
+    blocks = -(-keys // BLOCK)
+    of_lead, of_query, of_block = np.indices((prod(lead), queries, blocks), np.uint64)
+    words = _numbers(key, of_lead, of_query, of_block, np.zeros_like(of_block))
     parts = words[..., None] >> np.arange(0, 64, 8, dtype=np.uint64) & np.uint64(255)
-    numbers = parts.reshape(rows, queries, blocks * BLOCK)[..., :keys]
+    numbers = parts.reshape(*of_query.shape[:2], blocks * BLOCK)[..., :keys]
     bound, rest = floor(256 * rate), 256 * rate % 1
     left: Array = numbers >= bound
     if rest:
         of_lead, of_query, of_key = (x.astype(np.uint64) for x in np.nonzero(numbers == bound))
         block, place = of_key // np.uint64(BLOCK), of_key % np.uint64(BLOCK)
-        words = _numbers(key, of_lead, of_query, block, 1 + place // np.uint64(4))
+        words = _numbers(key, of_lead, of_query, block, np.uint64(1) + place // np.uint64(4))
         word = np.take_along_axis(words, (place % np.uint64(4)).astype(int)[:, None], axis=-1)
         left[numbers == bound] = uniform(word[:, 0]) >= rest
-    return left.reshape(*lead, queries, keys)
+    return left.reshape(shape)
 
 
 def _numbers(
-    key: tuple[int, int], lead: Array, query: Array, block: Array, place: Array
+    key: tuple[int, int], lead: Array, query: Array, block: Array, of_block: Array
 ) -> Array:
     first = np.uint64(DROPOUT << 56) | block
-    return philox(key, np.stack([first, place.astype(np.uint64), query, lead], axis=-1))
+    return philox(key, np.stack([first, of_block, query, lead], axis=-1))
 
 
 def factors_of(
-    dropout: float, rng: Seed, lead: tuple[int, ...], queries: int, keys: int, dtype: DTypeLike
+    dropout: float, rng: Seed, shape: tuple[int, ...], dtype: DTypeLike
 ) -> Array:
     """What dropout multiplies the weights by: 0, or 1 / (1 - dropout) where they are kept.
 
@@ -74,17 +72,16 @@ def factors_of(
     ----------
     dropout : float in [0, 1)
     rng : what numpy.random.default_rng takes; not used where dropout is 0
-    lead : shape of the leading axes
-    queries, keys : ints, Lq and Lk
+    shape : of the weights, (..., Lq, Lk)
     dtype : of the factors
 
     Returns
     -------
-    array (*lead, Lq, Lk), or (1, 1) where dropout is 0
+    array of that shape, or (1, 1) where dropout is 0
 
     Examples
     --------
-    >>> factors_of(0.5, 2, (), 1, 6, float)
+    >>> factors_of(0.5, 2, (1, 6), float)
     array([[2., 2., 2., 0., 2., 2.]])
     """
     dropped = dropout_of(dropout, rng)
@@ -93,4 +90,4 @@ def factors_of(
         return one
     rate, key = dropped
     factor = one / (one - one.dtype.type(rate))
-    return np.where(kept(key, rate, lead, queries, keys), factor, np.zeros_like(one))
+    return np.where(kept(key, rate, shape), factor, np.zeros_like(one))

@@ -86,7 +86,7 @@ def attention_vjp(
             key_lengths=key_lengths,
             segments=segments,
         )
-        factors = factors_of(dropout, rng, lead, *weights.shape[-2:], wide)
+        factors = factors_of(dropout, rng, seen.shape, wide)
         output = weighted_sum(weights * factors, seen, v.astype(wide))
         bias = None if mask is None else bias_of(np.asarray(mask))
 
