@@ -63,9 +63,7 @@ def _numbers(
     return philox(key, np.stack([first, of_block, query, lead], axis=-1))
 
 
-def factors_of(
-    dropout: float, rng: Seed, shape: tuple[int, ...], dtype: DTypeLike
-) -> Array:
+def factors_of(dropout: float, rng: Seed, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """What dropout multiplies the weights by: 0, or 1 / (1 - dropout) where they are kept.
 
     Parameters
@@ -85,9 +83,9 @@ def factors_of(
     array([[2., 2., 2., 0., 2., 2.]])
     """
     dropped = dropout_of(dropout, rng)
-    one = np.ones((1, 1), dtype)
     if dropped is None:
-        return one
+        return np.ones((1, 1), dtype)
     rate, key = dropped
-    factor = one / (one - one.dtype.type(rate))
-    return np.where(kept(key, rate, shape), factor, np.zeros_like(one))
+    wide = np.promote_types(dtype, np.float64).type  # a rate may be 1 in float32
+    factors: Array = (kept(key, rate, shape) / (1 - wide(rate))).astype(dtype)
+    return factors
