@@ -200,10 +200,12 @@ def test_the_public_names_are_these():
     assert set(fv.__all__) == {
         "Additive",
         "Bilinear",
+        "CenterGradients",
         "Concat",
         "Gaussian",
         "Gradients",
         "HardAttention",
+        "LocalGradients",
         "Location",
         "hard_attention",
         "kernel_regression",
@@ -218,8 +220,10 @@ def test_the_public_names_are_these():
         "get_include",
         "get_num_threads",
         "local_attention",
+        "local_attention_vjp",
         "merge",
         "predict_centers",
+        "predict_centers_vjp",
         "multinomial",
         "multinomial_logpmf",
         "multinoulli",
@@ -247,11 +251,13 @@ def test_the_reference_takes_the_same_keywords():
         "attention_weights",
         "hard_attention",
         "local_attention",
+        "local_attention_vjp",
         "merge",
         "multinomial",
         "multinomial_logpmf",
         "multinoulli",
         "predict_centers",
+        "predict_centers_vjp",
     ):
         fast = inspect.signature(getattr(fv, function)).parameters
         plain = inspect.signature(getattr(foveate.reference, function)).parameters

@@ -17,22 +17,25 @@ from ._config import __version__, get_num_threads, num_threads, set_num_threads,
 from ._gradients import attention_vjp
 from ._hard import HardAttention, hard_attention
 from ._local import local_attention, predict_centers
+from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._merge import merge
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._vjp import Gradients
+from ._vjp import CenterGradients, Gradients, LocalGradients
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
     "Additive",
     "Bilinear",
+    "CenterGradients",
     "Concat",
     "Cosine",
     "Dot",
     "Gaussian",
     "Gradients",
     "HardAttention",
+    "LocalGradients",
     "Location",
     "ScaledDot",
     "__version__",
@@ -45,12 +48,14 @@ __all__ = [
     "hard_attention",
     "kernel_regression",
     "local_attention",
+    "local_attention_vjp",
     "merge",
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
     "num_threads",
     "predict_centers",
+    "predict_centers_vjp",
     "reference",
     "set_num_threads",
     "show_config",

@@ -97,7 +97,7 @@ def undo(score: Score, query: Array, key: Array, found: OfOperands, own: bool) -
     d_query, d_key = found.query, found.key
     if isinstance(score, Bilinear):
         if own:
-            parts["w"] = _of_matrix(query, d_query)
+            parts["w"] = of_matrix(query, d_query)
         d_query = _times(d_query, fitted("w", score.w, query).T)
     elif isinstance(score, Cosine):
         parts["scale"] = found.scale
@@ -133,7 +133,7 @@ def _undo_location(
     made = None
     if own:
         total = float(d_before.sum(dtype=np.float64))
-        made = score_of(score, w=_of_matrix(key, d_before)[:, 0], b=total)
+        made = score_of(score, w=of_matrix(key, d_before)[:, 0], b=total)
     return ScoreGradients(nothing, d_before * w, made)
 
 
@@ -156,18 +156,18 @@ def _undo_hidden(
     if own and identity:
         assert found.query is not None
         assert found.key is not None
-        of_a = _of_matrix(project(query, wq, bias), found.query[..., :1])
-        parts["v"] = (of_a + _of_matrix(project(key, wk), found.key[..., 1:]))[:, 0]
+        of_a = of_matrix(project(query, wq, bias), found.query[..., :1])
+        parts["v"] = (of_a + of_matrix(project(key, wk), found.key[..., 1:]))[:, 0]
     elif own:
         parts["v"] = found.weights
     if own and bias is not None:
         assert d_a is not None
         parts["b"] = d_a.sum(axis=tuple(range(d_a.ndim - 1)), dtype=np.float64)
     if own and isinstance(score, Concat):
-        parts["w"] = np.concatenate([_of_matrix(query, d_a), _of_matrix(key, d_b)])
+        parts["w"] = np.concatenate([of_matrix(query, d_a), of_matrix(key, d_b)])
     elif own:
-        parts |= {} if wq is None else {"wq": _of_matrix(query, d_a)}
-        parts |= {} if wk is None else {"wk": _of_matrix(key, d_b)}
+        parts |= {} if wq is None else {"wq": of_matrix(query, d_a)}
+        parts |= {} if wk is None else {"wk": of_matrix(key, d_b)}
     made = score_of(score, **parts) if own else None
     return ScoreGradients(
         d_a if wq is None else _times(d_a, wq.T), d_b if wk is None else _times(d_b, wk.T), made
@@ -186,7 +186,7 @@ def _times(rows: Array | None, matrix: Array) -> Array | None:
     return None if rows is None else rows @ matrix
 
 
-def _of_matrix(rows: Array, d_products: Array | None) -> Array:
+def of_matrix(rows: Array, d_products: Array | None) -> Array:
     """Return the gradient of a matrix that multiplied rows (..., L, D): (D, H)."""
     assert d_products is not None
     flat = rows.reshape(-1, rows.shape[-1]).astype(d_products.dtype, copy=False)

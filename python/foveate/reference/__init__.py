@@ -12,6 +12,7 @@ from ._attention import attention, attention_weights
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
 from ._local import gaussian, local_attention, predict_centers
+from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
@@ -29,6 +30,7 @@ __all__ = [
     "hard_attention",
     "kernel_regression",
     "local_attention",
+    "local_attention_vjp",
     "merge",
     "multinomial",
     "multinomial_logpmf",
@@ -36,6 +38,7 @@ __all__ = [
     "over_queries",
     "philox",
     "predict_centers",
+    "predict_centers_vjp",
     "reach",
     "scores",
     "softmax",
