@@ -60,7 +60,7 @@ def _sizes(arrays: Any, d_output: Any, d_lse: Any, **keywords: Any) -> dict[str,
     logits, seen = _logits(arrays, lead, **keywords)
     weights, lse = reference.softmax(logits, seen, np.full((*lead, 1, 1), -np.inf))
     distance, sigma = _distances(weights.shape, **keywords)
-    factor = np.exp(-np.square(distance / sigma) / 2)
+    factor = np.exp(-np.square(distance / sigma) / 2) / (1 - keywords.get("dropout", 0))
     d_weights = d @ np.swapaxes(np.abs(v), -1, -2) * factor
     shift = np.sum(d_weights * weights, axis=-1, keepdims=True)
     if d_lse is not None:
@@ -89,7 +89,7 @@ def _logits(arrays: Any, lead: Any, **keywords: Any) -> Any:
     from foveate.reference._attention import logits_of
 
     q, k, _ = (wider(x) for x in arrays)
-    others = ("score", "softcap", "mask", "sink", "wrt", "sigma")
+    others = ("score", "softcap", "mask", "sink", "wrt", "sigma", "dropout", "rng")
     own = {x: y for x, y in keywords.items() if x not in others}
     if "half_width" in own and own.get("centers") is None:
         own["centers"] = np.arange(q.shape[-2])
@@ -260,6 +260,7 @@ REACHES: dict[str, Any] = {
     "sink": lambda at: {"sink": at.rng.standard_normal(at.lead)},
     "one sink": {"sink": 0.5},
     "softcap": {"softcap": 1.5},
+    "dropout": {"dropout": 0.3, "rng": 5},
     "all of it": lambda at: {
         "mask": _bias(at, (at.queries, at.keys)),
         "causal": True,

@@ -111,17 +111,16 @@ def local_attention_vjp(
         """Return the gradients, from that of the output."""
         d_out = like("d_output", d_output, output.shape, given[0].dtype)
         found, of_centers, of_sigma = problem.gradients(wanted, Answers(output, lse, d_out))
-        if dtype is None or places is None:
-            of_centers = None
-        if of_centers is not None and places is not None:
-            with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
+            of_sigma = None if of_sigma is None else of_sigma.sum()
+            if of_centers is not None and dtype is not None and places is not None:
                 of_centers = sum_to(of_centers, places[0].shape).astype(dtype, copy=False)
         return LocalGradients(
             found.query,
             found.key,
             found.value,
-            of_centers,
-            None if of_sigma is None else float(of_sigma.sum()),
+            None if dtype is None else of_centers,
+            None if of_sigma is None else float(of_sigma),
             found.score,
         )
 

@@ -100,7 +100,7 @@ class LocalGradients(NamedTuple):
     >>> q, k, v = np.zeros((1, 1)), np.zeros((4, 1)), np.array([[0.0], [0.0], [0.0], [1.0]])
     >>> output, pullback = fv.local_attention_vjp(q, k, v, half_width=2, centers=np.array([2.5]))
     >>> pullback(np.ones((1, 1))).centers.round(3)  # nearer to the last key: more of its value
-    array([0.11])
+    array([0.147])
     """
 
     query: Array | None = None
@@ -125,7 +125,7 @@ class CenterGradients(NamedTuple):
     >>> query, w, v = np.array([[0.5]]), np.array([[1.0]]), np.array([2.0])
     >>> centers, pullback = fv.predict_centers_vjp(query, w, v, 10)
     >>> pullback(np.ones(1)).v.round(3)
-    array([0.941])
+    array([0.94])
     """
 
     query: Array
