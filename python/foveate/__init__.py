@@ -20,8 +20,9 @@ from ._local import local_attention, predict_centers
 from ._merge import merge
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
+from ._regression_gradients import kernel_regression_vjp
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._vjp import Gradients
+from ._vjp import Gradients, RegressionGradients
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Gradients",
     "HardAttention",
     "Location",
+    "RegressionGradients",
     "ScaledDot",
     "__version__",
     "attention",
@@ -44,6 +46,7 @@ __all__ = [
     "get_num_threads",
     "hard_attention",
     "kernel_regression",
+    "kernel_regression_vjp",
     "local_attention",
     "merge",
     "multinomial",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._arrays import Array, ArrayInput, as_array, compute_dtype, float_arrays, native, real, reals
+from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, like, real, reals
 from ._reach import Reach, Segments, Window, resolve
 from ._score_gradients import has_parameters, sum_to, undo
 from ._vjp import Gradients, names_of
@@ -99,7 +99,7 @@ def attention_vjp(
     >>> key = np.array([[4.0, 0.0], [0.0, 4.0]])
     >>> value = np.array([[10.0], [20.0]])
     >>> output, pullback = fv.attention_vjp(query, key, value)
-    >>> gradients = pullback(np.ones_like(output))
+    >>> gradients = pullback(np.oneslike(output))
     >>> gradients.value.round(3)
     array([[0.944],
            [0.056]])
@@ -126,23 +126,14 @@ def attention_vjp(
 
     def pullback(d_output: ArrayInput, d_lse: ArrayInput | None = None) -> Gradients:
         """Return the gradients, from that of the output and, if it counts, that of the lse."""
-        d_out = _like("d_output", d_output, output.shape, dtype)
-        of_lse = None if d_lse is None else _like("d_lse", d_lse, lse.shape, lse.dtype)
+        d_out = like("d_output", d_output, output.shape, dtype)
+        of_lse = None if d_lse is None else like("d_lse", d_lse, lse.shape, lse.dtype)
         return saved.gradients(wanted, cap, reach, extra, (output, lse, d_out, of_lse))
 
     if dtype == wide:
         return output, pullback
     with np.errstate(all="ignore"):  # what is too large for it is inf
         return output.astype(dtype), pullback
-
-
-def _like(name: str, x: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    array = as_array(name, x)
-    if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
-        raise TypeError(f"{name}: got dtype {array.dtype}, wanted {dtype}")
-    if array.shape != shape:
-        raise ValueError(f"{name}: got shape {array.shape}, wanted {shape}")
-    return native(array)
 
 
 class _Saved:

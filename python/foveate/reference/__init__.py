@@ -15,6 +15,7 @@ from ._local import gaussian, local_attention, predict_centers
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
+from ._regression_gradients import kernel_regression_vjp
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import compute_dtype, scores
 from ._select import merge, softmax, weighted_sum
@@ -28,6 +29,7 @@ __all__ = [
     "gaussian",
     "hard_attention",
     "kernel_regression",
+    "kernel_regression_vjp",
     "local_attention",
     "merge",
     "multinomial",
