@@ -53,7 +53,7 @@ class Sizes:
         kernel: str = "gaussian",
         leave_one_out: bool = False,
         sample_weight: Any = None,
-        fill_value: float = np.nan,
+        **_keywords: Any,
     ) -> None:
         self.x, self.known, self.y = (rows(a) for a in arrays)
         self.factors = np.broadcast_to(np.asarray(w, self.x.dtype), self.x.shape[1:])
@@ -547,10 +547,11 @@ def test_what_is_not_finite_in_y_is_not_hidden(kernel, weighted):
         seen = ~np.isfinite(output[:, 1])
         assert seen[5]
         assert not np.isfinite(found.x[seen]).any()
-        np.testing.assert_array_equal(found.x[~seen], clean.x[~seen])
+        # the same sums, in blocks of other sizes
+        np.testing.assert_allclose(found.x[~seen], clean.x[~seen], rtol=1e-14, atol=1e-14)
         assert not np.isfinite(found.x_train[5])
         assert not np.isfinite(found.w)
-        np.testing.assert_array_equal(found.y_train, clean.y_train)
+        np.testing.assert_allclose(found.y_train, clean.y_train, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", *COMPACT])
@@ -586,9 +587,9 @@ def test_w_is_learned_by_its_gradient():
         return float(np.mean((fv.kernel_regression(x, x, y, w=w, leave_one_out=True) - y) ** 2))
 
     w = 1.0
-    for _ in range(200):
+    for _ in range(300):
         output, pullback = fv.kernel_regression_vjp(x, x, y, wrt="w", w=w, leave_one_out=True)
-        w -= 2 * pullback(2 * (output - y) / len(y)).w
+        w -= 10 * pullback(2 * (output - y) / len(y)).w
     assert abs(pullback(2 * (output - y) / len(y)).w) < 1e-6
     assert error(w) <= min(error(v) for v in np.geomspace(0.1, 100, 500))
 

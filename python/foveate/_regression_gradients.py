@@ -16,6 +16,10 @@ from ._arrays import Array, ArrayInput, like
 from ._regression import Problem, Taken, compact, mean, sums_of_others, take
 from ._vjp import RegressionGradients, names_of
 
+# The pullback has the weights from logit - lse, and float32 rounds an lse of this size by 3e-5.
+# Where it is larger, for a query that is 45 bandwidths or more from all points, float64 is used.
+_LARGEST_LSE = 2.0**10
+
 Pullback = Callable[[ArrayInput], RegressionGradients]
 
 
@@ -54,7 +58,7 @@ def kernel_regression_vjp(
     Returns
     -------
     output : numpy.ndarray (n,) or (n, k)
-        What `kernel_regression` returns where it leaves nothing out; always by differences.
+        What `kernel_regression` returns, up to rounding; nothing is left out.
     pullback : function
         `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
         and dtype, and returns the `RegressionGradients` of that number. Any number of times.
@@ -81,9 +85,13 @@ def kernel_regression_vjp(
     Where others have a corner, which is at the edge of their reach, and for the triangular kernel
     at a distance of 0, the derivative is taken as 0.
 
-    NaN and inf in `y_train` leave NaN in the gradients of `x`, `x_train` and `w` of all queries
-    that see them, and of what these see: with a compact kernel perhaps of points out of their reach
-    too. The gradient of `y_train` does not depend on `y_train`.
+    NaN and inf in `y_train` leave NaN in the gradients of the queries that see them, and of the
+    training points and the `w` that these see; the gradient of `y_train` does not depend on
+    `y_train`. NaN in `d_output`, where there is an answer, spoils a column of the gradient of
+    `y_train`, also of points out of reach of a compact kernel.
+
+    In float16, bfloat16 and float32 with queries very far from all points (45 bandwidths), it is
+    computed in float64.
 
     References
     ----------
@@ -200,15 +208,23 @@ def _constant(given: Taken) -> tuple[Array, Array, _Undo]:
 
 def _gaussian(given: Taken) -> tuple[Array, Array, _Undo]:
     """Attention with the score -u^2 / 2 + log s."""
-    problem, value, sample = given.problem, given.value, given.sample
-    bias = None if sample is None else np.log(sample).astype(problem.accumulated)
-    output, lse = problem.ask(
-        "gaussian", value, problem.accumulated, bias=bias, by_differences=True
-    )
+    problem, value, bias = given.problem, given.value, None
+
+    def ask() -> tuple[Array, Array, Array | None]:
+        wide = problem.accumulated
+        bias = None if given.sample is None else np.log(given.sample).astype(wide)
+        means = problem.ask("gaussian", value, wide, bias=bias, by_differences=True)
+        return *means, bias
+
+    output, lse, bias = ask()
     empty = lse == -np.inf
+    largest = np.max(np.abs(lse), initial=0, where=np.isfinite(lse))
+    if problem.accumulated != np.float64 and largest > _LARGEST_LSE:
+        problem, value = problem.precise(), value.astype(np.float64)
+        output, lse, bias = ask()
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
-        answers = (output, lse, np.where(empty[:, None], 0, d_out))
+        answers = (output, lse, np.where(empty[:, None], 0, d_out).astype(output.dtype))
         return _backward(problem, "gaussian", value, bias, answers, wanted)
 
     return output.copy(), empty, undo
@@ -223,9 +239,10 @@ def _compact(given: Taken, kernel: str) -> tuple[Array, Array, _Undo]:
     found = compact(problem, kernel, given.value, sample, skip_far=False)
     answer, empty = found.answer, found.empty[:, None]
     columns = answer.shape[1]
-    output = np.where(empty, 0, found.means)
     if sample is None:  # NaN and inf of y are not in the means
-        output[~np.isfinite(answer) & ~empty] = np.nan
+        output = np.where(empty, 0, np.where(np.isfinite(answer), found.means, np.nan))
+    else:  # a quotient does not change with the sum of its weights: d_means . means is 0
+        output = np.zeros_like(found.means)
     answer = answer.copy()
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
@@ -237,8 +254,12 @@ def _compact(given: Taken, kernel: str) -> tuple[Array, Array, _Undo]:
             d_means = np.concatenate([d_means, d_total], axis=1)
         answers = (output, found.lse, d_means)
         parts = _backward(problem, kernel, found.value, None, answers, wanted)
-        if parts.y_train is not None and sample is not None:
-            parts = parts._replace(y_train=parts.y_train[:, :columns] * sample[:, None])
+        if sample is not None:
+            if parts.y_train is not None:
+                parts = parts._replace(y_train=parts.y_train[:, :columns] * sample[:, None])
+            for part in (parts.x_train, parts.y_train):  # 0, also times NaN
+                if part is not None:
+                    part[sample == 0] = 0
         if found.nowhere.any():  # of a comparison with NaN the engine knows nothing
             for name, part in parts._asdict().items():
                 if part is not None:

@@ -46,7 +46,7 @@ def kernel_slopes(squares: Array, kernel: str) -> Array:
         return np.zeros_like(squares)
     slopes = -np.ones_like(squares)
     if kernel == "triangular":
-        slopes = np.where(squares == 0, 0, -0.5 / np.sqrt(squares)).astype(squares.dtype)
+        slopes = -0.5 / np.sqrt(np.where(squares == 0, np.inf, squares))
     return np.where(squares < 1, slopes, 0).astype(squares.dtype)
 
 
