@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, like, real, reals
+from ._random import Seed, dropout_of
 from ._reach import Reach, Segments, Window, resolve
 from ._score_gradients import has_parameters, sum_to, undo
 from ._vjp import Gradients, names_of
@@ -35,6 +36,8 @@ def attention_vjp(
     segments: Segments | None = None,
     softcap: float | None = None,
     sink: ArrayInput | None = None,
+    dropout: float = 0.0,
+    rng: Seed = None,
 ) -> tuple[Array, Pullback]:
     """Attend softly, and return the output with the function that pulls gradients back.
 
@@ -57,6 +60,8 @@ def attention_vjp(
         As for `attention`. The score is one that reduces to an inner product: `Dot`, `ScaledDot`,
         `Cosine`, `Bilinear`, `Location`, and `Additive` and `Concat` with the activation
         "identity".
+    dropout, rng : optional
+        As for `attention`. The pullback drops the same weights, whatever `rng` does in between.
 
     Returns
     -------
@@ -121,8 +126,10 @@ def attention_vjp(
     extra = None if sink is None else reals("sink", sink)
     reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
     # 16-bit output would make the difference dP - delta too rough: it is kept in the wide dtype
-    output, lse = _core.attention(q, k, given[2], scale, cap, *reach, extra, None, True, wide, None)
-    saved = _Saved(given, score, (q, k), scale)
+    dropped = dropout_of(dropout, rng)
+    rest = (extra, None, True, wide, None, None, dropped)
+    output, lse = _core.attention(q, k, given[2], scale, cap, *reach, *rest)
+    saved = _Saved(given, score, (q, k), scale, dropped)
 
     def pullback(d_output: ArrayInput, d_lse: ArrayInput | None = None) -> Gradients:
         """Return the gradients, from that of the output and, if it counts, that of the lse."""
@@ -145,12 +152,14 @@ class _Saved:
         score: Score | str,
         reduced: tuple[Array, Array],
         scale: float | None,
+        dropped: tuple[float, tuple[int, int]] | None,
     ) -> None:
         self.query, self.key, self.value = given
         self.score = NAMED[score] if isinstance(score, str) else score
         self.learned = not isinstance(score, str) and has_parameters(score)
         self.reduced = reduced
         self.scale = scale
+        self.dropped = dropped
 
     def gradients(
         self,
@@ -181,8 +190,8 @@ class _Saved:
         d_mask = np.zeros(mask.shape, wide) if mask is not None and "mask" in wanted else None
         d_sink = np.empty(lead, np.float64) if sink is not None and "sink" in wanted else None
         written = (d_query, d_key, d_value, d_mask, d_sink)
-        nothing = (None, None, None, None, None, None)
-        rest: Any = (scale, softcap, *reach, sink, *answers, *written, *nothing)
+        nothing = (None, None, None, None, None)
+        rest: Any = (scale, softcap, *reach, sink, *answers, *written, *nothing, self.dropped)
         _core.attention_backward(*operands, *rest)
 
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone

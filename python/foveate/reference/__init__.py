@@ -9,6 +9,7 @@ reach, select), and one that puts them together.
 """
 
 from ._attention import attention, attention_weights
+from ._dropout import kept
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
 from ._local import gaussian, local_attention, predict_centers
@@ -28,6 +29,7 @@ __all__ = [
     "draw",
     "gaussian",
     "hard_attention",
+    "kept",
     "kernel_regression",
     "kernel_regression_vjp",
     "local_attention",
