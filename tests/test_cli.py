@@ -40,6 +40,8 @@ def test_regression_demo(capsys, seed):
     assert "digits" not in printed
     errors = [float(line.split()[-2]) for line in printed.splitlines() if _is_of_a_pooling(line)]
     average, by_one, learned = errors
+    (told,) = (line for line in printed.splitlines() if line.startswith("  w learned in"))
+    assert "from 1 to " in told
     # The curve spans more than three times its noise, and w = 1 blurs it over 2 of 5 units.
     assert learned < by_one < average
 
@@ -58,9 +60,10 @@ def test_regression_demo_is_the_textbook_problem():
     assert 0.25 < noise.std() < 0.75
 
 
-def test_learned_w_has_the_least_left_out_error():
-    """By the definition, in float64, over a grid of its own."""
-    points = demo_regression.make_points(0)
+@pytest.mark.parametrize("seed", range(4))
+def test_learned_w_has_the_least_left_out_error(seed):
+    """By the definition, in float64, over a grid."""
+    points = demo_regression.make_points(seed)
     key, value, _ = (array.astype(np.float64) for array in points)
 
     def error(w: float) -> float:
@@ -68,13 +71,26 @@ def test_learned_w_has_the_least_left_out_error():
         return float(np.mean((predicted - value) ** 2))
 
     least = min(error(w) for w in np.geomspace(0.1, 100, 500))
-    # Two grids of the same curve: their steps are 1% of w, and the curve is flat at its least.
-    assert error(demo_regression.learn(points)) <= least * 1.001
+    descent = demo_regression.learn(points)
+    assert descent.w[0] == 1
+    assert error(descent.w[-1]) <= least * 1.001  # what the descent says of itself
+    # Errors of float32 predictions of up to 5, a few ulp each.
+    np.testing.assert_allclose(descent.errors, [error(w) for w in descent.w], rtol=1e-5)
+
+
+def test_slope_of_the_left_out_error():
+    """Central differences in float64, whose error is (1e-4)^2, against float32."""
+    points = demo_regression.make_points(1)
+    exact = demo_regression.Points(*(array.astype(np.float64) for array in points))
+    for w in (0.3, 1.0, 4.0, 30.0):
+        up, down = (demo_regression.left_out_error(exact, w + step) for step in (1e-4, -1e-4))
+        _, slope = demo_regression.error_and_slope(points, w)
+        assert abs(slope - (up - down) / 2e-4) < 1e-5
 
 
 def test_weights_of_the_poolings_give_their_curves():
     points = demo_regression.make_points(0)
-    for pooling in demo_regression.poolings(points):
+    for pooling in demo_regression.poolings(points, 5.0):
         assert pooling.weights.shape == (50, 50)
         # Weights that sum to 1, rounded to float32, times values below 8: 50 * 8 * 2^-24.
         np.testing.assert_allclose(pooling.weights @ points.value, pooling.curve, atol=2.4e-5)

@@ -21,8 +21,9 @@ from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._merge import merge
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
+from ._regression_gradients import kernel_regression_vjp
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._vjp import CenterGradients, Gradients, LocalGradients
+from ._vjp import CenterGradients, Gradients, LocalGradients, RegressionGradients
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "HardAttention",
     "LocalGradients",
     "Location",
+    "RegressionGradients",
     "ScaledDot",
     "__version__",
     "attention",
@@ -47,6 +49,7 @@ __all__ = [
     "get_num_threads",
     "hard_attention",
     "kernel_regression",
+    "kernel_regression_vjp",
     "local_attention",
     "local_attention_vjp",
     "merge",

@@ -42,6 +42,32 @@ class Gradients(NamedTuple):
     score: Any = None
 
 
+class RegressionGradients(NamedTuple):
+    """What the pullback of `kernel_regression_vjp` returns: None where nothing was wanted.
+
+    Parameters
+    ----------
+    x, x_train, y_train : numpy.ndarray or None
+        Of the shape and the dtype of the arrays.
+    w : float, numpy.ndarray (d,) or None
+        A number where w is one; an array in the dtype of the computation: float32, or float64 for
+        float64.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> x_train = np.array([0.0, 1.0, 2.0])
+    >>> output, pullback = fv.kernel_regression_vjp(x_train, x_train, x_train, wrt="w")
+    >>> pullback(np.ones(3)).x is None
+    True
+    """
+
+    x: Array | None = None
+    x_train: Array | None = None
+    y_train: Array | None = None
+    w: Any = None
+
+
 def names_of(
     wrt: str | Collection[str] | None, fields: Collection[str] = Gradients._fields
 ) -> frozenset[str]:

@@ -17,6 +17,7 @@ from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
+from ._regression_gradients import kernel_regression_vjp
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import compute_dtype, scores
 from ._select import merge, softmax, weighted_sum
@@ -31,6 +32,7 @@ __all__ = [
     "hard_attention",
     "kept",
     "kernel_regression",
+    "kernel_regression_vjp",
     "local_attention",
     "local_attention_vjp",
     "merge",
