@@ -16,12 +16,14 @@ from ._attention import attention, attention_weights
 from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
 from ._gradients import attention_vjp
 from ._hard import HardAttention, hard_attention
+from ._hard_gradients import hard_attention_vjp
 from ._local import local_attention, predict_centers
 from ._merge import merge
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
+from ._reinforce import MovingAverageBaseline, leave_one_out_advantage
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._vjp import Gradients
+from ._vjp import Gradients, HardGradients
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
@@ -33,7 +35,9 @@ __all__ = [
     "Gaussian",
     "Gradients",
     "HardAttention",
+    "HardGradients",
     "Location",
+    "MovingAverageBaseline",
     "ScaledDot",
     "__version__",
     "attention",
@@ -43,7 +47,9 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "hard_attention",
+    "hard_attention_vjp",
     "kernel_regression",
+    "leave_one_out_advantage",
     "local_attention",
     "merge",
     "multinomial",

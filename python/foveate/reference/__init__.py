@@ -11,6 +11,7 @@ reach, select), and one that puts them together.
 from ._attention import attention, attention_weights
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
+from ._hard_gradients import hard_attention_vjp
 from ._local import gaussian, local_attention, predict_centers
 from ._random import philox, uniform
 from ._reach import reach
@@ -27,6 +28,7 @@ __all__ = [
     "draw",
     "gaussian",
     "hard_attention",
+    "hard_attention_vjp",
     "kernel_regression",
     "local_attention",
     "merge",

@@ -92,20 +92,9 @@ def attention_vjp(
                 shift = shift - np.asarray(d_lse).astype(wide)
             d_weights = d_out @ np.swapaxes(v.astype(wide), -1, -2)
             d_logits = np.where(seen, weights * (d_weights - shift[..., None]), 0)
-            d_scores = d_logits
-            if softcap:
-                t = np.tanh(scores(q, k, score) / wide.type(softcap))
-                d_scores = np.where(seen, d_logits * (1 - t * t), 0)
-            d_query, d_key, d_score = _score_gradients(q, k, score, d_scores, seen)
             d_value = over_queries(weights, seen, d_out)
-            found: dict[str, Any] = {
-                "query": sum_to(d_query, q.shape).astype(dtype),
-                "key": sum_to(d_key, k.shape).astype(dtype),
-                "value": sum_to(d_value, v.shape).astype(dtype),
-                "score": d_score,
-            }
-            if bias is not None:
-                found["mask"] = sum_to(d_logits, bias.shape).astype(bias.dtype)
+            found = through_logits(q, k, score, softcap, bias, d_logits, seen)
+            found["value"] = sum_to(d_value, v.shape).astype(dtype)
             if sink is not None:
                 logit = per_lead(sink, lead)[..., 0].astype(wide)
                 weight = np.where(logit == -np.inf, 0, np.exp(logit - lse))
@@ -113,6 +102,31 @@ def attention_vjp(
         return Gradients(**{name: x for name, x in found.items() if name in wanted})
 
     return output.astype(dtype), pullback
+
+
+def through_logits(
+    query: Array,
+    key: Array,
+    score: Any,
+    softcap: float | None,
+    bias: Array | None,
+    d_logits: Array,
+    seen: Array,
+) -> dict[str, Any]:
+    """Give the gradients of query, key, score and mask, by name, from those of the logits."""
+    d_scores = d_logits
+    if softcap:
+        t = np.tanh(scores(query, key, score) / d_logits.dtype.type(softcap))
+        d_scores = np.where(seen, d_logits * (1 - t * t), 0)
+    d_query, d_key, d_score = _score_gradients(query, key, score, d_scores, seen)
+    found: dict[str, Any] = {
+        "query": sum_to(d_query, query.shape).astype(query.dtype),
+        "key": sum_to(d_key, key.shape).astype(key.dtype),
+        "score": d_score,
+    }
+    if bias is not None:
+        found["mask"] = sum_to(d_logits, bias.shape).astype(bias.dtype)
+    return found
 
 
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
