@@ -1,6 +1,7 @@
-// How the backward pass is cut up, by shapes alone, so that the bits depend on nothing else. Keys in tiles, a few tiles a
-// group, whose gradients one worker holds while all queries go by; groups in chunks, each with its own part of the
-// gradient of the queries. The parts are summed in order: nothing is added to by two threads.
+// How the backward pass is cut up, by shapes and the reach alone, so that the bits depend on nothing else. Keys in tiles,
+// a few tiles a group, whose gradients are summed while all queries go by; groups in chunks, each with its own part of
+// the gradient of the queries. A task takes one group of a chunk against a stretch of the blocks of queries. The parts
+// are summed in order: nothing is added to by two threads.
 #pragma once
 #include <algorithm>
 
@@ -8,29 +9,65 @@
 
 namespace foveate {
 
-// 2 to 4 tiles, and 128 queries, are within 1% of each other.
-constexpr int64_t group_tiles = 3, most_group_tiles = group_tiles;
+constexpr int64_t group_tiles = 3;
 constexpr int64_t most_chunks = 16;
 constexpr int64_t backward_queries = 128;
+// Of a task, about: an interrupt is looked for between tasks.
+constexpr double task_flops = 1e9;
+// A cell of a column of the scores that are no inner product counts as so many flops of a product.
+constexpr double column_flops = 16;
+
+// What a chunk adds up before it is written: the gradients of its present group's keys and values, and those of the
+// score's weights.
+template <class T>
+struct ChunkSums {
+  T *key, *value;   // [key of the group][column, whole vectors]
+  double* weights;  // [column]
+};
 
 struct Pass {
-  Pass(const Plan& plan, const Blocks& blocks) noexcept
-      : tiles((plan.problem.keys + tile_keys - 1) / tile_keys),
+  Pass(const Plan& p, const Blocks& blocks) noexcept
+      : plan(p),
+        tiles((p.problem.keys + tile_keys - 1) / tile_keys),
         groups(std::max<int64_t>(1, (tiles + group_tiles - 1) / group_tiles)),
         chunks(std::min(groups, most_chunks)),
-        panel(int64_t(blocks.width) * plan.problem.head_size),
-        part(panel * blocks.panels * blocks.per_batch) {}
+        steps((groups + chunks - 1) / chunks),
+        group_keys(std::min(group_tiles, tiles) * tile_keys),
+        moments(p.problem.d_centers || p.problem.d_sigma ? 2 : 0),
+        panel(p.problem.d_query || moments ? int64_t(blocks.width) * (p.problem.head_size + moments) : 0),
+        part(panel * blocks.panels * blocks.per_batch),
+        per_batch(blocks.per_batch) {
+    const Problem& problem = plan.problem;
+    const double columns = plan.scoring.gradients ? column_flops * double(problem.head_size) : 0;
+    const double a_query = double(group_keys) * (10.0 * double(problem.head_size + problem.value_size) + columns);
+    const double blocks_of_a_task = task_flops / (a_query * double(blocks.rows) + 1);
+    stretch = std::clamp<int64_t>(int64_t(blocks_of_a_task), 1, per_batch);
+  }
 
-  int64_t first_key(int64_t group) const { return group * tiles / groups * tile_keys; }
+  Interval keys_of(int64_t group) const { return {first_key(group), std::min(plan.problem.keys, first_key(group + 1))}; }
   int64_t first_group(int64_t chunk) const { return chunk * groups / chunks; }
 
-  int64_t tiles, groups, chunks;
+  // Whether a block of a batch may see keys of a chunk: else its part is neither set to 0 nor summed.
+  bool meet(int64_t batch, int64_t block, int64_t chunk) const {
+    const Interval seen = spans[batch * per_batch + block];
+    return seen.low < seen.high && seen.low < first_key(first_group(chunk + 1)) &&
+           seen.high > first_key(first_group(chunk));
+  }
+
+  const Plan& plan;
+  int64_t tiles, groups, chunks, steps;
+  int64_t group_keys;   // at most
+  int64_t moments;      // columns beside those of the queries' gradient: of centers and sigma
   int64_t panel, part;  // elements of a panel of the queries' gradient, and of a whole part
+  int64_t per_batch, stretch;
 
   // Of all rows, batch after batch: lse in base 2, and what is taken off the gradients of the weights.
   void *lse = nullptr, *shift = nullptr;
-  void* parts =
-      nullptr;  // [batch of a wave][chunk][panel][column][query]; null where no gradient of the query is wanted
+  Interval* spans = nullptr;  // of every block: the keys that it may see
+  void* parts = nullptr;      // [batch of a wave][chunk][panel][column][query]; null: not wanted
+
+ private:
+  int64_t first_key(int64_t group) const { return group * tiles / groups * tile_keys; }
 };
 
 }  // namespace foveate

@@ -75,6 +75,8 @@ class Block {
   Tile values(int64_t begin, bool finite) noexcept;
   Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;
+  // The queries of a panel as the scores read them.
+  const void* packed(int p) const { return queries_ + p * panel_bytes_; }
   // Keys of the open tile as the scores read them, and as they lie in memory.
   Tile keys(int64_t begin) const {
     return {static_cast<const char*>(key_tile_.data) + begin * key_tile_.row_stride, key_tile_.row_stride};
@@ -149,21 +151,14 @@ fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* 
   const size_t part = size.used();
   // what is shared: the score's weights, and the order of the rows, with room to find it
   const size_t prepared = round_up(size_t(plan.prepared_size()));
-  const size_t order = plan.scattered ? round_up(size_t(plan.batches * plan.rows) * sizeof(int64_t)) : 0;
-  const size_t sorting = plan.scattered ? round_up(size_t(order_scratch(plan))) : 0;
   const int sorters = int(std::min<int64_t>(threads, plan.batches));
-  const size_t shared = prepared + order + sorting * size_t(sorters);
+  const size_t order = order_size(plan);
+  const size_t shared = prepared + order + order_scratch(plan) * size_t(sorters);
   const Workspace workspace(shared + part * size_t(threads));
   if (!workspace.data()) return no_memory(error, double(shared) + double(part) * threads);
   plan.prepare(workspace.data());
-  if (plan.scattered) {
-    int64_t* const rows = reinterpret_cast<int64_t*>(workspace.data() + prepared);
-    const bool sorted = run_tasks(plan.batches, sorters, Order::by_ranges, [&](const Task& task) {
-      order_rows(plan, task.index, workspace.data() + prepared + order + sorting * size_t(task.thread),
-                 rows + task.index * plan.rows);
-    });
-    if (!sorted) return FV_INTERRUPTED;
-    plan.order = rows;
+  if (plan.scattered && !order_all(plan, sorters, workspace.data() + prepared, workspace.data() + prepared + order)) {
+    return FV_INTERRUPTED;
   }
   char* const parts = workspace.data() + shared;
   for (int t = 0; t < threads; ++t) {

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "../parallel.hpp"
+#include "../workspace.hpp"
+
 namespace foveate {
 namespace {
 
@@ -22,10 +25,7 @@ int64_t place_of(const Plan& plan, int64_t batch, int64_t row, const Centers& ce
   return reach_of(plan, batch, group).of(query, p.left, p.right).low;
 }
 
-}  // namespace
-
-int64_t order_scratch(const Plan& plan) { return 2 * plan.rows * int64_t(sizeof(Row)); }
-
+// order[i] is the i-th row of the batch
 void order_rows(const Plan& plan, int64_t batch, void* scratch, int64_t* order) noexcept {
   const int64_t rows = plan.rows;
   Row* from = static_cast<Row*>(scratch);
@@ -48,6 +48,25 @@ void order_rows(const Plan& plan, int64_t batch, void* scratch, int64_t* order) 
     std::swap(from, to);
   }
   for (int64_t r = 0; r < rows; ++r) order[r] = from[r].row;
+}
+
+}  // namespace
+
+size_t order_size(const Plan& plan) noexcept {
+  return plan.scattered ? round_up(size_t(plan.batches * plan.rows) * sizeof(int64_t)) : 0;
+}
+
+size_t order_scratch(const Plan& plan) noexcept {
+  return plan.scattered ? round_up(2 * size_t(plan.rows) * sizeof(Row)) : 0;
+}
+
+bool order_all(Plan& plan, int threads, char* order, char* scratch) noexcept {
+  int64_t* const rows = reinterpret_cast<int64_t*>(order);
+  const bool done = run_tasks(plan.batches, threads, Order::by_ranges, [&](const Task& task) {
+    order_rows(plan, task.index, scratch + order_scratch(plan) * size_t(task.thread), rows + task.index * plan.rows);
+  });
+  plan.order = rows;
+  return done;
 }
 
 }  // namespace foveate

@@ -5,10 +5,12 @@
 
 namespace foveate {
 
-// Bytes that order_rows needs beside its result, for one thread.
-int64_t order_scratch(const Plan&);
+// Bytes of the order of all rows, and of the room to find it, for one thread. 0 where rows come as they stand.
+size_t order_size(const Plan&) noexcept;
+size_t order_scratch(const Plan&) noexcept;
 
-// The rows of one batch, those that stand at one key in the order that they come in: order[i] is the i-th.
-void order_rows(const Plan&, int64_t batch, void* scratch, int64_t* order) noexcept;
+// Finds the order of every batch's rows, those that stand at one key in the order that they come in; the plan has it
+// then. scratch: of each thread. False: the interrupt check said stop.
+bool order_all(Plan&, int threads, char* order, char* scratch) noexcept;
 
 }  // namespace foveate

@@ -26,10 +26,10 @@ struct Plan {
   const Family& family;
   const Scoring& scoring;
 
-  // Rows in order, and tiles that all panels share, however narrow the windows.
-  void share_tiles() noexcept {
+  // Tiles that all panels share, however narrow the windows; rows as they come, or in the order of their centres.
+  void share_tiles(bool in_order = false) noexcept {
     span = 0;
-    scattered = false;
+    scattered = scattered && in_order;
   }
 
   // What the score's weights become before the first tile: bytes, and the making.
@@ -65,6 +65,10 @@ struct Plan {
   // columns run in chains over every fourth key, those of pairs over every second.
   int64_t step = 1;
 
+  // Row of an operand, of a query or a key.
+  char* row(const Operand& x, int64_t batch, int64_t group, int64_t index) const {
+    return x.data + batch_offset(x, batch) + (group ? group_offset(x, group) : 0) + index * x.row_stride;
+  }
   // Byte offset of a batch and of a group within an operand.
   int64_t batch_offset(const Operand& operand, int64_t batch) const { return offset(operand, batch_, batch); }
   int64_t group_offset(const Operand& operand, int64_t group) const { return offset(operand, group_, group); }

@@ -156,9 +156,7 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
 }
 
 char* row_of(const Plan& plan, const Operand& x, int64_t batch, const Panel& panel, int lane) noexcept {
-  const int64_t group = panel.group[lane];
-  return x.data + plan.batch_offset(x, batch) + (group ? plan.group_offset(x, group) : 0) +
-         panel.row[lane] * x.row_stride;
+  return plan.row(x, batch, panel.group[lane], panel.row[lane]);
 }
 
 Stretch look(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool want_bits, uint32_t* bits, KeptBits kept,

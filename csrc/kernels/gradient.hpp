@@ -11,27 +11,77 @@ namespace {
 
 // s and d_weights are [key][vectors * lanes]; dS takes the place of dP. Both answers also go to rows `stride` apart, in
 // which the panels of a block stand side by side: weights and d_scores point at this panel's first column.
+// cell(v, s, dP): weight and dS of the queries of vector v
+template <class T, int vectors, class Cell>
+inline void each_cell(const T* s, T* d_weights, int64_t count, T* weights, T* d_scores, int64_t stride, Cell&& cell) {
+  constexpr int width = vectors * lanes<T>;
+  for (int64_t j = 0; j < count; ++j)
+    unroll<vectors>([&](auto v) {
+      const int64_t here = j * width + v * lanes<T>, beside = j * stride + v * lanes<T>;
+      Vec<T> weight, d_score;
+      cell(v, load(s + here), load(d_weights + here), weight, d_score);
+      store<T>(weights + beside, weight);
+      store<T>(d_scores + beside, d_score);
+      store<T>(d_weights + here, d_score);
+    });
+}
+
 template <class T, int vectors>
 [[gnu::noinline]] void soft_gradient(const T* s, T* d_weights, int64_t count, const T* lse_, const T* shift_,
                                      T* weights, T* d_scores, int64_t stride) {
-  constexpr int width = vectors * lanes<T>;
   const Vec<T> lowest = minus_infinity<T>();
   Vec<T> lse[vectors], shift[vectors];
   unroll<vectors>([&](auto v) {
     lse[v] = load(lse_ + v * lanes<T>);
     shift[v] = load(shift_ + v * lanes<T>);
   });
-  for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
-      const int64_t cell = j * width + v * lanes<T>, place = j * stride + v * lanes<T>;
-      const Vec<T> score = load(s + cell);
-      const IntVec<T> hidden = score == lowest;
-      const Vec<T> weight = hidden ? Vec<T>{} : exp2<T>(score - lse[v]);
-      const Vec<T> d_score = hidden ? Vec<T>{} : weight * (load(d_weights + cell) - shift[v]);
-      store<T>(weights + place, weight);
-      store<T>(d_scores + place, d_score);
-      store<T>(d_weights + cell, d_score);
-    });
+  each_cell<T, vectors>(s, d_weights, count, weights, d_scores, stride,
+                        [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
+                          const IntVec<T> hidden = score == lowest;
+                          weight = hidden ? Vec<T>{} : exp2<T>(score - lse[v]);
+                          d_score = hidden ? Vec<T>{} : weight * (d_weight - shift[v]);
+                        });
+}
+
+// Compact kernels, of s = -d: P = K(d) / l and dS = -K'(d) / l (dP - shift), l = 2^lse. Where K is 0, so are both; K' is
+// taken as 0 where a triangle has its top.
+template <class T, int vectors>
+[[gnu::noinline]] void compact_gradient(const T* s, T* d_weights, int64_t count, Profile profile, const T* lse,
+                                        const T* shift_, T* weights, T* d_scores, int64_t stride) {
+  const Vec<T> zero = {}, one = broadcast(T(1));
+  Vec<T> inverse[vectors], shift[vectors];
+  unroll<vectors>([&](auto v) {
+    inverse[v] = exp2<T>(-load(lse + v * lanes<T>));
+    shift[v] = load(shift_ + v * lanes<T>);
+  });
+  const auto run = [&](auto&& profile_of) {
+    each_cell<T, vectors>(s, d_weights, count, weights, d_scores, stride,
+                          [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
+                            Vec<T> value, slope;
+                            profile_of(score, value, slope);
+                            const IntVec<T> flat = slope == zero;
+                            weight = value * inverse[v];
+                            d_score = flat ? zero : slope * inverse[v] * (d_weight - shift[v]);
+                          });
+  };
+  switch (profile) {
+    case Profile::boxcar:
+      return run([&](Vec<T> s, Vec<T>& value, Vec<T>& slope) {
+        value = s >= -one ? one : zero;
+        slope = zero;
+      });
+    case Profile::epanechnikov:
+      return run([&](Vec<T> s, Vec<T>& value, Vec<T>& slope) {
+        value = max(zero, one + s);
+        slope = value > zero ? one : zero;
+      });
+    case Profile::triangular:
+      return run([&](Vec<T> s, Vec<T>& value, Vec<T>& slope) {
+        const Vec<T> distance = square_root(-s);
+        value = max(zero, one - distance);
+        slope = value > zero && distance > zero ? T(0.5) / distance : zero;
+      });
+  }
 }
 
 // dS times the derivative of softcap * tanh(s / softcap), 1 - tanh^2; bent: softcap * tanh(...) * log2(e). 0 stays 0.

@@ -12,6 +12,7 @@
 #include "reach/hide.hpp"
 #include "score/additive.hpp"
 #include "score/bend.hpp"
+#include "score/columns.hpp"
 #include "score/distance.hpp"
 #include "score/inner.hpp"
 #include "select/argmax.hpp"
@@ -120,6 +121,21 @@ struct Plain {
                           static_cast<const T*>(shift), static_cast<T*>(weights), static_cast<T*>(beside), stride);
     });
   }
+  static void d_compact(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile profile,
+                        const void* lse, const void* shift, void* weights, void* beside, int64_t stride) {
+    by_width(vectors, [&](auto v) {
+      compact_gradient<T, v>(static_cast<const T*>(s), static_cast<T*>(d_weights), count, profile,
+                             static_cast<const T*>(lse), static_cast<const T*>(shift), static_cast<T*>(weights),
+                             static_cast<T*>(beside), stride);
+    });
+  }
+  static void d_gaussian(const void* weights, const void* d_scores, int32_t vectors, int64_t count, const void* shift,
+                         const Gaussian& gaussian, void* to) {
+    by_width(vectors, [&](auto v) {
+      gaussian_gradient<T, v>(static_cast<const T*>(weights), static_cast<const T*>(d_scores), count,
+                              static_cast<const T*>(shift), gaussian, static_cast<T*>(to));
+    });
+  }
   static void unbend(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap, void* beside,
                      int64_t stride) {
     by_width(vectors, [&](auto v) {
@@ -193,15 +209,28 @@ constexpr Family plain_family(Dtype in_place) {
   f.max_vectors = panel_vectors;
   f.element_size = int32_t(sizeof(T));
   f.in_place = in_place;
-  f.inner = {true, K::row_size, K::row_size, K::load, pack_queries<T>, K::inner};
-  f.relu = {true, K::row_size, K::row_size, K::load, pack_queries<T>, additive_scores<T, ChooseRelu>};
+  f.inner = {true, K::row_size, K::row_size, K::load, pack_queries<T>, K::inner, nullptr};
+  f.relu = {true,
+            K::row_size,
+            K::row_size,
+            K::load,
+            pack_queries<T>,
+            additive_scores<T, ChooseRelu>,
+            column_gradients<T, ReluSlope>};
   f.tanh = {false,
             additive_panel_size<T>,
             additive_row_size<T>,
             load_additive_keys<T>,
             pack_additive<T>,
-            additive_scores<T, ChooseTanh>};
-  f.distance = {true, K::row_size, K::row_size, K::load, pack_queries<T>, distance_scores<T>};
+            additive_scores<T, ChooseTanh>,
+            column_gradients<T, TanhSlope>};
+  f.distance = {true,
+                K::row_size,
+                K::row_size,
+                K::load,
+                pack_queries<T>,
+                distance_scores<T>,
+                column_gradients<T, DistanceSlope>};
   f.prepared_size = prepared_size<T>;
   f.prepare = prepare_weights<T>;
   f.bend = K::bend_scores;
@@ -221,6 +250,8 @@ constexpr Family plain_family(Dtype in_place) {
   f.add_not_finite = add_not_finite<K, T>;
   f.weights = K::weights;
   f.soft_gradient = K::d_scores;
+  f.compact_gradient = K::d_compact;
+  f.gaussian_gradient = K::d_gaussian;
   f.bend_gradient = K::unbend;
   f.query_sum = K::sum_queries;
   f.row_products = K::products_of_rows;
@@ -237,7 +268,7 @@ constexpr Family plain_family(Dtype in_place) {
 constexpr Family pair_family() {
   Family f = plain_family<float>(Dtype::bfloat16);
   f.pairs = true;
-  f.inner = {true, Pairs::row_size, Pairs::row_size, load_pair_keys, pack_pair_queries, Pairs::inner};
+  f.inner = {true, Pairs::row_size, Pairs::row_size, load_pair_keys, pack_pair_queries, Pairs::inner, nullptr};
   f.load_values = load_pair_values;
   f.soft = Pairs::soft;
   f.weighted_sum = Pairs::sum;

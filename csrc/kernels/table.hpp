@@ -62,6 +62,10 @@ struct Scoring {
   // top: the largest score of each query
   void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
                  void* s, void* top, const Corners&, const Ahead&);
+  // Gradients, but for constants of a column, see score/columns.hpp; of the weights as they were given. Null for the
+  // inner product, whose gradients are products.
+  void (*gradients)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
+                    const void* d_scores, void* to_query, void* to_key, void* to_weights);
 };
 
 // 2^-(rate (j - center))^2 of the keys j of a tile, from its first; center = whole[i] + rest[i] of each query, |rest| <= 1/2.
@@ -135,6 +139,13 @@ struct Family {
   // `weights` and `d_scores`, rows `stride` apart. lse in base 2 and shift: one T a query.
   void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, const void* lse,
                         const void* shift, void* weights, void* d_scores, int64_t stride);
+  // The same of a compact kernel.
+  void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* lse,
+                           const void* shift, void* weights, void* d_scores, int64_t stride);
+  // Of the centre c and of the width of a Gaussian, but for powers of sigma: to[0][q] += sum_j g (j - c) and
+  // to[1][q] += sum_j g (j - c)^2, with g = dS + P shift, P before the Gaussian and dS as soft_gradient gave them
+  void (*gaussian_gradient)(const void* weights, const void* d_scores, int32_t vectors, int64_t count,
+                            const void* shift, const Gaussian&, void* to);
   // d_scores before the softcap, from those after it and from what bend gave; also to `beside`
   void (*bend_gradient)(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap, void* beside,
                         int64_t stride);

@@ -42,5 +42,28 @@ void gaussian_tile(T* weights, int64_t count, const Gaussian& gaussian) {
     });
 }
 
+// The moments of g = dS + P shift round the centres, see table.hpp. A cell that is not seen has P = dS = 0.
+template <class T, int vectors>
+void gaussian_gradient(const T* weights, const T* d_scores, int64_t count, const T* shift, const Gaussian& gaussian,
+                       T* to) {
+  constexpr int width = vectors * lanes<T>;
+  unroll<vectors>([&](auto v) {
+    Vec<T> whole, rest, key = {}, first = {}, second = {};
+    for (int i = 0; i < lanes<T>; ++i) {
+      whole[i] = T(gaussian.whole[v * lanes<T> + i]);
+      rest[i] = T(gaussian.rest[v * lanes<T> + i]);
+    }
+    for (int64_t j = 0; j < count; ++j, key += T(1)) {
+      const int64_t cell = j * width + v * lanes<T>;
+      const Vec<T> weight = load(weights + cell), way = (key - whole) - rest;
+      const Vec<T> g = weight == T(0) ? Vec<T>{} : load(d_scores + cell) + weight * load(shift + v * lanes<T>);
+      first += g * way;
+      second += g * way * way;
+    }
+    store<T>(to + v * lanes<T>, load(to + v * lanes<T>) + first);
+    store<T>(to + width + v * lanes<T>, load(to + width + v * lanes<T>) + second);
+  });
+}
+
 }  // namespace
 }  // namespace foveate::FOVEATE_ISA

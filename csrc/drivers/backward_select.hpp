@@ -1,0 +1,86 @@
+// The gradient of the selection, on one tile: from scores to the weights that multiplied the values, and to the gradients
+// of the logits. With P the weights of the softmax, F the factor that they had after it (a Gaussian), dP = dO V^T,
+// delta = rowsum(dO O) and dlse the gradient of lse,
+//   soft   dS = P (F dP - delta + dlse)
+//   hard   dS = sum_s advantage_s ([key is the s-th choice] - P)
+#pragma once
+#include "backward_rows.hpp"
+
+namespace foveate {
+
+template <class T>
+class SelectGradient {
+ public:
+  // stride: of the block's weights and d_scores. scored: gradients beyond those of the values are wanted.
+  SelectGradient(const Plan& plan, const Blocks& blocks, int64_t stride, bool scored, Carver& carver) noexcept
+      : plan_(plan), p_(plan.problem), stride_(stride), scored_(scored) {
+    const int64_t cells = tile_keys * blocks.width;
+    cells_ = carver.take<T>(cells);
+    plain_ = carver.take<T>(p_.sigma > 0 ? cells : 0);
+    top_ = carver.take<T>(blocks.width);
+  }
+
+  // The stretch s of panel p, which the block has scored, in the tile from `key`. Weights and d_scores are rows of the
+  // block's queries, from the panel's first; d_scores also go to cells(), [key][query]. moments: see Family.
+  void run(Block& block, const BlockRows<T>& rows, int p, const Stretch& s, int64_t key, T* weights, T* d_scores,
+           T* moments) noexcept {
+    const Family& family = plan_.family;
+    const int32_t vectors = block.vectors(p);
+    const int64_t width = vectors * family.lanes;
+    weights += s.begin * stride_;
+    d_scores += s.begin * stride_;
+    if (p_.advantage)
+      std::fill_n(cells_, s.count() * width, T(0));
+    else if (scored_)
+      family.inner.scores(rows.d_out_panel(p), vectors, block.values(s.begin, false), s.count(), p_.value_size, nullptr,
+                          cells_, top_, block.corners(), Ahead{});
+    const Gaussian gaussian = p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{};
+    if (p_.sigma > 0 && scored_) family.gaussian(cells_, vectors, s.count(), gaussian);
+    if (plan_.compact)
+      family.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.lse(p), rows.shift(p),
+                              weights, d_scores, stride_);
+    else
+      family.soft_gradient(block.scores(), cells_, vectors, s.count(), rows.lse(p), rows.shift(p), weights, d_scores,
+                           stride_);
+    if (p_.sigma > 0) {
+      copy_rows(weights, stride_, plain_, width, width, s.count());
+      if (moments) family.gaussian_gradient(plain_, cells_, vectors, s.count(), rows.shift(p), gaussian, moments);
+      family.gaussian(plain_, vectors, s.count(), gaussian);
+      copy_rows(plain_, width, weights, stride_, width, s.count());
+    }
+    if (p_.advantage) add_choices(block, p, s, key, width, d_scores);
+  }
+
+  T* cells() { return cells_; }
+
+ private:
+  static void copy_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t columns, int64_t rows) {
+    for (int64_t j = 0; j < rows; ++j) std::memcpy(to + j * to_stride, from + j * from_stride, size_t(columns) * sizeof(T));
+  }
+
+  void add_choices(const Block& block, int p, const Stretch& s, int64_t key, int64_t width, T* d_scores) noexcept {
+    const Panel& panel = block.panel(p);
+    for (int32_t i = 0; i < panel.live; ++i) {
+      const char* index = row_of(plan_, p_.index, block.batch(), panel, i);
+      const char* advantage = row_of(plan_, p_.advantage, block.batch(), panel, i);
+      for (int64_t draw = 0; draw < p_.draws; ++draw) {
+        int64_t j;
+        std::memcpy(&j, index + draw * p_.index.column_stride, sizeof j);
+        j -= key + s.begin;
+        if (j < 0 || j >= s.count()) continue;
+        T more;
+        std::memcpy(&more, advantage + draw * p_.advantage.column_stride, sizeof more);
+        cells_[j * width + i] += more;
+        d_scores[j * stride_ + i] += more;
+      }
+    }
+  }
+
+  const Plan& plan_;
+  const Problem& p_;
+  int64_t stride_;
+  bool scored_;
+  T *cells_, *plain_, *top_;
+};
+
+}  // namespace foveate

@@ -1,0 +1,121 @@
+// The gradients of a score that is a sum over columns of a function of query and key there, from a tile of d_scores:
+//   additive   s = sum_h v_h f(a_h + b_h)        to_query = to_key = f',              to_weights = f
+//   distance   s = sum_h (w_h (a_h - b_h))^2     to_query = -to_key = w_h (a_h - b_h), to_weights = w_h (a_h - b_h)^2
+//   to_query[h][q] += sum_j dS[j][q] (..),  to_key[j][h] += sum_q dS[j][q] (..),  to_weights[h][lane] += sum_jq dS[j][q] (..)
+// What is constant in a column, v_h or 2 w_h and its sign, is left to the driver. Sums over the keys run from 0 in a
+// tile, sums over the queries from 0 in a panel. Cells of dS = 0, those that are not seen among them, add 0 whatever
+// query and key hold.
+#pragma once
+#include "../gemm.hpp"
+#include "../math.hpp"
+
+namespace foveate::FOVEATE_ISA {
+namespace {
+
+// A function of a column: what goes to query and key, and what goes to the weights.
+template <class T>
+struct Slope {
+  Vec<T> operand, weight;
+};
+struct TanhSlope {
+  template <class T>
+  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
+    const Vec<T> t = tanh<T>(a + b);
+    return {(T(1) - t) * (T(1) + t), t};
+  }
+};
+struct ReluSlope {
+  template <class T>
+  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
+    const Vec<T> sum = a + b;
+    return {sum > T(0) ? broadcast(T(1)) : Vec<T>{}, max(Vec<T>{}, sum)};
+  }
+};
+struct DistanceSlope {
+  template <class T>
+  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T> w) {
+    const Vec<T> difference = a - b, weighted = difference * w;
+    return {weighted, weighted * difference};
+  }
+};
+
+// The sum over the lanes, by halves.
+template <class T, int count = lanes<T>>
+inline T sum_of_lanes(const Vec<T>& x) {
+  T part[count];
+  for (int i = 0; i < count; ++i) part[i] = x[i];
+  for (int half = count / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+}
+
+// Few columns are summed over the lanes one by one, more by a transpose of a whole square of them.
+constexpr int single_columns = 4;
+
+template <class T, class F, int vectors>
+[[gnu::noinline]] void column_square(const T* panel, const T* keys, int64_t key_stride, int64_t count, int columns,
+                                     const T* weights, const T* d_scores, T* to_query, T* to_key, int64_t to_key_stride,
+                                     T* to_weights) {
+  constexpr int width = vectors * lanes<T>;
+  alignas(vector_bytes) T of_queries[lanes<T> * width] = {}, of_weights[lanes<T> * lanes<T>] = {};
+  for (int64_t j = 0; j < count; ++j, keys += key_stride, to_key += to_key_stride) {
+    Vec<T> d_score[vectors];
+    IntVec<T> nothing[vectors];
+    unroll<vectors>([&](auto v) {
+      d_score[v] = load(d_scores + j * width + v * lanes<T>);
+      nothing[v] = d_score[v] == T(0);
+    });
+    Vec<T> of_key[lanes<T>] = {};
+    for (int h = 0; h < columns; ++h) {
+      const Vec<T> b = broadcast(keys[h]), w = broadcast(weights[h]);
+      Vec<T> of_weight = load(of_weights + h * lanes<T>), sum = {};
+      unroll<vectors>([&](auto v) {
+        T* const of_query = of_queries + h * width + v * lanes<T>;
+        const Slope<T> slope = F::template of<T>(load(panel + h * width + v * lanes<T>), b, w);
+        const Vec<T> part = nothing[v] ? Vec<T>{} : d_score[v] * slope.operand;
+        store<T>(of_query, load(of_query) + part);
+        sum += part;
+        of_weight += nothing[v] ? Vec<T>{} : d_score[v] * slope.weight;
+      });
+      store<T>(of_weights + h * lanes<T>, of_weight);
+      of_key[h] = sum;
+    }
+    if (columns <= single_columns) {
+      for (int h = 0; h < columns; ++h) to_key[h] += sum_of_lanes<T>(of_key[h]);
+    } else {
+      transpose<T>(of_key);
+      for (int half = lanes<T> / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) of_key[i] += of_key[i + half];
+      store<T>(to_key, load(to_key) + of_key[0]);
+    }
+  }
+  for (int64_t i = 0; i < columns * width; i += lanes<T>) store<T>(to_query + i, load(to_query + i) + load(of_queries + i));
+  for (int64_t i = 0; i < columns * lanes<T>; i += lanes<T>)
+    store<T>(to_weights + i, load(to_weights + i) + load(of_weights + i));
+}
+
+// d_scores: [key][vectors * lanes], 0 in lanes without a query. weights: T[columns] of distances. to_key: rows of whole
+// vectors; to_weights: a vector for each column.
+template <class T, class F>
+void column_gradients(const void* panel_, int32_t vectors, Tile keys, int64_t count, int64_t columns,
+                      const void* weights_, const void* d_scores, void* to_query_, void* to_key_, void* to_weights_) {
+  by_width(vectors, [&](auto v) {
+    constexpr int width = v * lanes<T>;
+    const int64_t to_key_stride = (columns + lanes<T> - 1) / lanes<T> * lanes<T>;
+    const T *panel = static_cast<const T*>(panel_), *rows = static_cast<const T*>(keys.data);
+    const T* const weights = static_cast<const T*>(weights_);
+    T *to_query = static_cast<T*>(to_query_), *to_key = static_cast<T*>(to_key_),
+      *to_weights = static_cast<T*>(to_weights_);
+    T ones[lanes<T>];
+    for (int i = 0; i < lanes<T>; ++i) ones[i] = T(1);
+    for (int64_t h = 0; h < columns; h += lanes<T>) {
+      const int some = columns - h < lanes<T> ? int(columns - h) : lanes<T>;
+      column_square<T, F, v>(panel + h * width, rows + h, keys.row_stride / int64_t(sizeof(T)), count, some,
+                             weights ? weights + h : ones, static_cast<const T*>(d_scores), to_query + h * width,
+                             to_key + h, to_key_stride, to_weights + h * lanes<T>);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace foveate::FOVEATE_ISA
