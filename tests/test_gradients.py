@@ -529,8 +529,5 @@ def test_bad_input():
         fv.attention_vjp(q, k, v, wrt="keys")
     with pytest.raises(TypeError, match=r"^wrt: got 1, wanted"):
         fv.attention_vjp(q, k, v, wrt=1)
-    for score in (fv.Gaussian(), fv.Additive(np.ones(16, np.float32))):
-        with pytest.raises(NotImplementedError, match=rf"^score: got {type(score).__name__} "):
-            fv.attention_vjp(q, k, v, score=score)
     with pytest.raises(ValueError, match=r"^value: got shape"):
         fv.attention_vjp(q, k, v[:, :3])

@@ -185,10 +185,11 @@ def _score_gradients(
     if isinstance(score, Location):
         w = np.asarray(score.w).astype(wide)
         before = k @ w + wide.type(score.b)
-        d_before = d_scores.sum(axis=-2) * _slope(before, score.activation)
-        d_w = np.where(d_before[..., None] == 0, 0, d_before[..., None] * k)
+        of_keys = d_scores.sum(axis=-2)
+        d_before = np.where(of_keys == 0, 0, of_keys * _slope(before, score.activation))
         d_key = d_before[..., None] * w
-        parts = {"w": sum_to(d_w, w.shape), "b": float(d_before.sum())}
+        d_w = of_matrix(k, d_before[..., None])
+        parts = {"w": d_w[:, 0], "b": float(d_before.sum())}
         return np.zeros((*d_scores.shape[:-1], q.shape[-1]), wide), d_key, score_of(score, **parts)
     if isinstance(score, Gaussian):
         w = np.asarray(score.w).astype(wide)
@@ -204,9 +205,8 @@ def _score_gradients(
     if isinstance(score, Bilinear):
         w = np.asarray(score.w).astype(wide)
         d_projected = weighted_sum(d_scores, seen, k)
-        d_w = np.swapaxes(np.broadcast_to(q, (*d_projected.shape[:-1], q.shape[-1])), -1, -2)
         d_key = over_queries(d_scores, seen, q @ w)
-        return d_projected @ w.T, d_key, score_of(score, w=sum_to(d_w @ d_projected, w.shape))
+        return d_projected @ w.T, d_key, score_of(score, w=of_matrix(q, d_projected))
     rows, columns = (unit(q), unit(k)) if isinstance(score, Cosine) else (q, k)
     scale = getattr(score, "scale", 1.0)
     size = q.shape[-1]
@@ -221,8 +221,35 @@ def _score_gradients(
     return d_query, d_key, score_of(score, scale=d_scale) if own else None
 
 
+def of_matrix(rows: Array, d_products: Array) -> Array:
+    """Return the gradient of a matrix that rows were multiplied by, from that of the products.
+
+    Rows of which no product counts, as those that nothing sees, do not enter, though they be NaN.
+
+    Parameters
+    ----------
+    rows : array (..., L, D)
+    d_products : array (..., L, H), over all leading axes
+
+    Returns
+    -------
+    array (D, H)
+
+    Examples
+    --------
+    >>> of_matrix(np.array([[1.0, 2.0], [np.nan, 0.0]]), np.array([[3.0], [0.0]]))
+    array([[3.],
+           [6.]])
+    """
+    counts = np.any(d_products != 0, axis=-1, keepdims=True)
+    rows = np.where(counts, rows, 0)
+    return sum_to(np.swapaxes(rows, -1, -2) @ d_products, (rows.shape[-1], d_products.shape[-1]))
+
+
 def unit_gradient(x: Array, d_unit: Array) -> Array:
     """Return the gradient of rows, from that of the rows over their lengths; 0 for a zero row.
+
+    A gradient of 0 stays 0, though the row be NaN.
 
     Parameters
     ----------
@@ -243,7 +270,8 @@ def unit_gradient(x: Array, d_unit: Array) -> Array:
     length = largest * np.sqrt(np.sum(scaled * scaled, axis=-1, keepdims=True))
     u = unit(x)
     across = d_unit - u * np.sum(u * d_unit, axis=-1, keepdims=True)
-    gradient: Array = np.where(length == 0, 0, across / np.where(length == 0, 1, length))
+    counts = (length != 0) & np.any(d_unit != 0, axis=-1, keepdims=True)
+    gradient: Array = np.where(counts, across / np.where(length == 0, 1, length), 0)
     return gradient
 
 
@@ -278,10 +306,6 @@ def _additive_gradients(
     parts: dict[str, Any] = {"v": sum_to(hidden, v.shape)}
     if score.b is not None:
         parts["b"] = sum_to(d_a, v.shape)
-
-    def of_matrix(rows: Array, gradient: Array) -> Array:
-        rows = np.broadcast_to(rows, (*gradient.shape[:-1], rows.shape[-1]))
-        return sum_to(np.swapaxes(rows, -1, -2) @ gradient, (rows.shape[-1], gradient.shape[-1]))
 
     d_wq, d_wk = of_matrix(q, d_a), of_matrix(k, d_b)
     if isinstance(score, Concat):
