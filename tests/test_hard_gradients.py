@@ -80,7 +80,7 @@ def tolerances(arrays: Any, index: Any, d: Any, a: Any, **keywords: Any) -> dict
     dtype = arrays[0].dtype
     wide = reference.compute_dtype(dtype)
     signal = np.sum(np.where(index >= 0, np.abs(a), 0), axis=-1).astype(np.float64)
-    one = np.ones((arrays[1].shape[-2], 1), dtype)
+    one = np.ones((*index.shape[:-2], arrays[1].shape[-2], 1), dtype)
     soft = sizes((*arrays[:2], one), signal[..., None], None, **keywords)
     chosen = held(
         [np.abs(x.astype(np.float64)) for x in arrays],
@@ -289,21 +289,29 @@ def test_what_is_not_seen_changes_nothing(bad, softcap, queries, dtype):
     assert not spoilt.value[:, 200:].any()
 
 
-def test_a_query_that_has_no_distribution_has_no_gradient(dtype):
-    """Its choice is -1, and nothing is learned from it; the others go on."""
-    q, k, v = problem(20, 100, lead=(2,), dtype=dtype)
-    wanted = fv.hard_attention_vjp(q, k, v, rng=1)[1](normal(5, q.shape, dtype), 1.0)
-    spoilt = q.copy()
-    spoilt[0, 7, 3] = np.nan
-    result, pullback = fv.hard_attention_vjp(spoilt, k, v, rng=1)
-    assert result.index[0, 7] == -1
-    found = pullback(normal(5, q.shape, dtype), 1.0)
-    plain = reference.hard_attention_vjp(spoilt, k, v, rng=1)[1](normal(5, q.shape, dtype), 1.0)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("queries", [3, 40])
+def test_no_distribution_no_choice_and_a_gradient_of_nan(bad, queries, dtype):
+    """As of log_prob, by the formula: of the query, and of the keys that it sees."""
+    q, k, v = problem(queries, 300, lead=(2,), dtype=dtype)
+    keywords = {"window": 5, "offset": 100, "rng": 1}
+    d_output, advantage = normal(5, q.shape, dtype), normal(6, q.shape[:2], np.float64)
+    clean = fv.hard_attention_vjp(q, k, v, **keywords)[1](d_output, advantage)
+    q[0, 1, 3] = bad
+    result, pullback = fv.hard_attention_vjp(q, k, v, **keywords)
+    assert (result.index[0, 1], np.isnan(result.log_prob[0, 1])) == (-1, True)
+    found = pullback(d_output, advantage)
+    plain = reference.hard_attention_vjp(q, k, v, **keywords)[1](d_output, advantage)
     for gradients in (found, plain):
-        assert not gradients.query[0, 7].any()
-        assert np.isfinite(gradients.key.astype(float)).all()
         assert np.isfinite(gradients.value.astype(float)).all()
-    np.testing.assert_array_equal(found.query[1], wanted.query[1])
+        spoilt = np.isnan(gradients.query.astype(float))
+        assert spoilt[0, 1].all()
+        assert spoilt.sum() == q.shape[-1]
+        spoilt = np.isnan(gradients.key.astype(float)).any(axis=-1)
+        np.testing.assert_array_equal(spoilt[0], np.abs(np.arange(300) - 101) <= 5)
+        assert not spoilt[1].any()
+    for name in ("query", "key", "value"):
+        np.testing.assert_array_equal(getattr(found, name)[1], getattr(clean, name)[1])
 
 
 @pytest.mark.parametrize("queries", [3, 40])

@@ -6,20 +6,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from . import _core
-from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, real, reals
-from ._gradients import _apart, _like
+from ._arrays import Array, ArrayInput, float_arrays, real, reals
+from ._backward import Problem, like
 from ._hard import HardAttention, draws_of, of_draws
 from ._random import Seed, key_of
-from ._reach import Reach, Segments, Window, resolve
-from ._score_gradients import has_parameters, sum_to, undo
+from ._reach import Segments, Window, resolve
 from ._vjp import HardGradients, names_of
-from .scores import NAMED, Score, reduce
+from .scores import Score, reduce
 
 HardPullback = Callable[..., HardGradients]
 
@@ -92,8 +93,10 @@ def hard_attention_vjp(
     The gradient of an expected reward is the expectation of this one, with the reward as the
     advantage; a baseline changes how far the draws are from it, not the expectation.
 
-    Choices of index -1 have gradients of 0, and keys and values that are not seen change nothing,
-    whatever they hold. The same bits come out for any number of threads.
+    A query that sees no key has gradients of 0; one that has no distribution, and so a log_prob of
+    NaN, has gradients of NaN, as do the keys that it sees, where there is an advantage. Keys and
+    values that are not seen change nothing, whatever they hold. The same bits come out for any
+    number of threads.
 
     *The variational lower bound* [2]_. A model that answers y with the probability `p(y | s)` after
     it has looked at the keys s, is trained on `L = E_s[log p(y | s)] <= log p(y)`, and on the
@@ -149,17 +152,17 @@ def hard_attention_vjp(
     if not _core.are_plain(query, key, value):
         query, key, value = float_arrays(query=query, key=key, value=value)
     given = tuple[Array, Array, Array]((query, key, value))  # type: ignore[arg-type]
-    dtype = given[0].dtype
-    q, k, scale, family = reduce(score, *given[:2])
+    reduced = reduce(score, *given[:2])
+    q, k, scale, family = reduced
     cap = None if softcap is None else real("softcap", softcap)
     reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
     random = key_of(rng) if select == "sample" else None
-    answer = _core.hard_attention(
+    dtype = given[0].dtype
+    output, index, log_prob = _core.hard_attention(
         q, k, given[2], scale, cap, *reach, None, draws, random, dtype, family
     )
-    output, index, log_prob = answer
-    result = of_draws(size, *answer)
-    saved = _Saved(given, score, (q, k), scale, cap, reach, family)
+    result = of_draws(size, output, index, log_prob)
+    choices = _Choices(Problem(*given, score, reduced, cap, reach), index)
 
     def pullback(
         d_output: ArrayInput | None = None, advantage: ArrayInput | None = None
@@ -167,12 +170,57 @@ def hard_attention_vjp(
         """Return the gradients, from that of the output and the advantage of each choice."""
         d_out = signal = None
         if d_output is not None:
-            d_out = _like("d_output", d_output, result.output.shape, dtype).reshape(output.shape)
+            d_out = like("d_output", d_output, result.output.shape, dtype).reshape(output.shape)
         if advantage is not None:
-            signal = _advantage(advantage, result.log_prob).reshape(index.shape)
-        return saved.gradients(wanted, index, d_out, signal)
+            signal = _advantage(advantage, result.log_prob).reshape(log_prob.shape)
+        return choices.gradients(wanted, d_out, signal)
 
     return result, pullback
+
+
+class _Choices:
+    """A problem, and the keys that were chosen, index (..., Lq, S)."""
+
+    def __init__(self, problem: Problem, index: Array) -> None:
+        self.problem = problem
+        self.index = index
+
+    @cached_property
+    def lse(self) -> Array:
+        """The lse, as soft attention has it: of values without columns, which cost nothing."""
+        value = self.problem.value[..., :0]
+        return dataclasses.replace(self.problem, value=value).forward()[1]
+
+    def gradients(
+        self, wanted: frozenset[str], d_output: Array | None, advantage: Array | None
+    ) -> HardGradients:
+        """Call the kernel for what is wanted of what counts, and undo the reduction of the score.
+
+        Parameters
+        ----------
+        wanted : names of fields of HardGradients
+        d_output, advantage : arrays (..., Lq, S, Dv), (..., Lq, S), or None
+        """
+        places = self.problem.places(wanted)
+        rest = (places.query, places.key, places.mask, places.weights)
+        d_query, d_key, d_mask, d_weights = rest if advantage is not None else (None,) * 4
+        if advantage is None and places.query is not None:
+            places.query.fill(0)  # the others are made of zeros
+        d_value = None if d_output is None else places.value
+        is_of_scores = any(x is not None for x in (d_query, d_key, d_mask, d_weights))
+        if is_of_scores or d_value is not None:
+            shape, wide = self.index.shape, self.problem.wide
+            nothing = np.zeros((), wide)
+            lse = self.lse if is_of_scores else np.broadcast_to(nothing, shape[:-1])
+            if d_output is None:
+                d_output = np.broadcast_to(nothing, (*shape, self.problem.value.shape[-1]))
+            if advantage is None:
+                advantage = np.broadcast_to(nothing, shape)
+            made: Any = (self.index, lse, d_output, advantage, d_query, d_key, d_value, d_mask)
+            family = self.problem.reduced.family
+            _core.hard_attention_backward(*self.problem.operands(), *made, family, d_weights)
+        found = self.problem.undone(wanted, places)
+        return HardGradients(*(getattr(found, name) for name in HardGradients._fields))
 
 
 def _advantage(x: object, log_prob: Array) -> Array:

@@ -115,7 +115,6 @@ def of_choices(
         )
     bias = None if mask is None else bias_of(np.asarray(mask))
     chosen = index >= 0
-    seen = seen & chosen.any(axis=-1, keepdims=True)  # no choice, no gradient
     *rows, _ = np.nonzero(chosen)
     cells = (*rows, index[chosen])  # leading indices, query and key of each choice
 
