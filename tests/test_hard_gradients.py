@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from foveate import reference
 from foveate.reference._hard_gradients import of_choices
-from strategies import BFLOAT16, LAYOUTS, normal, problem
+from strategies import BFLOAT16, LAYOUTS, WITH_PARAMETERS, normal, problem, score_of
 from test_gradients import EVERY, FLOOR_ULP, LEADS, differences, parts, reach_of, sizes
 from tolerances import FLOORS, RATIO, eps, wider
 
@@ -162,12 +162,50 @@ def test_the_reference_against_differences(score, reach, size):
 # --- against the reference -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("reach", REACHES)
-@pytest.mark.parametrize(("queries", "keys"), [(33, 65), (150, 400), (1, 300), (4, 170)])
-def test_reaches(reach, size, queries, keys, dtype):
+@pytest.mark.parametrize(
+    ("queries", "keys", "size"), [(33, 65, 5), (150, 400, None), (4, 170, 1), (1, 300, 5)]
+)
+def test_reaches(reach, queries, keys, size, dtype):
     arrays = problem(queries, keys, lead=(2, 2), size=16, value_size=24, dtype=dtype)
     check(*arrays, size=size, **reach_of(reach, (2, 2), queries, keys))
+
+
+INNER = ["dot", "cosine", fv.ScaledDot(0.3), fv.ScaledDot(0.0), fv.ScaledDot(-0.4),
+         fv.Cosine(3.0), fv.Cosine(0.0), fv.Bilinear(normal(3, (16, 16), np.float16))]  # fmt: skip
+
+
+@pytest.mark.parametrize("score", INNER, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_scores_of_inner_products(score, size):
+    for dtype in (np.float32, np.float64):
+        arrays = problem(40, 70, size=16, dtype=np.dtype(dtype))
+        check(*arrays, score=score, size=size)
+        check(*arrays, score=score, size=size, softcap=1.0)
+
+
+@pytest.mark.parametrize("name", WITH_PARAMETERS)
+@pytest.mark.parametrize("queries", [3, 40])
+def test_scores_with_parameters(name, queries, dtype):
+    """The kernels of these are those of attention_vjp, which is held against the formulas in its
+    own test. Here: no sum is off by 4 ulp of its largest for each of its up to 40 * 2 * 5 terms, by
+    rounding in any order; of 16-bit numbers by one more rounding. A wrong term is off by far more.
+    """
+    score = score_of(name, 16, dtype)
+    arrays = problem(queries, 70, size=16, dtype=dtype)
+    keywords = {"score": score, "mask": reach_of("float mask", (2,), queries, 70)["mask"]}
+    keywords["softcap"] = 2.0  # or else a bias of the queries would have a gradient of 0
+    result, pullback = fv.hard_attention_vjp(*arrays, size=5, rng=1, **keywords)
+    d_output = normal(5, result.output.shape, dtype)
+    advantage = normal(6, result.log_prob.shape, reference.compute_dtype(dtype))
+    got = parts(pullback(d_output, advantage))
+    want = held(map(wider, arrays), result.index, wider(d_output), wider(advantage), **keywords)
+    assert got.keys() == want.keys()
+    assert any(x.startswith("score.") for x in got)
+    for name, gradient in got.items():
+        rounding = 400 * 4 * eps(reference.compute_dtype(dtype)) + eps(gradient.dtype)
+        off = np.max(np.abs(gradient.astype(float) - want[name].astype(float)))
+        assert off <= rounding * np.max(np.abs(want[name])), name
 
 
 @pytest.mark.parametrize("queries", [1, 2, 3, 4])

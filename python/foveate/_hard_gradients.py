@@ -1,7 +1,7 @@
 """Hard attention with its gradients: the choices, and a pullback that holds them.
 
-    <d_output, output> + sum(advantage * log_prob): d_output goes to the values that were chosen, and
-    d logits_j = sum_s advantage_s ([index_s = j] - P_j), from tiles of weights P that are made again.
+<d_output, output> + sum(advantage * log_prob): d_output goes to the values that were chosen, and
+d logits_j = sum_s advantage_s ([index_s = j] - P_j), from tiles of weights P that are made again.
 """
 
 from __future__ import annotations
@@ -216,9 +216,10 @@ class _Choices:
                 d_output = np.broadcast_to(nothing, (*shape, self.problem.value.shape[-1]))
             if advantage is None:
                 advantage = np.broadcast_to(nothing, shape)
-            made: Any = (self.index, lse, d_output, advantage, d_query, d_key, d_value, d_mask)
+            made = (self.index, lse, d_output, advantage, d_query, d_key, d_value, d_mask)
             family = self.problem.reduced.family
-            _core.hard_attention_backward(*self.problem.operands(), *made, family, d_weights)
+            arguments: Any = (*self.problem.operands(), *made, family, d_weights)
+            _core.hard_attention_backward(*arguments)
         found = self.problem.undone(wanted, places)
         return HardGradients(*(getattr(found, name) for name in HardGradients._fields))
 

@@ -32,6 +32,7 @@ OFTEN = 5  # steps from one point of a curve to the next
 SURE = 0.9
 OTHER = (1 - SURE) / (KEYS - 1)  # p(y | s) for each symbol that is not seen
 DRAWS = 4  # of each query, for the leave-one-out baseline
+CHECKED = 64  # examples that are held against the reference
 
 Floats = NDArray[np.float32]
 Ascent = Callable[["Examples", Floats], Floats]  # examples and w to the gradient of w
@@ -48,7 +49,12 @@ class Examples(NamedTuple):
     def answer_of(self, output: NDArray[Any]) -> NDArray[Any]:
         """How much of the answer is in each output (examples, ..., KEYS): the weight on it."""
         answer = self.value[np.arange(len(self.home)), self.home]
-        return np.einsum("e...s,es->e...", output, answer)
+        return np.asarray(np.einsum("e...s,es->e...", output, answer))
+
+    def first(self, count: int) -> Examples:
+        """The first few of them."""
+        query, key, value, home = self
+        return Examples(query[:count], key[:count], value[:count], home[:count])
 
 
 def make_examples(rng: np.random.Generator, turn: NDArray[Any], count: int) -> Examples:
@@ -80,20 +86,25 @@ class Hard:
 
     def __call__(self, examples: Examples, w: Floats) -> Floats:
         """Look at `EXAMPLES` keys, and give the mean of the gradients."""
-        some = Examples(*(array[: EXAMPLES // self.draws] for array in examples))
+        query, key, value, _ = some = examples.first(EXAMPLES // self.draws)
         drawn, pullback = foveate.hard_attention_vjp(
-            *some[:3], wrt="score", size=self.draws, rng=self.rng, score=foveate.Bilinear(w)
+            query,
+            key,
+            value,
+            wrt="score",
+            size=self.draws,
+            rng=self.rng,
+            score=foveate.Bilinear(w),
         )
-        reward = np.where(some.answer_of(drawn.output) > 0, np.log(SURE), np.log(OTHER))
-        gradients = pullback(advantage=self.advantage_of(reward) / EXAMPLES)
+        likelihood = np.full(drawn.index.shape, OTHER)
+        likelihood[some.answer_of(drawn.output) > 0] = SURE
+        gradients = pullback(advantage=self.advantage_of(np.log(likelihood)) / EXAMPLES)
         return np.asarray(gradients.score.w)
 
 
 def soft(examples: Examples, w: Floats) -> Floats:
     """The gradient of log p(y), from the weights of all keys at once."""
-    output, pullback = foveate.attention_vjp(
-        *examples[:3], wrt="score", score=foveate.Bilinear(w)
-    )
+    output, pullback = foveate.attention_vjp(*examples[:3], wrt="score", score=foveate.Bilinear(w))
     likelihood = OTHER + (SURE - OTHER) * examples.answer_of(output)
     of_answer = examples.value[np.arange(EXAMPLES), examples.home][:, None]
     d_output = of_answer * ((SURE - OTHER) / likelihood)[..., None] / EXAMPLES
@@ -132,19 +143,17 @@ def learn(name: str, ascent: Ascent, seed: int) -> tuple[Way, Floats]:
 def run(seed: int, picture: Path | None) -> bool:
     """Learn in each way, check, draw; says whether the check passed."""
     print(
-        f"Where to look: of {KEYS} keys one is the query, turned by a matrix, with noise (standard\n"
-        f"deviation {NOISE:g}). Its value is the answer. The matrix w of the score q @ w . k is "
-        "learned\n"
-        f"from 0, in {STEPS} steps of {EXAMPLES} looks each: hard attention draws the key that it "
-        "looks at, and\n"
-        "learns by REINFORCE from the log-likelihood of its answer; soft attention averages.\n"
+        f"Where to look: of {KEYS} keys one is the query, turned by a matrix, with noise of a\n"
+        f"standard deviation of {NOISE:g}. Its value is the answer. The matrix w of the score\n"
+        f"q @ w . k is learned from 0, in {STEPS} steps of {EXAMPLES} looks each: hard attention "
+        "draws the\n"
+        "key that it looks at, and learns by REINFORCE from the log-likelihood of its answer;\n"
+        "soft attention averages.\n"
     )
     plans: dict[str, Ascent] = {
         "hard, no baseline": Hard(seed, 1, lambda reward: reward),
         "hard, moving average baseline": Hard(seed, 1, foveate.MovingAverageBaseline()),
-        f"hard, leave-one-out of {DRAWS} draws": Hard(
-            seed, DRAWS, foveate.leave_one_out_advantage
-        ),
+        f"hard, leave-one-out of {DRAWS} draws": Hard(seed, DRAWS, foveate.leave_one_out_advantage),
         "soft": soft,
     }
     learned = {name: learn(name, ascent, seed) for name, ascent in plans.items()}
@@ -157,10 +166,10 @@ def run(seed: int, picture: Path | None) -> bool:
         print(f"  {way.name:<33}{shares}")
     promise, same = check(learned["hard, moving average baseline"][1], seed)
     print(f"\n  against foveate.reference          {promise}")
-    print(f"{'':37}{same} of {EXAMPLES} draws are the reference's")
+    print(f"{'':37}{same} of {CHECKED} draws are the reference's")
     print(
-        "\nA baseline tells a look that was good from one that was usual: without it every reward,\n"
-        "a log-likelihood, is negative, and pushes away from whatever was looked at. The\n"
+        "\nA baseline tells a look that was good from one that was usual. Without it every\n"
+        "reward, a log-likelihood, is negative, and pushes away from what was looked at. The\n"
         f"leave-one-out baseline spends {DRAWS} looks on each query, and sees fewer queries.\n"
     )
     if picture is not None:
@@ -170,19 +179,23 @@ def run(seed: int, picture: Path | None) -> bool:
             "Left, the weight on the right key; right, what is climbed: the lower bound of the\n"
             "log-likelihood for hard attention, the log-likelihood itself for soft attention."
         )
-    # a draw that is decided by less than the rounding differs, with a probability of about 1e-6
-    return promise.kept and same == EXAMPLES
+    # a draw that is decided by less than the rounding differs: a chance of about 1e-6 each
+    return promise.kept and same == CHECKED
 
 
 def check(w: Floats, seed: int) -> tuple[Promise, int]:
-    """The gradient of the queries for a w that was learned, and the draws, against the definition."""
+    """The gradient of the queries, and the draws, against the definition.
+
+    For a tenth of what was learned, so that the looks are spread: where logits are large, the
+    rounding of the lse counts, of which the bound knows nothing.
+    """
     rng = np.random.default_rng(seed + 1)
-    examples = make_examples(rng, np.eye(SIZE), EXAMPLES)
-    advantage = rng.standard_normal((EXAMPLES, 1))
+    examples = make_examples(rng, np.eye(SIZE), CHECKED)
+    advantage = rng.standard_normal((CHECKED, 1))
 
     def of(function: Any, dtype: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
         arrays = (array.astype(dtype) for array in examples[:3])
-        score = foveate.Bilinear(w.astype(dtype))
+        score = foveate.Bilinear((w / 10).astype(dtype))
         drawn, pullback = function(*arrays, wrt="query", rng=seed, score=score)
         return pullback(advantage=advantage).query, drawn.index
 

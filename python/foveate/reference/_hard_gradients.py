@@ -2,7 +2,8 @@
 
 Of <d_output, output> + sum(advantage * log_prob), with P the weights and s over the draws:
 
-    d value[j] = sum_s [index_s = j] d_output_s,  d logits_j = sum_s advantage_s ([index_s = j] - P_j)
+    d value_j = sum_s [index_s = j] d_output_s
+    d logits_j = sum_s advantage_s ([index_s = j] - P_j)
 """
 
 from __future__ import annotations
@@ -110,9 +111,7 @@ def of_choices(
     """Hold the choices, index (..., Lq, S): the gradients by name from d_output and advantage."""
     lead, wide = index.shape[:-2], compute_dtype(query.dtype)
     with np.errstate(all="ignore"):
-        weights, _, seen = weights_of(
-            query, key, lead, score, softcap, None, mask, **rest_of_reach
-        )
+        weights, _, seen = weights_of(query, key, lead, score, softcap, None, mask, **rest_of_reach)
     bias = None if mask is None else bias_of(np.asarray(mask))
     chosen = index >= 0
     *rows, _ = np.nonzero(chosen)
