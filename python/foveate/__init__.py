@@ -18,17 +18,19 @@ from ._gradients import attention_vjp
 from ._hard import HardAttention, hard_attention
 from ._hard_gradients import hard_attention_vjp
 from ._local import local_attention, predict_centers
+from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._merge import merge
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
 from ._reinforce import MovingAverageBaseline, leave_one_out_advantage
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._vjp import Gradients, HardGradients
+from ._vjp import CenterGradients, Gradients, HardGradients, LocalGradients
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
     "Additive",
     "Bilinear",
+    "CenterGradients",
     "Concat",
     "Cosine",
     "Dot",
@@ -36,6 +38,7 @@ __all__ = [
     "Gradients",
     "HardAttention",
     "HardGradients",
+    "LocalGradients",
     "Location",
     "MovingAverageBaseline",
     "ScaledDot",
@@ -51,12 +54,14 @@ __all__ = [
     "kernel_regression",
     "leave_one_out_advantage",
     "local_attention",
+    "local_attention_vjp",
     "merge",
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
     "num_threads",
     "predict_centers",
+    "predict_centers_vjp",
     "reference",
     "set_num_threads",
     "show_config",

@@ -102,10 +102,11 @@ class Problem:
         axes, as the kernel wrote them.
         """
         places = self.places(wanted)
-        of_centers = (self.centers, places.centers, places.sigma)
         of_family = (self.reduced.family, places.weights)
-        arguments: Any = (*self.operands(), *answers, *places[:5], *of_family, *of_centers)
-        _core.attention_backward(*arguments, self.dropout)
+        of_centers = (self.centers, places.centers, places.sigma)
+        written = (*places[:5], *of_family, *of_centers, self.dropout)
+        arguments: Any = (*self.operands(), *answers, *written)
+        _core.attention_backward(*arguments)
         return self.undone(wanted, places), places.centers, places.sigma
 
     @property

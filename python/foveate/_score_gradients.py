@@ -6,6 +6,7 @@ of which no gradient came, as of a key that nothing sees, adds nothing, whatever
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,28 +98,31 @@ def undo(score: Score, query: Array, key: Array, found: OfOperands, own: bool) -
     d_query, d_key = found.query, found.key
     if isinstance(score, Bilinear):
         if own:
-            parts["w"] = _of_matrix(query, d_query)
+            parts["w"] = of_matrix(query, d_query)
         d_query = _times(d_query, fitted("w", score.w, query).T)
     elif isinstance(score, Cosine):
         parts["scale"] = found.scale
         d_query, d_key = _of_rows(query, d_query), _of_rows(key, d_key)
     elif isinstance(score, Gaussian):
-        parts["w"] = _of_width(score.w, found.weights) if own else None
+        parts["w"] = _of_width(score, found.weights) if own else None
     else:
         parts["scale"] = found.scale
     return ScoreGradients(d_query, d_key, score_of(score, **parts) if own else None)
 
 
-def _of_width(w: Any, d_factors: Array | None) -> Any:
-    """Return the gradient of w from that of factors of the differences.
+def _of_width(score: Gaussian, d_weights: Array | None) -> Any:
+    """Return the gradient of w from that of the weights of the differences.
 
-    Those of an array are w itself. A number w is there as the scale w^2, or as equal factors; in
-    both d score / dw is 1 / w times the gradient of factors that are 1.
+    Where w^2 is a scale, these are factors f = 1 beside it, of which 1 / w times the gradient is
+    that of w: f and w multiply the same differences.
     """
-    assert d_factors is not None
-    if not isinstance(w, float):
-        return d_factors
-    return float(d_factors.sum()) / w if w else float(d_factors.sum()) * 0.0
+    assert d_weights is not None
+    if not isinstance(score.w, float):
+        return d_weights
+    total = float(d_weights.sum())
+    if score.scale() is None:
+        return total
+    return total / score.w if score.w else total * 0.0
 
 
 def _undo_location(
@@ -133,7 +137,7 @@ def _undo_location(
     made = None
     if own:
         total = float(d_before.sum(dtype=np.float64))
-        made = score_of(score, w=_of_matrix(key, d_before)[:, 0], b=total)
+        made = score_of(score, w=of_matrix(key, d_before)[:, 0], b=total)
     return ScoreGradients(nothing, d_before * w, made)
 
 
@@ -156,18 +160,18 @@ def _undo_hidden(
     if own and identity:
         assert found.query is not None
         assert found.key is not None
-        of_a = _of_matrix(project(query, wq, bias), found.query[..., :1])
-        parts["v"] = (of_a + _of_matrix(project(key, wk), found.key[..., 1:]))[:, 0]
+        of_a = of_matrix(project(query, wq, bias), found.query[..., :1])
+        parts["v"] = (of_a + of_matrix(project(key, wk), found.key[..., 1:]))[:, 0]
     elif own:
         parts["v"] = found.weights
     if own and bias is not None:
         assert d_a is not None
         parts["b"] = d_a.sum(axis=tuple(range(d_a.ndim - 1)), dtype=np.float64)
     if own and isinstance(score, Concat):
-        parts["w"] = np.concatenate([_of_matrix(query, d_a), _of_matrix(key, d_b)])
+        parts["w"] = np.concatenate([of_matrix(query, d_a), of_matrix(key, d_b)])
     elif own:
-        parts |= {} if wq is None else {"wq": _of_matrix(query, d_a)}
-        parts |= {} if wk is None else {"wk": _of_matrix(key, d_b)}
+        parts |= {} if wq is None else {"wq": of_matrix(query, d_a)}
+        parts |= {} if wk is None else {"wk": of_matrix(key, d_b)}
     made = score_of(score, **parts) if own else None
     return ScoreGradients(
         d_a if wq is None else _times(d_a, wq.T), d_b if wk is None else _times(d_b, wk.T), made
@@ -186,11 +190,12 @@ def _times(rows: Array | None, matrix: Array) -> Array | None:
     return None if rows is None else rows @ matrix
 
 
-def _of_matrix(rows: Array, d_products: Array | None) -> Array:
+def of_matrix(rows: Array, d_products: Array | None) -> Array:
     """Return the gradient of a matrix that multiplied rows (..., L, D): (D, H)."""
     assert d_products is not None
-    flat = rows.reshape(-1, rows.shape[-1]).astype(d_products.dtype, copy=False)
-    products = d_products.reshape(-1, d_products.shape[-1])
+    count = math.prod(rows.shape[:-1])  # which -1 does not find where there are no columns
+    flat = rows.reshape(count, rows.shape[-1]).astype(d_products.dtype, copy=False)
+    products = d_products.reshape(count, d_products.shape[-1])
     gradient: Array = flat.T @ products
     if not np.isfinite(gradient).all():
         gradient = np.where(products.any(axis=-1, keepdims=True), flat, 0).T @ products
