@@ -74,7 +74,7 @@ def sizes(arrays: Any, d_output: Any, d_lse: Any = None, **keywords: Any) -> dic
         "sink": top(shift.sum(axis=(-1, -2))) * (1 + logit),
         "centers": top(of_centers.sum(axis=-1)),
         "sigma": float(np.sum(of_centers * distance / deviation)),
-        **_score_sizes(score, q, k, cells),
+        **score_sizes(score, q, k, cells),
     }
 
 
@@ -118,7 +118,7 @@ def _gaussian(shape: tuple[int, ...], **keywords: Any) -> Any:
     return reference.gaussian(places, shape[-1], sigma, np.float64), distance
 
 
-def _score_sizes(score: Any, q: Any, k: Any, cells: Any) -> dict[str, float]:
+def score_sizes(score: Any, q: Any, k: Any, cells: Any) -> dict[str, float]:
     """Of query, key and parameters."""
     if isinstance(score, fv.Gaussian):
         return _distance_sizes(np.abs(np.asarray(score.w, np.float64)), q, k, cells)

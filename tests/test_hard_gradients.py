@@ -10,32 +10,38 @@ import numpy as np
 import pytest
 from foveate import reference
 from foveate.reference._hard_gradients import of_choices
-from strategies import BFLOAT16, LAYOUTS, WITH_PARAMETERS, normal, problem, score_of
-from test_gradients import EVERY, FLOOR_ULP, LEADS, differences, parts, reach_of, sizes
-from tolerances import FLOORS, RATIO, eps, wider
+from gradient_checks import (
+    FLOATS,
+    differences,
+    hold,
+    parts,
+    reach_of,
+    score_sizes,
+    sizes,
+    top,
+)
+from strategies import LAYOUTS, normal, problem
+from test_gradients import EVERY, LEADS
+from test_score_gradients import NAMES, case
+from tolerances import wider
 
 REACHES = ["all", "bool mask", "float mask", "mask of heads", "mask of keys", "mask of queries",
            "causal", "window", "lengths", "segments", "softcap"]  # fmt: skip
 SIZES = [None, 1, 5]
 
 
-def held(arrays: Any, index: np.ndarray, d_output: Any, advantage: Any, **problem: Any) -> Any:
-    """The reference for given choices, by name; index (..., Lq, S) and so on."""
-    names = ("mask", "causal", "window", "offset", "key_lengths", "segments")
-    defaults = dict.fromkeys(names) | {"causal": False, "score": "scaled_dot", "softcap": None}
+def held(arrays: Any, index: Any, d_output: Any, advantage: Any, **keywords: Any) -> Any:
+    """The reference for choices (..., Lq, S) that are given."""
+    names = ("mask", "causal", "window", "offset", "key_lengths", "segments", "softcap")
+    defaults = dict.fromkeys(names) | {"causal": False, "score": "scaled_dot"}
     query, key, value = (np.asarray(x) for x in arrays)
-    found = of_choices(query, key, value, index, **(defaults | problem))(d_output, advantage)
-    return parts(fv.HardGradients(**found))
+    gradients = of_choices(query, key, value, index, **(defaults | keywords))
+    return fv.HardGradients(**gradients(d_output, advantage))
 
 
-def check(*arrays: np.ndarray, seed: int = 9, **keywords: Any) -> fv.HardGradients:
-    """Hold hard_attention_vjp against the formulas one precision wider, with its own choices.
-
-    Twice the error of the formulas in the same precision, and a floor: FLOOR_ULP of the size of the
-    sums before terms cancel, as in test_gradients.
-    """
+def check(*arrays: np.ndarray, seed: int = 9, **keywords: Any) -> None:
+    """Hold hard_attention_vjp against the formulas one precision wider, with its own choices."""
     dtype = arrays[0].dtype
-    wide = reference.compute_dtype(dtype)
     if keywords.get("select") != "argmax":
         keywords["rng"] = seed
     before = [x.tobytes() for x in arrays]
@@ -43,57 +49,34 @@ def check(*arrays: np.ndarray, seed: int = 9, **keywords: Any) -> fv.HardGradien
     for x, y in zip(result, fv.hard_attention(*arrays, **keywords), strict=True):
         np.testing.assert_array_equal(x, y)
     d_output = normal(seed, result.output.shape, dtype)
-    advantage = normal(seed + 1, result.log_prob.shape, wide)
+    advantage = normal(seed + 1, result.log_prob.shape, reference.compute_dtype(dtype))
     found = pullback(d_output, advantage)
     assert before == [x.tobytes() for x in arrays], "an input was modified"
 
     size = keywords.pop("size", None)
-    for name in ("select", "rng"):
-        keywords.pop(name, None)
+    keywords = {x: y for x, y in keywords.items() if x not in ("select", "rng")}
     index, d, a = result.index, d_output, advantage
     if size is None:
         index, d, a = index[..., None], d[..., None, :], a[..., None]
-    want = held(map(wider, arrays), index, wider(d), wider(a), **keywords)
-    usual = held(arrays, index, d, a, **keywords)
-    got = parts(found)
-    assert got.keys() == want.keys()
-    allowed = tolerances(arrays, index, d, a, **keywords)
-    for name, gradient in got.items():
-        w = want[name]
-        assert gradient.shape == w.shape, name
-        if name in ("query", "key", "value"):
-            assert gradient.dtype == dtype.newbyteorder("="), name
-        plain = RATIO * np.max(np.abs(usual[name] - w), initial=0)
-        stored = gradient.dtype if gradient.dtype == BFLOAT16 else np.result_type(gradient.dtype)
-        off = np.abs(gradient.astype(w.dtype) - w)
-        worst = np.max(off - eps(stored) * np.abs(w), initial=0)
-        limit = allowed[name.split(".")[0]] + plain
-        assert worst <= limit, f"{name}: off by {worst:.3g}, allowed {limit:.3g}"
-    return found
+    exact = held(map(wider, arrays), index, wider(d), wider(a), **keywords)
+    plain = held(arrays, index, d, a, **keywords)
+    hold(found, exact, plain, sizes_of_choices(arrays, index, d, a, **keywords), dtype)
 
 
-def tolerances(arrays: Any, index: Any, d: Any, a: Any, **keywords: Any) -> dict[str, float]:
-    """The floors. The sums of hard attention are no larger than those of soft attention over values
-    whose products with d_output are one signal a query, of the size of all its advantages, where
-    each draw counts as a weight of 1: (P |signal|) and [index = j] |advantage|, both below.
+def sizes_of_choices(arrays: Any, index: Any, d: Any, a: Any, **keywords: Any) -> dict[str, float]:
+    """How large the sums are before terms cancel: sum |advantage| P, as of soft attention to values
+    of 1 whose gradient is the sum of the advantages, and the advantages of the choices.
     """
-    dtype = arrays[0].dtype
-    wide = reference.compute_dtype(dtype)
-    signal = np.sum(np.where(index >= 0, np.abs(a), 0), axis=-1).astype(np.float64)
-    one = np.ones((*index.shape[:-2], arrays[1].shape[-2], 1), dtype)
-    soft = sizes((*arrays[:2], one), signal[..., None], None, **keywords)
-    chosen = held(
-        [np.abs(x.astype(np.float64)) for x in arrays],
-        index,
-        np.abs(d.astype(np.float64)),
-        np.abs(a.astype(np.float64)),
-        **(keywords | {"score": "dot", "softcap": None}),
-    )
-    rows = index.shape[-1] * max(index.shape[-2], 1)  # terms of one sum, at most
-    ulps = FLOOR_ULP * eps(wide) + FLOORS[dtype.newbyteorder("=")].rounded_weights
-    floors = {name: ulps * (size + float(signal.max(initial=0))) for name, size in soft.items()}
-    floors["value"] = eps(wide) * rows * float(np.max(chosen["value"], initial=0))
-    return floors
+    lead, keys = index.shape[:-2], arrays[1].shape[-2]
+    places = (np.where(index >= 0, index, keys)[..., None] == np.arange(keys)).astype(np.float64)
+    hits = np.einsum("...sj,...s->...j", places, np.abs(a.astype(np.float64)))
+    signal = hits.sum(axis=-1, keepdims=True)
+    of_weights = sizes((*arrays[:2], np.ones((*lead, keys, 1))), signal, **keywords)
+    q, k = (wider(x).astype(np.float64) for x in arrays[:2])
+    of_choices = score_sizes(keywords.get("score", "scaled_dot"), q, k, hits)
+    of_values = np.einsum("...qsj,...qsv->...jv", places, np.abs(d.astype(np.float64)))
+    of_choices |= {"mask": top(hits), "value": top(of_values.sum(axis=tuple(range(len(lead)))))}
+    return {name: size + of_weights[name] for name, size in of_choices.items()}
 
 
 # --- the reference itself: central differences ---------------------------------------------------
@@ -178,34 +161,18 @@ INNER = ["dot", "cosine", fv.ScaledDot(0.3), fv.ScaledDot(0.0), fv.ScaledDot(-0.
 @pytest.mark.parametrize("score", INNER, ids=str)
 @pytest.mark.parametrize("size", SIZES)
 def test_scores_of_inner_products(score, size):
-    for dtype in (np.float32, np.float64):
-        arrays = problem(40, 70, size=16, dtype=np.dtype(dtype))
+    for dtype in FLOATS:
+        arrays = problem(40, 70, size=16, dtype=dtype)
         check(*arrays, score=score, size=size)
         check(*arrays, score=score, size=size, softcap=1.0)
 
 
-@pytest.mark.parametrize("name", WITH_PARAMETERS)
+@pytest.mark.parametrize("name", [*NAMES, "additive identity", "concat identity", "location tanh"])
 @pytest.mark.parametrize("queries", [3, 40])
 def test_scores_with_parameters(name, queries, dtype):
-    """The kernels of these are those of attention_vjp, which is held against the formulas in its
-    own test. Here: no sum is off by 4 ulp of its largest for each of its up to 40 * 2 * 5 terms, by
-    rounding in any order; of 16-bit numbers by one more rounding. A wrong term is off by far more.
-    """
-    score = score_of(name, 16, dtype)
-    arrays = problem(queries, 70, size=16, dtype=dtype)
-    keywords = {"score": score, "mask": reach_of("float mask", (2,), queries, 70)["mask"]}
-    keywords["softcap"] = 2.0  # or else a bias of the queries would have a gradient of 0
-    result, pullback = fv.hard_attention_vjp(*arrays, size=5, rng=1, **keywords)
-    d_output = normal(5, result.output.shape, dtype)
-    advantage = normal(6, result.log_prob.shape, reference.compute_dtype(dtype))
-    got = parts(pullback(d_output, advantage))
-    want = held(map(wider, arrays), result.index, wider(d_output), wider(advantage), **keywords)
-    assert got.keys() == want.keys()
-    assert any(x.startswith("score.") for x in got)
-    for name, gradient in got.items():
-        rounding = 400 * 4 * eps(reference.compute_dtype(dtype)) + eps(gradient.dtype)
-        off = np.max(np.abs(gradient.astype(float) - want[name].astype(float)))
-        assert off <= rounding * np.max(np.abs(want[name])), name
+    score, arrays = case(name, problem(queries, 70, size=10, value_size=6, dtype=dtype))
+    for reach in ("all", "mask of heads", "softcap"):
+        check(*arrays, score=score, size=5, **reach_of(reach, (2,), queries, 70))
 
 
 @pytest.mark.parametrize("queries", [1, 2, 3, 4])
@@ -223,9 +190,9 @@ def test_the_most_probable_key(reach, dtype):
 
 def test_several_groups_of_keys_and_chunks():
     """More keys than one worker holds, and more queries than a block."""
-    for dtype in (np.float32, np.float64):
-        check(*problem(300, 1300, lead=(1,), size=20, value_size=7, dtype=np.dtype(dtype)))
-        check(*problem(70, 9000, lead=(), size=5, value_size=3, dtype=np.dtype(dtype)), size=3)
+    for dtype in FLOATS:
+        check(*problem(300, 1300, lead=(1,), size=20, value_size=7, dtype=dtype))
+        check(*problem(70, 9000, lead=(), size=5, value_size=3, dtype=dtype), size=3)
 
 
 @pytest.mark.parametrize("leads", LEADS, ids=str)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from chances import LARGEST_Z
 from foveate import reference
+from gradient_checks import differences
 from strategies import normal, problem
-from test_gradients import differences
 
 COPIES = 20_000  # of a problem, each with its own draws
 
