@@ -38,14 +38,14 @@ struct Problem {
   fv_random random = {};  // of hard attention, or of dropout
 
   // backward: out and lse are the forward's answers; what is wanted is given, and has an address for each element
-  Operand d_out, d_lse;    // d_lse optional
-  Operand advantage;       // (Lq, draws), of hard attention: d_out is (Lq, draws, Dv), index as it was given
+  Operand d_out, d_lse;  // d_lse optional
+  Operand advantage;     // (Lq, draws), of hard attention: d_out is (Lq, draws, Dv), index as it was given
   int64_t d_out_draw_stride = 0;
-  Operand d_query;         // like the query, over all leading axes
-  Operand d_key, d_value;  // over the leading axes along which key or value move, 0 along the others: a sum
-  Operand d_mask;          // like the mask, of the accumulator's type: a sum where that is broadcast
-  Operand d_sink;          // one float64 a leading index
-  Operand d_weights;       // (D,) float64: row_stride; the sum over everything
+  Operand d_query;             // like the query, over all leading axes
+  Operand d_key, d_value;      // over the leading axes along which key or value move, 0 along the others: a sum
+  Operand d_mask;              // like the mask, of the accumulator's type: a sum where that is broadcast
+  Operand d_sink;              // one float64 a leading index
+  Operand d_weights;           // (D,) float64: row_stride; the sum over everything
   Operand d_centers, d_sigma;  // (Lq,) float64: row_stride
 
   double scale = 1.0, softcap = 0.0;  // softcap 0: none

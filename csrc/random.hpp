@@ -7,7 +7,7 @@
 namespace foveate {
 
 // What a number is for: calls of different kinds with one key have nothing in common.
-enum class Stream : uint64_t { multinoulli, hard_attention, multinomial };
+enum class Stream : uint64_t { multinoulli, hard_attention, multinomial, dropout };
 
 struct RandomBlock {
   uint64_t words[4];

@@ -372,6 +372,9 @@ class Validator : private Views<Problem> {
       return refuse(error_, FV_VALUE_ERROR, "dropout: got %g, wanted a number in [0, 1)", rate);
     }
     if (weights && rate > 0) return refuse(error_, FV_VALUE_ERROR, "dropout: got %g, wanted 0 for the weights", rate);
+    if (rate > 0 && given_.score.kind >= FV_BOXCAR) {
+      return refuse(error_, FV_VALUE_ERROR, "dropout: got %g with a compact kernel, wanted 0", rate);
+    }
     problem_.dropout = rate;
     problem_.random = given_.random;
     return FV_OK;

@@ -432,10 +432,11 @@ PyMethodDef entries[] = {
     entry("attention", attention,
           "attention(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, query_segments, "
           "key_segments, sink, out, return_lse, dtype, family, centers=None, dropout=None, /)"),
-    entry("attention_backward", attention_backward,
-          "attention_backward(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, "
-          "query_segments, key_segments, sink, output, lse, d_output, d_lse, d_query, d_key, d_value, d_mask, d_sink, "
-          "family, d_weights, centers, d_centers, d_sigma, dropout, /): writes the gradients that are arrays, not None"),
+    entry(
+        "attention_backward", attention_backward,
+        "attention_backward(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, "
+        "query_segments, key_segments, sink, output, lse, d_output, d_lse, d_query, d_key, d_value, d_mask, d_sink, "
+        "family, d_weights, centers, d_centers, d_sigma, dropout, /): writes the gradients that are arrays, not None"),
     entry("hard_attention_backward", hard_attention_backward,
           "hard_attention_backward(query, key, value, scale, softcap, mask, left, right, offset, key_lengths, "
           "query_segments, key_segments, sink, index, lse, d_output, advantage, d_query, d_key, d_value, d_mask, "

@@ -48,14 +48,19 @@ def sizes(arrays: Any, d_output: Any, d_lse: Any = None, **keywords: Any) -> dic
 
     With `half_width` among the keywords, of local attention.
     """
+    with np.errstate(all="ignore"):
+        return _sizes(arrays, d_output, d_lse, **keywords)
+
+
+def _sizes(arrays: Any, d_output: Any, d_lse: Any, **keywords: Any) -> dict[str, float]:
     q, k, v = (wider(x).astype(np.float64) for x in arrays)
     d = np.abs(np.asarray(d_output).astype(np.float64))
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     score = keywords.get("score", "scaled_dot")
-    with np.errstate(all="ignore"):
-        logits, seen = _logits(arrays, lead, **keywords)
-        weights, lse = reference.softmax(logits, seen, np.full((*lead, 1, 1), -np.inf))
-    factor, distance = _gaussian(weights.shape, **keywords)
+    logits, seen = _logits(arrays, lead, **keywords)
+    weights, lse = reference.softmax(logits, seen, np.full((*lead, 1, 1), -np.inf))
+    distance, sigma = _distances(weights.shape, **keywords)
+    factor = np.exp(-np.square(distance / sigma) / 2)
     d_weights = d @ np.swapaxes(np.abs(v), -1, -2) * factor
     shift = np.sum(d_weights * weights, axis=-1, keepdims=True)
     if d_lse is not None:
@@ -65,15 +70,13 @@ def sizes(arrays: Any, d_output: Any, d_lse: Any = None, **keywords: Any) -> dic
     if isinstance(score, fv.Additive | fv.Concat | fv.Gaussian):
         logit = max(logit, _logit_size(arrays, seen, **keywords))
     cells = (weights * (d_weights + shift) * (1 + logit)).astype(np.float64)
-    sigma = keywords.get("sigma")
-    deviation = sigma if isinstance(sigma, int | float) else keywords.get("half_width", 2) / 2
-    of_centers = weights * d_weights * (1 + logit) * distance / deviation**2
+    moments = np.where(factor == 0, 0, weights * d_weights * (1 + logit) * (distance / sigma))
     return {
         "value": top(np.swapaxes(weights * factor, -1, -2) @ d) * (1 + logit),
         "mask": top(cells),
         "sink": top(shift.sum(axis=(-1, -2))) * (1 + logit),
-        "centers": top(of_centers.sum(axis=-1)),
-        "sigma": float(np.sum(of_centers * distance / deviation)),
+        "centers": top(moments.sum(axis=-1) / sigma),
+        "sigma": float(np.sum(np.where(factor == 0, 0, moments * (distance / sigma)) / sigma)),
         **score_sizes(score, q, k, cells),
     }
 
@@ -102,20 +105,17 @@ def _logit_size(arrays: Any, seen: Any, **keywords: Any) -> float:
     return top(np.where(np.isfinite(size), size, 0))
 
 
-def _gaussian(shape: tuple[int, ...], **keywords: Any) -> Any:
-    """The Gaussian of local attention, and the distance of each key from each centre."""
+def _distances(shape: tuple[int, ...], **keywords: Any) -> tuple[np.ndarray, float]:
+    """How far each key is from the centre of each query, 0 beyond the window, and sigma."""
     centers, sigma = keywords.get("centers"), keywords.get("sigma", "half")
     if "half_width" not in keywords:
-        return 1.0, np.zeros(shape)
-    places = np.arange(shape[-2]) if centers is None else np.asarray(centers)
-    places = places.astype(np.float64)
+        return np.zeros(shape), np.inf
+    places = np.arange(shape[-2]) if centers is None else np.asarray(centers).astype(np.float64)
     distance = np.abs(np.arange(shape[-1]) - places[..., None])
-    distance = np.where(distance <= keywords["half_width"], distance, 0)
     if sigma == "half":
         sigma = None if centers is None else keywords["half_width"] / 2
-    if sigma is None:
-        return 1.0, distance
-    return reference.gaussian(places, shape[-1], sigma, np.float64), distance
+    distance = np.where(distance <= keywords["half_width"], distance, 0)
+    return distance, np.inf if sigma is None else sigma
 
 
 def score_sizes(score: Any, q: Any, k: Any, cells: Any) -> dict[str, float]:

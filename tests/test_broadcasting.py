@@ -18,6 +18,8 @@ GROUPED = {
     "mask": (33, 70, {"mask": np.random.default_rng(0).random((2, 1, 1, 33, 70)) < 0.5}),
     "mask of groups": (33, 70, {"mask": np.random.default_rng(0).random((5, 33, 70)) < 0.5}),
     "sink": (20, 40, {"sink": np.linspace(-1, 1, 10).reshape(1, 2, 5)}),
+    "dropout": (33, 300, {"dropout": 0.3, "rng": 4}),
+    "dropout of few": (3, 300, {"dropout": 0.3, "rng": 4}),
 }
 
 

@@ -234,6 +234,20 @@ def test_the_c_abi_gives_weights(user, dtype):
     np.testing.assert_array_equal(weights, fv.attention_weights(q, k))
 
 
+@both_dtypes
+def test_the_c_abi_gives_gradients(user, dtype):
+    q, k, v = problem(20, 23, lead=(4,), size=8, dtype=dtype)
+    output, pullback = fv.attention_vjp(q, k, v)
+    d_out = normal(5, output.shape, dtype)
+    expected = pullback(d_out)
+    out, lse = np.zeros_like(output), np.zeros((4, 20, 1), dtype)
+    d_query, d_key, d_value = (np.zeros_like(x) for x in (q, k, v))
+    user.general_gradients(q, k, v, scale_of(q), d_out, d_query, d_key, d_value, out, lse)
+    np.testing.assert_array_equal(out, output)
+    for name, got in (("query", d_query), ("key", d_key), ("value", d_value)):
+        np.testing.assert_array_equal(got, getattr(expected, name), name)
+
+
 def test_the_runtime(user):
     assert user.runtime(2) == (_core.isa_selected(), _core.isa_features(), 2, 2)
     assert fv.get_num_threads() == 2  # one and the same, whoever sets it
@@ -268,8 +282,8 @@ def test_a_refusal_is_raised_with_its_message(user):
 
 
 def test_hard_attention_and_draws_refuse_by_name(user):
-    problem_missing, p_missing = user.none_given()
-    assert problem_missing == "problem: got none, wanted a problem"
+    problem_missing, p_missing, of_gradients = user.none_given()
+    assert problem_missing == of_gradients == "problem: got none, wanted a problem"
     assert p_missing.startswith("p: got none")
     index = np.zeros((1, 3), np.int64)
     for bad in ([[0.0, 0.0]], [[1.0, -1.0]], [[np.nan, 1.0]], [[np.inf, 1.0]]):
@@ -406,8 +420,8 @@ for module in {modules}:
     ("field", "by", "answer"),
     [
         ("minor", 1, r"imported$"),  # functions were added at the end
-        ("major", 1, r"foveate: got version 2\.\d+ of its C API, wanted 1\.\d+ or a later 1;"),
-        ("minor", -1, r"foveate: got version 1\.-?\d+ of its C API, wanted 1\.\d+ or a later 1;"),
+        ("major", 1, r"foveate: got version 3\.\d+ of its C API, wanted 2\.\d+ or a later 2;"),
+        ("minor", -1, r"foveate: got version 2\.-?\d+ of its C API, wanted 2\.\d+ or a later 2;"),
         ("size", 8, r"foveate: got an fv_problem of \d+ bytes, wanted one of \d+;"),
     ],
 )

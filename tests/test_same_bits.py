@@ -138,7 +138,12 @@ import foveate as fv, numpy as np
 from strategies import problem
 digests = {}
 for dtype in ("float32", "float64"):
-    for case in ((150, 333, {}), (300, 300, {"causal": True}), (20, 5000, {"softcap": 3.0})):
+    for case in (
+        (150, 333, {}),
+        (300, 300, {"causal": True}),
+        (20, 5000, {"softcap": 3.0}),
+        (40, 500, {"dropout": 0.3, "rng": 1}),
+    ):
         arrays = problem(*case[:2], size=48, dtype=dtype)
         output, lse = fv.attention(*arrays, return_lse=True, **case[2])
         digests[f"{dtype} {case}"] = hashlib.sha256(output.tobytes() + lse.tobytes()).hexdigest()

@@ -44,7 +44,9 @@ struct Pass {
     stretch = std::clamp<int64_t>(int64_t(blocks_of_a_task), 1, per_batch);
   }
 
-  Interval keys_of(int64_t group) const { return {first_key(group), std::min(plan.problem.keys, first_key(group + 1))}; }
+  Interval keys_of(int64_t group) const {
+    return {first_key(group), std::min(plan.problem.keys, first_key(group + 1))};
+  }
   int64_t first_group(int64_t chunk) const { return chunk * groups / chunks; }
 
   // Whether a block of a batch may see keys of a chunk: else its part is neither set to 0 nor summed.

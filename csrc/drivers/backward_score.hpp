@@ -105,7 +105,9 @@ class ScoreGradient {
   }
 
   // What the sums of a column lack: the constants of score/columns.hpp, and the scale.
-  double query_factor(int64_t column) const { return p_.kind >= FV_GAUSSIAN ? -key_factor(column) : key_factor(column); }
+  double query_factor(int64_t column) const {
+    return p_.kind >= FV_GAUSSIAN ? -key_factor(column) : key_factor(column);
+  }
   double key_factor(int64_t column) const {
     if (!plan_.scoring.gradients) return p_.scale;
     const double weight = p_.weights ? double(static_cast<const T*>(p_.weights)[column]) : 1.0;

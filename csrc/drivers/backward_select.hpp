@@ -55,7 +55,8 @@ class SelectGradient {
 
  private:
   static void copy_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t columns, int64_t rows) {
-    for (int64_t j = 0; j < rows; ++j) std::memcpy(to + j * to_stride, from + j * from_stride, size_t(columns) * sizeof(T));
+    for (int64_t j = 0; j < rows; ++j)
+      std::memcpy(to + j * to_stride, from + j * from_stride, size_t(columns) * sizeof(T));
   }
 
   void add_choices(const Block& block, int p, const Stretch& s, int64_t key, int64_t width, T* d_scores) noexcept {

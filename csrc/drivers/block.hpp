@@ -58,6 +58,9 @@ class Block {
   int64_t first_key(int first, int last) const;
   int64_t end_key(int first, int last) const;
 
+  // The first key of a stretch of the open tile.
+  int64_t key_of(const Stretch& stretch) const { return tile_.first + stretch.begin; }
+
   // Loads keys where they cannot be read in place. `end`: of the pass.
   void open_tile(int64_t key, int64_t end) noexcept;
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "block.hpp"
+#include "dropout.hpp"
 
 namespace foveate {
 
@@ -13,7 +14,7 @@ template <class T>
 class Forward {
  public:
   Forward(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
-      : plan_(plan), block_(plan, blocks, carver), width_(blocks.width) {
+      : plan_(plan), block_(plan, blocks, carver), dropout_(plan, carver), width_(blocks.width) {
     const int64_t queries = int64_t(blocks.panels) * width_;
     outputs_ = carver.take<T>(queries * plan.problem.value_size);
     m_ = carver.take<T>(queries);
@@ -80,6 +81,7 @@ class Forward {
     if (!plan_.compact) {
       plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l, alpha_,
                         plan_.problem.sigma > 0 ? &gaussian : nullptr);
+      if (dropout_.any()) drop(p, stretch);
       return;
     }
     plan_.family.compact(block_.scores(), block_.vectors(p), count, plan_.profile, l);
@@ -88,17 +90,23 @@ class Forward {
     std::fill_n(alpha_, width_, T(1));
   }
 
+  void drop(int p, const Stretch& stretch) noexcept {
+    const int64_t count = stretch.count();
+    const uint32_t* const kept = dropout_.kept(block_.panel(p), block_.batch(), block_.key_of(stretch), count);
+    plan_.family.clear_unset(block_.scores(), block_.vectors(p), count, kept);
+  }
+
   // Divides by l and writes; whether the outputs are all finite.
   bool finish(int p) noexcept {
     const Problem& problem = plan_.problem;
     const Panel& panel = block_.panel(p);
-    const T *m = m_ + p * width_, *l = l_ + p * width_;
+    const T *m = m_ + p * width_, *l = l_ + p * width_, factor = T(dropout_.factor());
     char* const out = block_.base(problem.out);
     char* const lses = problem.lse ? block_.base(problem.lse) : nullptr;
     char* rows[most_lanes];
     for (int i = 0; i < panel.live; ++i) {
       const bool seen = panel.seen >> i & 1;
-      alpha_[i] = seen ? T(1) / l[i] : T(0);
+      alpha_[i] = seen ? factor / l[i] : T(0);
       rows[i] = block_.row(problem.out, out, p, i);
       if (problem.lse) {
         // a query that sees nothing has the sink's own value, which need not be rounded
@@ -114,6 +122,7 @@ class Forward {
 
   const Plan& plan_;
   Block block_;
+  Dropout dropout_;
   int64_t width_;
   T *outputs_, *m_, *l_, *alpha_;
 };

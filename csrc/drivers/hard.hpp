@@ -29,21 +29,14 @@ class Choices {
       : plan_(plan),
         problem_(plan.problem),
         plain_(sizeof(T) == 8 ? plan.kernels.float64 : plan.kernels.float32),
-        philox_(problem_.random.key[0], problem_.random.key[1]) {
+        philox_(problem_.random.key[0], problem_.random.key[1]),
+        leads_(plan) {
     value_ = carver.take<T>(problem_.value_size);
-    // a flat index over the leading axes, as if it were an offset
-    int64_t step = 1;
-    for (int axis = problem_.lead_ndim - 1; axis >= 0; --axis) {
-      lead_.lead[axis] = step;
-      step *= problem_.lead_shape[axis];
-    }
   }
 
   bool sampled() const { return problem_.selection == FV_SAMPLE; }
 
-  int64_t lead(int64_t batch, int64_t group) const {
-    return plan_.batch_offset(lead_, batch) + (plan_.groups > 1 ? plan_.group_offset(lead_, group) : 0);
-  }
+  int64_t lead(int64_t batch, int64_t group) const { return leads_.of(batch, group); }
   // The numbers of tiles block * random_words and on.
   RandomBlock numbers(int64_t block, int64_t draw, int64_t query, int64_t lead) const {
     return philox_(Stream::hard_attention, uint64_t(block), uint64_t(draw), uint64_t(query), uint64_t(lead));
@@ -85,7 +78,7 @@ class Choices {
   const Problem& problem_;
   const Family& plain_;
   Philox philox_;
-  Operand lead_;
+  Leads leads_;
   T* value_;
 };
 

@@ -13,9 +13,9 @@ constexpr double ln_2 = 0.69314718055994530942;
 
 const Family& family_of(const Problem& p, const Kernels& kernels) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
-  // pairs have their weights rounded before a Gaussian could be multiplied in
-  const bool pairs = p.kind == FV_DOT && p.sigma == 0 && p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 &&
-                     (!p.value || p.value.dtype == FV_BFLOAT16);
+  // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
+  const bool pairs = p.kind == FV_DOT && p.sigma == 0 && p.dropout == 0 && p.query.dtype == FV_BFLOAT16 &&
+                     p.key.dtype == FV_BFLOAT16 && (!p.value || p.value.dtype == FV_BFLOAT16);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
 

@@ -92,6 +92,25 @@ struct Plan {
   Axes batch_, group_;
 };
 
+// The flat index over the leading axes, the last one fastest, under which random numbers are counted.
+class Leads {
+ public:
+  explicit Leads(const Plan& plan) noexcept : plan_(plan) {
+    int64_t step = 1;  // as if it were an offset
+    for (int axis = plan.problem.lead_ndim - 1; axis >= 0; --axis) {
+      flat_.lead[axis] = step;
+      step *= plan.problem.lead_shape[axis];
+    }
+  }
+  int64_t of(int64_t batch, int64_t group) const {
+    return plan_.batch_offset(flat_, batch) + (plan_.groups > 1 ? plan_.group_offset(flat_, group) : 0);
+  }
+
+ private:
+  const Plan& plan_;
+  Operand flat_;
+};
+
 // The centres of a batch, where there are any.
 class Centers {
  public:

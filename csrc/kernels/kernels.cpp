@@ -17,6 +17,7 @@
 #include "score/inner.hpp"
 #include "select/argmax.hpp"
 #include "select/compact.hpp"
+#include "select/drop.hpp"
 #include "select/gaussian.hpp"
 #include "select/sample.hpp"
 #include "select/soft.hpp"
@@ -98,6 +99,9 @@ struct Plain {
   }
   static void by_distance(void* weights, int32_t vectors, int64_t count, const Gaussian& gaussian) {
     by_width(vectors, [&](auto v) { gaussian_tile<T, v>(static_cast<T*>(weights), count, gaussian); });
+  }
+  static void drop(void* weights, int32_t vectors, int64_t count, const uint32_t* kept) {
+    by_width(vectors, [&](auto v) { clear_unset<T, v>(static_cast<T*>(weights), count, kept); });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
                   const void* alpha, void* output, const Corners& corners, const Ahead& ahead) {
@@ -224,13 +228,8 @@ constexpr Family plain_family(Dtype in_place) {
             pack_additive<T>,
             additive_scores<T, ChooseTanh>,
             column_gradients<T, TanhSlope>};
-  f.distance = {true,
-                K::row_size,
-                K::row_size,
-                K::load,
-                pack_queries<T>,
-                distance_scores<T>,
-                column_gradients<T, DistanceSlope>};
+  f.distance = {
+      true, K::row_size, K::row_size, K::load, pack_queries<T>, distance_scores<T>, column_gradients<T, DistanceSlope>};
   f.prepared_size = prepared_size<T>;
   f.prepare = prepare_weights<T>;
   f.bend = K::bend_scores;
@@ -246,6 +245,7 @@ constexpr Family plain_family(Dtype in_place) {
   f.runs_of = K::runs_of;
   f.draw = K::draw;
   f.gaussian = K::by_distance;
+  f.clear_unset = K::drop;
   f.weighted_sum = K::sum;
   f.add_not_finite = add_not_finite<K, T>;
   f.weights = K::weights;

@@ -5,7 +5,7 @@
 // same tile of scores, S[key][query], so that any of them goes with any other:
 //   score:   Scoring (inner product, additive, distance);   bend, add_bias (softcap, float mask)
 //   reach:   hide_outside, hide_unset (what is not seen becomes -inf)
-//   select:  soft or compact (then gaussian, weighted_sum), weights, first_of_top (argmax), draw (sample)
+//   select:  soft or compact (then gaussian or clear_unset, weighted_sum), weights, first_of_top (argmax), draw (sample)
 #pragma once
 #include <stdint.h>
 
@@ -114,6 +114,8 @@ struct Family {
   // s becomes the weights of a compact kernel, whose sum is added to l
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
   void (*gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
+  // Multiplied by 0 where bit i of kept[j] is not set; no pairs.
+  void (*clear_unset)(void* weights, int32_t vectors, int64_t count, const uint32_t* kept);
   void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
                        const void* alpha, void* output, const Corners&, const Ahead&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries

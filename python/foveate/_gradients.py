@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from . import _core
 from ._arrays import Array, ArrayInput, float_arrays, real, reals
 from ._backward import Answers, Problem, like
+from ._random import Seed, dropout_of
 from ._reach import Segments, Window, resolve
 from ._vjp import Gradients, names_of
 from .scores import Score, reduce
@@ -32,6 +33,8 @@ def attention_vjp(
     segments: Segments | None = None,
     softcap: float | None = None,
     sink: ArrayInput | None = None,
+    dropout: float = 0.0,
+    rng: Seed = None,
 ) -> tuple[Array, Pullback]:
     """Attend softly, and return the output with the function that pulls gradients back.
 
@@ -52,6 +55,8 @@ def attention_vjp(
         not wanted is not computed.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.
+    dropout, rng : optional
+        As for `attention`. The pullback drops the same weights, whatever `rng` does in between.
 
     Returns
     -------
@@ -107,7 +112,8 @@ def attention_vjp(
     cap = None if softcap is None else real("softcap", softcap)
     extra = None if sink is None else reals("sink", sink)
     reach = resolve(*given[:2], mask, causal, window, offset, key_lengths, segments)
-    problem = Problem(*given, score, reduced, cap, reach, extra)
+    dropped = dropout_of(dropout, rng)
+    problem = Problem(*given, score, reduced, cap, reach, extra, dropout=dropped)
     output, lse = problem.forward()
 
     def pullback(d_output: ArrayInput, d_lse: ArrayInput | None = None) -> Gradients:

@@ -6,6 +6,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ._arrays import real
+
 Seed: TypeAlias = int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
 
 
@@ -41,3 +43,22 @@ def key_of(rng: Seed) -> tuple[int, int]:
         ) from error
     low, high = generator.integers(0, 2**64, size=2, dtype=np.uint64, endpoint=False)
     return int(low), int(high)
+
+
+def dropout_of(dropout: object, rng: Seed) -> tuple[float, tuple[int, int]] | None:
+    """Take a rate of dropout, and draw the key of its numbers if there is any: else None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but a number in [0, 1), and as `key_of`.
+
+    Examples
+    --------
+    >>> dropout_of(0.0, 1) is None, dropout_of(0.5, 1) == (0.5, key_of(1))
+    (True, True)
+    """
+    rate = real("dropout", dropout)
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout: got {rate}, wanted a number in [0, 1)")
+    return (rate, key_of(rng)) if rate > 0 else None

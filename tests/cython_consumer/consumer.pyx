@@ -18,10 +18,13 @@ from foveate.cython_attention cimport (
     attention_weights,
     fv_array,
     fv_attention,
+    fv_attention_backward,
     fv_attention_weights,
     fv_error,
     fv_get_num_threads,
+    fv_gradients,
     fv_hard_attention,
+    fv_hard_attention_backward,
     fv_import_api,
     fv_isa_features,
     fv_isa_selected,
@@ -221,6 +224,38 @@ def general_weights(
     raise_if_failed(status, &error)
 
 
+def general_gradients(
+    const floating[:, :, :] query, const floating[:, :, :] key, const floating[:, :, :] value, double scale,
+    floating[:, :, :] d_out, floating[:, :, :] d_query, floating[:, :, :] d_key, floating[:, :, :] d_value,
+    floating[:, :, :] out, floating[:, :, :] lse,
+):
+    """The answer, with lse (..., Lq, 1), and its gradients."""
+    cdef fv_error error
+    cdef fv_problem problem
+    cdef fv_gradients gradients
+    cdef View q, k, v, answer, denominator, of_answer, of_query, of_key, of_value
+    cdef fv_status status
+    memset(&problem, 0, sizeof(problem))
+    memset(&gradients, 0, sizeof(gradients))
+    problem.query = view(&q, query)
+    problem.key = view(&k, key)
+    problem.value = view(&v, value)
+    problem.score.scale = scale
+    problem.reach.left = problem.reach.right = -1
+    gradients.query = view(&of_query, d_query)
+    gradients.key = view(&of_key, d_key)
+    gradients.value = view(&of_value, d_value)
+    view(&answer, out)
+    view(&denominator, lse)
+    denominator.array.ndim = 2
+    with nogil:
+        status = fv_attention(&problem, &answer.array, &denominator.array, &error)
+        if status == FV_OK:
+            status = fv_attention_backward(
+                &problem, &answer.array, &denominator.array, view(&of_answer, d_out), NULL, &gradients, &error)
+    raise_if_failed(status, &error)
+
+
 def none_given():
     """The messages of the C ABI where it is given nothing."""
     cdef fv_error error
@@ -228,6 +263,8 @@ def none_given():
     fv_hard_attention(NULL, FV_ARGMAX, NULL, 1, NULL, NULL, NULL, &error)
     messages.append((<const char*> error.message).decode())
     fv_multinoulli(NULL, 0, NULL, 1, NULL, &error)
+    messages.append((<const char*> error.message).decode())
+    fv_hard_attention_backward(NULL, 1, NULL, NULL, NULL, NULL, NULL, &error)
     messages.append((<const char*> error.message).decode())
     return messages
 

@@ -130,7 +130,8 @@ typedef struct fv_gradients {
   const fv_array* value; /* key and value broadcast together; where both have an extent of 1, the sum over that axis */
   const fv_array* mask;  /* of a float mask, of its shape, holding zeros: it is added to */
   const fv_array* sink;  /* float64, over all leading axes */
-  const fv_array* weights; /* of the score's weights, (D,), float64: the sum over everything. Also where the weights of a
+  const fv_array*
+      weights; /* of the score's weights, (D,), float64: the sum over everything. Also where the weights of a
                             * distance were not given: of factors that are all 1 */
   const fv_array* centers; /* (..., Lq), over all leading axes, float64 */
   const fv_array* sigma;   /* (..., Lq), over all leading axes, float64: the part of each query */

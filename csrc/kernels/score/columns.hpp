@@ -89,7 +89,8 @@ template <class T, class F, int vectors>
       store<T>(to_key, load(to_key) + of_key[0]);
     }
   }
-  for (int64_t i = 0; i < columns * width; i += lanes<T>) store<T>(to_query + i, load(to_query + i) + load(of_queries + i));
+  for (int64_t i = 0; i < columns * width; i += lanes<T>)
+    store<T>(to_query + i, load(to_query + i) + load(of_queries + i));
   for (int64_t i = 0; i < columns * lanes<T>; i += lanes<T>)
     store<T>(to_weights + i, load(to_weights + i) + load(of_weights + i));
 }

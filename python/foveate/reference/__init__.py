@@ -9,6 +9,7 @@ reach, select), and one that puts them together.
 """
 
 from ._attention import attention, attention_weights
+from ._dropout import kept
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
 from ._hard_gradients import hard_attention_vjp
@@ -30,6 +31,7 @@ __all__ = [
     "gaussian",
     "hard_attention",
     "hard_attention_vjp",
+    "kept",
     "kernel_regression",
     "local_attention",
     "local_attention_vjp",

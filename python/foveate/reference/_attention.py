@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._dropout import factors_of
 from ._reach import bias_of, per_lead, reach
 from ._score import compute_dtype, scores
 from ._select import softmax, weighted_sum
@@ -80,6 +81,8 @@ def attention(
     segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
     softcap: float | None = None,
     sink: ArrayLike | None = None,
+    dropout: float = 0.0,
+    rng: Any = None,
     return_lse: bool = False,
     out: Array | None = None,
 ) -> Any:
@@ -92,6 +95,9 @@ def attention(
     mask, causal, window, offset, key_lengths, segments : which keys a query sees, see `reach`
     softcap : scores become softcap * tanh(score / softcap); None and 0 mean none
     sink : number or array (...), one more logit in the denominator
+    dropout : probability that a weight becomes 0 after the softmax; others are over 1 - dropout
+    rng : what numpy.random.default_rng takes, for the dropout: of one seed it is that of the fast
+        function
     return_lse : also return the logarithm of the denominator
     out : array (..., Lq, Dv) to write the output into
 
@@ -123,6 +129,7 @@ def attention(
             key_lengths=key_lengths,
             segments=segments,
         )
+        weights = weights * factors_of(dropout, rng, seen.shape, weights.dtype)
         output = weighted_sum(weights, seen, v.astype(weights.dtype))
         output = output.astype(q.dtype.newbyteorder("="))
     if out is not None:

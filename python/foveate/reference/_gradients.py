@@ -1,8 +1,9 @@
 """The gradients of soft attention, by the formulas, from the whole matrix of weights.
 
-With P the weights, dP = dO V^T, delta = rowsum(dO O) and dlse the gradient of lse:
+With P the weights, D what dropout multiplies them by (1 without), dP = dO V^T, delta =
+rowsum(dO O) and dlse the gradient of lse:
 
-    d logits = P (dP - delta + dlse),  dV = P^T dO,  d sink = P_sink (dlse - delta)
+    d logits = P (D dP - delta + dlse),  dV = (P D)^T dO,  d sink = P_sink (dlse - delta)
 
 and what follows for the score, by its own derivative.
 """
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._vjp import Gradients, names_of, score_of
 from ..scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 from ._attention import check_dtypes, weights_of
+from ._dropout import factors_of
 from ._reach import bias_of, per_lead
 from ._score import activate, compute_dtype, scores, unit
 from ._select import weighted_sum
@@ -40,6 +42,8 @@ def attention_vjp(
     segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
     softcap: float | None = None,
     sink: ArrayLike | None = None,
+    dropout: float = 0.0,
+    rng: Any = None,
 ) -> tuple[Array, Callable[..., Gradients]]:
     """`foveate.attention_vjp` by the formulas, for every score.
 
@@ -48,6 +52,7 @@ def attention_vjp(
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
     wrt : what the gradients are taken of, names of fields of `Gradients`; None: everything
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
+    dropout, rng : as for `attention`
 
     Returns
     -------
@@ -81,7 +86,8 @@ def attention_vjp(
             key_lengths=key_lengths,
             segments=segments,
         )
-        output = weighted_sum(weights, seen, v.astype(wide))
+        factors = factors_of(dropout, rng, seen.shape, wide)
+        output = weighted_sum(weights * factors, seen, v.astype(wide))
         bias = None if mask is None else bias_of(np.asarray(mask))
 
     def pullback(d_output: ArrayLike, d_lse: ArrayLike | None = None) -> Gradients:
@@ -90,9 +96,9 @@ def attention_vjp(
             shift = np.sum(d_out * output, axis=-1)
             if d_lse is not None:
                 shift = shift - np.asarray(d_lse).astype(wide)
-            d_weights = d_out @ np.swapaxes(v.astype(wide), -1, -2)
+            d_weights = factors * (d_out @ np.swapaxes(v.astype(wide), -1, -2))
             d_logits = np.where(seen, weights * (d_weights - shift[..., None]), 0)
-            d_value = over_queries(weights, seen, d_out)
+            d_value = over_queries(weights * factors, seen, d_out)
             found = through_logits(q, k, score, softcap, bias, d_logits, seen)
             found["value"] = sum_to(d_value, v.shape).astype(dtype)
             if sink is not None:

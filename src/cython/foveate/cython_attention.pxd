@@ -75,6 +75,16 @@ cdef extern from "foveate/foveate.h" nogil:
         double dropout
         fv_random random
 
+    ctypedef struct fv_gradients:
+        const fv_array* query
+        const fv_array* key
+        const fv_array* value
+        const fv_array* mask
+        const fv_array* sink
+        const fv_array* weights
+        const fv_array* centers
+        const fv_array* sigma
+
     ctypedef enum fv_selection:
         FV_ARGMAX
         FV_SAMPLE
@@ -101,6 +111,12 @@ cdef extern from "foveate/python.h":
         void (*set_num_threads)(int32_t count) noexcept nogil
         int32_t (*requested_num_threads)() noexcept nogil
         int32_t (*get_num_threads)() noexcept nogil
+        fv_status (*attention_backward)(const fv_problem*, const fv_array* out, const fv_array* lse,
+                                        const fv_array* d_out, const fv_array* d_lse, const fv_gradients*,
+                                        fv_error*) noexcept nogil
+        fv_status (*hard_attention_backward)(const fv_problem*, int64_t draws, const fv_array* index,
+                                             const fv_array* lse, const fv_array* d_out, const fv_array* advantage,
+                                             const fv_gradients*, fv_error*) noexcept nogil
 
     # To be called once by a module that fills an fv_problem of its own: an ImportError where the foveate that is
     # installed has another layout of it than the header that the module was compiled with.
@@ -118,6 +134,14 @@ cdef fv_status fv_attention_weights(
 cdef fv_status fv_hard_attention(
     const fv_problem* problem, fv_selection selection, const fv_random* random, int64_t draws,
     const fv_array* out, const fv_array* index, const fv_array* log_prob, fv_error* error) noexcept nogil
+
+cdef fv_status fv_attention_backward(
+    const fv_problem* problem, const fv_array* out, const fv_array* lse, const fv_array* d_out, const fv_array* d_lse,
+    const fv_gradients* gradients, fv_error* error) noexcept nogil
+
+cdef fv_status fv_hard_attention_backward(
+    const fv_problem* problem, int64_t draws, const fv_array* index, const fv_array* lse, const fv_array* d_out,
+    const fv_array* advantage, const fv_gradients* gradients, fv_error* error) noexcept nogil
 
 cdef fv_status fv_multinoulli(
     const fv_array* p, int32_t logits, const fv_random* random, int64_t draws, const fv_array* index,

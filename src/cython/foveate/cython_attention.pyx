@@ -81,6 +81,18 @@ cdef fv_status fv_hard_attention(
     return api.hard_attention(problem, selection, random, draws, out, index, log_prob, error)
 
 
+cdef fv_status fv_attention_backward(
+    const fv_problem* problem, const fv_array* out, const fv_array* lse, const fv_array* d_out, const fv_array* d_lse,
+    const fv_gradients* gradients, fv_error* error) noexcept nogil:
+    return api.attention_backward(problem, out, lse, d_out, d_lse, gradients, error)
+
+
+cdef fv_status fv_hard_attention_backward(
+    const fv_problem* problem, int64_t draws, const fv_array* index, const fv_array* lse, const fv_array* d_out,
+    const fv_array* advantage, const fv_gradients* gradients, fv_error* error) noexcept nogil:
+    return api.hard_attention_backward(problem, draws, index, lse, d_out, advantage, gradients, error)
+
+
 cdef fv_status fv_multinoulli(
     const fv_array* p, int32_t logits, const fv_random* random, int64_t draws, const fv_array* index,
     fv_error* error) noexcept nogil:

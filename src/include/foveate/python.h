@@ -18,7 +18,7 @@
 #include "foveate/foveate.h"
 
 /* A table serves who was compiled with its major version, and its minor version or an earlier one. */
-#define FV_API_MAJOR 1 /* one more where what was there changes: a structure, a function, its meaning */
+#define FV_API_MAJOR 2 /* one more where what was there changes: a structure, a function, its meaning */
 #define FV_API_MINOR 0 /* one more where functions are added at the end */
 #define FV_API_CAPSULE "foveate._core._C_API"
 
@@ -38,6 +38,11 @@ typedef struct fv_api {
   void (*set_num_threads)(int32_t count);
   int32_t (*requested_num_threads)(void);
   int32_t (*get_num_threads)(void);
+  fv_status (*attention_backward)(const fv_problem*, const fv_array* out, const fv_array* lse, const fv_array* d_out,
+                                  const fv_array* d_lse, const fv_gradients*, fv_error*);
+  fv_status (*hard_attention_backward)(const fv_problem*, int64_t draws, const fv_array* index, const fv_array* lse,
+                                       const fv_array* d_out, const fv_array* advantage, const fv_gradients*,
+                                       fv_error*);
 } fv_api;
 
 /* Imports foveate, and gives its table, which lives as long as the process. NULL, with an ImportError, where foveate is
