@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._arrays import Array, ArrayInput, float_arrays, real, reals
-from ._backward import Problem, like
+from ._arrays import Array, ArrayInput, float_arrays, like, real, reals
+from ._backward import Problem
 from ._hard import HardAttention, draws_of, of_draws
 from ._random import Seed, key_of
 from ._reach import Segments, Window, resolve
