@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _core
-from ._arrays import Array, as_array, compute_dtype, native
+from ._arrays import Array, compute_dtype
 from ._reach import Reach
 from ._score import Reduced
 from ._score_gradients import OfOperands, parameters_need, sum_to, undo
@@ -195,22 +195,6 @@ class Problem:
         if self._is_flat:
             d_query, d_key = (None if x is None else x * 0 for x in (d_query, d_key))
         return OfOperands(d_query, d_key, d_scale, places.weights)
-
-
-def like(name: str, x: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Take an array of exactly this shape and dtype.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For another.
-    """
-    array = as_array(name, x)
-    if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
-        raise TypeError(f"{name}: got dtype {array.dtype}, wanted {dtype}")
-    if array.shape != shape:
-        raise ValueError(f"{name}: got shape {array.shape}, wanted {shape}")
-    return native(array)
 
 
 def _summed(x: Array | None, shape: tuple[int, ...]) -> Array | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from . import _core
-from ._arrays import Array, ArrayInput, float_arrays, real, reals
-from ._backward import Answers, Problem, like
+from ._arrays import Array, ArrayInput, float_arrays, like, real, reals
+from ._backward import Answers, Problem
 from ._random import Seed, dropout_of
 from ._reach import Segments, Window, resolve
 from ._vjp import Gradients, names_of

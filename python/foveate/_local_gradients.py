@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from . import _core
-from ._arrays import Array, ArrayInput, as_array, float_arrays
-from ._backward import Answers, Problem, like
+from ._arrays import Array, ArrayInput, as_array, float_arrays, like
+from ._backward import Answers, Problem
 from ._local import hidden_logits, resolve_centers, resolve_local, shrunk_share
 from ._score_gradients import of_matrix, sum_to
 from ._vjp import CenterGradients, LocalGradients, names_of
