@@ -42,7 +42,7 @@ def parts(found: fv.Gradients) -> dict[str, np.ndarray]:
 def sizes(arrays: Any, d_output: Any, d_lse: Any, **keywords: Any) -> dict[str, float]:
     """How large the sums of each gradient are before terms cancel, at most: by absolute values."""
     q, k, v = (np.abs(np.asarray(x).astype(np.float64)) for x in arrays)
-    d = np.abs(np.asarray(d_output).astype(np.float64))
+    d = np.abs(np.asarray(d_output).astype(np.float64)) / (1 - keywords.get("dropout", 0))
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     with np.errstate(all="ignore"):
         weights, lse = reference.softmax(
@@ -75,9 +75,8 @@ def _logits(arrays: Any, lead: Any, **keywords: Any) -> Any:
     from foveate.reference._attention import logits_of
 
     q, k, _ = (wider(x) for x in arrays)
-    own = {
-        x: y for x, y in keywords.items() if x not in ("score", "softcap", "mask", "sink", "wrt")
-    }
+    others = ("score", "softcap", "mask", "sink", "dropout", "rng", "wrt")
+    own = {x: y for x, y in keywords.items() if x not in others}
     score = keywords.get("score", "scaled_dot")
     return logits_of(q, k, lead, score, keywords.get("softcap"), keywords.get("mask"), **own)
 
@@ -188,6 +187,7 @@ REACHES: dict[str, Any] = {
     "sink": lambda at: {"sink": at.rng.standard_normal(at.lead)},
     "one sink": {"sink": 0.5},
     "softcap": {"softcap": 1.5},
+    "dropout": {"dropout": 0.3, "rng": 5},
     "all of it": lambda at: {
         "mask": _bias(at, (at.queries, at.keys)),
         "causal": True,
@@ -195,6 +195,8 @@ REACHES: dict[str, Any] = {
         "softcap": 2.0,
         "sink": at.rng.standard_normal(at.lead[-1:]),
         "key_lengths": at.rng.integers(0, at.keys + 1, at.lead),
+        "dropout": 0.2,
+        "rng": 8,
     },
 }
 
@@ -224,7 +226,7 @@ def differences(function: Any, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
 
 
 @pytest.mark.parametrize("score", EVERY.values(), ids=EVERY)
-@pytest.mark.parametrize("reach", ["all", "all of it", "mask of keys"])
+@pytest.mark.parametrize("reach", ["all", "all of it", "mask of keys", "dropout"])
 def test_the_reference_against_differences(score, reach):
     """The error of a central difference: step^2 for the curvature, eps / step for the rounding."""
     q, k, v = problem(4, 5, lead=(2,), size=3, value_size=2, dtype=np.float64)
@@ -307,7 +309,7 @@ LEADS = [
 
 
 @pytest.mark.parametrize("leads", LEADS, ids=str)
-@pytest.mark.parametrize("reach", ["all", "mask of heads", "mask of keys", "all of it"])
+@pytest.mark.parametrize("reach", ["all", "mask of heads", "mask of keys", "dropout", "all of it"])
 def test_broadcasting(leads, reach, dtype):
     q, k, v = (
         normal(n, (*lead, length, 8), dtype)
@@ -414,7 +416,9 @@ def bits(found: fv.Gradients) -> list[bytes]:
     return [x.tobytes() for x in parts(found).values()]
 
 
-@pytest.mark.parametrize("reach", ["all", "all of it", "mask of keys", "mask of queries", "window"])
+@pytest.mark.parametrize(
+    "reach", ["all", "all of it", "mask of keys", "mask of queries", "window", "dropout"]
+)
 def test_the_same_bits_for_any_number_of_threads(reach, dtype):
     for lead in ((), (3,)):
         arrays = problem(300, 1300, lead=lead, size=16, dtype=dtype)
