@@ -15,15 +15,16 @@ struct Count {
 };
 
 // The worst weight that is kept, as a share of what is allowed: of 1 / (1 - dropout) times what it is without, the
-// spacing of each, and as much for their sums, which tell weights that are rounded for a product from those that are not.
+// spacing of each, and as much for their sums, which tell weights that are rounded for a product from those that are not;
+// and a spacing each of the logits, which are sums of 8 products in other orders, below 4 * 2 * 8 / sqrt(8) = 23.
 double judge(const Tensor& found, const Tensor& weights, fv_dtype dtype, Count& count) {
   const double least = dtype == FV_FLOAT16 ? 0x1p-24 : 1e-36;
+  const double spacings = 4 * epsilon_of(dtype) + 2 * 23 * epsilon_of(lse_dtype(dtype));
   double worst = 0;
   for (int64_t n = 0; n < found.count(); ++n) {
     const double weight = weights.get(n) / (1 - rate);
     if (found.get(n) != 0)
-      worst =
-          std::fmax(worst, or_infinity(std::fabs(found.get(n) - weight)) / (4 * epsilon_of(dtype) * weight + least));
+      worst = std::fmax(worst, or_infinity(std::fabs(found.get(n) - weight)) / (spacings * weight + least));
     if (weight <= least) continue;
     count.cells += 1;
     count.dropped += found.get(n) == 0;
