@@ -104,7 +104,7 @@ def attention_vjp(
     >>> key = np.array([[4.0, 0.0], [0.0, 4.0]])
     >>> value = np.array([[10.0], [20.0]])
     >>> output, pullback = fv.attention_vjp(query, key, value)
-    >>> gradients = pullback(np.oneslike(output))
+    >>> gradients = pullback(np.ones_like(output))
     >>> gradients.value.round(3)
     array([[0.944],
            [0.056]])
