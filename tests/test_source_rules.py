@@ -200,10 +200,12 @@ def test_the_public_names_are_these():
     assert set(fv.__all__) == {
         "Additive",
         "Bilinear",
+        "CenterGradients",
         "Concat",
         "Gaussian",
         "Gradients",
         "HardAttention",
+        "LocalGradients",
         "Location",
         "hard_attention",
         "RegressionGradients",
@@ -220,8 +222,10 @@ def test_the_public_names_are_these():
         "get_include",
         "get_num_threads",
         "local_attention",
+        "local_attention_vjp",
         "merge",
         "predict_centers",
+        "predict_centers_vjp",
         "multinomial",
         "multinomial_logpmf",
         "multinoulli",
@@ -250,11 +254,13 @@ def test_the_reference_takes_the_same_keywords():
         "hard_attention",
         "kernel_regression_vjp",
         "local_attention",
+        "local_attention_vjp",
         "merge",
         "multinomial",
         "multinomial_logpmf",
         "multinoulli",
         "predict_centers",
+        "predict_centers_vjp",
     ):
         fast = inspect.signature(getattr(fv, function)).parameters
         plain = inspect.signature(getattr(foveate.reference, function)).parameters

@@ -57,8 +57,8 @@ class BlockRows {
     if (!hard_) std::fill_n(d_out_.data, room_ * d_out_.columns, T(0));
   }
 
-  // lse and shift: of the rows of the batch as they stand.
-  void load(const Block& block, const T* lse, const T* shift, bool with_panels) noexcept {
+  // lse and shift: of the rows of the batch as they stand. scale: of dO in panels.
+  void load(const Block& block, const T* lse, const T* shift, bool with_panels, double scale) noexcept {
     count_ = 0;
     for (int p = 0; p < block.panels(); ++p) {
       const Panel& panel = block.panel(p);
@@ -81,7 +81,7 @@ class BlockRows {
       }
       if (with_panels && !hard_)
         plan_.family.inner.pack_queries(d_out, sizeof(T) == 8 ? Dtype::float64 : Dtype::float32, sizeof(T), panel.live,
-                                        block.vectors(p), p_.value_size, 1.0, nullptr, scratch_,
+                                        block.vectors(p), p_.value_size, scale, nullptr, scratch_,
                                         panels_ + p * width_ * p_.value_size);
     }
     if (!plan_.scoring.gradients) query_.finite = all_finite(query_.data, count_ * query_.columns);

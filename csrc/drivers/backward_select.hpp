@@ -1,10 +1,11 @@
 // The gradient of the selection, on one tile: from scores to the weights that multiplied the values, and to the gradients
-// of the logits. With P the weights of the softmax, F the factor that they had after it (a Gaussian), dP = dO V^T,
+// of the logits. With P the weights of the softmax, F the factors that they had after it (Gaussian, dropout), dP = dO V^T,
 // delta = rowsum(dO O) and dlse the gradient of lse,
 //   soft   dS = P (F dP - delta + dlse)
 //   hard   dS = sum_s advantage_s ([key is the s-th choice] - P)
 #pragma once
 #include "backward_rows.hpp"
+#include "dropout.hpp"
 
 namespace foveate {
 
@@ -13,10 +14,16 @@ class SelectGradient {
  public:
   // stride: of the block's weights and d_scores. scored: gradients beyond those of the values are wanted.
   SelectGradient(const Plan& plan, const Blocks& blocks, int64_t stride, bool scored, Carver& carver) noexcept
-      : plan_(plan), p_(plan.problem), stride_(stride), scored_(scored) {
+      : plan_(plan),
+        p_(plan.problem),
+        stride_(stride),
+        scored_(scored),
+        factors_(plan.problem.sigma > 0 || plan.problem.dropout > 0),
+        dropout_(plan, carver) {
     const int64_t cells = tile_keys * blocks.width;
     cells_ = carver.take<T>(cells);
-    plain_ = carver.take<T>(p_.sigma > 0 ? cells : 0);
+    plain_ = carver.take<T>(factors_ ? cells : 0);
+    d_weights_ = carver.take<T>(p_.sigma > 0 ? cells : 0);
     top_ = carver.take<T>(blocks.width);
   }
 
@@ -35,23 +42,31 @@ class SelectGradient {
       family.inner.scores(rows.d_out_panel(p), vectors, block.values(s.begin, false), s.count(), p_.value_size, nullptr,
                           cells_, top_, block.corners(), Ahead{});
     const Gaussian gaussian = p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{};
-    if (p_.sigma > 0 && scored_) family.gaussian(cells_, vectors, s.count(), gaussian);
+    const uint32_t* const kept =
+        dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr;
+    const auto multiply = [&](T* cells) {
+      if (p_.sigma > 0) family.gaussian(cells, vectors, s.count(), gaussian);
+      if (kept) family.clear_unset(cells, vectors, s.count(), kept);
+    };
+    if (factors_ && scored_) multiply(cells_);
+    if (moments) std::memcpy(d_weights_, cells_, size_t(s.count() * width) * sizeof(T));
     if (plan_.compact)
       family.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.lse(p), rows.shift(p),
                               weights, d_scores, stride_);
     else
       family.soft_gradient(block.scores(), cells_, vectors, s.count(), rows.lse(p), rows.shift(p), weights, d_scores,
                            stride_);
-    if (p_.sigma > 0) {
+    if (factors_) {
       copy_rows(weights, stride_, plain_, width, width, s.count());
-      if (moments) family.gaussian_gradient(plain_, cells_, vectors, s.count(), rows.shift(p), gaussian, moments);
-      family.gaussian(plain_, vectors, s.count(), gaussian);
+      if (moments) family.gaussian_gradient(plain_, d_weights_, vectors, s.count(), gaussian, moments);
+      multiply(plain_);
       copy_rows(plain_, width, weights, stride_, width, s.count());
     }
     if (p_.advantage) add_choices(block, p, s, key, width, d_scores);
   }
 
   T* cells() { return cells_; }
+  double factor() const { return dropout_.factor(); }  // of dO, which the weights that are kept leave out
 
  private:
   static void copy_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t columns, int64_t rows) {
@@ -80,8 +95,9 @@ class SelectGradient {
   const Plan& plan_;
   const Problem& p_;
   int64_t stride_;
-  bool scored_;
-  T *cells_, *plain_, *top_;
+  bool scored_, factors_;
+  Dropout dropout_;
+  T *cells_, *plain_, *d_weights_, *top_;
 };
 
 }  // namespace foveate

@@ -114,7 +114,8 @@ class BackwardWorker {
     if (last < blocks_.per_batch) return;
     if (p_.advantage && p_.d_value) add_chosen(batch, keys, sums.value);
     if (p_.d_key) store(p_.d_key, batch, keys, sums.key, p_.head_size, [&](int64_t d) { return score_.key_factor(d); });
-    if (p_.d_value) store(p_.d_value, batch, keys, sums.value, p_.value_size, [](int64_t) { return 1.0; });
+    if (p_.d_value)
+      store(p_.d_value, batch, keys, sums.value, p_.value_size, [&](int64_t) { return select_.factor(); });
   }
 
   // The rows of a panel of a batch's queries: the sum over the chunks, in order.
@@ -201,7 +202,7 @@ class BackwardWorker {
     block_.look_at(batch * blocks_.per_batch + b);
     block_.pack_all();
     rows_.load(block_, static_cast<const T*>(pass_.lse) + batch * plan_.rows,
-               static_cast<const T*>(pass_.shift) + batch * plan_.rows, scored_);
+               static_cast<const T*>(pass_.shift) + batch * plan_.rows, scored_, select_.factor());
     for (int64_t key = keys.low; key < keys.high; key += tile_keys)
       if (key < high && key + tile_keys > low)
         add_tile(key, keys.high, finite_[(key - keys.low) / tile_keys], d_query, sums, key - keys.low);

@@ -17,23 +17,26 @@ from ._config import __version__, get_num_threads, num_threads, set_num_threads,
 from ._gradients import attention_vjp
 from ._hard import HardAttention, hard_attention
 from ._local import local_attention, predict_centers
+from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._merge import merge
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
 from ._regression_gradients import kernel_regression_vjp
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._vjp import Gradients, RegressionGradients
+from ._vjp import CenterGradients, Gradients, LocalGradients, RegressionGradients
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
     "Additive",
     "Bilinear",
+    "CenterGradients",
     "Concat",
     "Cosine",
     "Dot",
     "Gaussian",
     "Gradients",
     "HardAttention",
+    "LocalGradients",
     "Location",
     "RegressionGradients",
     "ScaledDot",
@@ -48,12 +51,14 @@ __all__ = [
     "kernel_regression",
     "kernel_regression_vjp",
     "local_attention",
+    "local_attention_vjp",
     "merge",
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
     "num_threads",
     "predict_centers",
+    "predict_centers_vjp",
     "reference",
     "set_num_threads",
     "show_config",

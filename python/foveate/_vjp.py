@@ -102,3 +102,58 @@ def score_of(score: Any, **parts: Any) -> Any:
             part = part.astype(np.asarray(given).dtype)
         object.__setattr__(made, field.name, part)
     return made
+
+
+class LocalGradients(NamedTuple):
+    """What the pullback of `local_attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    centers : numpy.ndarray or None
+        Of the shape of the centres, and of their dtype where that is a float one, else float64.
+        None also where there is no Gaussian: the gradient goes through it alone.
+    sigma : float or None
+        The sum over all queries, also where sigma was "half" with `centers`.
+    score : Score or None
+        A score object of the same class, whose parameters are the gradients of the score's own;
+        None where those are none, as of a score that is named by a string.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> q, k, v = np.zeros((1, 1)), np.zeros((4, 1)), np.array([[0.0], [0.0], [0.0], [1.0]])
+    >>> output, pullback = fv.local_attention_vjp(q, k, v, half_width=2, centers=np.array([2.5]))
+    >>> pullback(np.ones((1, 1))).centers.round(3)  # nearer to the last key: more of its value
+    array([0.147])
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    centers: Array | None = None
+    sigma: float | None = None
+    score: Any = None
+
+
+class CenterGradients(NamedTuple):
+    """What the pullback of `predict_centers_vjp` returns.
+
+    Parameters
+    ----------
+    query, w, v : numpy.ndarray
+        Of the shape and the dtype of the arrays.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query, w, v = np.array([[0.5]]), np.array([[1.0]]), np.array([2.0])
+    >>> centers, pullback = fv.predict_centers_vjp(query, w, v, 10)
+    >>> pullback(np.ones(1)).v.round(3)
+    array([0.94])
+    """
+
+    query: Array
+    w: Array
+    v: Array

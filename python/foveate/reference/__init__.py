@@ -13,6 +13,7 @@ from ._dropout import kept
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
 from ._local import gaussian, local_attention, predict_centers
+from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
@@ -33,6 +34,7 @@ __all__ = [
     "kernel_regression",
     "kernel_regression_vjp",
     "local_attention",
+    "local_attention_vjp",
     "merge",
     "multinomial",
     "multinomial_logpmf",
@@ -40,6 +42,7 @@ __all__ = [
     "over_queries",
     "philox",
     "predict_centers",
+    "predict_centers_vjp",
     "reach",
     "scores",
     "softmax",
