@@ -77,7 +77,7 @@ def _sizes(arrays: Any, d_output: Any, d_lse: Any, **keywords: Any) -> dict[str,
         "sink": top(shift.sum(axis=(-1, -2))) * (1 + logit),
         "centers": top(moments.sum(axis=-1) / sigma),
         "sigma": float(np.sum(np.where(factor == 0, 0, moments * (distance / sigma)) / sigma)),
-        **_score_sizes(score, q, k, cells),
+        **score_sizes(score, q, k, cells),
     }
 
 
@@ -118,7 +118,7 @@ def _distances(shape: tuple[int, ...], **keywords: Any) -> tuple[np.ndarray, flo
     return distance, np.inf if sigma is None else sigma
 
 
-def _score_sizes(score: Any, q: Any, k: Any, cells: Any) -> dict[str, float]:
+def score_sizes(score: Any, q: Any, k: Any, cells: Any) -> dict[str, float]:
     """Of query, key and parameters."""
     if isinstance(score, fv.Gaussian):
         return _distance_sizes(np.abs(np.asarray(score.w, np.float64)), q, k, cells)

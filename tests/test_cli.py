@@ -6,7 +6,14 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from foveate._cli import MissingPackageError, demo_alignment, demo_regression, main, require
+from foveate._cli import (
+    MissingPackageError,
+    demo_alignment,
+    demo_regression,
+    demo_reinforce,
+    main,
+    require,
+)
 from foveate._cli.promise import FLOOR_ULP, Promise
 from foveate._cli.workloads import WORKLOADS, Workload, select
 
@@ -157,6 +164,53 @@ def test_centers_of_the_alignment_run_from_end_to_end():
     even = (np.arange(letters) + 0.5) / letters * (frames - 1)
     # tanh of up to 0.05 * 4.3 in place of its argument: 1.5% of a logit that moves a quarter of it.
     np.testing.assert_allclose(centers, even, atol=0.015 * 4.3 * 0.25 * frames)
+
+
+# --- the demo of REINFORCE ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_reinforce_demo(capsys, seed):
+    assert main(["demo", "reinforce", "--no-picture", "--seed", str(seed)]) == 0
+    printed = capsys.readouterr().out
+    assert "agrees" in printed
+    lines = [x for x in printed.splitlines() if x.startswith(("  hard, ", "  soft "))]
+    shares = np.array([[float(x.rstrip("%")) for x in line.split()[-4:]] for line in lines])
+    no_baseline, moving, leave_one_out, soft = shares
+    # One of 16 keys by chance, and then most of the weight on the right one.
+    np.testing.assert_array_equal(shares[:, 0], 6.2)
+    assert (shares[1:, -1] > 85).all()
+    # After 50 of 300 steps a baseline shows most.
+    assert no_baseline[1] + 15 < min(moving[1], leave_one_out[1])
+    assert no_baseline[1] < soft[1]
+
+
+def test_reinforce_demo_draws_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["demo", "reinforce", "--output", str(tmp_path / "learned.png")]) == 0
+    assert (tmp_path / "learned-reinforce.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_reinforce_demo_fails_where_the_draws_are_not_those_of_the_reference(monkeypatch):
+    right = fv.hard_attention_vjp
+
+    def wrong(*args, **keywords):
+        return right(*args, **{**keywords, "rng": 99})
+
+    monkeypatch.setattr(fv, "hard_attention_vjp", wrong)
+    assert main(["demo", "reinforce", "--no-picture"]) == 1
+
+
+def test_reinforce_demo_counts_what_it_climbs_exactly():
+    """The bound of a w of 0 is that of a look by chance; log p(y) that of an even mixture."""
+    flat = np.zeros((demo_reinforce.SIZE, demo_reinforce.SIZE), np.float32)
+    hard, _ = demo_reinforce.learn("hard", lambda *_: flat, 3)
+    soft, _ = demo_reinforce.learn("soft", lambda *_: flat, 3)
+    keys, other = demo_reinforce.KEYS, demo_reinforce.OTHER
+    bound = np.log(demo_reinforce.SURE) / keys + np.log(other) * (keys - 1) / keys
+    # Weights of float32 that are exactly 1 / 16.
+    np.testing.assert_allclose(hard.objective, bound, rtol=1e-12)
+    np.testing.assert_allclose(soft.objective, np.log(1 / keys), rtol=1e-12)
 
 
 # --- the promise, and the table of workloads ------------------------------------------------------

@@ -68,6 +68,34 @@ class RegressionGradients(NamedTuple):
     w: Any = None
 
 
+class HardGradients(NamedTuple):
+    """What the pullback of `hard_attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    mask : numpy.ndarray or None
+        Of a float mask, in its shape and dtype; 0 where it is -inf.
+    score : Score or None
+        A score object of the same class, whose parameters are the gradients of the score's own;
+        None where those are none, as of a score that is named by a string.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> drawn, pullback = fv.hard_attention_vjp(np.ones((1, 2)), np.eye(3, 2), np.eye(3), rng=0)
+    >>> pullback(np.ones((1, 3)), advantage=1.0).mask is None
+    True
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    mask: Array | None = None
+    score: Any = None
+
+
 def names_of(
     wrt: str | Collection[str] | None, fields: Collection[str] = Gradients._fields
 ) -> frozenset[str]:

@@ -12,6 +12,7 @@ from ._attention import attention, attention_weights
 from ._dropout import kept
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
+from ._hard_gradients import hard_attention_vjp
 from ._local import gaussian, local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._random import philox, uniform
@@ -30,6 +31,7 @@ __all__ = [
     "draw",
     "gaussian",
     "hard_attention",
+    "hard_attention_vjp",
     "kept",
     "kernel_regression",
     "kernel_regression_vjp",
