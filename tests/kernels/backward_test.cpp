@@ -181,7 +181,7 @@ void test_choices(Report& report, const std::vector<std::string>& isas) {
 }
 
 // Dropout after the softmax, with all that comes before: the weights that stay are taken from the forward pass.
-void test_dropout(Report& report, const std::vector<std::string>& isas) {
+void test_dropped(Report& report, const std::vector<std::string>& isas) {
   int64_t first = 0;
   for (const fv_dtype dtype : dtypes)
     for (const Numbers& numbers : some_numbers()) {
@@ -214,7 +214,7 @@ void test_backward(Report& report, const std::vector<std::string>& isas) {
   test_reaches(report, isas);
   test_kinds(report, isas);
   test_choices(report, isas);
-  test_dropout(report, isas);
+  test_dropped(report, isas);
   test_many_keys(report, isas);
 }
 
