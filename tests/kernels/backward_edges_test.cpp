@@ -335,7 +335,8 @@ void test_backward_edges(Report& report, const std::string& isa) {
     test_layouts(report, title, dtype);
     test_no_draws(report, title, dtype);
     if (dtype == FV_BFLOAT16) continue;  // whose forward rounds weights
-    if (dtype == FV_FLOAT64) test_stretches(report, title);
+    // not under an emulator, most likely: how queries are cut is no matter of the ISA
+    if (dtype == FV_FLOAT64 && long_double_in_hardware) test_stretches(report, title);
     test_masks(report, title, dtype);
     test_leads(report, title, dtype);
     test_nothing(report, title, dtype);

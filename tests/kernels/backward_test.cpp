@@ -125,7 +125,7 @@ void test_reaches(Report& report, const std::vector<std::string>& isas) {
   int64_t first = 0;
   for (const fv_dtype dtype : dtypes)
     for (const Variant& variant : variants()) {
-      const int64_t count = dtype == FV_FLOAT32 && long_double_in_hardware ? 12 : 5;
+      const int64_t count = !long_double_in_hardware ? 3 : dtype == FV_FLOAT32 ? 12 : 5;
       compare_gradients(report, isas, variant.name, dtype, first / count % 2, 0, count, [&](int64_t n) {
         Case c = shaped(dtype, first + n);
         variant.apply(c);
@@ -142,7 +142,7 @@ void test_kinds(Report& report, const std::vector<std::string>& isas) {
   for (const fv_dtype dtype : dtypes)
     for (const Numbers& numbers : all) {
       if (numbers.name == "tanh, some inf") continue;  // an infinite sum has no gradient
-      const int64_t count = dtype == FV_FLOAT32 && long_double_in_hardware ? 8 : 4;
+      const int64_t count = !long_double_in_hardware ? 2 : dtype == FV_FLOAT32 ? 8 : 4;
       compare_gradients(report, isas, numbers.name, dtype, first / count % 2, 0, count, [&](int64_t n) {
         Case c = shaped(dtype, first + n);
         c.kind = numbers.kind;
