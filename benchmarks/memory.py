@@ -6,8 +6,8 @@ Of scaled dots at (1, 1, 65536, 64), and of additive scores at (1, 1, 4096, 64),
 (queries x keys x hidden) has 4 GiB; and of the gradients of additive scores, at 1024 with 128
 hidden numbers, where it has 512 MiB. In a process of its own, after a small call has started the
 threads: the kernel's record of the largest resident size is set back, the large call is made, and
-the record is read. The output is written into an `out` that is in memory already; where gradients are wanted,
-the size of what is given back is taken off.
+the record is read. The output is written into an `out` that is in memory already; where gradients
+are wanted, the size of what is given back is taken off.
 """
 
 from __future__ import annotations
