@@ -49,7 +49,7 @@ EVERY = {
 
 
 @pytest.mark.parametrize("score", EVERY.values(), ids=EVERY)
-@pytest.mark.parametrize("reach", ["all", "all of it", "mask of keys"])
+@pytest.mark.parametrize("reach", ["all", "all of it", "mask of keys", "dropout"])
 def test_the_reference_against_differences(score, reach):
     """The error of a central difference: step^2 for the curvature, eps / step for the rounding."""
     q, k, v = problem(4, 5, lead=(2,), size=3, value_size=2, dtype=np.float64)
@@ -132,7 +132,7 @@ LEADS = [
 
 
 @pytest.mark.parametrize("leads", LEADS, ids=str)
-@pytest.mark.parametrize("reach", ["all", "mask of heads", "mask of keys", "all of it"])
+@pytest.mark.parametrize("reach", ["all", "mask of heads", "mask of keys", "dropout", "all of it"])
 def test_broadcasting(leads, reach, dtype):
     q, k, v = (
         normal(n, (*lead, length, 8), dtype)
@@ -239,7 +239,9 @@ def bits(found: fv.Gradients) -> list[bytes]:
     return [x.tobytes() for x in parts(found).values()]
 
 
-@pytest.mark.parametrize("reach", ["all", "all of it", "mask of keys", "mask of queries", "window"])
+@pytest.mark.parametrize(
+    "reach", ["all", "all of it", "mask of keys", "mask of queries", "window", "dropout"]
+)
 def test_the_same_bits_for_any_number_of_threads(reach, dtype):
     for lead in ((), (3,)):
         arrays = problem(300, 1300, lead=lead, size=16, dtype=dtype)

@@ -101,6 +101,8 @@ fv_problem Case::problem() const {
   p.reach.centers = centers.view();
   p.reach.half_width = half_width;
   p.sigma = sigma;
+  p.dropout = dropout;
+  p.random = {{5, 6}};
   return p;
 }
 
