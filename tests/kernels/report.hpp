@@ -38,5 +38,8 @@ void test_scores(Report&, const std::vector<std::string>& isas);
 void test_far(Report&, const std::vector<std::string>& isas);
 void test_hard(Report&, const std::vector<std::string>& isas);
 void test_dropout(Report&, const std::vector<std::string>& isas);
+void test_backward(Report&, const std::vector<std::string>& isas);
+void test_backward_edges(Report&, const std::string& isa);
+void test_backward_refusals(Report&);
 
 }  // namespace kernel_tests
