@@ -296,6 +296,18 @@ def test_queries_far_from_all_points(place):
             assert np.isfinite(found.w)
 
 
+def test_a_query_so_far_that_squares_overflow():
+    """It has no answer, and passes nothing on, also where another far one needs float64."""
+    x, x_train = np.array([0.5, 1e30, 1e4], np.float32), np.array([0.0, 1.0], np.float32)
+    y, d_output = np.array([2.0, 4.0], np.float32), np.array([1, np.nan, 0], np.float32)
+    for far in (3, 2):
+        output, found = vjp(fv.kernel_regression_vjp, (x[:far], x_train, y), d_output[:far])
+        assert np.isnan(output[1])
+        np.testing.assert_allclose(found.y_train, [0.5, 0.5], rtol=1e-6)
+        np.testing.assert_allclose(found.x, [0.5, 0, 0][:far], rtol=1e-6)
+        assert found.w == 0
+
+
 @pytest.mark.parametrize("leave_one_out", [False, True])
 def test_ties_far_from_all_points(leave_one_out):
     """Two nearest points have half the weight each, however far they are."""
@@ -516,12 +528,14 @@ def test_only_what_is_wanted(kernel):
                     assert getattr(some, name) is None
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_pullback_can_be_used_again(kernel):
+def test_a_pullback_can_be_used_again(kernel, weighted):
     """... also after the output was overwritten."""
     arrays = [points(30, 2, np.float32, seed) for seed in range(3)]
     d_output = normal(3, (30, 2), np.float32)
-    output, pullback = fv.kernel_regression_vjp(*arrays, kernel=kernel)
+    sample = np.linspace(0.5, 1, 30) if weighted else None
+    output, pullback = fv.kernel_regression_vjp(*arrays, kernel=kernel, sample_weight=sample)
     one = pullback(d_output)
     output[:] = np.nan
     two = pullback(d_output)
@@ -552,6 +566,23 @@ def test_what_is_not_finite_in_y_is_not_hidden(kernel, weighted):
         assert not np.isfinite(found.x_train[5])
         assert not np.isfinite(found.w)
         np.testing.assert_allclose(found.y_train, clean.y_train, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_point_of_weight_zero_has_no_gradient(kernel, leave_one_out):
+    """Whatever it holds, and whatever the others hold."""
+    x, x_train = np.arange(12.0), np.arange(12.0) + 0.25
+    y, sample = normal(2, (12, 2), np.float64), np.linspace(0.5, 1, 12)
+    y[4, 0], y[6, 1], x_train[6], sample[6], sample[5] = np.nan, np.inf, 6.5, 0, 0
+    _, found = vjp(
+        fv.kernel_regression_vjp, (x, x_train, y), normal(3, (12, 2), np.float64), kernel=kernel,
+        leave_one_out=leave_one_out, sample_weight=sample,
+    )  # fmt: skip
+    for name in ("x_train", "y_train"):
+        assert not getattr(found, name)[5:7].any(), name
+    assert np.isfinite(found.y_train).all()
+    assert found.y_train[4].any()
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", *COMPACT])

@@ -29,8 +29,8 @@ int main(int argc, char** argv) {
   kernel_tests::test_scores(report, isas);
   kernel_tests::test_far(report, isas);
   kernel_tests::test_hard(report, isas);
-  kernel_tests::test_dropout(report, isas);
   kernel_tests::test_backward(report, isas);
+  kernel_tests::test_dropout(report, isas);
   std::printf("%d checks on %zu instruction sets, %d failed\n", report.checks(), isas.size(), report.failures());
   return report.failures() != 0 || isas.empty();
 }

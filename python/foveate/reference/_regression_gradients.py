@@ -46,7 +46,7 @@ def kernel_slopes(squares: Array, kernel: str) -> Array:
         return np.zeros_like(squares)
     slopes = -np.ones_like(squares)
     if kernel == "triangular":
-        slopes = -0.5 / np.sqrt(np.where(squares == 0, np.inf, squares))
+        slopes = np.where(squares == 0, 0, -0.5 / np.sqrt(np.where(squares == 0, 1, squares)))
     return np.where(squares < 1, slopes, 0).astype(squares.dtype)
 
 
@@ -80,7 +80,7 @@ def kernel_regression_vjp(
     --------
     >>> output, pullback = kernel_regression_vjp([0.0], [-1.0, 1.0], [10.0, 30.0])
     >>> pullback([1.0])
-    RegressionGradients(x=array([10.]), x_train=array([5., 5.]), y_train=array([0.5, 0.5]), w=0.0)
+    RegressionGradients(x=array([10.]), x_train=array([-5., -5.]), y_train=array([0.5, 0.5]), w=0.0)
     """
     wanted = names_of(wrt, RegressionGradients._fields)
     query, key, value = (np.asarray(given) for given in (x, x_train, y_train))
