@@ -76,6 +76,11 @@ class Block {
 
   // Values of the open tile from key `begin`, the first of a group; finite: with 0 for inf and NaN.
   Tile values(int64_t begin, bool finite) noexcept;
+  // What a product will read of them.
+  Ahead values_next(const Tile& values, int64_t count) const {
+    const int64_t groups = family_.pairs ? (count + family_.group - 1) / family_.group : 0;
+    return {{{static_cast<const char*>(values.data), 1, groups * values.row_stride, 0, nullptr}, {}, {}}, 1, false};
+  }
   Tile values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
   Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;

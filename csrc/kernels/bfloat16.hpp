@@ -150,7 +150,7 @@ inline void fill_pairs(float* words, int64_t count) {
 // soft.hpp's online softmax, with the weights of two keys packed into one word a query.
 template <int vectors>
 [[gnu::noinline]] void soft_pair_tile(float* scores, int64_t count, float scale, const float* top, float* m, float* l,
-                                      float* alpha) {
+                                      float* alpha, const Ahead& next) {
   constexpr int width = vectors * lanes<float>;
   Vec<float> sum[vectors] = {}, offset[vectors];
   soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
@@ -158,6 +158,7 @@ template <int vectors>
   for (int i = 0; i < 16; ++i) interleave[i] = i | (16 + i) << 16;
   const Vec<float> ones = from_bits<float>(Words{} + 0x3f803f80);
   const int64_t even = count & ~int64_t(1);
+  Prefetcher prefetcher(next, (count + 7) / 8);
   const auto pair = [&](const float* from, float* to, auto v, bool both) {
     const Vec<float> low = exp2_of_weights((load(from) - offset[v]) * scale, 0xffff);
     const Vec<float> high = both ? exp2_of_weights((load(from + width) - offset[v]) * scale, 0xffff) : Vec<float>{};
@@ -165,10 +166,12 @@ template <int vectors>
     sum[v] = PairProduct::apply(sum[v], weights, ones);
     store<float>(to, weights);
   };
-  for (int64_t j = 0; j < even; j += 2)
+  for (int64_t j = 0; j < even; j += 2) {
+    if (j % 8 == 0) prefetcher.step();
     unroll<vectors>([&](auto v) {
       pair(scores + j * width + v * lanes<float>, scores + j / 2 * width + v * lanes<float>, v, true);
     });
+  }
   if (even < count)
     unroll<vectors>([&](auto v) {
       pair(scores + even * width + v * lanes<float>, scores + even / 2 * width + v * lanes<float>, v, false);

@@ -118,9 +118,9 @@ struct Family {
   // the largest score of each query, of scores that were bent or hidden
   void (*find_top)(const void* s, int32_t vectors, int64_t count, void* top);
   // Online softmax; s becomes the weights, as weighted_sum takes them. top, m, l, alpha: one T a query. Times the
-  // Gaussian, if any, which l knows nothing of; no pairs then.
+  // Gaussian, if any, which l knows nothing of; no pairs then. next: what weighted_sum will read, to prefetch.
   void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* alpha,
-               const Gaussian*);
+               const Gaussian*, const Ahead& next);
   // s becomes the weights of a compact kernel, whose sum is added to l
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
   void (*gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs

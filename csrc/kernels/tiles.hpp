@@ -46,14 +46,12 @@ template <int rows, int columns>
 inline void add_tiles(const void* a0, const void* a1, int64_t a_stride, const void* b0, const void* b1,
                       int64_t b_stride) {
   _tile_loadd(4, a0, a_stride);
+  if constexpr (rows > 1) _tile_loadd(5, a1, a_stride);
   _tile_loadd(6, b0, b_stride);
+  if constexpr (columns > 1) _tile_loadd(7, b1, b_stride);
   _tile_dpbf16ps(0, 4, 6);
-  if constexpr (columns > 1) {
-    _tile_loadd(7, b1, b_stride);
-    _tile_dpbf16ps(1, 4, 7);
-  }
+  if constexpr (columns > 1) _tile_dpbf16ps(1, 4, 7);
   if constexpr (rows > 1) {
-    _tile_loadd(5, a1, a_stride);
     _tile_dpbf16ps(2, 5, 6);
     if constexpr (columns > 1) _tile_dpbf16ps(3, 5, 7);
   }
@@ -93,8 +91,17 @@ inline void score_tiles(const char* panel, const char* keys, int64_t key_stride,
 template <int vectors>
 inline void raise_top(const float* s, int64_t begin, int64_t end, Vec<float> (&top)[vectors]) {
   constexpr int width = vectors * lanes<float>;
-  for (int64_t j = begin; j < end; ++j)
-    unroll<vectors>([&](auto v) { top[v] = max(load(s + j * width + v * lanes<float>), top[v]); });
+  Vec<float> more[3][vectors];  // chains that hide the latency
+  unroll<3>([&](auto c) { unroll<vectors>([&](auto v) { more[c][v] = top[v]; }); });
+  const auto raise = [&](int64_t j, Vec<float>(&of)[vectors]) {
+    unroll<vectors>([&](auto v) { of[v] = max(load(s + j * width + v * lanes<float>), of[v]); });
+  };
+  for (; end - begin >= 4; begin += 4) {
+    raise(begin, top);
+    unroll<3>([&](auto c) { raise(begin + 1 + c, more[c]); });
+  }
+  for (; begin < end; ++begin) raise(begin, top);
+  unroll<vectors>([&](auto v) { top[v] = max(max(more[0][v], more[1][v]), max(more[2][v], top[v])); });
 }
 
 template <int vectors>
