@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import additive
+import additive_backward
 import backward
 import contenders
 import hard
@@ -32,6 +33,7 @@ KINDS = (
     Kind(ATTENTION, contenders.CONTENDERS, make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
+    Kind(additive_backward.WORKLOADS, additive_backward.CONTENDERS, additive_backward.make_data),
     Kind(hard.WORKLOADS, hard.CONTENDERS, hard.make_data),
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),

@@ -3,9 +3,11 @@
     python benchmarks/memory.py
 
 Of scaled dots at (1, 1, 65536, 64), and of additive scores at (1, 1, 4096, 64), where a tensor of
-(queries x keys x hidden) has 4 GiB. In a process of its own, after a small call has started the
-threads: the kernel's record of the largest resident size is set back, the large call is made into
-an `out` that is in memory already, and the record is read.
+(queries x keys x hidden) has 4 GiB; and of the gradients of additive scores, at 1024 with 128
+hidden numbers, where it has 512 MiB. In a process of its own, after a small call has started the
+threads: the kernel's record of the largest resident size is set back, the large call is made, and
+the record is read. The output is written into an `out` that is in memory already; where gradients
+are wanted, the size of what is given back is taken off.
 """
 
 from __future__ import annotations
@@ -17,7 +19,12 @@ import sys
 from pathlib import Path
 
 GOAL_MIB = 16.0
-LENGTHS = {"scaled_dot": 65536, "additive": 4096}
+# What is called: the length, and the head size or the size of the hidden layer.
+SHAPES = {
+    "scaled_dot": (65536, 64),
+    "additive": (4096, 64),
+    "additive backward": (1024, 128),
+}
 
 
 def resident_kib(field: str) -> int:
@@ -29,7 +36,7 @@ def resident_kib(field: str) -> int:
 
 
 def extra_kib(options: argparse.Namespace) -> int:
-    """KiB beyond the arguments and the output, in this process."""
+    """KiB beyond the arguments, the output and the gradients, in this process."""
     import foveate
     import numpy as np
     from foveate._cli.contenders import numpy_dtype
@@ -45,24 +52,37 @@ def extra_kib(options: argparse.Namespace) -> int:
         shape = (1, 1, rows, size)
         return [*(normal(*shape).astype(kind) for _ in range(3)), np.ones(shape, kind)]
 
+    of, _, backward = options.call.partition(" ")
     score = "scaled_dot"
-    if options.score == "additive":
-        score = foveate.Additive(normal(size), normal(size, size), normal(size, size))
+    if of == "additive":  # projected already where gradients are wanted: they are all that is made
+        matrices = () if backward else (normal(size, size), normal(size, size))
+        score = foveate.Additive(normal(size), *matrices)
+
+    def call(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarray) -> int:
+        """Bytes that are given back."""
+        if not backward:
+            foveate.attention(query, key, value, score=score, causal=options.causal, out=out)
+            return 0
+        output, pullback = foveate.attention_vjp(
+            query, key, value, score=score, causal=options.causal
+        )
+        found = pullback(out)
+        return output.nbytes + sum(x.nbytes for x in found[:3] if x is not None)
+
     with foveate.num_threads(*options.threads):
-        query, key, value, out = problem(options.length)
-        small = problem(256)
-        foveate.attention(*small[:3], score=score, out=small[3])
+        large = problem(options.length)
+        call(*problem(256))
         Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
         before = resident_kib("VmRSS")
-        foveate.attention(query, key, value, score=score, causal=options.causal, out=out)
-        return resident_kib("VmHWM") - before
+        given_back = call(*large)
+        return resident_kib("VmHWM") - before - given_back // 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the extra memory of one long call.")
-    parser.add_argument("--score", choices=LENGTHS, help="this one only")
-    parser.add_argument("--length", type=int, help="(default: 65536, or 4096 where additive)")
-    parser.add_argument("--head-size", type=int, default=64)
+    parser.add_argument("--call", choices=SHAPES, help="this one only")
+    parser.add_argument("--length", type=int, help="(default: that of the call)")
+    parser.add_argument("--head-size", type=int, help="(default: that of the call)")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--causal", action="store_true")
     parser.add_argument(
@@ -74,9 +94,9 @@ def main() -> None:
         print(extra_kib(options))
         return
     missed = False
-    for score in [options.score] if options.score else LENGTHS:
-        length = options.length or LENGTHS[score]
-        words = ["--score", score, "--length", str(length), "--head-size", str(options.head_size)]
+    for call in [options.call] if options.call else SHAPES:
+        length, size = options.length or SHAPES[call][0], options.head_size or SHAPES[call][1]
+        words = ["--call", call, "--length", str(length), "--head-size", str(size)]
         words += ["--dtype", options.dtype, *(["--causal"] if options.causal else [])]
         for threads in options.threads:
             command = [sys.executable, __file__, "--here", *words, "--threads", str(threads)]
@@ -84,7 +104,7 @@ def main() -> None:
             extra = int(done.stdout) / 1024
             missed |= extra >= GOAL_MIB
             print(
-                f"{score} (1, 1, {length}, {options.head_size}) {options.dtype}, {threads} "
+                f"{call} (1, 1, {length}, {size}) {options.dtype}, {threads} "
                 f"threads: {extra:.1f} MiB more (goal: under {GOAL_MIB:g})"
             )
     raise SystemExit(int(missed))

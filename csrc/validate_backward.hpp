@@ -200,12 +200,13 @@ class BackwardValidator : private Views<Problem> {
     const fv_dtype accumulator = accumulator_of();
     if (const fv_status status = view("d_mask", &array); status != FV_OK) return status;
     if (const fv_status status = accumulated("d_mask", array, &accumulator); status != FV_OK) return status;
-    bool same = array.ndim == mask.ndim, apart = true;
+    bool same = array.ndim == mask.ndim, apart = true, empty = false;
     for (int axis = 0; same && axis < array.ndim; ++axis) {
       same = array.shape[axis] == mask.shape[axis];
       apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
+      empty = empty || array.shape[axis] == 0;  // the strides of an empty array say nothing
     }
-    if (!same || !apart) {
+    if (!same || !(apart || empty)) {
       return refuse(error_, FV_VALUE_ERROR, "d_mask: got shape %s, wanted %s, with one address an element",
                     ShapeText(array).c_str(), ShapeText(mask).c_str());
     }

@@ -155,6 +155,24 @@ def score_of(
     return fv.Concat(v, np.concatenate([wq, wk]), b, activation)
 
 
+# How queries stand on the key axis: (rng, lead, Lq, Lk) -> centres (*lead, Lq).
+CENTERS: dict[str, Any] = {
+    "random": lambda rng, lead, q, k: rng.uniform(0, k, (*lead, q)),
+    "sorted": lambda rng, lead, q, k: np.sort(rng.uniform(0, k, (*lead, q)), -1),
+    "backwards": lambda rng, lead, q, k: -np.sort(-rng.uniform(0, k, (*lead, q)), -1),
+    "whole": lambda rng, lead, q, k: rng.integers(0, max(k, 1), (*lead, q)),
+    "halves": lambda rng, lead, q, k: rng.integers(0, max(k, 1), (*lead, q)) + 0.5,
+    "beyond both ends": lambda rng, lead, q, k: rng.uniform(-2 * k - 30, 3 * k + 30, (*lead, q)),
+    "at one place": lambda _, lead, q, k: np.full((*lead, q), k / 3),
+    "for all heads": lambda rng, _, q, k: rng.uniform(0, k, q),
+    "far": lambda rng, lead, q, k: rng.choice([-1e300, -1e9, 3.25, k, 2.0**60, 1e300], (*lead, q)),
+}
+
+
+def centers_of(name: str, lead: tuple[int, ...], queries: int, keys: int, seed: int = 5) -> Any:
+    return CENTERS[name](np.random.default_rng(seed), lead, queries, keys)
+
+
 # Layouts by name: an array -> an equal one that lies in memory in another way.
 def _backwards(x: np.ndarray) -> np.ndarray:
     everywhere = (slice(None, None, -1),) * x.ndim

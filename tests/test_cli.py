@@ -6,7 +6,14 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from foveate._cli import MissingPackageError, demo_alignment, demo_regression, main, require
+from foveate._cli import (
+    MissingPackageError,
+    demo_alignment,
+    demo_regression,
+    demo_reinforce,
+    main,
+    require,
+)
 from foveate._cli.promise import FLOOR_ULP, Promise
 from foveate._cli.workloads import WORKLOADS, Workload, select
 
@@ -40,6 +47,8 @@ def test_regression_demo(capsys, seed):
     assert "digits" not in printed
     errors = [float(line.split()[-2]) for line in printed.splitlines() if _is_of_a_pooling(line)]
     average, by_one, learned = errors
+    (told,) = (line for line in printed.splitlines() if line.startswith("  w learned in"))
+    assert "from 1 to " in told
     # The curve spans more than three times its noise, and w = 1 blurs it over 2 of 5 units.
     assert learned < by_one < average
 
@@ -58,9 +67,10 @@ def test_regression_demo_is_the_textbook_problem():
     assert 0.25 < noise.std() < 0.75
 
 
-def test_learned_w_has_the_least_left_out_error():
-    """By the definition, in float64, over a grid of its own."""
-    points = demo_regression.make_points(0)
+@pytest.mark.parametrize("seed", range(4))
+def test_learned_w_has_the_least_left_out_error(seed):
+    """By the definition, in float64, over a grid."""
+    points = demo_regression.make_points(seed)
     key, value, _ = (array.astype(np.float64) for array in points)
 
     def error(w: float) -> float:
@@ -68,13 +78,26 @@ def test_learned_w_has_the_least_left_out_error():
         return float(np.mean((predicted - value) ** 2))
 
     least = min(error(w) for w in np.geomspace(0.1, 100, 500))
-    # Two grids of the same curve: their steps are 1% of w, and the curve is flat at its least.
-    assert error(demo_regression.learn(points)) <= least * 1.001
+    descent = demo_regression.learn(points)
+    assert descent.w[0] == 1
+    assert error(descent.w[-1]) <= least * 1.001  # what the descent says of itself
+    # Errors of float32 predictions of up to 5, a few ulp each.
+    np.testing.assert_allclose(descent.errors, [error(w) for w in descent.w], rtol=1e-5)
+
+
+def test_slope_of_the_left_out_error():
+    """Central differences in float64, whose error is (1e-4)^2, against float32."""
+    points = demo_regression.make_points(1)
+    exact = demo_regression.Points(*(array.astype(np.float64) for array in points))
+    for w in (0.3, 1.0, 4.0, 30.0):
+        up, down = (demo_regression.left_out_error(exact, w + step) for step in (1e-4, -1e-4))
+        _, slope = demo_regression.error_and_slope(points, w)
+        assert abs(slope - (up - down) / 2e-4) < 1e-5
 
 
 def test_weights_of_the_poolings_give_their_curves():
     points = demo_regression.make_points(0)
-    for pooling in demo_regression.poolings(points):
+    for pooling in demo_regression.poolings(points, 5.0):
         assert pooling.weights.shape == (50, 50)
         # Weights that sum to 1, rounded to float32, times values below 8: 50 * 8 * 2^-24.
         np.testing.assert_allclose(pooling.weights @ points.value, pooling.curve, atol=2.4e-5)
@@ -141,6 +164,53 @@ def test_centers_of_the_alignment_run_from_end_to_end():
     even = (np.arange(letters) + 0.5) / letters * (frames - 1)
     # tanh of up to 0.05 * 4.3 in place of its argument: 1.5% of a logit that moves a quarter of it.
     np.testing.assert_allclose(centers, even, atol=0.015 * 4.3 * 0.25 * frames)
+
+
+# --- the demo of REINFORCE ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_reinforce_demo(capsys, seed):
+    assert main(["demo", "reinforce", "--no-picture", "--seed", str(seed)]) == 0
+    printed = capsys.readouterr().out
+    assert "agrees" in printed
+    lines = [x for x in printed.splitlines() if x.startswith(("  hard, ", "  soft "))]
+    shares = np.array([[float(x.rstrip("%")) for x in line.split()[-4:]] for line in lines])
+    no_baseline, moving, leave_one_out, soft = shares
+    # One of 16 keys by chance, and then most of the weight on the right one.
+    np.testing.assert_array_equal(shares[:, 0], 6.2)
+    assert (shares[1:, -1] > 85).all()
+    # After 50 of 300 steps a baseline shows most.
+    assert no_baseline[1] + 15 < min(moving[1], leave_one_out[1])
+    assert no_baseline[1] < soft[1]
+
+
+def test_reinforce_demo_draws_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["demo", "reinforce", "--output", str(tmp_path / "learned.png")]) == 0
+    assert (tmp_path / "learned-reinforce.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_reinforce_demo_fails_where_the_draws_are_not_those_of_the_reference(monkeypatch):
+    right = fv.hard_attention_vjp
+
+    def wrong(*args, **keywords):
+        return right(*args, **{**keywords, "rng": 99})
+
+    monkeypatch.setattr(fv, "hard_attention_vjp", wrong)
+    assert main(["demo", "reinforce", "--no-picture"]) == 1
+
+
+def test_reinforce_demo_counts_what_it_climbs_exactly():
+    """The bound of a w of 0 is that of a look by chance; log p(y) that of an even mixture."""
+    flat = np.zeros((demo_reinforce.SIZE, demo_reinforce.SIZE), np.float32)
+    hard, _ = demo_reinforce.learn("hard", lambda *_: flat, 3)
+    soft, _ = demo_reinforce.learn("soft", lambda *_: flat, 3)
+    keys, other = demo_reinforce.KEYS, demo_reinforce.OTHER
+    bound = np.log(demo_reinforce.SURE) / keys + np.log(other) * (keys - 1) / keys
+    # Weights of float32 that are exactly 1 / 16.
+    np.testing.assert_allclose(hard.objective, bound, rtol=1e-12)
+    np.testing.assert_allclose(soft.objective, np.log(1 / keys), rtol=1e-12)
 
 
 # --- the promise, and the table of workloads ------------------------------------------------------

@@ -8,27 +8,21 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from strategies import BFLOAT16, LAYOUTS, TAILS, WITH_PARAMETERS, normal, problem, score_of
+from strategies import (
+    BFLOAT16,
+    CENTERS,
+    LAYOUTS,
+    TAILS,
+    WITH_PARAMETERS,
+    centers_of,
+    normal,
+    problem,
+    score_of,
+)
 from tolerances import assert_within, check_local, eps, wider
 
-# How queries stand on the key axis: (rng, lead, Lq, Lk) -> centres (*lead, Lq).
-CENTERS: dict[str, Any] = {
-    "random": lambda rng, lead, q, k: rng.uniform(0, k, (*lead, q)),
-    "sorted": lambda rng, lead, q, k: np.sort(rng.uniform(0, k, (*lead, q)), -1),
-    "backwards": lambda rng, lead, q, k: -np.sort(-rng.uniform(0, k, (*lead, q)), -1),
-    "whole": lambda rng, lead, q, k: rng.integers(0, max(k, 1), (*lead, q)),
-    "halves": lambda rng, lead, q, k: rng.integers(0, max(k, 1), (*lead, q)) + 0.5,
-    "beyond both ends": lambda rng, lead, q, k: rng.uniform(-2 * k - 30, 3 * k + 30, (*lead, q)),
-    "at one place": lambda _, lead, q, k: np.full((*lead, q), k / 3),
-    "for all heads": lambda rng, _, q, k: rng.uniform(0, k, q),
-    "far": lambda rng, lead, q, k: rng.choice([-1e300, -1e9, 3.25, k, 2.0**60, 1e300], (*lead, q)),
-}
 # Below a key, a few, whole and not; more than a tile of a panel's own takes; all.
 HALF_WIDTHS = [0.3, 0.5, 1, 2.75, 16, 64, 140.5, 151, 400, 1e18]
-
-
-def centers_of(name: str, lead: tuple[int, ...], queries: int, keys: int, seed: int = 5) -> Any:
-    return CENTERS[name](np.random.default_rng(seed), lead, queries, keys)
 
 
 # --- the formula ----------------------------------------------------------------------------------

@@ -132,14 +132,18 @@ def _logit_size(q: np.ndarray, k: np.ndarray, lead: tuple[int, ...], **keywords:
         mask=mask,
         **{n: keywords[n] for n in names if n in keywords},
     )
-    if isinstance(score, fv.Gaussian):
-        size = np.abs(reference.scores(q, k, score))
-    else:
-        size = np.abs(reference.scores(np.abs(q), np.abs(k), _absolute(score)))
+    size = magnitude_of(q, k, score)
     if mask is not None and np.asarray(mask).dtype != np.bool_:
         size = size + np.abs(np.asarray(mask).astype(size.dtype))
     size = np.where(seen & np.isfinite(size), size, 0)
     return size.max(axis=-1, initial=0)
+
+
+def magnitude_of(q: np.ndarray, k: np.ndarray, score: Any) -> np.ndarray:
+    """How large each score is before terms cancel."""
+    if isinstance(score, fv.Gaussian):
+        return np.abs(reference.scores(q, k, score))
+    return np.abs(reference.scores(np.abs(q), np.abs(k), _absolute(score)))
 
 
 def _absolute(score: Any) -> Any:

@@ -29,6 +29,13 @@ void clear(const Plan& plan, const Operand& x, int64_t columns) noexcept {
   }
 }
 
+void clear_sink(const Plan& plan) noexcept {
+  const double zero = 0;
+  for (int64_t batch = 0; batch < plan.batches; ++batch)
+    for (int64_t group = 0; group < plan.groups; ++group)
+      std::memcpy(plan.row(plan.problem.d_sink, batch, group, 0), &zero, sizeof zero);
+}
+
 // Whether batches add to the same cells of the mask's gradient.
 bool share_mask(const Problem& p) {
   if (!p.d_mask) return false;
@@ -155,12 +162,14 @@ fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
   if (problem.advantage || problem.d_out.dtype != FV_BFLOAT16) some.bfloat16 = nullptr;
   Plan plan(problem, some);
   plan.share_tiles(/*in_order=*/true);
-  if (plan.rows == 0 || problem.head_size == 0) {
+  // the strides of an empty operand say nothing of which parts of a gradient are summed to: the first alone may be
+  if (plan.rows == 0 || problem.head_size == 0 || problem.value_size == 0) {
     clear(plan, problem.d_key, problem.head_size);
     clear(plan, problem.d_value, problem.value_size);
   }
   if (plan.rows == 0) {
     if (problem.d_weights) write_weights(problem, nullptr, 0);
+    if (problem.d_sink) clear_sink(plan);
     return FV_OK;
   }
   return plan.family.element_size == 8 ? run<double>(plan, error) : run<float>(plan, error);

@@ -23,6 +23,7 @@ class SelectGradient {
     const int64_t cells = tile_keys * blocks.width;
     cells_ = carver.take<T>(cells);
     plain_ = carver.take<T>(factors_ ? cells : 0);
+    d_weights_ = carver.take<T>(p_.sigma > 0 ? cells : 0);
   }
 
   // The stretch s of panel p, which the block has scored, in the tile from `key`. Weights and d_scores are cells for
@@ -46,6 +47,7 @@ class SelectGradient {
       if (kept) family.clear_unset(cells, vectors, s.count(), kept);
     };
     if (factors_ && scored_) multiply(cells_);
+    if (moments) std::memcpy(d_weights_, cells_, size_t(s.count() * width) * sizeof(T));
     if (plan_.compact)
       family.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.lse(p), rows.shift(p),
                               weights, stride_);
@@ -55,7 +57,7 @@ class SelectGradient {
     if (factors_) {
       T* const plain_weights = reinterpret_cast<T*>(weights);
       copy_rows(plain_weights, stride_, plain_, width, width, s.count());
-      if (moments) family.gaussian_gradient(plain_, cells_, vectors, s.count(), rows.shift(p), gaussian, moments);
+      if (moments) family.gaussian_gradient(plain_, d_weights_, vectors, s.count(), gaussian, moments);
       multiply(plain_);
       copy_rows(plain_, width, plain_weights, stride_, width, s.count());
     }
@@ -93,7 +95,7 @@ class SelectGradient {
   int64_t stride_;
   bool scored_, factors_;
   Dropout dropout_;
-  T *cells_, *plain_;
+  T *cells_, *plain_, *d_weights_;
 };
 
 }  // namespace foveate

@@ -143,8 +143,8 @@ class BackwardWorker {
       const int64_t group = r % plan_.groups, query = r / plan_.groups;
       if (p_.d_query) rows[i] = plan_.row(p_.d_query, batch, group, query);
       const T* const moments = sum + p_.head_size * width + i;
-      if (p_.d_centers) write(p_.d_centers, batch, group, query, double(moments[0]) / (p_.sigma * p_.sigma));
-      if (p_.d_sigma) write(p_.d_sigma, batch, group, query, double(moments[width]) / std::pow(p_.sigma, 3));
+      if (p_.d_centers) write(p_.d_centers, batch, group, query, double(moments[0]) / p_.sigma / p_.sigma);
+      if (p_.d_sigma) write(p_.d_sigma, batch, group, query, double(moments[width]) / p_.sigma / p_.sigma / p_.sigma);
     }
     std::fill_n(row_, width_, T(1));
     if (p_.d_query && p_.head_size > 0)

@@ -59,7 +59,7 @@ void Dropout::decide(const Panel& panel, int64_t block, uint32_t* to) noexcept {
     std::memcpy(kept[g], kept_of, sizeof kept_of);
     std::memcpy(equal[g], equal_of, sizeof equal_of);
   }
-  const auto join = [](const uint8_t(&parts)[groups][block_keys], uint32_t* words) {
+  const auto join = [](const uint8_t (&parts)[groups][block_keys], uint32_t* words) {
     for (int64_t j = 0; j < block_keys; ++j)
       words[j] = uint32_t(parts[0][j]) | uint32_t(parts[1][j]) << 8 | uint32_t(parts[2][j]) << 16 |
                  uint32_t(parts[3][j]) << 24;

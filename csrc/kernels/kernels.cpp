@@ -139,11 +139,11 @@ struct Plain {
                              static_cast<const T*>(lse), static_cast<const T*>(shift), static_cast<T*>(weights), stride);
     });
   }
-  static void d_gaussian(const void* weights, const void* d_scores, int32_t vectors, int64_t count, const void* shift,
+  static void d_gaussian(const void* weights, const void* d_weights, int32_t vectors, int64_t count,
                          const Gaussian& gaussian, void* to) {
     by_width(vectors, [&](auto v) {
-      gaussian_gradient<T, v>(static_cast<const T*>(weights), static_cast<const T*>(d_scores), count,
-                              static_cast<const T*>(shift), gaussian, static_cast<T*>(to));
+      gaussian_gradient<T, v>(static_cast<const T*>(weights), static_cast<const T*>(d_weights), count, gaussian,
+                              static_cast<T*>(to));
     });
   }
   static void unbend(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap) {

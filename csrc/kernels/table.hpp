@@ -158,9 +158,9 @@ struct Family {
   void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* lse,
                            const void* shift, void* weights, int64_t stride);
   // Of the centre c and of the width of a Gaussian, but for powers of sigma: to[0][q] += sum_j g (j - c) and
-  // to[1][q] += sum_j g (j - c)^2, with g = dS + P shift, P before the Gaussian and dS as soft_gradient gave them
-  void (*gaussian_gradient)(const void* weights, const void* d_scores, int32_t vectors, int64_t count,
-                            const void* shift, const Gaussian&, void* to);
+  // to[1][q] += sum_j g (j - c)^2, with g = P F dP: weights P before the Gaussian, d_weights F dP
+  void (*gaussian_gradient)(const void* weights, const void* d_weights, int32_t vectors, int64_t count, const Gaussian&,
+                            void* to);
   // d_scores before the softcap, from those after it and from what bend gave: T
   void (*bend_gradient)(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap);
   // Up to a panel of rows as query_sum takes them, to row `first` of x, a multiple of a panel; the columns beyond, up to

@@ -16,24 +16,39 @@ from ._attention import attention, attention_weights
 from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
 from ._gradients import attention_vjp
 from ._hard import HardAttention, hard_attention
+from ._hard_gradients import hard_attention_vjp
 from ._local import local_attention, predict_centers
+from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._merge import merge
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
+from ._regression_gradients import kernel_regression_vjp
+from ._reinforce import MovingAverageBaseline, leave_one_out_advantage
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._vjp import Gradients
+from ._vjp import (
+    CenterGradients,
+    Gradients,
+    HardGradients,
+    LocalGradients,
+    RegressionGradients,
+)
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
     "Additive",
     "Bilinear",
+    "CenterGradients",
     "Concat",
     "Cosine",
     "Dot",
     "Gaussian",
     "Gradients",
     "HardAttention",
+    "HardGradients",
+    "LocalGradients",
     "Location",
+    "MovingAverageBaseline",
+    "RegressionGradients",
     "ScaledDot",
     "__version__",
     "attention",
@@ -43,14 +58,19 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "hard_attention",
+    "hard_attention_vjp",
     "kernel_regression",
+    "kernel_regression_vjp",
+    "leave_one_out_advantage",
     "local_attention",
+    "local_attention_vjp",
     "merge",
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
     "num_threads",
     "predict_centers",
+    "predict_centers_vjp",
     "reference",
     "set_num_threads",
     "show_config",

@@ -152,6 +152,22 @@ def float_arrays(**given: object) -> list[Array]:
     return [native(array) for array in arrays]
 
 
+def like(name: str, x: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Take an array of this shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no array, and for another dtype or shape.
+    """
+    array = as_array(name, x)
+    if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+        raise TypeError(f"{name}: got dtype {array.dtype}, wanted {dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: got shape {array.shape}, wanted {shape}")
+    return native(array)
+
+
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype that inputs of this dtype are computed in: float64, or float32."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)

@@ -84,11 +84,17 @@ class Gaussian(ArrayScore):
 
     def reduce(self, query: Array, key: Array) -> Reduced:
         """Take the differences; a single w is the scale of their squares."""
-        if isinstance(self.w, float):
-            square = self.w * self.w
-            if self.w == 0 or _LEAST_SCALE < square < _LARGEST_SCALE:
-                return Reduced(query, key, square, ("gaussian", None, 0.0, False))
+        scale = self.scale()
+        if scale is not None:
+            return Reduced(query, key, scale, ("gaussian", None, 0.0, False))
         return Reduced(query, key, 1.0, ("gaussian", self._weights(query), 0.0, False))
+
+    def scale(self) -> float | None:
+        """Return w^2 where it is the scale of squares of differences; None: these are weighted."""
+        if not isinstance(self.w, float):
+            return None
+        square = self.w * self.w
+        return square if self.w == 0 or _LEAST_SCALE < square < _LARGEST_SCALE else None
 
     def reduce_whole(self, query: Array, key: Array) -> Reduced:
         """Reduce one problem, queries (Lq, D) and keys (Lk, D), of which all keys are seen.

@@ -63,7 +63,7 @@ def hard_attention(
 
     The weights are never stored: a draw is made in one pass over the keys, tile by tile, by a
     weighted reservoir [2]_, for one draw or many. Hard attention is not differentiable; it is
-    trained by REINFORCE [3]_, for which `log_prob` is.
+    trained by REINFORCE [3]_, with `hard_attention_vjp`.
 
     Parameters
     ----------
@@ -104,6 +104,7 @@ def hard_attention(
 
     See Also
     --------
+    hard_attention_vjp : the same with its gradients, to train it.
     attention : the expectation of the output over the draws.
     multinoulli : draws from probabilities that are at hand.
 
@@ -133,11 +134,7 @@ def hard_attention(
     >>> bool(abs(drawn.output.mean() - fv.attention(query, key, value)) < 0.02)
     True
     """
-    if select not in SELECTIONS:
-        raise ValueError(f"select: got {select!r}, wanted one of {list(SELECTIONS)}")
-    draws = 1 if size is None else integer("size", size)
-    if select == "argmax" and size is not None:
-        raise ValueError(f'size: got {size} with select="argmax", wanted None: there is one')
+    draws = draws_of(select, size)
     if not _core.are_plain(query, key, value):
         query, key, value = float_arrays(query=query, key=key, value=value)
     q: Any = query
@@ -148,9 +145,21 @@ def hard_attention(
     cap = None if softcap is None else real("softcap", softcap)
     reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
     random = key_of(rng) if select == "sample" else None
-    output, index, log_prob = _core.hard_attention(
-        q, k, v, scale, cap, *reach, None, draws, random, dtype, family
-    )
+    answer = _core.hard_attention(q, k, v, scale, cap, *reach, None, draws, random, dtype, family)
+    return of_draws(size, *answer)
+
+
+def draws_of(select: str, size: int | None) -> int:
+    """Return how many draws a selection makes for each query."""
+    if select not in SELECTIONS:
+        raise ValueError(f"select: got {select!r}, wanted one of {list(SELECTIONS)}")
+    if select == "argmax" and size is not None:
+        raise ValueError(f'size: got {size} with select="argmax", wanted None: there is one')
+    return 1 if size is None else integer("size", size)
+
+
+def of_draws(size: int | None, output: Array, index: Array, log_prob: Array) -> HardAttention:
+    """Give the answer from arrays that have an axis of draws, which one alone loses."""
     if size is None:
         return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
     return HardAttention(output, index, log_prob)

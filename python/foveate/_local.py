@@ -9,14 +9,18 @@ and are not normalised again.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _core
 from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, integers, real, reals
+from ._reach import Reach
 from ._score import fitted, parameter, project
 from .scores import Score, reduce
+
+if TYPE_CHECKING:
+    from ._core import Centers
 
 
 def local_attention(
@@ -123,40 +127,54 @@ def local_attention(
         q, k, v = query, key, value
     else:
         q, k, v = float_arrays(query=query, key=key, value=value)
+    cap, reach, places = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
+    dtype = q.dtype
+    q, k, scale, family = reduce(score, q, k)
+    answer: Array = _core.attention(
+        q, k, v, scale, cap, *reach, None, out, False, dtype, family, places
+    )
+    return answer
+
+
+class Local(NamedTuple):
+    """The choices of a local attention, as the extension takes them."""
+
+    softcap: float | None
+    reach: Reach
+    centers: Centers | None
+
+
+def resolve_local(
+    query: Array,
+    half_width: object,
+    centers: object,
+    sigma: object,
+    key_lengths: object,
+    softcap: object,
+) -> Local:
+    """Check the keywords of a local attention.
+
+    Where no centres are given and no Gaussian is wanted, it is a window like any other.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a keyword is not what `local_attention` documents.
+    """
     width = _positive("half_width", half_width)
     deviation = _deviation(sigma, width, centers is not None)
     cap = None if softcap is None else real("softcap", softcap)
     lengths = None if key_lengths is None else integers("key_lengths", key_lengths)
-    dtype = q.dtype
+    places: Centers | None = None
+    side = None
     if centers is not None:
-        places: Array | None = _positions(centers)
+        places = (_positions(centers), width, deviation)
     elif deviation is not None:
-        places = np.arange(q.shape[-2] if q.ndim > 1 else 0, dtype=np.float64)
+        own = np.arange(query.shape[-2] if query.ndim > 1 else 0, dtype=np.float64)
+        places = (own, width, deviation)
     else:
-        places = None
-    q, k, scale, family = reduce(score, q, k)
-    side = None if places is not None else math.floor(width)
-    answer: Array = _core.attention(
-        q,
-        k,
-        v,
-        scale,
-        cap,
-        None,
-        side,
-        side,
-        None,
-        lengths,
-        None,
-        None,
-        None,
-        out,
-        False,
-        dtype,
-        family,
-        None if places is None else (places, width, deviation),
-    )
-    return answer
+        side = math.floor(width)
+    return Local(cap, (None, side, side, None, lengths, None, None), places)
 
 
 def predict_centers(
@@ -205,20 +223,45 @@ def predict_centers(
     >>> fv.predict_centers(query, np.array([[1.0]]), np.array([2.0]), 10).round(3)
     array([5.  , 8.21, 1.79])
     """
+    rows, matrix, vector, keys = resolve_centers(query, w, v, length)
+    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+        share = shrunk_share(hidden_logits(rows, matrix, vector)[1])[1]
+        centers: Array = keys * share
+    return centers
+
+
+def resolve_centers(
+    query: object, w: object, v: object, length: object
+) -> tuple[Array, Array, Array, Array]:
+    """Check what centres are predicted from: arrays that fit, the last as a factor of positions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is not what `predict_centers` documents.
+    """
     (rows,) = float_arrays(query=query)
     if rows.ndim < 2:
         raise ValueError(f"query: got shape {rows.shape}, wanted two axes or more, (..., Lq, D)")
     matrix = fitted("w", parameter("w", w, rows.shape[-1], "H"), rows)
     vector = fitted("v", parameter("v", v, matrix.shape[1]), rows)
-    keys = _length(length, rows.shape[:-2])
-    dtype = compute_dtype(rows.dtype)
-    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
-        logits = np.tanh(project(rows, matrix)) @ vector
-        # e^-|x| does not overflow: 1 / (1 + e^-x), or e^x / (1 + e^x) where x is negative
-        shrunk = np.exp(-np.abs(logits))
-        share = np.where(logits >= 0, 1, shrunk) / (1 + shrunk)
-        centers: Array = np.asarray(keys, dtype) * share
-    return centers
+    keys = np.asarray(_length(length, rows.shape[:-2]), compute_dtype(rows.dtype))
+    return rows, matrix, vector, keys
+
+
+def hidden_logits(query: Array, w: Array, v: Array) -> tuple[Array, Array]:
+    """Return tanh(query @ w), and its products with v."""
+    hidden = np.tanh(project(query, w))
+    return hidden, hidden @ v
+
+
+def shrunk_share(logits: Array) -> tuple[Array, Array]:
+    """Return e^-|x| and the sigmoid of x.
+
+    e^-|x| does not overflow: 1 / (1 + e^-x), or e^x / (1 + e^x) where x is negative.
+    """
+    shrunk = np.exp(-np.abs(logits))
+    return shrunk, np.where(logits >= 0, 1, shrunk) / (1 + shrunk)
 
 
 def _positive(name: str, x: object) -> float:

@@ -9,7 +9,7 @@ of -u^2 / 2, so that a query far from every point is no 0 / 0; a compact K is a 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -118,14 +118,71 @@ def kernel_regression(
     >>> fv.kernel_regression(x_train, x_train, y_train, kernel="constant", leave_one_out=True)
     array([5.5, 4.5, 2. ])
     """
+    given = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
+    check_bool("skip_far", skip_far)
+    problem, value, sample = given.problem, given.value, given.sample
+    if len(value) == 0:
+        return given.nothing()
+    with np.errstate(all="ignore"):
+        if kernel == "constant":
+            answer, total = mean(len(problem.query), value, sample, leave_one_out)
+            empty = total == 0
+        elif kernel == "gaussian":
+            answer, empty = _gaussian(problem, value, sample, skip_far)
+        else:
+            found = compact(problem, kernel, value, sample, skip_far=skip_far)
+            answer, empty = found.answer, found.empty
+        return given.fill(answer, empty)
+
+
+# --- what comes in --------------------------------------------------------------------------------
+
+
+class Taken(NamedTuple):
+    """What was given, checked, without the points that have no weight."""
+
+    problem: Problem
+    value: Array  # (m, k)
+    sample: Array | None  # (m,), whose largest is 1
+    kept: Array | None  # which training points these are, of those that were given; None: all
+    fill_value: float
+    shape: tuple[int, ...]  # of the output
+    shapes: dict[str, tuple[int, ...]]  # of x, x_train and y_train
+
+    def nothing(self) -> Array:
+        """Make the output of a problem without training points."""
+        return np.full(self.shape, self.fill_value, self.problem.query.dtype)
+
+    def fill(self, answer: Array, empty: Array) -> Array:
+        """Make the output of answers (n, k), but for the queries that have none."""
+        answer[empty] = self.fill_value
+        return answer.astype(self.problem.query.dtype, copy=False).reshape(self.shape)
+
+
+def take(
+    x: ArrayInput,
+    x_train: ArrayInput,
+    y_train: ArrayInput,
+    w: ArrayInput,
+    kernel: str,
+    leave_one_out: bool,
+    sample_weight: ArrayInput | None,
+    fill_value: float,
+) -> Taken:
+    """Check the arguments of `kernel_regression`, and make matrices of the arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `kernel_regression`.
+    """
     query, key, value = float_arrays(x=x, x_train=x_train, y_train=y_train)
     _check_shapes(query, key, value)
     if not isinstance(kernel, str):
         raise TypeError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
     if kernel not in KERNELS:
         raise ValueError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
-    _check_bool("leave_one_out", leave_one_out)
-    _check_bool("skip_far", skip_far)
+    check_bool("leave_one_out", leave_one_out)
     fill_value = real("fill_value", fill_value)
     if leave_one_out and len(query) != len(key):
         raise ValueError(
@@ -133,33 +190,20 @@ def kernel_regression(
             "of one as of the other"
         )
     shape = (len(query), *value.shape[1:])
-    dtype = query.dtype
+    shapes = {"x": query.shape, "x_train": key.shape, "y_train": value.shape}
     query, key, value = (a[:, None] if a.ndim == 1 else a for a in (query, key, value))
-    inverse = _inverse_bandwidth(w, query.shape[1], compute_dtype(dtype))
+    inverse = _inverse_bandwidth(w, query.shape[1], compute_dtype(query.dtype))
     sample = None if sample_weight is None else _sample_weights(sample_weight, len(key))
-    if len(key) == 0:
-        return np.full(shape, fill_value, dtype)
+    kept = None
     if sample is not None and not sample.all():  # what has no weight is not seen
-        kept = sample > 0
+        there = sample > 0
         if leave_one_out:  # which goes by position
-            value = np.where(kept[:, None], value, dtype.type(0))
+            value = np.where(there[:, None], value, value.dtype.type(0))
         else:
+            kept = np.flatnonzero(there)
             key, value, sample = key[kept], value[kept], sample[kept]
-
-    with np.errstate(all="ignore"):
-        if kernel == "constant":
-            answer, empty = _mean(len(query), value, sample, leave_one_out)
-        else:
-            problem = _Problem(query, key, inverse, leave_one_out)
-            if kernel == "gaussian":
-                answer, empty = _gaussian(problem, value, sample, skip_far)
-            else:
-                answer, empty = _compact(problem, kernel, value, sample, skip_far)
-        answer[empty] = fill_value
-        return answer.astype(dtype, copy=False).reshape(shape)
-
-
-# --- what comes in --------------------------------------------------------------------------------
+    problem = Problem(query, key, inverse, leave_one_out)
+    return Taken(problem, value, sample, kept, fill_value, shape, shapes)
 
 
 def _check_shapes(query: Array, key: Array, value: Array) -> None:
@@ -177,7 +221,7 @@ def _check_shapes(query: Array, key: Array, value: Array) -> None:
         )
 
 
-def _check_bool(name: str, x: object) -> None:
+def check_bool(name: str, x: object) -> None:
     if not isinstance(x, bool | np.bool_):
         raise TypeError(f"{name}: got {x!r}, wanted True or False")
 
@@ -219,7 +263,7 @@ def _sample_weights(sample_weight: ArrayInput, count: int) -> Array | None:
 # --- the kernels ----------------------------------------------------------------------------------
 
 
-class _Problem:
+class Problem:
     """Queries (n, d) and keys (m, d), and how the engine is asked about them."""
 
     def __init__(
@@ -233,6 +277,11 @@ class _Problem:
     def weights(self) -> Array:
         """The factors of the dimensions, (d,), as the engine takes them."""
         return np.full(self.query.shape[1], self.inverse, self.accumulated)
+
+    def precise(self) -> Problem:
+        """The same in float64."""
+        query, key = (x.astype(np.float64) for x in (self.query, self.key))
+        return Problem(query, key, self.inverse, self.leave_one_out)
 
     def order(self, skip_far: bool) -> tuple[Array, Array] | None:
         """In which order queries and keys have their neighbours close, where that pays."""
@@ -254,10 +303,12 @@ class _Problem:
         order: tuple[Array, Array] | None = None,
         negligible: float = 0.0,
         bias: Array | None = None,
+        by_differences: bool = False,
     ) -> tuple[Array, Array]:
         """The weighted means (n, k) of this dtype, and the logarithms of the sums of weights (n,).
 
-        `bias` (m,) is added to the logits, whose scale 1 it has.
+        `bias` (m,) is added to the logits, whose scale 1 it has. With `by_differences` a Gaussian
+        is never reduced to an inner product, and its weights are those of `weights`.
         """
         query, key = self.query, self.key
         if order is not None:
@@ -265,7 +316,7 @@ class _Problem:
             bias = None if bias is None else bias[order[1]]
         scale: float | None = 1.0
         weights: Array | None = None
-        if kind == "gaussian":
+        if kind == "gaussian" and not by_differences:
             w = self.inverse if isinstance(self.inverse, float) else self.weights()
             query, key, scale, family = Gaussian(w).reduce_whole(query, key)
             kind, weights = ("dot", None) if family is None else family[:2]
@@ -296,7 +347,7 @@ class _Problem:
 
 
 def _gaussian(
-    problem: _Problem, value: Array, sample: Array | None, skip_far: bool
+    problem: Problem, value: Array, sample: Array | None, skip_far: bool
 ) -> tuple[Array, Array]:
     """Answers, and where there is none. Sample weights are biases of the logits."""
     order = problem.order(skip_far)
@@ -340,65 +391,87 @@ def negligible_weight(value: Array, rounding: float) -> float:
     return rounding * share
 
 
-def _compact(
-    problem: _Problem, kernel: str, value: Array, sample: Array | None, skip_far: bool
-) -> tuple[Array, Array]:
-    """Answers, and where there is none.
+class Compact(NamedTuple):
+    """Answers of a compact kernel, and the means that they are made of."""
+
+    answer: Array  # (n, k), in the dtype of the computation
+    empty: Array  # (n,): where there is none
+    nowhere: Array  # (n,): where a distance is NaN, and so the answer
+    value: Array  # (m, k) or (m, k + 1): y without NaN and inf; or s y, and the weights s
+    means: Array  # of the value, (n, k) or (n, k + 1)
+    lse: Array  # (n,): the logarithms of the sums of weights, without s
+
+
+def compact(
+    problem: Problem, kernel: str, value: Array, sample: Array | None, *, skip_far: bool
+) -> Compact:
+    """Answer by a compact kernel.
 
     Sample weights s need no kernel of their own: the mean of s y over the mean of s. NaN and inf of
     y must not meet the weight 0 of a point out of reach: they are means of indicators.
     """
-    columns = value.shape[1]
+    columns, accumulated = value.shape[1], problem.accumulated
     parts = [value]
     finite = np.isfinite(value)
     spoilt = not finite.all()
     if spoilt:
         parts = [np.where(finite, value, value.dtype.type(0))]
-        parts += [value == np.inf, value == -np.inf, np.isnan(value)]
     if sample is not None:
-        parts = [parts[0] * sample[:, None], *parts[1:], sample[:, None]]
+        parts = [parts[0] * sample[:, None], sample[:, None]]
+    averaged = sum(part.shape[1] for part in parts)
+    if spoilt:
+        parts += [value == np.inf, value == -np.inf, np.isnan(value)]
     if len(parts) > 1:
-        value = np.concatenate([part.astype(problem.accumulated) for part in parts], axis=1)
+        value = np.concatenate([part.astype(accumulated) for part in parts], axis=1)
 
-    output, lse = problem.ask(kernel, value, value.dtype, order=problem.order(skip_far))
+    output, lse = problem.ask(kernel, value, accumulated, order=problem.order(skip_far))
     empty = lse == -np.inf
     answer = output[:, :columns]
     if sample is not None:
-        total = output[:, -1:]
+        total = output[:, columns : columns + 1]
         empty |= total[:, 0] == 0
         answer = answer / total
     if spoilt:
-        for part, spoils in enumerate((np.inf, -np.inf, np.nan), start=1):
-            seen = output[:, part * columns : (part + 1) * columns] > 0
-            answer = answer + np.where(seen, spoils, 0)
+        for part, spoils in enumerate((np.inf, -np.inf, np.nan)):
+            begin = averaged + part * columns
+            answer = answer + np.where(output[:, begin : begin + columns] > 0, spoils, 0)
+    nowhere = np.zeros(len(answer), np.bool_)
     if not (np.isfinite(problem.query).all() and np.isfinite(problem.key).all()):
         # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.
-        bias = None if sample is None else np.log(sample).astype(problem.accumulated)
-        nothing = np.zeros((len(value), 1), problem.accumulated)
-        _, lse = problem.ask("gaussian", nothing, nothing.dtype, bias=bias)
-        answer[np.isnan(lse)] = np.nan
-        empty &= ~np.isnan(lse)
-    return answer, empty
+        bias = None if sample is None else np.log(sample).astype(accumulated)
+        nothing = np.zeros((len(value), 1), accumulated)
+        nowhere = np.isnan(problem.ask("gaussian", nothing, accumulated, bias=bias)[1])
+        answer[nowhere] = np.nan
+        empty &= ~nowhere
+    means = output[:, :averaged]
+    return Compact(answer, empty, nowhere, value[:, :averaged], means, lse)
 
 
-def _mean(
+def mean(
     count: int, value: Array, sample: Array | None, leave_one_out: bool
 ) -> tuple[Array, Array]:
-    """The same mean for each query, or that of all points but one: sums of float64.
+    """The same mean for each query, or that of all points but one, and the sums of the weights.
 
-    The others' sum is what stands before plus what stands after: the total less the point itself
-    would lose the others' digits beside an outlier.
+    Sums are of float64.
     """
     weights = np.ones(len(value)) if sample is None else sample
     terms = np.empty((value.shape[1] + 1, len(value)))  # contiguous sums are pairwise in NumPy
     terms[:-1] = value.astype(np.float64).T * weights
     terms[-1] = weights
     if leave_one_out:
-        sums = _sums_before(terms) + _sums_before(terms[:, ::-1])[:, ::-1]
+        sums = sums_of_others(terms)
     else:
         sums = np.repeat(terms.sum(axis=1, keepdims=True), count, axis=1)
     answer = (sums[:-1] / sums[-1]).T.astype(compute_dtype(value.dtype))
-    return answer, sums[-1] == 0
+    return answer, sums[-1]
+
+
+def sums_of_others(terms: Array) -> Array:
+    """For each place of the last axis the sum of what stands before it and of what stands after.
+
+    The total less the term itself would lose the others' digits beside an outlier.
+    """
+    return _sums_before(terms) + _sums_before(terms[:, ::-1])[:, ::-1]
 
 
 def _sums_before(terms: Array) -> Array:

@@ -1,19 +1,31 @@
 """From the gradients of a kernel's operands to those of query, key and the score's parameters.
 
-Each score undoes its own reduction: matrix products by NumPy's BLAS, and the lengths of rows.
+Each score undoes its own reduction: matrix products by NumPy's BLAS, and the lengths of rows. A row
+of which no gradient came, as of a key that nothing sees, adds nothing, whatever it holds.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._additive import ACTIVATIONS
+from ._additive import ACTIVATIONS, Additive, Concat, Location
 from ._arrays import Array, compute_dtype
-from ._score import ArrayScore, fitted, project
+from ._gaussian import Gaussian
+from ._score import fitted, project
 from ._vjp import score_of
-from .scores import Additive, Bilinear, Concat, Cosine, Location, Score, unit
+from .scores import Bilinear, Cosine, Score, unit
+
+
+class OfOperands(NamedTuple):
+    """The gradients of a kernel's operands, over the axes of query and key; None: not wanted."""
+
+    query: Array | None  # (..., Lq, D)
+    key: Array | None  # (..., Lk, D)
+    scale: float | None  # of the inner product
+    weights: Array | None  # (D,), float64, of the other families
 
 
 class ScoreGradients(NamedTuple):
@@ -27,9 +39,30 @@ class ScoreGradients(NamedTuple):
     score: Score | None
 
 
-def has_parameters(score: Score) -> bool:
-    """Whether a score has parameters that can be learned."""
-    return isinstance(score, ArrayScore) or getattr(score, "scale", None) is not None
+class Need(NamedTuple):
+    """What the gradients of a score's parameters are made of: those of which operands."""
+
+    query: bool = False
+    key: bool = False
+    weights: bool = False
+
+
+def parameters_need(score: Any) -> Need | None:
+    """Tell what the gradients of a score's parameters are made of; None: it has no parameters."""
+    if isinstance(score, Additive | Concat):
+        if score.activation == "identity":
+            return Need(query=True, key=True)
+        if isinstance(score, Concat):
+            return Need(query=True, key=True, weights=True)
+        of_query = score.wq is not None or score.b is not None
+        return Need(query=of_query, key=score.wk is not None, weights=True)
+    if isinstance(score, Gaussian):
+        return Need(weights=True)
+    if isinstance(score, Location):
+        return Need(key=True)
+    if isinstance(score, Bilinear) or getattr(score, "scale", None) is not None:
+        return Need(query=True)
+    return None
 
 
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
@@ -43,111 +76,137 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     return total
 
 
-def undo(
-    score: Score,
-    query: Array,
-    key: Array,
-    d_query: Array | None,
-    d_key: Array | None,
-    d_scale: float | None,
-) -> ScoreGradients:
+def undo(score: Score, query: Array, key: Array, found: OfOperands, own: bool) -> ScoreGradients:
     """Give the gradients of query, key and parameters from those of the reduced operands.
 
     Parameters
     ----------
     score : Score
-        One that reduces to the inner product.
     query, key : arrays (..., Lq, Dq), (..., Lk, Dk)
         As they were given.
-    d_query, d_key : arrays (..., Lq, D), (..., Lk, D), or None
-        Of the reduced operands, over the axes of query and key. None: not wanted.
-    d_scale : float or None
-        Of the scale; None: the parameters' are not wanted. With it none of the others is None.
+    found : OfOperands
+        With `own`, what `parameters_need` tells is there.
+    own : bool
+        Whether the gradients of the parameters are wanted; where there are none, it is ignored.
     """
-    own = d_scale is not None
-    if isinstance(score, Bilinear):
-        w = fitted("w", score.w, query)
-        made = score_of(score, w=_of_matrix(query, d_query)) if own else None
-        return ScoreGradients(_times(d_query, w.T), d_key, made)
-    if isinstance(score, Cosine):
-        made = score_of(score, scale=d_scale) if own else None
-        return ScoreGradients(_of_rows(query, d_query), _of_rows(key, d_key), made)
-    if isinstance(score, Location):
-        return _undo_location(score, query, key, d_query, d_key, own)
+    own = own and parameters_need(score) is not None
     if isinstance(score, Additive | Concat):
-        return _undo_identity(score, query, key, d_query, d_key, own)
-    return ScoreGradients(d_query, d_key, score_of(score, scale=d_scale) if own else None)
+        return _undo_hidden(score, query, key, found, own)
+    if isinstance(score, Location):
+        return _undo_location(score, query, key, found, own)
+    parts: dict[str, Any] = {}
+    d_query, d_key = found.query, found.key
+    if isinstance(score, Bilinear):
+        if own:
+            parts["w"] = of_matrix(query, d_query)
+        d_query = _times(d_query, fitted("w", score.w, query).T)
+    elif isinstance(score, Cosine):
+        parts["scale"] = found.scale
+        d_query, d_key = _of_rows(query, d_query), _of_rows(key, d_key)
+    elif isinstance(score, Gaussian):
+        parts["w"] = _of_width(score, found.weights) if own else None
+    else:
+        parts["scale"] = found.scale
+    return ScoreGradients(d_query, d_key, score_of(score, **parts) if own else None)
+
+
+def _of_width(score: Gaussian, d_weights: Array | None) -> Any:
+    """Return the gradient of w from that of the weights of the differences.
+
+    Where w^2 is a scale, these are factors f = 1 beside it, of which 1 / w times the gradient is
+    that of w: f and w multiply the same differences.
+    """
+    assert d_weights is not None
+    if not isinstance(score.w, float):
+        return d_weights
+    total = float(d_weights.sum())
+    if score.scale() is None:
+        return total
+    return total / score.w if score.w else total * 0.0
 
 
 def _undo_location(
-    score: Location, query: Array, key: Array, d_query: Array | None, d_key: Array | None, own: bool
+    score: Location, query: Array, key: Array, found: OfOperands, own: bool
 ) -> ScoreGradients:
     w = fitted("w", score.w, query)
-    nothing = None if d_query is None else np.zeros(query.shape, w.dtype)
-    if d_key is None:
+    nothing = None if found.query is None else np.zeros(query.shape, w.dtype)
+    if found.key is None:
         return ScoreGradients(nothing, None, None)
-    d_before = d_key * _slope(project(key, w[:, None], score.b), score.activation)
+    slope = _slope(project(key, w[:, None], score.b), score.activation)
+    d_before = np.where(found.key == 0, 0, found.key * slope)
     made = None
     if own:
         total = float(d_before.sum(dtype=np.float64))
-        made = score_of(score, w=_of_matrix(key, d_before)[:, 0], b=total)
+        made = score_of(score, w=of_matrix(key, d_before)[:, 0], b=total)
     return ScoreGradients(nothing, d_before * w, made)
 
 
-def _undo_identity(
-    score: Additive | Concat,
-    query: Array,
-    key: Array,
-    d_query: Array | None,
-    d_key: Array | None,
-    own: bool,
+def _undo_hidden(
+    score: Additive | Concat, query: Array, key: Array, found: OfOperands, own: bool
 ) -> ScoreGradients:
-    """Undo `a . v + b . v`, reduced to [a . v, 1] and [1, b . v]."""
+    """Undo the projections a = q @ wq + b and k @ wk, of which the operands are made.
+
+    With "identity" the operands are [a . v, 1] and [1, k @ wk . v], else the projections.
+    """
+    identity = score.activation == "identity"
     v = fitted("v", score.v, query)
-    wq: Array | None
-    wk: Array | None
-    if isinstance(score, Additive):
-        wq, wk = (
-            None if matrix is None else fitted(name, matrix, query)
-            for name, matrix in (("wq", score.wq), ("wk", score.wk))
-        )
-    else:
-        wq, wk = np.split(fitted("w", score.w, query), [query.shape[-1]])
-    d_a = None if d_query is None else d_query[..., :1] * v
-    d_b = None if d_key is None else d_key[..., 1:] * v
-    made = None
-    if own and d_query is not None and d_key is not None:
-        bias = None if score.b is None else fitted("b", score.b, query)
-        a, b = project(query, wq, bias), project(key, wk)
-        parts: dict[str, Any] = {
-            "v": (_of_matrix(a, d_query[..., :1]) + _of_matrix(b, d_key[..., 1:]))[:, 0]
-        }
-        if bias is not None:
-            parts["b"] = v * d_query[..., :1].sum(dtype=v.dtype)
-        if isinstance(score, Concat):
-            parts["w"] = np.concatenate([_of_matrix(query, d_a), _of_matrix(key, d_b)])
-        else:
-            parts |= {} if wq is None else {"wq": _of_matrix(query, d_a)}
-            parts |= {} if wk is None else {"wk": _of_matrix(key, d_b)}
-        made = score_of(score, **parts)
-    of_query = d_a if wq is None else _times(d_a, wq.T)
-    return ScoreGradients(of_query, d_b if wk is None else _times(d_b, wk.T), made)
+    bias = None if score.b is None else fitted("b", score.b, query)
+    wq, wk = _matrices(score, query)
+    d_a, d_b = found.query, found.key
+    if identity:
+        d_a = None if d_a is None else d_a[..., :1] * v
+        d_b = None if d_b is None else d_b[..., 1:] * v
+    parts: dict[str, Any] = {}
+    if own and identity:
+        assert found.query is not None
+        assert found.key is not None
+        of_a = of_matrix(project(query, wq, bias), found.query[..., :1])
+        parts["v"] = (of_a + of_matrix(project(key, wk), found.key[..., 1:]))[:, 0]
+    elif own:
+        parts["v"] = found.weights
+    if own and bias is not None:
+        assert d_a is not None
+        parts["b"] = d_a.sum(axis=tuple(range(d_a.ndim - 1)), dtype=np.float64)
+    if own and isinstance(score, Concat):
+        parts["w"] = np.concatenate([of_matrix(query, d_a), of_matrix(key, d_b)])
+    elif own:
+        parts |= {} if wq is None else {"wq": of_matrix(query, d_a)}
+        parts |= {} if wk is None else {"wk": of_matrix(key, d_b)}
+    made = score_of(score, **parts) if own else None
+    return ScoreGradients(
+        d_a if wq is None else _times(d_a, wq.T), d_b if wk is None else _times(d_b, wk.T), made
+    )
+
+
+def _matrices(score: Additive | Concat, query: Array) -> tuple[Array | None, Array | None]:
+    if isinstance(score, Concat):
+        w = fitted("w", score.w, query)
+        return w[: query.shape[-1]], w[query.shape[-1] :]
+    wq = None if score.wq is None else fitted("wq", score.wq, query)
+    return wq, None if score.wk is None else fitted("wk", score.wk, query)
 
 
 def _times(rows: Array | None, matrix: Array) -> Array | None:
     return None if rows is None else rows @ matrix
 
 
-def _of_matrix(rows: Array, d_products: Array | None) -> Array:
+def of_matrix(rows: Array, d_products: Array | None) -> Array:
     """Return the gradient of a matrix that multiplied rows (..., L, D): (D, H)."""
     assert d_products is not None
-    flat = rows.reshape(-1, rows.shape[-1]).astype(d_products.dtype, copy=False)
-    gradient: Array = flat.T @ d_products.reshape(-1, d_products.shape[-1])
+    count = math.prod(rows.shape[:-1])  # which -1 does not find where there are no columns
+    flat = rows.reshape(count, rows.shape[-1]).astype(d_products.dtype, copy=False)
+    products = d_products.reshape(count, d_products.shape[-1])
+    gradient: Array = flat.T @ products
+    if not np.isfinite(gradient).all():
+        gradient = np.where(products.any(axis=-1, keepdims=True), flat, 0).T @ products
     return gradient
 
 
 def _of_rows(x: Array, d_unit: Array | None) -> Array | None:
-    """Return the gradient of rows from that of the rows over their lengths; 0 of a zero row."""
+    """Return the gradient of rows from that of the rows over their lengths.
+
+    0 of a zero row, and where that gradient is 0.
+    """
     if d_unit is None:
         return None
     x = x.astype(compute_dtype(x.dtype), copy=False)
@@ -156,7 +215,8 @@ def _of_rows(x: Array, d_unit: Array | None) -> Array | None:
     scaled = x / np.where(largest == 0, 1, largest)  # so that no square overflows or vanishes
     length = largest * np.sqrt(np.einsum("...i,...i->...", scaled, scaled)[..., None])
     across = d_unit - u * np.einsum("...i,...i->...", u, d_unit)[..., None]
-    gradient: Array = np.where(length == 0, 0, across / np.where(length == 0, 1, length))
+    counts = (length != 0) & d_unit.any(axis=-1, keepdims=True)
+    gradient: Array = np.where(counts, across / np.where(length == 0, 1, length), 0)
     return gradient
 
 

@@ -42,6 +42,60 @@ class Gradients(NamedTuple):
     score: Any = None
 
 
+class RegressionGradients(NamedTuple):
+    """What the pullback of `kernel_regression_vjp` returns: None where nothing was wanted.
+
+    Parameters
+    ----------
+    x, x_train, y_train : numpy.ndarray or None
+        Of the shape and the dtype of the arrays.
+    w : float, numpy.ndarray (d,) or None
+        A number where w is one; an array in the dtype of the computation: float32, or float64 for
+        float64.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> x_train = np.array([0.0, 1.0, 2.0])
+    >>> output, pullback = fv.kernel_regression_vjp(x_train, x_train, x_train, wrt="w")
+    >>> pullback(np.ones(3)).x is None
+    True
+    """
+
+    x: Array | None = None
+    x_train: Array | None = None
+    y_train: Array | None = None
+    w: Any = None
+
+
+class HardGradients(NamedTuple):
+    """What the pullback of `hard_attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    mask : numpy.ndarray or None
+        Of a float mask, in its shape and dtype; 0 where it is -inf.
+    score : Score or None
+        A score object of the same class, whose parameters are the gradients of the score's own;
+        None where those are none, as of a score that is named by a string.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> drawn, pullback = fv.hard_attention_vjp(np.ones((1, 2)), np.eye(3, 2), np.eye(3), rng=0)
+    >>> pullback(np.ones((1, 3)), advantage=1.0).mask is None
+    True
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    mask: Array | None = None
+    score: Any = None
+
+
 def names_of(
     wrt: str | Collection[str] | None, fields: Collection[str] = Gradients._fields
 ) -> frozenset[str]:
@@ -76,3 +130,58 @@ def score_of(score: Any, **parts: Any) -> Any:
             part = part.astype(np.asarray(given).dtype)
         object.__setattr__(made, field.name, part)
     return made
+
+
+class LocalGradients(NamedTuple):
+    """What the pullback of `local_attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    centers : numpy.ndarray or None
+        Of the shape of the centres, and of their dtype where that is a float one, else float64.
+        None also where there is no Gaussian: the gradient goes through it alone.
+    sigma : float or None
+        The sum over all queries, also where sigma was "half" with `centers`.
+    score : Score or None
+        A score object of the same class, whose parameters are the gradients of the score's own;
+        None where those are none, as of a score that is named by a string.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> q, k, v = np.zeros((1, 1)), np.zeros((4, 1)), np.array([[0.0], [0.0], [0.0], [1.0]])
+    >>> output, pullback = fv.local_attention_vjp(q, k, v, half_width=2, centers=np.array([2.5]))
+    >>> pullback(np.ones((1, 1))).centers.round(3)  # nearer to the last key: more of its value
+    array([0.147])
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    centers: Array | None = None
+    sigma: float | None = None
+    score: Any = None
+
+
+class CenterGradients(NamedTuple):
+    """What the pullback of `predict_centers_vjp` returns.
+
+    Parameters
+    ----------
+    query, w, v : numpy.ndarray
+        Of the shape and the dtype of the arrays.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query, w, v = np.array([[0.5]]), np.array([[1.0]]), np.array([2.0])
+    >>> centers, pullback = fv.predict_centers_vjp(query, w, v, 10)
+    >>> pullback(np.ones(1)).v.round(3)
+    array([0.94])
+    """
+
+    query: Array
+    w: Array
+    v: Array

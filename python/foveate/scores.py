@@ -133,12 +133,12 @@ def unit(x: Array) -> Array:
     limits = np.finfo(x.dtype)
     with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
         squares = _squares(x)
-        # Where a square may have overflowed, or vanished beside the others, the rows are scaled
+        # Where a square may have overflowed, or vanished beside the others, the row is scaled
         # first. Below this sum the squares that vanish are no longer beneath its rounding.
-        least = limits.tiny / limits.eps**2
-        if not (squares.min(initial=1) > least and squares.max(initial=1) < np.inf):
+        plain = (squares > limits.tiny / limits.eps**2) & (squares < np.inf)
+        if not plain.all():
             largest = np.max(np.abs(x), axis=-1, keepdims=True, initial=0)
-            x = x / np.where(largest == 0, 1, largest)
+            x = x / np.where(plain | (largest == 0), 1, largest)
             squares = _squares(x)
             squares[squares == 0] = 1  # a zero row stays zero
         unit: Array = x / np.sqrt(squares)

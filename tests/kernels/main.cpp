@@ -20,13 +20,17 @@ int main(int argc, char** argv) {
     kernel_tests::test_behaviour(report, name);
     kernel_tests::test_refusals(report, name);
     kernel_tests::test_sampling(report, name);
+    kernel_tests::test_backward_edges(report, name);
     isas.push_back(name);
   }
   kernel_tests::test_random(report);
+  kernel_tests::test_backward_refusals(report);
   kernel_tests::test_attention(report, isas);
   kernel_tests::test_scores(report, isas);
   kernel_tests::test_far(report, isas);
   kernel_tests::test_hard(report, isas);
+  kernel_tests::test_backward(report, isas);
+  kernel_tests::test_dropout(report, isas);
   std::printf("%d checks on %zu instruction sets, %d failed\n", report.checks(), isas.size(), report.failures());
   return report.failures() != 0 || isas.empty();
 }

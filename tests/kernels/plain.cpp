@@ -2,49 +2,10 @@
 
 #include <cmath>
 
+#include "formula.hpp"
+
 namespace kernel_tests {
 namespace {
-
-template <class Real>
-std::vector<Real> numbers(const Tensor& t) {
-  std::vector<Real> x(size_t(t.count()));
-  for (size_t i = 0; i < x.size(); ++i) x[i] = Real(t.get(int64_t(i)));
-  return x;
-}
-
-template <class Real, class Term>
-Real sum_of(int64_t count, Term term) {
-  Real sum = 0;
-  for (int64_t n = 0; n < count; ++n) sum += term(n);
-  return sum;
-}
-
-// The score of a query and a key; of a compact kernel the weight, which a NaN makes NaN, but for the boxcar.
-template <class Real, class Round>
-Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rounded) {
-  const int64_t size = c.head_size;
-  switch (c.kind) {
-    case FV_DOT: return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) { return q[d] * k[d]; }));
-    case FV_TANH:
-      return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) { return w[d] * std::tanh(q[d] + k[d]); }));
-    case FV_RELU:
-      return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) {
-                       const Real x = q[d] + k[d];
-                       return w[d] * (x < 0 ? Real(0) : x);
-                     }));
-    default: break;
-  }
-  const Real squared = sum_of<Real>(size, [&](int64_t d) {
-    const Real difference = (w ? w[d] : Real(1)) * (q[d] - k[d]);
-    return difference * difference;
-  });
-  switch (c.kind) {
-    case FV_BOXCAR: return Real(squared <= 1);
-    case FV_EPANECHNIKOV: return rounded(squared > 1 ? Real(0) : 1 - squared);
-    case FV_TRIANGULAR: return rounded(squared > 1 ? Real(0) : 1 - std::sqrt(squared));
-    default: return rounded(Real(c.scale) * (squared / -2));
-  }
-}
 
 template <class Real, class Round>
 Answer attend(const Case& c, Round rounded) {
@@ -140,6 +101,8 @@ fv_problem Case::problem() const {
   p.reach.centers = centers.view();
   p.reach.half_width = half_width;
   p.sigma = sigma;
+  p.dropout = dropout;
+  p.random = {{5, 6}};
   return p;
 }
 

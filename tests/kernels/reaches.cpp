@@ -118,4 +118,12 @@ const std::vector<Variant>& variants() {
   return all;
 }
 
+void apply_in_turn(Case& c, size_t n) {
+  if (c.compact()) c.scale = 1;
+  const size_t count = variants().size();
+  size_t reach = n % count;
+  while (c.compact() && variants()[reach].of_logits) reach = (reach + 1) % count;
+  variants()[reach].apply(c);
+}
+
 }  // namespace kernel_tests

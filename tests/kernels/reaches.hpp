@@ -15,4 +15,7 @@ struct Variant {
 
 const std::vector<Variant>& variants();
 
+// The n-th of them, round and round, or the next that goes with the case; a scale that does.
+void apply_in_turn(Case&, size_t n);
+
 }  // namespace kernel_tests

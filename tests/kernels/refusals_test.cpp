@@ -101,6 +101,12 @@ const Wrong windows[] = {
      }},
 };
 
+const Wrong rates[] = {
+    {"1", "dropout", FV_VALUE_ERROR, [](Case& c) { c.dropout = 1; }},
+    {"below 0", "dropout", FV_VALUE_ERROR, [](Case& c) { c.dropout = -0.1; }},
+    {"NaN", "dropout", FV_VALUE_ERROR, [](Case& c) { c.dropout = NAN; }},
+};
+
 const Wrong weights[] = {
     {"another dtype", "weights", FV_TYPE_ERROR,
      [](Case& c) { c.weights = c.weights.as(c.dtype == FV_FLOAT64 ? FV_FLOAT32 : FV_FLOAT64); }},
@@ -117,6 +123,7 @@ const Wrong compact[] = {
     {"a softcap", "softcap", FV_VALUE_ERROR, [](Case& c) { c.softcap = 3; }},
     {"a sink", "sink", FV_VALUE_ERROR, [](Case& c) { c.sink = Tensor(FV_FLOAT64, {1, 1}, 0.5); }},
     {"a float mask", "mask", FV_VALUE_ERROR, [](Case& c) { c.mask = Tensor(FV_FLOAT32, {4, 6}, 0.5); }},
+    {"dropout", "dropout", FV_VALUE_ERROR, [](Case& c) { c.dropout = 0.5; }},
 };
 
 // Strides that Tensor does not make: a gap, a step backwards, an address between elements.
@@ -175,6 +182,8 @@ void test_refusals(Report& report, const std::string& isa) {
       for (bool weights_alone : {false, true}) check(report, title, wrong, dtype, weights_alone);
     for (const Wrong& wrong : windows)
       for (bool weights_alone : {false, true}) check(report, title, wrong, dtype, weights_alone);
+    for (const Wrong& wrong : rates)
+      for (bool weights_alone : {false, true}) check(report, title + "a rate, ", wrong, dtype, weights_alone);
     for (fv_score_kind kind : {FV_TANH, FV_GAUSSIAN, FV_BOXCAR})
       for (Wrong wrong : weights) {
         const auto apply = wrong.apply;

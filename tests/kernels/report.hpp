@@ -37,5 +37,9 @@ void test_attention(Report&, const std::vector<std::string>& isas);  // the form
 void test_scores(Report&, const std::vector<std::string>& isas);
 void test_far(Report&, const std::vector<std::string>& isas);
 void test_hard(Report&, const std::vector<std::string>& isas);
+void test_backward(Report&, const std::vector<std::string>& isas);
+void test_backward_edges(Report&, const std::string& isa);
+void test_backward_refusals(Report&);
+void test_dropout(Report&, const std::vector<std::string>& isas);
 
 }  // namespace kernel_tests

@@ -108,7 +108,7 @@ typedef struct fv_problem {
    * again. 0: they are not. */
   double sigma;
   /* Each weight is 0 with this probability after the softmax, 0 <= dropout < 1, and divided by 1 - dropout else; counted
-   * in `random` by leading index, query and key. fv_attention only, and its gradients. */
+   * in `random` by leading index, query and key. fv_attention only, and its gradients; not with compact kernels. */
   double dropout;
   fv_random random;
 } fv_problem;

@@ -42,10 +42,9 @@ void gaussian_tile(T* weights, int64_t count, const Gaussian& gaussian) {
     });
 }
 
-// The moments of g = dS + P shift round the centres, see table.hpp. A cell that is not seen has P = dS = 0.
+// The moments of P F dP round the centres, see table.hpp. A cell that is not seen has P = 0.
 template <class T, int vectors>
-void gaussian_gradient(const T* weights, const T* d_scores, int64_t count, const T* shift, const Gaussian& gaussian,
-                       T* to) {
+void gaussian_gradient(const T* weights, const T* d_weights, int64_t count, const Gaussian& gaussian, T* to) {
   constexpr int width = vectors * lanes<T>;
   unroll<vectors>([&](auto v) {
     Vec<T> whole, rest, key = {}, first = {}, second = {};
@@ -56,7 +55,7 @@ void gaussian_gradient(const T* weights, const T* d_scores, int64_t count, const
     for (int64_t j = 0; j < count; ++j, key += T(1)) {
       const int64_t cell = j * width + v * lanes<T>;
       const Vec<T> weight = load(weights + cell), way = (key - whole) - rest;
-      const Vec<T> g = weight == T(0) ? Vec<T>{} : load(d_scores + cell) + weight * load(shift + v * lanes<T>);
+      const Vec<T> g = weight == T(0) ? Vec<T>{} : weight * load(d_weights + cell);
       first += g * way;
       second += g * way * way;
     }

@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from foveate._cli import demo_alignment, demo_digits, demo_regression, non_negative, require
+from foveate._cli import (
+    demo_alignment,
+    demo_digits,
+    demo_regression,
+    demo_reinforce,
+    non_negative,
+    require,
+)
 
 SUBJECTS = {
     "digits": demo_digits.run,
     "regression": demo_regression.run,
     "alignment": demo_alignment.run,
+    "reinforce": demo_reinforce.run,
 }
 
 
@@ -21,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=list(SUBJECTS),
         help="digits: handwritten digits are recognised; regression: a curve is fitted to noisy "
-        "points; alignment: soft, hard and local attention side by side (default: all)",
+        "points; alignment: soft, hard and local attention side by side; reinforce: hard attention "
+        "learns where to look (default: all)",
     )
     parser.add_argument(
         "--output",

@@ -12,10 +12,13 @@ from ._attention import attention, attention_weights
 from ._dropout import kept
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
+from ._hard_gradients import hard_attention_vjp
 from ._local import gaussian, local_attention, predict_centers
+from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
+from ._regression_gradients import kernel_regression_vjp
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import compute_dtype, scores
 from ._select import merge, softmax, weighted_sum
@@ -28,9 +31,12 @@ __all__ = [
     "draw",
     "gaussian",
     "hard_attention",
+    "hard_attention_vjp",
     "kept",
     "kernel_regression",
+    "kernel_regression_vjp",
     "local_attention",
+    "local_attention_vjp",
     "merge",
     "multinomial",
     "multinomial_logpmf",
@@ -38,6 +44,7 @@ __all__ = [
     "over_queries",
     "philox",
     "predict_centers",
+    "predict_centers_vjp",
     "reach",
     "scores",
     "softmax",

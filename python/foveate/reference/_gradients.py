@@ -98,20 +98,9 @@ def attention_vjp(
                 shift = shift - np.asarray(d_lse).astype(wide)
             d_weights = factors * (d_out @ np.swapaxes(v.astype(wide), -1, -2))
             d_logits = np.where(seen, weights * (d_weights - shift[..., None]), 0)
-            d_scores = d_logits
-            if softcap:
-                t = np.tanh(scores(q, k, score) / wide.type(softcap))
-                d_scores = np.where(seen, d_logits * (1 - t * t), 0)
-            d_query, d_key, d_score = _score_gradients(q, k, score, d_scores, seen)
             d_value = over_queries(weights * factors, seen, d_out)
-            found: dict[str, Any] = {
-                "query": sum_to(d_query, q.shape).astype(dtype),
-                "key": sum_to(d_key, k.shape).astype(dtype),
-                "value": sum_to(d_value, v.shape).astype(dtype),
-                "score": d_score,
-            }
-            if bias is not None:
-                found["mask"] = sum_to(d_logits, bias.shape).astype(bias.dtype)
+            found = through_logits(q, k, score, softcap, bias, d_logits, seen)
+            found["value"] = sum_to(d_value, v.shape).astype(dtype)
             if sink is not None:
                 logit = per_lead(sink, lead)[..., 0].astype(wide)
                 weight = np.where(logit == -np.inf, 0, np.exp(logit - lse))
@@ -119,6 +108,31 @@ def attention_vjp(
         return Gradients(**{name: x for name, x in found.items() if name in wanted})
 
     return output.astype(dtype), pullback
+
+
+def through_logits(
+    query: Array,
+    key: Array,
+    score: Any,
+    softcap: float | None,
+    bias: Array | None,
+    d_logits: Array,
+    seen: Array,
+) -> dict[str, Any]:
+    """Give the gradients of query, key, score and mask, by name, from those of the logits."""
+    d_scores = d_logits
+    if softcap:
+        t = np.tanh(scores(query, key, score) / d_logits.dtype.type(softcap))
+        d_scores = np.where(seen, d_logits * (1 - t * t), 0)
+    d_query, d_key, d_score = _score_gradients(query, key, score, d_scores, seen)
+    found: dict[str, Any] = {
+        "query": sum_to(d_query, query.shape).astype(query.dtype),
+        "key": sum_to(d_key, key.shape).astype(key.dtype),
+        "score": d_score,
+    }
+    if bias is not None:
+        found["mask"] = sum_to(d_logits, bias.shape).astype(bias.dtype)
+    return found
 
 
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
@@ -177,10 +191,11 @@ def _score_gradients(
     if isinstance(score, Location):
         w = np.asarray(score.w).astype(wide)
         before = k @ w + wide.type(score.b)
-        d_before = d_scores.sum(axis=-2) * _slope(before, score.activation)
-        d_w = np.where(d_before[..., None] == 0, 0, d_before[..., None] * k)
+        of_keys = d_scores.sum(axis=-2)
+        d_before = np.where(of_keys == 0, 0, of_keys * _slope(before, score.activation))
         d_key = d_before[..., None] * w
-        parts = {"w": sum_to(d_w, w.shape), "b": float(d_before.sum())}
+        d_w = of_matrix(k, d_before[..., None])
+        parts = {"w": d_w[:, 0], "b": float(d_before.sum())}
         return np.zeros((*d_scores.shape[:-1], q.shape[-1]), wide), d_key, score_of(score, **parts)
     if isinstance(score, Gaussian):
         w = np.asarray(score.w).astype(wide)
@@ -196,9 +211,8 @@ def _score_gradients(
     if isinstance(score, Bilinear):
         w = np.asarray(score.w).astype(wide)
         d_projected = weighted_sum(d_scores, seen, k)
-        d_w = np.swapaxes(np.broadcast_to(q, (*d_projected.shape[:-1], q.shape[-1])), -1, -2)
         d_key = over_queries(d_scores, seen, q @ w)
-        return d_projected @ w.T, d_key, score_of(score, w=sum_to(d_w @ d_projected, w.shape))
+        return d_projected @ w.T, d_key, score_of(score, w=of_matrix(q, d_projected))
     rows, columns = (unit(q), unit(k)) if isinstance(score, Cosine) else (q, k)
     scale = getattr(score, "scale", 1.0)
     size = q.shape[-1]
@@ -213,8 +227,35 @@ def _score_gradients(
     return d_query, d_key, score_of(score, scale=d_scale) if own else None
 
 
+def of_matrix(rows: Array, d_products: Array) -> Array:
+    """Return the gradient of a matrix that rows were multiplied by, from that of the products.
+
+    Rows of which no product counts, as those that nothing sees, do not enter, though they be NaN.
+
+    Parameters
+    ----------
+    rows : array (..., L, D)
+    d_products : array (..., L, H), over all leading axes
+
+    Returns
+    -------
+    array (D, H)
+
+    Examples
+    --------
+    >>> of_matrix(np.array([[1.0, 2.0], [np.nan, 0.0]]), np.array([[3.0], [0.0]]))
+    array([[3.],
+           [6.]])
+    """
+    counts = np.any(d_products != 0, axis=-1, keepdims=True)
+    rows = np.where(counts, rows, 0)
+    return sum_to(np.swapaxes(rows, -1, -2) @ d_products, (rows.shape[-1], d_products.shape[-1]))
+
+
 def unit_gradient(x: Array, d_unit: Array) -> Array:
     """Return the gradient of rows, from that of the rows over their lengths; 0 for a zero row.
+
+    A gradient of 0 stays 0, though the row be NaN.
 
     Parameters
     ----------
@@ -235,7 +276,8 @@ def unit_gradient(x: Array, d_unit: Array) -> Array:
     length = largest * np.sqrt(np.sum(scaled * scaled, axis=-1, keepdims=True))
     u = unit(x)
     across = d_unit - u * np.sum(u * d_unit, axis=-1, keepdims=True)
-    gradient: Array = np.where(length == 0, 0, across / np.where(length == 0, 1, length))
+    counts = (length != 0) & np.any(d_unit != 0, axis=-1, keepdims=True)
+    gradient: Array = np.where(counts, across / np.where(length == 0, 1, length), 0)
     return gradient
 
 
@@ -270,10 +312,6 @@ def _additive_gradients(
     parts: dict[str, Any] = {"v": sum_to(hidden, v.shape)}
     if score.b is not None:
         parts["b"] = sum_to(d_a, v.shape)
-
-    def of_matrix(rows: Array, gradient: Array) -> Array:
-        rows = np.broadcast_to(rows, (*gradient.shape[:-1], rows.shape[-1]))
-        return sum_to(np.swapaxes(rows, -1, -2) @ gradient, (rows.shape[-1], gradient.shape[-1]))
 
     d_wq, d_wk = of_matrix(q, d_a), of_matrix(k, d_b)
     if isinstance(score, Concat):

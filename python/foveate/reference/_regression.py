@@ -8,7 +8,7 @@ The whole (n, m) matrix of weights is stored.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,6 +104,54 @@ def kernel_regression(
     >>> kernel_regression([0.5, 9.0], [0.0, 1.0, 2.0], [1.0, 3.0, 8.0], kernel="boxcar")
     array([ 2., nan])
     """
+    query, value = np.asarray(x), np.asarray(y_train)
+    with np.errstate(all="ignore"):
+        found = weigh(x, x_train, y_train, w, kernel, leave_one_out, sample_weight)
+        output = weighted_sum(found.weights, found.seen, found.y)
+        output[found.empty] = fill_value
+        output = output.astype(query.dtype.newbyteorder("="))
+    return output.reshape(len(query), *value.shape[1:])
+
+
+class Weighted(NamedTuple):
+    """The problem in the dtype of the computation, and all that stands before the output."""
+
+    points: Array  # (n, d)
+    known: Array  # (m, d)
+    y: Array  # (m, k)
+    factors: Array  # (d,)
+    sample: Array  # (m,), whose largest is 1
+    squares: Array  # (n, m)
+    weights: Array  # (n, m), which sum to 1
+    total: Array  # (n, 1), what the sums were before; not of the Gaussian kernel
+    seen: Array  # (n, m), bool
+    empty: Array  # (n,), bool: all weights are 0
+
+
+def weigh(
+    x: ArrayLike,
+    x_train: ArrayLike,
+    y_train: ArrayLike,
+    w: ArrayLike,
+    kernel: str,
+    leave_one_out: bool,
+    sample_weight: ArrayLike | None,
+) -> Weighted:
+    """Weigh the training points for each query.
+
+    Parameters
+    ----------
+    x, x_train, y_train, w, kernel, leave_one_out, sample_weight : as for `kernel_regression`
+
+    Returns
+    -------
+    Weighted
+
+    Examples
+    --------
+    >>> weigh([0.0], [0.0, 0.5, 3.0], [1.0, 1.0, 1.0], 1.0, "triangular", False, None).weights
+    array([[0.66666667, 0.33333333, 0.        ]])
+    """
     if kernel not in KERNELS:
         raise ValueError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
     query, key, value = (np.asarray(given) for given in (x, x_train, y_train))
@@ -119,18 +167,15 @@ def kernel_regression(
     if leave_one_out:
         seen = seen & ~np.eye(len(points), dtype=np.bool_)
 
-    with np.errstate(all="ignore"):
-        squares = squared_distances(points, known, factors)
-        if kernel == "gaussian":  # a softmax: far from every point it is no 0 / 0
-            nothing = np.full((1, 1), -np.inf, dtype)
-            weights, lse = softmax(-squares / 2 + np.log(sample), seen, nothing)
-            empty = lse == -np.inf
-        else:
-            weights = np.where(seen, kernel_values(squares, kernel) * sample, 0)
-            total = weights.sum(axis=-1)
-            seen, empty = weights != 0, total == 0  # beyond the kernel's edge nothing is seen
-            weights = weights / total[:, None]
-        output = weighted_sum(weights, seen, y)
-        output[empty] = fill_value
-        output = output.astype(query.dtype.newbyteorder("="))
-    return output.reshape(len(points), *value.shape[1:])
+    squares = squared_distances(points, known, factors)
+    total = np.ones((len(points), 1), dtype)
+    if kernel == "gaussian":  # a softmax: far from every point it is no 0 / 0
+        nothing = np.full((1, 1), -np.inf, dtype)
+        weights, lse = softmax(-squares / 2 + np.log(sample), seen, nothing)
+        empty = lse == -np.inf
+    else:
+        weights = np.where(seen, kernel_values(squares, kernel) * sample, 0)
+        total = weights.sum(axis=-1, keepdims=True)
+        seen, empty = weights != 0, total[:, 0] == 0  # beyond the kernel's edge nothing is seen
+        weights = weights / total
+    return Weighted(points, known, y, factors, sample, squares, weights, total, seen, empty)

@@ -1,0 +1,133 @@
+"""The gradients of hard attention with the choices held, by the formulas.
+
+Of <d_output, output> + sum(advantage * log_prob), with P the weights and s over the draws:
+
+    d value_j = sum_s [index_s = j] d_output_s
+    d logits_j = sum_s advantage_s ([index_s = j] - P_j)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._hard import HardAttention
+from .._vjp import HardGradients, names_of
+from ._attention import weights_of
+from ._gradients import sum_to, through_logits
+from ._hard import hard_attention
+from ._reach import bias_of
+from ._score import compute_dtype
+
+Array = NDArray[Any]
+
+
+def hard_attention_vjp(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    wrt: str | Collection[str] | None = None,
+    select: str = "sample",
+    size: int | None = None,
+    rng: Any = None,
+    score: Any = "scaled_dot",
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    softcap: float | None = None,
+) -> tuple[HardAttention, Callable[..., HardGradients]]:
+    """`foveate.hard_attention_vjp` by the formulas.
+
+    Parameters
+    ----------
+    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
+    wrt : what the gradients are taken of, names of fields of `HardGradients`; None: everything
+    select, size, rng : as for `hard_attention`
+    score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
+
+    Returns
+    -------
+    result : HardAttention
+    pullback : function of d_output, of the shape of the output, and advantage, which broadcasts to
+        that of log_prob, each optional, to `HardGradients`
+
+    Examples
+    --------
+    >>> drawn, pullback = hard_attention_vjp([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]], rng=2)
+    >>> pullback([[1.0]], advantage=1.0)
+    HardGradients(query=array([[0.5]]), key=array([[0.],
+           [0.]]), value=array([[0.],
+           [1.]]), mask=None, score=None)
+    """
+    wanted = names_of(wrt, HardGradients._fields)
+    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    problem: dict[str, Any] = {
+        "score": score,
+        "softcap": softcap,
+        "mask": mask,
+        "causal": causal,
+        "window": window,
+        "offset": offset,
+        "key_lengths": key_lengths,
+        "segments": segments,
+    }
+    result = hard_attention(q, k, v, select=select, size=size, rng=rng, **problem)
+    shape = result.log_prob.shape
+    draws = (*shape, 1) if size is None else shape
+    gradients = of_choices(q, k, v, result.index.reshape(draws), **problem)
+
+    def pullback(
+        d_output: ArrayLike | None = None, advantage: ArrayLike | None = None
+    ) -> HardGradients:
+        d_out = np.asarray(0 if d_output is None else d_output)
+        signal = np.asarray(0 if advantage is None else advantage)
+        found = gradients(
+            np.broadcast_to(d_out, result.output.shape).reshape(*draws, v.shape[-1]),
+            np.broadcast_to(signal, shape).reshape(draws),
+        )
+        return HardGradients(**{name: x for name, x in found.items() if name in wanted})
+
+    return result, pullback
+
+
+def of_choices(
+    query: Array,
+    key: Array,
+    value: Array,
+    index: Array,
+    *,
+    score: Any,
+    softcap: float | None,
+    mask: ArrayLike | None,
+    **rest_of_reach: Any,
+) -> Callable[[Array, Array], dict[str, Any]]:
+    """Hold the choices, index (..., Lq, S): the gradients by name from d_output and advantage."""
+    lead, wide = index.shape[:-2], compute_dtype(query.dtype)
+    with np.errstate(all="ignore"):
+        weights, _, seen = weights_of(query, key, lead, score, softcap, None, mask, **rest_of_reach)
+    bias = None if mask is None else bias_of(np.asarray(mask))
+    chosen = index >= 0
+    *rows, _ = np.nonzero(chosen)
+    cells = (*rows, index[chosen])  # leading indices, query and key of each choice
+
+    def gradients(d_output: Array, advantage: Array) -> dict[str, Any]:
+        d_value = np.zeros((*lead, *value.shape[-2:]), wide)
+        d_logits = np.zeros(weights.shape, wide)
+        with np.errstate(all="ignore"):
+            np.add.at(d_value, (*cells[:-2], cells[-1]), d_output[chosen].astype(wide))
+            signal = np.where(chosen, advantage, 0).astype(wide)
+            np.add.at(d_logits, cells, signal[chosen])
+            d_logits -= weights * signal.sum(axis=-1, keepdims=True)
+            d_logits = np.where(seen, d_logits, 0)
+            found = through_logits(query, key, score, softcap, bias, d_logits, seen)
+            found["value"] = sum_to(d_value, value.shape).astype(query.dtype)
+        return found
+
+    return gradients

@@ -1,0 +1,128 @@
+"""The gradients of kernel regression, by the formulas, from the whole matrix of weights.
+
+With D_ij the squared distance, P the weights, dP = dO Y^T and delta = rowsum(dO O):
+
+    d D = (K'(D) s / sum K s) (dP - delta),  dY = P^T dO,
+    d x_i = sum_j 2 d D_ij w^2 (x_i - x_train_j),  d w = sum_ij 2 d D_ij w (x_i - x_train_j)^2
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._vjp import RegressionGradients, names_of
+from ._gradients import over_queries
+from ._regression import Weighted, weigh
+from ._select import weighted_sum
+
+Array = NDArray[Any]
+
+
+def kernel_slopes(squares: Array, kernel: str) -> Array:
+    """Derivatives of the kernels that are no softmax, by the squared distance.
+
+    That of the boxcar is 0, that of the triangular kernel is 0 at a distance of 0.
+
+    Parameters
+    ----------
+    squares : array, the squared distances
+    kernel : "boxcar", "epanechnikov", "triangular" or "constant"
+
+    Returns
+    -------
+    array, of the shape and dtype of squares
+
+    Examples
+    --------
+    >>> kernel_slopes(np.array([0.0, 0.25, 1.5]), "triangular")
+    array([ 0., -1.,  0.])
+    """
+    if kernel in ("boxcar", "constant"):
+        return np.zeros_like(squares)
+    slopes = -np.ones_like(squares)
+    if kernel == "triangular":
+        slopes = np.where(squares == 0, 0, -0.5 / np.sqrt(np.where(squares == 0, 1, squares)))
+    return np.where(squares < 1, slopes, 0).astype(squares.dtype)
+
+
+def kernel_regression_vjp(
+    x: ArrayLike,
+    x_train: ArrayLike,
+    y_train: ArrayLike,
+    *,
+    wrt: str | Collection[str] | None = None,
+    w: ArrayLike = 1.0,
+    kernel: str = "gaussian",
+    leave_one_out: bool = False,
+    sample_weight: ArrayLike | None = None,
+    fill_value: float = math.nan,
+) -> tuple[Array, Callable[[ArrayLike], RegressionGradients]]:
+    """`foveate.kernel_regression_vjp` by the formulas.
+
+    Parameters
+    ----------
+    x, x_train, y_train : arrays (n,) or (n, d), (m,) or (m, d), (m,) or (m, k), of one float dtype
+    wrt : what the gradients are taken of, names of fields of `RegressionGradients`; None:
+        everything
+    w, kernel, leave_one_out, sample_weight, fill_value : as for `kernel_regression`
+
+    Returns
+    -------
+    output : array (n,) or (n, k), of the dtype of x
+    pullback : function of d_output, of the shape of the output, to `RegressionGradients`
+
+    Examples
+    --------
+    >>> output, pullback = kernel_regression_vjp([0.0], [-1.0, 1.0], [10.0, 30.0])
+    >>> pullback([1.0])
+    RegressionGradients(x=array([10.]), x_train=array([-5., -5.]), y_train=array([0.5, 0.5]), w=0.0)
+    """
+    wanted = names_of(wrt, RegressionGradients._fields)
+    query, key, value = (np.asarray(given) for given in (x, x_train, y_train))
+    with np.errstate(all="ignore"):
+        found = weigh(x, x_train, y_train, w, kernel, leave_one_out, sample_weight)
+        mean = weighted_sum(found.weights, found.seen, found.y)
+    output = np.where(found.empty[:, None], mean.dtype.type(fill_value), mean)
+
+    def pullback(d_output: ArrayLike) -> RegressionGradients:
+        d_out = np.asarray(d_output).astype(mean.dtype).reshape(mean.shape)
+        with np.errstate(all="ignore"):
+            d_x, d_x_train, d_y, d_w = _gradients(found, kernel, mean, d_out)
+            gradients: dict[str, Any] = {
+                "x": d_x.reshape(query.shape).astype(query.dtype),
+                "x_train": d_x_train.reshape(key.shape).astype(key.dtype),
+                "y_train": d_y.reshape(value.shape).astype(value.dtype),
+                "w": d_w if np.ndim(w) else float(d_w.sum()),
+            }
+        return RegressionGradients(**{name: gradients[name] for name in wanted})
+
+    shape = (len(query), *value.shape[1:])
+    return output.astype(query.dtype.newbyteorder("=")).reshape(shape), pullback
+
+
+def _gradients(
+    found: Weighted, kernel: str, mean: Array, d_out: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Of points (n, d), known (m, d), y (m, k) and factors (d,)."""
+    there = found.seen & ~found.empty[:, None]
+    d_out, mean = (np.where(found.empty[:, None], 0, rows) for rows in (d_out, mean))
+    if kernel == "gaussian":  # exp(-D / 2) is its own slope but for a factor
+        slopes, sloping = -found.weights / 2, there
+    else:
+        slopes = kernel_slopes(found.squares, kernel) * found.sample / found.total
+        sloping = there & (slopes != 0)
+    shift = np.sum(d_out * mean, axis=-1, keepdims=True)
+    d_squares = np.where(sloping, slopes * (d_out @ found.y.T - shift), 0)
+
+    difference = found.points[:, None] - found.known[None]  # (n, m, d)
+    cells = 2 * d_squares[..., None] * found.factors * difference
+    cells = np.where(sloping[..., None], cells, 0)
+    rows = found.factors * cells
+    d_w = np.where(sloping[..., None], cells * difference, 0).sum(axis=(0, 1))
+    d_y = over_queries(np.where(there, found.weights, 0), there, d_out)
+    return rows.sum(axis=1), -rows.sum(axis=0), d_y, d_w

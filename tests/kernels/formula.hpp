@@ -1,0 +1,56 @@
+// The terms that the formulas of attention and of its gradients share, in a type of numbers.
+#pragma once
+#include <cmath>
+#include <vector>
+
+#include "plain.hpp"
+
+namespace kernel_tests {
+
+template <class Real>
+std::vector<Real> numbers(const Tensor& t) {
+  std::vector<Real> x(size_t(t.count()));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = Real(t.get(int64_t(i)));
+  return x;
+}
+
+template <class Real, class Term>
+Real sum_of(int64_t count, Term term) {
+  Real sum = 0;
+  for (int64_t n = 0; n < count; ++n) sum += term(n);
+  return sum;
+}
+
+template <class Real>
+Real squared_distance(const Case& c, const Real* q, const Real* k, const Real* w) {
+  return sum_of<Real>(c.head_size, [&](int64_t d) {
+    const Real difference = (w ? w[d] : Real(1)) * (q[d] - k[d]);
+    return difference * difference;
+  });
+}
+
+// The score of a query and a key; of a compact kernel the weight, which a NaN makes NaN, but for the boxcar.
+template <class Real, class Round>
+Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rounded) {
+  const int64_t size = c.head_size;
+  switch (c.kind) {
+    case FV_DOT: return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) { return q[d] * k[d]; }));
+    case FV_TANH:
+      return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) { return w[d] * std::tanh(q[d] + k[d]); }));
+    case FV_RELU:
+      return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) {
+                       const Real x = q[d] + k[d];
+                       return w[d] * (x < 0 ? Real(0) : x);
+                     }));
+    default: break;
+  }
+  const Real squared = squared_distance(c, q, k, w);
+  switch (c.kind) {
+    case FV_BOXCAR: return Real(squared <= 1);
+    case FV_EPANECHNIKOV: return rounded(squared > 1 ? Real(0) : 1 - squared);
+    case FV_TRIANGULAR: return rounded(squared > 1 ? Real(0) : 1 - std::sqrt(squared));
+    default: return rounded(Real(c.scale) * (squared / -2));
+  }
+}
+
+}  // namespace kernel_tests
