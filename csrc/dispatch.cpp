@@ -4,6 +4,14 @@
 #include <cstdio>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "foveate/foveate.h"
 
 namespace foveate {
@@ -18,16 +26,42 @@ namespace {
 struct Isa {
   const char* name;
   const char* features;
-  const Kernels* kernels;
+  Kernels kernels;
 };
 
-// Best first. AVX-512 with bfloat16 products is the same ISA to a user: a name and a feature.
+#if defined(__x86_64__)
+// AMX with bfloat16: by the CPU; and whether this process may use its registers, for which Linux has to be asked, once and
+// for all threads and children. Without them pairs of vectors serve, which these CPUs do at half the rate of float32.
+bool has_amx() noexcept {
+  unsigned a, b, c, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
+}
+bool may_use_amx() noexcept {
+#if defined(__linux__)
+  constexpr long request_permission = 0x1023, tile_data = 18;  // of arch_prctl
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
+// Best first; variants that have the name of another stand behind the best of it, and are chosen by their features alone.
+// AVX-512 with bfloat16 products, and with AMX, is the same ISA to a user: a name and features.
 struct Available {
   Isa isas[4];
   int count = 0;
+  Isa lesser[2];
+  int lesser_count = 0;
 
   void add(const char* name, const char* features, const Kernels& kernels) {
-    isas[count++] = {name, features, &kernels};
+    isas[count++] = {name, features, kernels};
+  }
+  // Kernels of AVX-512 with these products of bfloat16, if any.
+  void add_avx512(const char* features, Kernels kernels, const Family* bfloat16) {
+    kernels.bfloat16 = bfloat16;
+    const bool first = count == 0;
+    (first ? isas[count++] : lesser[lesser_count++]) = {"avx512", features, kernels};
   }
 
   Available() noexcept {
@@ -36,15 +70,18 @@ struct Available {
     [[maybe_unused]] const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                                          __builtin_cpu_supports("avx512vl");
-    [[maybe_unused]] bool widest = false;
 #if defined(FOVEATE_HAVE_AVX512BF16)
     if (avx512 && __builtin_cpu_supports("avx512bf16")) {
-      add("avx512", "avx512 bf16", avx512bf16::kernels);
-      widest = true;
+      const Kernels& k = avx512bf16::kernels;
+      const bool amx = has_amx();
+      if (amx && k.tiles && may_use_amx()) add_avx512("avx512 bf16 amx", k, k.tiles);
+      if (amx && count == 0) add_avx512("avx512", k, nullptr);
+      add_avx512("avx512 bf16", k, k.bfloat16);
     }
 #endif
 #if defined(FOVEATE_HAVE_AVX512)
-    if (avx512 && !widest) add("avx512", "avx512", avx512::kernels);
+    if (avx512 && count == 0) add_avx512("avx512", avx512::kernels, nullptr);
+    if (avx512 && isas[0].kernels.bfloat16) add_avx512("avx512 float32", avx512::kernels, nullptr);
 #endif
 #if defined(FOVEATE_HAVE_AVX2)
     // the rest of x86-64-v3, such as f16c and lzcnt, is on every CPU that has these; compilers name not all of them
@@ -75,7 +112,7 @@ const Isa& selected() noexcept {
 
 }  // namespace
 
-const Kernels& kernels() noexcept { return *selected().kernels; }
+const Kernels& kernels() noexcept { return selected().kernels; }
 
 }  // namespace foveate
 
@@ -100,6 +137,12 @@ fv_status fv_isa_select(const char* name, fv_error* error) noexcept {
       return FV_OK;
     }
     std::snprintf(names + std::strlen(names), sizeof names - std::strlen(names), "%s%s", i ? ", " : "", isa.name);
+  }
+  for (int i = 0; i < available().lesser_count; ++i) {
+    const Isa& isa = available().lesser[i];
+    if (std::strcmp(isa.features, name) != 0) continue;
+    chosen.store(&isa, std::memory_order_release);
+    return FV_OK;
   }
   std::snprintf(error->message, sizeof error->message,
                 "FOVEATE_ISA: no instruction set '%.40s' can run here; those that can: %s", name, names);

@@ -101,8 +101,6 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
     return reinterpret_cast<BackwardWorker<T>*>(first_worker + worker * size_t(thread));
   };
   plan.prepare(prepared);
-  // the weights are made again in one step, so the scale is multiplied in before
-  if (!plan.compact && p.kind != FV_DOT) plan.bent = true;
   if (plan.scattered && !order_all(plan, sorters, order, sorting)) return FV_INTERRUPTED;
   for (int t = 0; t < threads; ++t) {
     Carver carver(first_worker + worker * size_t(t));
@@ -113,7 +111,10 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
 
   const auto each = [&](int64_t tasks, auto&& f) {
     return run_tasks(tasks, threads, Order::by_ranges,
-                     [&](const Task& task) { f(*worker_of(task.thread), task.index); });
+                     [&](const Task& task) {
+                       const InUse in_use(plan.family);
+                       f(*worker_of(task.thread), task.index);
+                     });
   };
   if (!each(plan.batches, [](auto& w, int64_t batch) { w.start_batch(batch); })) return FV_INTERRUPTED;
   const auto sums_of = [&](int64_t slot) {
@@ -156,9 +157,10 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
 }  // namespace
 
 fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
-  Kernels plain = kernels();
-  plain.bfloat16 = nullptr;  // 16-bit operands are widened tile by tile
-  Plan plan(problem, plain);
+  Kernels some = kernels();
+  // 16-bit operands are widened tile by tile, but where all five products are of bfloat16
+  if (problem.advantage || problem.d_out.dtype != FV_BFLOAT16) some.bfloat16 = nullptr;
+  Plan plan(problem, some);
   plan.share_tiles(/*in_order=*/true);
   // the strides of an empty operand say nothing of which parts of a gradient are summed to: the first alone may be
   if (plan.rows == 0 || problem.head_size == 0 || problem.value_size == 0) {

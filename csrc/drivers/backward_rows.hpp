@@ -10,10 +10,13 @@
 
 namespace foveate {
 
+// Of float64, float32, or the bits of bfloat16.
 template <class T>
 bool all_finite(const T* x, int64_t count) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  constexpr Bits exponent = sizeof(T) == 4 ? Bits(0x7f800000u) : Bits(0x7ff0000000000000u);
+  using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>;
+  constexpr Bits exponent = Bits(sizeof(T) == 2   ? 0x7f80u
+                                 : sizeof(T) == 4 ? 0x7f800000u
+                                                  : 0x7ff0000000000000u);
   Bits any = 0;
   for (int64_t i = 0; i < count; ++i) {
     Bits bits;
@@ -23,79 +26,92 @@ bool all_finite(const T* x, int64_t count) {
   return any == 0;
 }
 
+// The family that has single rows as its accumulators, whatever the products.
+inline const Family& plain_family(const Plan& plan) {
+  return plan.family.element_size == 8 ? plan.kernels.float64 : plan.kernels.float32;
+}
+
 // Rows are padded to whole vectors.
 inline int64_t padded(const Plan& plan, int64_t columns) {
   const int64_t lanes = plan.family.lanes;
   return (columns + lanes - 1) / lanes * lanes;
 }
 
+// The block's rows of an operand, as query_sum takes them.
+struct Summands {
+  Summands(const Plan& plan, const Operand& x, int64_t size, int64_t room, Carver& carver) noexcept
+      : operand(x), size(size), columns(padded(plan, size)) {
+    data = carver.take(room * columns * plan.family.cell_size);
+    rows = carver.take<const char*>(room);
+  }
+  // Panel p, of rows that were set.
+  bool load(const Family& family, int p, int64_t width, int32_t live, bool as_finite, char* to) const noexcept {
+    return family.load_summands(rows + p * width, dtype_of(operand), operand.column_stride, live, size, as_finite, to,
+                                p * width);
+  }
+
+  const Operand& operand;
+  int64_t size, columns;  // columns: of whole vectors
+  char* data;
+  const char** rows;  // as they lie in memory
+  bool finite = true;
+};
+
 template <class T>
 class BlockRows {
  public:
   BlockRows(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
-      : plan_(plan), p_(plan.problem), width_(blocks.width), room_(blocks.rows) {
-    hard_ = bool(p_.advantage);
-    query_ = {carver.take<T>(plan.scoring.gradients ? 0 : room_ * padded(plan, p_.head_size)),
-              padded(plan, p_.head_size), true};
-    d_out_ = {carver.take<T>(hard_ ? 0 : room_ * padded(plan, p_.value_size)), padded(plan, p_.value_size), true};
-    panels_ = carver.take<T>(hard_ ? 0 : room_ * p_.value_size);
-    scratch_ = carver.take<T>(hard_ ? 0 : width_ * p_.value_size);
-    lse_ = carver.take<T>(room_);
-    shift_ = carver.take<T>(room_);
-  }
-
-  // Rows of whole vectors, the last columns 0.
-  struct Matrix {
-    T* data;
-    int64_t columns;
-    bool finite;
-  };
-
-  // Once, before the first block.
-  void clear() noexcept {
-    if (!plan_.scoring.gradients) std::fill_n(query_.data, room_ * query_.columns, T(0));
-    if (!hard_) std::fill_n(d_out_.data, room_ * d_out_.columns, T(0));
+      : plan_(plan),
+        p_(plan.problem),
+        family_(plan.family),
+        width_(blocks.width),
+        hard_(bool(p_.advantage)),
+        columns_(plan.scoring.gradients != nullptr),
+        query_(plan, p_.query, p_.head_size, columns_ ? 0 : blocks.rows, carver),
+        d_out_(plan, p_.d_out, p_.value_size, hard_ ? 0 : blocks.rows, carver) {
+    panel_bytes_ = width_ * family_.inner.panel_size(p_.value_size);
+    panels_ = carver.take(hard_ ? 0 : blocks.panels * panel_bytes_);
+    scratch_ = carver.take(hard_ ? 0 : panel_bytes_);
+    lse_ = carver.take<T>(blocks.rows);
+    shift_ = carver.take<T>(blocks.rows);
   }
 
   // lse and shift: of the rows of the batch as they stand. scale: of dO in panels.
   void load(const Block& block, const T* lse, const T* shift, bool with_panels, double scale) noexcept {
     count_ = 0;
+    query_.finite = d_out_.finite = true;
     for (int p = 0; p < block.panels(); ++p) {
       const Panel& panel = block.panel(p);
-      const char* d_out[most_lanes];
       for (int32_t i = 0; i < panel.live; ++i, ++count_) {
         const int64_t row = panel.row[i] * plan_.groups + panel.group[i];
         lse_[p * width_ + i] = lse[row];
         shift_[p * width_ + i] = shift[row];
-        if (!plan_.scoring.gradients)
-          load_row(row_of(plan_, p_.query, block.batch(), panel, i), p_.query, p_.head_size,
-                   query_.data + count_ * query_.columns);
-        if (hard_) continue;
-        T* const to = d_out_.data + count_ * d_out_.columns;
-        load_row(row_of(plan_, p_.d_out, block.batch(), panel, i), p_.d_out, p_.value_size, to);
-        d_out[i] = reinterpret_cast<const char*>(to);
+        if (!columns_) query_.rows[count_] = row_of(plan_, p_.query, block.batch(), panel, i);
+        if (!hard_) d_out_.rows[count_] = row_of(plan_, p_.d_out, block.batch(), panel, i);
       }
       for (int64_t i = panel.live; i < width_; ++i) {  // a lane without a query has no weight
         lse_[p * width_ + i] = std::numeric_limits<T>::infinity();
         shift_[p * width_ + i] = 0;
       }
-      if (with_panels && !hard_)
-        plan_.family.inner.pack_queries(d_out, sizeof(T) == 8 ? Dtype::float64 : Dtype::float32, sizeof(T), panel.live,
-                                        block.vectors(p), p_.value_size, scale, nullptr, scratch_,
-                                        panels_ + p * width_ * p_.value_size);
+      if (!columns_ && !query_.load(family_, p, width_, panel.live, false, query_.data)) query_.finite = false;
+      if (hard_) continue;
+      if (!d_out_.load(family_, p, width_, panel.live, false, d_out_.data)) d_out_.finite = false;
+      if (with_panels)
+        family_.inner.pack_queries(d_out_.rows + p * width_, dtype_of(p_.d_out), p_.d_out.column_stride, panel.live,
+                                   block.vectors(p), p_.value_size, scale, nullptr, scratch_,
+                                   panels_ + p * panel_bytes_);
     }
-    if (!plan_.scoring.gradients) query_.finite = all_finite(query_.data, count_ * query_.columns);
-    if (!hard_) d_out_.finite = all_finite(d_out_.data, count_ * d_out_.columns);
   }
 
+  // A row as it lies in memory, as T.
   void load_row(const char* from, const Operand& x, int64_t columns, T* to) const {
-    plan_.family.load_values({from, dtype_of(x), 0, x.column_stride}, 1, columns, false, to);
+    plain_family(plan_).load_values({from, dtype_of(x), 0, x.column_stride}, 1, columns, false, to);
   }
 
   int64_t count() const { return count_; }
-  const Matrix& query() const { return query_; }  // of inner products
-  const Matrix& d_out() const { return d_out_; }  // of soft attention
-  const T* d_out_panel(int p) const { return panels_ + p * width_ * p_.value_size; }
+  const Summands& query() const { return query_; }  // of inner products
+  const Summands& d_out() const { return d_out_; }  // of soft attention
+  const void* d_out_panel(int p) const { return panels_ + p * panel_bytes_; }
   const T* lse(int p) const { return lse_ + p * width_; }
   const T* shift(int p) const { return shift_ + p * width_; }
   bool finite() const { return query_.finite && d_out_.finite; }
@@ -103,10 +119,13 @@ class BlockRows {
  private:
   const Plan& plan_;
   const Problem& p_;
-  int64_t width_, room_;
-  bool hard_;
-  Matrix query_, d_out_;
-  T *panels_, *scratch_, *lse_, *shift_;
+  const Family& family_;
+  int64_t width_;
+  bool hard_, columns_;
+  Summands query_, d_out_;
+  int64_t panel_bytes_;
+  char *panels_, *scratch_;
+  T *lse_, *shift_;
   int64_t count_ = 0;
 };
 

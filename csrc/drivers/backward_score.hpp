@@ -3,6 +3,7 @@
 //                   they may meet cells that are not seen, and add them for those that are
 //   others          column by column (kernels/score/columns.hpp), where a cell of dS = 0 adds nothing
 #pragma once
+#include "backward.hpp"
 #include "backward_rows.hpp"
 
 namespace foveate {
@@ -14,34 +15,57 @@ struct SeenCells {
   bool of(int64_t query, int64_t key) const { return bits[query / width * tile_keys + key] >> (query % width) & 1; }
 };
 
+// A cell of weights or of d_scores, as the family holds them for query_sum.
+template <class T>
+T cell_at(const Family& family, const char* cells, int64_t i) {
+  T cell;
+  if (family.pairs) {
+    uint16_t high;
+    std::memcpy(&high, cells + i * 2, sizeof high);
+    const uint32_t bits = uint32_t(high) << 16;
+    float as_float;
+    std::memcpy(&as_float, &bits, sizeof bits);
+    return T(as_float);
+  }
+  std::memcpy(&cell, cells + i * int64_t(sizeof cell), sizeof cell);
+  return cell;
+}
+
 // to[key][column] += sum over the block's queries of cells[key][query] rows[query][column], for the keys low..high - 1.
 template <class T>
 class QuerySum {
  public:
-  QuerySum(const Plan& plan, int64_t rows, Carver& carver) noexcept : plan_(plan) {
-    finite_ = carver.take<T>(rows * padded(plan, std::max(plan.problem.head_size, plan.problem.value_size)));
+  QuerySum(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+      : plan_(plan), family_(plan.family), width_(blocks.width) {
+    const int64_t columns = padded(plan, std::max(plan.problem.head_size, plan.problem.value_size));
+    finite_ = carver.take(blocks.rows * columns * family_.cell_size);
+    row_ = carver.take<T>(columns);
   }
-  void add(const T* cells, int64_t stride, int64_t low, int64_t high, int64_t count,
-           const typename BlockRows<T>::Matrix& rows, const SeenCells& seen, T* to) noexcept {
-    const T* x = rows.data;
-    if (!rows.finite) {
-      for (int64_t i = 0; i < count * rows.columns; ++i) finite_[i] = std::isfinite(x[i]) ? x[i] : T(0);
-      x = finite_;
-    }
-    plan_.family.query_sum(cells + low * stride, stride, high - low, count, x, rows.columns, to + low * rows.columns);
-    if (rows.finite) return;
-    for (int64_t q = 0; q < count; ++q)
-      for (int64_t d = 0; d < rows.columns; ++d) {
-        const T spoilt = rows.data[q * rows.columns + d];
-        if (std::isfinite(spoilt)) continue;
+  void add(const char* cells, int64_t stride, int64_t low, int64_t high, const BlockRows<T>& rows, const Summands& of,
+           const SeenCells& seen, T* to) noexcept {
+    const int64_t count = rows.count();
+    if (!of.finite)
+      for (int64_t first = 0; first < count; first += width_)
+        of.load(family_, int(first / width_), width_, int32_t(std::min(width_, count - first)), true, finite_);
+    family_.query_sum(cells + low * stride * family_.cell_size, stride, high - low, count,
+                      of.finite ? of.data : finite_, of.columns, to + low * of.columns);
+    if (of.finite) return;
+    for (int64_t q = 0; q < count; ++q) {
+      rows.load_row(of.rows[q], of.operand, of.size, row_);
+      for (int64_t d = 0; d < of.size; ++d) {
+        if (std::isfinite(row_[d])) continue;
         for (int64_t j = low; j < high; ++j)
-          if (seen.of(q, j)) to[j * rows.columns + d] += cells[j * stride + q] * spoilt;
+          if (seen.of(q, j)) to[j * of.columns + d] += cell_at<T>(family_, cells, j * stride + q) * row_[d];
       }
+    }
   }
 
  private:
   const Plan& plan_;
-  T* finite_;
+  const Family& family_;
+  int64_t width_;
+  char* finite_;
+  T* row_;
 };
 
 template <class T>
@@ -50,7 +74,8 @@ class ScoreGradient {
   ScoreGradient(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept : plan_(plan), p_(plan.problem) {
     const bool inner = !plan.scoring.gradients;
     ones_ = carver.take<T>(inner ? blocks.width : 0);
-    keys_ = carver.take<T>(inner ? tile_keys * p_.head_size : 0);
+    tile_bytes_ = (tile_keys + plan.family.group - 1) / plan.family.group * plan.family.value_size(p_.head_size);
+    keys_ = carver.take(inner ? tile_bytes_ * (plan.family.pairs ? group_tiles : 1) : 0);
     spare_ = carver.take<T>(inner ? 0 : blocks.width * p_.head_size);
     weights_ = carver.take<T>(inner ? 0 : padded(plan, 1) * p_.head_size);
   }
@@ -59,11 +84,18 @@ class ScoreGradient {
     if (!plan_.scoring.gradients) std::fill_n(ones_, blocks.width, T(1));
   }
 
-  // Whether the keys of a tile are all finite; to be asked of inner products alone.
-  bool are_finite(const Rows& rows, int64_t count) noexcept {
+  // The keys of a tile, the n-th of its group; whether they are all finite, as far as that has to be known. Where products
+  // do not take rows as they are, they are laid out here once for all queries, with 0 for inf and NaN.
+  bool look_at(const Rows& rows, int64_t count, int64_t n) noexcept {
     if (plan_.scoring.gradients) return true;
-    plan_.family.load_values(rows, count, p_.head_size, false, keys_);
-    return all_finite(keys_, count * p_.head_size);
+    const Family& family = plan_.family;
+    char* const keys = keys_ + (family.pairs ? n * tile_bytes_ : 0);
+    family.load_values(rows, count, p_.head_size, false, keys);
+    if (!family.pairs) return all_finite(reinterpret_cast<const T*>(keys), count * p_.head_size);
+    const int64_t bytes = (count + family.group - 1) / family.group * family.value_size(p_.head_size);
+    const bool finite = all_finite(reinterpret_cast<const uint16_t*>(keys), bytes / 2);
+    if (!finite) family.load_values(rows, count, p_.head_size, true, keys);
+    return finite;
   }
 
   // Before the first tile of a task.
@@ -71,10 +103,10 @@ class ScoreGradient {
     if (plan_.scoring.gradients) std::fill_n(weights_, padded(plan_, 1) * p_.head_size, T(0));
   }
 
-  // Of a panel: d_query, [column][query], null where it is not wanted; d_key from the stretch's first key, in rows of whole
+  // Of a panel, and of the n-th tile of the group: d_query, [column][query], null where it is not wanted; d_key from the stretch's first key, in rows of whole
   // vectors, which inner products leave to QuerySum.
-  void add(const Block& block, int p, const Stretch& s, T* d_scores, bool keys_finite, const SeenCells& seen,
-           T* d_query, T* d_key) noexcept {
+  void add(const Block& block, int p, const Stretch& s, int64_t n, T* d_scores, bool keys_finite,
+           const SeenCells& seen, T* d_query, T* d_key) noexcept {
     const Family& family = plan_.family;
     const int32_t vectors = block.vectors(p), width = vectors * family.lanes;
     Tile keys = block.keys(s.begin);
@@ -87,9 +119,12 @@ class ScoreGradient {
       return;
     }
     if (!d_query) return;
-    if (!keys_finite) {
+    const int64_t row = family.value_size(p_.head_size);
+    if (family.pairs) {
+      keys = {keys_ + n * tile_bytes_ + s.begin / family.group * row, row};
+    } else if (!keys_finite) {
       family.load_values(block.key_rows(s.begin), s.count(), p_.head_size, true, keys_);
-      keys = {keys_, p_.head_size * int64_t(sizeof(T))};
+      keys = {keys_, row};
     }
     family.weighted_sum(d_scores, vectors, keys, s.count(), p_.head_size, ones_, d_query, block.corners(), Ahead{});
     if (!keys_finite)
@@ -118,7 +153,9 @@ class ScoreGradient {
  private:
   const Plan& plan_;
   const Problem& p_;
-  T *ones_, *keys_, *spare_, *weights_;
+  int64_t tile_bytes_;
+  char* keys_;
+  T *ones_, *spare_, *weights_;
 };
 
 }  // namespace foveate

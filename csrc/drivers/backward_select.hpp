@@ -24,23 +24,21 @@ class SelectGradient {
     cells_ = carver.take<T>(cells);
     plain_ = carver.take<T>(factors_ ? cells : 0);
     d_weights_ = carver.take<T>(p_.sigma > 0 ? cells : 0);
-    top_ = carver.take<T>(blocks.width);
   }
 
-  // The stretch s of panel p, which the block has scored, in the tile from `key`. Weights and d_scores are rows of the
-  // block's queries, from the panel's first; d_scores also go to cells(), [key][query]. moments: see Family.
-  void run(Block& block, const BlockRows<T>& rows, int p, const Stretch& s, int64_t key, T* weights, T* d_scores,
+  // The stretch s of panel p, which the block has scored, in the tile from `key`. Weights and d_scores are cells for
+  // query_sum, of s's first key and the panel's first query; d_scores also go to cells(), [key][query], and alone where
+  // d_scores is null: see soft_gradient. moments: see Family.
+  void run(Block& block, const BlockRows<T>& rows, int p, const Stretch& s, int64_t key, char* weights, char* d_scores,
            T* moments) noexcept {
     const Family& family = plan_.family;
     const int32_t vectors = block.vectors(p);
     const int64_t width = vectors * family.lanes;
-    weights += s.begin * stride_;
-    d_scores += s.begin * stride_;
     if (p_.advantage)
       std::fill_n(cells_, s.count() * width, T(0));
     else if (scored_)
-      family.inner.scores(rows.d_out_panel(p), vectors, block.values(s.begin, false), s.count(), p_.value_size, nullptr,
-                          cells_, top_, block.corners(), Ahead{});
+      family.inner.scores(rows.d_out_panel(p), vectors, block.values_as_keys(s.begin), s.count(), p_.value_size,
+                          nullptr, cells_, nullptr, block.corners(), Ahead{});
     const Gaussian gaussian = p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{};
     const uint32_t* const kept =
         dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr;
@@ -52,17 +50,18 @@ class SelectGradient {
     if (moments) std::memcpy(d_weights_, cells_, size_t(s.count() * width) * sizeof(T));
     if (plan_.compact)
       family.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.lse(p), rows.shift(p),
-                              weights, d_scores, stride_);
+                              weights, stride_);
     else
-      family.soft_gradient(block.scores(), cells_, vectors, s.count(), rows.lse(p), rows.shift(p), weights, d_scores,
-                           stride_);
+      family.soft_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), rows.lse(p),
+                           rows.shift(p), weights, d_scores, stride_);
     if (factors_) {
-      copy_rows(weights, stride_, plain_, width, width, s.count());
+      T* const plain_weights = reinterpret_cast<T*>(weights);
+      copy_rows(plain_weights, stride_, plain_, width, width, s.count());
       if (moments) family.gaussian_gradient(plain_, d_weights_, vectors, s.count(), gaussian, moments);
       multiply(plain_);
-      copy_rows(plain_, width, weights, stride_, width, s.count());
+      copy_rows(plain_, width, plain_weights, stride_, width, s.count());
     }
-    if (p_.advantage) add_choices(block, p, s, key, width, d_scores);
+    if (p_.advantage) add_choices(block, p, s, key, width);
   }
 
   T* cells() { return cells_; }
@@ -74,7 +73,7 @@ class SelectGradient {
       std::memcpy(to + j * to_stride, from + j * from_stride, size_t(columns) * sizeof(T));
   }
 
-  void add_choices(const Block& block, int p, const Stretch& s, int64_t key, int64_t width, T* d_scores) noexcept {
+  void add_choices(const Block& block, int p, const Stretch& s, int64_t key, int64_t width) noexcept {
     const Panel& panel = block.panel(p);
     for (int32_t i = 0; i < panel.live; ++i) {
       const char* index = row_of(plan_, p_.index, block.batch(), panel, i);
@@ -87,7 +86,6 @@ class SelectGradient {
         T more;
         std::memcpy(&more, advantage + draw * p_.advantage.column_stride, sizeof more);
         cells_[j * width + i] += more;
-        d_scores[j * stride_ + i] += more;
       }
     }
   }
@@ -97,7 +95,7 @@ class SelectGradient {
   int64_t stride_;
   bool scored_, factors_;
   Dropout dropout_;
-  T *cells_, *plain_, *d_weights_, *top_;
+  T *cells_, *plain_, *d_weights_;
 };
 
 }  // namespace foveate

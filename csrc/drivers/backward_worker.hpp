@@ -29,6 +29,9 @@ void each_choice(const Plan& plan, int64_t batch, int64_t group, int64_t row, F&
   }
 }
 
+// query_sum may look at so many rows of cells beyond the last.
+constexpr int64_t most_rows_beyond = 15;
+
 template <class T>
 class BackwardWorker {
  public:
@@ -41,14 +44,17 @@ class BackwardWorker {
         block_(plan, blocks, carver),
         rows_(plan, blocks, carver),
         width_(blocks.width),
-        stride_(blocks.rows + plan.family.lanes),  // rows a power of 2 apart would share few sets of the cache
+        // whole lines; rows a power of 2 apart would share few sets of the cache
+        stride_(blocks.rows + 64 / plan.family.cell_size),
         scored_(is_scored(p_)),
+        changed_(p_.softcap > 0 || p_.d_mask || p_.advantage),
         select_(plan, blocks, stride_, scored_, carver),
         score_(plan, blocks, carver),
-        query_sum_(plan, blocks.rows, carver) {
+        query_sum_(plan, blocks, carver) {
     const int64_t longest = std::max({p_.head_size, padded(plan, p_.value_size), tile_keys, int64_t(1)});
-    weights_ = carver.take<T>(tile_keys * stride_);
-    d_scores_ = carver.take<T>(tile_keys * stride_);
+    const int64_t rows = tile_keys + (family_.pairs ? most_rows_beyond : 0);
+    weights_ = carver.take(rows * stride_ * family_.cell_size);
+    d_scores_ = carver.take(rows * stride_ * family_.cell_size);
     bent_ = carver.take<T>(p_.softcap > 0 ? tile_keys * width_ : 0);
     row_ = carver.take<T>(width_);
     scratch_ = carver.take<T>(width_ * longest);
@@ -57,10 +63,7 @@ class BackwardWorker {
   }
 
   // Once for all tasks of a worker.
-  void prepare() noexcept {
-    rows_.clear();
-    score_.clear(blocks_);
-  }
+  void prepare() noexcept { score_.clear(blocks_); }
 
   // lse and shift of a batch's rows, the gradient of the sink, and the keys that each block may see.
   void start_batch(int64_t batch) noexcept {
@@ -191,8 +194,8 @@ class BackwardWorker {
     const Operand& x = p_.key;
     for (int64_t key = keys.low; key < keys.high; key += tile_keys)
       finite_[(key - keys.low) / tile_keys] =
-          score_.are_finite({plan_.row(x, batch, 0, key), dtype_of(x), x.row_stride, x.column_stride},
-                            std::min(tile_keys, keys.high - key));
+          score_.look_at({plan_.row(x, batch, 0, key), dtype_of(x), x.row_stride, x.column_stride},
+                         std::min(tile_keys, keys.high - key), (key - keys.low) / tile_keys);
   }
 
   void add_block(int64_t batch, int64_t b, Interval keys, T* d_query, const ChunkSums<T>& sums) noexcept {
@@ -219,38 +222,41 @@ class BackwardWorker {
     int64_t low = count, high = 0;
     for (int p = 0; p < block_.panels(); ++p) {
       const Stretch s = block_.score(p, careful, p_.softcap > 0 ? bent_ : nullptr);
-      const int64_t width = block_.vectors(p) * family_.lanes, column = p * width_;
+      const int64_t width = block_.vectors(p) * family_.lanes;
       const int64_t begin = s.empty() ? 0 : s.begin, stop = s.empty() ? 0 : s.end;
-      clear(0, begin, column, width);
-      clear(stop, count, column, width);
+      clear(p, 0, begin);
+      clear(p, stop, count);
       if (careful) keep_bits(p, s, count);
       if (s.empty()) continue;
       low = std::min(low, begin);
       high = std::max(high, stop);
       T* const panel = d_query ? d_query + p * pass_.panel : nullptr;
       T* const cells = select_.cells();
-      select_.run(block_, rows_, p, s, key, weights_ + column, d_scores_ + column,
+      char* const d_scores = scored_ && !plan_.scoring.gradients ? cell(d_scores_, s.begin, p) : nullptr;
+      select_.run(block_, rows_, p, s, key, cell(weights_, s.begin, p), changed_ ? nullptr : d_scores,
                   panel && pass_.moments ? panel + p_.head_size * width : nullptr);
       if (!scored_) continue;
       if (p_.d_mask) add_to_mask(p, s, key);
       if (p_.softcap > 0)
-        family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap,
-                              d_scores_ + s.begin * stride_ + column, stride_);
-      score_.add(block_, p, s, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
+        family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
+      if (changed_ && d_scores) family_.lay_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
+      score_.add(block_, p, s, place / tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
                  d_key ? d_key + s.begin * padded(plan_, p_.head_size) : nullptr);
     }
     if (low >= high) return;
     if (p_.d_value && !p_.advantage)
-      query_sum_.add(weights_, stride_, low, high, rows_.count(), rows_.d_out(), seen,
+      query_sum_.add(weights_, stride_, low, high, rows_, rows_.d_out(), seen,
                      sums.value + place * padded(plan_, p_.value_size));
     if (p_.d_key && !plan_.scoring.gradients)
-      query_sum_.add(d_scores_, stride_, low, high, rows_.count(), rows_.query(), seen, d_key);
+      query_sum_.add(d_scores_, stride_, low, high, rows_, rows_.query(), seen, d_key);
   }
 
-  void clear(int64_t begin, int64_t end, int64_t column, int64_t width) noexcept {
+  char* cell(char* cells, int64_t key, int p) const { return cells + (key * stride_ + p * width_) * family_.cell_size; }
+
+  void clear(int p, int64_t begin, int64_t end) noexcept {
     for (int64_t j = begin; j < end; ++j) {
-      std::fill_n(weights_ + j * stride_ + column, width, T(0));
-      std::fill_n(d_scores_ + j * stride_ + column, width, T(0));
+      std::memset(cell(weights_, j, p), 0, size_t(width_ * family_.cell_size));
+      std::memset(cell(d_scores_, j, p), 0, size_t(width_ * family_.cell_size));
     }
   }
 
@@ -312,11 +318,12 @@ class BackwardWorker {
   Block block_;
   BlockRows<T> rows_;
   int64_t width_, stride_;
-  bool scored_;
+  bool scored_, changed_;  // changed: dS becomes another after the softmax's
   SelectGradient<T> select_;
   ScoreGradient<T> score_;
   QuerySum<T> query_sum_;
-  T *weights_, *d_scores_, *bent_, *row_, *scratch_, *zeros_;
+  char *weights_, *d_scores_;
+  T *bent_, *row_, *scratch_, *zeros_;
   bool finite_[group_tiles];  // the keys of each tile
   uint32_t* bits_;
 };

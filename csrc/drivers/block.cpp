@@ -49,7 +49,10 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   scores_ = carver.take(keys * blocks.width * family_.element_size);
   top_ = carver.take(blocks.width * family_.element_size);
   keys_ = carver.take(plan.keys_in_place ? 0 : keys * key_row);
-  values_ = carver.take(load_values ? keys * p.value_size * family_.element_size : 0);
+  const int64_t groups = (keys + family_.group - 1) / family_.group;
+  const int64_t values = load_values ? groups * family_.value_size(p.value_size) : 0;
+  const int64_t as_keys = p.d_out && !plan.values_as_keys_in_place ? keys * family_.inner.row_size(p.value_size) : 0;
+  values_ = carver.take(std::max(values, as_keys));
   scratch_ = carver.take(blocks.width * longest * family_.element_size);
   bits_ = carver.take<uint32_t>(keys);
   tiles_ = (p.keys + tile_keys - 1) / tile_keys;
@@ -239,8 +242,19 @@ Tile Block::values(int64_t begin, bool finite) noexcept {
     family_.load_values(value_rows(0), tile_.count, size, finite, values_);
     values_ready_ = wanted;
   }
-  const int64_t row = size * family_.element_size;  // of a key, or of a pair of keys
-  return {values_ + (family_.pairs ? begin / 2 : begin) * row, row};
+  const int64_t row = family_.value_size(size);  // of a key, or of a group of keys
+  return {values_ + begin / family_.group * row, row};
+}
+
+Tile Block::values_as_keys(int64_t begin) noexcept {
+  const Rows rows = value_rows(plan_.values_as_keys_in_place ? begin : 0);
+  if (plan_.values_as_keys_in_place) return {rows.data, rows.row_stride};
+  const int64_t size = plan_.problem.value_size, row = family_.inner.row_size(size);
+  if (values_ready_ != Values::as_keys) {
+    family_.inner.load_keys(rows, tile_.count, size, values_);
+    values_ready_ = Values::as_keys;
+  }
+  return {values_ + begin * row, row};
 }
 
 // Only where windows move with the lanes is there something to leave out.

@@ -74,8 +74,14 @@ class Block {
   const char* top() const { return top_; }             // the largest of them, of each query
   double softmax_scale() const { return plan_.softmax_scale(); }
 
-  // Values of the open tile from key `begin`, which is even; finite: with 0 for inf and NaN.
+  // Values of the open tile from key `begin`, the first of a group; finite: with 0 for inf and NaN.
   Tile values(int64_t begin, bool finite) noexcept;
+  // What a product will read of them.
+  Ahead values_next(const Tile& values, int64_t count) const {
+    const int64_t groups = family_.pairs ? (count + family_.group - 1) / family_.group : 0;
+    return {{{static_cast<const char*>(values.data), 1, groups * values.row_stride, 0, nullptr}, {}, {}}, 1, false};
+  }
+  Tile values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
   Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;
   // The queries of a panel as the scores read them.
@@ -139,7 +145,23 @@ class Block {
   Tile key_tile_{};
   Corners corners_{};
   const char* ahead_rows_[most_lanes];
-  enum class Values { not_loaded, as_they_are, finite } values_ready_ = Values::not_loaded;
+  enum class Values { not_loaded, as_they_are, finite, as_keys } values_ready_ = Values::not_loaded;
+};
+
+// A thread that uses the kernels of a family: for one task, since others may use the same registers between them.
+class InUse {
+ public:
+  explicit InUse(const Family& family) noexcept : leave_(family.leave) {
+    if (family.enter) family.enter();
+  }
+  ~InUse() {
+    if (leave_) leave_();
+  }
+  InUse(const InUse&) = delete;
+  InUse& operator=(const InUse&) = delete;
+
+ private:
+  void (*leave_)();
 };
 
 // Runs Worker<T> over all blocks: made once for each thread, it takes task after task. bytes_a_query: of what a worker
@@ -173,6 +195,7 @@ fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* 
   const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.span > 0;
   const bool done =
       run_tasks(blocks.count, threads, ranges ? Order::by_ranges : Order::in_order, [&](const Task& task) {
+        const InUse in_use(plan.family);
         reinterpret_cast<Worker<T>*>(parts + part * size_t(task.thread))->run(task.index, task.next);
       });
   return done ? FV_OK : FV_INTERRUPTED;

@@ -43,9 +43,10 @@ class Forward {
     if (stretch.empty()) return;
     const int32_t vectors = block_.vectors(p);
     const int64_t count = stretch.count();
-    select(p, stretch);
     const bool careful = exact && stretch.hidden;
-    plan_.family.weighted_sum(block_.scores(), vectors, block_.values(stretch.begin, careful), count, value_size,
+    const Tile values = block_.values(stretch.begin, careful);
+    select(p, stretch, values);
+    plan_.family.weighted_sum(block_.scores(), vectors, values, count, value_size,
                               alpha_, output(p), block_.corners(), block_.values_ahead(p));
     if (!careful) return;
     const int32_t width = vectors * plan_.family.lanes;
@@ -73,14 +74,14 @@ class Forward {
   }
 
   // The scores of a panel become its weights.
-  void select(int p, const Stretch& stretch) noexcept {
+  void select(int p, const Stretch& stretch, const Tile& values) noexcept {
     const int64_t count = stretch.count();
     Gaussian gaussian;
     if (plan_.problem.sigma > 0) gaussian = block_.gaussian(p, stretch);
     T *m = m_ + p * width_, *l = l_ + p * width_;
     if (!plan_.compact) {
       plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l, alpha_,
-                        plan_.problem.sigma > 0 ? &gaussian : nullptr);
+                        plan_.problem.sigma > 0 ? &gaussian : nullptr, block_.values_next(values, count));
       if (dropout_.any()) drop(p, stretch);
       return;
     }

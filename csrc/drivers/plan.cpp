@@ -29,11 +29,11 @@ const Scoring& scoring_of(const Problem& p, const Family& family) {
 }
 
 // Contiguous rows that start at whole elements of the family's products can be read where they stand.
-bool in_place(const Operand& x, const Family& family, int64_t columns, bool even) {
+bool in_place(const Operand& x, const Family& family, int64_t columns, int64_t multiple) {
   const int64_t word = family.element_size;
   const int64_t item = family.in_place == Dtype::bfloat16 ? 2 : word;
   if (dtype_of(x) != family.in_place || (columns > 1 && x.column_stride != item)) return false;
-  if (even && columns % 2) return false;
+  if (columns % multiple) return false;
   int64_t odd = x.row_stride % word | int64_t(reinterpret_cast<uintptr_t>(x.data) % uintptr_t(word));
   for (const int64_t stride : x.lead) odd |= stride % word;
   return odd == 0;
@@ -71,8 +71,9 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
   compact = is_compact(p.kind);
   if (compact) profile = static_cast<Profile>(p.kind - FV_BOXCAR);
   fit_windows();
-  keys_in_place = scoring.in_place && in_place(p.key, family, p.head_size, family.pairs);
-  values_in_place = p.value && !family.pairs && in_place(p.value, family, p.value_size, false);
+  keys_in_place = scoring.in_place && in_place(p.key, family, p.head_size, family.group);
+  values_in_place = p.value && !family.pairs && in_place(p.value, family, p.value_size, 1);
+  values_as_keys_in_place = p.value && in_place(p.value, family, p.value_size, family.group);
 }
 
 void Plan::fit_windows() noexcept {
@@ -82,13 +83,14 @@ void Plan::fit_windows() noexcept {
   if (bounded) most = std::min(most, double(p.left) + double(p.right) + 1);
   if (p.centers) most = std::min(most, 2 * p.half_width + 2);
   window = int64_t(most);
-  // A full panel of neighbours, both ends in whole steps of 4. Queries farther apart than neighbours may share a panel
+  // A full panel of neighbours, both ends in whole steps. Queries farther apart than neighbours may share a panel
   // while that is no more than two windows; else it is cut.
-  const int64_t neighbours = window + most_lanes - 1 + 2 * 3;
+  const int64_t whole_step = std::max<int64_t>(4, family.group);
+  const int64_t neighbours = window + most_lanes - 1 + 2 * (whole_step - 1);
   if ((bounded || p.centers) && neighbours <= most_span) span = std::min(window + neighbours, most_span);
   const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
   scattered = p.centers || (span > 0 && apart);
-  step = span > 0 || scattered ? 4 : family.pairs ? 2 : 1;
+  step = span > 0 || scattered ? whole_step : family.group;
 }
 
 void Plan::scale_by(double factor) noexcept {

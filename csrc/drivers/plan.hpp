@@ -53,7 +53,8 @@ struct Plan {
 
   const Boxes* boxes = nullptr;  // of the keys, where far ones are left out
   bool bits = false;             // the reach has a mask or segments: one bit a cell
-  bool keys_in_place = false, values_in_place = false;
+  // What products read where it stands: values as such, and as the keys of the gradients of the weights.
+  bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
 
   // Narrow windows: the most keys that a panel looks at, as one tile that starts at its own first key; else 0.
   int64_t window = 0;  // keys that a query sees at most, with a window or centers
@@ -62,7 +63,7 @@ struct Plan {
   bool scattered = false;
   const int64_t* order = nullptr;
   // A stretch of keys begins and ends at multiples of this, where its ends depend on the company of a query: sums of few
-  // columns run in chains over every fourth key, those of pairs over every second.
+  // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more.
   int64_t step = 1;
 
   // Row of an operand, of a query or a key.

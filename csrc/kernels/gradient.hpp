@@ -5,29 +5,36 @@
 // A score of -inf is that of a cell that is not seen: both are 0 there, whatever dP holds.
 #pragma once
 #include "gemm.hpp"
+#include "pack.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// s and d_weights are [key][vectors * lanes]; dS takes the place of dP. Both answers also go to rows `stride` apart, in
-// which the panels of a block stand side by side: weights and d_scores point at this panel's first column.
+// s and d_weights are [key][vectors * lanes]; dS takes the place of dP. Weights, and dS too unless d_scores is null, also
+// go to rows `stride` apart, in which the panels of a block stand side by side: they point at this panel's first column.
 // cell(v, s, dP): weight and dS of the queries of vector v
 template <class T, int vectors, class Cell>
 inline void each_cell(const T* s, T* d_weights, int64_t count, T* weights, T* d_scores, int64_t stride, Cell&& cell) {
   constexpr int width = vectors * lanes<T>;
-  for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
-      const int64_t here = j * width + v * lanes<T>, beside = j * stride + v * lanes<T>;
-      Vec<T> weight, d_score;
-      cell(v, load(s + here), load(d_weights + here), weight, d_score);
-      store<T>(weights + beside, weight);
-      store<T>(d_scores + beside, d_score);
-      store<T>(d_weights + here, d_score);
-    });
+  const auto run = [&](auto beside) {
+    for (int64_t j = 0; j < count; ++j)
+      unroll<vectors>([&](auto v) {
+        const int64_t here = j * width + v * lanes<T>, there = j * stride + v * lanes<T>;
+        Vec<T> weight, d_score;
+        cell(v, load(s + here), load(d_weights + here), weight, d_score);
+        store<T>(weights + there, weight);
+        if constexpr (beside) store<T>(d_scores + there, d_score);
+        store<T>(d_weights + here, d_score);
+      });
+  };
+  if (d_scores)
+    run(Constant<1>{});
+  else
+    run(Constant<0>{});
 }
 
 template <class T, int vectors>
-[[gnu::noinline]] void soft_gradient(const T* s, T* d_weights, int64_t count, const T* lse_, const T* shift_,
+[[gnu::noinline]] void soft_gradient(const T* s, T* d_weights, int64_t count, T scale, const T* lse_, const T* shift_,
                                      T* weights, T* d_scores, int64_t stride) {
   const Vec<T> lowest = minus_infinity<T>();
   Vec<T> lse[vectors], shift[vectors];
@@ -38,16 +45,26 @@ template <class T, int vectors>
   each_cell<T, vectors>(s, d_weights, count, weights, d_scores, stride,
                         [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
                           const IntVec<T> hidden = score == lowest;
-                          weight = hidden ? Vec<T>{} : exp2<T>(score - lse[v]);
+                          weight = hidden ? Vec<T>{} : exp2<T>(score * scale - lse[v]);
                           d_score = hidden ? Vec<T>{} : weight * (d_weight - shift[v]);
                         });
+}
+
+// The second half, where d_scores changed after the first: their rows.
+template <class T, int vectors>
+void lay_cells(const T* d_weights, int64_t count, T* d_scores, int64_t stride) {
+  constexpr int width = vectors * lanes<T>;
+  for (int64_t j = 0; j < count; ++j)
+    unroll<vectors>([&](auto v) {
+      store<T>(d_scores + j * stride + v * lanes<T>, load(d_weights + j * width + v * lanes<T>));
+    });
 }
 
 // Compact kernels, of s = -d: P = K(d) / l and dS = -K'(d) / l (dP - shift), l = 2^lse. Where K is 0, so are both; K' is
 // taken as 0 where a triangle has its top.
 template <class T, int vectors>
 [[gnu::noinline]] void compact_gradient(const T* s, T* d_weights, int64_t count, Profile profile, const T* lse,
-                                        const T* shift_, T* weights, T* d_scores, int64_t stride) {
+                                        const T* shift_, T* weights, int64_t stride) {
   const Vec<T> zero = {}, one = broadcast(T(1));
   Vec<T> inverse[vectors], shift[vectors];
   unroll<vectors>([&](auto v) {
@@ -55,7 +72,7 @@ template <class T, int vectors>
     shift[v] = load(shift_ + v * lanes<T>);
   });
   const auto run = [&](auto&& profile_of) {
-    each_cell<T, vectors>(s, d_weights, count, weights, d_scores, stride,
+    each_cell<T, vectors>(s, d_weights, count, weights, nullptr, stride,
                           [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
                             Vec<T> value, slope;
                             profile_of(score, value, slope);
@@ -86,21 +103,40 @@ template <class T, int vectors>
 
 // dS times the derivative of softcap * tanh(s / softcap), 1 - tanh^2; bent: softcap * tanh(...) * log2(e). 0 stays 0.
 template <class T, int vectors>
-void bend_gradient(const T* bent, T* d_scores, int64_t count, double softcap, T* beside, int64_t stride) {
+void bend_gradient(const T* bent, T* d_scores, int64_t count, double softcap) {
   constexpr int width = vectors * lanes<T>;
   const T factor = T(1 / (softcap * Math<double>::log2_e));
   for (int64_t j = 0; j < count; ++j)
     unroll<vectors>([&](auto v) {
       T* const cell = d_scores + j * width + v * lanes<T>;
       const Vec<T> d_score = load(cell), t = load(bent + j * width + v * lanes<T>) * factor;
-      const Vec<T> inner = d_score == T(0) ? d_score : d_score * (T(1) - t * t);
-      store<T>(cell, inner);
-      store<T>(beside + j * stride + v * lanes<T>, inner);
+      store<T>(cell, d_score == T(0) ? d_score : d_score * (T(1) - t * t));
     });
 }
 
-// Register tiles as those of scores: `rows` keys x `vectors` of columns, of which rows of X are whole vectors.
-template <class T, int vectors, int rows>
+// Rows to X as query_sum takes them, from row `first` on.
+template <class T>
+bool load_summands(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int64_t columns,
+                   bool finite, void* x, int64_t first) {
+  const int64_t whole = (columns + lanes<T> - 1) / lanes<T> * lanes<T>;
+  T* to = static_cast<T*>(x) + first * whole;
+  IntVec<T> spoilt = {};
+  for (int32_t i = 0; i < live; ++i, to += whole) {
+    load_row<T>(rows[i], dtype, column_stride, columns, to);
+    for (int64_t d = columns; d < whole; ++d) to[d] = 0;
+    for (int64_t d = 0; d < whole; d += lanes<T>) {
+      const Vec<T> row = load(to + d);
+      const IntVec<T> bad = ~(row - row == T(0));
+      spoilt |= bad;
+      if (finite) store<T>(to + d, bad ? Vec<T>{} : row);
+    }
+  }
+  return bits_of<T>(spoilt) == 0;
+}
+
+// Register tiles as those of scores: `rows` keys x `vectors` of columns, of which rows of X are whole vectors. Of pairs,
+// a "query" is two neighbours, in words of T's size.
+template <class Product, int vectors, int rows, class T = typename Product::T>
 [[gnu::noinline]] void query_sum_block(const T* cells, int64_t stride, int64_t queries, const T* x, int64_t columns,
                                        T* to) {
   Vec<T> sum[rows][vectors] = {};
@@ -109,7 +145,7 @@ template <class T, int vectors, int rows>
     unroll<vectors>([&](auto v) { row[v] = load(x + v * lanes<T>); });
     unroll<rows>([&](auto j) {
       const Vec<T> cell = broadcast(cells[j * stride]);
-      unroll<vectors>([&](auto v) { sum[j][v] += cell * row[v]; });
+      unroll<vectors>([&](auto v) { sum[j][v] = Product::apply(sum[j][v], cell, row[v]); });
     });
     cells += 1;
     x += columns;
@@ -123,18 +159,18 @@ template <class T, int vectors, int rows>
 }
 
 // columns: of X and of `to`, a multiple of the lanes.
-template <class T, int rows = key_rows<panel_vectors>>
+template <class Product, int rows = key_rows<panel_vectors>, class T = typename Product::T>
 void query_sum(const T* cells, int64_t stride, int64_t count, int64_t queries, const T* x, int64_t columns, T* to) {
   for (; count >= rows; count -= rows) {
     int64_t d = 0;
     for (; d + panel_vectors * lanes<T> <= columns; d += panel_vectors * lanes<T>)
-      query_sum_block<T, panel_vectors, rows>(cells, stride, queries, x + d, columns, to + d);
-    for (; d < columns; d += lanes<T>) query_sum_block<T, 1, rows>(cells, stride, queries, x + d, columns, to + d);
+      query_sum_block<Product, panel_vectors, rows>(cells, stride, queries, x + d, columns, to + d);
+    for (; d < columns; d += lanes<T>) query_sum_block<Product, 1, rows>(cells, stride, queries, x + d, columns, to + d);
     cells += rows * stride;
     to += rows * columns;
   }
   if constexpr (rows > 1) {
-    if (count > 0) query_sum<T, (rows + 1) / 2>(cells, stride, count, queries, x, columns, to);
+    if (count > 0) query_sum<Product, (rows + 1) / 2>(cells, stride, count, queries, x, columns, to);
   }
 }
 

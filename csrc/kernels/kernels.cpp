@@ -23,6 +23,7 @@
 #include "select/soft.hpp"
 #include "select/weights.hpp"
 #include "table.hpp"
+#include "tiles.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -59,7 +60,7 @@ struct Plain {
     by_width(vectors, [&](auto v) { find_top<T, v>(static_cast<const T*>(s), count, static_cast<T*>(top)); });
   }
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
-                   void* alpha, const Gaussian* gaussian) {
+                   void* alpha, const Gaussian* gaussian, const Ahead&) {
     by_width(vectors, [&](auto v) {
       const auto plain = scale == 1 ? soft_tile<T, v, false, false> : soft_tile<T, v, true, false>;
       const auto falling = scale == 1 ? soft_tile<T, v, false, true> : soft_tile<T, v, true, true>;
@@ -118,19 +119,24 @@ struct Plain {
   static T weight(const void* weights, int64_t key, int64_t query, int64_t width) {
     return static_cast<const T*>(weights)[key * width + query];
   }
-  static void d_scores(const void* s, void* d_weights, int32_t vectors, int64_t count, const void* lse,
+  static void d_scores(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* lse,
                        const void* shift, void* weights, void* beside, int64_t stride) {
     by_width(vectors, [&](auto v) {
-      soft_gradient<T, v>(static_cast<const T*>(s), static_cast<T*>(d_weights), count, static_cast<const T*>(lse),
-                          static_cast<const T*>(shift), static_cast<T*>(weights), static_cast<T*>(beside), stride);
+      soft_gradient<T, v>(static_cast<const T*>(s), static_cast<T*>(d_weights), count, T(scale),
+                          static_cast<const T*>(lse), static_cast<const T*>(shift), static_cast<T*>(weights),
+                          static_cast<T*>(beside), stride);
+    });
+  }
+  static void lay(void* d_weights, int32_t vectors, int64_t count, void* beside, int64_t stride) {
+    by_width(vectors, [&](auto v) {
+      lay_cells<T, v>(static_cast<const T*>(d_weights), count, static_cast<T*>(beside), stride);
     });
   }
   static void d_compact(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile profile,
-                        const void* lse, const void* shift, void* weights, void* beside, int64_t stride) {
+                        const void* lse, const void* shift, void* weights, int64_t stride) {
     by_width(vectors, [&](auto v) {
       compact_gradient<T, v>(static_cast<const T*>(s), static_cast<T*>(d_weights), count, profile,
-                             static_cast<const T*>(lse), static_cast<const T*>(shift), static_cast<T*>(weights),
-                             static_cast<T*>(beside), stride);
+                             static_cast<const T*>(lse), static_cast<const T*>(shift), static_cast<T*>(weights), stride);
     });
   }
   static void d_gaussian(const void* weights, const void* d_weights, int32_t vectors, int64_t count,
@@ -140,17 +146,15 @@ struct Plain {
                               static_cast<T*>(to));
     });
   }
-  static void unbend(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap, void* beside,
-                     int64_t stride) {
+  static void unbend(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap) {
     by_width(vectors, [&](auto v) {
-      bend_gradient<T, v>(static_cast<const T*>(bent), static_cast<T*>(d_scores), count, softcap,
-                          static_cast<T*>(beside), stride);
+      bend_gradient<T, v>(static_cast<const T*>(bent), static_cast<T*>(d_scores), count, softcap);
     });
   }
   static void sum_queries(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x,
                           int64_t columns, void* to) {
-    query_sum<T>(static_cast<const T*>(cells), stride, count, queries, static_cast<const T*>(x), columns,
-                 static_cast<T*>(to));
+    query_sum<Product>(static_cast<const T*>(cells), stride, count, queries, static_cast<const T*>(x), columns,
+                       static_cast<T*>(to));
   }
   static void products_of_rows(const void* a, const void* b, int64_t count, int64_t columns, void* to) {
     row_products<T>(static_cast<const T*>(a), static_cast<const T*>(b), count, columns, static_cast<T*>(to));
@@ -170,10 +174,10 @@ struct Pairs : Plain<float> {
     inner_scores<PairProduct>(panel, vectors, keys, count, pairs(head_size), s, top, corners, ahead);
   }
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
-                   void* alpha, const Gaussian*) {
+                   void* alpha, const Gaussian*, const Ahead& next) {
     by_width(vectors, [&](auto v) {
       soft_pair_tile<v>(static_cast<float*>(s), count, float(scale), static_cast<const float*>(top),
-                        static_cast<float*>(m), static_cast<float*>(l), static_cast<float*>(alpha));
+                        static_cast<float*>(m), static_cast<float*>(l), static_cast<float*>(alpha), next);
     });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
@@ -185,8 +189,52 @@ struct Pairs : Plain<float> {
                                    static_cast<const float*>(alpha), static_cast<float*>(output), prefetcher);
     });
   }
+  static int64_t value_size(int64_t columns) { return columns * 4; }
+  static void d_scores(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* lse,
+                       const void* shift, void* weights, void* beside, int64_t stride) {
+    by_width(vectors, [&](auto v) {
+      soft_pair_gradient<v>(static_cast<const float*>(s), static_cast<float*>(d_weights), count, float(scale),
+                            static_cast<const float*>(lse), static_cast<const float*>(shift),
+                            static_cast<uint16_t*>(weights), static_cast<uint16_t*>(beside), stride);
+    });
+  }
+  static void lay(void* d_weights, int32_t vectors, int64_t count, void* beside, int64_t stride) {
+    by_width(vectors, [&](auto v) {
+      lay_pair_cells<v>(static_cast<float*>(d_weights), count, static_cast<uint16_t*>(beside), stride);
+    });
+  }
+  static void sum_queries(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x,
+                          int64_t columns, void* to) {
+    query_sum<PairProduct>(static_cast<const float*>(cells), stride / 2, count, pairs(queries),
+                           static_cast<const float*>(x), columns, static_cast<float*>(to));
+  }
   static float weight(const void* weights, int64_t key, int64_t query, int64_t width) {
     return float_of_bfloat16(static_cast<const uint16_t*>(weights)[(key / 2 * width + query) * 2 + key % 2]);
+  }
+};
+#endif
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+struct Tiles : Pairs {
+  static int64_t row_size(int64_t columns) { return 2 * round_up(columns, tile_depth); }
+  static void inner(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*,
+                    void* s, void* top, const Corners&, const Ahead& ahead) {
+    by_width(vectors, [&](auto v) {
+      tile_scores<v>(static_cast<const char*>(panel), static_cast<const char*>(keys.data), keys.row_stride, count,
+                     head_size, static_cast<float*>(s), static_cast<float*>(top), ahead);
+    });
+  }
+  static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
+                  const void* alpha, void* output, const Corners&, const Ahead& ahead) {
+    by_width(vectors, [&](auto v) {
+      tile_weighted_sum<v>(static_cast<const char*>(weights), static_cast<const char*>(values.data), values.row_stride,
+                           count, value_size, static_cast<const float*>(alpha), static_cast<float*>(output), ahead);
+    });
+  }
+  static void sum_queries(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x,
+                          int64_t columns, void* to) {
+    tile_query_sum(static_cast<const char*>(cells), stride * 2, count, queries, static_cast<const char*>(x), columns,
+                   static_cast<float*>(to));
   }
 };
 #endif
@@ -213,6 +261,9 @@ constexpr Family plain_family(Dtype in_place) {
   f.max_vectors = panel_vectors;
   f.element_size = int32_t(sizeof(T));
   f.in_place = in_place;
+  f.group = 1;
+  f.value_size = K::row_size;
+  f.cell_size = int32_t(sizeof(T));
   f.inner = {true, K::row_size, K::row_size, K::load, pack_queries<T>, K::inner, nullptr};
   f.relu = {true,
             K::row_size,
@@ -250,9 +301,11 @@ constexpr Family plain_family(Dtype in_place) {
   f.add_not_finite = add_not_finite<K, T>;
   f.weights = K::weights;
   f.soft_gradient = K::d_scores;
+  f.lay_cells = K::lay;
   f.compact_gradient = K::d_compact;
   f.gaussian_gradient = K::d_gaussian;
   f.bend_gradient = K::unbend;
+  f.load_summands = load_summands<T>;
   f.query_sum = K::sum_queries;
   f.row_products = K::products_of_rows;
   f.store_rows = store_rows<T>;
@@ -268,17 +321,45 @@ constexpr Family plain_family(Dtype in_place) {
 constexpr Family pair_family() {
   Family f = plain_family<float>(Dtype::bfloat16);
   f.pairs = true;
-  f.inner = {true, Pairs::row_size, Pairs::row_size, load_pair_keys, pack_pair_queries, Pairs::inner, nullptr};
+  f.group = 2;
+  f.value_size = Pairs::value_size;
+  f.cell_size = 2;
+  f.inner = {true, Pairs::row_size, Pairs::row_size, load_pair_keys<2>, pack_pair_queries<2>, Pairs::inner, nullptr};
   f.load_values = load_pair_values;
   f.soft = Pairs::soft;
   f.weighted_sum = Pairs::sum;
   f.add_not_finite = add_not_finite<Pairs, float>;
+  f.soft_gradient = Pairs::d_scores;
+  f.lay_cells = Pairs::lay;
+  f.load_summands = load_pair_summands;
+  f.query_sum = Pairs::sum_queries;
   return f;
 }
 constexpr Family pair_kernels = pair_family();
 constexpr const Family* pairs_or_null = &pair_kernels;
 #else
 constexpr const Family* pairs_or_null = nullptr;
+#endif
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+constexpr Family tile_family() {
+  constexpr int depth = int(tile_depth);
+  Family f = pair_family();
+  f.group = depth;
+  f.value_size = tile_values_size;
+  f.enter = enter_tiles;
+  f.leave = leave_tiles;
+  f.inner = {true,  Tiles::row_size, Tiles::row_size, load_pair_keys<depth>, pack_pair_queries<depth>, Tiles::inner,
+             nullptr};
+  f.load_values = load_tile_values;
+  f.weighted_sum = Tiles::sum;
+  f.query_sum = Tiles::sum_queries;
+  return f;
+}
+constexpr Family tile_kernels = tile_family();
+constexpr const Family* tiles_or_null = &tile_kernels;
+#else
+constexpr const Family* tiles_or_null = nullptr;
 #endif
 
 #define FOVEATE_TEXT_OF(x) #x
@@ -291,6 +372,7 @@ constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              plain_family<float>(Dtype::float32),
                              plain_family<double>(Dtype::float64),
                              pairs_or_null,
+                             tiles_or_null,
                              bits_of_bools,
                              clear_minus_infinity,
                              clear_other_segments,

@@ -3,6 +3,7 @@
 #include "bfloat16.hpp"
 #include "gemm.hpp"
 #include "math.hpp"
+#include "tiles.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -21,6 +22,9 @@ double spin_chains(int64_t rounds, double flops_a_lane, F&& f) {
 
 double spin(int32_t kind, int64_t rounds) {
 #if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+  if (kind == 3) return spin_tiles(rounds / 8);
+#endif
   if (kind == 2) {
     const Vec<float> halves = from_bits<float>(IntVec<float>{} + 0x3f003f00);
     return spin_chains<float>(rounds, 4, [&](Vec<float> x) { return PairProduct::apply(x, halves, halves); });

@@ -59,7 +59,7 @@ struct Scoring {
   // an inner product are multiplied by, 1 for pairs and other scores. scratch: a row of each query.
   void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
                        int64_t columns, double factor, const void* weights, void* scratch, void* panel);
-  // top: the largest score of each query
+  // top: the largest score of each query; null where it is not wanted
   void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
                  void* s, void* top, const Corners&, const Ahead&);
   // Gradients, but for constants of a column, see score/columns.hpp; of the weights as they were given. Null for the
@@ -83,7 +83,17 @@ struct Family {
   int32_t max_vectors;   // vectors in a panel; kernels take 1 or max_vectors
   int32_t element_size;  // of T, in bytes
   Dtype in_place;        // keys and values of this dtype, with contiguous rows, need no loading
-  bool pairs;  // but inner products take pairs: in-place keys want an even head size, values are always loaded
+  // Products of 16 bits, of two or more rows or columns at once: queries have no factor, loaded values are not rows. 1, 2
+  // or 32: keys in place want a multiple of so many columns, and loaded values come in groups of so many keys, from the
+  // first of one, of value_size bytes.
+  bool pairs;
+  int32_t group;
+  int64_t (*value_size)(int64_t columns);
+  int32_t cell_size;  // of weights and d_scores as query_sum takes them, in bytes
+
+  // Around what a thread does with these kernels, where that is not null: registers that have to be set up first.
+  void (*enter)();
+  void (*leave)();
 
   // score
   Scoring inner, tanh, relu, distance;
@@ -103,14 +113,14 @@ struct Family {
   void (*hide_unset)(void* s, int32_t vectors, int64_t count, const uint32_t* seen);
 
   // select
-  // finite: inf and NaN become 0. Loaded values start at an even key.
+  // finite: inf and NaN become 0. Loaded values start at a multiple of `group` keys; rows in place, where group is 1.
   void (*load_values)(const Rows&, int64_t count, int64_t columns, bool finite, void* to);
   // the largest score of each query, of scores that were bent or hidden
   void (*find_top)(const void* s, int32_t vectors, int64_t count, void* top);
   // Online softmax; s becomes the weights, as weighted_sum takes them. top, m, l, alpha: one T a query. Times the
-  // Gaussian, if any, which l knows nothing of; no pairs then.
+  // Gaussian, if any, which l knows nothing of; no pairs then. next: what weighted_sum will read, to prefetch.
   void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* alpha,
-               const Gaussian*);
+               const Gaussian*, const Ahead& next);
   // s becomes the weights of a compact kernel, whose sum is added to l
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
   void (*gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
@@ -137,21 +147,30 @@ struct Family {
   void (*weights)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
 
   // backward, see gradient.hpp
-  // s, the scores, and d_weights, the gradients of the weights, which become those of the scores; both answers also go to
-  // `weights` and `d_scores`, rows `stride` apart. lse in base 2 and shift: one T a query.
-  void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, const void* lse,
+  // s, the scores, and d_weights, the gradients of the weights, become cells for query_sum, rows `stride` apart, in
+  // `weights` and `d_scores`, and d_weights the gradients of the scores as weighted_sum takes them; but where d_scores is
+  // null, as T, for lay_cells to finish. scale: of the scores. lse in base 2 and shift: one T a query. A query of lse inf
+  // has no weight.
+  void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* lse,
                         const void* shift, void* weights, void* d_scores, int64_t stride);
-  // The same of a compact kernel.
+  void (*lay_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
+  // The same of a compact kernel; d_weights are left as T.
   void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* lse,
-                           const void* shift, void* weights, void* d_scores, int64_t stride);
+                           const void* shift, void* weights, int64_t stride);
   // Of the centre c and of the width of a Gaussian, but for powers of sigma: to[0][q] += sum_j g (j - c) and
   // to[1][q] += sum_j g (j - c)^2, with g = P F dP: weights P before the Gaussian, d_weights F dP
   void (*gaussian_gradient)(const void* weights, const void* d_weights, int32_t vectors, int64_t count, const Gaussian&,
                             void* to);
-  // d_scores before the softcap, from those after it and from what bend gave; also to `beside`
-  void (*bend_gradient)(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap, void* beside,
-                        int64_t stride);
-  // to[j][d] += sum over q < queries of cells[j * stride + q] * x[q][d]; columns: of x and `to`, a multiple of the lanes
+  // d_scores before the softcap, from those after it and from what bend gave: T
+  void (*bend_gradient)(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap);
+  // Up to a panel of rows as query_sum takes them, to row `first` of x, a multiple of a panel; the columns beyond, up to
+  // whole vectors, and where pairs the rows beyond, up to a panel, are 0. Returns whether all were finite; `finite`: inf
+  // and NaN become 0.
+  bool (*load_summands)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int64_t columns,
+                        bool finite, void* x, int64_t first);
+  // to[j][d] += sum over q < queries of cells[j * stride + q] * x[q][d]; columns: of x and `to`, a multiple of the lanes.
+  // Where pairs, cells up to a panel beyond the queries are read, which are 0; and rows up to 15 beyond the last, which
+  // are anything.
   void (*query_sum)(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x, int64_t columns,
                     void* to);
   void (*row_products)(const void* a, const void* b, int64_t count, int64_t columns, void* to);  // columns: likewise
@@ -228,6 +247,7 @@ struct Kernels {
   const char* name;
   Family float32, float64;
   const Family* bfloat16;  // where the ISA multiplies bfloat16 pairs; else null, and float32 serves
+  const Family* tiles;     // the same by AMX, where it was compiled; dispatch.cpp puts it in the place of bfloat16
 
   // bits[j] |= (row[j] != 0) << lane
   void (*bits_of_bools)(const char* row, int64_t stride, int64_t count, int32_t lane, uint32_t* bits);
@@ -244,7 +264,7 @@ struct Kernels {
 
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   // chains of fused multiply-adds, as many as hide the latency; returns the flops done
-  double (*spin)(int32_t kind, int64_t rounds);          // kind: 0 float32, 1 float64, 2 bfloat16 pairs
+  double (*spin)(int32_t kind, int64_t rounds);          // kind: 0 float32, 1 float64, 2 bfloat16 pairs, 3 by AMX
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
 };
 

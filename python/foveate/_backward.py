@@ -143,11 +143,24 @@ class Problem:
         of_query, of_key, of_weights = need or (False, False, False)
         mask = self._float_mask
         rows = (*lead, q.shape[-2])
+        # what nothing is done to afterwards is rounded by the kernel
+        whole = need is None and not self._is_flat
+        whole = whole and q is self.query and k is self.key
+
+        def dtype_of(x: Array, parts: tuple[int, ...], whole: bool = True) -> np.dtype[Any]:
+            return x.dtype.newbyteorder("=") if whole and x.shape[:-2] == parts else wide
+
         has_gaussian = self.centers is not None and self.centers[2] is not None
         return Places(
-            np.empty((*rows, q.shape[-1]), wide) if of_query or "query" in wanted else None,
-            np.zeros((*shared, *k.shape[-2:]), wide) if of_key or "key" in wanted else None,
-            np.zeros((*shared, *self.value.shape[-2:]), wide) if "value" in wanted else None,
+            np.empty((*rows, q.shape[-1]), dtype_of(q, lead, whole))
+            if of_query or "query" in wanted
+            else None,
+            np.zeros((*shared, *k.shape[-2:]), dtype_of(k, shared, whole))
+            if of_key or "key" in wanted
+            else None,
+            np.zeros((*shared, *self.value.shape[-2:]), dtype_of(self.value, shared))
+            if "value" in wanted
+            else None,
             np.zeros(mask.shape, wide) if mask is not None and "mask" in wanted else None,
             np.empty(lead, np.float64) if self.sink is not None and "sink" in wanted else None,
             np.zeros(q.shape[-1], np.float64) if family is not None and of_weights else None,

@@ -11,7 +11,8 @@ void inner_scores(const void* panel, int32_t vectors, Tile keys, int64_t count, 
                   const Corners& corners, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, count / key_rows<v>);
-    T* const tops = start_top<T, v>(top);
+    T unwanted[v * lanes<T>];
+    T* const tops = start_top<T, v>(top ? top : unwanted);
     const int64_t stride = keys.row_stride / int64_t(sizeof(T));
     // the keys begin..end of `some` vectors from `first` on
     const auto product = [&](auto some, auto first, int64_t begin, int64_t end) {
