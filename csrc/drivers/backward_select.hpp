@@ -20,7 +20,7 @@ class SelectGradient {
         scored_(scored),
         factors_(plan.problem.sigma > 0 || plan.problem.dropout > 0),
         dropout_(plan, carver) {
-    const int64_t cells = tile_keys * blocks.width;
+    const int64_t cells = plan_.tile_keys * blocks.width;
     cells_ = carver.take<T>(cells);
     plain_ = carver.take<T>(factors_ ? cells : 0);
     d_weights_ = carver.take<T>(p_.sigma > 0 ? cells : 0);

@@ -51,15 +51,15 @@ class BackwardWorker {
         select_(plan, blocks, stride_, scored_, carver),
         score_(plan, blocks, carver),
         query_sum_(plan, blocks, carver) {
-    const int64_t longest = std::max({p_.head_size, padded(plan, p_.value_size), tile_keys, int64_t(1)});
-    const int64_t rows = tile_keys + (family_.pairs ? most_rows_beyond : 0);
+    const int64_t longest = std::max({p_.head_size, padded(plan, p_.value_size), plan_.tile_keys, int64_t(1)});
+    const int64_t rows = plan_.tile_keys + (family_.pairs ? most_rows_beyond : 0);
     weights_ = carver.take(rows * stride_ * family_.cell_size);
     d_scores_ = carver.take(rows * stride_ * family_.cell_size);
-    bent_ = carver.take<T>(p_.softcap > 0 ? tile_keys * width_ : 0);
+    bent_ = carver.take<T>(p_.softcap > 0 ? plan_.tile_keys * width_ : 0);
     row_ = carver.take<T>(width_);
     scratch_ = carver.take<T>(width_ * longest);
     zeros_ = carver.take<T>(pass.panel);
-    bits_ = carver.take<uint32_t>(blocks.panels * tile_keys);
+    bits_ = carver.take<uint32_t>(blocks.panels * plan_.tile_keys);
   }
 
   // Once for all tasks of a worker.
@@ -192,10 +192,10 @@ class BackwardWorker {
 
   void look_at_keys(int64_t batch, Interval keys) noexcept {
     const Operand& x = p_.key;
-    for (int64_t key = keys.low; key < keys.high; key += tile_keys)
-      finite_[(key - keys.low) / tile_keys] =
+    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
+      finite_[(key - keys.low) / plan_.tile_keys] =
           score_.look_at({plan_.row(x, batch, 0, key), dtype_of(x), x.row_stride, x.column_stride},
-                         std::min(tile_keys, keys.high - key), (key - keys.low) / tile_keys);
+                         std::min(plan_.tile_keys, keys.high - key), (key - keys.low) / plan_.tile_keys);
   }
 
   void add_block(int64_t batch, int64_t b, Interval keys, T* d_query, const ChunkSums<T>& sums) noexcept {
@@ -206,18 +206,18 @@ class BackwardWorker {
     block_.pack_all();
     rows_.load(block_, static_cast<const T*>(pass_.lse) + batch * plan_.rows,
                static_cast<const T*>(pass_.shift) + batch * plan_.rows, scored_, select_.factor());
-    for (int64_t key = keys.low; key < keys.high; key += tile_keys)
-      if (key < high && key + tile_keys > low)
-        add_tile(key, keys.high, finite_[(key - keys.low) / tile_keys], d_query, sums, key - keys.low);
+    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
+      if (key < high && key + plan_.tile_keys > low)
+        add_tile(key, keys.high, finite_[(key - keys.low) / plan_.tile_keys], d_query, sums, key - keys.low);
   }
 
   // place: of the tile in its group
   void add_tile(int64_t key, int64_t end, bool keys_finite, T* d_query, const ChunkSums<T>& sums,
                 int64_t place) noexcept {
     block_.open_tile(key, end);
-    const int64_t count = std::min(tile_keys, end - key);
+    const int64_t count = std::min(plan_.tile_keys, end - key);
     const bool careful = !(keys_finite && rows_.finite());
-    const SeenCells seen = {bits_, width_};
+    const SeenCells seen = {bits_, width_, plan_.tile_keys};
     T* const d_key = sums.key ? sums.key + place * padded(plan_, p_.head_size) : nullptr;
     int64_t low = count, high = 0;
     for (int p = 0; p < block_.panels(); ++p) {
@@ -240,7 +240,7 @@ class BackwardWorker {
       if (p_.softcap > 0)
         family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
       if (changed_ && d_scores) family_.lay_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
-      score_.add(block_, p, s, place / tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
+      score_.add(block_, p, s, place / plan_.tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
                  d_key ? d_key + s.begin * padded(plan_, p_.head_size) : nullptr);
     }
     if (low >= high) return;
@@ -261,7 +261,7 @@ class BackwardWorker {
   }
 
   void keep_bits(int p, const Stretch& s, int64_t count) noexcept {
-    uint32_t* const bits = bits_ + p * tile_keys;
+    uint32_t* const bits = bits_ + p * plan_.tile_keys;
     const int32_t live = block_.panel(p).live;
     std::fill_n(bits, count, 0u);
     for (int64_t j = s.begin; j < s.end; ++j)
@@ -324,7 +324,7 @@ class BackwardWorker {
   QuerySum<T> query_sum_;
   char *weights_, *d_scores_;
   T *bent_, *row_, *scratch_, *zeros_;
-  bool finite_[group_tiles];  // the keys of each tile
+  bool finite_[most_group_tiles];  // the keys of each tile
   uint32_t* bits_;
 };
 

@@ -67,7 +67,7 @@ class Forward {
   void pass(int first, int last, bool exact) noexcept {
     for (int p = first; p < last; ++p) reset(p);
     const int64_t end = block_.end_key(first, last);
-    for (int64_t key = block_.first_key(first, last); key < end; key += tile_keys) {
+    for (int64_t key = block_.first_key(first, last); key < end; key += plan_.tile_keys) {
       block_.open_tile(key, end);
       for (int p = first; p < last; ++p) add_tile(p, exact);
     }

@@ -52,7 +52,11 @@ static_assert(int(Profile::epanechnikov) == FV_EPANECHNIKOV - FV_BOXCAR &&
 }  // namespace
 
 Plan::Plan(const Problem& p, const Kernels& k) noexcept
-    : problem(p), kernels(k), family(family_of(p, k)), scoring(scoring_of(p, family)) {
+    : problem(p),
+      kernels(k),
+      family(family_of(p, k)),
+      scoring(scoring_of(p, family)),
+      tile_keys(family.tile_keys > 0 ? family.tile_keys : foveate::tile_keys) {
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;

@@ -346,6 +346,7 @@ constexpr Family tile_family() {
   constexpr int depth = int(tile_depth);
   Family f = pair_family();
   f.group = depth;
+  f.tile_keys = 3 * depth;
   f.value_size = tile_values_size;
   f.enter = enter_tiles;
   f.leave = leave_tiles;

@@ -59,7 +59,7 @@ struct Scoring {
   // an inner product are multiplied by, 1 for pairs and other scores. scratch: a row of each query.
   void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
                        int64_t columns, double factor, const void* weights, void* scratch, void* panel);
-  // top: the largest score of each query; null where it is not wanted
+  // top: the largest score of each query; of an inner product, null where it is not wanted
   void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
                  void* s, void* top, const Corners&, const Ahead&);
   // Gradients, but for constants of a column, see score/columns.hpp; of the weights as they were given. Null for the
@@ -89,6 +89,7 @@ struct Family {
   bool pairs;
   int32_t group;
   int64_t (*value_size)(int64_t columns);
+  int32_t tile_keys;  // keys in a tile, where that is not what it is for all others; else 0
   int32_t cell_size;  // of weights and d_scores as query_sum takes them, in bytes
 
   // Around what a thread does with these kernels, where that is not null: registers that have to be set up first.

@@ -178,8 +178,9 @@ fv_status fv_multinomial(const fv_array* trials, const fv_array* p, const fv_ran
 /* Instruction sets: those that this build holds and this CPU runs, best first. */
 int32_t fv_isa_count(void) FV_NOEXCEPT;
 const char* fv_isa_name(int32_t index) FV_NOEXCEPT; /* NULL beyond the end */
-const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for example "avx512 bf16" */
-/* Chooses one by name (not to be called while another call runs). */
+const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for example "avx512 bf16 amx" */
+/* Chooses one by name (not to be called while another call runs). Where a CPU has more than one variant of a name, that
+ * is the best; the others go by their features: "avx512 bf16" without AMX, "avx512 float32" without either. */
 fv_status fv_isa_select(const char* name, fv_error*) FV_NOEXCEPT;
 const char* fv_isa_selected(void) FV_NOEXCEPT;
 
@@ -196,7 +197,7 @@ void fv_set_interrupt_check(int (*check)(void)) FV_NOEXCEPT;
 fv_status fv_elementary(const char* name, fv_dtype, const void* in, void* out, int64_t count, fv_error*) FV_NOEXCEPT;
 
 /* Rates of this machine with the ISA in use, to judge a kernel by: fused multiply-adds of float32, float64 or
- * bfloat16 (in flops a second, over `threads` threads, for about `seconds`), and bytes read a second from a buffer of
+ * bfloat16, by AMX where the kernels use it (in flops a second, over `threads` threads, for about `seconds`), and bytes read a second from a buffer of
  * `bytes` bytes for each thread (0 where memory could not be had). */
 double fv_measure_flops(fv_dtype, int32_t threads, double seconds) FV_NOEXCEPT;
 double fv_measure_read(int64_t bytes, int32_t threads, double seconds) FV_NOEXCEPT;
