@@ -11,9 +11,7 @@ namespace foveate {
 
 // Tiles of a group: so that the sums of its keys and values, and what is laid out of them, stay in a part of a small L2.
 constexpr int64_t group_tiles = 3, most_group_tiles = 8;
-inline int64_t group_tiles_of(const Plan& plan) {
-  return plan.tile_keys < tile_keys ? most_group_tiles : group_tiles;
-}
+inline int64_t group_tiles_of(const Plan& plan) { return plan.tile_keys < tile_keys ? most_group_tiles : group_tiles; }
 // Queries of a block. With AMX the sums of a tile's keys are loaded and stored as often as there are blocks: 256 are 3 to 5%
 // over 128.
 inline int64_t backward_queries(const Plan& plan) { return plan.tile_keys < tile_keys ? 256 : 128; }
@@ -69,10 +67,9 @@ struct Pass {
   int64_t panel, part;  // elements of a panel of the queries' gradient, and of a whole part
   int64_t per_batch, stretch;
 
-  // Of all rows, batch after batch: lse in base 2, and what is taken off the gradients of the weights.
-  void *lse = nullptr, *shift = nullptr;
-  Interval* spans = nullptr;  // of every block: the keys that it may see
-  void* parts = nullptr;      // [batch of a wave][chunk][panel][column][query]; null: not wanted
+  void *top = nullptr, *rest = nullptr, *shift = nullptr;  // RowSums of all rows, batch after batch
+  Interval* spans = nullptr;                               // of every block: the keys that it may see
+  void* parts = nullptr;  // [batch of a wave][chunk][panel][column][query]; null: not wanted
 
  private:
   int64_t first_key(int64_t group) const { return group * tiles / groups * plan.tile_keys; }
