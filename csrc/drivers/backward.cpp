@@ -54,7 +54,7 @@ void write_weights(const Problem& p, const double* sum, double factor) noexcept 
 template <class T>
 fv_status run(Plan& plan, fv_error* error) noexcept {
   const Problem& p = plan.problem;
-  Blocks blocks(plan, block_bytes / backward_queries, 1);
+  Blocks blocks(plan, block_bytes / backward_queries(plan), 1);
   blocks.last_first = blocks.batch_innermost = false;
   Pass pass(plan, blocks);
   const double cells = double(plan.batches) * double(plan.rows) * double(plan.window);
@@ -78,7 +78,8 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
     prepared = carver.take(plan.prepared_size());
     order = carver.take(int64_t(order_size(plan)));
     sorting = carver.take(int64_t(order_scratch(plan)) * sorters);
-    pass.lse = carver.take<T>(plan.batches * plan.rows);
+    pass.top = carver.take<T>(plan.batches * plan.rows);
+    pass.rest = carver.take<T>(plan.batches * plan.rows);
     pass.shift = carver.take<T>(plan.batches * plan.rows);
     pass.spans = carver.take<Interval>(plan.batches * blocks.per_batch);
     d_weights = carver.take<double>(weight_sums);
@@ -110,11 +111,10 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   std::fill_n(d_weights, weight_sums, 0.0);
 
   const auto each = [&](int64_t tasks, auto&& f) {
-    return run_tasks(tasks, threads, Order::by_ranges,
-                     [&](const Task& task) {
-                       const InUse in_use(plan.family);
-                       f(*worker_of(task.thread), task.index);
-                     });
+    return run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
+      const InUse in_use(plan.family);
+      f(*worker_of(task.thread), task.index);
+    });
   };
   if (!each(plan.batches, [](auto& w, int64_t batch) { w.start_batch(batch); })) return FV_INTERRUPTED;
   const auto sums_of = [&](int64_t slot) {

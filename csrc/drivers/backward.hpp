@@ -9,9 +9,13 @@
 
 namespace foveate {
 
-constexpr int64_t group_tiles = 3;
+// Tiles of a group: so that the sums of its keys and values, and what is laid out of them, stay in a part of a small L2.
+constexpr int64_t group_tiles = 3, most_group_tiles = 8;
+inline int64_t group_tiles_of(const Plan& plan) { return plan.tile_keys < tile_keys ? most_group_tiles : group_tiles; }
+// Queries of a block. With AMX the sums of a tile's keys are loaded and stored as often as there are blocks: 256 are 3 to 5%
+// over 128.
+inline int64_t backward_queries(const Plan& plan) { return plan.tile_keys < tile_keys ? 256 : 128; }
 constexpr int64_t most_chunks = 16;
-constexpr int64_t backward_queries = 128;
 // Of a task, about: an interrupt is looked for between tasks.
 constexpr double task_flops = 1e9;
 // A cell of a column of the scores that are no inner product counts as so many flops of a product.
@@ -28,11 +32,11 @@ struct ChunkSums {
 struct Pass {
   Pass(const Plan& p, const Blocks& blocks) noexcept
       : plan(p),
-        tiles((p.problem.keys + tile_keys - 1) / tile_keys),
-        groups(std::max<int64_t>(1, (tiles + group_tiles - 1) / group_tiles)),
+        tiles((p.problem.keys + p.tile_keys - 1) / p.tile_keys),
+        groups(std::max<int64_t>(1, (tiles + group_tiles_of(p) - 1) / group_tiles_of(p))),
         chunks(std::min(groups, most_chunks)),
         steps((groups + chunks - 1) / chunks),
-        group_keys(std::min(group_tiles, tiles) * tile_keys),
+        group_keys(std::min(group_tiles_of(p), tiles) * p.tile_keys),
         moments(p.problem.d_centers || p.problem.d_sigma ? 2 : 0),
         panel(p.problem.d_query || moments ? int64_t(blocks.width) * (p.problem.head_size + moments) : 0),
         part(panel * blocks.panels * blocks.per_batch),
@@ -63,13 +67,12 @@ struct Pass {
   int64_t panel, part;  // elements of a panel of the queries' gradient, and of a whole part
   int64_t per_batch, stretch;
 
-  // Of all rows, batch after batch: lse in base 2, and what is taken off the gradients of the weights.
-  void *lse = nullptr, *shift = nullptr;
-  Interval* spans = nullptr;  // of every block: the keys that it may see
-  void* parts = nullptr;      // [batch of a wave][chunk][panel][column][query]; null: not wanted
+  void *top = nullptr, *rest = nullptr, *shift = nullptr;  // RowSums of all rows, batch after batch
+  Interval* spans = nullptr;                               // of every block: the keys that it may see
+  void* parts = nullptr;  // [batch of a wave][chunk][panel][column][query]; null: not wanted
 
  private:
-  int64_t first_key(int64_t group) const { return group * tiles / groups * tile_keys; }
+  int64_t first_key(int64_t group) const { return group * tiles / groups * plan.tile_keys; }
 };
 
 }  // namespace foveate

@@ -10,9 +10,9 @@ namespace foveate {
 
 // Which cells of a block are seen, where it has to be known: one word a key for each panel.
 struct SeenCells {
-  const uint32_t* bits;  // [panel][tile_keys]
-  int64_t width;
-  bool of(int64_t query, int64_t key) const { return bits[query / width * tile_keys + key] >> (query % width) & 1; }
+  const uint32_t* bits;  // [panel][key of the tile]
+  int64_t width, keys;
+  bool of(int64_t query, int64_t key) const { return bits[query / width * keys + key] >> (query % width) & 1; }
 };
 
 // A cell of weights or of d_scores, as the family holds them for query_sum.
@@ -74,8 +74,8 @@ class ScoreGradient {
   ScoreGradient(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept : plan_(plan), p_(plan.problem) {
     const bool inner = !plan.scoring.gradients;
     ones_ = carver.take<T>(inner ? blocks.width : 0);
-    tile_bytes_ = (tile_keys + plan.family.group - 1) / plan.family.group * plan.family.value_size(p_.head_size);
-    keys_ = carver.take(inner ? tile_bytes_ * (plan.family.pairs ? group_tiles : 1) : 0);
+    tile_bytes_ = (plan_.tile_keys + plan.family.group - 1) / plan.family.group * plan.family.value_size(p_.head_size);
+    keys_ = carver.take(inner ? tile_bytes_ * (plan.family.pairs ? group_tiles_of(plan) : 1) : 0);
     spare_ = carver.take<T>(inner ? 0 : blocks.width * p_.head_size);
     weights_ = carver.take<T>(inner ? 0 : padded(plan, 1) * p_.head_size);
   }
@@ -105,8 +105,8 @@ class ScoreGradient {
 
   // Of a panel, and of the n-th tile of the group: d_query, [column][query], null where it is not wanted; d_key from the stretch's first key, in rows of whole
   // vectors, which inner products leave to QuerySum.
-  void add(const Block& block, int p, const Stretch& s, int64_t n, T* d_scores, bool keys_finite,
-           const SeenCells& seen, T* d_query, T* d_key) noexcept {
+  void add(const Block& block, int p, const Stretch& s, int64_t n, T* d_scores, bool keys_finite, const SeenCells& seen,
+           T* d_query, T* d_key) noexcept {
     const Family& family = plan_.family;
     const int32_t vectors = block.vectors(p), width = vectors * family.lanes;
     Tile keys = block.keys(s.begin);
@@ -129,7 +129,7 @@ class ScoreGradient {
     family.weighted_sum(d_scores, vectors, keys, s.count(), p_.head_size, ones_, d_query, block.corners(), Ahead{});
     if (!keys_finite)
       family.add_not_finite(d_scores, width, block.key_rows(s.begin), s.count(), p_.head_size,
-                            seen.bits + p * tile_keys + s.begin, d_query, width, 1);
+                            seen.bits + p * plan_.tile_keys + s.begin, d_query, width, 1);
   }
 
   // After the last tile of a task.

@@ -51,15 +51,15 @@ class BackwardWorker {
         select_(plan, blocks, stride_, scored_, carver),
         score_(plan, blocks, carver),
         query_sum_(plan, blocks, carver) {
-    const int64_t longest = std::max({p_.head_size, padded(plan, p_.value_size), tile_keys, int64_t(1)});
-    const int64_t rows = tile_keys + (family_.pairs ? most_rows_beyond : 0);
+    const int64_t longest = std::max({p_.head_size, padded(plan, p_.value_size), plan_.tile_keys, int64_t(1)});
+    const int64_t rows = plan_.tile_keys + (family_.pairs ? most_rows_beyond : 0);
     weights_ = carver.take(rows * stride_ * family_.cell_size);
     d_scores_ = carver.take(rows * stride_ * family_.cell_size);
-    bent_ = carver.take<T>(p_.softcap > 0 ? tile_keys * width_ : 0);
+    bent_ = carver.take<T>(p_.softcap > 0 ? plan_.tile_keys * width_ : 0);
     row_ = carver.take<T>(width_);
     scratch_ = carver.take<T>(width_ * longest);
     zeros_ = carver.take<T>(pass.panel);
-    bits_ = carver.take<uint32_t>(blocks.panels * tile_keys);
+    bits_ = carver.take<uint32_t>(blocks.panels * plan_.tile_keys);
   }
 
   // Once for all tasks of a worker.
@@ -68,8 +68,8 @@ class BackwardWorker {
   // lse and shift of a batch's rows, the gradient of the sink, and the keys that each block may see.
   void start_batch(int64_t batch) noexcept {
     constexpr double infinity = std::numeric_limits<double>::infinity();
-    T* const lse = static_cast<T*>(pass_.lse) + batch * plan_.rows;
-    T* const shift = static_cast<T*>(pass_.shift) + batch * plan_.rows;
+    const RowSums<T> rows = rows_of(batch);
+    const double scale = plan_.compact ? infinity : block_.softmax_scale();
     for (int64_t group = 0; group < plan_.groups; ++group) {
       double d_sink = 0;
       for (int64_t first = 0; first < p_.queries; first += width_ / 2) {
@@ -77,14 +77,16 @@ class BackwardWorker {
         sum_rows(batch, group, first, count);
         for (int64_t i = 0; i < count; ++i) {
           const int64_t r = (first + i) * plan_.groups + group;
-          T natural, d_lse = 0;
-          std::memcpy(&natural, plan_.row(p_.lse, batch, group, first + i), sizeof natural);
+          const double natural = read_lse(p_.lse, plan_.row(p_.lse, batch, group, first + i));
+          T d_lse = 0;
           if (p_.d_lse) std::memcpy(&d_lse, plan_.row(p_.d_lse, batch, group, first + i), sizeof d_lse);
-          shift[r] = row_[i] - d_lse;
+          rows.shift[r] = row_[i] - d_lse;
           // a row that sees nothing has an lse of -inf, and no weight
-          lse[r] = natural == -infinity ? T(infinity) : T(double(natural) * log2_e);
+          const bool nothing = natural == -infinity;
+          rows.top[r] = nothing ? T(0) : T(natural * log2_e / scale);
+          rows.rest[r] = T(nothing ? infinity : natural * log2_e - (plan_.compact ? 0 : double(rows.top[r]) * scale));
           const double sink = p_.d_sink ? sink_of(plan_, batch, group) : -infinity;
-          if (sink != -infinity) d_sink -= std::exp(sink - double(natural)) * double(shift[r]);
+          if (sink != -infinity) d_sink -= std::exp(sink - natural) * double(rows.shift[r]);
         }
       }
       if (p_.d_sink) std::memcpy(plan_.row(p_.d_sink, batch, group, 0), &d_sink, sizeof d_sink);
@@ -159,6 +161,11 @@ class BackwardWorker {
     std::memcpy(plan_.row(x, batch, group, row), &value, sizeof value);
   }
 
+  RowSums<T> rows_of(int64_t batch) const {
+    const auto of = [&](void* all) { return static_cast<T*>(all) + batch * plan_.rows; };
+    return {of(pass_.top), of(pass_.rest), of(pass_.shift)};
+  }
+
   // To row_[i]: what is taken off the gradients of the weights of query first + i, but for that of lse.
   void sum_rows(int64_t batch, int64_t group, int64_t first, int64_t count) noexcept {
     if (p_.advantage) {
@@ -192,10 +199,10 @@ class BackwardWorker {
 
   void look_at_keys(int64_t batch, Interval keys) noexcept {
     const Operand& x = p_.key;
-    for (int64_t key = keys.low; key < keys.high; key += tile_keys)
-      finite_[(key - keys.low) / tile_keys] =
+    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
+      finite_[(key - keys.low) / plan_.tile_keys] =
           score_.look_at({plan_.row(x, batch, 0, key), dtype_of(x), x.row_stride, x.column_stride},
-                         std::min(tile_keys, keys.high - key), (key - keys.low) / tile_keys);
+                         std::min(plan_.tile_keys, keys.high - key), (key - keys.low) / plan_.tile_keys);
   }
 
   void add_block(int64_t batch, int64_t b, Interval keys, T* d_query, const ChunkSums<T>& sums) noexcept {
@@ -204,20 +211,19 @@ class BackwardWorker {
     if (low >= high) return;
     block_.look_at(batch * blocks_.per_batch + b);
     block_.pack_all();
-    rows_.load(block_, static_cast<const T*>(pass_.lse) + batch * plan_.rows,
-               static_cast<const T*>(pass_.shift) + batch * plan_.rows, scored_, select_.factor());
-    for (int64_t key = keys.low; key < keys.high; key += tile_keys)
-      if (key < high && key + tile_keys > low)
-        add_tile(key, keys.high, finite_[(key - keys.low) / tile_keys], d_query, sums, key - keys.low);
+    rows_.load(block_, rows_of(batch), scored_, select_.factor());
+    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
+      if (key < high && key + plan_.tile_keys > low)
+        add_tile(key, keys.high, finite_[(key - keys.low) / plan_.tile_keys], d_query, sums, key - keys.low);
   }
 
   // place: of the tile in its group
   void add_tile(int64_t key, int64_t end, bool keys_finite, T* d_query, const ChunkSums<T>& sums,
                 int64_t place) noexcept {
     block_.open_tile(key, end);
-    const int64_t count = std::min(tile_keys, end - key);
+    const int64_t count = std::min(plan_.tile_keys, end - key);
     const bool careful = !(keys_finite && rows_.finite());
-    const SeenCells seen = {bits_, width_};
+    const SeenCells seen = {bits_, width_, plan_.tile_keys};
     T* const d_key = sums.key ? sums.key + place * padded(plan_, p_.head_size) : nullptr;
     int64_t low = count, high = 0;
     for (int p = 0; p < block_.panels(); ++p) {
@@ -237,10 +243,9 @@ class BackwardWorker {
                   panel && pass_.moments ? panel + p_.head_size * width : nullptr);
       if (!scored_) continue;
       if (p_.d_mask) add_to_mask(p, s, key);
-      if (p_.softcap > 0)
-        family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
+      if (p_.softcap > 0) family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
       if (changed_ && d_scores) family_.lay_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
-      score_.add(block_, p, s, place / tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
+      score_.add(block_, p, s, place / plan_.tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
                  d_key ? d_key + s.begin * padded(plan_, p_.head_size) : nullptr);
     }
     if (low >= high) return;
@@ -261,7 +266,7 @@ class BackwardWorker {
   }
 
   void keep_bits(int p, const Stretch& s, int64_t count) noexcept {
-    uint32_t* const bits = bits_ + p * tile_keys;
+    uint32_t* const bits = bits_ + p * plan_.tile_keys;
     const int32_t live = block_.panel(p).live;
     std::fill_n(bits, count, 0u);
     for (int64_t j = s.begin; j < s.end; ++j)
@@ -324,7 +329,7 @@ class BackwardWorker {
   QuerySum<T> query_sum_;
   char *weights_, *d_scores_;
   T *bent_, *row_, *scratch_, *zeros_;
-  bool finite_[group_tiles];  // the keys of each tile
+  bool finite_[most_group_tiles];  // the keys of each tile
   uint32_t* bits_;
 };
 

@@ -39,7 +39,7 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
     : plan_(plan), blocks_(blocks), family_(plan.family) {
   const Problem& p = plan.problem;
   const int64_t key_row = plan.scoring.row_size(p.head_size);
-  const int64_t keys = plan.span > 0 ? plan.span : tile_keys;
+  const int64_t keys = plan.span > 0 ? plan.span : plan_.tile_keys;
   const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
   const bool load_values = p.value && (!plan.values_in_place || plan.bits || p.left >= 0 || p.right >= 0 ||
                                        p.key_lengths || p.centers || p.leave_one_out || plan.groups > 1);
@@ -55,9 +55,10 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   values_ = carver.take(std::max(values, as_keys));
   scratch_ = carver.take(blocks.width * longest * family_.element_size);
   bits_ = carver.take<uint32_t>(keys);
-  tiles_ = (p.keys + tile_keys - 1) / tile_keys;
+  wants_top_ = !p.d_out || plan.scoring.gradients;
+  tiles_ = (p.keys + plan_.tile_keys - 1) / plan_.tile_keys;
   keeps_ = p.mask && p.keys <= most_kept_keys && plan.span == 0 && !plan.scattered;
-  kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * tile_keys * blocks.panels : 0);
+  kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * plan_.tile_keys * blocks.panels : 0);
   kept_ready_ = carver.take<uint8_t>(keeps_ ? tiles_ * blocks.panels : 0);
 }
 
@@ -89,7 +90,7 @@ void Block::start(int64_t task, int64_t next) noexcept {
   if (next >= 0) {
     next_batch_ = blocks_.batch_of(next);
     const Interval keys = reach_of(plan_, next_batch_, 0).of(blocks_.row_of(next) / plan_.groups, p.left, p.right);
-    const int64_t first = keys.low / tile_keys * tile_keys;
+    const int64_t first = keys.low / plan_.tile_keys * plan_.tile_keys;
     if (next_batch_ != batch_ || first < first_key(0, count_)) next_key_ = first;
   }
 }
@@ -176,10 +177,10 @@ Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
   };
   // the panels of a block share a tile: panel p takes the p-th part
   const auto share = [&](int64_t batch, int64_t first, int64_t end) {
-    const int64_t rows = std::min(tile_keys, end - first);
+    const int64_t rows = std::min(plan_.tile_keys, end - first);
     add(x, batch, first + rows * p / count_, rows * (p + 1) / count_ - rows * p / count_, columns);
   };
-  if (tile_.first + tile_keys < pass_end_) share(batch_, tile_.first + tile_keys, pass_end_);
+  if (tile_.first + plan_.tile_keys < pass_end_) share(batch_, tile_.first + plan_.tile_keys, pass_end_);
   if (tile_.first + tile_.count < panels_[p].high_last) return ahead;
   if (next_key_ >= 0) share(next_batch_, next_key_, problem.keys);
   if (plan_.groups > 1 || plan_.order) return ahead;
@@ -197,7 +198,7 @@ Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
 int64_t Block::first_key(int first, int last) const {
   int64_t key = plan_.problem.keys;
   for (int p = first; p < last; ++p) key = std::min(key, panels_[p].low_first);
-  return key / tile_keys * tile_keys;
+  return key / plan_.tile_keys * plan_.tile_keys;
 }
 
 int64_t Block::end_key(int first, int last) const {
@@ -208,7 +209,7 @@ int64_t Block::end_key(int first, int last) const {
 
 void Block::open_tile(int64_t key, int64_t end) noexcept {
   pass_end_ = end;
-  open({key, std::min(tile_keys, plan_.problem.keys - key)});
+  open({key, std::min(plan_.tile_keys, plan_.problem.keys - key)});
 }
 
 void Block::open(KeyTile tile) noexcept {
@@ -284,7 +285,8 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
   const Problem& problem = plan_.problem;
   KeptBits kept;
   if (keeps_)
-    kept = {kept_bits_ + p * tiles_ * tile_keys + tile_.first, kept_ready_ + p * tiles_ + tile_.first / tile_keys};
+    kept = {kept_bits_ + p * tiles_ * plan_.tile_keys + tile_.first,
+            kept_ready_ + p * tiles_ + tile_.first / plan_.tile_keys};
   const Stretch s = look(plan_, panel, tile_, std::max<int64_t>(2, plan_.step), want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
 
@@ -292,7 +294,7 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
   const int64_t count = s.count();
   corners_ = corners_of(p, s);
   plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys(s.begin), count, problem.head_size, plan_.weights, scores_,
-                       top_, corners_, ahead(problem.key, problem.head_size, p, true));
+                       wants_top_ ? top_ : nullptr, corners_, ahead(problem.key, problem.head_size, p, true));
   if (plan_.bent) family_.bend(scores_, v, count, plan_.scale, problem.softcap);
   if (bent) std::memcpy(bent, scores_, size_t(count * v * family_.lanes * family_.element_size));
   if (plan_.biased) {
@@ -312,7 +314,7 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
     family_.hide_outside(scores_, v, 0, s.open - s.begin, low, high);
     family_.hide_outside(scores_, v, s.shut - s.begin, count, low, high);
   }
-  if (plan_.bent || plan_.biased || s.hidden) family_.find_top(scores_, v, count, top_);
+  if (wants_top_ && (plan_.bent || plan_.biased || s.hidden)) family_.find_top(scores_, v, count, top_);
   return s;
 }
 

@@ -46,8 +46,8 @@ class Forward {
     const bool careful = exact && stretch.hidden;
     const Tile values = block_.values(stretch.begin, careful);
     select(p, stretch, values);
-    plan_.family.weighted_sum(block_.scores(), vectors, values, count, value_size,
-                              alpha_, output(p), block_.corners(), block_.values_ahead(p));
+    plan_.family.weighted_sum(block_.scores(), vectors, values, count, value_size, alpha_, output(p), block_.corners(),
+                              block_.values_ahead(p));
     if (!careful) return;
     const int32_t width = vectors * plan_.family.lanes;
     plan_.family.add_not_finite(block_.scores(), width, block_.value_rows(stretch.begin), count, value_size,
@@ -67,7 +67,7 @@ class Forward {
   void pass(int first, int last, bool exact) noexcept {
     for (int p = first; p < last; ++p) reset(p);
     const int64_t end = block_.end_key(first, last);
-    for (int64_t key = block_.first_key(first, last); key < end; key += tile_keys) {
+    for (int64_t key = block_.first_key(first, last); key < end; key += plan_.tile_keys) {
       block_.open_tile(key, end);
       for (int p = first; p < last; ++p) add_tile(p, exact);
     }
@@ -111,9 +111,9 @@ class Forward {
       rows[i] = block_.row(problem.out, out, p, i);
       if (problem.lse) {
         // a query that sees nothing has the sink's own value, which need not be rounded
-        const T lse = T(seen ? log_denominator(m[i] * block_.softmax_scale(), l[i])
-                             : sink_of(plan_, block_.batch(), panel.group[i]));
-        std::memcpy(block_.row(problem.lse, lses, p, i), &lse, sizeof lse);
+        write_lse(problem.lse, block_.row(problem.lse, lses, p, i),
+                  seen ? log_denominator(m[i] * block_.softmax_scale(), l[i])
+                       : sink_of(plan_, block_.batch(), panel.group[i]));
       }
     }
     for (int i = panel.live; i < width_; ++i) alpha_[i] = T(0);

@@ -171,6 +171,7 @@ fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
   if (problem.queries <= decode_queries && !problem.centers) return hard_attention_of_few(problem, error);
   Plan plan(problem, kernels());
   plan.share_tiles();
+  plan.tile_keys = tile_keys;  // which decides what is drawn
   const double flops =
       2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
   return plan.family.element_size == 8 ? run_blocks<double, Hard>(plan, Hard<double>::bytes_a_query(plan), flops, error)

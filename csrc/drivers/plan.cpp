@@ -52,7 +52,11 @@ static_assert(int(Profile::epanechnikov) == FV_EPANECHNIKOV - FV_BOXCAR &&
 }  // namespace
 
 Plan::Plan(const Problem& p, const Kernels& k) noexcept
-    : problem(p), kernels(k), family(family_of(p, k)), scoring(scoring_of(p, family)) {
+    : problem(p),
+      kernels(k),
+      family(family_of(p, k)),
+      scoring(scoring_of(p, family)),
+      tile_keys(family.tile_keys > 0 ? family.tile_keys : foveate::tile_keys) {
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
@@ -134,6 +138,26 @@ double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   const Operand& x = plan.problem.sink;
   if (!x) return -std::numeric_limits<double>::infinity();
   return value_at<double>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group));
+}
+
+void write_lse(const Operand& lse, char* at, double number) noexcept {
+  if (lse.dtype == FV_FLOAT64) {
+    std::memcpy(at, &number, sizeof number);
+    return;
+  }
+  const float rounded = float(number);
+  std::memcpy(at, &rounded, sizeof rounded);
+}
+
+double read_lse(const Operand& lse, const char* at) noexcept {
+  if (lse.dtype == FV_FLOAT64) {
+    double number;
+    std::memcpy(&number, at, sizeof number);
+    return number;
+  }
+  float number;
+  std::memcpy(&number, at, sizeof number);
+  return double(number);
 }
 
 double log_denominator(double m, double l) noexcept { return m * ln_2 + std::log(l); }

@@ -19,6 +19,15 @@ inline uint16_t bfloat16_of_float(float x) {
   const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   return uint16_t((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
 }
+#if defined(__AVX512F__)
+// The same of a vector, a word each.
+inline IntVec<float> bfloat16_bits(Vec<float> x) {
+  const IntVec<float> bits = as_bits<float>(x);
+  using Unsigned = VectorOf<float>::Unsigned;  // which may wrap
+  const IntVec<float> nan = x != x, rounded = (IntVec<float>)((Unsigned)bits + 0x7fff + (((Unsigned)bits >> 16) & 1));
+  return (nan ? bits | 0x400000 : rounded) >> 16;
+}
+#endif
 inline float float_of_float16(uint16_t x) {
 #if defined(__F16C__)
   return _cvtsh_ss(x);
@@ -116,6 +125,14 @@ void load_row(const char* from, Dtype dtype, int64_t stride, int64_t columns, T*
       for (; d < columns; ++d) to[d] = element<T>(from + 2 * d, Dtype::float16);
       return;
     case Dtype::bfloat16:
+#if defined(__AVX512F__)
+      if constexpr (sizeof(T) == 4)
+        for (; d + 16 <= columns; d += 16) {
+          const IntVec<T> words =
+              (IntVec<T>)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u*)(from + 2 * d)));
+          store<T>(to + d, from_bits<T>(shift_left<T>(words, 16)));
+        }
+#endif
       for (; d < columns; ++d) to[d] = element<T>(from + 2 * d, Dtype::bfloat16);
       return;
     case Dtype::float32:
@@ -152,7 +169,14 @@ void store_row(const T* from, int64_t columns, char* to, Dtype dtype, int64_t st
     }
     case Dtype::bfloat16:
       if (stride == 2) {
-        for (int64_t d = 0; d < columns; ++d) {
+        int64_t d = 0;
+#if defined(__AVX512F__)
+        if constexpr (sizeof(T) == 4)
+          for (; d + 16 <= columns; d += 16)
+            _mm256_storeu_si256((__m256i_u*)(to + 2 * d),
+                                _mm512_cvtepi32_epi16((__m512i)bfloat16_bits(load(from + d))));
+#endif
+        for (; d < columns; ++d) {
           const uint16_t x = bfloat16_of_float(float(from[d]));
           memcpy(to + d * 2, &x, 2);
         }

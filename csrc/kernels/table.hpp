@@ -59,7 +59,7 @@ struct Scoring {
   // an inner product are multiplied by, 1 for pairs and other scores. scratch: a row of each query.
   void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
                        int64_t columns, double factor, const void* weights, void* scratch, void* panel);
-  // top: the largest score of each query; null where it is not wanted
+  // top: the largest score of each query; of an inner product, null where it is not wanted
   void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
                  void* s, void* top, const Corners&, const Ahead&);
   // Gradients, but for constants of a column, see score/columns.hpp; of the weights as they were given. Null for the
@@ -89,6 +89,7 @@ struct Family {
   bool pairs;
   int32_t group;
   int64_t (*value_size)(int64_t columns);
+  int32_t tile_keys;  // keys in a tile, where that is not what it is for all others; else 0
   int32_t cell_size;  // of weights and d_scores as query_sum takes them, in bytes
 
   // Around what a thread does with these kernels, where that is not null: registers that have to be set up first.
@@ -149,13 +150,13 @@ struct Family {
   // backward, see gradient.hpp
   // s, the scores, and d_weights, the gradients of the weights, become cells for query_sum, rows `stride` apart, in
   // `weights` and `d_scores`, and d_weights the gradients of the scores as weighted_sum takes them; but where d_scores is
-  // null, as T, for lay_cells to finish. scale: of the scores. lse in base 2 and shift: one T a query. A query of lse inf
-  // has no weight.
-  void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* lse,
-                        const void* shift, void* weights, void* d_scores, int64_t stride);
+  // null, as T, for lay_cells to finish. scale: of the scores; scale top + rest is lse, in base 2; shift: one T a query each.
+  // A query with a rest of inf has no weight.
+  void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
+                        const void* rest, const void* shift, void* weights, void* d_scores, int64_t stride);
   void (*lay_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
-  // The same of a compact kernel; d_weights are left as T.
-  void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* lse,
+  // The same of a compact kernel, with lse = rest; d_weights are left as T.
+  void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* rest,
                            const void* shift, void* weights, int64_t stride);
   // Of the centre c and of the width of a Gaussian, but for powers of sigma: to[0][q] += sum_j g (j - c) and
   // to[1][q] += sum_j g (j - c)^2, with g = P F dP: weights P before the Gaussian, d_weights F dP

@@ -1,5 +1,6 @@
-// Tests of the kernels through the C ABI, without Python: every instruction set that this CPU runs, one after the other.
-// With a name as the argument, only that one.
+// Tests of the kernels through the C ABI, without Python: every instruction set that this CPU runs, one after the other,
+// and of AVX-512 the lesser variants too, as far as they have kernels of their own. With a name as the argument, only
+// that one.
 #include <cstdio>
 #include <cstring>
 
@@ -23,14 +24,23 @@ int main(int argc, char** argv) {
     kernel_tests::test_backward_edges(report, name);
     isas.push_back(name);
   }
+  std::vector<std::string> variants = isas;
+  for (const char* features : {"avx512 bf16", "avx512 float32"}) {
+    fv_error error = {};
+    if (argc > 1 && std::strcmp(argv[1], "avx512") != 0 && std::strcmp(argv[1], features) != 0) continue;
+    if (fv_isa_select(features, &error) != FV_OK) continue;  // the best there is, or not on this CPU
+    report.that(std::string(features) + ": selected", std::strcmp(fv_isa_features(), features) == 0, fv_isa_features());
+    kernel_tests::test_backward_edges(report, features);
+    variants.push_back(features);
+  }
   kernel_tests::test_random(report);
   kernel_tests::test_backward_refusals(report);
-  kernel_tests::test_attention(report, isas);
+  kernel_tests::test_attention(report, variants);
   kernel_tests::test_scores(report, isas);
   kernel_tests::test_far(report, isas);
   kernel_tests::test_hard(report, isas);
-  kernel_tests::test_backward(report, isas);
+  kernel_tests::test_backward(report, variants);
   kernel_tests::test_dropout(report, isas);
-  std::printf("%d checks on %zu instruction sets, %d failed\n", report.checks(), isas.size(), report.failures());
-  return report.failures() != 0 || isas.empty();
+  std::printf("%d checks on %zu instruction sets and variants, %d failed\n", report.checks(), variants.size(), report.failures());
+  return report.failures() != 0 || variants.empty();
 }

@@ -116,8 +116,8 @@ typedef struct fv_problem {
 /* The shape of the output, (..., Lq, Dv), or (..., Lq, Lk) where `value` is NULL. Validates the whole problem. */
 fv_status fv_output_shape(const fv_problem*, int32_t* ndim, int64_t shape[FV_MAX_DIMS], fv_error*) FV_NOEXCEPT;
 
-/* out (..., Lq, Dv), of any float dtype; lse (..., Lq), float32 (float64 for float64), may be NULL: the natural
- * logarithm of the denominator, the sink included. */
+/* out (..., Lq, Dv), of any float dtype; lse (..., Lq), float32 or float64 (float64 for float64), may be NULL: the
+ * natural logarithm of the denominator, the sink included. */
 fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* lse, fv_error*) FV_NOEXCEPT;
 
 /* out (..., Lq, Lk): the weights themselves. */
@@ -138,8 +138,9 @@ typedef struct fv_gradients {
 } fv_gradients;
 
 /* The gradients of fv_attention: out and lse are what it gave for the problem, d_out the gradient of out, of its shape;
- * d_lse that of lse, may be NULL. lse, d_lse and the gradient of the mask are float32 (float64 for float64); out, d_out,
- * and the gradients of query, key and value of any float dtype (float64 for float64). No axis of key and value may be
+ * d_lse that of lse, may be NULL. An error of lse is one of every weight of its row: float64 spares its rounding. d_lse
+ * and the gradient of the mask are float32 (float64 for float64); out, d_out, and the gradients of query, key and value
+ * of any float dtype (float64 for float64). No axis of key and value may be
  * broadcast by a stride of 0 alone. A row that sees nothing has the gradient 0. `negligible` counts as 0. */
 fv_status fv_attention_backward(const fv_problem*, const fv_array* out, const fv_array* lse, const fv_array* d_out,
                                 const fv_array* d_lse, const fv_gradients*, fv_error*) FV_NOEXCEPT;
@@ -157,7 +158,7 @@ fv_status fv_hard_attention(const fv_problem*, fv_selection, const fv_random*, i
 
 /* The gradients of sum(d_out out) + sum(advantage log_prob), with the choices held: index (..., Lq, draws) is what
  * fv_hard_attention gave, lse (..., Lq) what fv_attention gives for the problem. d_out (..., Lq, draws, Dv); advantage
- * (..., Lq, draws), of the dtype of lse. A draw of index -1 has the gradient 0. What is said of fv_attention_backward
+ * (..., Lq, draws), float32 (float64 for float64). A draw of index -1 has the gradient 0. What is said of fv_attention_backward
  * holds; there is no gradient of a sink. */
 fv_status fv_hard_attention_backward(const fv_problem*, int64_t draws, const fv_array* index, const fv_array* lse,
                                      const fv_array* d_out, const fv_array* advantage, const fv_gradients*,
@@ -178,8 +179,9 @@ fv_status fv_multinomial(const fv_array* trials, const fv_array* p, const fv_ran
 /* Instruction sets: those that this build holds and this CPU runs, best first. */
 int32_t fv_isa_count(void) FV_NOEXCEPT;
 const char* fv_isa_name(int32_t index) FV_NOEXCEPT; /* NULL beyond the end */
-const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for example "avx512 bf16" */
-/* Chooses one by name (not to be called while another call runs). */
+const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for example "avx512 bf16 amx" */
+/* Chooses one by name (not to be called while another call runs). Where a CPU has more than one variant of a name, that
+ * is the best; the others go by their features: "avx512 bf16" without AMX, "avx512 float32" without either. */
 fv_status fv_isa_select(const char* name, fv_error*) FV_NOEXCEPT;
 const char* fv_isa_selected(void) FV_NOEXCEPT;
 
@@ -196,7 +198,7 @@ void fv_set_interrupt_check(int (*check)(void)) FV_NOEXCEPT;
 fv_status fv_elementary(const char* name, fv_dtype, const void* in, void* out, int64_t count, fv_error*) FV_NOEXCEPT;
 
 /* Rates of this machine with the ISA in use, to judge a kernel by: fused multiply-adds of float32, float64 or
- * bfloat16 (in flops a second, over `threads` threads, for about `seconds`), and bytes read a second from a buffer of
+ * bfloat16, by AMX where the kernels use it (in flops a second, over `threads` threads, for about `seconds`), and bytes read a second from a buffer of
  * `bytes` bytes for each thread (0 where memory could not be had). */
 double fv_measure_flops(fv_dtype, int32_t threads, double seconds) FV_NOEXCEPT;
 double fv_measure_read(int64_t bytes, int32_t threads, double seconds) FV_NOEXCEPT;
