@@ -110,11 +110,10 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   std::fill_n(d_weights, weight_sums, 0.0);
 
   const auto each = [&](int64_t tasks, auto&& f) {
-    return run_tasks(tasks, threads, Order::by_ranges,
-                     [&](const Task& task) {
-                       const InUse in_use(plan.family);
-                       f(*worker_of(task.thread), task.index);
-                     });
+    return run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
+      const InUse in_use(plan.family);
+      f(*worker_of(task.thread), task.index);
+    });
   };
   if (!each(plan.batches, [](auto& w, int64_t batch) { w.start_batch(batch); })) return FV_INTERRUPTED;
   const auto sums_of = [&](int64_t slot) {

@@ -11,9 +11,7 @@ namespace foveate {
 
 // Tiles of a group: so that the sums of its keys and values, and what is laid out of them, stay in a part of a small L2.
 constexpr int64_t group_tiles = 3, most_group_tiles = 8;
-inline int64_t group_tiles_of(const Plan& plan) {
-  return plan.tile_keys < tile_keys ? most_group_tiles : group_tiles;
-}
+inline int64_t group_tiles_of(const Plan& plan) { return plan.tile_keys < tile_keys ? most_group_tiles : group_tiles; }
 // Queries of a block. With AMX the sums of a tile's keys are loaded and stored as often as there are blocks: 256 are 3 to 5%
 // over 128.
 inline int64_t backward_queries(const Plan& plan) { return plan.tile_keys < tile_keys ? 256 : 128; }

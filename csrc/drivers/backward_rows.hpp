@@ -14,9 +14,7 @@ namespace foveate {
 template <class T>
 bool all_finite(const T* x, int64_t count) {
   using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>;
-  constexpr Bits exponent = Bits(sizeof(T) == 2   ? 0x7f80u
-                                 : sizeof(T) == 4 ? 0x7f800000u
-                                                  : 0x7ff0000000000000u);
+  constexpr Bits exponent = Bits(sizeof(T) == 2 ? 0x7f80u : sizeof(T) == 4 ? 0x7f800000u : 0x7ff0000000000000u);
   Bits any = 0;
   for (int64_t i = 0; i < count; ++i) {
     Bits bits;

@@ -105,8 +105,8 @@ class ScoreGradient {
 
   // Of a panel, and of the n-th tile of the group: d_query, [column][query], null where it is not wanted; d_key from the stretch's first key, in rows of whole
   // vectors, which inner products leave to QuerySum.
-  void add(const Block& block, int p, const Stretch& s, int64_t n, T* d_scores, bool keys_finite,
-           const SeenCells& seen, T* d_query, T* d_key) noexcept {
+  void add(const Block& block, int p, const Stretch& s, int64_t n, T* d_scores, bool keys_finite, const SeenCells& seen,
+           T* d_query, T* d_key) noexcept {
     const Family& family = plan_.family;
     const int32_t vectors = block.vectors(p), width = vectors * family.lanes;
     Tile keys = block.keys(s.begin);

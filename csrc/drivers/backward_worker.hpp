@@ -237,8 +237,7 @@ class BackwardWorker {
                   panel && pass_.moments ? panel + p_.head_size * width : nullptr);
       if (!scored_) continue;
       if (p_.d_mask) add_to_mask(p, s, key);
-      if (p_.softcap > 0)
-        family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
+      if (p_.softcap > 0) family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
       if (changed_ && d_scores) family_.lay_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
       score_.add(block_, p, s, place / plan_.tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
                  d_key ? d_key + s.begin * padded(plan_, p_.head_size) : nullptr);

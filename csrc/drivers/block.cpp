@@ -285,7 +285,8 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
   const Problem& problem = plan_.problem;
   KeptBits kept;
   if (keeps_)
-    kept = {kept_bits_ + p * tiles_ * plan_.tile_keys + tile_.first, kept_ready_ + p * tiles_ + tile_.first / plan_.tile_keys};
+    kept = {kept_bits_ + p * tiles_ * plan_.tile_keys + tile_.first,
+            kept_ready_ + p * tiles_ + tile_.first / plan_.tile_keys};
   const Stretch s = look(plan_, panel, tile_, std::max<int64_t>(2, plan_.step), want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
 

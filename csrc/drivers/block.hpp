@@ -131,7 +131,7 @@ class Block {
   uint32_t* kept_bits_;
   uint8_t* kept_ready_;
   int64_t tiles_;
-  bool keeps_, wants_top_;  // gradients of inner products do without: they know lse
+  bool keeps_, wants_top_;           // gradients of inner products do without: they know lse
   const char* kept_mask_ = nullptr;  // whose bits are kept: the mask's row, and the first query
   int64_t kept_row_ = -1;
 

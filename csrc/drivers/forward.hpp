@@ -46,8 +46,8 @@ class Forward {
     const bool careful = exact && stretch.hidden;
     const Tile values = block_.values(stretch.begin, careful);
     select(p, stretch, values);
-    plan_.family.weighted_sum(block_.scores(), vectors, values, count, value_size,
-                              alpha_, output(p), block_.corners(), block_.values_ahead(p));
+    plan_.family.weighted_sum(block_.scores(), vectors, values, count, value_size, alpha_, output(p), block_.corners(),
+                              block_.values_ahead(p));
     if (!careful) return;
     const int32_t width = vectors * plan_.family.lanes;
     plan_.family.add_not_finite(block_.scores(), width, block_.value_rows(stretch.begin), count, value_size,

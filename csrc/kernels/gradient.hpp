@@ -55,9 +55,8 @@ template <class T, int vectors>
 void lay_cells(const T* d_weights, int64_t count, T* d_scores, int64_t stride) {
   constexpr int width = vectors * lanes<T>;
   for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
-      store<T>(d_scores + j * stride + v * lanes<T>, load(d_weights + j * width + v * lanes<T>));
-    });
+    unroll<vectors>(
+        [&](auto v) { store<T>(d_scores + j * stride + v * lanes<T>, load(d_weights + j * width + v * lanes<T>)); });
 }
 
 // Compact kernels, of s = -d: P = K(d) / l and dS = -K'(d) / l (dP - shift), l = 2^lse. Where K is 0, so are both; K' is
@@ -165,7 +164,8 @@ void query_sum(const T* cells, int64_t stride, int64_t count, int64_t queries, c
     int64_t d = 0;
     for (; d + panel_vectors * lanes<T> <= columns; d += panel_vectors * lanes<T>)
       query_sum_block<Product, panel_vectors, rows>(cells, stride, queries, x + d, columns, to + d);
-    for (; d < columns; d += lanes<T>) query_sum_block<Product, 1, rows>(cells, stride, queries, x + d, columns, to + d);
+    for (; d < columns; d += lanes<T>)
+      query_sum_block<Product, 1, rows>(cells, stride, queries, x + d, columns, to + d);
     cells += rows * stride;
     to += rows * columns;
   }

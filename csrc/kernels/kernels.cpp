@@ -136,7 +136,8 @@ struct Plain {
                         const void* lse, const void* shift, void* weights, int64_t stride) {
     by_width(vectors, [&](auto v) {
       compact_gradient<T, v>(static_cast<const T*>(s), static_cast<T*>(d_weights), count, profile,
-                             static_cast<const T*>(lse), static_cast<const T*>(shift), static_cast<T*>(weights), stride);
+                             static_cast<const T*>(lse), static_cast<const T*>(shift), static_cast<T*>(weights),
+                             stride);
     });
   }
   static void d_gaussian(const void* weights, const void* d_weights, int32_t vectors, int64_t count,
@@ -350,8 +351,8 @@ constexpr Family tile_family() {
   f.value_size = tile_values_size;
   f.enter = enter_tiles;
   f.leave = leave_tiles;
-  f.inner = {true,  Tiles::row_size, Tiles::row_size, load_pair_keys<depth>, pack_pair_queries<depth>, Tiles::inner,
-             nullptr};
+  f.inner = {true,         Tiles::row_size, Tiles::row_size, load_pair_keys<depth>, pack_pair_queries<depth>,
+             Tiles::inner, nullptr};
   f.load_values = load_tile_values;
   f.weighted_sum = Tiles::sum;
   f.query_sum = Tiles::sum_queries;

@@ -128,7 +128,8 @@ void load_row(const char* from, Dtype dtype, int64_t stride, int64_t columns, T*
 #if defined(__AVX512F__)
       if constexpr (sizeof(T) == 4)
         for (; d + 16 <= columns; d += 16) {
-          const IntVec<T> words = (IntVec<T>)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u*)(from + 2 * d)));
+          const IntVec<T> words =
+              (IntVec<T>)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u*)(from + 2 * d)));
           store<T>(to + d, from_bits<T>(shift_left<T>(words, 16)));
         }
 #endif
