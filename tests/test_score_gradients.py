@@ -9,8 +9,18 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from gradient_checks import FLOATS, OPERANDS, REACHES, check, gradients, parts, reach_of
+from gradient_checks import (
+    FLOATS,
+    OPERANDS,
+    REACHES,
+    check,
+    gradients,
+    hold_precise,
+    parts,
+    reach_of,
+)
 from strategies import DTYPES, normal, problem, score_of
+from tolerances import wider
 
 NAMES = [
     "additive tanh", "additive relu", "concat tanh", "concat relu",
@@ -178,6 +188,36 @@ def test_projections_of_any_size(values, activation, queries, keys):
         if activation == "relu":  # no sum is so near to 0 that rounding it moves the sign
             a, b = (np.round(x * 8) / 8 for x in (a, b))
         check(a, b, value, score=score)
+
+
+def check_precision(arrays: Any, score: Any) -> None:
+    """Hold attention_vjp to the error that the formulas have."""
+    d_output = normal(9, (*arrays[0].shape[:-1], arrays[2].shape[-1]), arrays[0].dtype)
+    wide, of_wide = [wider(x) for x in arrays], wider(d_output)
+    _, found = gradients(fv.attention_vjp, arrays, d_output, score=score)
+    _, exact = gradients(reference.attention_vjp, wide, of_wide, score=score)
+    _, plain = gradients(reference.attention_vjp, arrays, d_output, score=score)
+    hold_precise(found, exact, plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_precision(name):
+    for dtype in FLOATS:
+        arrays = problem(60, 100, size=10, value_size=6, dtype=dtype)
+        score, arrays = case(name, arrays)
+        check_precision(arrays, score)
+        if name.startswith("gaussian"):
+            far = [x + dtype.type(1e4) for x in arrays[:2]]
+            check_precision((*far, arrays[2]), score)
+
+
+@pytest.mark.parametrize("values", RANGES.values(), ids=RANGES)
+def test_precision_of_projections_of_any_size(values):
+    size, shift = values
+    for dtype in FLOATS:
+        a, b, value = problem(60, 100, size=32, value_size=4, dtype=dtype)
+        a, b = a * dtype.type(size) + dtype.type(shift), b * dtype.type(size) - dtype.type(shift)
+        check_precision((a, b, value), fv.Additive(normal(8, (32,), dtype) / 32))
 
 
 @pytest.mark.parametrize("name", ["gaussian", "gaussian of dimensions"])

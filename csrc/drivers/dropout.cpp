@@ -48,7 +48,8 @@ void Dropout::decide(const Panel& panel, int64_t block, uint32_t* to) noexcept {
   for (int g = 0; g * group < panel.live; ++g) {
     Bytes kept_of[halves] = {}, equal_of[halves] = {};
     for (int i = 0; i < group && g * group + i < panel.live; ++i) {
-      const Bytes bit = Bytes{} + uint8_t(1 << i);
+      const uint8_t one = uint8_t(1 << i);  // named: a checked shift in place is no scalar of the vector to GCC
+      const Bytes bit = Bytes{} + one;
       for (int h = 0; h < halves; ++h) {
         Bytes number;
         std::memcpy(&number, numbers[g * group + i] + h * 2, sizeof number);

@@ -5,12 +5,29 @@
 
 namespace kernel_tests {
 
+namespace {
+
+// The weights themselves, of the unit matrix as values: 0 where they are dropped (or so small that it is no matter).
+Tensor kept_by(const Case& c) {
+  Tensor unit(c.dtype, {1, 1, c.keys, c.keys});
+  for (int64_t j = 0; j < c.keys; ++j) unit.set(j * c.keys + j, 1);
+  const Tensor weights(lse_dtype(c.dtype), {c.heads, c.groups, c.queries, c.keys});
+  fv_problem problem = c.problem();
+  problem.value = unit.view();
+  fv_error error = {};
+  if (fv_attention(&problem, weights.view(), nullptr, &error)) std::printf("        %s\n", error.message);
+  return weights;
+}
+
+}  // namespace
+
 Pulled pulled_for(const Case& c, int64_t draws, uint64_t seed) {
   Pulled p;
   p.draws = draws;
   const fv_dtype wide = lse_dtype(c.dtype);
   if (draws == 0) {
     p.d_output = Tensor::random(c.dtype, {c.heads, c.groups, c.queries, c.value_size}, 1.0, 11 * seed + 1);
+    if (c.dropout > 0) p.kept = kept_by(c);
     if (seed % 3) p.d_lse = Tensor::random(wide, {c.heads, c.groups, c.queries}, 1.0, 11 * seed + 2);
     return p;
   }

@@ -1,6 +1,5 @@
 #include "plain_backward.hpp"
 
-#include <cfloat>
 #include <cmath>
 
 #include "formula.hpp"
@@ -77,6 +76,8 @@ class Formula {
         const Real way = (Real(j) - Real(c_.centers.get(head * c_.queries + i))) / Real(c_.sigma);
         cells_[size_t(j)].factor = std::exp(-way * way / 2);
       }
+    for (int64_t j = 0; j < c_.keys && c_.dropout > 0; ++j)
+      cells_[size_t(j)].factor *= p_.kept.get(row * c_.keys + j) != 0 ? 1 / (1 - Real(c_.dropout)) : Real(0);
     if (p_.draws)
       add_choices(seen, head, row, i, q);
     else
@@ -289,7 +290,7 @@ Shape shape_of(const Case& c, Part part) {
 
 bool is_long_double_cheap(const Case& c) {
   // some 20 ns an operation of an x87, and some 500 of software under an emulator
-  const int64_t most = LDBL_MANT_DIG <= 64 ? 200000 : 5000;
+  const int64_t most = long_double_in_hardware ? 200000 : 5000;
   return c.heads * c.groups * c.queries * c.keys * (c.head_size + c.value_size) <= most;
 }
 

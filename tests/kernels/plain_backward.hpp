@@ -1,9 +1,10 @@
 // The gradients of attention by the formula, written plainly: every cell of weights, one after the other; of every kind.
-// With P the weights of the softmax, F the factor after it (a Gaussian), dP = dO V^T, dlse the gradient of lse:
+// With P the weights of the softmax, F the factor after it (a Gaussian, dropout), dP = dO V^T, dlse the gradient of lse:
 //   soft   dS = P (F dP - sum P F dP + dlse),   dV = (P F)^T dO
 //   hard   dS = sum_s advantage_s ([the key is the s-th choice] - P),   dV: the sum of dO_s of the chosen values
 // and by the chain rule to all that the logits are made of.
 #pragma once
+#include <cfloat>
 #include <vector>
 
 #include "plain.hpp"
@@ -17,6 +18,7 @@ struct Pulled {
   Tensor d_lse;       // (heads, groups, Lq), of soft attention; optional
   Tensor index;       // (heads, groups, Lq, draws)
   Tensor advantage;   // likewise
+  Tensor kept;        // (heads, groups, Lq, Lk), of dropout: not 0 where a weight stays
 };
 
 enum Part { of_query, of_key, of_value, of_mask, of_sink, of_weights, of_centers, of_sigma, part_count };
@@ -36,6 +38,7 @@ struct Differentiated {
 };
 Differentiated differentiate(const Case&, const Pulled&);
 
+constexpr bool long_double_in_hardware = LDBL_MANT_DIG <= 64;
 // Whether long double pays. Where not, the formula of float64 is in double, both times.
 bool is_long_double_cheap(const Case&);
 
