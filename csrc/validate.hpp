@@ -93,8 +93,7 @@ class Validator : private Views<Problem> {
   fv_status lse(const fv_array* lse) {
     if (lse == nullptr) return FV_OK;
     if (const fv_status status = view("lse", lse); status != FV_OK) return status;
-    const fv_dtype wanted = problem_.query.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
-    if (lse->dtype != wanted) return wrong_dtype("lse", *lse, dtype_name(wanted));
+    if (const fv_status status = lse_dtype("lse", *lse, problem_.query.dtype); status != FV_OK) return status;
     return place_output("lse", *lse, &problem_.queries, 1, problem_.lse);
   }
 

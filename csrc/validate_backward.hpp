@@ -16,9 +16,12 @@ class BackwardValidator : private Views<Problem> {
     const int64_t core[2] = {problem_.queries, problem_.value_size};
     fv_status status = moving();
     if (status == FV_OK) status = given_output("out", out, nullptr, core, 2, problem_.out);
-    if (status == FV_OK) status = given_lse("lse", lse, problem_.lse);
+    if (status == FV_OK) status = given_lse(lse);
     if (status == FV_OK) status = given_output("d_out", d_out, nullptr, core, 2, problem_.d_out);
-    if (status == FV_OK && d_lse != nullptr) status = given_lse("d_lse", d_lse, problem_.d_lse);
+    const fv_dtype accumulator = accumulator_of();
+    if (status == FV_OK && d_lse != nullptr) {
+      status = given_output("d_lse", d_lse, &accumulator, core, 1, problem_.d_lse);
+    }
     return status;
   }
 
@@ -40,7 +43,7 @@ class BackwardValidator : private Views<Problem> {
     fv_status status = moving();
     if (status == FV_OK) status = given_output("index", index, &integer, core, 2, problem_.index);
     if (status == FV_OK) status = chosen(*index);
-    if (status == FV_OK) status = given_lse("lse", lse, problem_.lse);
+    if (status == FV_OK) status = given_lse(lse);
     if (status == FV_OK) status = given_output("d_out", d_out, nullptr, core, 3, problem_.d_out);
     if (status == FV_OK) problem_.d_out_draw_stride = d_out->strides[problem_.lead_ndim + 1];
     if (status == FV_OK) status = given_output("advantage", advantage, &accumulator, core, 2, problem_.advantage);
@@ -96,9 +99,10 @@ class BackwardValidator : private Views<Problem> {
     return FV_OK;
   }
 
-  fv_status given_lse(const char* name, const fv_array* array, Operand& operand) {
-    const fv_dtype accumulator = accumulator_of();
-    return given_output(name, array, &accumulator, &problem_.queries, 1, operand);
+  fv_status given_lse(const fv_array* array) {
+    if (const fv_status status = view("lse", array); status != FV_OK) return status;
+    if (const fv_status status = lse_dtype("lse", *array, given_.query->dtype); status != FV_OK) return status;
+    return given_output("lse", array, &array->dtype, &problem_.queries, 1, problem_.lse);
   }
 
   // Every choice is a key, or -1.

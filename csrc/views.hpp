@@ -42,6 +42,12 @@ class Views {
     return refuse(error_, FV_TYPE_ERROR, "%s: got %s, wanted %s", name, dtype_name(array.dtype), wanted);
   }
 
+  // Of the accumulator, or float64, which keeps what float32 rounds off.
+  fv_status lse_dtype(const char* name, const fv_array& lse, fv_dtype query) {
+    const bool fits = lse.dtype == FV_FLOAT64 || (lse.dtype == FV_FLOAT32 && query != FV_FLOAT64);
+    return fits ? FV_OK : wrong_dtype(name, lse, query == FV_FLOAT64 ? "float64" : "float32 or float64");
+  }
+
   // The strides over the leading axes: right-aligned, 0 where the array does not have the axis or has it once.
   void place(const fv_array& array, int core_ndim, Operand& operand) const {
     static char nothing = 0;  // an empty array may have no address, but an operand that is given has one

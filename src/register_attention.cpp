@@ -30,8 +30,8 @@ class Call {
                         required("value", *at++, &value_, &problem_.value) && parse_rest(at) && family(arguments[16]) &&
                         (count < 18 || centers(arguments[17])) && (count < 19 || dropout(arguments[18]));
     if (!parsed) return nullptr;
-    const int with_lse = PyObject_IsTrue(arguments[14]);
-    return with_lse < 0 ? nullptr : run(arguments[13], with_lse != 0, arguments[15], arguments[0]);
+    Lse lse;
+    return which_lse(arguments[14], &lse) ? run(arguments[13], lse, arguments[15], arguments[0]) : nullptr;
   }
 
   PyObject* run_weights(PyObject* const* arguments, Py_ssize_t count) {
@@ -40,7 +40,7 @@ class Call {
     const bool parsed = required("query", *at++, &query_, &problem_.query) &&
                         required("key", *at++, &key_, &problem_.key) && parse_rest(at) && family(arguments[14]) &&
                         (count < 16 || centers(arguments[15]));
-    return parsed ? run(arguments[12], false, arguments[13], arguments[0]) : nullptr;
+    return parsed ? run(arguments[12], Lse::none, arguments[13], arguments[0]) : nullptr;
   }
 
   PyObject* run_backward(PyObject* const* arguments, Py_ssize_t count) {
@@ -99,6 +99,16 @@ class Call {
 
  private:
   // ---- arguments
+
+  enum class Lse { none, accumulated, wide };  // wide: float64 whatever the query
+
+  // False, True, or "float64".
+  static bool which_lse(PyObject* object, Lse* result) {
+    const bool wide = PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, "float64") == 0;
+    const int wanted = wide ? 1 : PyObject_IsTrue(object);
+    *result = wide ? Lse::wide : wanted > 0 ? Lse::accumulated : Lse::none;
+    return wanted >= 0;
+  }
 
   static bool expect(const char* name, Py_ssize_t count, Py_ssize_t least, Py_ssize_t most) {
     if (least <= count && count <= most) return true;
@@ -241,7 +251,7 @@ class Call {
 
   // ---- outputs
 
-  PyObject* run(PyObject* given_out, bool with_lse, PyObject* descriptor, PyObject* query) {
+  PyObject* run(PyObject* given_out, Lse with_lse, PyObject* descriptor, PyObject* query) {
     int64_t shape[FV_MAX_DIMS];
     int32_t ndim = 0;
     if (const fv_status status = fv_output_shape(&problem_, &ndim, shape, &error_); status != FV_OK) {
@@ -258,19 +268,20 @@ class Call {
                                   : py::reinterpret_steal<py::object>(new_array(descriptor, ndim, shape));
     if (!out || !view("out", out.ptr(), &out_view)) return nullptr;
     py::object lse;
-    if (with_lse) {
-      const fv_dtype dtype = query_.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
+    if (with_lse != Lse::none) {
+      const fv_dtype dtype = query_.dtype == FV_FLOAT64 || with_lse == Lse::wide ? FV_FLOAT64 : FV_FLOAT32;
       lse = py::reinterpret_steal<py::object>(new_array(dtype, ndim - 1, shape));
       if (!lse || !view("lse", lse.ptr(), &lse_view)) return nullptr;
     }
 
-    if (const fv_status status = compute(out_view, with_lse ? &lse_view : nullptr, ndim, shape); status != FV_OK) {
+    if (const fv_status status = compute(out_view, with_lse != Lse::none ? &lse_view : nullptr, ndim, shape);
+        status != FV_OK) {
       return failed(status);
     }
     const bool copy = given && !direct;
     if (copy && py::detail::npy_api::get().PyArray_CopyInto_(given_out, out.ptr()) != 0) return nullptr;
     PyObject* const answer = copy ? given_out : out.ptr();
-    return with_lse ? PyTuple_Pack(2, answer, lse.ptr()) : Py_NewRef(answer);
+    return with_lse != Lse::none ? PyTuple_Pack(2, answer, lse.ptr()) : Py_NewRef(answer);
   }
 
   // (output, index, log_prob), with an axis of draws before the last one of the output, and at the end of the others.

@@ -78,7 +78,8 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
     prepared = carver.take(plan.prepared_size());
     order = carver.take(int64_t(order_size(plan)));
     sorting = carver.take(int64_t(order_scratch(plan)) * sorters);
-    pass.lse = carver.take<T>(plan.batches * plan.rows);
+    pass.top = carver.take<T>(plan.batches * plan.rows);
+    pass.rest = carver.take<T>(plan.batches * plan.rows);
     pass.shift = carver.take<T>(plan.batches * plan.rows);
     pass.spans = carver.take<Interval>(plan.batches * blocks.per_batch);
     d_weights = carver.take<double>(weight_sums);

@@ -72,10 +72,9 @@ struct Pass {
   int64_t panel, part;  // elements of a panel of the queries' gradient, and of a whole part
   int64_t per_batch, stretch;
 
-  // Of all rows, batch after batch: lse in base 2, and what is taken off the gradients of the weights.
-  void *lse = nullptr, *shift = nullptr;
-  Interval* spans = nullptr;  // of every block: the keys that it may see
-  void* parts = nullptr;      // [batch of a wave][chunk][panel][column][query]; null: not wanted
+  void *top = nullptr, *rest = nullptr, *shift = nullptr;  // RowSums of all rows, batch after batch
+  Interval* spans = nullptr;                               // of every block: the keys that it may see
+  void* parts = nullptr;  // [batch of a wave][chunk][panel][column][query]; null: not wanted
 
  private:
   int64_t first_key(int64_t group) const { return group * tiles / groups * plan.tile_keys; }

@@ -49,10 +49,10 @@ class SelectGradient {
     if (factors_ && scored_) multiply(cells_);
     if (moments) std::memcpy(d_weights_, cells_, size_t(s.count() * width) * sizeof(T));
     if (plan_.compact)
-      family.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.lse(p), rows.shift(p),
+      family.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.rest(p), rows.shift(p),
                               weights, stride_);
     else
-      family.soft_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), rows.lse(p),
+      family.soft_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), rows.top(p), rows.rest(p),
                            rows.shift(p), weights, d_scores, stride_);
     if (factors_) {
       T* const plain_weights = reinterpret_cast<T*>(weights);

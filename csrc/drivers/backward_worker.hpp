@@ -68,8 +68,8 @@ class BackwardWorker {
   // lse and shift of a batch's rows, the gradient of the sink, and the keys that each block may see.
   void start_batch(int64_t batch) noexcept {
     constexpr double infinity = std::numeric_limits<double>::infinity();
-    T* const lse = static_cast<T*>(pass_.lse) + batch * plan_.rows;
-    T* const shift = static_cast<T*>(pass_.shift) + batch * plan_.rows;
+    const RowSums<T> rows = rows_of(batch);
+    const double scale = plan_.compact ? infinity : block_.softmax_scale();
     for (int64_t group = 0; group < plan_.groups; ++group) {
       double d_sink = 0;
       for (int64_t first = 0; first < p_.queries; first += width_ / 2) {
@@ -77,14 +77,16 @@ class BackwardWorker {
         sum_rows(batch, group, first, count);
         for (int64_t i = 0; i < count; ++i) {
           const int64_t r = (first + i) * plan_.groups + group;
-          T natural, d_lse = 0;
-          std::memcpy(&natural, plan_.row(p_.lse, batch, group, first + i), sizeof natural);
+          const double natural = read_lse(p_.lse, plan_.row(p_.lse, batch, group, first + i));
+          T d_lse = 0;
           if (p_.d_lse) std::memcpy(&d_lse, plan_.row(p_.d_lse, batch, group, first + i), sizeof d_lse);
-          shift[r] = row_[i] - d_lse;
+          rows.shift[r] = row_[i] - d_lse;
           // a row that sees nothing has an lse of -inf, and no weight
-          lse[r] = natural == -infinity ? T(infinity) : T(double(natural) * log2_e);
+          const bool nothing = natural == -infinity;
+          rows.top[r] = nothing ? T(0) : T(natural * log2_e / scale);
+          rows.rest[r] = T(nothing ? infinity : natural * log2_e - (plan_.compact ? 0 : double(rows.top[r]) * scale));
           const double sink = p_.d_sink ? sink_of(plan_, batch, group) : -infinity;
-          if (sink != -infinity) d_sink -= std::exp(sink - double(natural)) * double(shift[r]);
+          if (sink != -infinity) d_sink -= std::exp(sink - natural) * double(rows.shift[r]);
         }
       }
       if (p_.d_sink) std::memcpy(plan_.row(p_.d_sink, batch, group, 0), &d_sink, sizeof d_sink);
@@ -159,6 +161,11 @@ class BackwardWorker {
     std::memcpy(plan_.row(x, batch, group, row), &value, sizeof value);
   }
 
+  RowSums<T> rows_of(int64_t batch) const {
+    const auto of = [&](void* all) { return static_cast<T*>(all) + batch * plan_.rows; };
+    return {of(pass_.top), of(pass_.rest), of(pass_.shift)};
+  }
+
   // To row_[i]: what is taken off the gradients of the weights of query first + i, but for that of lse.
   void sum_rows(int64_t batch, int64_t group, int64_t first, int64_t count) noexcept {
     if (p_.advantage) {
@@ -204,8 +211,7 @@ class BackwardWorker {
     if (low >= high) return;
     block_.look_at(batch * blocks_.per_batch + b);
     block_.pack_all();
-    rows_.load(block_, static_cast<const T*>(pass_.lse) + batch * plan_.rows,
-               static_cast<const T*>(pass_.shift) + batch * plan_.rows, scored_, select_.factor());
+    rows_.load(block_, rows_of(batch), scored_, select_.factor());
     for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
       if (key < high && key + plan_.tile_keys > low)
         add_tile(key, keys.high, finite_[(key - keys.low) / plan_.tile_keys], d_query, sums, key - keys.low);

@@ -157,8 +157,8 @@ class Decode : private FewQueries<T> {
     char* const to = row_of(plan_, p_.out, batch, panel, q);
     family_.store_row(output, p_.value_size, to, dtype_of(p_.out), p_.out.column_stride);
     if (!p_.lse) return;
-    const T lse = T(seen ? log_denominator(m * plan_.softmax_scale(), l) : sink_of(plan_, batch, panel.group[q]));
-    std::memcpy(row_of(plan_, p_.lse, batch, panel, q), &lse, sizeof lse);
+    write_lse(p_.lse, row_of(plan_, p_.lse, batch, panel, q),
+              seen ? log_denominator(m * plan_.softmax_scale(), l) : sink_of(plan_, batch, panel.group[q]));
   }
 
   // The chunks of one row, in order.

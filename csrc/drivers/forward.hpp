@@ -111,9 +111,9 @@ class Forward {
       rows[i] = block_.row(problem.out, out, p, i);
       if (problem.lse) {
         // a query that sees nothing has the sink's own value, which need not be rounded
-        const T lse = T(seen ? log_denominator(m[i] * block_.softmax_scale(), l[i])
-                             : sink_of(plan_, block_.batch(), panel.group[i]));
-        std::memcpy(block_.row(problem.lse, lses, p, i), &lse, sizeof lse);
+        write_lse(problem.lse, block_.row(problem.lse, lses, p, i),
+                  seen ? log_denominator(m[i] * block_.softmax_scale(), l[i])
+                       : sink_of(plan_, block_.batch(), panel.group[i]));
       }
     }
     for (int i = panel.live; i < width_; ++i) alpha_[i] = T(0);

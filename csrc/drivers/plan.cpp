@@ -140,6 +140,26 @@ double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   return value_at<double>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group));
 }
 
+void write_lse(const Operand& lse, char* at, double number) noexcept {
+  if (lse.dtype == FV_FLOAT64) {
+    std::memcpy(at, &number, sizeof number);
+    return;
+  }
+  const float rounded = float(number);
+  std::memcpy(at, &rounded, sizeof rounded);
+}
+
+double read_lse(const Operand& lse, const char* at) noexcept {
+  if (lse.dtype == FV_FLOAT64) {
+    double number;
+    std::memcpy(&number, at, sizeof number);
+    return number;
+  }
+  float number;
+  std::memcpy(&number, at, sizeof number);
+  return double(number);
+}
+
 double log_denominator(double m, double l) noexcept { return m * ln_2 + std::log(l); }
 
 fv_status no_memory(fv_error* error, double bytes) noexcept {

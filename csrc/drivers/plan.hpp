@@ -161,6 +161,10 @@ Interval round_center(double center, double half_width, int64_t keys) noexcept;
 // The sink of a leading index, or -inf, in natural units.
 double sink_of(const Plan&, int64_t batch, int64_t group) noexcept;
 
+// An element of lse, float32 or float64.
+void write_lse(const Operand& lse, char* at, double number) noexcept;
+double read_lse(const Operand& lse, const char* at) noexcept;
+
 // Logarithm of a softmax's denominator, from its base-2 maximum and sum.
 double log_denominator(double m, double l) noexcept;
 

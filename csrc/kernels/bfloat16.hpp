@@ -205,16 +205,17 @@ inline void store_pairs(__m512i first, __m512i second, float* to) {
 // gradient.hpp's soft_gradient: rows of bfloat16, and of dS the pairs too; where d_scores is null, dS as float32.
 template <int vectors>
 [[gnu::noinline]] void soft_pair_gradient(const float* s, float* d_weights, int64_t count, float scale,
-                                          const float* lse_, const float* shift_, uint16_t* weights, uint16_t* d_scores,
-                                          int64_t stride) {
+                                          const float* top_, const float* rest_, const float* shift_, uint16_t* weights,
+                                          uint16_t* d_scores, int64_t stride) {
   constexpr int width = vectors * lanes<float>;
   const Vec<float> lowest = minus_infinity<float>();
-  Vec<float> lse[vectors], shift[vectors];
+  Vec<float> top[vectors], rest[vectors], shift[vectors];
   __mmask16 live[vectors];
   unroll<vectors>([&](auto v) {
-    lse[v] = load(lse_ + v * lanes<float>);
+    top[v] = load(top_ + v * lanes<float>);
+    rest[v] = load(rest_ + v * lanes<float>);
     shift[v] = load(shift_ + v * lanes<float>);
-    live[v] = _mm512_cmp_ps_mask(lse[v], -lowest, _CMP_NEQ_UQ);
+    live[v] = _mm512_cmp_ps_mask(rest[v], -lowest, _CMP_NEQ_UQ);
   });
   const auto row = [&](int64_t j, Vec<float>(&d_score)[vectors]) {
     Vec<float> weight[vectors];
@@ -222,7 +223,7 @@ template <int vectors>
       const int64_t cell = j * width + v * lanes<float>;
       const Vec<float> score = load(s + cell);
       const __mmask16 seen = _mm512_mask_cmp_ps_mask(live[v], score, lowest, _CMP_NEQ_UQ);
-      weight[v] = exp2_of_weights(score * scale - lse[v], seen);
+      weight[v] = exp2_of_weights(-max(Vec<float>{}, rest[v] - (score - top[v]) * scale), seen);
       d_score[v] = _mm512_maskz_mul_ps(seen, weight[v], load(d_weights + cell) - shift[v]);
     });
     _mm512_storeu_si512(weights + j * stride, cell_row<vectors>(weight));

@@ -1,6 +1,8 @@
 // What the backward pass has beyond the forward's products: a tile of weights and of the gradients of its scores, and
 // the product that sums over queries. With P the weights, dP = dO V^T, delta = rowsum(dO O) and dlse the gradient of lse:
-//   P[j][q]  = 2^(S[j][q] - lse[q]),  dS[j][q] = P[j][q] (dP[j][q] - shift[q]),  shift = delta - dlse
+//   P[j][q]  = 2^(scale (S[j][q] - top[q]) - rest[q]),  dS[j][q] = P[j][q] (dP[j][q] - shift[q]),  shift = delta - dlse
+// lse = scale top + rest in base 2, in two numbers, since its rounding would be an error of every weight of the query: the
+// difference of S and top is exact where it matters, as in the forward pass. No weight is more than 1, whatever the rounding.
 //   to[j][d] += sum_q cells[j][q] X[q][d]        (a chain over the q of one call, from 0: dV from P, dK from dS)
 // A score of -inf is that of a cell that is not seen: both are 0 there, whatever dP holds.
 #pragma once
@@ -34,18 +36,19 @@ inline void each_cell(const T* s, T* d_weights, int64_t count, T* weights, T* d_
 }
 
 template <class T, int vectors>
-[[gnu::noinline]] void soft_gradient(const T* s, T* d_weights, int64_t count, T scale, const T* lse_, const T* shift_,
-                                     T* weights, T* d_scores, int64_t stride) {
+[[gnu::noinline]] void soft_gradient(const T* s, T* d_weights, int64_t count, T scale, const T* top_, const T* rest_,
+                                     const T* shift_, T* weights, T* d_scores, int64_t stride) {
   const Vec<T> lowest = minus_infinity<T>();
-  Vec<T> lse[vectors], shift[vectors];
+  Vec<T> top[vectors], rest[vectors], shift[vectors];
   unroll<vectors>([&](auto v) {
-    lse[v] = load(lse_ + v * lanes<T>);
+    top[v] = load(top_ + v * lanes<T>);
+    rest[v] = load(rest_ + v * lanes<T>);
     shift[v] = load(shift_ + v * lanes<T>);
   });
   each_cell<T, vectors>(s, d_weights, count, weights, d_scores, stride,
                         [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
                           const IntVec<T> hidden = score == lowest;
-                          weight = hidden ? Vec<T>{} : exp2<T>(score * scale - lse[v]);
+                          weight = hidden ? Vec<T>{} : exp2<T>(-max(Vec<T>{}, rest[v] - (score - top[v]) * scale));
                           d_score = hidden ? Vec<T>{} : weight * (d_weight - shift[v]);
                         });
 }
@@ -59,15 +62,15 @@ void lay_cells(const T* d_weights, int64_t count, T* d_scores, int64_t stride) {
         [&](auto v) { store<T>(d_scores + j * stride + v * lanes<T>, load(d_weights + j * width + v * lanes<T>)); });
 }
 
-// Compact kernels, of s = -d: P = K(d) / l and dS = -K'(d) / l (dP - shift), l = 2^lse. Where K is 0, so are both; K' is
+// Compact kernels, of s = -d: P = K(d) / l and dS = -K'(d) / l (dP - shift), l = 2^rest. Where K is 0, so are both; K' is
 // taken as 0 where a triangle has its top.
 template <class T, int vectors>
-[[gnu::noinline]] void compact_gradient(const T* s, T* d_weights, int64_t count, Profile profile, const T* lse,
+[[gnu::noinline]] void compact_gradient(const T* s, T* d_weights, int64_t count, Profile profile, const T* rest,
                                         const T* shift_, T* weights, int64_t stride) {
   const Vec<T> zero = {}, one = broadcast(T(1));
   Vec<T> inverse[vectors], shift[vectors];
   unroll<vectors>([&](auto v) {
-    inverse[v] = exp2<T>(-load(lse + v * lanes<T>));
+    inverse[v] = exp2<T>(-load(rest + v * lanes<T>));
     shift[v] = load(shift_ + v * lanes<T>);
   });
   const auto run = [&](auto&& profile_of) {

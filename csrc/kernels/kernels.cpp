@@ -119,12 +119,12 @@ struct Plain {
   static T weight(const void* weights, int64_t key, int64_t query, int64_t width) {
     return static_cast<const T*>(weights)[key * width + query];
   }
-  static void d_scores(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* lse,
-                       const void* shift, void* weights, void* beside, int64_t stride) {
+  static void d_scores(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
+                       const void* rest, const void* shift, void* weights, void* beside, int64_t stride) {
     by_width(vectors, [&](auto v) {
       soft_gradient<T, v>(static_cast<const T*>(s), static_cast<T*>(d_weights), count, T(scale),
-                          static_cast<const T*>(lse), static_cast<const T*>(shift), static_cast<T*>(weights),
-                          static_cast<T*>(beside), stride);
+                          static_cast<const T*>(top), static_cast<const T*>(rest), static_cast<const T*>(shift),
+                          static_cast<T*>(weights), static_cast<T*>(beside), stride);
     });
   }
   static void lay(void* d_weights, int32_t vectors, int64_t count, void* beside, int64_t stride) {
@@ -133,10 +133,10 @@ struct Plain {
     });
   }
   static void d_compact(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile profile,
-                        const void* lse, const void* shift, void* weights, int64_t stride) {
+                        const void* rest, const void* shift, void* weights, int64_t stride) {
     by_width(vectors, [&](auto v) {
       compact_gradient<T, v>(static_cast<const T*>(s), static_cast<T*>(d_weights), count, profile,
-                             static_cast<const T*>(lse), static_cast<const T*>(shift), static_cast<T*>(weights),
+                             static_cast<const T*>(rest), static_cast<const T*>(shift), static_cast<T*>(weights),
                              stride);
     });
   }
@@ -191,12 +191,13 @@ struct Pairs : Plain<float> {
     });
   }
   static int64_t value_size(int64_t columns) { return columns * 4; }
-  static void d_scores(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* lse,
-                       const void* shift, void* weights, void* beside, int64_t stride) {
+  static void d_scores(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
+                       const void* rest, const void* shift, void* weights, void* beside, int64_t stride) {
     by_width(vectors, [&](auto v) {
       soft_pair_gradient<v>(static_cast<const float*>(s), static_cast<float*>(d_weights), count, float(scale),
-                            static_cast<const float*>(lse), static_cast<const float*>(shift),
-                            static_cast<uint16_t*>(weights), static_cast<uint16_t*>(beside), stride);
+                            static_cast<const float*>(top), static_cast<const float*>(rest),
+                            static_cast<const float*>(shift), static_cast<uint16_t*>(weights),
+                            static_cast<uint16_t*>(beside), stride);
     });
   }
   static void lay(void* d_weights, int32_t vectors, int64_t count, void* beside, int64_t stride) {

@@ -150,13 +150,13 @@ struct Family {
   // backward, see gradient.hpp
   // s, the scores, and d_weights, the gradients of the weights, become cells for query_sum, rows `stride` apart, in
   // `weights` and `d_scores`, and d_weights the gradients of the scores as weighted_sum takes them; but where d_scores is
-  // null, as T, for lay_cells to finish. scale: of the scores. lse in base 2 and shift: one T a query. A query of lse inf
-  // has no weight.
-  void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* lse,
-                        const void* shift, void* weights, void* d_scores, int64_t stride);
+  // null, as T, for lay_cells to finish. scale: of the scores; scale top + rest is lse, in base 2; shift: one T a query each.
+  // A query with a rest of inf has no weight.
+  void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
+                        const void* rest, const void* shift, void* weights, void* d_scores, int64_t stride);
   void (*lay_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
-  // The same of a compact kernel; d_weights are left as T.
-  void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* lse,
+  // The same of a compact kernel, with lse = rest; d_weights are left as T.
+  void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* rest,
                            const void* shift, void* weights, int64_t stride);
   // Of the centre c and of the width of a Gaussian, but for powers of sigma: to[0][q] += sum_j g (j - c) and
   // to[1][q] += sum_j g (j - c)^2, with g = P F dP: weights P before the Gaussian, d_weights F dP

@@ -68,7 +68,8 @@ class Problem:
     def forward(self) -> tuple[Array, Array]:
         """Return the output and the lse.
 
-        A 16-bit output would make the difference dP - delta too rough: it is of the wide dtype.
+        A 16-bit output would make the difference dP - delta too rough, and the rounding of an lse
+        would be one of all weights of its query: they are of the wide dtype, and of float64.
         """
         q, k, scale, family = self.reduced
         answer: tuple[Array, Array] = _core.attention(
@@ -80,7 +81,7 @@ class Problem:
             *self.reach,
             self.sink,
             None,
-            True,
+            "float64",
             self.wide,
             family,
             self.centers,

@@ -119,7 +119,7 @@ def attention_vjp(
     def pullback(d_output: ArrayInput, d_lse: ArrayInput | None = None) -> Gradients:
         """Return the gradients, from that of the output and, if it counts, that of the lse."""
         d_out = like("d_output", d_output, output.shape, given[0].dtype)
-        of_lse = None if d_lse is None else like("d_lse", d_lse, lse.shape, lse.dtype)
+        of_lse = None if d_lse is None else like("d_lse", d_lse, lse.shape, problem.wide)
         return problem.gradients(wanted, Answers(output, lse, d_out, of_lse))[0]
 
     return problem.narrowed(output), pullback

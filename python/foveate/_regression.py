@@ -278,11 +278,6 @@ class Problem:
         """The factors of the dimensions, (d,), as the engine takes them."""
         return np.full(self.query.shape[1], self.inverse, self.accumulated)
 
-    def precise(self) -> Problem:
-        """The same in float64."""
-        query, key = (x.astype(np.float64) for x in (self.query, self.key))
-        return Problem(query, key, self.inverse, self.leave_one_out)
-
     def order(self, skip_far: bool) -> tuple[Array, Array] | None:
         """In which order queries and keys have their neighbours close, where that pays."""
         fewest = SKIP_FROM.get(self.query.shape[1])
@@ -337,7 +332,7 @@ class Problem:
             None,
             None,
             None,
-            True,
+            "float64",
             dtype,
             (kind, weights, negligible, self.leave_one_out),
         )

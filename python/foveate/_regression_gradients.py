@@ -16,10 +16,6 @@ from ._arrays import Array, ArrayInput, like
 from ._regression import Problem, Taken, compact, mean, sums_of_others, take
 from ._vjp import RegressionGradients, names_of
 
-# The pullback has the weights from logit - lse, and float32 rounds an lse of this size by 3e-5.
-# Where it is larger, for a query that is 45 bandwidths or more from all points, float64 is used.
-_LARGEST_LSE = 2.0**10
-
 Pullback = Callable[[ArrayInput], RegressionGradients]
 
 
@@ -89,9 +85,6 @@ def kernel_regression_vjp(
     training points and the `w` that these see; the gradient of `y_train` does not depend on
     `y_train`. NaN in `d_output`, where there is an answer, spoils a column of the gradient of
     `y_train`, also of points out of reach of a compact kernel.
-
-    In float16, bfloat16 and float32 with queries very far from all points (45 bandwidths), it is
-    computed in float64.
 
     References
     ----------
@@ -208,20 +201,10 @@ def _constant(given: Taken) -> tuple[Array, Array, _Undo]:
 
 def _gaussian(given: Taken) -> tuple[Array, Array, _Undo]:
     """Attention with the score -u^2 / 2 + log s."""
-    problem, value, bias = given.problem, given.value, None
-
-    def ask() -> tuple[Array, Array, Array | None]:
-        wide = problem.accumulated
-        bias = None if given.sample is None else np.log(given.sample).astype(wide)
-        means = problem.ask("gaussian", value, wide, bias=bias, by_differences=True)
-        return *means, bias
-
-    output, lse, bias = ask()
+    problem, value, wide = given.problem, given.value, given.problem.accumulated
+    bias = None if given.sample is None else np.log(given.sample).astype(wide)
+    output, lse = problem.ask("gaussian", value, wide, bias=bias, by_differences=True)
     empty = lse == -np.inf
-    largest = np.max(np.abs(lse), initial=0, where=np.isfinite(lse))
-    if problem.accumulated != np.float64 and largest > _LARGEST_LSE:
-        problem, value = problem.precise(), value.astype(np.float64)
-        output, lse, bias = ask()
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
         answers = (output, lse, np.where(empty[:, None], 0, d_out).astype(output.dtype))
