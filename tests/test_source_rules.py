@@ -218,6 +218,7 @@ def test_the_public_names_are_these():
         "Cosine",
         "Dot",
         "ScaledDot",
+        "SelfGradients",
         "__version__",
         "attention",
         "attention_vjp",
@@ -235,6 +236,8 @@ def test_the_public_names_are_these():
         "multinoulli",
         "num_threads",
         "reference",
+        "self_attention",
+        "self_attention_vjp",
         "set_num_threads",
         "show_config",
     }
@@ -266,6 +269,8 @@ def test_the_reference_takes_the_same_keywords():
         "multinoulli",
         "predict_centers",
         "predict_centers_vjp",
+        "self_attention",
+        "self_attention_vjp",
     ):
         fast = inspect.signature(getattr(fv, function)).parameters
         plain = inspect.signature(getattr(foveate.reference, function)).parameters

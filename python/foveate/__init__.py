@@ -25,12 +25,14 @@ from ._regression import kernel_regression
 from ._regression_gradients import kernel_regression_vjp
 from ._reinforce import MovingAverageBaseline, leave_one_out_advantage
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
+from ._self_attention import self_attention, self_attention_vjp
 from ._vjp import (
     CenterGradients,
     Gradients,
     HardGradients,
     LocalGradients,
     RegressionGradients,
+    SelfGradients,
 )
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
@@ -50,6 +52,7 @@ __all__ = [
     "MovingAverageBaseline",
     "RegressionGradients",
     "ScaledDot",
+    "SelfGradients",
     "__version__",
     "attention",
     "attention_vjp",
@@ -72,6 +75,8 @@ __all__ = [
     "predict_centers",
     "predict_centers_vjp",
     "reference",
+    "self_attention",
+    "self_attention_vjp",
     "set_num_threads",
     "show_config",
 ]

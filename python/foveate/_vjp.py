@@ -185,3 +185,30 @@ class CenterGradients(NamedTuple):
     query: Array
     w: Array
     v: Array
+
+
+class SelfGradients(NamedTuple):
+    """What the pullback of `self_attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    x, wq, wk, wv : numpy.ndarray or None
+        Of the shape and the dtype of the arrays.
+    mask, sink, score : optional
+        As of `Gradients`.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> output, pullback = fv.self_attention_vjp(np.eye(2), np.eye(2), np.eye(2), np.eye(2))
+    >>> pullback(np.ones((2, 2))).sink is None
+    True
+    """
+
+    x: Array | None = None
+    wq: Array | None = None
+    wk: Array | None = None
+    wv: Array | None = None
+    mask: Array | None = None
+    sink: Array | None = None
+    score: Any = None

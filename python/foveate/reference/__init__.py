@@ -22,6 +22,7 @@ from ._regression_gradients import kernel_regression_vjp
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import compute_dtype, scores
 from ._select import merge, softmax, weighted_sum
+from ._self_attention import self_attention, self_attention_vjp
 
 __all__ = [
     "attention",
@@ -47,6 +48,8 @@ __all__ = [
     "predict_centers_vjp",
     "reach",
     "scores",
+    "self_attention",
+    "self_attention_vjp",
     "softmax",
     "sum_to",
     "uniform",
