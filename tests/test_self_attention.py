@@ -7,8 +7,8 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from block_checks import check, check_differences, check_each_wrt, weight
-from gradient_checks import REACHES, reach_of
+from block_checks import BLOCK_REACHES, check, check_differences, check_each_wrt, weight
+from gradient_checks import reach_of
 from strategies import BFLOAT16, LAYOUTS, normal, score_of
 from test_gradients import EVERY
 
@@ -39,7 +39,7 @@ def test_the_reference_against_differences(score, reach):
     check_differences("self_attention", arrays, score=score, **keywords)
 
 
-@pytest.mark.parametrize("reach", REACHES)
+@pytest.mark.parametrize("reach", BLOCK_REACHES)
 def test_reaches(reach, dtype):
     check("self_attention", operands(dtype=dtype), **reach_of(reach, (2,), 19, 19))
 

@@ -209,6 +209,7 @@ def test_the_public_names_are_these():
         "LocalGradients",
         "Location",
         "MovingAverageBaseline",
+        "MultiHeadGradients",
         "hard_attention",
         "RegressionGradients",
         "hard_attention_vjp",
@@ -231,6 +232,8 @@ def test_the_public_names_are_these():
         "merge",
         "predict_centers",
         "predict_centers_vjp",
+        "multi_head_attention",
+        "multi_head_attention_vjp",
         "multinomial",
         "multinomial_logpmf",
         "multinoulli",
@@ -271,6 +274,8 @@ def test_the_reference_takes_the_same_keywords():
         "predict_centers_vjp",
         "self_attention",
         "self_attention_vjp",
+        "multi_head_attention",
+        "multi_head_attention_vjp",
     ):
         fast = inspect.signature(getattr(fv, function)).parameters
         plain = inspect.signature(getattr(foveate.reference, function)).parameters

@@ -20,6 +20,7 @@ from ._hard_gradients import hard_attention_vjp
 from ._local import local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._merge import merge
+from ._multi_head import multi_head_attention, multi_head_attention_vjp
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
 from ._regression_gradients import kernel_regression_vjp
@@ -31,6 +32,7 @@ from ._vjp import (
     Gradients,
     HardGradients,
     LocalGradients,
+    MultiHeadGradients,
     RegressionGradients,
     SelfGradients,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "LocalGradients",
     "Location",
     "MovingAverageBaseline",
+    "MultiHeadGradients",
     "RegressionGradients",
     "ScaledDot",
     "SelfGradients",
@@ -68,6 +71,8 @@ __all__ = [
     "local_attention",
     "local_attention_vjp",
     "merge",
+    "multi_head_attention",
+    "multi_head_attention_vjp",
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",

@@ -110,3 +110,9 @@ def total(*parts: Array | None) -> Array | None:
     """Add the parts of a gradient that are there."""
     there = [x for x in parts if x is not None]
     return sum(there[1:], there[0]) if there else None
+
+
+def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Give an answer in the dtype of what was given; what is too large for it is inf."""
+    with np.errstate(all="ignore"):
+        return x.astype(dtype, copy=False)

@@ -13,7 +13,7 @@ import numpy as np
 from ._arrays import Array, ArrayInput, float_arrays, like
 from ._attention import attention
 from ._gradients import attention_vjp
-from ._projection import Projection, check_columns, inner_names, rows_of, total
+from ._projection import Projection, check_columns, inner_names, rounded, rows_of, total
 from ._random import Seed
 from ._reach import Segments, Window
 from ._vjp import SelfGradients, names_of
@@ -108,8 +108,7 @@ def self_attention(
         dropout=dropout,
         rng=rng,
     )
-    with np.errstate(all="ignore"):  # what is too large for the dtype is inf
-        return output.astype(projections[0].rows.dtype, copy=False)
+    return rounded(output, projections[0].rows.dtype)
 
 
 def self_attention_vjp(
@@ -198,8 +197,7 @@ def self_attention_vjp(
         rng=rng,
     )
     wide, pull = heads
-    with np.errstate(all="ignore"):  # what is too large for the dtype is inf
-        output: Array = wide.astype(rows.dtype, copy=False)
+    output = rounded(wide, rows.dtype)
 
     def pullback(d_output: ArrayInput) -> SelfGradients:
         """Return the gradients, from that of the output."""

@@ -212,3 +212,37 @@ class SelfGradients(NamedTuple):
     mask: Array | None = None
     sink: Array | None = None
     score: Any = None
+
+
+class MultiHeadGradients(NamedTuple):
+    """What the pullback of `multi_head_attention_vjp` returns: None if not wanted, or not given.
+
+    Parameters
+    ----------
+    x, memory, wq, wk, wv, wo, bq, bk, bv, bo : numpy.ndarray or None
+        Of the shape and the dtype of the arrays. Without a `memory`, x has the gradient of both.
+    mask, sink, score : optional
+        As of `Gradients`.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
+    >>> output, pullback = fv.multi_head_attention_vjp(np.eye(2), **weights, num_heads=2)
+    >>> pullback(np.ones((2, 2))).memory is None
+    True
+    """
+
+    x: Array | None = None
+    memory: Array | None = None
+    wq: Array | None = None
+    wk: Array | None = None
+    wv: Array | None = None
+    wo: Array | None = None
+    bq: Array | None = None
+    bk: Array | None = None
+    bv: Array | None = None
+    bo: Array | None = None
+    mask: Array | None = None
+    sink: Array | None = None
+    score: Any = None

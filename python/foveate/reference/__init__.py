@@ -15,6 +15,7 @@ from ._hard import draw, hard_attention
 from ._hard_gradients import hard_attention_vjp
 from ._local import gaussian, local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
+from ._multi_head import multi_head_attention, multi_head_attention_vjp
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
@@ -39,6 +40,8 @@ __all__ = [
     "local_attention",
     "local_attention_vjp",
     "merge",
+    "multi_head_attention",
+    "multi_head_attention_vjp",
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
