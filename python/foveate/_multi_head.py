@@ -248,7 +248,6 @@ def multi_head_attention_vjp(
     )
     block.answers()[...] = answers
     output = rounded(block.output.forward(), block.query.rows.dtype)
-    shapes: dict[str, Any] = {"mask": mask, "sink": sink}
 
     def pullback(d_output: ArrayInput) -> MultiHeadGradients:
         """Return the gradients, from that of the output."""
@@ -259,10 +258,8 @@ def multi_head_attention_vjp(
                 found = pull(block.split(block.output.of_rows(d_out)))
                 parts = [None if d is None else _joined(d) for d in found[:3]]
                 made |= block.of_projections(wanted, parts, memory is not None)
-                made["score"] = found.score
-                for name, given in shapes.items():
-                    d = getattr(found, name)
-                    made[name] = None if d is None else d.reshape(np.shape(given))
+                made |= {"mask": _without_heads(found.mask), "score": found.score}
+                made["sink"] = found.sink if np.ndim(found.sink) < 2 else _flat(found.sink)
             if "wo" in wanted:
                 made["wo"] = block.output.of_weight(d_out)
             if "bo" in wanted:
@@ -409,3 +406,12 @@ def _joined(heads: Array) -> Array:
     """Copy (..., heads, group, L, D) into rows (..., L, heads * group * D)."""
     rows = np.moveaxis(heads, -2, -4)
     return rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2] * rows.shape[-1])
+
+
+def _without_heads(d_mask: Array | None) -> Array | None:
+    """Take the two axes of heads out of the gradient of a mask that was given them."""
+    return d_mask if d_mask is None or d_mask.ndim <= 2 else d_mask[..., 0, 0, :, :]
+
+
+def _flat(d_sink: Array) -> Array:
+    return d_sink.reshape(*d_sink.shape[:-2], d_sink.shape[-2] * d_sink.shape[-1])

@@ -165,18 +165,16 @@ def multi_head_attention_vjp(
             if memory is not None:
                 found["memory"] = d_memory
             found["wo"], found["bo"] = of_matrix(side_by_side(answers), d_out), _of_bias(d_out)
-            for name, rows_in, d in (
-                ("q", rows, d_query),
-                ("k", others, d_key),
-                ("v", others, d_value),
-            ):
+            pairs = {"q": (rows, d_query), "k": (others, d_key), "v": (others, d_value)}
+            for name, (rows_in, d) in pairs.items():
                 found[f"w{name}"], found[f"b{name}"] = of_matrix(rows_in, d), _of_bias(d)
         names = ("x", "memory", "wq", "wk", "wv", "wo", "bq", "bk", "bv", "bo")
         given = dict(zip(names, arrays, strict=True))
         found = {at: d.astype(np.asarray(given[at]).dtype) for at, d in found.items()
                  if given[at] is not None}  # fmt: skip
         found["score"] = inner.score
-        for at, a in (("mask", mask), ("sink", sink)):
+        reach: dict[str, Any] = {"mask": mask, "sink": sink}
+        for at, a in reach.items():
             d = getattr(inner, at)
             found[at] = None if d is None else d.reshape(np.shape(a))
         return MultiHeadGradients(**{at: d for at, d in found.items() if at in wanted})
