@@ -258,8 +258,8 @@ def multi_head_attention_vjp(
                 found = pull(block.split(block.output.of_rows(d_out)))
                 parts = [None if d is None else _joined(d) for d in found[:3]]
                 made |= block.of_projections(wanted, parts, memory is not None)
-                made |= {"mask": _without_heads(found.mask), "score": found.score}
-                made["sink"] = found.sink if np.ndim(found.sink) < 2 else _flat(found.sink)
+                made |= {"score": found.score, "sink": _without_heads(found.sink, 0)}
+                made["mask"] = _without_heads(found.mask, 2)
             if "wo" in wanted:
                 made["wo"] = block.output.of_weight(d_out)
             if "bo" in wanted:
@@ -408,10 +408,9 @@ def _joined(heads: Array) -> Array:
     return rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2] * rows.shape[-1])
 
 
-def _without_heads(d_mask: Array | None) -> Array | None:
-    """Take the two axes of heads out of the gradient of a mask that was given them."""
-    return d_mask if d_mask is None or d_mask.ndim <= 2 else d_mask[..., 0, 0, :, :]
-
-
-def _flat(d_sink: Array) -> Array:
-    return d_sink.reshape(*d_sink.shape[:-2], d_sink.shape[-2] * d_sink.shape[-1])
+def _without_heads(d: Array | None, own: int) -> Array | None:
+    """Make one axis of the two of heads, before `own` others; of a mask, which has none, none."""
+    if d is None or d.ndim <= own:
+        return d
+    *lead, kv_heads, group = d.shape[: d.ndim - own]
+    return d.reshape(*lead, *([] if own else [kv_heads * group]), *d.shape[d.ndim - own :])
