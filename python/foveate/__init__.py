@@ -17,6 +17,7 @@ from ._config import __version__, get_num_threads, num_threads, set_num_threads,
 from ._gradients import attention_vjp
 from ._hard import HardAttention, hard_attention
 from ._hard_gradients import hard_attention_vjp
+from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
 from ._local import local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._merge import merge
@@ -31,6 +32,7 @@ from ._vjp import (
     CenterGradients,
     Gradients,
     HardGradients,
+    HierarchicalGradients,
     LocalGradients,
     MultiHeadGradients,
     RegressionGradients,
@@ -49,6 +51,7 @@ __all__ = [
     "Gradients",
     "HardAttention",
     "HardGradients",
+    "HierarchicalGradients",
     "LocalGradients",
     "Location",
     "MovingAverageBaseline",
@@ -65,6 +68,8 @@ __all__ = [
     "get_num_threads",
     "hard_attention",
     "hard_attention_vjp",
+    "hierarchical_attention",
+    "hierarchical_attention_vjp",
     "kernel_regression",
     "kernel_regression_vjp",
     "leave_one_out_advantage",

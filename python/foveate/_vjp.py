@@ -246,3 +246,29 @@ class MultiHeadGradients(NamedTuple):
     mask: Array | None = None
     sink: Array | None = None
     score: Any = None
+
+
+class HierarchicalGradients(NamedTuple):
+    """What the pullback of `hierarchical_attention_vjp` returns: None if not wanted, or not given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    score, upper_score : Score or None
+        As of `Gradients`. Without an `upper_score`, score has the gradient of both levels.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> arrays, ids = np.ones((3, 2, 2)), np.arange(2)
+    >>> output, pullback = fv.hierarchical_attention_vjp(*arrays, segments=ids)
+    >>> pullback(np.ones((2, 2))).score is None
+    True
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    score: Any = None
+    upper_score: Any = None

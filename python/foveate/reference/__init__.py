@@ -13,6 +13,7 @@ from ._dropout import kept
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
 from ._hard_gradients import hard_attention_vjp
+from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
 from ._local import gaussian, local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._multi_head import multi_head_attention, multi_head_attention_vjp
@@ -34,6 +35,8 @@ __all__ = [
     "gaussian",
     "hard_attention",
     "hard_attention_vjp",
+    "hierarchical_attention",
+    "hierarchical_attention_vjp",
     "kept",
     "kernel_regression",
     "kernel_regression_vjp",
