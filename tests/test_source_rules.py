@@ -209,6 +209,8 @@ def test_the_public_names_are_these():
         "HierarchicalGradients",
         "LocalGradients",
         "Location",
+        "Memory",
+        "MemoryGradients",
         "MovingAverageBaseline",
         "MultiHeadGradients",
         "hard_attention",

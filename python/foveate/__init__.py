@@ -20,6 +20,7 @@ from ._hard_gradients import hard_attention_vjp
 from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
 from ._local import local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
+from ._memory import Memory
 from ._merge import merge
 from ._multi_head import multi_head_attention, multi_head_attention_vjp
 from ._paths import get_cmake_dir, get_include
@@ -34,6 +35,7 @@ from ._vjp import (
     HardGradients,
     HierarchicalGradients,
     LocalGradients,
+    MemoryGradients,
     MultiHeadGradients,
     RegressionGradients,
     SelfGradients,
@@ -54,6 +56,8 @@ __all__ = [
     "HierarchicalGradients",
     "LocalGradients",
     "Location",
+    "Memory",
+    "MemoryGradients",
     "MovingAverageBaseline",
     "MultiHeadGradients",
     "RegressionGradients",

@@ -12,7 +12,6 @@ D + Dv), are all that is stored.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from ._gradients import attention_vjp
 from ._projection import rounded, rows_of, total
 from ._score import project
 from ._score_gradients import sum_to
-from ._vjp import HierarchicalGradients, names_of, score_of
+from ._vjp import HierarchicalGradients, names_of, sum_of_scores
 from .scores import Score
 
 # The engine has a path for up to 4 rows that share keys, which reads all of them for each query: of
@@ -206,7 +205,7 @@ def hierarchical_attention_vjp(
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
             if below:
                 within: Any = pull_lower(np.concatenate([over.key, over.value], axis=-1))
-                own = _added(within.score, own)
+                own = sum_of_scores(within.score, own)
                 if "query" in wanted:
                     made["query"] = total(within.query.sum(axis=-2), over.query[..., 0, :])
                 if "key" in wanted:
@@ -376,15 +375,3 @@ def _wanted_of_levels(wanted: Collection[str], one_score: bool) -> tuple[set[str
     if ("score" if one_score else "upper_score") in wanted:
         above.add("score")
     return below, above
-
-
-def _added(one: Any, other: Any) -> Any:
-    """Add the gradients of one score from two places, where there are both."""
-    if one is None or other is None:
-        return one if other is None else other
-    parts = {}
-    for field in dataclasses.fields(one):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(a, np.ndarray | float):
-            parts[field.name] = a + b
-    return score_of(one, **parts)

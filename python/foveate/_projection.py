@@ -86,6 +86,11 @@ class Projection:
         return total.astype(self.bias.dtype)
 
 
+def wants_one_size(score: object) -> bool:
+    """Whether a score relates queries and keys of one size alone."""
+    return isinstance(score, str | Dot | ScaledDot | Cosine | Gaussian)
+
+
 def check_columns(score: Any, name: str, columns: int, of_query: str, wanted: int) -> None:
     """Refuse keys that are not as long as the queries, where a score needs that.
 
@@ -94,7 +99,7 @@ def check_columns(score: Any, name: str, columns: int, of_query: str, wanted: in
     ValueError
         By the name of the weight.
     """
-    if columns != wanted and isinstance(score, str | Dot | ScaledDot | Cosine | Gaussian):
+    if columns != wanted and wants_one_size(score):
         raise ValueError(
             f"{name}: got {columns} columns for each head, wanted {wanted}, as {of_query} has: "
             "the score relates queries and keys of one size"

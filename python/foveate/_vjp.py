@@ -132,6 +132,18 @@ def score_of(score: Any, **parts: Any) -> Any:
     return made
 
 
+def sum_of_scores(one: Any, other: Any) -> Any:
+    """Add the gradients of one score from two places, parameter by parameter; None is nothing."""
+    if one is None or other is None:
+        return one if other is None else other
+    parts = {}
+    for field in dataclasses.fields(one):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(a, np.ndarray | float):
+            parts[field.name] = a + b
+    return score_of(one, **parts)
+
+
 class LocalGradients(NamedTuple):
     """What the pullback of `local_attention_vjp` returns: None where nothing was wanted, or given.
 
@@ -272,3 +284,30 @@ class HierarchicalGradients(NamedTuple):
     value: Array | None = None
     score: Any = None
     upper_score: Any = None
+
+
+class MemoryGradients(NamedTuple):
+    """What the pullback of `Memory.read_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, keys, values : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    sharpness : float or None
+        None where there is a `score`.
+    score : Score or None
+        As of `Gradients`.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> output, pullback = fv.Memory(np.eye(2), np.eye(2)).read_vjp(np.ones((1, 2)))
+    >>> pullback(np.ones((1, 2))).score is None
+    True
+    """
+
+    query: Array | None = None
+    keys: Array | None = None
+    values: Array | None = None
+    sharpness: float | None = None
+    score: Any = None

@@ -16,6 +16,7 @@ from ._hard_gradients import hard_attention_vjp
 from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
 from ._local import gaussian, local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
+from ._memory import Memory
 from ._multi_head import multi_head_attention, multi_head_attention_vjp
 from ._random import philox, uniform
 from ._reach import reach
@@ -27,6 +28,7 @@ from ._select import merge, softmax, weighted_sum
 from ._self_attention import self_attention, self_attention_vjp
 
 __all__ = [
+    "Memory",
     "attention",
     "attention_vjp",
     "attention_weights",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._vjp import HierarchicalGradients, names_of, score_of
+from .._vjp import HierarchicalGradients, names_of, sum_of_scores
 from ._attention import attention
 from ._gradients import attention_vjp, sum_to
 from ._self_attention import widened
@@ -121,13 +120,13 @@ def hierarchical_attention_vjp(
             d: Any = pull_key(over.key[..., n, :])
             found["query"] = found["query"] + d.query
             found["key"] = found["key"] + d.key + d.value
-            found["score"] = _added(found["score"], d.score)
+            found["score"] = sum_of_scores(found["score"], d.score)
         for n, (_, pull_value) in enumerate(of_values):
             d = pull_value(over.value[..., n, :])
             found["query"] = found["query"] + d.query
             found["key"] = found["key"] + d.key
             found["value"] = found["value"] + d.value
-            found["score"] = _added(found["score"], d.score)
+            found["score"] = sum_of_scores(found["score"], d.score)
         for at, x in (("query", query), ("key", key), ("value", value)):
             found[at] = sum_to(found[at], np.shape(x)).astype(dtype)
         return HierarchicalGradients(**{at: d for at, d in found.items() if at in wanted})
@@ -160,13 +159,3 @@ def _stacked(answers: list[Array], query: Array, rows: Array) -> Array:
     if answers:
         return np.stack(answers, axis=-2)
     return np.zeros((*query.shape[:-1], 0, rows.shape[-1]), query.dtype)
-
-
-def _added(one: Any, other: Any) -> Any:
-    """Add the gradients of a score, parameter by parameter; None is nothing."""
-    if one is None or other is None:
-        return one if other is None else other
-    fields = [field.name for field in dataclasses.fields(one)]
-    sums = {at: getattr(one, at) + getattr(other, at) for at in fields
-            if isinstance(getattr(one, at), np.ndarray | float)}  # fmt: skip
-    return score_of(one, **sums)
