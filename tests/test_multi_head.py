@@ -140,6 +140,14 @@ def test_leading_axes_broadcast(leads):
         check("multi_head_attention", arrays, **HEADS, **reach_of(reach, lead, 13, 19))
 
 
+def test_rows_that_are_broadcast():
+    arrays = operands()
+    for name, shape in (("x", (3, 13, 12)), ("memory", (3, 19, 10))):
+        arrays[name] = np.broadcast_to(arrays[name][:1], shape)
+    _, found = check("multi_head_attention", arrays, **HEADS)
+    assert found.x.shape == (3, 13, 12)
+
+
 def test_each_wrt():
     mask, sink = normal(11, (2, 13, 19), np.float32), normal(12, (4,), np.float64)
     keywords: Any = {**HEADS, "mask": mask, "sink": sink, "score": fv.ScaledDot(0.5)}
