@@ -58,15 +58,14 @@ def _sizes(arrays: Any, d_output: Any, d_lse: Any, **keywords: Any) -> dict[str,
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     score = keywords.get("score", "scaled_dot")
     logits, seen = _logits(arrays, lead, **keywords)
-    weights, lse = reference.softmax(logits, seen, np.full((*lead, 1, 1), -np.inf))
+    weights, _ = reference.softmax(logits, seen, np.full((*lead, 1, 1), -np.inf))
     distance, sigma = _distances(weights.shape, **keywords)
     factor = np.exp(-np.square(distance / sigma) / 2) / (1 - keywords.get("dropout", 0))
     d_weights = d @ np.swapaxes(np.abs(v), -1, -2) * factor
     shift = np.sum(d_weights * weights, axis=-1, keepdims=True)
     if d_lse is not None:
         shift = shift + np.abs(d_lse.astype(np.float64))[..., None]
-    # an error of the logit or of lse is one of the weight, relative
-    logit = np.abs(np.where(np.isfinite(lse), lse, 0)).max(initial=0)
+    logit = 0.0  # an error of a logit is one of the weight, relative; that of the plain formula too
     if isinstance(score, fv.Additive | fv.Concat | fv.Gaussian):
         logit = max(logit, _logit_size(arrays, seen, **keywords))
     cells = (weights * (d_weights + shift) * (1 + logit)).astype(np.float64)

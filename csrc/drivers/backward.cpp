@@ -162,12 +162,13 @@ fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
   if (problem.advantage || problem.d_out.dtype != FV_BFLOAT16) some.bfloat16 = nullptr;
   Plan plan(problem, some);
   plan.share_tiles(/*in_order=*/true);
+  const bool nothing = plan.batches == 0 || plan.rows == 0;
   // the strides of an empty operand say nothing of which parts of a gradient are summed to: the first alone may be
-  if (plan.rows == 0 || problem.head_size == 0 || problem.value_size == 0) {
+  if (nothing || problem.head_size == 0 || problem.value_size == 0) {
     clear(plan, problem.d_key, problem.head_size);
     clear(plan, problem.d_value, problem.value_size);
   }
-  if (plan.rows == 0) {
+  if (nothing) {
     if (problem.d_weights) write_weights(problem, nullptr, 0);
     if (problem.d_sink) clear_sink(plan);
     return FV_OK;

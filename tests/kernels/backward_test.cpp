@@ -8,7 +8,8 @@
 //          for delta and for the two sums that follow (chains of 16 to 168 terms, whose error grows as their root)
 //   40     of float64 where the formula has no type wider than that, and errs as much itself
 //   1      of the dtype where the output comes in 16 bits, and the gradients go out in them: half a spacing each
-//   1/2    of bfloat16, whose forward rounds pairs of weights to it: half a spacing of 2^-8 in the output and in lse
+//   3/2    of bfloat16, whose forward rounds pairs of weights to it, and whose backward pass rounds cells where the ISA
+//          multiplies pairs: half a spacing in the output, in lse, and in P or dS
 // Weights below the smallest normal number may be 0, and so may 16-bit gradients be off by half the last subnormal: a size
 // counts for at least that number over a spacing, and 2^12 times that for float32 and float64, as slopes go up to 1000.
 #include <algorithm>
@@ -110,7 +111,7 @@ void compare_gradients(Report& report, const std::vector<std::string>& isas, con
   }
   double spacings = (dtype == FV_FLOAT64 && !cheap ? 40 : 20) * epsilon_of(wide);
   if (stored != wide) spacings += epsilon_of(dtype);
-  if (dtype == FV_BFLOAT16) spacings += epsilon_of(dtype) / 2;
+  if (dtype == FV_BFLOAT16) spacings += 1.5 * epsilon_of(dtype);
   for (size_t i = 0; i < isas.size(); ++i) {
     const std::string line = isas[i] + ": gradients, " + name_of(dtype) + ", " + title;
     shares[i].report(report, line, spacings);

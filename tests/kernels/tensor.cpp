@@ -212,9 +212,6 @@ void Tensor::set(int64_t flat, double value) {
   }
 }
 
-bool Tensor::same_bits(const Tensor& other) const {
-  return shape_ == other.shape_ && memory_.size() == other.memory_.size() &&
-         std::memcmp(memory_.data(), other.memory_.data(), memory_.size()) == 0;
-}
+bool Tensor::same_bits(const Tensor& other) const { return shape_ == other.shape_ && memory_ == other.memory_; }
 
 }  // namespace kernel_tests
