@@ -41,6 +41,7 @@ int main(int argc, char** argv) {
   kernel_tests::test_hard(report, isas);
   kernel_tests::test_backward(report, variants);
   kernel_tests::test_dropout(report, isas);
-  std::printf("%d checks on %zu instruction sets and variants, %d failed\n", report.checks(), variants.size(), report.failures());
+  std::printf("%d checks on %zu instruction sets and variants, %d failed\n", report.checks(), variants.size(),
+              report.failures());
   return report.failures() != 0 || variants.empty();
 }
