@@ -58,15 +58,14 @@ def _sizes(arrays: Any, d_output: Any, d_lse: Any, **keywords: Any) -> dict[str,
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     score = keywords.get("score", "scaled_dot")
     logits, seen = _logits(arrays, lead, **keywords)
-    weights, lse = reference.softmax(logits, seen, np.full((*lead, 1, 1), -np.inf))
+    weights, _ = reference.softmax(logits, seen, np.full((*lead, 1, 1), -np.inf))
     distance, sigma = _distances(weights.shape, **keywords)
     factor = np.exp(-np.square(distance / sigma) / 2) / (1 - keywords.get("dropout", 0))
     d_weights = d @ np.swapaxes(np.abs(v), -1, -2) * factor
     shift = np.sum(d_weights * weights, axis=-1, keepdims=True)
     if d_lse is not None:
         shift = shift + np.abs(d_lse.astype(np.float64))[..., None]
-    # an error of the logit or of lse is one of the weight, relative
-    logit = np.abs(np.where(np.isfinite(lse), lse, 0)).max(initial=0)
+    logit = 0.0  # an error of a logit is one of the weight, relative; that of the plain formula too
     if isinstance(score, fv.Additive | fv.Concat | fv.Gaussian):
         logit = max(logit, _logit_size(arrays, seen, **keywords))
     cells = (weights * (d_weights + shift) * (1 + logit)).astype(np.float64)
@@ -231,7 +230,9 @@ def hold(found: Any, exact: Any, plain: Any, size: dict[str, float], dtype: np.d
         assert gradient.shape == w.shape, name
         if name in OPERANDS:
             assert gradient.dtype == dtype, name
-        # 16-bit gradients are rounded once; the weights of bfloat16 pairs, in the forward's lse
+        # 16-bit gradients are rounded once. The weights of bfloat16 pairs are rounded in the
+        # forward's lse and again for the product, or dS is, which is made of them: half an ulp of
+        # each cell at most, 2^-9 each
         ulps = FLOOR_ULP * eps(wide) + FLOORS[dtype].rounded_weights
         of_sums = size[name] if name in size else size[name.split(".")[0]]
         allowed = ulps * of_sums + RATIO * np.max(np.abs(usual[name] - w), initial=0)

@@ -1,11 +1,14 @@
-"""The ways to multiply bfloat16 that are not the best of this CPU: pairs beside AMX, float32 beside both.
+"""The ways to multiply bfloat16 that are not the best: pairs beside AMX, float32 beside both.
 
 Each runs on CPUs that have nothing better; here the tests of bfloat16 run under it once more.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import foveate as fv
@@ -38,37 +41,43 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
         _core.isa_select(before)
 
 
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("length", [1, 15, 17, 33, 113, 225, 700])
-def test_lengths(variant, length):
+def test_lengths(length):
     forward.test_tails_of_queries_and_keys(length, BFLOAT16)
     forward.test_tails_of_a_square(length, BFLOAT16)
 
 
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("size", [0, 1, 3, 16, 31, 33, 64, 65, 80, 128])
-def test_sizes(variant, size):
+def test_sizes(size):
     forward.test_tails_of_sizes(size, BFLOAT16)
 
 
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("reach", backward.REACHES)
-def test_gradients_of_reaches(variant, reach):
+def test_gradients_of_reaches(reach):
     for queries, keys in ((33, 65), (150, 400)):
         backward.test_reaches(reach, queries, keys, BFLOAT16)
 
 
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("shape", backward.SHAPES, ids=str)
-def test_gradients_of_shapes(variant, shape):
+def test_gradients_of_shapes(shape):
     backward.test_shapes(shape, BFLOAT16)
 
 
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("name", ["square", "window", "sink and softcap", "segments"])
-def test_the_same_bits(variant, name):
+def test_the_same_bits(name):
     for lead in ((), (3, 5)):
         same_bits.test_over_threads(*same_bits.CASES[name], lead, BFLOAT16)
     backward.test_the_same_bits_for_any_number_of_threads("window", BFLOAT16)
 
 
+@pytest.mark.usefixtures("variant")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_seen(variant, bad):
+def test_what_is_not_seen(bad):
     backward.test_what_is_not_seen_changes_nothing(bad, None, BFLOAT16)
     backward.test_nan_that_is_seen_spoils_what_it_meets_and_nothing_else(BFLOAT16)
 
@@ -130,3 +139,56 @@ def test_keys_beyond_a_short_reach_are_not_read(bad):
         lengths = np.array([seen, seen])
         np.testing.assert_array_equal(fv.attention(q, k, v, key_lengths=lengths), clean)
         assert np.isfinite(clean.astype(np.float32)).all()
+
+
+BEFORE_A_WALL = """
+import ctypes, itertools, mmap
+import foveate as fv
+import numpy as np
+from foveate import _core
+from strategies import BFLOAT16, normal
+
+libc, page, walls = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE, []
+
+def before_a_wall(x):
+    end = -(-x.nbytes // page) * page
+    memory = mmap.mmap(-1, end + page)
+    walls.append(memory)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(ctypes.c_void_p(start + end), page, 0) == 0
+    moved = np.frombuffer(memory, np.uint8, x.nbytes, end - x.nbytes).view(x.dtype).reshape(x.shape)
+    moved[...] = x
+    return moved
+
+for features in ("avx512", "avx512 bf16"):
+    try:
+        _core.isa_select(features)
+    except ValueError:
+        continue
+    for keys, size, queries in itertools.product(
+        (1, 5, 16, 17, 40, 97, 193), (1, 7, 16, 32, 40, 64), (5, 20, 70)
+    ):
+        shapes = (queries, size), (keys, size), (keys, size)
+        given = [normal(n, shape, BFLOAT16) for n, shape in enumerate(shapes)]
+        output, pullback = fv.attention_vjp(*(before_a_wall(x) for x in given))
+        gradients = pullback(before_a_wall(output))
+        plain, pullback = fv.attention_vjp(*given)
+        assert output.tobytes() == plain.tobytes()
+        for x, y in zip(gradients[:3], pullback(plain)[:3], strict=True):
+            assert x.tobytes() == y.tobytes()
+        walls.clear()
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect by the libc of Linux")
+def test_nothing_is_read_beyond_the_arrays():
+    """A page that nobody may read stands behind each array; in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", BEFORE_A_WALL],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "done\n", f"{done.returncode}: {done.stderr}"

@@ -9,9 +9,14 @@
 
 namespace foveate {
 
-// Tiles of a group: so that the sums of its keys and values, and what is laid out of them, stay in a part of a small L2.
+// Tiles of a group: its sums stay in a part of a small L2. With AMX, where memory is what counts, as many as have sums of
+// 400 KB: at head size 64, 8 are a tenth over 3.
 constexpr int64_t group_tiles = 3, most_group_tiles = 8;
-inline int64_t group_tiles_of(const Plan& plan) { return plan.tile_keys < tile_keys ? most_group_tiles : group_tiles; }
+inline int64_t group_tiles_of(const Plan& plan) {
+  if (plan.tile_keys == tile_keys) return group_tiles;
+  const int64_t bytes = plan.tile_keys * (plan.problem.head_size + plan.problem.value_size) * plan.family.element_size;
+  return std::clamp((int64_t(400) << 10) / std::max<int64_t>(1, bytes), group_tiles, most_group_tiles);
+}
 // Queries of a block. With AMX the sums of a tile's keys are loaded and stored as often as there are blocks: 256 are 3 to 5%
 // over 128.
 inline int64_t backward_queries(const Plan& plan) { return plan.tile_keys < tile_keys ? 256 : 128; }

@@ -91,6 +91,15 @@ inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, b
   }
 }
 
+// 16 columns of the rows i and i + 1, from column d on, as pairs; 0 beyond the live ones.
+inline Words summand_words(const char* const* rows, int64_t column_stride, int32_t live, int64_t columns, int32_t i,
+                           int64_t d, bool finite, Words& spoilt) {
+  const auto words = [&](int32_t row) {
+    return row_words(row < live ? rows[row] + d * column_stride : nullptr, column_stride, columns - d);
+  };
+  return pair_words(words(i), words(i + 1), finite, spoilt);
+}
+
 // Rows of queries to pairs of rows, from row `first` on, with zeros up to a whole panel.
 inline bool load_pair_summands(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int64_t columns,
                                bool finite, void* x, int64_t first) {
@@ -98,12 +107,8 @@ inline bool load_pair_summands(const char* const* rows, Dtype, int64_t column_st
   uint32_t* to = static_cast<uint32_t*>(x) + first / 2 * whole;
   Words spoilt = {};
   for (int32_t i = 0; i < panel_vectors * lanes<float>; i += 2)
-    for (int64_t d = 0; d < whole; d += 16, to += 16) {
-      const auto words = [&](int32_t row) {
-        return row_words(row < live ? rows[row] + d * column_stride : nullptr, column_stride, columns - d);
-      };
-      store_words(to, pair_words(words(i), words(i + 1), finite, spoilt));
-    }
+    for (int64_t d = 0; d < whole; d += 16, to += 16)
+      store_words(to, summand_words(rows, column_stride, live, columns, i, d, finite, spoilt));
   return bits_of<float>(spoilt) == 0;
 }
 

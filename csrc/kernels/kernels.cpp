@@ -356,6 +356,7 @@ constexpr Family tile_family() {
              Tiles::inner, nullptr};
   f.load_values = load_tile_values;
   f.weighted_sum = Tiles::sum;
+  f.load_summands = load_tile_summands;
   f.query_sum = Tiles::sum_queries;
   return f;
 }

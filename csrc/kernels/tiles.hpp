@@ -5,7 +5,7 @@
 // the bits of a query are the same in any company: as long as sums are cut at the same places, multiples of 32.
 //   scores        C [key][query]    A keys in place [key][d]           B the packed panel [d / 2][query]
 //   weighted_sum  C [d][query]      A values transposed [d][key]       B weights [key / 2][query]
-//   query_sum     C [key][d]        A cells [key][query]               B summands [query / 2][d]
+//   query_sum     C [key][d]        A cells [key][query]               B summands [query / 2][d], tile by tile
 // Weights and their gradients are made by bfloat16.hpp. What fills up a tile is 0 on both sides; keys are no exception:
 // a last tile reaches back over rows that were done before, which gives the same bits, and never beyond the last.
 // A thread sets the registers up with enter and gives them back with leave: that costs as much as ten products.
@@ -203,51 +203,60 @@ template <int vectors>
   if (value_size > 0) add((value_size - 1) / 32 * 32, sums[(value_size - 1) / 32 % 2]);
 }
 
-// The sums over queries stay in `to` from call to call: a chain over every 32 queries.
+// Rows of queries to tiles of 16 pairs, [query / 32][d / 16][16 pairs][16 d]: rows a power of 2 apart, as in a matrix,
+// would share few sets of the cache.
+inline bool load_tile_summands(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int64_t columns,
+                               bool finite, void* x, int64_t first) {
+  char* to = static_cast<char*>(x) + first / 2 * round_up(columns, tile_rows) * 4;
+  Words spoilt = {};
+  for (int64_t d = 0; d < columns; d += tile_rows)
+    for (int32_t i = 0; i < 2 * tile_pairs; i += 2, to += 64)
+      store_words(to, summand_words(rows, column_stride, live, columns, i, d, finite, spoilt));
+  return bits_of<float>(spoilt) == 0;
+}
+
+// The sums over queries stay in `to` from call to call: a chain over every 32 queries. x: the first tile of 16 or 32
+// columns, of which each 32 queries have x_step bytes in all.
 template <int rows, int columns>
-inline void query_tiles(const char* cells, int64_t stride, int64_t depth, const char* x, int64_t x_stride, float* to,
+inline void query_tiles(const char* cells, int64_t stride, int64_t depth, const char* x, int64_t x_step, float* to,
                         int64_t to_stride) {
   load_tiles<rows, columns>(to, to + tile_rows * (to_stride / 4), to_stride);
   const char* const second = cells + tile_rows * stride;
-  for (int64_t k = 0; k < depth; ++k, x += tile_pairs * x_stride)
-    add_tiles<rows, columns>(cells + k * 64, second + k * 64, stride, x, x + 64, x_stride);
+  for (int64_t k = 0; k < depth; ++k, x += x_step)
+    add_tiles<rows, columns>(cells + k * 64, second + k * 64, stride, x, x + tile_bytes, 64);
   store_tiles<rows, columns>(to, to + tile_rows * (to_stride / 4), to_stride);
 }
 
 // The last rows, fewer than 16, in a copy.
 inline void last_query_tiles(const char* cells, int64_t stride, int64_t count, int64_t depth, const char* x,
-                             int64_t x_stride, float* to, int64_t to_stride) {
+                             int64_t x_step, float* to, int64_t to_stride) {
   alignas(64) float sum[16 * 16] = {};
   for (int64_t j = 0; j < count; ++j) memcpy(sum + j * 16, to + j * (to_stride / 4), 64);
   fence_compiler();
-  query_tiles<1, 1>(cells, stride, depth, x, x_stride, sum, 64);
+  query_tiles<1, 1>(cells, stride, depth, x, x_step, sum, 64);
   fence_compiler();
   for (int64_t j = 0; j < count; ++j) memcpy(to + j * (to_stride / 4), sum + j * 16, 64);
 }
 
-// Bytes of a row: `stride` of cells. columns: of X and of `to`, a multiple of 16.
+// stride: of cells, in bytes. columns: of `to`, a multiple of 16.
 [[gnu::noinline]] inline void tile_query_sum(const char* cells, int64_t stride, int64_t count, int64_t queries,
                                              const char* x, int64_t columns, float* to) {
-  const int64_t depth = (queries + tile_depth - 1) / tile_depth, row = columns * 4;
+  const int64_t depth = (queries + tile_depth - 1) / tile_depth, row = columns * 4, step = tile_pairs * row;
+  const auto run = [&](auto rows) {
+    int64_t d = 0;
+    for (; d + 32 <= columns; d += 32)
+      query_tiles<rows, 2>(cells, stride, depth, x + d / 16 * tile_bytes, step, to + d, row);
+    if (d < columns) query_tiles<rows, 1>(cells, stride, depth, x + d / 16 * tile_bytes, step, to + d, row);
+    count -= rows * tile_rows;
+    cells += rows * tile_rows * stride;
+    to += rows * tile_rows * columns;
+  };
   fence_compiler();
-  for (; count >= 2 * tile_rows; count -= 2 * tile_rows) {
-    int64_t d = 0;
-    for (; d + 32 <= columns; d += 32) query_tiles<2, 2>(cells, stride, depth, x + d * 4, row, to + d, row);
-    if (d < columns) query_tiles<2, 1>(cells, stride, depth, x + d * 4, row, to + d, row);
-    cells += 2 * tile_rows * stride;
-    to += 2 * tile_rows * columns;
-  }
-  if (count >= tile_rows) {
-    int64_t d = 0;
-    for (; d + 32 <= columns; d += 32) query_tiles<1, 2>(cells, stride, depth, x + d * 4, row, to + d, row);
-    if (d < columns) query_tiles<1, 1>(cells, stride, depth, x + d * 4, row, to + d, row);
-    count -= tile_rows;
-    cells += tile_rows * stride;
-    to += tile_rows * columns;
-  }
+  while (count >= 2 * tile_rows) run(Constant<2>{});
+  if (count >= tile_rows) run(Constant<1>{});
   if (count > 0)
     for (int64_t d = 0; d < columns; d += 16)
-      last_query_tiles(cells, stride, count, depth, x + d * 4, row, to + d, row);
+      last_query_tiles(cells, stride, count, depth, x + d / 16 * tile_bytes, step, to + d, row);
 }
 
 // Multiply-adds from registers; the flops done.
