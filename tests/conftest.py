@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 
 import foveate as fv
@@ -35,6 +36,14 @@ def pytest_report_header() -> str:
 def dtype(request: pytest.FixtureRequest):
     """Each dtype that the library takes."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, where it is installed; its import may warn of what is not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("torch", reason="torch is not installed")
 
 
 @pytest.fixture(autouse=True)

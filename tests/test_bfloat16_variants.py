@@ -1,4 +1,4 @@
-"""The ways to multiply bfloat16 that are not the best of this CPU: pairs beside AMX, float32 beside both.
+"""The ways to multiply bfloat16 that are not the best: pairs beside AMX, float32 beside both.
 
 Each runs on CPUs that have nothing better; here the tests of bfloat16 run under it once more.
 """

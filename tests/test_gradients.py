@@ -203,9 +203,8 @@ def test_layouts(layout):
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("causal", [False, True])
-def test_against_autograd_of_torch(softcap, causal):
+def test_against_autograd_of_torch(torch, softcap, causal):
     """In float64, where both are within 1e-10 of sums of a few hundred terms of size one."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
     q = normal(0, (2, 3, 90, 16), np.float64)
     k, v = (normal(n, (2, 1, 90, size), np.float64) for n, size in ((1, 16), (2, 20)))
     mask, sink = normal(3, (90, 90), np.float64), normal(4, (3,), np.float64)

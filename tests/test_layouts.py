@@ -148,9 +148,8 @@ def test_read_only_buffers():
     np.testing.assert_array_equal(fv.attention(*views), fv.attention(*arrays))
 
 
-def test_bfloat16_over_dlpack():
+def test_bfloat16_over_dlpack(torch):
     """NumPy itself does not know bfloat16, so that its own `from_dlpack` refuses it."""
-    torch = pytest.importorskip("torch", reason="torch is the one that exports bfloat16 here")
     arrays = problem(20, 30, dtype=BFLOAT16)
     tensors = [torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) for x in arrays]
 

@@ -359,9 +359,8 @@ def test_the_output_is_that_of_kernel_regression(kernel, dtype):
 
 @pytest.mark.parametrize("leave_one_out", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_against_autograd_of_torch(leave_one_out, weighted):
+def test_against_autograd_of_torch(torch, leave_one_out, weighted):
     """In float64, where both are within 1e-10 of sums of a few hundred terms of size one."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
     x, x_train, y = (points(90, 3, np.float64, seed) for seed in range(3))
     w, d_output = np.array([0.5, 1.0, 2.0]), normal(4, (90, 3), np.float64)
     sample = np.random.default_rng(0).random(90) + 0.1 if weighted else None

@@ -395,9 +395,8 @@ def test_only_what_is_wanted(score):
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_against_autograd_of_torch(name, softcap):
+def test_against_autograd_of_torch(torch, name, softcap):
     """In float64, where both are within 1e-10 of sums of a few hundred terms of size one."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
     q = normal(0, (2, 3, 30, 6), np.float64)
     k, v = (normal(n, (2, 1, 40, size), np.float64) for n, size in ((1, 6), (2, 5)))
     mask, sink = normal(3, (30, 40), np.float64), normal(4, (3,), np.float64)

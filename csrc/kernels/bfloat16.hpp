@@ -223,7 +223,9 @@ template <int vectors>
       const int64_t cell = j * width + v * lanes<float>;
       const Vec<float> score = load(s + cell);
       const __mmask16 seen = _mm512_mask_cmp_ps_mask(live[v], score, lowest, _CMP_NEQ_UQ);
-      weight[v] = exp2_of_weights(-max(Vec<float>{}, rest[v] - (score - top[v]) * scale), seen);
+      // min(0, x), and NaN where x is
+      const Vec<float> exponent = _mm512_maskz_min_ps(0xffff, Vec<float>{}, (score - top[v]) * scale - rest[v]);
+      weight[v] = exp2_of_weights(exponent, seen);
       d_score[v] = _mm512_maskz_mul_ps(seen, weight[v], load(d_weights + cell) - shift[v]);
     });
     _mm512_storeu_si512(weights + j * stride, cell_row<vectors>(weight));

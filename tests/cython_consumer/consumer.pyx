@@ -227,9 +227,9 @@ def general_weights(
 def general_gradients(
     const floating[:, :, :] query, const floating[:, :, :] key, const floating[:, :, :] value, double scale,
     floating[:, :, :] d_out, floating[:, :, :] d_query, floating[:, :, :] d_key, floating[:, :, :] d_value,
-    floating[:, :, :] out, floating[:, :, :] lse,
+    floating[:, :, :] out, double[:, :, :] lse,
 ):
-    """The answer, with lse (..., Lq, 1), and its gradients."""
+    """The answer, with lse (..., Lq, 1) in double, as fv.attention_vjp has it, and its gradients."""
     cdef fv_error error
     cdef fv_problem problem
     cdef fv_gradients gradients

@@ -44,9 +44,9 @@ Pulled pulled_for(const Case& c, int64_t draws, uint64_t seed) {
   return p;
 }
 
-Forward forward(const Case& c, fv_dtype stored) {
+Forward forward(const Case& c, fv_dtype stored, bool wide_lse) {
   Forward f = {Tensor(stored, {c.heads, c.groups, c.queries, c.value_size}, 7.0),
-               Tensor(lse_dtype(c.dtype), {c.heads, c.groups, c.queries}, 7.0), FV_OK};
+               Tensor(wide_lse ? FV_FLOAT64 : lse_dtype(c.dtype), {c.heads, c.groups, c.queries}, 7.0), FV_OK};
   const fv_problem problem = c.problem();
   fv_error error = {};
   f.status = fv_attention(&problem, f.output.view(), f.lse.view(), &error);

@@ -7,12 +7,12 @@ namespace kernel_tests {
 // Random gradients, and for draws > 0 the choices of hard attention, drawn by the ISA in use, some of them replaced by -1.
 Pulled pulled_for(const Case&, int64_t draws, uint64_t seed);
 
-// What the forward pass gives on the ISA in use; output of dtype `stored`.
+// What the forward pass gives on the ISA in use; output of dtype `stored`, and lse of its own or float64.
 struct Forward {
   Tensor output, lse;
   fv_status status;
 };
-Forward forward(const Case&, fv_dtype stored);
+Forward forward(const Case&, fv_dtype stored, bool wide_lse = false);
 
 constexpr unsigned every_part = (1u << part_count) - 1;
 

@@ -97,9 +97,10 @@ std::vector<Wrong> of_array(const std::string& name, Slot slot, bool optional, b
   if (!optional) all.push_back({"none", name, FV_VALUE_ERROR, [=](Call& call) { call.missing[slot] = true; }});
   add("bools", FV_TYPE_ERROR, [](Call&, fv_array& x) { x.dtype = FV_BOOL; });
   add("another width", FV_TYPE_ERROR, [=](Call&, fv_array& x) {
-    x.dtype = x.dtype == FV_INT64 || (x.dtype == FV_FLOAT64 && !numbers) ? FV_FLOAT32
-              : x.dtype == FV_FLOAT64                                    ? FV_FLOAT16
-                                                                         : FV_FLOAT64;
+    if (numbers)
+      x.dtype = x.dtype == FV_FLOAT64 ? FV_FLOAT16 : FV_FLOAT64;
+    else
+      x.dtype = x.dtype == FV_INT64 ? FV_FLOAT32 : FV_FLOAT16;
   });
   add("an axis less", FV_VALUE_ERROR, [](Call&, fv_array& x) { --x.ndim; });
   add("-1 axes", FV_VALUE_ERROR, [](Call&, fv_array& x) { x.ndim = -1; });

@@ -1,6 +1,6 @@
 // fv_attention_backward and fv_hard_attention_backward against the formula: inner products with every reach, every kind of
-// score, hard attention; lengths around the tile of 168 keys, the group of 3 tiles and the blocks of 128 queries. On 1
-// and 2 threads the same bits, and each gradient alone the same bits as all together.
+// score, hard attention; lse in its own dtype and in float64; lengths around the tile of 168 keys, the group of 3 tiles and
+// the blocks of 128 queries. On 1 and 2 threads the same bits, and each gradient alone the same bits as all together.
 //
 // Errors are shares of the size of an element's sums before terms cancel (plain_backward.hpp). The tolerance: twice the
 // worst share of the plain formula, over all cases of a check, and spacings of
@@ -98,7 +98,7 @@ void compare_gradients(Report& report, const std::vector<std::string>& isas, con
     const Differentiated formula = differentiate(c, pulled);
     for (size_t i = 0; i < isas.size(); ++i) {
       fv_isa_select(isas[i].c_str(), &error);
-      const Forward given = forward(c, stored);
+      const Forward given = forward(c, stored, !in_dtype);
       const Pullback one = pull_back(c, given, pulled, stored, every_part, 1);
       const Pullback two = pull_back(c, given, pulled, stored, every_part, 2);
       for (int part = 0; part < part_count; ++part)

@@ -140,8 +140,8 @@ typedef struct fv_gradients {
 /* The gradients of fv_attention: out and lse are what it gave for the problem, d_out the gradient of out, of its shape;
  * d_lse that of lse, may be NULL. An error of lse is one of every weight of its row: float64 spares its rounding. d_lse
  * and the gradient of the mask are float32 (float64 for float64); out, d_out, and the gradients of query, key and value
- * of any float dtype (float64 for float64). No axis of key and value may be
- * broadcast by a stride of 0 alone. A row that sees nothing has the gradient 0. `negligible` counts as 0. */
+ * of any float dtype (float64 for float64). No axis of key and value may be broadcast by a stride of 0 alone. A row that
+ * sees nothing, or whose compact weights are all 0, has the gradient 0. `negligible` counts as 0. */
 fv_status fv_attention_backward(const fv_problem*, const fv_array* out, const fv_array* lse, const fv_array* d_out,
                                 const fv_array* d_lse, const fv_gradients*, fv_error*) FV_NOEXCEPT;
 
@@ -158,8 +158,9 @@ fv_status fv_hard_attention(const fv_problem*, fv_selection, const fv_random*, i
 
 /* The gradients of sum(d_out out) + sum(advantage log_prob), with the choices held: index (..., Lq, draws) is what
  * fv_hard_attention gave, lse (..., Lq) what fv_attention gives for the problem. d_out (..., Lq, draws, Dv); advantage
- * (..., Lq, draws), float32 (float64 for float64). A draw of index -1 has the gradient 0. What is said of fv_attention_backward
- * holds; there is no gradient of a sink. */
+ * (..., Lq, draws), float32 (float64 for float64). A draw of index -1 adds nothing; where it stands for a query without a
+ * distribution, that query's NaN is passed on. What is said of fv_attention_backward holds; there is no gradient of a
+ * sink. */
 fv_status fv_hard_attention_backward(const fv_problem*, int64_t draws, const fv_array* index, const fv_array* lse,
                                      const fv_array* d_out, const fv_array* advantage, const fv_gradients*,
                                      fv_error*) FV_NOEXCEPT;
