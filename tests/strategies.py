@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,11 @@ DTYPES = [np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.floa
 # Lengths on both sides of each vector width and tile size in use.
 TAILS = [1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 65, 111, 112, 113, 127, 129, 225]
 SIZES = [0, 1, 3, 8, 15, 16, 17, 31, 33, 64, 65, 80, 128, 256]
+
+
+def plain_name(x: object) -> str:
+    """What a value is called in the name of a test: without its address, which is new each time."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(x))
 
 
 def normal(seed: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

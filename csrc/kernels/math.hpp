@@ -3,6 +3,7 @@
 //   subnormal where the ISA gives them for nothing (AVX-512); -inf gives 0.
 //   log(x), x > 0: error <= 1.5 ulp; subnormal x too; 0 gives -inf, negative x NaN, inf inf.
 //   tanh(x): error <= 3.5 ulp, near 0 too. tanh_small(x), |x| <= 1: error <= 1.5 ulp.
+//   exp_twice_minus_1(x), x >= 0: error <= 2 ulp.
 //   exp_twice(x) = e^(2x): error <= 1 ulp where neither it nor its inverse is beyond the normal numbers.
 // NaN in, NaN out. Polynomials are Chebyshev interpolants in 40-digit arithmetic, rounded to the dtype.
 #pragma once
@@ -136,18 +137,24 @@ inline Vec<T> log(Vec<T> x) {
   return x > T(0) && x < big ? value : outside;
 }
 
-// tanh|x| = e / (e + 2) with e = exp(2|x|) - 1 = 2^n (2^f - 1) + (2^n - 1), which keeps the digits of a small x.
+// e^(2x) - 1 = 2^n (2^f - 1) + (2^n - 1), which keeps the digits of a small x; 0 <= x, of which the answer is finite.
+template <class T>
+inline Vec<T> exp_twice_minus_1(Vec<T> x) {
+  const Split<T> s = split<T>(x * Math<T>::two_log2_e_high);
+  const Vec<T> f = x * Math<T>::two_log2_e_low + (x * Math<T>::two_log2_e_high - s.whole);
+  const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
+  const Vec<T> fraction = polynomial<T>(Math<T>::exp2m1, f) * f;
+  return power * fraction + (power - T(1));
+}
+
+// tanh|x| = e / (e + 2) with e = e^|2x| - 1.
 template <class T>
 inline Vec<T> tanh(Vec<T> x) {
   const IntVec<T> sign = as_bits<T>(x) & as_bits<T>(broadcast(T(-0.0)));
   const Vec<T> magnitude = from_bits<T>(as_bits<T>(x) ^ sign);
   const T limit = T(30);  // tanh is 1 to the last bit beyond 19.1
   const Vec<T> y = magnitude > limit ? broadcast(limit) : magnitude;
-  const Split<T> s = split<T>(y * Math<T>::two_log2_e_high);
-  const Vec<T> f = y * Math<T>::two_log2_e_low + (y * Math<T>::two_log2_e_high - s.whole);
-  const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
-  const Vec<T> fraction = polynomial<T>(Math<T>::exp2m1, f) * f;
-  const Vec<T> e = power * fraction + (power - T(1));
+  const Vec<T> e = exp_twice_minus_1<T>(y);
   return from_bits<T>(as_bits<T>(e / (e + T(2))) | sign);
 }
 

@@ -17,21 +17,56 @@ template <class T>
 struct Slope {
   Vec<T> operand, weight;
 };
+// With e = e^|2x| - 1: tanh|x| = e / (e + 2) and 1 - tanh^2 = 4 (e + 1) / (e + 2)^2, which keeps its digits where tanh is
+// next to 1. Two columns of one query share a division, which costs as much as all else: `limit` keeps the inverse of both in
+// range. Beyond it tanh is 1 and flat to the last bit; NaN counts as beyond: its cells are 0 or NaN already.
 struct TanhSlope {
   template <class T>
+  static constexpr T limit = sizeof(T) == 4 ? T(21) : T(170);
+
+  template <class T>
   static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
-    const Vec<T> t = tanh<T>(a + b);
-    return {(T(1) - t) * (T(1) + t), t};
+    const Vec<T> x = a + b, e = grown<T>(x);
+    return from<T>(x, e, T(1) / (e + T(2)));
+  }
+  template <class T>
+  static void of_two(const Vec<T> (&a)[2], const Vec<T> (&b)[2], const Vec<T> (&)[2], Slope<T> (&slope)[2]) {
+    const Vec<T> x[2] = {a[0] + b[0], a[1] + b[1]}, e[2] = {grown<T>(x[0]), grown<T>(x[1])};
+    const Vec<T> both = T(1) / ((e[0] + T(2)) * (e[1] + T(2)));
+    slope[0] = from<T>(x[0], e[0], both * (e[1] + T(2)));
+    slope[1] = from<T>(x[1], e[1], both * (e[0] + T(2)));
+  }
+
+ private:
+  template <class T>
+  static Vec<T> grown(Vec<T> x) {
+    const Vec<T> magnitude = absolute<T>(x);
+    return exp_twice_minus_1<T>(magnitude < limit<T> ? magnitude : broadcast(limit<T>));
+  }
+  template <class T>
+  static Slope<T> from(Vec<T> x, Vec<T> e, Vec<T> inverse) {
+    const IntVec<T> sign = as_bits<T>(x) & as_bits<T>(broadcast(T(-0.0)));
+    const Vec<T> slope = absolute<T>(x) < limit<T> ? (e + T(1)) * inverse * (inverse * T(4)) : Vec<T>{};
+    return {slope, from_bits<T>(as_bits<T>(e * inverse) | sign)};
   }
 };
-struct ReluSlope {
+
+// Functions whose columns share nothing.
+template <class F>
+struct Alone {
+  template <class T>
+  static void of_two(const Vec<T> (&a)[2], const Vec<T> (&b)[2], const Vec<T> (&w)[2], Slope<T> (&slope)[2]) {
+    for (int i = 0; i < 2; ++i) slope[i] = F::template of<T>(a[i], b[i], w[i]);
+  }
+};
+struct ReluSlope : Alone<ReluSlope> {
   template <class T>
   static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
     const Vec<T> sum = a + b;
     return {sum > T(0) ? broadcast(T(1)) : Vec<T>{}, max(Vec<T>{}, sum)};
   }
 };
-struct DistanceSlope {
+struct DistanceSlope : Alone<DistanceSlope> {
   template <class T>
   static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T> w) {
     const Vec<T> difference = a - b, weighted = difference * w;
@@ -66,20 +101,31 @@ template <class T, class F, int vectors>
       nothing[v] = d_score[v] == T(0);
     });
     Vec<T> of_key[lanes<T>] = {};
-    for (int h = 0; h < columns; ++h) {
-      const Vec<T> b = broadcast(keys[h]), w = broadcast(weights[h]);
-      Vec<T> of_weight = load(of_weights + h * lanes<T>), sum = {};
+    const auto add = [&](int h, auto v, const Slope<T>& slope) {
+      T *const of_query = of_queries + h * width + v * lanes<T>, *const of_weight = of_weights + h * lanes<T>;
+      const Vec<T> part = nothing[v] ? Vec<T>{} : d_score[v] * slope.operand;
+      store<T>(of_query, load(of_query) + part);
+      of_key[h] += part;
+      store<T>(of_weight, load(of_weight) + (nothing[v] ? Vec<T>{} : d_score[v] * slope.weight));
+    };
+    int h = 0;
+    for (; h + 1 < columns; h += 2) {
+      const Vec<T> b[2] = {broadcast(keys[h]), broadcast(keys[h + 1])};
+      const Vec<T> w[2] = {broadcast(weights[h]), broadcast(weights[h + 1])};
       unroll<vectors>([&](auto v) {
-        T* const of_query = of_queries + h * width + v * lanes<T>;
-        const Slope<T> slope = F::template of<T>(load(panel + h * width + v * lanes<T>), b, w);
-        const Vec<T> part = nothing[v] ? Vec<T>{} : d_score[v] * slope.operand;
-        store<T>(of_query, load(of_query) + part);
-        sum += part;
-        of_weight += nothing[v] ? Vec<T>{} : d_score[v] * slope.weight;
+        const T* const query = panel + h * width + v * lanes<T>;
+        const Vec<T> a[2] = {load(query), load(query + width)};
+        Slope<T> slope[2];
+        F::template of_two<T>(a, b, w, slope);
+        add(h, v, slope[0]);
+        add(h + 1, v, slope[1]);
       });
-      store<T>(of_weights + h * lanes<T>, of_weight);
-      of_key[h] = sum;
     }
+    if (h < columns)
+      unroll<vectors>([&](auto v) {
+        const Vec<T> a = load(panel + h * width + v * lanes<T>);
+        add(h, v, F::template of<T>(a, broadcast(keys[h]), broadcast(weights[h])));
+      });
     if (columns <= single_columns) {
       for (int h = 0; h < columns; ++h) to_key[h] += sum_of_lanes<T>(of_key[h]);
     } else {
