@@ -30,17 +30,14 @@ def gradients(function: Any, arrays: Any, d_output: Any, d_lse: Any = None, **ke
 
 def parts(found: Any) -> dict[str, np.ndarray]:
     """All gradients by name, those of the score's parameters too."""
-    named = {
-        name: np.asarray(x)
-        for name, x in found._asdict().items()
-        if name != "score" and x is not None
-    }
-    if found.score is not None:
-        for field in dataclasses.fields(found.score):
-            x = getattr(found.score, field.name)
-            if isinstance(x, np.ndarray | float):
-                named[f"score.{field.name}"] = np.asarray(x)
-    return named
+    named = {}
+    for name, x in found._asdict().items():
+        if dataclasses.is_dataclass(x):
+            fields = {f"{name}.{at.name}": getattr(x, at.name) for at in dataclasses.fields(x)}
+            named |= {at: y for at, y in fields.items() if isinstance(y, np.ndarray | float)}
+        elif x is not None:
+            named[name] = x
+    return {name: np.asarray(x) for name, x in named.items()}
 
 
 def sizes(arrays: Any, d_output: Any, d_lse: Any = None, **keywords: Any) -> dict[str, float]:

@@ -17,20 +17,28 @@ from ._config import __version__, get_num_threads, num_threads, set_num_threads,
 from ._gradients import attention_vjp
 from ._hard import HardAttention, hard_attention
 from ._hard_gradients import hard_attention_vjp
+from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
 from ._local import local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
+from ._memory import Memory
 from ._merge import merge
+from ._multi_head import multi_head_attention, multi_head_attention_vjp
 from ._paths import get_cmake_dir, get_include
 from ._regression import kernel_regression
 from ._regression_gradients import kernel_regression_vjp
 from ._reinforce import MovingAverageBaseline, leave_one_out_advantage
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
+from ._self_attention import self_attention, self_attention_vjp
 from ._vjp import (
     CenterGradients,
     Gradients,
     HardGradients,
+    HierarchicalGradients,
     LocalGradients,
+    MemoryGradients,
+    MultiHeadGradients,
     RegressionGradients,
+    SelfGradients,
 )
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
@@ -45,11 +53,16 @@ __all__ = [
     "Gradients",
     "HardAttention",
     "HardGradients",
+    "HierarchicalGradients",
     "LocalGradients",
     "Location",
+    "Memory",
+    "MemoryGradients",
     "MovingAverageBaseline",
+    "MultiHeadGradients",
     "RegressionGradients",
     "ScaledDot",
+    "SelfGradients",
     "__version__",
     "attention",
     "attention_vjp",
@@ -59,12 +72,16 @@ __all__ = [
     "get_num_threads",
     "hard_attention",
     "hard_attention_vjp",
+    "hierarchical_attention",
+    "hierarchical_attention_vjp",
     "kernel_regression",
     "kernel_regression_vjp",
     "leave_one_out_advantage",
     "local_attention",
     "local_attention_vjp",
     "merge",
+    "multi_head_attention",
+    "multi_head_attention_vjp",
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
@@ -72,6 +89,8 @@ __all__ = [
     "predict_centers",
     "predict_centers_vjp",
     "reference",
+    "self_attention",
+    "self_attention_vjp",
     "set_num_threads",
     "show_config",
 ]

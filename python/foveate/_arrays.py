@@ -58,11 +58,23 @@ def _from_dlpack(name: str, x: Any) -> Array:
         raise TypeError(f"{name}: NumPy cannot take this {_type_name(x)}: {error}") from error
     if not producer.was_bfloat16:
         return array
+    return array.view(bfloat16(name))
+
+
+def bfloat16(name: str) -> np.dtype[Any]:
+    """Return the dtype bfloat16, of which an argument is.
+
+    Raises
+    ------
+    TypeError
+        Where the package of the dtype is not installed.
+    """
     try:
         import ml_dtypes
     except ImportError as error:
         raise TypeError(f"{name}: got bfloat16, which needs the package ml_dtypes") from error
-    return array.view(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def _type_name(x: object) -> str:

@@ -33,16 +33,26 @@ def key_of(rng: Seed) -> tuple[int, int]:
     >>> key_of(1) == key_of(1), key_of(1) == key_of(2), key_of(None) == key_of(None)
     (True, False, False)
     """
+    low, high = generator_of(rng).integers(0, 2**64, size=2, dtype=np.uint64, endpoint=False)
+    return int(low), int(high)
+
+
+def generator_of(rng: Seed) -> np.random.Generator:
+    """Take what `numpy.random.default_rng` takes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else, and for a negative int.
+    """
     if isinstance(rng, bool | np.bool_):
         raise TypeError(f"rng: got the bool {rng}, wanted what numpy.random.default_rng takes")
     try:
-        generator = np.random.default_rng(rng)
+        return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"rng: got {rng!r}, wanted what numpy.random.default_rng takes: {error}"
         ) from error
-    low, high = generator.integers(0, 2**64, size=2, dtype=np.uint64, endpoint=False)
-    return int(low), int(high)
 
 
 def dropout_of(dropout: object, rng: Seed) -> tuple[float, tuple[int, int]] | None:

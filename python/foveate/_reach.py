@@ -132,3 +132,39 @@ def _ids(segments: object) -> Array:
     if isinstance(ids, int):
         raise TypeError("segments: got an int, wanted an int array with one id a position")
     return ids
+
+
+def with_axes(
+    count: int, *, mask: object, offset: object, key_lengths: object, segments: object
+) -> dict[str, Any]:
+    """Insert axes of length 1 behind the leading axes of a reach, such as those of heads.
+
+    Returns
+    -------
+    dict
+        The four keywords; what has no leading axes is as it was.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `resolve`.
+    """
+
+    def inserted(x: Any, own: int) -> Any:
+        if not isinstance(x, np.ndarray) or x.ndim <= own:
+            return x
+        lead = x.ndim - own
+        return x.reshape(*x.shape[:lead], *(1,) * count, *x.shape[lead:])
+
+    keywords: dict[str, Any] = dict.fromkeys(("mask", "offset", "key_lengths", "segments"))
+    if mask is not None:
+        keywords["mask"] = inserted(_mask(mask), 2)
+    if offset is not None:
+        keywords["offset"] = inserted(_offset(offset), 0)
+    if key_lengths is not None:
+        keywords["key_lengths"] = inserted(integers("key_lengths", key_lengths), 0)
+    if isinstance(segments, tuple):
+        keywords["segments"] = tuple(inserted(_ids(ids), 1) for ids in segments)
+    elif segments is not None:
+        keywords["segments"] = inserted(_ids(segments), 1)
+    return keywords

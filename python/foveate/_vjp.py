@@ -132,6 +132,18 @@ def score_of(score: Any, **parts: Any) -> Any:
     return made
 
 
+def sum_of_scores(one: Any, other: Any) -> Any:
+    """Add the gradients of one score from two places, parameter by parameter; None is nothing."""
+    if one is None or other is None:
+        return one if other is None else other
+    parts = {}
+    for field in dataclasses.fields(one):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(a, np.ndarray | float):
+            parts[field.name] = a + b
+    return score_of(one, **parts)
+
+
 class LocalGradients(NamedTuple):
     """What the pullback of `local_attention_vjp` returns: None where nothing was wanted, or given.
 
@@ -185,3 +197,117 @@ class CenterGradients(NamedTuple):
     query: Array
     w: Array
     v: Array
+
+
+class SelfGradients(NamedTuple):
+    """What the pullback of `self_attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    x, wq, wk, wv : numpy.ndarray or None
+        Of the shape and the dtype of the arrays.
+    mask, sink, score : optional
+        As of `Gradients`.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> output, pullback = fv.self_attention_vjp(np.eye(2), np.eye(2), np.eye(2), np.eye(2))
+    >>> pullback(np.ones((2, 2))).sink is None
+    True
+    """
+
+    x: Array | None = None
+    wq: Array | None = None
+    wk: Array | None = None
+    wv: Array | None = None
+    mask: Array | None = None
+    sink: Array | None = None
+    score: Any = None
+
+
+class MultiHeadGradients(NamedTuple):
+    """What the pullback of `multi_head_attention_vjp` returns: None if not wanted, or not given.
+
+    Parameters
+    ----------
+    x, memory, wq, wk, wv, wo, bq, bk, bv, bo : numpy.ndarray or None
+        Of the shape and the dtype of the arrays. Without a `memory`, x has the gradient of both.
+    mask, sink, score : optional
+        As of `Gradients`.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
+    >>> output, pullback = fv.multi_head_attention_vjp(np.eye(2), **weights, num_heads=2)
+    >>> pullback(np.ones((2, 2))).memory is None
+    True
+    """
+
+    x: Array | None = None
+    memory: Array | None = None
+    wq: Array | None = None
+    wk: Array | None = None
+    wv: Array | None = None
+    wo: Array | None = None
+    bq: Array | None = None
+    bk: Array | None = None
+    bv: Array | None = None
+    bo: Array | None = None
+    mask: Array | None = None
+    sink: Array | None = None
+    score: Any = None
+
+
+class HierarchicalGradients(NamedTuple):
+    """What the pullback of `hierarchical_attention_vjp` returns: None if not wanted, or not given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    score, upper_score : Score or None
+        As of `Gradients`. Without an `upper_score`, score has the gradient of both levels.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> arrays, ids = np.ones((3, 2, 2)), np.arange(2)
+    >>> output, pullback = fv.hierarchical_attention_vjp(*arrays, segments=ids)
+    >>> pullback(np.ones((2, 2))).score is None
+    True
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    score: Any = None
+    upper_score: Any = None
+
+
+class MemoryGradients(NamedTuple):
+    """What the pullback of `Memory.read_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, keys, values : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    sharpness : float or None
+        None where there is a `score`.
+    score : Score or None
+        As of `Gradients`.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> output, pullback = fv.Memory(np.eye(2), np.eye(2)).read_vjp(np.ones((1, 2)))
+    >>> pullback(np.ones((1, 2))).score is None
+    True
+    """
+
+    query: Array | None = None
+    keys: Array | None = None
+    values: Array | None = None
+    sharpness: float | None = None
+    score: Any = None

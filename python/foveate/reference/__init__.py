@@ -13,8 +13,11 @@ from ._dropout import kept
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
 from ._hard import draw, hard_attention
 from ._hard_gradients import hard_attention_vjp
+from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
 from ._local import gaussian, local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
+from ._memory import Memory
+from ._multi_head import multi_head_attention, multi_head_attention_vjp
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
@@ -22,8 +25,10 @@ from ._regression_gradients import kernel_regression_vjp
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import compute_dtype, scores
 from ._select import merge, softmax, weighted_sum
+from ._self_attention import self_attention, self_attention_vjp
 
 __all__ = [
+    "Memory",
     "attention",
     "attention_vjp",
     "attention_weights",
@@ -32,12 +37,16 @@ __all__ = [
     "gaussian",
     "hard_attention",
     "hard_attention_vjp",
+    "hierarchical_attention",
+    "hierarchical_attention_vjp",
     "kept",
     "kernel_regression",
     "kernel_regression_vjp",
     "local_attention",
     "local_attention_vjp",
     "merge",
+    "multi_head_attention",
+    "multi_head_attention_vjp",
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
@@ -47,6 +56,8 @@ __all__ = [
     "predict_centers_vjp",
     "reach",
     "scores",
+    "self_attention",
+    "self_attention_vjp",
     "softmax",
     "sum_to",
     "uniform",

@@ -1,0 +1,416 @@
+"""Multi-head attention: several attentions over projections of the same rows, joined by another.
+
+    output = concat_h(attention(x @ wq_h, memory @ wk_h, memory @ wv_h)) @ wo
+
+The heads are views of the projected rows, and groups of them share keys by an axis that broadcasts:
+the engine takes them as they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, integer, like, reals
+from ._attention import attention
+from ._gradients import attention_vjp
+from ._projection import Projection, check_columns, inner_names, rounded, rows_of, total
+from ._random import Seed
+from ._reach import Segments, Window, with_axes
+from ._vjp import MultiHeadGradients, names_of
+from .scores import Score
+
+_ALL = ("query", "key", "value")
+_OPERANDS: dict[str, tuple[str, ...]] = {
+    "x": ("query",),
+    "memory": ("key", "value"),
+    "wq": ("query",),
+    "wk": ("key",),
+    "wv": ("value",),
+    "bq": ("query",),
+    "bk": ("key",),
+    "bv": ("value",),
+    "wo": (),
+    "bo": (),
+}
+
+
+def multi_head_attention(
+    x: ArrayInput,
+    memory: ArrayInput | None = None,
+    *,
+    wq: ArrayInput,
+    wk: ArrayInput,
+    wv: ArrayInput,
+    wo: ArrayInput,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    bq: ArrayInput | None = None,
+    bk: ArrayInput | None = None,
+    bv: ArrayInput | None = None,
+    bo: ArrayInput | None = None,
+    score: Score | str = "scaled_dot",
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+    sink: ArrayInput | None = None,
+    dropout: float = 0.0,
+    rng: Seed = None,
+) -> Array:
+    """Attend by several heads at once, each with projections of its own [1]_.
+
+    Parameters
+    ----------
+    x : array (..., Lq, E)
+        What the queries are made of: float16, bfloat16, float32 or float64. Leading axes are
+        batches.
+    memory : array (..., Lk, Em), optional
+        What the keys and the values are made of, of the dtype of `x`; None is `x` itself.
+    wq : array (E, num_heads * D)
+        Weights multiply from the right: the queries are x @ wq + bq, the first D columns those of
+        the first head. Of a float dtype that fits into the dtype of the computation: float32, or
+        float64 where x is float64; so are the other weights.
+    wk : array (Em, num_kv_heads * D)
+        Of the keys. For a score with matrices of its own a head may have another number of columns.
+    wv : array (Em, num_kv_heads * Dv)
+        Of the values.
+    wo : array (num_heads * Dv, Eo)
+        Multiplies the answers of the heads, one beside the other.
+    num_heads : int
+    num_kv_heads : int, optional
+        How many heads of keys and values there are, which divides `num_heads`: as many neighbouring
+        heads of queries as that gives share one [2]_. None is `num_heads`.
+    bq, bk, bv, bo : arrays (num_heads * D,), (num_kv_heads * D,), (num_kv_heads * Dv,), (Eo,)
+        What is added to each product; optional.
+    score, causal, window, softcap : optional
+        As for `attention`, the same for all heads; a score of `ScaledDot()` has the D of a head.
+    mask, offset, key_lengths, segments : optional
+        As for `attention`, the same for all heads: leading axes are those of the batches, and have
+        none of heads.
+    sink : float or array (..., num_heads), optional
+        As for `attention`; an array has an axis of heads.
+    dropout, rng : optional
+        As for `attention`: of the weights of every head.
+
+    Returns
+    -------
+    numpy.ndarray (..., Lq, Eo)
+        Of the dtype of `x`. A query that sees no key has the output `bo`, or 0.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `attention`, for weights that do not fit, and for numbers of heads that do not divide.
+
+    See Also
+    --------
+    multi_head_attention_vjp : the same with its gradients.
+    self_attention : one head, without an output projection.
+
+    Notes
+    -----
+    Of 16-bit rows everything between is float32: the output alone is rounded.
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+    .. [2] J. Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models from
+       Multi-Head Checkpoints", EMNLP 2023.
+
+    Examples
+    --------
+    Four heads of size 8, which share two heads of keys and values:
+
+    >>> import foveate as fv, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(3, 10, 16))  # batch, length, size
+    >>> shapes = {"wq": (16, 32), "wk": (16, 16), "wv": (16, 16), "wo": (32, 16)}
+    >>> weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    >>> fv.multi_head_attention(x, **weights, num_heads=4, num_kv_heads=2, causal=True).shape
+    (3, 10, 16)
+    """
+    block = _Block.of(x, memory, wq, wk, wv, wo, bq, bk, bv, bo, num_heads, num_kv_heads, score)
+    keywords = with_axes(2, mask=mask, offset=offset, key_lengths=key_lengths, segments=segments)
+    attention(
+        *block.operands(),
+        score=score,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        sink=block.sink(sink),
+        dropout=dropout,
+        rng=rng,
+        out=block.answers(),
+        **keywords,
+    )
+    return rounded(block.output.forward(), block.query.rows.dtype)
+
+
+def multi_head_attention_vjp(
+    x: ArrayInput,
+    memory: ArrayInput | None = None,
+    *,
+    wq: ArrayInput,
+    wk: ArrayInput,
+    wv: ArrayInput,
+    wo: ArrayInput,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    bq: ArrayInput | None = None,
+    bk: ArrayInput | None = None,
+    bv: ArrayInput | None = None,
+    bo: ArrayInput | None = None,
+    wrt: str | Collection[str] | None = None,
+    score: Score | str = "scaled_dot",
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+    sink: ArrayInput | None = None,
+    dropout: float = 0.0,
+    rng: Seed = None,
+) -> tuple[Array, Callable[[ArrayInput], MultiHeadGradients]]:
+    """Attend by several heads, and return the output with the pullback of its gradients.
+
+    Parameters
+    ----------
+    x, memory : arrays (..., Lq, E), (..., Lk, Em)
+        As for `multi_head_attention`. The arrays are kept, not copied: leave them as they are until
+        the last pullback.
+    wq, wk, wv, wo, num_heads, num_kv_heads, bq, bk, bv, bo : optional from num_kv_heads on
+        As for `multi_head_attention`.
+    wrt : str or collection of str, optional
+        What the gradients are taken of: names of fields of `MultiHeadGradients`. None is
+        everything; what is not wanted is not computed.
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
+        As for `multi_head_attention`.
+    dropout, rng : optional
+        As for `attention_vjp`.
+
+    Returns
+    -------
+    output : numpy.ndarray (..., Lq, Eo)
+        What `multi_head_attention` returns.
+    pullback : function
+        `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
+        and dtype, and returns the `MultiHeadGradients` of that number. Any number of times.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `multi_head_attention`, and for a `wrt` that names no field.
+
+    See Also
+    --------
+    multi_head_attention : the output alone.
+    attention_vjp : what it is made of.
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
+    >>> x = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> output, pullback = fv.multi_head_attention_vjp(x, **weights, num_heads=2)
+    >>> pullback(np.ones_like(output)).wv.round(3)
+    array([[1.231, 0.769],
+           [0.769, 1.231]])
+    """
+    wanted = names_of(wrt, MultiHeadGradients._fields)
+    block = _Block.of(x, memory, wq, wk, wv, wo, bq, bk, bv, bo, num_heads, num_kv_heads, score)
+    operands = _OPERANDS | ({"x": _ALL, "memory": ()} if memory is None else {})
+    inner = inner_names(wanted, operands)
+    keywords = with_axes(2, mask=mask, offset=offset, key_lengths=key_lengths, segments=segments)
+    answers, pull = attention_vjp(
+        *block.operands(),
+        wrt=inner,
+        score=score,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        sink=block.sink(sink),
+        dropout=dropout,
+        rng=rng,
+        **keywords,
+    )
+    block.answers()[...] = answers
+    output = rounded(block.output.forward(), block.query.rows.dtype)
+
+    def pullback(d_output: ArrayInput) -> MultiHeadGradients:
+        """Return the gradients, from that of the output."""
+        d_out = like("d_output", d_output, output.shape, output.dtype).astype(answers.dtype)
+        made: dict[str, Any] = {}
+        with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+            if inner:
+                found = pull(block.split(block.output.of_rows(d_out)))
+                parts = [None if d is None else _joined(d) for d in found[:3]]
+                made |= block.of_projections(wanted, parts, memory is not None)
+                made |= {"score": found.score, "sink": _without_heads(found.sink, 0)}
+                made["mask"] = _without_heads(found.mask, 2)
+            if "wo" in wanted:
+                made["wo"] = block.output.of_weight(d_out)
+            if "bo" in wanted:
+                made["bo"] = block.output.of_bias(d_out)
+        return MultiHeadGradients(**made)
+
+    return output, pullback
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """The projections, and how many heads there are; those of the output are its rows."""
+
+    query: Projection
+    key: Projection
+    value: Projection
+    output: Projection
+    heads: int
+    kv_heads: int
+
+    @classmethod
+    def of(
+        cls,
+        x: object,
+        memory: object,
+        wq: object,
+        wk: object,
+        wv: object,
+        wo: object,
+        bq: object,
+        bk: object,
+        bv: object,
+        bo: object,
+        num_heads: object,
+        num_kv_heads: object,
+        score: object,
+    ) -> _Block:
+        """Check the arguments, and make the rows that the answers of the heads are written into."""
+        given = {"x": x} if memory is None else {"x": x, "memory": memory}
+        arrays = float_arrays(**given)
+        for name, array in zip(given, arrays, strict=True):
+            rows_of(name, array)
+        rows, others = arrays[0], arrays[-1]
+        heads, kv_heads = _heads(num_heads, num_kv_heads)
+        query = Projection.of(rows, wq=wq, bq=bq)
+        key = Projection.of(others, wk=wk, bk=bk)
+        value = Projection.of(others, wv=wv, bv=bv)
+        for name, projection, count in (
+            ("wq", query, heads),
+            ("wk", key, kv_heads),
+            ("wv", value, kv_heads),
+        ):
+            if projection.columns % count:
+                raise ValueError(
+                    f"{name}: got {projection.columns} columns, wanted a multiple of the {count} "
+                    f"heads"
+                )
+        check_columns(score, "wk", key.columns // kv_heads, "wq", query.columns // heads)
+        try:
+            lead = np.broadcast_shapes(rows.shape[:-2], others.shape[:-2])
+        except ValueError:
+            raise ValueError(
+                f"memory: got shape {others.shape}, wanted leading axes that broadcast with those "
+                f"of x, {rows.shape}"
+            ) from None
+        size = heads * (value.columns // kv_heads)
+        answers = np.empty((*lead, rows.shape[-2], size), compute_dtype(rows.dtype))
+        return cls(query, key, value, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads)
+
+    def operands(self) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values; those of keys and values have groups of 1."""
+        key, value = (
+            _split(projection.forward(), self.kv_heads, 1) for projection in (self.key, self.value)
+        )
+        return self.split(self.query.forward()), key, value
+
+    def split(self, rows: Array) -> Array:
+        """View rows (..., Lq, heads * D) as (..., kv_heads, group, Lq, D)."""
+        return _split(rows, self.kv_heads, self.heads // self.kv_heads)
+
+    def answers(self) -> Array:
+        """Return the places of the heads' answers, (..., kv_heads, group, Lq, Dv)."""
+        return self.split(self.output.rows)
+
+    def sink(self, sink: object) -> float | Array | None:
+        """Give a sink (..., heads) the two axes of the heads."""
+        logits = None if sink is None else reals("sink", sink)
+        if not isinstance(logits, np.ndarray) or logits.ndim == 0:
+            return logits
+        *lead, count = logits.shape
+        if count == 1:
+            return logits[..., None]
+        if count != self.heads:
+            raise ValueError(
+                f"sink: got shape {logits.shape}, wanted a number or (..., {self.heads}), one for "
+                "each head"
+            )
+        return logits.reshape(*lead, self.kv_heads, self.heads // self.kv_heads)
+
+    def of_projections(
+        self, wanted: Collection[str], parts: list[Array | None], has_memory: bool
+    ) -> dict[str, Array | None]:
+        """Return the gradients of what was projected, from those of the projected rows."""
+        made: dict[str, Array | None] = {}
+        of_rows: list[Array | None] = []
+        for name, projection, d in zip(
+            "qkv", (self.query, self.key, self.value), parts, strict=True
+        ):
+            if d is not None and f"w{name}" in wanted:
+                made[f"w{name}"] = projection.of_weight(d)
+            if d is not None and f"b{name}" in wanted:
+                made[f"b{name}"] = projection.of_bias(d)
+            is_wanted = ("memory" if has_memory and name != "q" else "x") in wanted
+            of_rows.append(projection.of_rows(d) if d is not None and is_wanted else None)
+        dtype = self.query.rows.dtype
+        d_x = total(*(of_rows[:1] if has_memory else of_rows))
+        d_memory = total(*of_rows[1:]) if has_memory else None
+        for name, d in (("x", d_x), ("memory", d_memory)):
+            made[name] = None if d is None else d.astype(dtype, copy=False)
+        return made
+
+
+def _heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:
+    heads = integer("num_heads", num_heads)
+    if heads < 1:
+        raise ValueError(f"num_heads: got {heads}, wanted one or more")
+    if num_kv_heads is None:
+        return heads, heads
+    kv_heads = integer("num_kv_heads", num_kv_heads)
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(
+            f"num_kv_heads: got {kv_heads}, wanted a number that divides num_heads, {heads}"
+        )
+    return heads, kv_heads
+
+
+def _split(rows: Array, heads: int, group: int) -> Array:
+    """View rows (..., L, heads * group * D) as (..., heads, group, L, D)."""
+    size = rows.shape[-1] // (heads * group)
+    return np.moveaxis(rows.reshape(*rows.shape[:-1], heads, group, size), -4, -2)
+
+
+def _joined(heads: Array) -> Array:
+    """Copy (..., heads, group, L, D) into rows (..., L, heads * group * D)."""
+    rows = np.moveaxis(heads, -2, -4)
+    return rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2] * rows.shape[-1])
+
+
+def _without_heads(d: Array | None, own: int) -> Array | None:
+    """Make one axis of the two of heads, before `own` others; of a mask, which has none, none."""
+    if d is None or d.ndim <= own:
+        return d
+    *lead, kv_heads, group = d.shape[: d.ndim - own]
+    return d.reshape(*lead, *([] if own else [kv_heads * group]), *d.shape[d.ndim - own :])

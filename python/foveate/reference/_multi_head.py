@@ -1,0 +1,245 @@
+"""Multi-head attention, by its definition: each head has columns of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._vjp import MultiHeadGradients, names_of
+from ._attention import attention
+from ._gradients import attention_vjp, of_matrix
+from ._self_attention import widened
+
+Array = NDArray[Any]
+
+
+def multi_head_attention(
+    x: ArrayLike,
+    memory: ArrayLike | None = None,
+    *,
+    wq: ArrayLike,
+    wk: ArrayLike,
+    wv: ArrayLike,
+    wo: ArrayLike,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    bq: ArrayLike | None = None,
+    bk: ArrayLike | None = None,
+    bv: ArrayLike | None = None,
+    bo: ArrayLike | None = None,
+    score: Any = "scaled_dot",
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    softcap: float | None = None,
+    sink: ArrayLike | None = None,
+    dropout: float = 0.0,
+    rng: Any = None,
+) -> Array:
+    """`foveate.multi_head_attention` by the formula.
+
+    Parameters
+    ----------
+    x, memory : arrays (..., Lq, E), (..., Lk, Em); no memory is x
+    wq, wk, wv : arrays (E, num_heads * D), (Em, num_kv_heads * D), (Em, num_kv_heads * Dv)
+    wo : array (num_heads * Dv, Eo)
+    num_heads, num_kv_heads : ints; None is num_heads
+    bq, bk, bv, bo : arrays of as many numbers as the weights have columns, or None
+    score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
+    sink : a number, or an array (..., num_heads)
+    dropout, rng : as for `attention`
+
+    Returns
+    -------
+    array (..., Lq, Eo), of the dtype of x
+
+    Examples
+    --------
+    >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
+    >>> multi_head_attention([[0.0, 0.0], [0.0, 0.0]], **weights, num_heads=2)
+    array([[0., 0.],
+           [0., 0.]])
+    """
+    arrays = [x, x if memory is None else memory, wq, wk, wv, wo, bq, bk, bv, bo]
+    with np.errstate(all="ignore"):
+        operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
+        answers = attention(
+            *operands,
+            score=score,
+            causal=causal,
+            window=window,
+            softcap=softcap,
+            sink=sink,
+            dropout=dropout,
+            rng=rng,
+            **reach_of_heads(mask, offset, key_lengths, segments),
+        )
+        output: Array = side_by_side(answers) @ w_out + b_out
+        return output.astype(np.asarray(x).dtype)
+
+
+def multi_head_attention_vjp(
+    x: ArrayLike,
+    memory: ArrayLike | None = None,
+    *,
+    wq: ArrayLike,
+    wk: ArrayLike,
+    wv: ArrayLike,
+    wo: ArrayLike,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    bq: ArrayLike | None = None,
+    bk: ArrayLike | None = None,
+    bv: ArrayLike | None = None,
+    bo: ArrayLike | None = None,
+    wrt: str | Collection[str] | None = None,
+    score: Any = "scaled_dot",
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    softcap: float | None = None,
+    sink: ArrayLike | None = None,
+    dropout: float = 0.0,
+    rng: Any = None,
+) -> tuple[Array, Callable[[ArrayLike], MultiHeadGradients]]:
+    """`foveate.multi_head_attention_vjp` by the formulas.
+
+    Parameters
+    ----------
+    x, memory, wq, wk, wv, wo, num_heads, num_kv_heads : as for `multi_head_attention`
+    bq, bk, bv, bo : as for `multi_head_attention`
+    wrt : what the gradients are taken of, names of fields of `MultiHeadGradients`; None: everything
+    score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
+    sink, dropout, rng : as for `multi_head_attention`
+
+    Returns
+    -------
+    output : array (..., Lq, Eo), of the dtype of x
+    pullback : function of d_output (..., Lq, Eo) to `MultiHeadGradients`
+
+    Examples
+    --------
+    >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
+    >>> output, pullback = multi_head_attention_vjp(np.ones((1, 2)), **weights, num_heads=2)
+    >>> pullback(np.ones((1, 2))).wo
+    array([[1., 1.],
+           [1., 1.]])
+    """
+    wanted = names_of(wrt, MultiHeadGradients._fields)
+    arrays: list[Any] = [x, x if memory is None else memory, wq, wk, wv, wo, bq, bk, bv, bo]
+    dtype = np.asarray(x).dtype
+    with np.errstate(all="ignore"):
+        operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
+        answers, pull = attention_vjp(
+            *operands,
+            score=score,
+            causal=causal,
+            window=window,
+            softcap=softcap,
+            sink=sink,
+            dropout=dropout,
+            rng=rng,
+            **reach_of_heads(mask, offset, key_lengths, segments),
+        )
+        output = side_by_side(answers) @ w_out + b_out
+    group = 1 if num_kv_heads is None else num_heads // num_kv_heads
+
+    def pullback(d_output: ArrayLike) -> MultiHeadGradients:
+        d_out = np.asarray(d_output).astype(w_out.dtype)
+        with np.errstate(all="ignore"):
+            inner: Any = pull(np.stack(np.split(d_out @ w_out.T, num_heads, axis=-1), axis=-3))
+            d_query = side_by_side(inner.query)
+            d_key, d_value = (side_by_side(_of_groups(d, group)) for d in inner[1:3])
+            rows, others, w_q, w_k, w_v = widened(*arrays[:5])
+            d_x, d_memory = d_query @ w_q.T, d_key @ w_k.T + d_value @ w_v.T
+            found: dict[str, Any] = {"x": d_x + d_memory if memory is None else d_x}
+            if memory is not None:
+                found["memory"] = d_memory
+            found["wo"], found["bo"] = of_matrix(side_by_side(answers), d_out), _of_bias(d_out)
+            pairs = {"q": (rows, d_query), "k": (others, d_key), "v": (others, d_value)}
+            for name, (rows_in, d) in pairs.items():
+                found[f"w{name}"], found[f"b{name}"] = of_matrix(rows_in, d), _of_bias(d)
+        names = ("x", "memory", "wq", "wk", "wv", "wo", "bq", "bk", "bv", "bo")
+        given = dict(zip(names, arrays, strict=True))
+        found = {at: d.astype(np.asarray(given[at]).dtype) for at, d in found.items()
+                 if given[at] is not None}  # fmt: skip
+        found["score"] = inner.score
+        reach: dict[str, Any] = {"mask": mask, "sink": sink}
+        for at, a in reach.items():
+            d = getattr(inner, at)
+            found[at] = None if d is None else d.reshape(np.shape(a))
+        return MultiHeadGradients(**{at: d for at, d in found.items() if at in wanted})
+
+    return output.astype(dtype), pullback
+
+
+def _operands(
+    arrays: list[Any], num_heads: int, num_kv_heads: int | None
+) -> tuple[list[Array], Array, Array]:
+    """Give queries, keys and values (..., num_heads, L, D), the last weight and its bias."""
+    biases = [0.0 if b is None else b for b in arrays[6:]]
+    rows, others, *weights = widened(*arrays[:6], *biases)
+    kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    operands = []
+    for a, w, b, count in zip(
+        (rows, others, others), weights, weights[4:], (num_heads, kv_heads, kv_heads), strict=False
+    ):
+        heads = np.split(a @ w + b, count, axis=-1)
+        shared = [head for head in heads for _ in range(num_heads // count)]
+        operands.append(np.stack(shared, axis=-3))
+    return operands, weights[3], weights[7]
+
+
+def reach_of_heads(mask: Any, offset: Any, key_lengths: Any, segments: Any) -> dict[str, Any]:
+    """Give a reach, which is per batch, an axis for the heads.
+
+    Examples
+    --------
+    >>> reach_of_heads(None, "end", np.array([3, 4]), None)["key_lengths"]
+    array([[3],
+           [4]])
+    """
+
+    def lengthened(x: Any, own: int) -> Any:
+        if x is None or isinstance(x, str) or np.ndim(x) <= own:
+            return x
+        return np.expand_dims(np.asarray(x), -1 - own)
+
+    pair = isinstance(segments, tuple)
+    ids = tuple(lengthened(x, 1) for x in (segments if pair else (segments,)))
+    return {
+        "mask": lengthened(mask, 2),
+        "offset": lengthened(offset, 0),
+        "key_lengths": lengthened(key_lengths, 0),
+        "segments": ids if pair else ids[0],
+    }
+
+
+def side_by_side(heads: Array) -> Array:
+    """Give the answers (..., H, L, D) of heads as rows (..., L, H * D).
+
+    Examples
+    --------
+    >>> side_by_side(np.array([[[1, 2]], [[3, 4]]]))
+    array([[1, 2, 3, 4]])
+    """
+    return np.concatenate([heads[..., h, :, :] for h in range(heads.shape[-3])], axis=-1)
+
+
+def _of_groups(d: Array, group: int) -> Array:
+    """Sum over the heads that share a head of keys."""
+    groups = d.reshape(*d.shape[:-3], d.shape[-3] // group, group, *d.shape[-2:])
+    return np.asarray(groups.sum(axis=-3))
+
+
+def _of_bias(d: Array) -> Array:
+    return np.asarray(d.sum(axis=tuple(range(d.ndim - 1))))

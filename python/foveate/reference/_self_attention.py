@@ -1,0 +1,139 @@
+"""Self-attention, by its definition: projections of the same rows, and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._vjp import SelfGradients, names_of
+from ._attention import attention
+from ._gradients import attention_vjp, of_matrix
+from ._score import compute_dtype
+
+Array = NDArray[Any]
+
+
+def widened(*arrays: ArrayLike) -> list[Array]:
+    """Give arrays in the dtype that the first is computed in.
+
+    Examples
+    --------
+    >>> widened(np.ones(1, np.float16), [1.0])
+    [array([1.], dtype=float32), array([1.], dtype=float32)]
+    """
+    wide = compute_dtype(np.asarray(arrays[0]).dtype)
+    return [np.asarray(x).astype(wide) for x in arrays]
+
+
+def self_attention(
+    x: ArrayLike,
+    wq: ArrayLike,
+    wk: ArrayLike,
+    wv: ArrayLike,
+    *,
+    score: Any = "scaled_dot",
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    softcap: float | None = None,
+    sink: ArrayLike | None = None,
+    dropout: float = 0.0,
+    rng: Any = None,
+) -> Array:
+    """`foveate.self_attention` by the formula.
+
+    Parameters
+    ----------
+    x : array (..., L, E)
+    wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
+    dropout, rng : as for `attention`
+
+    Returns
+    -------
+    array (..., L, Dv), of the dtype of x
+
+    Examples
+    --------
+    >>> self_attention([[0.0], [1.0]], [[0.0]], [[1.0]], [[4.0]])
+    array([[2.],
+           [2.]])
+    """
+    keywords = {"score": score, "mask": mask, "causal": causal, "window": window}
+    keywords |= {"offset": offset, "key_lengths": key_lengths, "segments": segments}
+    keywords |= {"softcap": softcap, "sink": sink, "dropout": dropout, "rng": rng}
+    with np.errstate(all="ignore"):
+        rows, *weights = widened(x, wq, wk, wv)
+        output: Array = attention(*(rows @ w for w in weights), **keywords)
+        return output.astype(np.asarray(x).dtype)
+
+
+def self_attention_vjp(
+    x: ArrayLike,
+    wq: ArrayLike,
+    wk: ArrayLike,
+    wv: ArrayLike,
+    *,
+    wrt: str | Collection[str] | None = None,
+    score: Any = "scaled_dot",
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | tuple[int | None, int | None] | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    softcap: float | None = None,
+    sink: ArrayLike | None = None,
+    dropout: float = 0.0,
+    rng: Any = None,
+) -> tuple[Array, Callable[[ArrayLike], SelfGradients]]:
+    """`foveate.self_attention_vjp` by the formulas.
+
+    Parameters
+    ----------
+    x : array (..., L, E)
+    wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
+    wrt : what the gradients are taken of, names of fields of `SelfGradients`; None: everything
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
+    dropout, rng : as for `attention`
+
+    Returns
+    -------
+    output : array (..., L, Dv), of the dtype of x
+    pullback : function of d_output (..., L, Dv) to `SelfGradients`
+
+    Examples
+    --------
+    >>> output, pullback = self_attention_vjp([[0.0], [1.0]], [[0.0]], [[1.0]], [[4.0]])
+    >>> pullback([[1.0], [1.0]]).wv
+    array([[1.]])
+    """
+    wanted = names_of(wrt, SelfGradients._fields)
+    keywords = {"score": score, "mask": mask, "causal": causal, "window": window}
+    keywords |= {"offset": offset, "key_lengths": key_lengths, "segments": segments}
+    keywords |= {"softcap": softcap, "sink": sink, "dropout": dropout, "rng": rng}
+    given = [np.asarray(a) for a in (x, wq, wk, wv)]
+    rows, *weights = widened(*given)
+    with np.errstate(all="ignore"):
+        output, pull = attention_vjp(*(rows @ w for w in weights), **keywords)
+
+    def pullback(d_output: ArrayLike) -> SelfGradients:
+        with np.errstate(all="ignore"):
+            inner = pull(np.asarray(d_output).astype(rows.dtype))
+            parts: Any = (inner.query, inner.key, inner.value)
+            d_x: Any = sum(d @ w.T for d, w in zip(parts, weights, strict=True))
+            made = [d_x, *(of_matrix(rows, d) for d in parts)]
+            found = {
+                name: d.astype(a.dtype)
+                for name, d, a in zip(("x", "wq", "wk", "wv"), made, given, strict=True)
+            }
+        found |= {name: getattr(inner, name) for name in ("mask", "sink", "score")}
+        return SelfGradients(**{name: d for name, d in found.items() if name in wanted})
+
+    return output.astype(given[0].dtype), pullback

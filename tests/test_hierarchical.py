@@ -1,0 +1,225 @@
+"""hierarchical_attention and its gradients: against the reference, and at the edges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import foveate as fv
+import numpy as np
+import pytest
+from block_checks import check, check_differences, check_each_wrt
+from strategies import BFLOAT16, LAYOUTS, normal, problem, score_of
+
+
+def operands(
+    queries: int = 7,
+    keys: int = 40,
+    lead: tuple[int, ...] = (2,),
+    sizes: tuple[int, int] = (8, 5),
+    dtype: Any = np.float32,
+) -> dict[str, np.ndarray]:
+    arrays = problem(
+        queries, keys, lead=lead, size=sizes[0], value_size=sizes[1], dtype=dtype, seed=1
+    )
+    return dict(zip(("query", "key", "value"), arrays, strict=True))
+
+
+def ids_of(name: str, keys: int = 40, lead: tuple[int, ...] = (2,)) -> np.ndarray:
+    rng = np.random.default_rng(4)
+    return {
+        "sorted": np.sort(rng.integers(0, 5, keys)),
+        "anywhere": rng.integers(-2, 3, keys),
+        "of each": rng.integers(0, 6, (*lead, keys)),
+        "sorted of each": np.sort(rng.integers(0, 6, (*lead, keys)), axis=-1),
+        "of each its own": np.sort(rng.integers(0, 4, (*lead, keys)))
+        + 100 * np.arange(np.prod(lead)).reshape(*lead, 1),
+        "one": np.full(keys, 3),
+        "all": rng.permutation(keys),
+        "far": rng.choice([-(2**63), -1, 2**63 - 1], keys),
+    }[name]
+
+
+NAMES = ["sorted", "anywhere", "of each", "sorted of each", "of each its own", "one", "all", "far"]
+
+
+@pytest.mark.parametrize(
+    ("score", "upper"),
+    [("scaled_dot", None), (fv.Cosine(1.5), None), (fv.ScaledDot(0.7), fv.ScaledDot(0.4)),
+     ("dot", fv.Gaussian(0.6)), (score_of("additive tanh", 3, np.float64, hidden=4), None),
+     (score_of("additive tanh", 3, np.float64, hidden=4),
+      score_of("concat tanh", 3, np.float64, hidden=2)),
+     (fv.Location(normal(8, (3,), np.float64), 0.3), "cosine")],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["sorted of each", "anywhere"])
+def test_the_reference_against_differences(score, upper, name):
+    arrays = operands(3, 6, sizes=(3, 2), dtype=np.float64)
+    keywords: Any = {"segments": ids_of(name, 6), "key_lengths": np.array([6, 4])}
+    check_differences("hierarchical_attention", arrays, score=score, upper_score=upper, **keywords)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("lengths", [None, 23, [40, 11], [0, 31]], ids=str)
+@pytest.mark.parametrize("queries", [7, 17])
+def test_segments(name, lengths, queries, dtype):
+    lengths = np.array(lengths) if isinstance(lengths, list) else lengths
+    keywords: Any = {"segments": ids_of(name), "key_lengths": lengths}
+    check("hierarchical_attention", operands(queries, dtype=dtype), **keywords)
+
+
+@pytest.mark.parametrize("name", ["additive tanh", "concat tanh", "location tanh", "gaussian"])
+@pytest.mark.parametrize("upper", [None, "cosine", fv.ScaledDot(0.5)], ids=str)
+def test_scores(name, upper):
+    score = score_of(name, 8, np.float32)
+    keywords: Any = {"segments": ids_of("of each"), "score": score, "upper_score": upper}
+    check("hierarchical_attention", operands(), **keywords)
+
+
+def test_many_keys():
+    """More than a tile a segment, and more than a segment a tile."""
+    rng = np.random.default_rng(0)
+    ids = np.sort(np.concatenate([rng.integers(0, 4, 900), rng.integers(4, 40, 200)]))
+    for order in (ids, rng.permutation(ids)):
+        check("hierarchical_attention", operands(50, 1100, ()), segments=order)
+
+
+LEADS: Any = [((), (), ()), ((3,), (), ()), ((), (3,), (3,)), ((), (3,), ()), ((), (), (3,)),
+              ((2, 1), (3,), (2, 3)), ((0,), (), ())]  # fmt: skip
+
+
+@pytest.mark.parametrize("leads", LEADS, ids=str)
+@pytest.mark.parametrize("name", ["anywhere", "of each", "sorted of each"])
+def test_broadcasting(leads, name):
+    lead = np.broadcast_shapes(*leads)
+    q, k, v = (
+        normal(n, (*own, length, size), np.float32)
+        for n, (own, length, size) in enumerate(zip(leads, (7, 40, 40), (8, 8, 5), strict=True))
+    )
+    arrays = {"query": q, "key": k, "value": v}
+    check("hierarchical_attention", arrays, segments=ids_of(name, lead=lead))
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "sizes"),
+    [(0, 5, (4, 3)), (5, 0, (4, 3)), (5, 6, (0, 3)), (5, 6, (4, 0)), (0, 0, (0, 0)),
+     (1, 1, (1, 1))],
+)  # fmt: skip
+def test_shapes(queries, keys, sizes, dtype):
+    arrays = operands(queries, keys, sizes=sizes, dtype=dtype)
+    check("hierarchical_attention", arrays, segments=ids_of("anywhere", keys))
+
+
+@pytest.mark.parametrize("name", ["sorted", "anywhere"])
+def test_values_that_are_the_keys(name, dtype):
+    """One object is taken as two that are equal; its gradient is the sum of the two."""
+    q, k = (operands(dtype=dtype)[at] for at in ("query", "key"))
+    one = fv.hierarchical_attention(q, k, k, segments=ids_of(name))
+    two = fv.hierarchical_attention(q, k, k.copy(), segments=ids_of(name))
+    # in another tile of the product the same sums may be rounded otherwise: an ulp or two
+    ulps = {np.dtype(np.float16): 2**-10, BFLOAT16: 2**-7, np.dtype(np.float32): 2**-21}
+    rtol = ulps.get(dtype, 2**-50)
+    np.testing.assert_allclose(one.astype(np.float64), two.astype(np.float64), rtol=rtol, atol=rtol)
+
+
+def test_one_segment_is_its_own_answer():
+    """Over one segment the weight is 1: plain attention."""
+    arrays = operands()
+    output = fv.hierarchical_attention(**arrays, segments=ids_of("one"))
+    expected = fv.attention(**arrays)
+    np.testing.assert_allclose(output, expected, rtol=1e-6, atol=1e-6)  # a rounding or two
+
+
+def test_segments_of_one_key_are_attention():
+    """The answers of the segments are the keys and the values themselves, in the order of ids."""
+    arrays = operands()
+    output = fv.hierarchical_attention(**arrays, segments=ids_of("all"))
+    np.testing.assert_allclose(output, fv.attention(**arrays), rtol=1e-5, atol=1e-6)  # as above
+
+
+def test_a_segment_counts_once_however_many_keys_it_has():
+    q, k = np.zeros((1, 4)), np.zeros((10, 4))
+    value = np.r_[np.ones(9), [5.0]][:, None]
+    output = fv.hierarchical_attention(q, k, value, segments=np.arange(10) // 9)
+    np.testing.assert_allclose(output, [[3.0]], rtol=1e-15)
+
+
+def test_each_wrt():
+    keywords: Any = {"segments": ids_of("of each"), "score": fv.ScaledDot(0.5)}
+    check_each_wrt("hierarchical_attention", operands(), **keywords)
+    keywords["upper_score"] = fv.Cosine(0.5)
+    check_each_wrt("hierarchical_attention", operands(), **keywords)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["sorted", "of each"])
+def test_layouts(layout, name):
+    arrays = operands()
+    laid = {at: LAYOUTS[layout](x) for at, x in arrays.items()}
+    ids = ids_of(name)
+    own = np.repeat(ids, 2, -1)[..., ::2] if layout == "spread" else LAYOUTS[layout](ids)
+    output, pullback = fv.hierarchical_attention_vjp(**laid, segments=own)
+    expected, pull = fv.hierarchical_attention_vjp(**arrays, segments=ids.astype(np.int16))
+    np.testing.assert_array_equal(output, expected)
+    for a, b in zip(pullback(output)[:3], pull(expected)[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["sorted", "of each"])
+def test_what_is_not_valid_changes_nothing(name):
+    arrays, lengths = operands(), np.array([30, 0])
+    spoilt = {at: x.copy() for at, x in arrays.items()}
+    for at in ("key", "value"):
+        spoilt[at][0, 30:] = np.nan
+        spoilt[at][1] = np.inf
+    ids = np.broadcast_to(ids_of(name), (2, 40)).copy()
+    others = ids.copy()
+    others[0, 30:] = np.random.default_rng(1).integers(-9, 9, 10)
+    one, pull = fv.hierarchical_attention_vjp(**arrays, segments=ids, key_lengths=lengths)
+    other, pull_spoilt = fv.hierarchical_attention_vjp(
+        **spoilt, segments=others, key_lengths=lengths
+    )
+    np.testing.assert_array_equal(one, other)
+    assert not one[1].any()
+    for a, b in zip(pull(one)[:3], pull_spoilt(one)[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert not a[1].any()
+
+
+def test_threads():
+    arrays, bits = operands(50, 900), []
+    for threads in (1, 2):
+        with fv.num_threads(threads):
+            output, pullback = fv.hierarchical_attention_vjp(
+                **arrays, segments=ids_of("anywhere", 900)
+            )
+            bits.append([x.tobytes() for x in (output, *pullback(output)[:3])])
+    assert bits[0] == bits[1]
+
+
+def test_bad_input():
+    arrays = operands()
+
+    def refused(error: type[Exception], match: str, **changed: Any) -> None:
+        given = {**arrays, "segments": ids_of("sorted"), **changed}
+        for function in (fv.hierarchical_attention, fv.hierarchical_attention_vjp):
+            with pytest.raises(error, match=match):
+                function(**given)
+
+    refused(ValueError, r"segments: got shape \(39,\), wanted \(\.\.\., 40\)",
+            segments=np.zeros(39, int))  # fmt: skip
+    refused(TypeError, "segments: got dtype float64", segments=np.zeros(40))
+    refused(TypeError, "segments: got tuple", segments=(np.zeros(7, int), np.zeros(40, int)))
+    refused(ValueError, "segments: got an int", segments=3)
+    refused(ValueError, r"segments: got leading axes \(3,\), wanted .* into \(2,\)",
+            segments=np.zeros((3, 40), int))  # fmt: skip
+    refused(ValueError, "key_lengths: got values from 3 to 41, wanted 0 to 40",
+            key_lengths=np.array([3, 41]))  # fmt: skip
+    refused(ValueError, r"key_lengths: got leading axes \(3,\)", key_lengths=np.zeros(3, int))
+    refused(ValueError, "key: got shape .*, wanted 8 columns", key=arrays["key"][..., 1:])
+    refused(ValueError, "value: got shape .*, wanted 40 rows", value=arrays["value"][:, 1:])
+    refused(ValueError, r"query: got shape \(8,\), wanted two axes", query=arrays["query"][0, 0])
+    refused(ValueError, "query, key, value: got shapes", query=np.zeros((3, 7, 8), np.float32))
+    refused(TypeError, "got dtypes", value=arrays["value"].astype(np.float64))
+    refused(ValueError, "score: got 'dots'", upper_score="dots")
+    with pytest.raises(ValueError, match="wrt: got 'mask'"):
+        fv.hierarchical_attention_vjp(**arrays, segments=ids_of("sorted"), wrt="mask")

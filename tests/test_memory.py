@@ -1,0 +1,406 @@
+"""Memory: read, read_vjp and write against the reference, files, and what is promised."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import foveate as fv
+import numpy as np
+import pytest
+from block_checks import hold
+from foveate import reference
+from gradient_checks import differences, parts
+from strategies import LAYOUTS, normal, score_of
+from tolerances import wider
+
+LEADS: Any = [((), (), ()), ((2,), (2,), (2,)), ((3,), (), ()), ((), (3,), (3,)), ((), (), (3,)),
+              ((3,), (), (3,)), ((1,), (3,), (1,)), ((0,), (), (0,))]  # fmt: skip
+
+
+def operands(
+    queries: int = 5,
+    rows: int = 30,
+    sizes: tuple[int, int] = (6, 6),
+    leads: Any = ((2,), (2,), (2,)),
+    dtype: Any = np.float32,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A query, keys and values."""
+    return (
+        normal(1, (*leads[0], queries, sizes[0]), dtype),
+        normal(2, (*leads[1], rows, sizes[0]), dtype),
+        normal(3, (*leads[2], rows, sizes[1]), dtype),
+    )
+
+
+def check_read(*arrays: np.ndarray, **keywords: Any) -> None:
+    """Hold what is read, and its gradients, against the reference one precision wider."""
+    query, keys, values = arrays
+    dtype = query.dtype
+    before = [x.tobytes() for x in arrays]
+    memory = fv.Memory(keys, values)
+    output, pullback = memory.read_vjp(query, **keywords)
+    assert output.dtype == dtype
+    alone = memory.read(query, **keywords)
+    are_alike = isinstance(keywords.get("score"), fv.Location) or query.shape[-1] == 0
+    if not are_alike:  # attention computes one query for all of them
+        np.testing.assert_array_equal(output, alone)
+    d_output = normal(9, output.shape, dtype)
+    found = pullback(d_output)
+    assert before == [x.tobytes() for x in arrays], "an input was modified"
+
+    exact_memory = reference.Memory(wider(keys), wider(values))
+    exact, pull_exact = exact_memory.read_vjp(wider(query), **keywords)
+    plain_memory = reference.Memory(keys, values)
+    plain, pull_plain = plain_memory.read_vjp(query, **keywords)
+    np.testing.assert_array_equal(plain, plain_memory.read(query, **keywords))
+    hold(output, exact, plain, dtype, "output")
+    hold(alone, exact, plain, dtype, "output alone")
+    got, want, usual = (
+        parts(x) for x in (found, pull_exact(wider(d_output)), pull_plain(d_output))
+    )
+    assert got.keys() == want.keys() == usual.keys()
+    assert got.keys() >= {"query", "keys", "values"}
+    of_query = np.sum(np.abs(want["query"]))
+    for name, x in got.items():
+        if name in ("query", "keys", "values"):
+            assert x.dtype == dtype
+        # a number is a sum over queries of query . d_query, or the like
+        like = np.maximum(np.abs(want[name]), of_query) if x.ndim == 0 else None
+        hold(x, want[name], usual[name], dtype, name, like)
+
+
+# --- the reference --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+@pytest.mark.parametrize("score", [None, fv.ScaledDot(0.7), "dot", fv.Gaussian(0.8)], ids=str)
+@pytest.mark.parametrize("leads", [((2,), (2,), (2,)), ((), (), (2,)), ((2,), (), ())])
+def test_the_reference_against_differences(hops, score, leads):
+    """The error of a central difference: step^2 for the curvature, eps / step for the rounding."""
+    arrays = dict(
+        zip(
+            ("query", "keys", "values"),
+            operands(3, 4, (3, 3), leads, np.float64),
+            strict=True,
+        )
+    )
+    keywords: Any = {"hops": hops, "score": score, "sharpness": 1.5 if score is None else 1.0}
+
+    def read(query: Any, keys: Any, values: Any, **keywords: Any) -> Any:
+        return reference.Memory(keys, values).read(query, **keywords)
+
+    output, pullback = reference.Memory(arrays["keys"], arrays["values"]).read_vjp(
+        arrays["query"], **keywords
+    )
+    d_output = normal(4, output.shape, np.float64)
+    found = pullback(d_output)
+    for name, x in arrays.items():
+        numeric = differences(
+            lambda changed, name=name: float(
+                np.sum(read(**{**arrays, name: changed}, **keywords) * d_output)
+            ),
+            x,
+        )
+        np.testing.assert_allclose(getattr(found, name), numeric, rtol=1e-5, atol=1e-7)
+
+    def of_number(x: np.ndarray) -> float:
+        made = keywords | (
+            {"sharpness": float(x)} if score is None else {"score": type(score)(float(x))}
+        )
+        return float(np.sum(read(**arrays, **made) * d_output))
+
+    if score is None:
+        assert found.score is None
+        got, number = found.sharpness, 1.5
+    elif isinstance(score, str):
+        assert found.score is found.sharpness is None
+        return
+    else:
+        assert found.sharpness is None
+        name = "w" if isinstance(score, fv.Gaussian) else "scale"
+        got, number = getattr(found.score, name), getattr(score, name)
+    numeric = differences(of_number, np.array(number))
+    np.testing.assert_allclose(got, numeric, rtol=1e-5, atol=1e-7)
+
+
+def test_the_reference_takes_the_same_keywords():
+    for name in ("__init__", "read", "read_vjp", "write"):
+        fast = inspect.signature(getattr(fv.Memory, name)).parameters
+        plain = inspect.signature(getattr(reference.Memory, name)).parameters
+        assert list(fast) == list(plain)
+        assert [x.default for x in fast.values()] == [x.default for x in plain.values()]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+@pytest.mark.parametrize("sharpness", [1.0, 4.0, 0.0, -1.0])
+def test_read(hops, sharpness, dtype):
+    check_read(*operands(dtype=dtype), hops=hops, sharpness=sharpness)
+
+
+@pytest.mark.parametrize("name", ["additive tanh", "concat tanh", "location tanh", "gaussian"])
+@pytest.mark.parametrize("hops", [1, 2])
+def test_scores(name, hops, dtype):
+    check_read(*operands(dtype=dtype), hops=hops, score=score_of(name, 6, dtype))
+
+
+@pytest.mark.parametrize("leads", LEADS, ids=str)
+@pytest.mark.parametrize("hops", [1, 2])
+def test_leading_axes_broadcast(leads, hops):
+    check_read(*operands(leads=leads), hops=hops)
+
+
+@pytest.mark.parametrize(
+    ("queries", "rows", "sizes"),
+    [(0, 5, (4, 3)), (5, 0, (4, 3)), (5, 6, (0, 3)), (5, 6, (4, 0)), (1, 1, (1, 1))],
+)
+def test_shapes(queries, rows, sizes, dtype):
+    check_read(*operands(queries, rows, sizes, dtype=dtype))
+
+
+def test_values_of_another_size():
+    check_read(*operands(sizes=(6, 9)))
+
+
+@pytest.mark.parametrize("select", ["argmax", "sample"])
+@pytest.mark.parametrize("hops", [1, 3])
+def test_hard(select, hops, dtype):
+    """The same keys as the reference chooses; sums of hops are rounded once."""
+    query, keys, values = operands(dtype=dtype)
+    keywords: Any = {"select": select, "hops": hops, "rng": 7, "sharpness": 3.0}
+    output = fv.Memory(keys, values).read(query, **keywords)
+    np.testing.assert_array_equal(output, reference.Memory(keys, values).read(query, **keywords))
+    rows = {row.tobytes() for row in values.reshape(-1, 6)}
+    assert {row.tobytes() for row in output.reshape(-1, 6)} <= rows
+
+
+def test_each_hop_draws_anew():
+    """One seed: the first hop is that of a single one, and the second is not the same draws."""
+    query = np.zeros((1000, 1))
+    memory = fv.Memory(np.zeros((2, 1)), np.array([[1.0], [2.0]]))
+    one, two = (memory.read(query, select="sample", hops=hops, rng=3) for hops in (1, 2))
+    np.testing.assert_array_equal(
+        one, fv.hard_attention(query, memory.keys, memory.values, score="cosine", rng=3).output
+    )
+    # equal by chance in half of them; 0 to 1 of 1000 if the draws were shared or opposite
+    assert 400 < np.sum(one == two) < 600
+    generator = np.random.default_rng(3)
+    np.testing.assert_array_equal(one, memory.read(query, select="sample", rng=generator))
+    assert (one != memory.read(query, select="sample", rng=generator)).any()
+
+
+def test_each_wrt():
+    query, keys, values = operands()
+    memory = fv.Memory(keys, values)
+    for hops in (1, 2):
+        for score, number in ((None, "sharpness"), (fv.ScaledDot(0.5), "score")):
+            output, pullback = memory.read_vjp(query, hops=hops, score=score)
+            whole = parts(pullback(output))
+            fields = ("query", "keys", "values", "sharpness", "score")
+            for name in fields:
+                _, pullback = memory.read_vjp(query, hops=hops, score=score, wrt=name)
+                one = parts(pullback(output))
+                is_there = name not in ("sharpness", "score") or name == number
+                assert one.keys() == {x for x in whole if x.split(".")[0] == name}
+                assert len(one) == is_there
+                for field, x in one.items():
+                    np.testing.assert_array_equal(x, whole[field])
+
+
+def test_a_pullback_after_a_write_is_that_of_what_was_read():
+    query, keys, values = operands()
+    memory = fv.Memory(keys, values)
+    output, pullback = memory.read_vjp(query, hops=2)
+    before = pullback(output)
+    memory.write(query, erase=1.0, add=9.0)
+    for a, b in zip(before, pullback(output), strict=True):
+        np.testing.assert_array_equal(a, b) if a is not None else None
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def check_write(*arrays: np.ndarray, erase: Any, add: Any, **keywords: Any) -> fv.Memory:
+    query, keys, values = arrays
+    memory = fv.Memory(keys, values)
+    before = [x.tobytes() for x in arrays]
+    memory.write(query, erase=erase, add=add, **keywords)
+    assert before == [x.tobytes() for x in arrays], "an input was modified"
+    assert memory.values.dtype == values.dtype
+    assert memory.keys is keys
+    exact, plain = reference.Memory(wider(keys), wider(values)), reference.Memory(keys, values)
+    exact.write(wider(query), erase=wider(erase), add=wider(add), **keywords)
+    plain.write(query, erase=erase, add=add, **keywords)
+    hold(memory.values, exact.values, plain.values, values.dtype, "values")
+    return memory
+
+
+@pytest.mark.parametrize("queries", [0, 1, 5, 16, 17, 40])
+def test_write(queries, dtype):
+    """More queries than one block of weights, too."""
+    query, keys, values = operands(queries, sizes=(6, 4), dtype=dtype)
+    erase = np.random.default_rng(0).random((2, queries, 4)).astype(dtype)
+    add = normal(8, (2, queries, 4), dtype)
+    check_write(query, keys, values, erase=erase, add=add, sharpness=3.0)
+
+
+WRITABLE = [x for x in LEADS if x[0] in (x[2], (), (1,)) and x[1] in (x[2], ())]
+
+
+@pytest.mark.parametrize("leads", WRITABLE, ids=str)
+def test_write_broadcasts(leads):
+    arrays = operands(leads=leads)
+    check_write(*arrays, erase=np.float32(0.5), add=np.arange(6.0))
+    check_write(*arrays, erase=np.full((5, 1), 0.25), add=np.ones((5, 6), int))
+
+
+@pytest.mark.parametrize("score", ["dot", fv.Gaussian(0.7)], ids=str)
+def test_write_by_another_score(score):
+    check_write(*operands(), erase=0.5, add=1.0, score=score)
+
+
+def test_the_order_of_writers_does_not_matter():
+    query, keys, values = operands(dtype=np.float64)
+    erase, add = np.random.default_rng(0).random((2, 2, 5, 6))
+    made = []
+    for order in (slice(None), slice(None, None, -1)):
+        memory = fv.Memory(keys, values)
+        memory.write(query[:, order], erase=erase[:, order], add=add[:, order])
+        made.append(memory.values)
+    np.testing.assert_allclose(made[0], made[1], rtol=1e-14, atol=1e-15)  # the order of sums
+
+
+def test_what_is_written_sharply_is_read():
+    memory = fv.Memory(np.eye(8), np.ones((8, 3)))
+    value = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    memory.write(np.eye(8)[[2, 5]], erase=1.0, add=value, sharpness=1e4)
+    np.testing.assert_array_equal(memory.read(np.eye(8)[[2, 5]], sharpness=1e4), value)
+    np.testing.assert_array_equal(memory.values[[0, 1, 3, 4, 6, 7]], np.ones((6, 3)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout):
+    arrays = operands()
+    query, keys, values = (LAYOUTS[layout](x) for x in arrays)
+    memory, plain = fv.Memory(keys, values), fv.Memory(*arrays[1:])
+    np.testing.assert_allclose(memory.read(query), plain.read(arrays[0]), rtol=1e-5, atol=1e-6)
+    for each, q in ((memory, query), (plain, arrays[0])):
+        each.write(q, erase=0.5, add=1.0)
+    # lengths of rows are sums, which another layout may add in another order
+    np.testing.assert_allclose(memory.values, plain.values, rtol=1e-5, atol=1e-6)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_files(tmp_path, dtype):
+    _, keys, values = operands(dtype=dtype)
+    path = tmp_path / "memory"  # by its whole name: nothing is added
+    fv.Memory(keys[..., ::-1], values).save(path)
+    assert path.is_file()
+    for given in (path, str(path)):
+        loaded = fv.Memory.load(given)
+        assert loaded.keys.dtype == loaded.values.dtype == dtype
+        assert loaded.keys.tobytes() == keys[..., ::-1].tobytes()
+        assert loaded.values.tobytes() == values.tobytes()
+    loaded.write(keys[:, :1], erase=1.0, add=1.0)
+
+
+def test_a_file_holds_no_pickle(tmp_path):
+    _, keys, values = operands()
+    path = tmp_path / "memory.npz"
+    fv.Memory(keys, values).save(path)
+    with np.load(path, allow_pickle=False) as found:
+        assert sorted(found) == ["dtype", "keys", "values"]
+
+
+def test_files_that_hold_no_memory(tmp_path: Path):
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "trapped",))
+
+    def refused(name: str, write: Any) -> None:
+        write(tmp_path / name)
+        with pytest.raises(
+            ValueError, match=f"path: got .*{name}.* wanted a file that Memory.save"
+        ):
+            fv.Memory.load(tmp_path / name)
+
+    keys = np.ones((2, 3))
+    pickled = np.array([Trap()], dtype=object)
+    refused("empty", lambda path: path.write_bytes(b""))
+    refused("text", lambda path: path.write_text("keys = 3"))
+    refused("cut.npz", lambda path: path.write_bytes(b"PK\x03\x04 and no more"))
+    refused("one.npy", lambda path: np.save(path, keys))
+    refused("other.npz", lambda path: np.savez(path, keys=keys))
+    refused("pickle.npz", lambda path: np.savez(path, keys=pickled, values=keys, dtype="float64"))
+    refused("type.npz", lambda path: np.savez(path, keys=keys, values=keys, dtype="bfloat16"))
+    refused("name.npz", lambda path: np.savez(path, keys=keys, values=keys, dtype="object"))
+    assert not (tmp_path / "trapped").exists()
+    with pytest.raises(OSError, match="nowhere"):
+        fv.Memory.load(tmp_path / "nowhere")
+
+
+# --- wrong input ----------------------------------------------------------------------------------
+
+
+def test_bad_memories():
+    _, keys, values = operands()
+    for error, match, k, v in (
+        (ValueError, r"values: got shape \(2, 29, 6\), wanted 30 rows", keys, values[:, 1:]),
+        (ValueError, r"keys: got shape \(6,\), wanted two axes", keys[0, 0], values),
+        (ValueError, r"values: got leading axes \(3,\), wanted", keys, np.ones((3, 30, 6), "f")),
+        (TypeError, "keys, values: got dtypes", keys, values.astype(np.float64)),
+        (TypeError, "values: got dtype int64", keys, values.astype(int)),
+    ):
+        with pytest.raises(error, match=match):
+            fv.Memory(k, v)
+
+
+def test_bad_input():
+    query, keys, values = operands(sizes=(6, 4))
+    memory = fv.Memory(keys, values)
+
+    def refused(function: Any, error: type[Exception], match: str, **changed: Any) -> None:
+        with pytest.raises(error, match=match):
+            function(**{"query": query, **changed})
+
+    def write(**keywords: Any) -> None:
+        memory.write(**{"erase": 0.5, "add": 1.0, **keywords})
+
+    for function in (memory.read, memory.read_vjp, write):
+        refused(function, TypeError, "query, keys: got dtypes", query=query.astype(np.float64))
+        refused(function, ValueError, r"query: got shape \(6,\), wanted two", query=query[0, 0])
+        refused(function, ValueError, "query: got shape .*, wanted 6 columns", query=query[..., 1:])
+        refused(function, ValueError, r"query: got leading axes \(3,\), wanted",
+                query=np.ones((3, 5, 6), "f"))  # fmt: skip
+        refused(function, ValueError, "sharpness: got nan, wanted a finite", sharpness=np.nan)
+        refused(function, TypeError, "sharpness: got str", sharpness="sharp")
+        refused(function, ValueError, "sharpness: got 2.0 with the score 'dot'",
+                sharpness=2.0, score="dot")  # fmt: skip
+        refused(function, ValueError, "score: got 'dots'", score="dots")
+    for function in (memory.read, memory.read_vjp):
+        refused(function, ValueError, "hops: got 0, wanted one or more", hops=0)
+        refused(function, TypeError, "hops: got float", hops=1.0)
+        refused(function, ValueError, "hops: got 2 with values of 4 columns, wanted .* 6", hops=2)
+    refused(memory.read, ValueError, "select: got 'hard', wanted one of", select="hard")
+    refused(memory.read, TypeError, "rng: got the bool", select="sample", rng=True)
+    refused(memory.read_vjp, ValueError, "wrt: got 'key'", wrt="key")
+    refused(write, ValueError, "erase: got values outside", erase=1.5)
+    refused(write, ValueError, "erase: got values outside", erase=np.nan)
+    refused(write, TypeError, "add: got dtype complex", add=np.ones(4, complex))
+    refused(
+        write, ValueError, r"add: got shape \(5, 5\), wanted .* \(2, 5, 4\)", add=np.ones((5, 5))
+    )
+    refused(write, ValueError, r"erase: got shape \(1, 2, 5, 4\)", erase=np.ones((1, 2, 5, 4)))
+    shared = fv.Memory(keys[0], values[0])
+    with pytest.raises(ValueError, match=r"query: got leading axes \(2,\) with those of the keys"):
+        shared.write(query, erase=0.5, add=1.0)
+    np.testing.assert_array_equal(memory.values, values)  # as it was
+    output, pullback = memory.read_vjp(query)
+    with pytest.raises(ValueError, match="d_output: got shape"):
+        pullback(output[0])
