@@ -307,7 +307,7 @@ def test_import_is_quiet_and_light():
         import numpy
         before = set(sys.modules)
         import foveate
-        heavy = {"scipy", "torch", "matplotlib", "sklearn", "rich", "jax", "onnxruntime"}
+        heavy = {"scipy", "torch", "matplotlib", "sklearn", "rich", "jax", "onnx", "onnxruntime"}
         print(sorted(heavy & (set(sys.modules) - before)))
     """
     assert output_of(code) == "[]"
