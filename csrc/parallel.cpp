@@ -29,6 +29,8 @@ namespace {
 // 50 GFLOP/s and more a core, half a million operations take 10 microseconds).
 constexpr double least_flops = 5e5;
 constexpr std::chrono::milliseconds interrupt_period{50};
+// A call may consist of many jobs, each shorter than that. After a pause of this length another call has begun.
+constexpr std::chrono::milliseconds pause_between_calls{500};
 // How long a thread without work looks for more before it sleeps: waking it costs tens of microseconds.
 constexpr std::chrono::microseconds spin_period{200};
 
@@ -62,7 +64,11 @@ class Job {
   // Takes tasks until there is none. The calling thread, 0, asks now and then whether to stop.
   void work(int thread) noexcept {
     int (*const check)(void) = thread == 0 ? interrupt_check.load(std::memory_order_relaxed) : nullptr;
-    auto last = check ? Clock::now() : Clock::time_point{};
+    thread_local Clock::time_point last;  // asked, or began a call
+    if (check) {
+      const auto now = Clock::now();
+      if (now - last > pause_between_calls) last = now;
+    }
     for (int i = 0; i < count_; ++i) {
       Range& range = ranges_[(thread + i) % count_];
       for (;;) {
