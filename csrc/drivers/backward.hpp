@@ -9,9 +9,9 @@
 
 namespace foveate {
 
-// Tiles of a group: its sums stay in a part of a small L2 (float32: 3 and 6 tiles, 128 and 256 queries are within the noise of
-// each other, 5%). With AMX, where memory is what counts, as many as have sums of
-// 400 KB: at head size 64, 8 are a tenth over 3.
+// Tiles of a group: its sums stay in a part of a small L2. In float32 3 and 6 tiles, as 128 and 256 queries a block, are
+// within the noise of each other, 5%. With AMX, where memory is what counts, as many as have sums of 400 KB: at head size
+// 64, 8 are a tenth over 3.
 constexpr int64_t group_tiles = 3, most_group_tiles = 8;
 inline int64_t group_tiles_of(const Plan& plan) {
   if (plan.scoring.gradients)
