@@ -29,6 +29,18 @@ inline const Family& plain_family(const Plan& plan) {
   return plan.family.element_size == 8 ? plan.kernels.float64 : plan.kernels.float32;
 }
 
+// Calls f(draw, key) for the choices of a query of hard attention.
+template <class F>
+void each_choice(const Plan& plan, int64_t batch, int64_t group, int64_t row, F&& f) {
+  const Operand& index = plan.problem.index;
+  const char* at = plan.row(index, batch, group, row);
+  for (int64_t draw = 0; draw < plan.problem.draws; ++draw, at += index.column_stride) {
+    int64_t key;
+    std::memcpy(&key, at, sizeof key);
+    f(draw, key);
+  }
+}
+
 // Rows are padded to whole vectors.
 inline int64_t padded(const Plan& plan, int64_t columns) {
   const int64_t lanes = plan.family.lanes;

@@ -103,8 +103,8 @@ class ScoreGradient {
     if (plan_.scoring.gradients) std::fill_n(weights_, padded(plan_, 1) * p_.head_size, T(0));
   }
 
-  // Of a panel, and of the n-th tile of the group: d_query, [column][query], null where it is not wanted; d_key from the stretch's first key, in rows of whole
-  // vectors, which inner products leave to QuerySum.
+  // Of a panel, and of the n-th tile of the group: d_query, [column][query], null where it is not wanted; d_key from the
+  // stretch's first key, in rows of whole vectors, which inner products leave to QuerySum.
   void add(const Block& block, int p, const Stretch& s, int64_t n, T* d_scores, bool keys_finite, const SeenCells& seen,
            T* d_query, T* d_key) noexcept {
     const Family& family = plan_.family;

@@ -76,17 +76,14 @@ class SelectGradient {
   void add_choices(const Block& block, int p, const Stretch& s, int64_t key, int64_t width) noexcept {
     const Panel& panel = block.panel(p);
     for (int32_t i = 0; i < panel.live; ++i) {
-      const char* index = row_of(plan_, p_.index, block.batch(), panel, i);
-      const char* advantage = row_of(plan_, p_.advantage, block.batch(), panel, i);
-      for (int64_t draw = 0; draw < p_.draws; ++draw) {
-        int64_t j;
-        std::memcpy(&j, index + draw * p_.index.column_stride, sizeof j);
-        j -= key + s.begin;
-        if (j < 0 || j >= s.count()) continue;
+      const char* const advantage = row_of(plan_, p_.advantage, block.batch(), panel, i);
+      each_choice(plan_, block.batch(), panel.group[i], panel.row[i], [&](int64_t draw, int64_t chosen) {
+        const int64_t j = chosen - key - s.begin;
+        if (j < 0 || j >= s.count()) return;
         T more;
         std::memcpy(&more, advantage + draw * p_.advantage.column_stride, sizeof more);
         cells_[j * width + i] += more;
-      }
+      });
     }
   }
 

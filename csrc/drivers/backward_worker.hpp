@@ -17,18 +17,6 @@ inline bool is_scored(const Problem& p) {
   return p.d_query || p.d_key || p.d_mask || p.d_weights || p.d_centers || p.d_sigma;
 }
 
-// Calls f(draw, key) for the choices of a query of hard attention.
-template <class F>
-void each_choice(const Plan& plan, int64_t batch, int64_t group, int64_t row, F&& f) {
-  const Operand& index = plan.problem.index;
-  const char* at = plan.row(index, batch, group, row);
-  for (int64_t draw = 0; draw < plan.problem.draws; ++draw, at += index.column_stride) {
-    int64_t key;
-    std::memcpy(&key, at, sizeof key);
-    f(draw, key);
-  }
-}
-
 // query_sum may look at so many rows of cells beyond the last.
 constexpr int64_t most_rows_beyond = 15;
 
