@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from . import _core
 from ._arrays import Array, ArrayInput, float_arrays, like, real, reals
 from ._backward import Answers, Problem
 from ._random import Seed, dropout_of
@@ -105,9 +104,8 @@ def attention_vjp(
     array([[-1.49,  1.49]])
     """
     wanted = names_of(wrt)
-    if not _core.are_plain(query, key, value):
-        query, key, value = float_arrays(query=query, key=key, value=value)
-    given = tuple[Array, Array, Array]((query, key, value))  # type: ignore[arg-type]
+    q, k, v = float_arrays(query=query, key=key, value=value)
+    given = q, k, v
     reduced = reduce(score, *given[:2])
     cap = None if softcap is None else real("softcap", softcap)
     extra = None if sink is None else reals("sink", sink)

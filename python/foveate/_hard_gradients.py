@@ -149,9 +149,8 @@ def hard_attention_vjp(
     """
     wanted = names_of(wrt, HardGradients._fields)
     draws = draws_of(select, size)
-    if not _core.are_plain(query, key, value):
-        query, key, value = float_arrays(query=query, key=key, value=value)
-    given = tuple[Array, Array, Array]((query, key, value))  # type: ignore[arg-type]
+    q, k, v = float_arrays(query=query, key=key, value=value)
+    given = q, k, v
     reduced = reduce(score, *given[:2])
     q, k, scale, family = reduced
     cap = None if softcap is None else real("softcap", softcap)

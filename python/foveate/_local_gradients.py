@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from . import _core
 from ._arrays import Array, ArrayInput, as_array, float_arrays, like
 from ._backward import Answers, Problem
 from ._local import hidden_logits, resolve_centers, resolve_local, shrunk_share
@@ -99,9 +98,8 @@ def local_attention_vjp(
     (1,)
     """
     wanted = names_of(wrt, LocalGradients._fields)
-    if not _core.are_plain(query, key, value):
-        query, key, value = float_arrays(query=query, key=key, value=value)
-    given = tuple[Array, Array, Array]((query, key, value))  # type: ignore[arg-type]
+    q, k, v = float_arrays(query=query, key=key, value=value)
+    given = q, k, v
     cap, reach, places = resolve_local(given[0], half_width, centers, sigma, key_lengths, softcap)
     problem = Problem(*given, score, reduce(score, *given[:2]), cap, reach, centers=places)
     dtype = None if centers is None else _gradient_dtype(centers)
