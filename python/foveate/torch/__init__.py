@@ -8,7 +8,7 @@ from __future__ import annotations
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    message = "foveate.torch needs torch 2.7 or later: pip install 'foveate[torch]'"
+    message = "foveate.torch needs torch 2.9 or later: pip install 'foveate[torch]'"
     raise ImportError(message) from error
 
 from ._attention import attention, scaled_dot_product_attention
