@@ -103,10 +103,24 @@ def _integers(x: Tensor | None) -> Array | None:
 
 
 def output_shape(query: Tensor, key: Tensor, value: Tensor) -> tuple[int, ...]:
-    """Return the shape of the output."""
-    if query.shape == value.shape:
+    """Return the shape of the output.
+
+    Raises
+    ------
+    ValueError
+        For leading axes that do not broadcast together.
+    """
+    if query.shape == key.shape == value.shape:
         return tuple(query.shape)
-    lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    lead = query.shape[:-2]
+    if not lead == key.shape[:-2] == value.shape[:-2]:
+        try:
+            lead = torch.broadcast_shapes(lead, key.shape[:-2], value.shape[:-2])
+        except RuntimeError as error:
+            got = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
+            raise ValueError(
+                f"query, key, value: got shapes {got}, wanted leading axes that broadcast together"
+            ) from error
     return (*lead, query.shape[-2], value.shape[-1])
 
 

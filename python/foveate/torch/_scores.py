@@ -235,11 +235,8 @@ def reduce(score: Any, query: Tensor, key: Tensor) -> Reduced:
     Raises
     ------
     TypeError, ValueError
-        For anything else, and for tensors of fewer than two axes.
+        For anything else.
     """
-    for name, x in (("query", query), ("key", key)):
-        if x.ndim < 2:
-            raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted two axes or more")
     if isinstance(score, str):
         if score == "scaled_dot":
             return Reduced(query, key, scale=None)

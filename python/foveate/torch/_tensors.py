@@ -77,7 +77,7 @@ def check_tensor(name: str, x: object, dtypes: tuple[torch.dtype, ...], wanted: 
 
 
 def float_tensors(query: Any, key: Any, value: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Take tensors of one float dtype.
+    """Take tensors of one float dtype, of two axes or more.
 
     Under autocast they become tensors of its dtype, as of torch's own attention.
 
@@ -85,11 +85,17 @@ def float_tensors(query: Any, key: Any, value: Any) -> tuple[Tensor, Tensor, Ten
     ------
     TypeError
         For anything else.
+    ValueError
+        For fewer axes.
     """
     wanted = "a tensor of float16, bfloat16, float32 or float64"
     check_tensor("query", query, FLOATS, wanted)
     check_tensor("key", key, FLOATS, wanted)
     check_tensor("value", value, FLOATS, wanted)
+    if query.ndim < 2 or key.ndim < 2 or value.ndim < 2:
+        given = ("query", query, "Lq, D"), ("key", key, "Lk, D"), ("value", value, "Lk, Dv")
+        name, x, axes = next(one for one in given if one[1].ndim < 2)
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, wanted (..., {axes})")
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = (
