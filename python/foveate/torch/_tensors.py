@@ -52,6 +52,8 @@ def as_array(name: str, x: Tensor) -> Array:
 def as_tensor(x: Any, like: Tensor) -> Tensor:
     """Give an array, or a number, as a contiguous tensor of the shape and the dtype of another."""
     array = np.asarray(x)
+    if not array.flags.writeable:  # it repeats itself; torch has no such tensors
+        array = array.copy()
     if array.dtype.name == "bfloat16":
         tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     else:
