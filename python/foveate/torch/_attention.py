@@ -13,7 +13,7 @@ from .._reach import Window
 from . import _operator  # noqa: F401  (registers the operators)
 from ._reach import Reach, resolve
 from ._scores import Reduced, Score, reduce
-from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors
+from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
 AnyScore = Score | of_arrays.Score | str
 
@@ -182,7 +182,7 @@ def attention(
 def _sink(sink: Any) -> Tensor:
     if isinstance(sink, Tensor):
         return check_tensor("sink", sink, (*FLOATS, *INTEGERS), "a number or a tensor of numbers")
-    return torch.tensor(real("sink", sink), dtype=torch.float64)
+    return number(real("sink", sink))
 
 
 class Options(NamedTuple):
@@ -235,7 +235,8 @@ def _seed(dropout: float, generator: torch.Generator | None) -> Tensor | None:
 
 def draw_seed(generator: torch.Generator | None) -> Tensor:
     """Draw the key of random numbers, which are counted, from a generator of torch."""
-    return torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, generator=generator)
+    words = {"dtype": torch.int64, "device": "cpu", "generator": generator}
+    return torch.randint(-(2**63), 2**63 - 1, (2,), **words)
 
 
 def scaled_dot_product_attention(

@@ -24,6 +24,7 @@ from ._problem import (
     TAGS,
     as_gradients,
     chosen,
+    empty_gradients,
     fields_of,
     in_places,
     keep,
@@ -178,9 +179,9 @@ def _fake_hard_attention(
     shape = output_shape(query, key, value)
     draws = rest[COUNT - 3] if len(rest) > COUNT - 3 else 1
     return (
-        torch.empty((*shape[:-1], draws, shape[-1]), dtype=value.dtype),
-        torch.empty((*shape[:-1], draws), dtype=torch.int64),
-        torch.empty((*shape[:-1], draws), dtype=_dtype_of_log_prob(value)),
+        value.new_empty((*shape[:-1], draws, shape[-1])),
+        value.new_empty((*shape[:-1], draws), dtype=torch.int64),
+        value.new_empty((*shape[:-1], draws), dtype=_dtype_of_log_prob(value)),
     )
 
 
@@ -217,8 +218,7 @@ def _fake_hard_attention_backward(
     wanted: Sequence[bool],
     *stated: Any,
 ) -> list[Tensor]:
-    places = (stated[place] for place in chosen(_GRADIENTS, wanted).values())
-    return [torch.empty(x.shape, dtype=x.dtype) for x in places]
+    return empty_gradients(stated, chosen(_GRADIENTS, wanted))
 
 
 def _hard_attention_backward(

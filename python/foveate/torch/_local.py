@@ -13,7 +13,7 @@ from .._local import deviation_of, positive
 from ._attention import AnyScore, Options, call
 from ._reach import Reach, integers
 from ._scores import reduce
-from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors
+from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
 
 def local_attention(
@@ -86,11 +86,11 @@ def local_attention(
         spread = check_tensor("sigma", sigma, FLOATS, "a number > 0")
     else:
         spread = deviation_of(sigma, width, centers is not None)
-        spread = None if spread is None else torch.tensor(spread, dtype=torch.float64)
+        spread = None if spread is None else number(spread)
     lengths = None if key_lengths is None else integers("key_lengths", key_lengths)
     reach = Reach(key_lengths=lengths)
     if places is None and spread is not None:
-        places = torch.arange(query.shape[-2], dtype=torch.float64)
+        places = torch.arange(query.shape[-2], dtype=torch.float64, device="cpu")
     elif places is None:
         side = math.floor(width)
         reach = Reach(left=side, right=side, key_lengths=lengths)

@@ -17,6 +17,7 @@ from ._problem import (
     TAGS,
     as_gradients,
     chosen,
+    empty_gradients,
     fields_of,
     in_places,
     keep,
@@ -64,9 +65,9 @@ def _fake_attention(
     query: Tensor, key: Tensor, value: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = output_shape(query, key, value)
-    lse = torch.empty(shape[:-1], dtype=torch.float64)
-    kept = shape if _is_narrow(value) else (0,)
-    return empty_like(query, shape, value.dtype), lse, torch.empty(kept, dtype=torch.float32)
+    lse = value.new_empty(shape[:-1], dtype=torch.float64)
+    accumulated = value.new_empty(shape if _is_narrow(value) else (0,), dtype=torch.float32)
+    return empty_like(query, shape, value.dtype), lse, accumulated
 
 
 def _attention(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +80,7 @@ def _attention(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
             accumulated, lse = (torch.from_numpy(x) for x in problem.forward())
             return output.copy_(accumulated), lse, accumulated
         _, of_rows = problem.answer(as_array("output", output), "float64")
-    return output, torch.from_numpy(of_rows), torch.empty((0,), dtype=torch.float32)
+    return output, torch.from_numpy(of_rows), value.new_empty((0,), dtype=torch.float32)
 
 
 def _fake_attention_inference(
@@ -88,7 +89,7 @@ def _fake_attention_inference(
     shape = output_shape(query, key, value)
     output = empty_like(query, shape, value.dtype)
     with_lse = len(rest) > COUNT - 3 and rest[-1]
-    return [output, torch.empty(shape[:-1], dtype=torch.float64)] if with_lse else [output]
+    return [output, value.new_empty(shape[:-1], dtype=torch.float64)] if with_lse else [output]
 
 
 def _attention_inference(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> list[Tensor]:
@@ -117,8 +118,7 @@ def _fake_attention_backward(
     wanted: Sequence[bool],
     *stated: Any,
 ) -> list[Tensor]:
-    arguments = (stated[place] for place in chosen(_GRADIENTS, wanted).values())
-    return [torch.empty(x.shape, dtype=x.dtype) for x in arguments]
+    return empty_gradients(stated, chosen(_GRADIENTS, wanted))
 
 
 def _attention_backward(

@@ -166,6 +166,11 @@ def as_gradients(found: Any, stated: Sequence[Any], places: Mapping[str, int]) -
     return [as_tensor(made[name], stated[place]) for name, place in places.items()]
 
 
+def empty_gradients(stated: Sequence[Any], places: Mapping[str, int]) -> list[Tensor]:
+    """Make tensors like these gradients, for a fake kernel."""
+    return [stated[place].new_empty(stated[place].shape) for place in places.values()]
+
+
 def in_places(
     count: int, places: Mapping[str, int], gradients: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
@@ -183,8 +188,15 @@ def no_second_order(_: Any, *_gradients: Any) -> None:
 
 def register(name: str, compute: Any, fake: Any, backward: Any = None, setup: Any = None) -> None:
     """Register an operator: what it computes, what comes out without computing, its gradients."""
+
+    def on_one_device(*arguments: Any) -> Any:
+        devices = {x.device for x in arguments if isinstance(x, Tensor)}
+        if len(devices) > 1:
+            raise TypeError(f"tensors: got some on each of {devices}, wanted all on the CPU")
+        return fake(*arguments)
+
     library.impl(name, compute, "CPU")
     full = f"foveate::{name}"
-    torch.library.register_fake(full, fake, lib=library)
+    torch.library.register_fake(full, on_one_device, lib=library)
     if backward is not None:
         torch.library.register_autograd(full, backward, setup_context=setup, lib=library)

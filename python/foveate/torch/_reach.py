@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._reach import sides
-from ._tensors import FLOATS, INTEGERS, check_tensor
+from ._tensors import FLOATS, INTEGERS, check_tensor, number
 
 
 class Reach(NamedTuple):
@@ -82,7 +82,7 @@ def integers(name: str, x: Any) -> Tensor:
         For anything else.
     """
     if isinstance(x, int | torch.SymInt) and not isinstance(x, bool):
-        return torch.tensor(x, dtype=torch.int64)
+        return number(x, torch.int64)
     return check_tensor(name, x, INTEGERS, "an int, or a tensor of an integer dtype")
 
 

@@ -18,6 +18,7 @@ from .._regression_gradients import kernel_regression_vjp
 from ._problem import (
     TAGS,
     chosen,
+    empty_gradients,
     in_places,
     keep,
     kept,
@@ -26,7 +27,7 @@ from ._problem import (
     register,
     wanted_of,
 )
-from ._tensors import FLOATS, as_array, as_tensor, check_tensor, threads_of_torch
+from ._tensors import FLOATS, as_array, as_tensor, check_tensor, number, threads_of_torch
 
 
 def kernel_regression(
@@ -81,7 +82,7 @@ def kernel_regression(
     for name, array in (("x", x), ("x_train", x_train), ("y_train", y_train)):
         check_tensor(name, array, FLOATS, "a tensor of float16, bfloat16, float32 or float64")
     if not isinstance(w, Tensor):
-        w = torch.tensor(w, dtype=torch.float64)
+        w = number(w)
     answer: Tensor = torch.ops.foveate.kernel_regression.default(
         x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value
     )
@@ -124,7 +125,7 @@ def _of_arrays(
 
 
 def _fake(x: Tensor, _x_train: Tensor, y_train: Tensor, *_: Any) -> Tensor:
-    return torch.empty((x.shape[0], *y_train.shape[1:]), dtype=x.dtype)
+    return x.new_empty((x.shape[0], *y_train.shape[1:]))
 
 
 def _kernel_regression(*stated: Any) -> Tensor:
@@ -135,8 +136,7 @@ def _kernel_regression(*stated: Any) -> Tensor:
 
 
 def _fake_backward(_d_output: Tensor, wanted: Sequence[bool], *stated: Any) -> list[Tensor]:
-    arguments = (stated[place] for place in chosen(_GRADIENTS, wanted).values())
-    return [torch.empty(x.shape, dtype=x.dtype) for x in arguments]
+    return empty_gradients(stated, chosen(_GRADIENTS, wanted))
 
 
 def _kernel_regression_backward(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import scores as of_arrays
 from .._additive import activation_name
+from ._tensors import number
 
 
 class Reduced(NamedTuple):
@@ -220,7 +221,7 @@ class Gaussian:
         """Leave the differences to the kernel."""
         w = self.w
         if not isinstance(w, Tensor):
-            w = torch.tensor(w, dtype=torch.float64)
+            w = number(w)
         return Reduced(query, key, "gaussian", 1.0, w)
 
 
@@ -262,7 +263,7 @@ def _of_tensors(score: Any, query: Tensor) -> Any:
     given = {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
     return kind(
         **{
-            name: torch.tensor(x.astype(np.float64)).to(query.dtype)
+            name: torch.tensor(x.astype(np.float64), device="cpu").to(query.dtype)
             if isinstance(x, np.ndarray)
             else x
             for name, x in given.items()

@@ -61,6 +61,11 @@ def as_tensor(x: Any, like: Tensor) -> Tensor:
     return tensor.to(like.dtype).reshape(like.shape).contiguous()
 
 
+def number(x: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Give a number as a tensor on the CPU, whatever device new tensors are made on."""
+    return torch.tensor(x, dtype=dtype, device="cpu")
+
+
 def check_tensor(name: str, x: object, dtypes: tuple[torch.dtype, ...], wanted: str) -> Tensor:
     """Take a tensor on the CPU, of one of these dtypes.
 
@@ -117,9 +122,9 @@ def empty_like(query: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
     if query.shape == shape:
         return torch.empty_like(query, dtype=dtype)
     if query.shape[:-1] != shape[:-1]:
-        return torch.empty(shape, dtype=dtype)
+        return query.new_empty(shape, dtype=dtype)
     strides = query.stride()
     order = sorted(range(len(shape) - 1), key=lambda axis: -strides[axis])
     back = sorted(range(len(order)), key=order.__getitem__)
-    made = torch.empty((*(shape[axis] for axis in order), shape[-1]), dtype=dtype)
+    made = query.new_empty((*(shape[axis] for axis in order), shape[-1]), dtype=dtype)
     return made.permute(*back, len(order))
