@@ -11,7 +11,7 @@ from .. import scores as of_arrays
 from .._arrays import real
 from .._reach import Window
 from . import _operator  # noqa: F401  (registers the operators)
-from ._reach import Reach, resolve
+from ._reach import MASK, MASKS, Reach, resolve
 from ._scores import Reduced, Score, reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
@@ -174,9 +174,15 @@ def attention(
             resolve(query, key, mask, causal, window, offset, key_lengths, segments),
             None if softcap is None else real("softcap", softcap),
             None if sink is None else _sink(sink),
-            dropout=dropout,
+            dropout=_rate("dropout", dropout),
         )
     return call(reduce(score, query, key), value, options, generator, return_lse)
+
+
+def _rate(name: str, rate: Any) -> float:
+    if not 0 <= real(name, rate) < 1:
+        raise ValueError(f"{name}: got {rate}, wanted a number in [0, 1)")
+    return real(name, rate)
 
 
 def _sink(sink: Any) -> Tensor:
@@ -215,7 +221,7 @@ def call(
         reach, softcap, sink, centers, half_width, sigma, dropout = options
         learned += (weights, reach.mask, sink, centers, sigma)
         stated += (weights, *reach, softcap, sink, centers, half_width, sigma, dropout)
-        stated += (_seed(dropout, generator),)
+        stated += (draw_seed(generator) if dropout > 0 else None,)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learned):
         output, lse, _ = _with_gradients(*stated)
     elif return_lse:
@@ -227,14 +233,16 @@ def call(
     return output, lse if value.dtype is torch.float64 else lse.float()
 
 
-def _seed(dropout: float, generator: torch.Generator | None) -> Tensor | None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout: got {dropout}, wanted a number in [0, 1)")
-    return draw_seed(generator) if dropout > 0 else None
-
-
 def draw_seed(generator: torch.Generator | None) -> Tensor:
-    """Draw the key of random numbers, which are counted, from a generator of torch."""
+    """Draw the key of random numbers, which are counted, from a generator of torch.
+
+    Raises
+    ------
+    TypeError
+        For anything else than a generator, or None, torch's own.
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: got {generator!r}, wanted a torch.Generator")
     words = {"dtype": torch.int64, "device": "cpu", "generator": generator}
     return torch.randint(-(2**63), 2**63 - 1, (2,), **words)
 
@@ -297,21 +305,24 @@ def scaled_dot_product_attention(
     """
     if attn_mask is not None and is_causal:
         raise ValueError("is_causal: got True with an attn_mask, wanted one of the two")
+    if attn_mask is not None:
+        attn_mask = check_tensor("attn_mask", attn_mask, MASKS, MASK)
     groups = 1
     if enable_gqa:
-        if query.ndim < 3 or key.ndim < 3 or query.shape[-3] % key.shape[-3]:
-            raise ValueError(
-                f"query: got shape {tuple(query.shape)} with a key of {tuple(key.shape)}, wanted a "
-                "multiple of its heads (axis -3) with enable_gqa"
-            )
-        groups = query.shape[-3] // key.shape[-3]
-    if groups > 1:
-        query = query.unflatten(-3, (key.shape[-3], groups))
-        key, value = key.unsqueeze(-3), value.unsqueeze(-3)
+        query, key, value = float_tensors(query, key, value)
+        groups = _groups(query, key, value)
+    if groups != 1:
+        parts = (key.shape[-3], groups)
         if attn_mask is not None and attn_mask.ndim > 2:
             heads = attn_mask.shape[-3]
-            parts = (1, 1) if heads == 1 else (heads // groups, groups)
-            attn_mask = attn_mask.unflatten(-3, parts)
+            if heads not in (1, query.shape[-3]):
+                raise ValueError(
+                    f"attn_mask: got shape {tuple(attn_mask.shape)}, wanted an axis -3 of 1 or "
+                    f"{query.shape[-3]}, the heads of query {tuple(query.shape)}"
+                )
+            attn_mask = attn_mask.unflatten(-3, (1, 1) if heads == 1 else parts)
+        query = query.unflatten(-3, parts)
+        key, value = key.unsqueeze(-3), value.unsqueeze(-3)
     output = attention(
         query,
         key,
@@ -320,6 +331,24 @@ def scaled_dot_product_attention(
         mask=attn_mask,
         causal=is_causal,
         offset=0 if is_causal else None,
-        dropout=dropout_p,
+        dropout=dropout_p if dropout_p == 0 else _rate("dropout_p", dropout_p),
     )
-    return output.flatten(-4, -3) if groups > 1 else output
+    return output.flatten(-4, -3) if groups != 1 else output
+
+
+def _groups(query: Tensor, key: Tensor, value: Tensor) -> int:
+    """Return how many heads of queries share one of keys, which may be so many that none is."""
+    shapes = f"{tuple(query.shape)} with key {tuple(key.shape)} and value {tuple(value.shape)}"
+    if min(query.ndim, key.ndim, value.ndim) < 3 or key.shape[-3] != value.shape[-3]:
+        raise ValueError(
+            f"query: got shape {shapes}, wanted three axes or more, and as many heads (axis -3) "
+            "of key as of value, with enable_gqa"
+        )
+    of_query, of_key = query.shape[-3], key.shape[-3]
+    if of_key == 0 or of_query % of_key:
+        raise ValueError(
+            f"query: got shape {shapes}, wanted a multiple of the {of_key} heads (axis -3) of key "
+            "with enable_gqa"
+        )
+    groups: int = of_query // of_key
+    return groups

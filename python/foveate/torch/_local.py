@@ -11,7 +11,7 @@ from torch import Tensor
 from .._arrays import real
 from .._local import deviation_of, positive
 from ._attention import AnyScore, Options, call
-from ._reach import Reach, integers
+from ._reach import Reach, bounded, integers
 from ._scores import reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
@@ -84,6 +84,8 @@ def local_attention(
     spread: Any
     if isinstance(sigma, Tensor):
         spread = check_tensor("sigma", sigma, FLOATS, "a number > 0")
+        if sigma.ndim > 0:
+            raise ValueError(f"sigma: got shape {tuple(sigma.shape)}, wanted (): one number > 0")
     else:
         spread = deviation_of(sigma, width, centers is not None)
         spread = None if spread is None else number(spread)
@@ -92,7 +94,7 @@ def local_attention(
     if places is None and spread is not None:
         places = torch.arange(query.shape[-2], dtype=torch.float64, device="cpu")
     elif places is None:
-        side = math.floor(width)
+        side = bounded(math.floor(width))
         reach = Reach(left=side, right=side, key_lengths=lengths)
     cap = None if softcap is None else real("softcap", softcap)
     options = Options(reach, cap, None, places, 0.0 if places is None else width, spread)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._reach import sides
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
+
+MASKS = (torch.bool, *FLOATS)
+MASK = "a tensor of bool (True = may attend) or of a float dtype (added to the scores)"
+
+_FARTHEST = 2**62  # farther than any axis is long
 
 
 class Reach(NamedTuple):
@@ -45,7 +51,7 @@ def resolve(
     """
     if not isinstance(causal, bool):
         raise TypeError(f"causal: got {causal!r}, wanted a bool")
-    left, right = (None, None) if window is None else sides(window)
+    left, right = (None, None) if window is None else map(bounded, sides(window))
     if causal:
         right = 0
     if offset is None and (causal or window is not None) and query.shape[-2] != key.shape[-2]:
@@ -55,8 +61,7 @@ def resolve(
             "stands at the last valid key)"
         )
     if mask is not None:
-        wanted = "a tensor of bool (True = may attend) or of a float dtype (added to the scores)"
-        mask = check_tensor("mask", mask, (torch.bool, *FLOATS), wanted)
+        mask = check_tensor("mask", mask, MASKS, MASK)
     if isinstance(offset, str) and offset != "end":
         raise ValueError(f'offset: got {offset!r}, wanted an int, an int tensor or "end"')
     at_end = isinstance(offset, str)
@@ -73,6 +78,11 @@ def resolve(
     )
 
 
+def bounded(side: int | None) -> int | None:
+    """Give a side of a window as a number that the operators take, and that is as far."""
+    return None if side is None else min(side, _FARTHEST)
+
+
 def integers(name: str, x: Any) -> Tensor:
     """Take an int, or a tensor of an integer dtype.
 
@@ -80,8 +90,12 @@ def integers(name: str, x: Any) -> Tensor:
     ------
     TypeError
         For anything else.
+    ValueError
+        For an int that int64 does not hold.
     """
-    if isinstance(x, int | torch.SymInt) and not isinstance(x, bool):
+    if isinstance(x, int | np.integer | torch.SymInt) and not isinstance(x, bool):
+        if not -(2**63) < x < 2**63:
+            raise ValueError(f"{name}: got {x}, wanted values that int64 holds")
         return number(x, torch.int64)
     return check_tensor(name, x, INTEGERS, "an int, or a tensor of an integer dtype")
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arrays import Array
+from .._arrays import Array, real
+from .._regression import KERNELS, check_bool
 from .._regression import kernel_regression as of_arrays
 from .._regression_gradients import kernel_regression_vjp
 from ._problem import (
@@ -27,7 +28,7 @@ from ._problem import (
     register,
     wanted_of,
 )
-from ._tensors import FLOATS, as_array, as_tensor, check_tensor, number, threads_of_torch
+from ._tensors import FLOATS, INTEGERS, as_array, as_tensor, check_tensor, number, threads_of_torch
 
 
 def kernel_regression(
@@ -81,8 +82,16 @@ def kernel_regression(
     """
     for name, array in (("x", x), ("x_train", x_train), ("y_train", y_train)):
         check_tensor(name, array, FLOATS, "a tensor of float16, bfloat16, float32 or float64")
-    if not isinstance(w, Tensor):
-        w = number(w)
+    if isinstance(w, Tensor):
+        check_tensor("w", w, (*FLOATS, *INTEGERS), "a number, or a tensor of numbers")
+    else:
+        w = number(real("w", w))
+    if not isinstance(kernel, str):
+        raise TypeError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
+    check_bool("leave_one_out", leave_one_out)
+    if sample_weight is not None:
+        check_tensor("sample_weight", sample_weight, (*FLOATS, *INTEGERS), "a tensor of numbers")
+    fill_value = real("fill_value", fill_value)
     answer: Tensor = torch.ops.foveate.kernel_regression.default(
         x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value
     )

@@ -61,13 +61,13 @@ def as_tensor(x: Any, like: Tensor) -> Tensor:
     return tensor.to(like.dtype).reshape(like.shape).contiguous()
 
 
-def number(x: float, dtype: torch.dtype = torch.float64) -> Tensor:
+def number(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     """Give a number as a tensor on the CPU, whatever device new tensors are made on."""
     return torch.tensor(x, dtype=dtype, device="cpu")
 
 
 def check_tensor(name: str, x: object, dtypes: tuple[torch.dtype, ...], wanted: str) -> Tensor:
-    """Take a tensor on the CPU, of one of these dtypes.
+    """Take a dense tensor on the CPU, of one of these dtypes.
 
     Raises
     ------
@@ -78,6 +78,8 @@ def check_tensor(name: str, x: object, dtypes: tuple[torch.dtype, ...], wanted: 
         raise TypeError(f"{name}: got {type(x).__name__}, wanted {wanted}")
     if not x.is_cpu:
         raise TypeError(f"{name}: got a tensor on {x.device}, wanted one on the CPU")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name}: got a tensor of layout {x.layout}, wanted {torch.strided}")
     if x.dtype not in dtypes:
         raise TypeError(f"{name}: got dtype {x.dtype}, wanted {wanted}")
     return x
