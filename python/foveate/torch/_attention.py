@@ -121,9 +121,9 @@ def attention(
     Returns
     -------
     output : tensor (..., Lq, Dv)
-        Of the dtype of `query`, and in its memory layout where the leading axes are the same: heads
-        that were split off rows and transposed come out so that they join again without a copy. A
-        query that sees no key has the output 0.
+        Of the dtype of `query`, and in its memory layout where the leading axes are the same and
+        the score is a dot product: heads that were split off rows and transposed come out so that
+        they join again without a copy. A query that sees no key has the output 0.
     lse : tensor (..., Lq)
         Only with `return_lse`: float32, or float64 for float64.
 

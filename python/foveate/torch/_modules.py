@@ -67,10 +67,11 @@ class AdditiveAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
         **reach
             The keywords of `attention` that say which keys a query sees, and `softcap`, `sink`.
         """
-        score = Additive(self.v, activation=self.activation)
-        projected = self.query_projection(query), self.key_projection(key)
+        of_query, of_key = self.query_projection, self.key_projection
+        matrices = of_query.weight.T, of_key.weight.T
+        score = Additive(self.v, *matrices, of_key.bias, activation=self.activation)
         dropout = self.dropout if self.training else 0.0
-        output: Tensor = attention(*projected, value, score=score, dropout=dropout, **reach)
+        output: Tensor = attention(query, key, value, score=score, dropout=dropout, **reach)
         return output
 
 

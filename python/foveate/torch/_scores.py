@@ -16,7 +16,9 @@ from torch import Tensor
 
 from .. import scores as of_arrays
 from .._additive import activation_name
-from ._tensors import number
+from .._score import finite
+from ._rows import activate, product, scaled, unit, wide_product
+from ._tensors import FLOATS, check_tensor, number
 
 
 class Reduced(NamedTuple):
@@ -29,19 +31,38 @@ class Reduced(NamedTuple):
     weights: Tensor | None = None
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype is torch.float64 else x.float()
+def parameter(name: str, x: Any, query: Tensor, *axes: int | str) -> Tensor:
+    """Take a tensor of a float dtype that fits into that of the computation, and of this shape.
 
+    Parameters
+    ----------
+    name : str
+    x : tensor
+    query : tensor
+        Whose dtype says what it is computed in: float32, or float64.
+    *axes
+        How long the axes are to be; a str names one of any length. One number alone, without axes,
+        may be of any float dtype.
 
-def _unit(x: Tensor) -> Tensor:
-    """Divide rows by their lengths, in the dtype of the computation; a zero row stays."""
-    x = _wide(x)
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / torch.where(length == 0, torch.ones_like(length), length)
-
-
-def _activate(x: Tensor, activation: str) -> Tensor:
-    return x if activation_name(activation) == "identity" else getattr(torch, activation)(x)
+    Raises
+    ------
+    TypeError, ValueError
+        For another dtype, and for another shape.
+    """
+    check_tensor(name, x, FLOATS, "a tensor of a float dtype")
+    given = tuple(x.shape)
+    if len(given) != len(axes) or any(
+        own != axis for own, axis in zip(given, axes, strict=True) if not isinstance(axis, str)
+    ):
+        wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+        raise ValueError(f"{name}: got shape {given}, wanted {wanted}")
+    if axes and x.dtype is torch.float64 and query.dtype is not torch.float64:
+        raise TypeError(
+            f"{name}: got {x.dtype} with a query of {query.dtype}, wanted a dtype that fits into "
+            f"{torch.float32}"
+        )
+    taken: Tensor = x
+    return taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +85,10 @@ class Cosine:
 
     def reduce(self, query: Tensor, key: Tensor) -> Reduced:
         """Normalise queries and keys."""
-        return Reduced(_unit(query) * self.scale, _unit(key))
+        if isinstance(self.scale, Tensor):
+            scale = parameter("scale", self.scale, query)
+            return Reduced(scaled(unit(query), scale), unit(key))
+        return Reduced(unit(query), unit(key), scale=finite("scale", self.scale))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +98,8 @@ class Bilinear:
     Parameters
     ----------
     w : tensor (Dq, Dk)
-        Of the dtype of the query.
+        Of a float dtype that fits into that of the computation: float32, or float64 where the query
+        is float64. So are the tensors of the other scores.
 
     Examples
     --------
@@ -88,7 +113,8 @@ class Bilinear:
 
     def reduce(self, query: Tensor, key: Tensor) -> Reduced:
         """Multiply the queries by the matrix."""
-        return Reduced(query @ self.w, key)
+        w = parameter("w", self.w, query, query.shape[-1], key.shape[-1])
+        return Reduced(product(query, w), key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,16 +149,32 @@ class Additive:
     def reduce(self, query: Tensor, key: Tensor) -> Reduced:
         """Project queries and keys; without an activation what is left is a number for each."""
         activation_name(self.activation)
-        of_query = query if self.wq is None else query @ self.wq
-        of_query = of_query if self.b is None else of_query + self.b
-        of_key = key if self.wk is None else key @ self.wk
+        v = parameter("v", self.v, query, "H")
+        of_query = _projected("wq", self.wq, query, v, "query", query)
+        of_key = _projected("wk", self.wk, query, v, "key", key)
+        if self.b is not None:
+            of_query = of_query + parameter("b", self.b, query, v.shape[0])
         if self.activation != "identity":
-            return Reduced(of_query, of_key, self.activation, 1.0, self.v)
+            return Reduced(of_query, of_key, self.activation, 1.0, v)
         # (a + b) . v = a . v + b . v, the inner product of [a . v, 1] and [1, b . v].
-        a, b = ((_wide(x) @ _wide(self.v))[..., None] for x in (of_query, of_key))
+        a, b = (wide_product(x, v[:, None]) for x in (of_query, of_key))
         return Reduced(
             torch.cat([a, torch.ones_like(a)], dim=-1), torch.cat([torch.ones_like(b), b], dim=-1)
         )
+
+
+def _projected(
+    name: str, matrix: Tensor | None, query: Tensor, v: Tensor, of: str, rows: Tensor
+) -> Tensor:
+    hidden = v.shape[0]
+    if matrix is not None:
+        return product(rows, parameter(name, matrix, query, rows.shape[-1], hidden))
+    if rows.shape[-1] != hidden:
+        raise ValueError(
+            f"{of}: got shape {tuple(rows.shape)}, wanted a last axis of {hidden}, H of v: without "
+            f"{name} it is projected already"
+        )
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +206,9 @@ class Concat:
     def reduce(self, query: Tensor, key: Tensor) -> Reduced:
         """Split the matrix, and be additive."""
         size = query.shape[-1]
-        return Additive(self.v, self.w[:size], self.w[size:], self.b, self.activation).reduce(
-            query, key
-        )
+        v = parameter("v", self.v, query, "H")
+        w = parameter("w", self.w, query, size + key.shape[-1], v.shape[0])
+        return Additive(v, w[:size], w[size:], self.b, self.activation).reduce(query, key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +235,12 @@ class Location:
     activation: str = "tanh"
 
     def reduce(self, query: Tensor, key: Tensor) -> Reduced:
-        """Score the keys; each query is the number 1."""
-        scores = _activate(_wide(key) @ _wide(self.w) + self.b, self.activation)
-        return Reduced(scores.new_ones((*query.shape[:-1], 1)), scores[..., None])
+        """Score the keys; a query is the number 1, for each the same one."""
+        w = parameter("w", self.w, query, key.shape[-1])
+        b = self.b
+        b = parameter("b", b, query) if isinstance(b, Tensor) else finite("b", b)
+        scores = activate(wide_product(key, w[:, None]) + b, self.activation)
+        return Reduced(scores.new_ones(1).expand(*query.shape[:-1], 1), scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +266,11 @@ class Gaussian:
         """Leave the differences to the kernel."""
         w = self.w
         if not isinstance(w, Tensor):
-            w = number(w)
+            w = number(finite("w", w))
+        elif w.ndim > 0:
+            w = parameter("w", w, query, query.shape[-1])
+        else:
+            w = parameter("w", w, query)
         return Reduced(query, key, "gaussian", 1.0, w)
 
 
@@ -251,19 +300,22 @@ def reduce(score: Any, query: Tensor, key: Tensor) -> Reduced:
     if isinstance(score, of_arrays.Dot):
         return Reduced(query, key)
     if isinstance(score, of_arrays.Score):
-        score = _of_tensors(score, query)
+        score = _of_tensors(score)
     if not isinstance(score, Score):
-        raise TypeError(f"score: got {score!r}, wanted one of {sorted(_NAMES)}, or a score object")
+        hint = f"; write {score.__name__}()" if isinstance(score, type) else ""
+        raise TypeError(
+            f"score: got {score!r}, wanted one of {sorted(_NAMES)}, or a score object{hint}"
+        )
     return score.reduce(query, key)
 
 
-def _of_tensors(score: Any, query: Tensor) -> Any:
-    """Give a score of NumPy's side with its parameters as tensors, in the dtype of the query."""
+def _of_tensors(score: Any) -> Any:
+    """Give a score of NumPy's side with its parameters as tensors."""
     kind = globals()[type(score).__name__]
     given = {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
     return kind(
         **{
-            name: torch.tensor(x.astype(np.float64), device="cpu").to(query.dtype)
+            name: number(x.astype(np.float64), getattr(torch, x.dtype.name))
             if isinstance(x, np.ndarray)
             else x
             for name, x in given.items()

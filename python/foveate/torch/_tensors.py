@@ -62,7 +62,7 @@ def as_tensor(x: Any, like: Tensor) -> Tensor:
 
 
 def number(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Give a number as a tensor on the CPU, whatever device new tensors are made on."""
+    """Give a number, or an array, as a tensor on the CPU, whatever torch's default device."""
     return torch.tensor(x, dtype=dtype, device="cpu")
 
 
