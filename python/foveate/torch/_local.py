@@ -12,7 +12,8 @@ from .._arrays import real
 from .._local import deviation_of, positive
 from ._attention import AnyScore, Options, call
 from ._reach import Reach, bounded, integers
-from ._scores import reduce
+from ._rows import wide_product
+from ._scores import parameter, reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
 
@@ -108,15 +109,26 @@ def predict_centers(query: Tensor, w: Tensor, v: Tensor, length: float | Tensor)
     Parameters
     ----------
     query : tensor (..., Lq, D)
+        float16, bfloat16, float32 or float64.
     w : tensor (D, H)
+        Of a float dtype that fits into that of the computation, as for the scores.
     v : tensor (H,)
-    length : float or tensor (...)
-        How many keys there are: a number, or one for each of the leading axes.
+        Likewise.
+    length : float or int tensor (...)
+        How many keys there are: a number, or one for each of the leading axes. Not negative.
 
     Returns
     -------
     tensor (..., Lq)
-        Positions in [0, length], for the `centers` of `local_attention`; at least float32.
+        Positions in [0, length], for the `centers` of `local_attention`: float32, or float64 where
+        the query is float64, and computed so, under autocast too.
+
+    Raises
+    ------
+    TypeError
+        For what is no tensor on the CPU, and for other dtypes.
+    ValueError
+        For shapes that do not fit, and a length that is negative, NaN or infinite.
 
     References
     ----------
@@ -130,6 +142,29 @@ def predict_centers(query: Tensor, w: Tensor, v: Tensor, length: float | Tensor)
     >>> ft.predict_centers(query, torch.tensor([[1.0]]), torch.tensor([2.0]), 10)
     tensor([5.0000, 8.2101])
     """
-    share = torch.sigmoid(torch.tanh(query @ w) @ v)
-    share = share if share.dtype is torch.float64 else share.float()
-    return share * (length[..., None] if isinstance(length, Tensor) else length)
+    check_tensor("query", query, FLOATS, "a tensor of float16, bfloat16, float32 or float64")
+    if query.ndim < 2:
+        raise ValueError(f"query: got shape {tuple(query.shape)}, wanted (..., Lq, D)")
+    w = parameter("w", w, query, query.shape[-1], "H")
+    v = parameter("v", v, query, w.shape[1])
+    hidden = torch.tanh(wide_product(query, w))
+    share = torch.sigmoid(wide_product(hidden, v[:, None])[..., 0])
+    return share * _length(length, query)
+
+
+def _length(length: Any, query: Tensor) -> Any:
+    """Give one number, or numbers (..., 1) that broadcast against positions (..., Lq)."""
+    if not isinstance(length, Tensor):
+        keys = real("length", length)
+        if not 0 <= keys < math.inf:
+            raise ValueError(f"length: got {length}, wanted a finite number >= 0")
+        return length
+    check_tensor("length", length, INTEGERS, "a number, or a tensor of an integer dtype")
+    lead = query.shape[:-2]
+    own = zip(length.shape[::-1], lead[::-1], strict=False)
+    if length.ndim > len(lead) or any(one not in (1, whole) for one, whole in own):
+        raise ValueError(
+            f"length: got shape {tuple(length.shape)}, wanted one that broadcasts into the leading "
+            f"axes, {tuple(lead)}"
+        )
+    return length[..., None]
