@@ -146,6 +146,7 @@ def _attention_backward(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     answer, lse, accumulated = output
+    ctx.mark_non_differentiable(accumulated)
     keep(ctx, inputs, accumulated if _is_narrow(answer) else answer, lse)
 
 
