@@ -114,7 +114,7 @@ def attention(
         there.
     generator : torch.Generator, optional
         Where the seed of the dropout is drawn from; None is torch's own, so that
-        `torch.manual_seed` reproduces what is dropped.
+        `torch.manual_seed` reproduces what is dropped. `torch.compile` takes None alone.
     return_lse : bool, default False
         Also return the logarithm of the denominator.
 

@@ -96,7 +96,7 @@ def hard_attention(
         own. Only for "sample".
     generator : torch.Generator, optional
         Where the seed of the draws is drawn from; None is torch's own, so that `torch.manual_seed`
-        reproduces them.
+        reproduces them. `torch.compile` takes None alone.
     score, mask, causal, window, offset, key_lengths, segments, softcap : optional
         As for `attention`.
 

@@ -309,15 +309,25 @@ def reduce(score: Any, query: Tensor, key: Tensor) -> Reduced:
     return score.reduce(query, key)
 
 
+_KINDS: dict[type, Any] = {
+    of_arrays.Cosine: Cosine,
+    of_arrays.Bilinear: Bilinear,
+    of_arrays.Additive: Additive,
+    of_arrays.Concat: Concat,
+    of_arrays.Location: Location,
+    of_arrays.Gaussian: Gaussian,
+}
+
+
 def _of_tensors(score: Any) -> Any:
     """Give a score of NumPy's side with its parameters as tensors."""
-    kind = globals()[type(score).__name__]
-    given = {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
-    return kind(
-        **{
-            name: number(x.astype(np.float64), getattr(torch, x.dtype.name))
-            if isinstance(x, np.ndarray)
-            else x
-            for name, x in given.items()
-        }
-    )
+    parameters = {}
+    for field in dataclasses.fields(score):
+        x = getattr(score, field.name)
+        if isinstance(x, np.ndarray):
+            if torch.compiler.is_compiling():  # then an array is a tensor without a dtype of NumPy
+                x = torch.as_tensor(x)
+            else:
+                x = number(x.astype(np.float64), getattr(torch, x.dtype.name))
+        parameters[field.name] = x
+    return _KINDS[type(score)](**parameters)
