@@ -50,15 +50,19 @@ def as_array(name: str, x: Tensor) -> Array:
 
 
 def as_tensor(x: Any, like: Tensor) -> Tensor:
-    """Give an array, or a number, as a contiguous tensor of the shape and the dtype of another."""
-    array = np.asarray(x)
-    if not array.flags.writeable:  # it repeats itself; torch has no such tensors
-        array = array.copy()
-    if array.dtype.name == "bfloat16":
-        tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    else:
-        tensor = torch.from_numpy(array)
-    return tensor.to(like.dtype).reshape(like.shape).contiguous()
+    """Give an array, or a number, as a contiguous tensor of the shape and the dtype of another.
+
+    It is no view of another tensor: one that an operator returns could not be changed in place.
+    """
+    array = np.asarray(x).reshape(like.shape)
+    if not (array.flags.writeable and array.flags.c_contiguous):  # as one that repeats itself
+        array = array.copy(order="C")
+    if array.dtype.name != "bfloat16":
+        return torch.from_numpy(array).to(like.dtype)
+    bits = torch.from_numpy(array.view(np.int16))
+    tensor = torch.empty((), dtype=torch.bfloat16, device="cpu")
+    tensor.set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
+    return tensor.to(like.dtype)
 
 
 def number(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -125,8 +129,8 @@ def empty_like(query: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
         return torch.empty_like(query, dtype=dtype)
     if query.shape[:-1] != shape[:-1]:
         return query.new_empty(shape, dtype=dtype)
-    strides = query.stride()
-    order = sorted(range(len(shape) - 1), key=lambda axis: -strides[axis])
-    back = sorted(range(len(order)), key=order.__getitem__)
-    made = query.new_empty((*(shape[axis] for axis in order), shape[-1]), dtype=dtype)
-    return made.permute(*back, len(order))
+    of_query, strides, step = query.stride(), [1] * len(shape), max(shape[-1], 1)
+    for axis in sorted(range(len(shape) - 2, -1, -1), key=of_query.__getitem__):
+        strides[axis] = step
+        step = step * max(shape[axis], 1)
+    return query.new_empty_strided(shape, strides, dtype=dtype)
