@@ -6,6 +6,7 @@ of a parameter; operations of torch would multiply the 0 by what it holds.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -60,8 +61,15 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 
 def _multiply(rows: Tensor, matrix: Tensor) -> Tensor:
-    made: Tensor = _Product.apply(rows, matrix)
+    with _without_autocast():
+        learns = torch.is_grad_enabled() and (rows.requires_grad or matrix.requires_grad)
+        made: Tensor = _Product.apply(rows, matrix) if learns else rows @ matrix
     return made
+
+
+def _without_autocast() -> Any:
+    on = torch.is_autocast_enabled("cpu")
+    return torch.autocast("cpu", enabled=False) if on else contextlib.nullcontext()
 
 
 def _counts(gradient: Tensor) -> Tensor:
@@ -72,8 +80,7 @@ def _counts(gradient: Tensor) -> Tensor:
 class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
     @staticmethod
     def forward(rows: Tensor, matrix: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return rows @ matrix
+        return rows @ matrix
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
@@ -83,7 +90,7 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         rows, matrix = ctx.saved_tensors
         of_rows = of_matrix = None
-        with torch.autocast("cpu", enabled=False):
+        with _without_autocast():
             if ctx.needs_input_grad[0]:
                 of_rows = gradient @ matrix.T
             if ctx.needs_input_grad[1]:
