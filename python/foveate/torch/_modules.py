@@ -246,6 +246,7 @@ class NadarayaWatson(nn.Module):  # type: ignore[misc]  # torch is taken as unty
     Attributes
     ----------
     w : tensor () or (d,)
+        Its sign does not count, so that a step of the optimizer may go beyond 0.
 
     Examples
     --------
@@ -278,5 +279,5 @@ class NadarayaWatson(nn.Module):  # type: ignore[misc]  # torch is taken as unty
             Query i does not see training point i: to learn the width at the training points.
         """
         return kernel_regression(
-            x, x_train, y_train, w=self.w, kernel=self.kernel, leave_one_out=leave_one_out
+            x, x_train, y_train, w=self.w.abs(), kernel=self.kernel, leave_one_out=leave_one_out
         )
