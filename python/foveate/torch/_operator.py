@@ -137,8 +137,9 @@ def _attention_backward(
         answers = Answers(*given, of_lse)
         found, of_centers, of_sigma = problem.gradients(fields_of(places), answers)
     made = found._asdict()
-    if of_centers is not None and problem.centers is not None:
-        made["centers"] = sum_to(of_centers, problem.centers[0].shape)
+    if "centers" in places and problem.centers is not None:
+        at = problem.centers[0]  # without a Gaussian they only say which keys are seen
+        made["centers"] = 0 * at if of_centers is None else sum_to(of_centers, at.shape)
     if of_sigma is not None:
         made["sigma"] = of_sigma.sum()
     return as_gradients(made, stated, places)
