@@ -16,8 +16,6 @@ with warnings.catch_warnings():
     torch = pytest.importorskip("torch", minversion="2.9", reason="torch is not installed")
     import foveate.torch as ft
 
-__all__ = ["array", "as_torch", "ft", "gradients", "leaf", "tensor", "torch"]
-
 
 def tensor(x: Any) -> Any:
     """An array as a tensor of its own memory, contiguous."""
@@ -59,3 +57,16 @@ def gradients(output: Any, inputs: Any, *d_outputs: np.ndarray) -> list[np.ndarr
     outputs = output if isinstance(output, tuple) else (output,)
     found = torch.autograd.grad(outputs, inputs, [tensor(x) for x in d_outputs])
     return [array(x) for x in found]
+
+
+def tensors_of(score: Any) -> list[Any]:
+    """The parameters of a score that learn."""
+    return [x for x in getattr(score, "__dict__", {}).values() if getattr(x, "requires_grad", 0)]
+
+
+def with_tensors(score: Any, parameters: Any) -> Any:
+    """The same score with others for the parameters that learn."""
+    if not tensors_of(score):
+        return score
+    names = [x for x, y in vars(score).items() if getattr(y, "requires_grad", False)]
+    return dataclasses.replace(score, **dict(zip(names, parameters, strict=True)))
