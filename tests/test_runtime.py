@@ -242,8 +242,20 @@ LONG_CALLS = {
 }
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("call", LONG_CALLS.values(), ids=LONG_CALLS)
+SET = {
+    "1": "fv.set_num_threads(1)",
+    "2": "fv.set_num_threads(2)",
+    "2 borrowed": "fv._core.borrow_threads(fv._core.find_parallel(fv._core.__file__), 2)",
+}
+LONG = [
+    pytest.param(call, threads, id=f"{name}-{count}")
+    for name, call in LONG_CALLS.items()
+    for count, threads in SET.items()
+    if count != "2 borrowed" or name in ("prefill", "gradients")
+]
+
+
+@pytest.mark.parametrize(("call", "threads"), LONG)
 def test_ctrl_c_stops_a_long_call(call, threads):
     """About a tenth of a second after SIGINT; 2 seconds on a machine that is busy."""
     code = f"""
@@ -255,7 +267,7 @@ def test_ctrl_c_stops_a_long_call(call, threads):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         def ones(*shape):
             return np.broadcast_to(np.ones(1, np.float32), shape)
-        fv.set_num_threads({threads})
+        {threads}
         print("ready", flush=True)
         try:
             {call}
