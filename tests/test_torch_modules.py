@@ -12,6 +12,13 @@ from strategies import normal, problem
 from tolerances import assert_within, expect
 from torch_checks import array, ft, leaf, tensor, torch
 
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Modules start with the same parameters in each run."""
+    torch.manual_seed(0)
+
+
 MODULES: dict[str, Any] = {
     "additive": lambda: ft.AdditiveAttention(8, 8, 6),
     "additive relu": lambda: ft.AdditiveAttention(8, 8, 6, activation="relu"),
