@@ -8,6 +8,7 @@ from typing import Any
 
 import additive
 import additive_backward
+import additive_module
 import backward
 import contenders
 import hard
@@ -34,6 +35,7 @@ KINDS = (
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
     Kind(additive_backward.WORKLOADS, additive_backward.CONTENDERS, additive_backward.make_data),
+    Kind(additive_module.WORKLOADS, additive_module.CONTENDERS, additive_module.make_data),
     Kind(hard.WORKLOADS, hard.CONTENDERS, hard.make_data),
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),

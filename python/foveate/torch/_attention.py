@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import scores as of_arrays
 from .._arrays import real
 from .._reach import Window
-from ._operator import library  # noqa: F401  (registers the operators)
+from . import _operator  # noqa: F401  (registers the operators)
 from ._reach import Reach, resolve
 from ._scores import Reduced, Score, reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors
@@ -155,7 +155,7 @@ def attention(
     >>> output = ft.attention(query, key, value)
     >>> output.backward()
     >>> query.grad
-    tensor([[-1.4900,  1.4900]])
+    tensor([[-1.4904,  1.4904]])
     """
     query, key, value = float_tensors(query, key, value)
     options = _NO_OPTIONS

@@ -81,7 +81,7 @@ def integers(name: str, x: Any) -> Tensor:
     TypeError
         For anything else.
     """
-    if isinstance(x, int | torch.SymInt) and not isinstance(x, bool):
+    if isinstance(x, (int, torch.SymInt)) and not isinstance(x, bool):
         return torch.tensor(x, dtype=torch.int64)
     return check_tensor(name, x, INTEGERS, "an int, or a tensor of an integer dtype")
 

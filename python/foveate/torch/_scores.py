@@ -110,7 +110,7 @@ class Additive:
     >>> q, k = torch.tensor([[1.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]])
     >>> score = ft.Additive(torch.tensor([1.0, 0.5]), torch.ones(1, 2), torch.eye(2))
     >>> ft.attention(q, k, torch.eye(2), score=score)
-    tensor([[0.5208, 0.4792]])
+    tensor([[0.5209, 0.4791]])
     """
 
     v: Tensor
