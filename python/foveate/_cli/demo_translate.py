@@ -171,7 +171,7 @@ def draw(lessons: list[Lesson], dates: Dates, path: Path) -> None:
             for side in (-HALF_WIDTH, HALF_WIDTH):
                 axis.plot(centers + side, rows, ":", color="tab:orange", linewidth=1)
             axis.set_xlim(-0.5, len(words) - 0.5)
-            axis.legend(loc="lower left", fontsize=8)
+            axis.legend(loc="lower right", fontsize=8)
         axis.set_xlabel("")
         axis.set_ylabel("")
         axis.set_title(f"{lesson.model.way}: {lesson.right[-1]:.1%} of unseen dates read right")
