@@ -44,7 +44,7 @@ def names_of_onnx() -> dict[str, object]:
 
 
 def names_of_transformers(folder: Path) -> dict[str, object]:
-    transformers = pytest.importorskip("transformers", minversion="5")
+    transformers = pytest.importorskip("transformers", minversion="5.4")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.BertConfig(**sizes, intermediate_size=16, vocab_size=10)
     transformers.BertModel(config).save_pretrained(folder)
