@@ -13,6 +13,7 @@ import backward
 import contenders
 import hard
 import local
+import models
 import multinoulli
 import regression
 from foveate._cli.compare import Comparison, compare
@@ -39,6 +40,7 @@ KINDS = (
     Kind(hard.WORKLOADS, hard.CONTENDERS, hard.make_data),
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
+    Kind(models.WORKLOADS, models.CONTENDERS, models.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]

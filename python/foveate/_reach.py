@@ -43,7 +43,7 @@ def resolve(
     TypeError, ValueError
         Where a keyword is not what `foveate.attention` documents.
     """
-    if not isinstance(causal, bool | np.bool_):
+    if not isinstance(causal, (bool, np.bool_)):
         raise TypeError(f"causal: got {causal!r}, wanted a bool")
     left, right = (None, None) if window is None else sides(window)
     if causal:
@@ -82,7 +82,7 @@ def sides(window: object) -> tuple[int | None, int | None]:
     TypeError, ValueError
         For what is neither an int >= 0 nor a pair of such, or of None.
     """
-    if not isinstance(window, tuple | list):
+    if not isinstance(window, (tuple, list)):
         side = _side(window, window)
         return side, side
     if len(window) != 2:

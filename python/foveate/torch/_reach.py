@@ -93,7 +93,7 @@ def integers(name: str, x: Any) -> Tensor:
     ValueError
         For an int that int64 does not hold.
     """
-    if isinstance(x, int | np.integer | torch.SymInt) and not isinstance(x, bool):
+    if isinstance(x, (int, np.integer, torch.SymInt)) and not isinstance(x, bool):
         if not -(2**63) < x < 2**63:
             raise ValueError(f"{name}: got {x}, wanted values that int64 holds")
         return number(x, torch.int64)
