@@ -222,7 +222,7 @@ def _check_shapes(query: Array, key: Array, value: Array) -> None:
 
 
 def check_bool(name: str, x: object) -> None:
-    if not isinstance(x, bool | np.bool_):
+    if not isinstance(x, (bool, np.bool_)):
         raise TypeError(f"{name}: got {x!r}, wanted True or False")
 
 

@@ -158,7 +158,7 @@ def attention(
     tensor([[-1.4904,  1.4904]])
     """
     query, key, value = float_tensors(query, key, value)
-    options = _NO_OPTIONS
+    options = None
     if (
         mask is not None
         or causal is not False
@@ -203,13 +203,10 @@ class Options(NamedTuple):
     dropout: float = 0.0
 
 
-_NO_OPTIONS = Options()
-
-
 def call(
     reduced: Reduced,
     value: Tensor,
-    options: Options,
+    options: Options | None,
     generator: torch.Generator | None = None,
     return_lse: bool = False,
 ) -> Any:
@@ -217,8 +214,8 @@ def call(
     query, key, kind, scale, weights = reduced
     learned: tuple[Tensor | None, ...] = (query, key, value)
     stated: tuple[Any, ...] = (query, key, value, kind, scale)
-    if options is not _NO_OPTIONS or weights is not None or return_lse:
-        reach, softcap, sink, centers, half_width, sigma, dropout = options
+    if options is not None or weights is not None or return_lse:
+        reach, softcap, sink, centers, half_width, sigma, dropout = options or Options()
         learned += (weights, reach.mask, sink, centers, sigma)
         stated += (weights, *reach, softcap, sink, centers, half_width, sigma, dropout)
         stated += (draw_seed(generator) if dropout > 0 else None,)

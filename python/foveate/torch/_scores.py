@@ -275,6 +275,7 @@ class Gaussian:
 
 
 Score = Cosine | Bilinear | Additive | Concat | Location | Gaussian
+_SCORES = (Cosine, Bilinear, Additive, Concat, Location, Gaussian)  # torch 2.9 traces no union
 
 _NAMES = ("dot", "scaled_dot", "cosine")
 
@@ -301,7 +302,7 @@ def reduce(score: Any, query: Tensor, key: Tensor) -> Reduced:
         return Reduced(query, key)
     if isinstance(score, of_arrays.Score):
         score = _of_tensors(score)
-    if not isinstance(score, Score):
+    if not isinstance(score, _SCORES):
         hint = f"; write {score.__name__}()" if isinstance(score, type) else ""
         raise TypeError(
             f"score: got {score!r}, wanted one of {sorted(_NAMES)}, or a score object{hint}"
