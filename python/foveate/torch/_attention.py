@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import scores as of_arrays
 from .._arrays import real
 from .._reach import Window
-from . import _operator  # noqa: F401  (registers the operators)
+from ._operator import Learned
 from ._reach import MASK, MASKS, Reach, resolve
 from ._scores import Reduced, Score, reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
@@ -220,7 +220,8 @@ def call(
         stated += (weights, *reach, softcap, sink, centers, half_width, sigma, dropout)
         stated += (draw_seed(generator) if dropout > 0 else None,)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learned):
-        output, lse, _ = _with_gradients(*stated)
+        learn = _with_gradients if torch.compiler.is_compiling() else Learned.apply
+        output, lse, _ = learn(*stated)
     elif return_lse:
         output, lse = _without(*stated, True)
     else:

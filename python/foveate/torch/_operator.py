@@ -162,6 +162,23 @@ def _backward(
     return in_places(len(stated), chosen(_GRADIENTS, wanted), found)
 
 
+class Learned(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
+    """`foveate::attention` with the same gradients, where nothing is traced.
+
+    By way of torch.library the whole schema is read at each call, once for each of its arguments:
+    that takes longer than all else.
+    """
+
+    @staticmethod
+    def forward(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Call the operator."""
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.foveate.attention.default(*stated)
+        return found
+
+    setup_context = staticmethod(_keep)
+    backward = staticmethod(_backward)
+
+
 register("attention", _attention, _fake_attention, _backward, _keep)
 register("attention_inference", _attention_inference, _fake_attention_inference)
 register("attention_backward", _attention_backward, _fake_attention_backward, no_second_order)
