@@ -119,6 +119,21 @@ def test_a_head_alone_and_in_its_group(queries, keys, reach, dtype):
         assert lse[batch, head, member].tobytes() == alone_lse.tobytes()
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_few_columns_of_values_in_a_group(columns, dtype):
+    """Their sums run over every fourth key: from the same one, whatever the group looks at."""
+    offset = np.array([0, 3, 100, 7])
+    q, k, v = (
+        normal(0, (4, 65, 8), dtype),
+        normal(1, (900, 8), dtype),
+        normal(2, (900, columns), dtype),
+    )
+    output = fv.attention(q, k, v, window=(400, 2), offset=offset)
+    for n in range(4):
+        alone = fv.attention(q[n], k, v, window=(400, 2), offset=offset[n])
+        assert output[n].tobytes() == alone.tobytes()
+
+
 def test_batch_size_does_not_choose_the_way(dtype):
     """1, 2 and 40 of the same problem: more tasks than threads, or fewer."""
     for queries, keys in ((1, 4500), (50, 300)):

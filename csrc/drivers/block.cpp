@@ -287,7 +287,7 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
   if (keeps_)
     kept = {kept_bits_ + p * tiles_ * plan_.tile_keys + tile_.first,
             kept_ready_ + p * tiles_ + tile_.first / plan_.tile_keys};
-  const Stretch s = look(plan_, panel, tile_, std::max<int64_t>(2, plan_.step), want_bits, bits_, kept, tile_ids_);
+  const Stretch s = look(plan_, panel, tile_, plan_.step, want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
 
   const int32_t v = vectors(p);

@@ -94,7 +94,7 @@ void Plan::fit_windows() noexcept {
   if ((bounded || p.centers) && neighbours <= most_span) span = std::min(window + neighbours, most_span);
   const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
   scattered = p.centers || (span > 0 && apart);
-  step = span > 0 || scattered ? whole_step : family.group;
+  step = whole_step;
 }
 
 void Plan::scale_by(double factor) noexcept {

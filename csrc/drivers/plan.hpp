@@ -65,7 +65,7 @@ struct Plan {
   // Rows of a batch do not come in the order in which they stand on the key axis: order[batch * rows + i] is the i-th.
   bool scattered = false;
   const int64_t* order = nullptr;
-  // A stretch of keys begins and ends at multiples of this, where its ends depend on the company of a query: sums of few
+  // A stretch of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
   // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more.
   int64_t step = 1;
 
