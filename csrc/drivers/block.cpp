@@ -41,8 +41,9 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   const int64_t key_row = plan.scoring.row_size(p.head_size);
   const int64_t keys = plan.span > 0 ? plan.span : plan_.tile_keys;
   const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
-  const bool load_values = p.value && (!plan.values_in_place || plan.bits || p.left >= 0 || p.right >= 0 ||
-                                       p.key_lengths || p.centers || p.leave_one_out || plan.groups > 1);
+  const bool load_values =
+      p.value && (!plan.values_in_place || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 || p.key_lengths ||
+                  p.centers || p.leave_one_out || plan.groups > 1);
   panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
@@ -89,8 +90,10 @@ void Block::start(int64_t task, int64_t next) noexcept {
   next_task_ = next;
   if (next >= 0) {
     next_batch_ = blocks_.batch_of(next);
-    const Interval keys = reach_of(plan_, next_batch_, 0).of(blocks_.row_of(next) / plan_.groups, p.left, p.right);
-    const int64_t first = keys.low / plan_.tile_keys * plan_.tile_keys;
+    const int64_t query = blocks_.row_of(next) / plan_.groups;
+    int64_t first = reach_of(plan_, next_batch_, 0).of(query, p.left, p.right).low;
+    if (plan_.ranges) first = std::max(first, Ranges(plan_, next_batch_).of(0, query).low);
+    first = first / plan_.tile_keys * plan_.tile_keys;
     if (next_batch_ != batch_ || first < first_key(0, count_)) next_key_ = first;
   }
 }
