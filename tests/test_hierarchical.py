@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import foveate as fv
 import numpy as np
 import pytest
 from block_checks import check, check_differences, check_each_wrt
+from foveate import _levels
 from strategies import BFLOAT16, LAYOUTS, normal, problem, score_of
 
 
@@ -60,11 +62,13 @@ def test_the_reference_against_differences(score, upper, name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("lengths", [None, 23, [40, 11], [0, 31]], ids=str)
-@pytest.mark.parametrize("queries", [7, 17])
-def test_segments(name, lengths, queries, dtype):
+@pytest.mark.parametrize("parts", ["one part", "many parts"])
+def test_segments(name, lengths, parts, dtype, monkeypatch):
+    if parts == "many parts":
+        monkeypatch.setattr(_levels, "_ROOM", 1)  # 5 segments a part
     lengths = np.array(lengths) if isinstance(lengths, list) else lengths
     keywords: Any = {"segments": ids_of(name), "key_lengths": lengths}
-    check("hierarchical_attention", operands(queries, dtype=dtype), **keywords)
+    check("hierarchical_attention", operands(dtype=dtype), **keywords)
 
 
 @pytest.mark.parametrize("name", ["additive tanh", "concat tanh", "location tanh", "gaussian"])
@@ -89,7 +93,10 @@ LEADS: Any = [((), (), ()), ((3,), (), ()), ((), (3,), (3,)), ((), (3,), ()), ((
 
 @pytest.mark.parametrize("leads", LEADS, ids=str)
 @pytest.mark.parametrize("name", ["anywhere", "of each", "sorted of each"])
-def test_broadcasting(leads, name):
+@pytest.mark.parametrize("parts", ["one part", "many parts"])
+def test_broadcasting(leads, name, parts, monkeypatch):
+    if parts == "many parts":
+        monkeypatch.setattr(_levels, "_ROOM", 1)
     lead = np.broadcast_shapes(*leads)
     q, k, v = (
         normal(n, (*own, length, size), np.float32)
@@ -183,6 +190,53 @@ def test_what_is_not_valid_changes_nothing(name):
     for a, b in zip(pull(one)[:3], pull_spoilt(one)[:3], strict=True):
         np.testing.assert_array_equal(a, b)
         assert not a[1].any()
+
+
+@pytest.mark.parametrize("name", ["additive tanh", "gaussian"])
+def test_gradients_of_scores_are_rounded_once(name, dtype, monkeypatch):
+    """However many parts and leading indices they are sums over."""
+    monkeypatch.setattr(_levels, "_ROOM", 1)
+    score = score_of(name, 8, dtype)
+    ids = np.sort(np.random.default_rng(0).integers(0, 60, (8, 300)), axis=-1)
+    check("hierarchical_attention", operands(3, 300, (8,), dtype=dtype), segments=ids, score=score)
+
+
+@pytest.mark.parametrize("parts", ["one part", "many parts"])
+@pytest.mark.parametrize("queries", [1, 7, 40])
+def test_the_same_bits_whatever_else_is_in_the_batch(queries, parts, dtype, monkeypatch):
+    """A document of 3 segments beside one of 2 long ones, and one of many more."""
+    if parts == "many parts":
+        monkeypatch.setattr(_levels, "_ROOM", 1)
+    arrays = operands(queries, 900, (3,), dtype=dtype)
+    ids = np.stack([np.arange(900) // 300, np.arange(900) // 600, np.arange(900) // 20])
+    lengths = np.array([611, 900, 873])
+    output, pullback = fv.hierarchical_attention_vjp(**arrays, segments=ids, key_lengths=lengths)
+    whole = pullback(output)
+    for n in range(3):
+        own = {name: x[n] for name, x in arrays.items()}
+        alone, pull = fv.hierarchical_attention_vjp(**own, segments=ids[n], key_lengths=lengths[n])
+        assert alone.tobytes() == output[n].tobytes()
+        for a, b in zip(pull(alone)[:3], whole[:3], strict=True):
+            assert a.tobytes() == b[n].tobytes()
+
+
+def test_memory_does_not_grow_with_the_segments():
+    """Beside what is given and returned; all answers would be 32 MiB, and their gradients."""
+    arrays = operands(64, 4096, (), (32, 32))
+    segments = np.arange(4096) // 2
+    output, pullback = fv.hierarchical_attention_vjp(**arrays, segments=segments)
+    tracemalloc.start()
+    try:
+        fv.hierarchical_attention(**arrays, segments=segments)
+        of_answers = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        pullback(output)
+        of_gradients = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    part = _levels._ROOM * 4  # bytes
+    assert of_answers < 2 * part
+    assert of_gradients < 5 * part  # the answers, their gradients, and these in one array
 
 
 def test_threads():

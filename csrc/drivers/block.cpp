@@ -12,7 +12,7 @@ constexpr int64_t most_kept_keys = 32768;
 
 }  // namespace
 
-Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads) noexcept {
+Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads, bool even) noexcept {
   width = plan.family.lanes * plan.family.max_vectors;
   batches = plan.batches;
   const int64_t all = (plan.rows + width - 1) / width;
@@ -20,7 +20,7 @@ Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads) noexcept {
   // where blocks are few, smaller ones keep all threads busy to the end
   if (threads > 1) fitting = std::clamp<int64_t>(all * batches / (int64_t(threads) * 8), 1, fitting);
   const int64_t least_blocks = (all + fitting - 1) / fitting;
-  panels = int32_t((all + least_blocks - 1) / least_blocks);
+  panels = int32_t(even ? (all + least_blocks - 1) / least_blocks : std::min(all, fitting));
   per_batch = (all + panels - 1) / panels;
   count = per_batch * batches;
   batch_innermost = plan.problem.mask && batches > 1 && plan.span == 0;

@@ -113,6 +113,21 @@ def fitted(name: str, x: ArrayInput, query: Array) -> Array:
     return array.astype(dtype, copy=False)
 
 
+def widened(score: Any, dtype: np.dtype[Any]) -> Any:
+    """Give the arrays of a score that are narrower this dtype, and so its gradients.
+
+    Anything else is returned as it is.
+    """
+    if not isinstance(score, ArrayScore):
+        return score
+    wide = {
+        name: x.astype(dtype)
+        for name, x in vars(score).items()
+        if isinstance(x, np.ndarray) and x.dtype.itemsize < dtype.itemsize
+    }
+    return dataclasses.replace(score, **wide) if wide else score  # type: ignore[type-var]
+
+
 def project(rows: Array, matrix: Array | None, bias: Array | float | None = None) -> Array:
     """Multiply rows (..., L, D) by a matrix (D, H), in the dtype of the computation; add a bias.
 
