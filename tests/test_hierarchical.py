@@ -266,14 +266,19 @@ def test_bad_input():
     refused(ValueError, "segments: got an int", segments=3)
     refused(ValueError, r"segments: got leading axes \(3,\), wanted .* into \(2,\)",
             segments=np.zeros((3, 40), int))  # fmt: skip
-    refused(ValueError, "key_lengths: got values from 3 to 41, wanted 0 to 40",
-            key_lengths=np.array([3, 41]))  # fmt: skip
+    refused(
+        ValueError, r"key_lengths: got 41, wanted values in 0\.\.40", key_lengths=np.array([3, 41])
+    )
+    refused(ValueError, "key_lengths: got -1", key_lengths=-1)
+    refused(ValueError, "segments: got a list that makes no array", segments=[[0], [1, 2]])
     refused(ValueError, r"key_lengths: got leading axes \(3,\)", key_lengths=np.zeros(3, int))
     refused(ValueError, "key: got shape .*, wanted 8 columns", key=arrays["key"][..., 1:])
     refused(ValueError, "value: got shape .*, wanted 40 rows", value=arrays["value"][:, 1:])
     refused(ValueError, r"query: got shape \(8,\), wanted two axes", query=arrays["query"][0, 0])
     refused(ValueError, "query, key, value: got shapes", query=np.zeros((3, 7, 8), np.float32))
     refused(TypeError, "got dtypes", value=arrays["value"].astype(np.float64))
-    refused(ValueError, "score: got 'dots'", upper_score="dots")
+    refused(ValueError, "^score: got 'dots'", score="dots")
+    refused(ValueError, "upper_score: got 'dots'", upper_score="dots")
+    refused(TypeError, r"upper_score: got <class .*; write Cosine\(\)", upper_score=fv.Cosine)
     with pytest.raises(ValueError, match="wrt: got 'mask'"):
         fv.hierarchical_attention_vjp(**arrays, segments=ids_of("sorted"), wrt="mask")

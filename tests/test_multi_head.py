@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import foveate as fv
@@ -290,8 +291,24 @@ def test_bad_input():
     refused(ValueError, r"wo: got shape \(19, 7\), wanted \(20, H\)", wo=arrays["wo"][1:])
     refused(ValueError, r"bq: got shape \(31,\), wanted \(32,\)", bq=arrays["bq"][1:])
     refused(TypeError, "bo: got float64", bo=arrays["bo"].astype(np.float64))
-    refused(ValueError, r"sink: got shape \(2,\), wanted a number or \(\.\.\., 4\)",
-            sink=np.zeros(2))  # fmt: skip
-    refused(ValueError, "mask: ", mask=np.ones((2, 4, 13, 19), bool))
-    refused(ValueError, "key_lengths: ", key_lengths=np.array([20, 1]))
+    of_heads = r" that broadcasts into \(2, 4\), with one for each head"
+    for shape in ((2,), (3, 4), (1, 2, 4)):
+        refused(ValueError, f"sink: got shape {re.escape(str(shape))}, wanted .*{of_heads}",
+                sink=np.zeros(shape))  # fmt: skip
+    # shapes as they were given: without axes of heads
+    alike = "; it is the same for all heads"
+    for shape in ((2, 4, 13, 19), (2, 1, 13, 19), (3, 13, 19), (13, 18)):
+        wanted = rf"got shape {re.escape(str(shape))}, wanted .* \(2, 13, 19\){alike}"
+        refused(ValueError, f"mask: {wanted}", mask=np.ones(shape, bool))
+    for shape in ((3,), (2, 4)):
+        wanted = rf"got shape {re.escape(str(shape))}, wanted .* \(2,\){alike}"
+        refused(ValueError, f"key_lengths: {wanted}", key_lengths=np.ones(shape, int))
+        refused(ValueError, f"offset: {wanted}", causal=True, offset=np.ones(shape, int))
+    refused(ValueError, rf"segments: got shape \(18,\), wanted .* \(2, 19\){alike}",
+            segments=(np.zeros(13, int), np.zeros(18, int)))  # fmt: skip
+    refused(ValueError, "segments: got one array with 13 queries and 19 keys",
+            segments=np.zeros(13, int))  # fmt: skip
+    refused(ValueError, "segments: got a tuple of 1", segments=(np.zeros(13, int),))
+    refused(ValueError, "offset: got none with causal", causal=True)
+    refused(ValueError, "key_lengths: got 20", key_lengths=np.array([20, 1]))
     refused(TypeError, "mask: got dtype int", mask=np.ones((13, 19), int))

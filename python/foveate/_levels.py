@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, compute_dtype, float_arrays, integers
+from ._arrays import Array, broadcasts_into, compute_dtype, float_arrays, integers
 from ._attention import attention
 from ._backward import Answers, Problem
 from ._gradients import attention_vjp
@@ -246,10 +246,12 @@ class Levels:
         columns = self.key.shape[-1]
         q, keys = project(self.query, None)[..., None, :], answers[..., :columns]
         values = keys if alike else answers[..., columns:]
-        score = self.score if self.upper_score is None else self.upper_score
+        name, score = "upper_score", self.upper_score
+        if score is None:
+            name, score = "score", self.score
         there = np.arange(part.first, part.stop) < self.counts[..., None, None, None]
         reach = resolve(q, keys, None if there.all() else there, False, None, None, None, None)
-        return Problem(q, keys, values, score, reduce(score, q, keys), None, reach)
+        return Problem(q, keys, values, score, reduce(score, q, keys, name), None, reach)
 
     def _sorted(self, rows: Array, keys: slice) -> Array:
         """Return some of the rows (..., Lk, D), sorted by segment, in the wide dtype."""
@@ -324,19 +326,15 @@ def _ids(segments: object, lead: tuple[int, ...], keys: int) -> Array:
 
 def _lengths(key_lengths: object, lead: tuple[int, ...], keys: int) -> Array:
     lengths = np.asarray(integers("key_lengths", key_lengths))
-    if lengths.size and not (lengths.min() >= 0 and lengths.max() <= keys):
-        raise ValueError(
-            f"key_lengths: got values from {lengths.min()} to {lengths.max()}, wanted 0 to {keys}"
-        )
+    wrong = lengths[(lengths < 0) | (lengths > keys)]
+    if wrong.size:
+        raise ValueError(f"key_lengths: got {wrong[0]}, wanted values in 0..{keys} (Lk)")
     return _into("key_lengths", lengths, lengths.shape, lead)
 
 
 def _into(name: str, x: Array, own: tuple[int, ...], lead: tuple[int, ...]) -> Array:
     """Refuse leading axes that do not broadcast into those of the problem; give the others all."""
-    fits = len(own) <= len(lead) and all(
-        n in (1, whole) for n, whole in zip(own[::-1], lead[::-1], strict=False)
-    )
-    if not fits:
+    if not broadcasts_into(own, lead):
         raise ValueError(f"{name}: got leading axes {own}, wanted ones that broadcast into {lead}")
     return _with_axes(x, len(lead) + x.ndim - len(own))
 

@@ -14,12 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, integer, like, reals
+from ._arrays import (
+    Array,
+    ArrayInput,
+    broadcasts_into,
+    compute_dtype,
+    float_arrays,
+    integer,
+    like,
+    reals,
+)
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._projection import Projection, check_columns, inner_names, rounded, rows_of, total
 from ._random import Seed
-from ._reach import Segments, Window, with_axes
+from ._reach import Segments, Window, of_heads
 from ._vjp import MultiHeadGradients, names_of
 from .scores import Score
 
@@ -137,7 +146,7 @@ def multi_head_attention(
     (3, 10, 16)
     """
     block = _Block.of(x, memory, wq, wk, wv, wo, bq, bk, bv, bo, num_heads, num_kv_heads, score)
-    keywords = with_axes(2, mask=mask, offset=offset, key_lengths=key_lengths, segments=segments)
+    keywords = block.reach(mask, offset, key_lengths, segments)
     attention(
         *block.operands(),
         score=score,
@@ -233,7 +242,7 @@ def multi_head_attention_vjp(
     block = _Block.of(x, memory, wq, wk, wv, wo, bq, bk, bv, bo, num_heads, num_kv_heads, score)
     operands = _OPERANDS | ({"x": _ALL, "memory": ()} if memory is None else {})
     inner = inner_names(wanted, operands)
-    keywords = with_axes(2, mask=mask, offset=offset, key_lengths=key_lengths, segments=segments)
+    keywords = block.reach(mask, offset, key_lengths, segments)
     answers, pull = attention_vjp(
         *block.operands(),
         wrt=inner,
@@ -317,7 +326,8 @@ class _Block:
                     f"{name}: got {projection.columns} columns, wanted a multiple of the {count} "
                     f"heads"
                 )
-        check_columns(score, "wk", key.columns // kv_heads, "wq", query.columns // heads)
+        sizes = key.columns // kv_heads, query.columns // heads
+        check_columns(score, *sizes, heads=" for each head")
         try:
             lead = np.broadcast_shapes(rows.shape[:-2], others.shape[:-2])
         except ValueError:
@@ -344,20 +354,27 @@ class _Block:
         """Return the places of the heads' answers, (..., kv_heads, group, Lq, Dv)."""
         return self.split(self.output.rows)
 
+    def reach(
+        self, mask: object, offset: object, key_lengths: object, segments: object
+    ) -> dict[str, Any]:
+        """Give a reach the two axes of the heads."""
+        shape = (*self.output.rows.shape[:-1], self.key.rows.shape[-2])
+        return of_heads(shape, mask=mask, offset=offset, key_lengths=key_lengths, segments=segments)
+
     def sink(self, sink: object) -> float | Array | None:
         """Give a sink (..., heads) the two axes of the heads."""
         logits = None if sink is None else reals("sink", sink)
         if not isinstance(logits, np.ndarray) or logits.ndim == 0:
             return logits
-        *lead, count = logits.shape
-        if count == 1:
-            return logits[..., None]
-        if count != self.heads:
+        whole = (*self.output.rows.shape[:-2], self.heads)
+        if not broadcasts_into(logits.shape, whole):
             raise ValueError(
-                f"sink: got shape {logits.shape}, wanted a number or (..., {self.heads}), one for "
-                "each head"
+                f"sink: got shape {logits.shape}, wanted a number, or an array that broadcasts "
+                f"into {whole}, with one for each head"
             )
-        return logits.reshape(*lead, self.kv_heads, self.heads // self.kv_heads)
+        *lead, count = logits.shape
+        axes = (1, 1) if count == 1 else (self.kv_heads, self.heads // self.kv_heads)
+        return logits.reshape(*lead, *axes)
 
     def of_projections(
         self, wanted: Collection[str], parts: list[Array | None], has_memory: bool

@@ -91,18 +91,18 @@ def wants_one_size(score: object) -> bool:
     return isinstance(score, str | Dot | ScaledDot | Cosine | Gaussian)
 
 
-def check_columns(score: Any, name: str, columns: int, of_query: str, wanted: int) -> None:
+def check_columns(score: Any, columns: int, wanted: int, heads: str = "") -> None:
     """Refuse keys that are not as long as the queries, where a score needs that.
 
     Raises
     ------
     ValueError
-        By the name of the weight.
+        By the name of the weight, wk.
     """
     if columns != wanted and wants_one_size(score):
         raise ValueError(
-            f"{name}: got {columns} columns for each head, wanted {wanted}, as {of_query} has: "
-            "the score relates queries and keys of one size"
+            f"wk: got {columns} columns{heads}, wanted {wanted}, as wq has: the score relates "
+            "queries and keys of one size"
         )
 
 

@@ -107,8 +107,8 @@ def fitted(name: str, x: ArrayInput, query: Array) -> Array:
     array, dtype = np.asarray(x), compute_dtype(query.dtype)
     if array.dtype.name not in ("float16", "bfloat16", "float32", dtype.name):
         raise TypeError(
-            f"{name}: got {array.dtype} with a query of {query.dtype}, wanted a dtype that fits "
-            f"into {dtype}"
+            f"{name}: got {array.dtype}, wanted a dtype that fits into {dtype}, in which "
+            f"{query.dtype} is computed"
         )
     return array.astype(dtype, copy=False)
 

@@ -226,5 +226,5 @@ def _projections(
     rows_of("x", rows)
     of_query = Projection.of(rows, wq=wq)
     of_key = Projection.of(rows, wk=wk)
-    check_columns(score, "wk", of_key.columns, "wq", of_query.columns)
+    check_columns(score, of_key.columns, of_query.columns)
     return of_query, of_key, Projection.of(rows, wv=wv)
