@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -340,9 +341,45 @@ def test_files_that_hold_no_memory(tmp_path: Path):
     refused("pickle.npz", lambda path: np.savez(path, keys=pickled, values=keys, dtype="float64"))
     refused("type.npz", lambda path: np.savez(path, keys=keys, values=keys, dtype="bfloat16"))
     refused("name.npz", lambda path: np.savez(path, keys=keys, values=keys, dtype="object"))
+    refused("bytes.npz", lambda path: write_bytes_as_parts(path))
     assert not (tmp_path / "trapped").exists()
+    for shape in ((3, 3), (2,)):
+        np.savez(tmp_path / "shape.npz", keys=keys, values=np.ones(shape), dtype="float64")
+        with pytest.raises(
+            ValueError, match=r"path: got .*shape.npz, which holds no .*values: got"
+        ):
+            fv.Memory.load(tmp_path / "shape.npz")
     with pytest.raises(OSError, match="nowhere"):
         fv.Memory.load(tmp_path / "nowhere")
+
+
+def write_bytes_as_parts(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("keys", "values", "dtype"):
+            file.writestr(f"{name}.npy", b"no array")
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_damaged_files(tmp_path, write):
+    """A byte changed anywhere, or the end cut off: an error that names the path, or no harm."""
+    _, keys, values = operands(1, 3, (2, 2), leads=((), (), ()))
+    path = tmp_path / "memory.npz"
+    write(path, keys=keys, values=values, dtype="float32")
+    whole = path.read_bytes()
+    changed = [whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
+               for at in range(len(whole)) for bit in (1, 8, 128)]  # fmt: skip
+    refused: list[str] = []
+    for data in changed + [whole[:at] for at in range(0, len(whole), 5)]:
+        path.write_bytes(data)
+        try:
+            fv.Memory.load(path)
+        except (ValueError, OSError) as error:
+            refused.append(f"{type(error).__name__}: {error}")
+    # OSError: it points to a place before the beginning of the file
+    assert {x[: len("ValueError: path: got")] for x in refused if not x.startswith("OSError")} == {
+        "ValueError: path: got"
+    }
+    assert len(refused) > len(whole)
 
 
 # --- wrong input ----------------------------------------------------------------------------------

@@ -327,6 +327,11 @@ class Memory:
         path : str or path
             The file, by its whole name.
 
+        Raises
+        ------
+        OSError
+            For a file that cannot be written.
+
         See Also
         --------
         load : takes it.
@@ -349,6 +354,8 @@ class Memory:
         ------
         ValueError
             For a file that holds no memory.
+        MemoryError
+            For one that tells of arrays that are too large.
         OSError
             For one that cannot be read.
 
@@ -360,7 +367,11 @@ class Memory:
         ...     fv.Memory.load(f"{folder}/memory.npz")
         Memory(keys (3, 3), values (3, 1), float64)
         """
-        return cls(*_memory_file.load(path))
+        arrays = _memory_file.load(path)
+        try:
+            return cls(*arrays)
+        except ValueError as error:
+            raise ValueError(f"path: got {path}, which holds no memory: {error}") from error
 
     def _operands(self, query: object, score: object, hops: object) -> tuple[Array, Array, Array]:
         """Check the query and the hops, and return query, keys and values.
