@@ -144,8 +144,9 @@ def test_read(hops, sharpness, dtype):
 
 
 @pytest.mark.parametrize("name", ["additive tanh", "concat tanh", "location tanh", "gaussian"])
-@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("hops", [1, 4])
 def test_scores(name, hops, dtype):
+    """The gradients of a score's parameters are sums over hops, rounded once."""
     check_read(*operands(dtype=dtype), hops=hops, score=score_of(name, 6, dtype))
 
 

@@ -19,9 +19,9 @@ from ._gradients import attention_vjp
 from ._hard import SELECTIONS, hard_attention
 from ._projection import inner_names, rounded, rows_of, total, wants_one_size
 from ._random import Seed, generator_of
-from ._score import finite, project
+from ._score import finite, project, widened
 from ._score_gradients import sum_to
-from ._vjp import MemoryGradients, names_of, sum_of_scores
+from ._vjp import MemoryGradients, names_of, score_of, sum_of_scores
 from .scores import Cosine, Score
 
 _INNER: dict[str, tuple[str, ...]] = {
@@ -207,6 +207,7 @@ class Memory:
         learned = wanted - ({"sharpness", "score"} - {of_sharpness})
         how = _score_of(score, sharpness)
         q, k, v = self._operands(query, how, hops)
+        how = widened(how, compute_dtype(q.dtype))  # a sum over hops is rounded once
         inner = inner_names(learned, _INNER)
         steps = []
         for hop in range(hops):
@@ -219,13 +220,12 @@ class Memory:
                     q = q + found
         dtype = self._keys.dtype
         output = rounded(found, dtype)
-        shapes = {"keys": k.shape, "values": v.shape}
 
         def pullback(d_output: ArrayInput) -> MemoryGradients:
             """Return the gradients, from that of the output."""
             d_found: Any = like("d_output", d_output, output.shape, dtype).astype(found.dtype)
             d_query = of_score = None
-            sums: dict[str, Array | None] = dict.fromkeys(shapes)
+            sums: dict[str, Array | None] = dict.fromkeys(("keys", "values"))
             for pull, shape in reversed(steps) if inner else ():
                 hop: Any = pull(d_found)
                 with np.errstate(all="ignore"):
@@ -235,16 +235,16 @@ class Memory:
                     sums["keys"] = total(hop.key, sums["keys"])
                     sums["values"] = total(hop.value, sums["values"])
                 of_score = sum_of_scores(hop.score, of_score)
-            made: dict[str, Any] = {"query": d_query, **sums}
-            return MemoryGradients(
-                **{
-                    name: rounded(x, dtype)
-                    for name, x in made.items()
-                    if x is not None and name in wanted
-                },
-                sharpness=None if of_score is None or score is not None else of_score.scale,
-                score=None if score is None else of_score,
-            )
+            sums["query"] = d_query
+            made: dict[str, Any] = {
+                name: rounded(x, dtype)
+                for name, x in sums.items()
+                if x is not None and name in wanted
+            }
+            if of_score is not None:
+                own = of_score.scale if score is None else score_of(score, **vars(of_score))
+                made[of_sharpness] = own
+            return MemoryGradients(**made)
 
         return output, pullback
 
