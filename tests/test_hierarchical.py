@@ -8,7 +8,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from block_checks import check, check_differences, check_each_wrt
+from block_checks import check, check_differences, check_each_wrt, check_threads, huge
 from foveate import _levels
 from strategies import BFLOAT16, LAYOUTS, normal, problem, score_of
 
@@ -239,15 +239,29 @@ def test_memory_does_not_grow_with_the_segments():
     assert of_gradients < 5 * part  # the answers, their gradients, and these in one array
 
 
-def test_threads():
-    arrays, bits = operands(50, 900), []
-    for threads in (1, 2):
-        with fv.num_threads(threads):
-            output, pullback = fv.hierarchical_attention_vjp(
-                **arrays, segments=ids_of("anywhere", 900)
-            )
-            bits.append([x.tobytes() for x in (output, *pullback(output)[:3])])
-    assert bits[0] == bits[1]
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_spoils_its_own_document(bad):
+    arrays = operands()
+    spoilt = {**arrays, "key": arrays["key"].copy()}
+    spoilt["key"][0, 11] = bad
+    one, other = (
+        fv.hierarchical_attention(**x, segments=ids_of("of each")) for x in (arrays, spoilt)
+    )
+    assert np.isnan(other[0]).all()
+    assert other[1].tobytes() == one[1].tobytes()
+
+
+def test_threads(monkeypatch):
+    for ids in ("anywhere", "all"):
+        check_threads("hierarchical_attention", operands(50, 900), segments=ids_of(ids, 900))
+    monkeypatch.setattr(_levels, "_ROOM", 1)
+    check_threads("hierarchical_attention", operands(50, 90), segments=ids_of("all", 90))
+
+
+def test_what_is_too_large():
+    for function in (fv.hierarchical_attention, fv.hierarchical_attention_vjp):
+        with pytest.raises(MemoryError):
+            function(huge(), huge(), huge(), segments=np.zeros(4, int))
 
 
 def test_bad_input():

@@ -10,7 +10,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from block_checks import hold
+from block_checks import hold, huge
 from foveate import reference
 from gradient_checks import differences, parts
 from strategies import LAYOUTS, normal, score_of
@@ -193,6 +193,31 @@ def test_each_hop_draws_anew():
     generator = np.random.default_rng(3)
     np.testing.assert_array_equal(one, memory.read(query, select="sample", rng=generator))
     assert (one != memory.read(query, select="sample", rng=generator)).any()
+
+
+def test_a_memory_alone_and_in_company(dtype):
+    query, keys, values = operands(leads=((3,),) * 3, dtype=dtype)
+    memory = fv.Memory(keys, values)
+    output, pullback = memory.read_vjp(query, hops=2, sharpness=3.0)
+    whole = pullback(output)
+    memory.write(query, erase=0.5, add=1.0)
+    for n in range(3):
+        own = fv.Memory(keys[n], values[n])
+        alone, pull = own.read_vjp(query[n], hops=2, sharpness=3.0)
+        assert alone.tobytes() == output[n].tobytes()
+        for a, b in zip(pull(alone)[:3], whole[:3], strict=True):
+            assert a.tobytes() == b[n].tobytes()
+        own.write(query[n], erase=0.5, add=1.0)
+        assert own.values.tobytes() == memory.values[n].tobytes()
+
+
+def test_what_is_too_large():
+    memory = fv.Memory(huge(), huge())
+    for call in (memory.read, memory.read_vjp):
+        with pytest.raises(MemoryError):
+            call(huge(), hops=2)
+    with pytest.raises(MemoryError):
+        memory.write(huge(), erase=0.5, add=1.0)
 
 
 def test_each_wrt():
