@@ -71,6 +71,10 @@ def hierarchical_attention(
 
     Notes
     -----
+    Yang et al. ask words and sentences by queries of their own, with an encoder between the levels:
+    that is `attention` twice, the first with `segments`. Here one query asks both, and each query
+    sees every segment; `upper_score=Bilinear(w)` turns it before it asks the second time.
+
     Of 16-bit arrays the answers of the segments are float32: the output alone is rounded. Memory
     beside the output: the answers of some segments at a time, 4 MB of float32 for each leading
     index, or (..., Lq, 5, D + Dv) if that is more; for gradients four times as much, and the
