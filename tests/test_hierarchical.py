@@ -203,21 +203,25 @@ def test_gradients_of_scores_are_rounded_once(name, dtype, monkeypatch):
 
 @pytest.mark.parametrize("parts", ["one part", "many parts"])
 @pytest.mark.parametrize("queries", [1, 7, 40])
-def test_the_same_bits_whatever_else_is_in_the_batch(queries, parts, dtype, monkeypatch):
+@pytest.mark.parametrize("alike", [False, True], ids=["k and v", "k = v"])
+def test_the_same_bits_whatever_else_is_in_the_batch(queries, parts, alike, dtype, monkeypatch):
     """A document of 3 segments beside one of 2 long ones, and one of many more."""
     if parts == "many parts":
         monkeypatch.setattr(_levels, "_ROOM", 1)
-    arrays = operands(queries, 900, (3,), dtype=dtype)
+    query, key, value = operands(queries, 900, (3,), sizes=(6, 5), dtype=dtype).values()
     ids = np.stack([np.arange(900) // 300, np.arange(900) // 600, np.arange(900) // 20])
     lengths = np.array([611, 900, 873])
-    output, pullback = fv.hierarchical_attention_vjp(**arrays, segments=ids, key_lengths=lengths)
-    whole = pullback(output)
+
+    def answers(at: Any) -> list[np.ndarray]:
+        rows = key[at]
+        arrays = query[at], rows, rows if alike else value[at]
+        keywords: Any = {"segments": ids[at], "key_lengths": lengths[at]}
+        output, pullback = fv.hierarchical_attention_vjp(*arrays, **keywords)
+        return [fv.hierarchical_attention(*arrays, **keywords), output, *pullback(output)[:3]]
+
     for n in range(3):
-        own = {name: x[n] for name, x in arrays.items()}
-        alone, pull = fv.hierarchical_attention_vjp(**own, segments=ids[n], key_lengths=lengths[n])
-        assert alone.tobytes() == output[n].tobytes()
-        for a, b in zip(pull(alone)[:3], whole[:3], strict=True):
-            assert a.tobytes() == b[n].tobytes()
+        for alone, whole in zip(answers(n), answers(slice(None)), strict=True):
+            assert alone.tobytes() == whole[n].tobytes()
 
 
 def test_memory_does_not_grow_with_the_segments():

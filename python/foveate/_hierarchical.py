@@ -96,7 +96,7 @@ def hierarchical_attention(
     array([[6.]])
     """
     levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
-    return rounded(levels.forward()[0], levels.query.dtype)
+    return rounded(levels.forward().output, levels.query.dtype)
 
 
 def hierarchical_attention_vjp(
@@ -130,7 +130,7 @@ def hierarchical_attention_vjp(
     Returns
     -------
     output : numpy.ndarray (..., Lq, Dv)
-        What `hierarchical_attention` returns.
+        What `hierarchical_attention` returns, up to rounding where `value` is `key`.
     pullback : function
         `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
         and dtype, and returns the `HierarchicalGradients` of that number. Any number of times.
@@ -162,14 +162,14 @@ def hierarchical_attention_vjp(
     wanted = names_of(wrt, HierarchicalGradients._fields)
     levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
     dtype = levels.query.dtype
-    wide, lse = levels.forward()
-    output = rounded(wide, dtype)
+    answered = levels.forward(wanted)
+    output = rounded(answered.output, dtype)
 
     def pullback(d_output: ArrayInput) -> HierarchicalGradients:
         """Return the gradients, from that of the output."""
-        d = like("d_output", d_output, output.shape, dtype).astype(wide.dtype)
+        d = like("d_output", d_output, output.shape, dtype).astype(levels.wide)
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
-            made = levels.gradients(wanted, wide, lse, d)
+            made = levels.gradients(wanted, answered, d)
             for name, given in (("score", score), ("upper_score", upper_score)):
                 if made.get(name) is not None:
                     made[name] = score_of(given, **vars(made[name]))

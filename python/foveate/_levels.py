@@ -3,7 +3,7 @@
 Within segments every query is repeated for each of them, without a copy: segments are the rows, and
 queries an axis that shares the keys, so that neighbouring rows of the engine ask one segment, whose
 keys it looks up. What they answer is kept for some segments at a time, over which the upper
-attention is joined as over parts of its keys, and is made again for the gradients.
+attention is joined as over parts of its keys. Of several parts it is made again for the gradients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from ._arrays import Array, broadcasts_into, compute_dtype, float_arrays, integers
 from ._attention import attention
 from ._backward import Answers, Problem
-from ._gradients import attention_vjp
+from ._gradients import Pullback, attention_vjp
 from ._merge import merge
 from ._projection import rows_of
 from ._reach import resolve
@@ -41,6 +41,7 @@ _LEAST = 5
 _NO_SEGMENT = np.iinfo(np.int64).max
 
 Place: TypeAlias = tuple[slice, ...]  # of leading indices
+Kept: TypeAlias = tuple[Array, Pullback]  # the answers of segments, and their pullback
 
 
 class Part(NamedTuple):
@@ -49,6 +50,14 @@ class Part(NamedTuple):
     first: int
     stop: int
     keys: slice
+
+
+class Forward(NamedTuple):
+    """What both levels answered."""
+
+    output: Array  # (..., Lq, Dv), in the wide dtype
+    lse: Array  # (..., Lq), of the upper level, in float64
+    kept: Kept | None  # of a part that is all there is, where gradients will be wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,21 +122,24 @@ class Levels:
         """The dtype of the computation."""
         return compute_dtype(self.query.dtype)
 
-    def forward(self) -> tuple[Array, Array]:
-        """Return the output (..., Lq, Dv) and the lse of the upper level, (..., Lq) in float64."""
+    def forward(self, wanted: frozenset[str] | None = None) -> Forward:
+        """Answer; `wanted` are the gradients that will be."""
         places = self._places()
-        found = [each._forward() for _, each in places]
+        if len(places) == 1:
+            return self._forward(wanted)
+        found = [each._forward(wanted)[:2] for _, each in places]
         output, lse = (_joined(places, list(x)) for x in zip(*found, strict=True))
-        return output, lse
+        return Forward(output, lse, None)
 
     def gradients(
-        self, wanted: frozenset[str], output: Array, lse: Array, d_output: Array
+        self, wanted: frozenset[str], answered: Forward, d_output: Array
     ) -> dict[str, Any]:
         """Return the gradients of what is wanted; those of scores have the wide dtype."""
         places = self._places()
+        output, lse, kept = answered
         answers = output[..., None, :], lse[..., None], d_output[..., None, :]
         found = [
-            each._gradients(wanted, Answers(*(_at(x, place) for x in answers)))
+            each._gradients(wanted, Answers(*(_at(x, place) for x in answers)), kept)
             for place, each in places
         ]
         made: dict[str, Any] = {}
@@ -175,36 +187,49 @@ class Levels:
             low, high = np.searchsorted(ranks, (first, first + room))
             yield Part(first, max(min(first + room, most), first + _LEAST), slice(low, high))
 
-    def _forward(self) -> tuple[Array, Array]:
-        found: list[tuple[Array, Array]] = []
-        for part in self._parts():
-            found.append(self._answer(part))
-            if len(found) > 1:
-                found = [merge(*zip(*found, strict=True))]
-        output, lse = found[0]
-        return output.astype(self.wide), lse
+    def _forward(self, wanted: frozenset[str] | None) -> Forward:
+        parts = list(self._parts())
+        if len(parts) == 1 and wanted is not None:
+            kept = self._within(parts[0], wanted)
+            return Forward(*self._over(parts[0], kept[0], False), kept)
+        total: Any = None
+        for part in parts:
+            operands, ids = self._lower(part, self.alike)
+            answers = attention(*operands, score=self.score, segments=ids)
+            output, lse = self._over(part, answers, self.alike)
+            del answers  # before the next ones are made
+            one = output.astype(np.float64), lse
+            total = one if total is None else merge(*zip(total, one, strict=True))
+        return Forward(total[0].astype(self.wide), total[1], None)
 
-    def _answer(self, part: Part) -> tuple[Array, Array]:
-        operands, ids = self._lower(part, self.alike)
-        answers = attention(*operands, score=self.score, segments=ids)
-        output, lse = self._upper(part, answers, self.alike).forward()
-        return output[..., 0, :].astype(np.float64), lse[..., 0]
+    def _within(self, part: Part, wanted: frozenset[str]) -> Kept:
+        operands, ids = self._lower(part, False)
+        below, _ = _wanted_of_levels(wanted, self.upper_score is None)
+        return attention_vjp(*operands, wrt=below, score=self.score, segments=ids)
 
-    def _gradients(self, wanted: frozenset[str], of_output: Answers) -> _Sums:
+    def _over(self, part: Part, answers: Array, alike: bool) -> tuple[Array, Array]:
+        output, lse = self._upper(part, answers, alike).forward()
+        return output[..., 0, :], lse[..., 0]
+
+    def _gradients(self, wanted: frozenset[str], of_output: Answers, kept: Kept | None) -> _Sums:
         sums = _Sums()
         for part in self._parts() if wanted else ():
-            self._add_gradients(part, wanted, of_output, sums)
+            self._add_gradients(part, wanted, of_output, kept or self._within(part, wanted), sums)
         for name in wanted & {"key", "value"}:
             sums[name] = self._unsorted(sums[name])
         return sums
 
     def _add_gradients(
-        self, part: Part, wanted: frozenset[str], of_output: Answers, sums: _Sums
+        self,
+        part: Part,
+        wanted: frozenset[str],
+        of_output: Answers,
+        within_segments: Kept,
+        sums: _Sums,
     ) -> None:
         one_score = self.upper_score is None
         below, above = _wanted_of_levels(wanted, one_score)
-        operands, ids = self._lower(part, False)
-        answers, pull = attention_vjp(*operands, wrt=below, score=self.score, segments=ids)
+        answers, pull = within_segments
         over: Any = self._upper(part, answers, False).gradients(above, of_output)[0]
         sums.add_score("score" if one_score else "upper_score", over.score)
         if "query" in wanted:
@@ -280,6 +305,9 @@ class _Sums(dict[str, Any]):
 
     def add_rows(self, name: str, d: Array, keys: slice, count: int) -> None:
         """Add to some rows of so many."""
+        if d.shape[-2] == count:
+            self.add(name, d)
+            return
         if name not in self:
             self[name] = np.zeros((*d.shape[:-2], count, d.shape[-1]), d.dtype)
         self[name][..., keys, :] += d
