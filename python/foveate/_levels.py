@@ -27,8 +27,9 @@ from ._score_gradients import sum_to
 from ._vjp import sum_of_scores
 from .scores import reduce
 
-# Numbers in the answers of a part, for each leading index: in float32 4 MB. From 2^18 to 2^20 the
-# time is the same within a tenth; fewer parts have more for the threads to do.
+# Numbers in the answers of a part, for each leading index: in float32 4 MB. Of 64 queries and 512
+# segments of 16 keys, D = Dv = 64, on one thread of a Granite Rapids server: with 2^18 the output
+# takes 10 ms and its gradients 36 ms, with 2^20 8 and 38 ms, all at once 6 and 59 ms.
 _ROOM = 2**20
 
 # Segments of a part, at most: gradients over more would be added up in an order that depends on how
