@@ -28,7 +28,7 @@ from ._vjp import sum_of_scores
 from .scores import reduce
 
 # Numbers in the answers of a part, for each leading index: in float32 4 MB. Of 64 queries and 512
-# segments of 16 keys, D = Dv = 64, on one thread of a Granite Rapids server: with 2^18 the output
+# segments of 16 keys, D = Dv = 64, on one thread with AVX-512: with 2^18 the output
 # takes 10 ms and its gradients 36 ms, with 2^20 8 and 38 ms, all at once 6 and 59 ms.
 _ROOM = 2**20
 
