@@ -70,13 +70,13 @@ def make_data(workload: AdditiveBackward) -> Data:
     return Data(query, key, value, v, gradient)
 
 
-def rows(found: Any) -> NDArray[np.float32]:
-    """A row for each gradient but v's, of which it is checked by itself, filled up with zeros.
+def rows(found: Any, count: int = 3) -> NDArray[np.float32]:
+    """A row for each of so many gradients, which is checked by itself, filled up with zeros.
 
     Not a row for each query or key: its terms cancel, in some to a thousandth of their size. And
     not that of v: torch sums its million terms in float32, and is off by ten times what foveate is.
     """
-    flat = [np.ravel(np.asarray(x)) for x in found[:3]]
+    flat = [np.ravel(np.asarray(x)) for x in found[:count]]
     longest = max(len(x) for x in flat)
     return np.stack([np.pad(x, (0, longest - len(x))) for x in flat])
 
@@ -102,11 +102,16 @@ def torch_gradients(attend: Any, data: Data, threads: int) -> Callable[[], Any]:
     return lambda: torch.autograd.grad(attend(*operands), operands, gradient)
 
 
-def prepare_torch(workload: AdditiveBackward, data: Data, threads: int) -> Prepared:
-    """Eager: the whole hidden layer, (queries, keys, hidden), is stored, and its gradient."""
+def refuse_large_hidden(workload: AdditiveBackward) -> None:
+    """UnavailableError where (queries x keys x hidden) would be too large to store."""
     if workload.work * 4 > MOST_SCORES_BYTES:
         size = f"{workload.work * 4 / 2**30:.1f} GiB"
         raise UnavailableError(f"would store (queries x keys x hidden), {size}")
+
+
+def prepare_torch(workload: AdditiveBackward, data: Data, threads: int) -> Prepared:
+    """Eager: the whole hidden layer, (queries, keys, hidden), is stored, and its gradient."""
+    refuse_large_hidden(workload)
 
     def attend(query: Any, key: Any, value: Any, v: Any) -> Any:
         return ((query[:, :, None] + key[:, None]).tanh() @ v).softmax(-1) @ value

@@ -8,10 +8,12 @@ from typing import Any
 
 import additive
 import additive_backward
+import additive_module
 import backward
 import contenders
 import hard
 import local
+import models
 import multinoulli
 import regression
 from foveate._cli.compare import Comparison, compare
@@ -34,9 +36,11 @@ KINDS = (
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
     Kind(additive_backward.WORKLOADS, additive_backward.CONTENDERS, additive_backward.make_data),
+    Kind(additive_module.WORKLOADS, additive_module.CONTENDERS, additive_module.make_data),
     Kind(hard.WORKLOADS, hard.CONTENDERS, hard.make_data),
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
+    Kind(models.WORKLOADS, models.CONTENDERS, models.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]

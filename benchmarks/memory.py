@@ -4,10 +4,11 @@
 
 Of scaled dots at (1, 1, 65536, 64), and of additive scores at (1, 1, 4096, 64), where a tensor of
 (queries x keys x hidden) has 4 GiB; and of the gradients of additive scores, at 1024 with 128
-hidden numbers, where it has 512 MiB. In a process of its own, after a small call has started the
-threads: the kernel's record of the largest resident size is set back, the large call is made, and
-the record is read. The output is written into an `out` that is in memory already; where gradients
-are wanted, the size of what is given back is taken off.
+hidden numbers, where it has 512 MiB, also by the module of foveate.torch, with its projections. In
+a process of its own, after a small call has started the threads: the kernel's record of the largest
+resident size is set back, the large call is made, and the record is read. The output is written
+into an `out` that is in memory already; where gradients are wanted, the size of what is given back
+is taken off.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GOAL_MIB = 16.0
 # What is called: the length, and the head size or the size of the hidden layer.
@@ -24,6 +30,7 @@ SHAPES = {
     "scaled_dot": (65536, 64),
     "additive": (4096, 64),
     "additive backward": (1024, 128),
+    "additive module": (1024, 128),
 }
 
 
@@ -52,7 +59,8 @@ def extra_kib(options: argparse.Namespace) -> int:
         shape = (1, 1, rows, size)
         return [*(normal(*shape).astype(kind) for _ in range(3)), np.ones(shape, kind)]
 
-    of, _, backward = options.call.partition(" ")
+    of, _, rest = options.call.partition(" ")
+    backward = rest == "backward"
     score = "scaled_dot"
     if of == "additive":  # projected already where gradients are wanted: they are all that is made
         matrices = () if backward else (normal(size, size), normal(size, size))
@@ -69,6 +77,8 @@ def extra_kib(options: argparse.Namespace) -> int:
         found = pullback(out)
         return output.nbytes + sum(x.nbytes for x in found[:3] if x is not None)
 
+    if rest == "module":
+        call = module_call(size, *options.threads)
     with foveate.num_threads(*options.threads):
         large = problem(options.length)
         call(*problem(256))
@@ -76,6 +86,25 @@ def extra_kib(options: argparse.Namespace) -> int:
         before = resident_kib("VmRSS")
         given_back = call(*large)
         return resident_kib("VmHWM") - before - given_back // 1024
+
+
+def module_call(size: int, threads: int) -> Callable[..., int]:
+    """A step of foveate.torch.AdditiveAttention: gradients of the inputs and of the parameters."""
+    import foveate.torch
+    import torch
+
+    torch.set_num_threads(threads)
+    module = foveate.torch.AdditiveAttention(size, size, size)
+
+    def call(*arrays: np.ndarray) -> int:
+        """Bytes that are given back."""
+        query, key, value, gradient = map(torch.from_numpy, arrays)
+        inputs = [x.requires_grad_() for x in (query, key, value)]
+        output = module(*inputs)
+        found = torch.autograd.grad(output, (*inputs, *module.parameters()), gradient)
+        return sum(x.nbytes for x in (output, *found))
+
+    return call
 
 
 def main() -> None:

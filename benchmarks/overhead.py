@@ -6,15 +6,29 @@ python benchmarks/overhead.py
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from contenders import CONTENDERS
 from foveate._cli.compare import compare
-from foveate._cli.contenders import choose
-from foveate._cli.workloads import WORKLOADS, select
+from foveate._cli.contenders import Contender, Data, Prepared, choose, torch_result, torch_tensors
+from foveate._cli.workloads import WORKLOADS, Workload, select
 from threads import pin
 
 WORKLOAD = "float32-short-1x1x16x64"
 GOAL_MICROSECONDS = 5.0
+TORCH_GOAL_MICROSECONDS = 15.0  # over the kernel
+
+
+def prepare_foveate_torch(workload: Workload, data: Data, threads: int) -> Prepared:
+    """The operator, as a peer of the kernel that it calls."""
+    tensors = torch_tensors(data, threads)
+    import foveate.torch
+
+    attend = foveate.torch.scaled_dot_product_attention
+    return Prepared(partial(attend, *tensors), torch_result(workload))
+
+
+OWN = Contender("foveate-torch", "foveate.torch", prepare_foveate_torch)
 
 
 def main() -> None:
@@ -23,9 +37,10 @@ def main() -> None:
     parser.add_argument("--contender", nargs="+", metavar="NAME", help="these peers only")
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
+    everyone = (*CONTENDERS, OWN)
     try:
         pin(options.threads)
-        contenders = choose(CONTENDERS, options.contender or [one.name for one in CONTENDERS])
+        contenders = choose(everyone, options.contender or [one.name for one in everyone])
     except ValueError as error:
         raise SystemExit(f"overhead.py: {error}") from error
     comparison = compare(
@@ -37,7 +52,8 @@ def main() -> None:
     )
     print(
         f"{WORKLOAD}, {options.threads} threads; "
-        f"goal of foveate: under {GOAL_MICROSECONDS:g} us a call"
+        f"goal of foveate: under {GOAL_MICROSECONDS:g} us a call, "
+        f"of foveate.torch: under {TORCH_GOAL_MICROSECONDS:g} us more"
     )
     for name, result in sorted(comparison.results.items(), key=lambda item: item[1].seconds):
         best = min(comparison.times.seconds[name])

@@ -40,6 +40,13 @@ std::atomic<int32_t> requested{0};
 std::atomic<int (*)(void)> interrupt_check{nullptr};
 std::atomic<bool> forked{false};  // a child of fork has no threads but the one that forked
 
+// What fv_borrow_threads said on this thread.
+struct Borrowed {
+  fv_parallel run = nullptr;
+  int32_t count = 0;
+};
+thread_local Borrowed borrowed;
+
 inline void pause() noexcept {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -228,6 +235,22 @@ Helpers& helpers() noexcept {
   return *all;
 }
 
+// On threads that were lent, which are all waited for.
+void run_borrowed(Job& job, int threads) noexcept {
+  struct Team {
+    Job& job;
+    const void* caller;  // an address that is the calling thread's own
+    std::atomic<int> others{0};
+  };
+  Team team{job, &borrowed};
+  borrowed.run(
+      [](void* context) {
+        Team& team = *static_cast<Team*>(context);
+        team.job.work(team.caller == &borrowed ? 0 : 1 + team.others.fetch_add(1, std::memory_order_relaxed));
+      },
+      &team, unsigned(threads), 0);
+}
+
 int openmp_threads() noexcept {
 #ifdef _OPENMP
   return omp_get_max_threads();
@@ -282,7 +305,11 @@ int threads_for(int64_t tasks, double flops) noexcept {
 bool run_tasks(int64_t tasks, int threads, Order order, void (*run)(void*, const Task&), void* context) noexcept {
   Job job(tasks, threads, order, run, context);
   const bool alone = threads <= 1 || in_parallel_region() || forked.load(std::memory_order_relaxed);
-  if (alone || !helpers().run(job, threads - 1)) job.work(0);
+  if (!alone && borrowed.run) {
+    run_borrowed(job, threads);
+  } else if (alone || !helpers().run(job, threads - 1)) {
+    job.work(0);
+  }
   return !job.stopped();
 }
 
@@ -296,11 +323,14 @@ int32_t fv_requested_num_threads(void) noexcept { return requested.load(std::mem
 
 int32_t fv_get_num_threads(void) noexcept {
   if (forked.load(std::memory_order_relaxed)) return 1;
+  if (borrowed.count > 0) return borrowed.count;
   const int openmp = openmp_threads();
   int wanted = requested.load(std::memory_order_relaxed);
   if (wanted == 0) wanted = environment_threads();
   if (wanted == 0) return openmp;
   return openmp < first_openmp_threads() && openmp < wanted ? openmp : wanted;
 }
+
+void fv_borrow_threads(fv_parallel run, int32_t count) noexcept { borrowed = {run, count > 0 ? count : 0}; }
 
 void fv_set_interrupt_check(int (*check)(void)) noexcept { interrupt_check.store(check, std::memory_order_relaxed); }

@@ -1,10 +1,14 @@
 // The runtime: instruction sets, threads, the interrupt check, and what serves the tests and the benchmarks.
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <string>
 
 #include "arrays.hpp"
 #include "register.hpp"
+#if defined(__unix__) || defined(__APPLE__)
+#include <dlfcn.h>
+#endif
 
 namespace foveate::python {
 namespace {
@@ -55,6 +59,25 @@ void select_isa_of_environment() {
   if (name == nullptr || *name == '\0') return;
   fv_error error;
   if (fv_isa_select(name, &error) != FV_OK) throw py::import_error(error.message);
+}
+
+// ---- threads of another library
+
+// The address of GOMP_parallel in a library that is loaded, or in what it stands on; 0: there is none.
+uintptr_t find_parallel(const std::string& path) {
+#if defined(__unix__) || defined(__APPLE__)
+  void* const library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr) return 0;
+  void* const found = dlsym(library, "GOMP_parallel");
+  dlclose(library);  // it stays loaded: it was
+  return reinterpret_cast<uintptr_t>(found);
+#else
+  return 0;
+#endif
+}
+
+void borrow_threads(uintptr_t parallel, int32_t count) {
+  fv_borrow_threads(reinterpret_cast<fv_parallel>(parallel), count);
 }
 
 // ---- tests and benchmarks
@@ -118,6 +141,11 @@ void register_runtime(py::module_& module) {
   module.def("requested_num_threads", &fv_requested_num_threads,
              "What set_num_threads was given last; 0: the default.");
   module.def("get_num_threads", &fv_get_num_threads, "The number of threads that a call made now would use.");
+
+  module.def("find_parallel", &find_parallel, arg("path"), pos_only(),
+             "The address of GOMP_parallel in a loaded library, or in what it stands on; 0: there is none.");
+  module.def("borrow_threads", &borrow_threads, arg("parallel").noconvert(), arg("count").noconvert(), pos_only(),
+             "The threads of later calls from this thread: a parallel function, or 0, and how many; 0: no longer.");
 
   module.def("elementary", &elementary, arg("name"), arg("array").noconvert(), pos_only(),
              "exp2, log or tanh as the kernels compute them, of a float32 or float64 array in C order.");

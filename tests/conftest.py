@@ -46,6 +46,21 @@ def torch():
         return pytest.importorskip("torch", reason="torch is not installed")
 
 
+@pytest.fixture(scope="session")
+def transformers(torch):
+    """Hugging Face transformers, where it is installed, with "foveate" registered."""
+    del torch  # it is installed too
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = pytest.importorskip(
+            "transformers", minversion="5.4", reason="transformers 5.4 is not installed"
+        )
+        import foveate.transformers
+    foveate.transformers.register()
+    module.logging.set_verbosity_error()
+    return module
+
+
 @pytest.fixture(autouse=True)
 def default_threads() -> Iterator[None]:
     """No test leaves its number of threads to the next."""

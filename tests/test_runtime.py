@@ -312,6 +312,7 @@ def test_import_is_quiet_and_light():
         before = set(sys.modules)
         import foveate
         heavy = {"scipy", "torch", "matplotlib", "sklearn", "rich", "jax", "onnx", "onnxruntime"}
+        heavy |= {"transformers"}
         print(sorted(heavy & (set(sys.modules) - before)))
     """
     assert output_of(code) == "[]"

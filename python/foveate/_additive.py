@@ -21,7 +21,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _activation(name: object) -> str:
+def activation_name(name: object) -> str:
+    """Take the name of an activation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    """
     wanted = f"wanted one of {sorted(ACTIVATIONS)}"
     if not isinstance(name, str):
         raise TypeError(f"activation: got {name!r}, {wanted}")
@@ -108,7 +115,7 @@ class Additive(ArrayScore):
             wq=None if self.wq is None else parameter("wq", self.wq, "Dq", hidden),
             wk=None if self.wk is None else parameter("wk", self.wk, "Dk", hidden),
             b=None if self.b is None else parameter("b", self.b, hidden),
-            activation=_activation(self.activation),
+            activation=activation_name(self.activation),
         )
 
     def reduce(self, query: Array, key: Array) -> Reduced:
@@ -183,7 +190,7 @@ class Concat(ArrayScore):
             v=v,
             w=parameter("w", self.w, "Dq + Dk", hidden),
             b=None if self.b is None else parameter("b", self.b, hidden),
-            activation=_activation(self.activation),
+            activation=activation_name(self.activation),
         )
 
     def reduce(self, query: Array, key: Array) -> Reduced:
@@ -243,7 +250,7 @@ class Location(ArrayScore):
         self._keep(
             w=parameter("w", self.w, "Dk"),
             b=finite("b", self.b),
-            activation=_activation(self.activation),
+            activation=activation_name(self.activation),
         )
 
     def reduce(self, query: Array, key: Array) -> Reduced:

@@ -1,6 +1,8 @@
 """What comes in: any array object becomes a NumPy array, aligned and in native byte order.
 
 Nothing is converted to another precision, and an array that needs no conversion is passed as it is.
+Types are asked for in tuples: torch.compile goes through some of these functions, and in torch 2.9
+knows no unions.
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ def as_array(name: str, x: object, wanted: str = _ARRAY) -> Array:
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: got a masked array, wanted a plain one (and mask=...)")
-    if isinstance(x, np.ndarray | np.generic):
+    if isinstance(x, (np.ndarray, np.generic)):
         return np.asarray(x)
     if hasattr(x, "__array__"):
         try:
@@ -216,7 +218,7 @@ def integer(name: str, x: object) -> int:
     TypeError
         For anything else.
     """
-    if isinstance(x, bool | np.bool_):
+    if isinstance(x, (bool, np.bool_)):
         raise TypeError(f"{name}: got the bool {x}, wanted an int")
     try:
         return operator.index(x)  # type: ignore[arg-type]
@@ -234,7 +236,7 @@ def integers(name: str, x: object) -> int | Array:
     ValueError
         For values that int64 does not hold.
     """
-    if isinstance(x, int | np.integer | np.bool_):
+    if isinstance(x, (int, np.integer, np.bool_)):
         number = integer(name, x)
         if not -_INT64_MAX <= number <= _INT64_MAX:
             raise ValueError(f"{name}: got {number}, wanted values that int64 holds")
@@ -257,7 +259,7 @@ def real(name: str, x: object) -> float:
     TypeError
         For anything else.
     """
-    if isinstance(x, float | int | np.floating | np.integer) and not isinstance(x, bool):
+    if isinstance(x, (float, int, np.floating, np.integer)) and not isinstance(x, bool):
         return float(x)
     if isinstance(x, np.ndarray) and x.ndim == 0 and x.dtype.kind in "iuf":
         return float(x)
@@ -272,7 +274,7 @@ def reals(name: str, x: object) -> float | Array:
     TypeError
         For bools, complex numbers and other dtypes.
     """
-    if isinstance(x, float | int | np.floating | np.integer) and not isinstance(x, bool):
+    if isinstance(x, (float, int, np.floating, np.integer)) and not isinstance(x, bool):
         return float(x)
     array = array_or_list(name, x, "a real number or an array of them")
     if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":

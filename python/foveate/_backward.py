@@ -71,8 +71,13 @@ class Problem:
         A 16-bit output would make the difference dP - delta too rough, and the rounding of an lse
         would be one of all weights of its query: they are of the wide dtype, and of float64.
         """
+        answer: tuple[Array, Array] = self.answer(None, "float64")
+        return answer
+
+    def answer(self, out: Array | None, return_lse: bool | str) -> Any:
+        """Return the output, of the wide dtype or that of `out`, alone or with the lse."""
         q, k, scale, family = self.reduced
-        answer: tuple[Array, Array] = _core.attention(
+        return _core.attention(
             q,
             k,
             self.value,
@@ -80,14 +85,13 @@ class Problem:
             self.softcap,
             *self.reach,
             self.sink,
-            None,
-            "float64",
-            self.wide,
+            out,
+            return_lse,
+            self.wide if out is None else out.dtype,
             family,
             self.centers,
             self.dropout,
         )
-        return answer
 
     def narrowed(self, output: Array) -> Array:
         """Return the output in the dtype of the query."""

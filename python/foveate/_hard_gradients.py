@@ -161,7 +161,7 @@ def hard_attention_vjp(
         q, k, given[2], scale, cap, *reach, None, draws, random, dtype, family
     )
     result = of_draws(size, output, index, log_prob)
-    choices = _Choices(Problem(*given, score, reduced, cap, reach), index)
+    choices = Choices(Problem(*given, score, reduced, cap, reach), index)
 
     def pullback(
         d_output: ArrayInput | None = None, advantage: ArrayInput | None = None
@@ -177,7 +177,7 @@ def hard_attention_vjp(
     return result, pullback
 
 
-class _Choices:
+class Choices:
     """A problem, and the keys that were chosen, index (..., Lq, S)."""
 
     def __init__(self, problem: Problem, index: Array) -> None:

@@ -161,8 +161,8 @@ def resolve_local(
     TypeError, ValueError
         Where a keyword is not what `local_attention` documents.
     """
-    width = _positive("half_width", half_width)
-    deviation = _deviation(sigma, width, centers is not None)
+    width = positive("half_width", half_width)
+    deviation = deviation_of(sigma, width, centers is not None)
     cap = None if softcap is None else real("softcap", softcap)
     lengths = None if key_lengths is None else integers("key_lengths", key_lengths)
     places: Centers | None = None
@@ -264,18 +264,18 @@ def shrunk_share(logits: Array) -> tuple[Array, Array]:
     return shrunk, np.where(logits >= 0, 1, shrunk) / (1 + shrunk)
 
 
-def _positive(name: str, x: object) -> float:
+def positive(name: str, x: object) -> float:
     number = real(name, x)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name}: got {number}, wanted a finite number > 0")
     return number
 
 
-def _deviation(sigma: object, half_width: float, has_centers: bool) -> float | None:
+def deviation_of(sigma: object, half_width: float, has_centers: bool) -> float | None:
     if sigma is None:
         return None
     if not isinstance(sigma, str):
-        return _positive("sigma", sigma)
+        return positive("sigma", sigma)
     if sigma != "half":
         raise ValueError(f'sigma: got {sigma!r}, wanted a number, "half" or None')
     return half_width / 2 if has_centers else None

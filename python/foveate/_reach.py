@@ -52,9 +52,9 @@ def resolve(
     TypeError, ValueError
         Where a keyword is not what `foveate.attention` documents.
     """
-    if not isinstance(causal, bool | np.bool_):
+    if not isinstance(causal, (bool, np.bool_)):
         raise TypeError(f"causal: got {causal!r}, wanted a bool")
-    left, right = (None, None) if window is None else _sides(window)
+    left, right = (None, None) if window is None else sides(window)
     if causal:
         right = 0
     place = None if offset is None else _offset(offset)
@@ -82,8 +82,15 @@ def _mask(mask: object) -> Array:
     return native(array)
 
 
-def _sides(window: object) -> tuple[int | None, int | None]:
-    if not isinstance(window, tuple | list):
+def sides(window: object) -> tuple[int | None, int | None]:
+    """Take how far a window reaches to the left and to the right; None: without a bound.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is neither an int >= 0 nor a pair of such, or of None.
+    """
+    if not isinstance(window, (tuple, list)):
         side = _side(window, window)
         return side, side
     if len(window) != 2:

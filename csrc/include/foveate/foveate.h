@@ -191,6 +191,13 @@ void fv_set_num_threads(int32_t count) FV_NOEXCEPT;
 int32_t fv_requested_num_threads(void) FV_NOEXCEPT; /* what fv_set_num_threads was given last; 0: the default */
 int32_t fv_get_num_threads(void) FV_NOEXCEPT;       /* what a call made now would use */
 
+/* Calls made from this thread use `count` threads, whatever is said above, until the next call of this function; 0: no
+ * longer. A program that has a pool of its own, whose threads would contend with the engine's, lends it: `run` calls
+ * work(context) on `threads` threads at once, the calling one among them, and returns when all have; flags is 0. It is
+ * GOMP_parallel of its OpenMP library, for example. NULL: the engine's own threads. */
+typedef void (*fv_parallel)(void (*work)(void*), void* context, unsigned threads, unsigned flags);
+void fv_borrow_threads(fv_parallel run, int32_t count) FV_NOEXCEPT;
+
 /* A long call asks this on the calling thread, every 50 ms or so, and stops where it says 1. NULL: never asks. */
 void fv_set_interrupt_check(int (*check)(void)) FV_NOEXCEPT;
 

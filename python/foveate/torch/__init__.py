@@ -1,0 +1,45 @@
+"""Attention of PyTorch's tensors on the CPU: registered operators with gradients, and modules.
+
+torch is needed here alone: `pip install "foveate[torch]"`.
+"""
+
+from __future__ import annotations
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    message = "foveate.torch needs torch 2.9 or later: pip install 'foveate[torch]'"
+    raise ImportError(message) from error
+
+from ._attention import attention, scaled_dot_product_attention
+from ._hard import hard_attention
+from ._local import local_attention, predict_centers
+from ._modules import (
+    AdditiveAttention,
+    BilinearAttention,
+    HardAttention,
+    LocalAttention,
+    NadarayaWatson,
+)
+from ._regression import kernel_regression
+from ._scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location
+
+__all__ = [
+    "Additive",
+    "AdditiveAttention",
+    "Bilinear",
+    "BilinearAttention",
+    "Concat",
+    "Cosine",
+    "Gaussian",
+    "HardAttention",
+    "LocalAttention",
+    "Location",
+    "NadarayaWatson",
+    "attention",
+    "hard_attention",
+    "kernel_regression",
+    "local_attention",
+    "predict_centers",
+    "scaled_dot_product_attention",
+]

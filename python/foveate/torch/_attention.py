@@ -1,0 +1,324 @@
+"""Soft attention of tensors: with foveate's own keywords, and with those of torch's function."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from .. import scores as of_arrays
+from .._arrays import real
+from .._reach import Window
+from . import _operator  # noqa: F401  (registers the operators)
+from ._reach import Reach, resolve
+from ._scores import Reduced, Score, reduce
+from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors
+
+AnyScore = Score | of_arrays.Score | str
+
+_with_gradients = torch.ops.foveate.attention.default
+_without = torch.ops.foveate.attention_inference.default
+
+
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    score: AnyScore = ...,
+    mask: Tensor | None = ...,
+    causal: bool = ...,
+    window: Window | None = ...,
+    offset: int | Tensor | Literal["end"] | None = ...,
+    key_lengths: int | Tensor | None = ...,
+    segments: Tensor | tuple[Tensor, Tensor] | None = ...,
+    softcap: float | None = ...,
+    sink: float | Tensor | None = ...,
+    dropout: float = ...,
+    generator: torch.Generator | None = ...,
+    return_lse: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    score: AnyScore = ...,
+    mask: Tensor | None = ...,
+    causal: bool = ...,
+    window: Window | None = ...,
+    offset: int | Tensor | Literal["end"] | None = ...,
+    key_lengths: int | Tensor | None = ...,
+    segments: Tensor | tuple[Tensor, Tensor] | None = ...,
+    softcap: float | None = ...,
+    sink: float | Tensor | None = ...,
+    dropout: float = ...,
+    generator: torch.Generator | None = ...,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    score: Any = "scaled_dot",
+    mask: Any = None,
+    causal: bool = False,
+    window: Any = None,
+    offset: Any = None,
+    key_lengths: Any = None,
+    segments: Any = None,
+    softcap: Any = None,
+    sink: Any = None,
+    dropout: float = 0.0,
+    generator: torch.Generator | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """Attend softly, as `foveate.attention`, to tensors, with gradients by autograd.
+
+    Parameters
+    ----------
+    query : tensor (..., Lq, D)
+        On the CPU. Leading axes broadcast as in `torch.matmul`, without copies: grouped queries are
+        an axis of keys and values that has length 1. float16, bfloat16 (with the package
+        ml_dtypes), float32 or float64. Under autocast they become tensors of its dtype.
+    key : tensor (..., Lk, D)
+        Of the dtype of `query`.
+    value : tensor (..., Lk, Dv)
+        Of the dtype of `query`.
+    score : str or score object, default "scaled_dot"
+        `"dot"`, `"scaled_dot"`, `"cosine"`; a score of `foveate`, whose parameters are numbers and
+        arrays; or one of this module, whose parameters are tensors and may be learned.
+    mask : tensor that broadcasts into (..., Lq, Lk), optional
+        bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
+        seen, as False is.
+    causal, window : optional
+        As for `foveate.attention`.
+    offset, key_lengths : int or int tensor (...), optional
+        As for `foveate.attention`; offset may be "end".
+    segments : int tensor (..., L), or pair (of_queries, of_keys), optional
+        As for `foveate.attention`.
+    softcap : float, optional
+        Scores become softcap * tanh(score / softcap). None and 0 mean none.
+    sink : float or tensor (...), optional
+        One more logit in the denominator of the softmax, with a value of 0.
+    dropout : float, default 0
+        Probability that a weight becomes 0 after the softmax. Also in evaluation: leave it out
+        there.
+    generator : torch.Generator, optional
+        Where the seed of the dropout is drawn from; None is torch's own, so that
+        `torch.manual_seed` reproduces what is dropped.
+    return_lse : bool, default False
+        Also return the logarithm of the denominator.
+
+    Returns
+    -------
+    output : tensor (..., Lq, Dv)
+        Of the dtype of `query`, and in its memory layout where the leading axes are the same: heads
+        that were split off rows and transposed come out so that they join again without a copy. A
+        query that sees no key has the output 0.
+    lse : tensor (..., Lq)
+        Only with `return_lse`: float32, or float64 for float64.
+
+    Raises
+    ------
+    TypeError
+        For what is no tensor on the CPU, for dtypes that are not taken, or mixed.
+    ValueError
+        As `foveate.attention`.
+
+    See Also
+    --------
+    foveate.attention : the same of arrays, with all that is promised.
+    scaled_dot_product_attention : the same with the signature of torch.
+
+    Notes
+    -----
+    It is the operator `torch.ops.foveate.attention`, which works under `torch.compile` and
+    `torch.export`. It runs on the threads of torch, as many as `torch.get_num_threads` says, and
+    shares the memory of its tensors. Gradients are of query, key, value, a float mask, a sink, and
+    the tensors of a score; there are none of second order.
+
+    Examples
+    --------
+    >>> import torch, foveate.torch as ft
+    >>> query = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    >>> key = torch.tensor([[4.0, 0.0], [0.0, 4.0]])
+    >>> value = torch.tensor([[10.0], [20.0]])
+    >>> output = ft.attention(query, key, value)
+    >>> output.backward()
+    >>> query.grad
+    tensor([[-1.4904,  1.4904]])
+    """
+    query, key, value = float_tensors(query, key, value)
+    options = _NO_OPTIONS
+    if (
+        mask is not None
+        or causal is not False
+        or window is not None
+        or offset is not None
+        or key_lengths is not None
+        or segments is not None
+        or softcap is not None
+        or sink is not None
+        or dropout != 0
+    ):
+        options = Options(
+            resolve(query, key, mask, causal, window, offset, key_lengths, segments),
+            None if softcap is None else real("softcap", softcap),
+            None if sink is None else _sink(sink),
+            dropout=dropout,
+        )
+    return call(reduce(score, query, key), value, options, generator, return_lse)
+
+
+def _sink(sink: Any) -> Tensor:
+    if isinstance(sink, Tensor):
+        return check_tensor("sink", sink, (*FLOATS, *INTEGERS), "a number or a tensor of numbers")
+    return torch.tensor(real("sink", sink), dtype=torch.float64)
+
+
+class Options(NamedTuple):
+    """What a problem is beside its score and its values."""
+
+    reach: Reach = Reach()
+    softcap: float | None = None
+    sink: Tensor | None = None
+    centers: Tensor | None = None
+    half_width: float = 0.0
+    sigma: Tensor | None = None
+    dropout: float = 0.0
+
+
+_NO_OPTIONS = Options()
+
+
+def call(
+    reduced: Reduced,
+    value: Tensor,
+    options: Options,
+    generator: torch.Generator | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """Call the operator, for gradients where any are wanted."""
+    query, key, kind, scale, weights = reduced
+    learned: tuple[Tensor | None, ...] = (query, key, value)
+    stated: tuple[Any, ...] = (query, key, value, kind, scale)
+    if options is not _NO_OPTIONS or weights is not None or return_lse:
+        reach, softcap, sink, centers, half_width, sigma, dropout = options
+        learned += (weights, reach.mask, sink, centers, sigma)
+        stated += (weights, *reach, softcap, sink, centers, half_width, sigma, dropout)
+        stated += (_seed(dropout, generator),)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learned):
+        output, lse, _ = _with_gradients(*stated)
+    elif return_lse:
+        output, lse = _without(*stated, True)
+    else:
+        return _without(*stated)[0]
+    if not return_lse:
+        return output
+    return output, lse if value.dtype is torch.float64 else lse.float()
+
+
+def _seed(dropout: float, generator: torch.Generator | None) -> Tensor | None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: got {dropout}, wanted a number in [0, 1)")
+    return draw_seed(generator) if dropout > 0 else None
+
+
+def draw_seed(generator: torch.Generator | None) -> Tensor:
+    """Draw the key of random numbers, which are counted, from a generator of torch."""
+    return torch.randint(-(2**63), 2**63 - 1, (2,), dtype=torch.int64, generator=generator)
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attend as `torch.nn.functional.scaled_dot_product_attention`, with its signature [1]_.
+
+    Parameters
+    ----------
+    query : tensor (..., Hq, L, E)
+        On the CPU.
+    key : tensor (..., H, S, E)
+    value : tensor (..., H, S, Ev)
+    attn_mask : tensor that broadcasts into (..., Hq, L, S), optional
+        bool: True where the query may attend. Float: added to the scores.
+    dropout_p : float, default 0
+        Probability that a weight is dropped; the seed is drawn from torch's generator.
+    is_causal : bool, default False
+        No query sees a key beyond its own position; the first query stands at the first key. Not
+        with an `attn_mask`.
+    scale : float, optional
+        None is 1 / sqrt(E).
+    enable_gqa : bool, default False
+        Hq may be a multiple of H: so many heads of queries share one of keys. Nothing is repeated.
+
+    Returns
+    -------
+    tensor (..., Hq, L, Ev)
+        In the memory layout of `query`. 0 for a query that sees no key, as in torch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attention`; ValueError for `is_causal` with an `attn_mask`, and numbers of heads that do
+        not fit.
+
+    See Also
+    --------
+    attention : more scores and reaches.
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import torch, foveate.torch as ft
+    >>> query, key = torch.ones(1, 4, 3, 8), torch.ones(1, 2, 3, 8)
+    >>> ft.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True).shape
+    torch.Size([1, 4, 3, 8])
+    """
+    if attn_mask is not None and is_causal:
+        raise ValueError("is_causal: got True with an attn_mask, wanted one of the two")
+    groups = 1
+    if enable_gqa:
+        if query.ndim < 3 or key.ndim < 3 or query.shape[-3] % key.shape[-3]:
+            raise ValueError(
+                f"query: got shape {tuple(query.shape)} with a key of {tuple(key.shape)}, wanted a "
+                "multiple of its heads (axis -3) with enable_gqa"
+            )
+        groups = query.shape[-3] // key.shape[-3]
+    if groups > 1:
+        query = query.unflatten(-3, (key.shape[-3], groups))
+        key, value = key.unsqueeze(-3), value.unsqueeze(-3)
+        if attn_mask is not None and attn_mask.ndim > 2:
+            heads = attn_mask.shape[-3]
+            parts = (1, 1) if heads == 1 else (heads // groups, groups)
+            attn_mask = attn_mask.unflatten(-3, parts)
+    output = attention(
+        query,
+        key,
+        value,
+        score="scaled_dot" if scale is None else of_arrays.ScaledDot(scale),
+        mask=attn_mask,
+        causal=is_causal,
+        offset=0 if is_causal else None,
+        dropout=dropout_p,
+    )
+    return output.flatten(-4, -3) if groups > 1 else output

@@ -1,0 +1,165 @@
+"""The registered operators of soft attention: `foveate::attention`, and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _core
+from .._backward import Answers
+from .._score_gradients import sum_to
+from ._problem import (
+    ARGUMENTS,
+    COUNT,
+    TAGS,
+    as_gradients,
+    chosen,
+    fields_of,
+    in_places,
+    keep,
+    kept,
+    library,
+    no_second_order,
+    output_shape,
+    problem_of,
+    register,
+    wanted_of,
+)
+from ._tensors import as_array, empty_like, threads_of_torch
+
+# What gradients are taken of, and where it stands among the arguments.
+_GRADIENTS = {
+    "query": 0,
+    "key": 1,
+    "value": 2,
+    "weights": 5,
+    "mask": 6,
+    "sink": 15,
+    "centers": 16,
+    "sigma": 18,
+}
+
+_ANYWHERE = (None,) * 9  # softcap, the reach, sink
+
+library.define(
+    f"attention({ARGUMENTS}) -> (Tensor output, Tensor lse, Tensor accumulated)", tags=TAGS
+)
+library.define(
+    "attention_backward(Tensor d_output, Tensor? d_lse, Tensor output, Tensor lse, bool[] wanted, "
+    f"{ARGUMENTS}) -> Tensor[]",
+    tags=TAGS,
+)
+# Without gradients: the output, and the lse where it is wanted.
+library.define(f"attention_inference({ARGUMENTS}, bool with_lse=False) -> Tensor[]", tags=TAGS)
+
+
+def _is_narrow(value: Tensor) -> bool:
+    return bool(value.dtype.itemsize == 2)
+
+
+def _fake_attention(
+    query: Tensor, key: Tensor, value: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = output_shape(query, key, value)
+    lse = torch.empty(shape[:-1], dtype=torch.float64)
+    kept = shape if _is_narrow(value) else (0,)
+    return empty_like(query, shape, value.dtype), lse, torch.empty(kept, dtype=torch.float32)
+
+
+def _attention(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output, the lse, and a 16-bit output as it is before it is rounded."""
+    problem = problem_of(*stated)
+    query, key, value = stated[:3]
+    output = empty_like(query, output_shape(query, key, value), value.dtype)
+    with threads_of_torch:
+        if _is_narrow(value):
+            accumulated, lse = (torch.from_numpy(x) for x in problem.forward())
+            return output.copy_(accumulated), lse, accumulated
+        _, of_rows = problem.answer(as_array("output", output), "float64")
+    return output, torch.from_numpy(of_rows), torch.empty((0,), dtype=torch.float32)
+
+
+def _fake_attention_inference(
+    query: Tensor, key: Tensor, value: Tensor, *rest: Any
+) -> list[Tensor]:
+    shape = output_shape(query, key, value)
+    output = empty_like(query, shape, value.dtype)
+    with_lse = len(rest) > COUNT - 3 and rest[-1]
+    return [output, torch.empty(shape[:-1], dtype=torch.float64)] if with_lse else [output]
+
+
+def _attention_inference(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> list[Tensor]:
+    output = empty_like(query, output_shape(query, key, value), value.dtype)
+    out = as_array("output", output)
+    if not rest or (len(rest) <= 2 and rest[0] == "dot"):  # of which the dispatcher gives no more
+        scale = rest[1] if len(rest) > 1 else None
+        arrays = as_array("query", query), as_array("key", key), as_array("value", value)
+        with threads_of_torch:
+            _core.attention(*arrays, scale, *_ANYWHERE, out, False, out.dtype, None)
+        return [output]
+    with_lse = len(rest) > COUNT - 3 and rest[-1]
+    problem = problem_of(query, key, value, *rest[: COUNT - 3])
+    with threads_of_torch:
+        if with_lse:
+            return [output, torch.from_numpy(problem.answer(out, "float64")[1])]
+        problem.answer(out, False)
+    return [output]
+
+
+def _fake_attention_backward(
+    _d_output: Tensor,
+    _d_lse: Tensor | None,
+    _output: Tensor,
+    _lse: Tensor,
+    wanted: Sequence[bool],
+    *stated: Any,
+) -> list[Tensor]:
+    arguments = (stated[place] for place in chosen(_GRADIENTS, wanted).values())
+    return [torch.empty(x.shape, dtype=x.dtype) for x in arguments]
+
+
+def _attention_backward(
+    d_output: Tensor,
+    d_lse: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    wanted: Sequence[bool],
+    *stated: Any,
+) -> list[Tensor]:
+    problem = problem_of(*stated)
+    places = chosen(_GRADIENTS, wanted)
+    of_lse = None if d_lse is None else as_array("d_lse", d_lse).astype(problem.wide, copy=False)
+    given = as_array("output", output), as_array("lse", lse), as_array("d_output", d_output)
+    with threads_of_torch:
+        answers = Answers(*given, of_lse)
+        found, of_centers, of_sigma = problem.gradients(fields_of(places), answers)
+    made = found._asdict()
+    if of_centers is not None and problem.centers is not None:
+        made["centers"] = sum_to(of_centers, problem.centers[0].shape)
+    if of_sigma is not None:
+        made["sigma"] = of_sigma.sum()
+    return as_gradients(made, stated, places)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    answer, lse, accumulated = output
+    keep(ctx, inputs, accumulated if _is_narrow(answer) else answer, lse)
+
+
+def _backward(
+    ctx: Any, d_output: Tensor | None, d_lse: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    stated, (output, lse) = kept(ctx, 2)
+    if d_output is None:
+        d_output = torch.zeros_like(output, dtype=stated[2].dtype)
+    wanted = wanted_of(ctx, _GRADIENTS)
+    found = torch.ops.foveate.attention_backward(d_output, d_lse, output, lse, wanted, *stated)
+    return in_places(len(stated), chosen(_GRADIENTS, wanted), found)
+
+
+register("attention", _attention, _fake_attention, _backward, _keep)
+register("attention_inference", _attention_inference, _fake_attention_inference)
+register("attention_backward", _attention_backward, _fake_attention_backward, no_second_order)

@@ -1,0 +1,176 @@
+"""What the operators share: their arguments, the problem that these state, and its gradients.
+
+The operators take the reduced form of a score: what becomes of query and key before is torch's, and
+so are its gradients. Numbers that a reach may have come as tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._additive import Additive
+from .._arrays import Array
+from .._backward import Problem
+from .._gaussian import Gaussian
+from .._reach import Reach
+from .._score import Reduced
+from ..scores import ScaledDot, Score
+from ._tensors import as_array, as_tensor
+
+# What a problem is, in the order of the operators' arguments: everything but what is wanted of it.
+# scale: of the inner product, None is 1 / sqrt(D). weights: of "tanh" and "relu" (H,), of
+# "gaussian" () or (D,). seed: int64 (2,), the key of the random numbers of dropout.
+ARGUMENTS = """Tensor query, Tensor key, Tensor value, str kind="dot", float? scale=None,
+    Tensor? weights=None, Tensor? mask=None, SymInt? left=None, SymInt? right=None,
+    Tensor? offset=None, bool offset_at_end=False, Tensor? key_lengths=None,
+    Tensor? query_segments=None, Tensor? key_segments=None, float? softcap=None,
+    Tensor? sink=None, Tensor? centers=None, float half_width=0.0, Tensor? sigma=None,
+    float dropout=0.0, Tensor? seed=None"""
+COUNT = ARGUMENTS.count(",") + 1
+
+# Operators know no strides but those that they were traced with.
+TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
+
+library = torch.library.Library("foveate", "DEF")
+
+
+def score_of(kind: str, scale: float | None, weights: Array | None) -> Score:
+    """Give the score that stands for a reduced one."""
+    if kind == "dot":
+        return ScaledDot(scale)
+    if weights is None:
+        raise ValueError(f"weights: got None, wanted a tensor with kind={kind!r}")
+    return Gaussian(weights) if kind == "gaussian" else Additive(weights, activation=kind)
+
+
+def problem_of(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kind: str = "dot",
+    scale: float | None = None,
+    weights: Tensor | None = None,
+    mask: Tensor | None = None,
+    left: int | None = None,
+    right: int | None = None,
+    offset: Tensor | None = None,
+    offset_at_end: bool = False,
+    key_lengths: Tensor | None = None,
+    query_segments: Tensor | None = None,
+    key_segments: Tensor | None = None,
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+    centers: Tensor | None = None,
+    half_width: float = 0.0,
+    sigma: Tensor | None = None,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+) -> Problem:
+    """Make the problem that the arguments of an operator state; memory is shared."""
+    q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
+    of_score = None if weights is None else as_array("weights", weights)
+    score = score_of(kind, scale, of_score)
+    reduced = Reduced(q, k, scale) if kind == "dot" else score.reduce(q, k)
+    place: Any = "end" if offset_at_end else _integers(offset)
+    segments = _integers(query_segments), _integers(key_segments)
+    seen = None if mask is None else as_array("mask", mask)
+    reach: Reach = (seen, left, right, place, _integers(key_lengths), *segments)
+    extra = None if sink is None else as_array("sink", sink).astype(np.float64, copy=False)
+    places = dropped = None
+    if centers is not None:
+        positions = as_array("centers", centers).astype(np.float64, copy=False)
+        places = (positions, half_width, None if sigma is None else float(sigma.detach()))
+    if dropout > 0:
+        if seed is None:
+            raise ValueError(f"seed: got None, wanted a tensor (2,) with dropout={dropout}")
+        dropped = (dropout, key_of(seed))
+    return Problem(q, k, v, score, reduced, softcap, reach, extra, places, dropped)
+
+
+def key_of(seed: Tensor) -> tuple[int, int]:
+    """Give the key of the random numbers from its two words."""
+    low, high = (word & (2**64 - 1) for word in seed.tolist())
+    return low, high
+
+
+def _integers(x: Tensor | None) -> Array | None:
+    return None if x is None else as_array("", x).astype(np.int64, copy=False)
+
+
+def output_shape(query: Tensor, key: Tensor, value: Tensor) -> tuple[int, ...]:
+    """Return the shape of the output."""
+    if query.shape == value.shape:
+        return tuple(query.shape)
+    lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    return (*lead, query.shape[-2], value.shape[-1])
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], *more: Tensor) -> None:
+    """Keep the arguments of an operator for its gradients, and further tensors."""
+    ctx.places = [place for place, x in enumerate(inputs) if isinstance(x, Tensor)]
+    ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
+    ctx.save_for_backward(*more, *(inputs[place] for place in ctx.places))
+    ctx.set_materialize_grads(False)
+
+
+def kept(ctx: Any, count: int) -> tuple[list[Any], list[Tensor]]:
+    """Give the arguments again, and so many further tensors."""
+    tensors = ctx.saved_tensors
+    inputs = list(ctx.others)
+    for place, x in zip(ctx.places, tensors[count:], strict=True):
+        inputs[place] = x
+    return inputs, list(tensors[:count])
+
+
+def wanted_of(ctx: Any, places: Mapping[str, int]) -> list[bool]:
+    """Tell which gradients are wanted, of those that there may be."""
+    needed = ctx.needs_input_grad  # of the arguments up to the last that is not its default
+    return [place < len(needed) and needed[place] for place in places.values()]
+
+
+def chosen(places: Mapping[str, int], wanted: Sequence[bool]) -> dict[str, int]:
+    """Return the names and places of the arguments of which gradients are wanted."""
+    pairs = zip(places.items(), wanted, strict=True)
+    return {name: place for (name, place), is_wanted in pairs if is_wanted}
+
+
+def fields_of(names: Mapping[str, int]) -> frozenset[str]:
+    """Return the names of the gradients as the library has them: weights are those of a score."""
+    return frozenset("score" if name == "weights" else name for name in names)
+
+
+def as_gradients(found: Any, stated: Sequence[Any], places: Mapping[str, int]) -> list[Tensor]:
+    """Give what the library found, for these arguments, as tensors like them."""
+    made = dict(found)
+    if made.get("score") is not None:
+        made["weights"] = made["score"].w if stated[3] == "gaussian" else made["score"].v
+    return [as_tensor(made[name], stated[place]) for name, place in places.items()]
+
+
+def in_places(
+    count: int, places: Mapping[str, int], gradients: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Give gradients in the places of the arguments, which are so many."""
+    all_places: list[Tensor | None] = [None] * count
+    for place, gradient in zip(places.values(), gradients, strict=True):
+        all_places[place] = gradient
+    return tuple(all_places)
+
+
+def no_second_order(_: Any, *_gradients: Any) -> None:
+    """Refuse gradients of gradients."""
+    raise RuntimeError("foveate has no gradients of second order")
+
+
+def register(name: str, compute: Any, fake: Any, backward: Any = None, setup: Any = None) -> None:
+    """Register an operator: what it computes, what comes out without computing, its gradients."""
+    library.impl(name, compute, "CPU")
+    full = f"foveate::{name}"
+    torch.library.register_fake(full, fake, lib=library)
+    if backward is not None:
+        torch.library.register_autograd(full, backward, setup_context=setup, lib=library)

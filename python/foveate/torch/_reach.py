@@ -1,0 +1,105 @@
+"""The reach: the keywords that say which keys a query sees -> the arguments of the operators."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._reach import sides
+from ._tensors import FLOATS, INTEGERS, check_tensor
+
+
+class Reach(NamedTuple):
+    """The arguments of the operators from `mask` to `key_segments`."""
+
+    mask: Tensor | None = None
+    left: int | None = None
+    right: int | None = None
+    offset: Tensor | None = None
+    offset_at_end: bool = False
+    key_lengths: Tensor | None = None
+    query_segments: Tensor | None = None
+    key_segments: Tensor | None = None
+
+
+def resolve(
+    query: Tensor,
+    key: Tensor,
+    mask: Any,
+    causal: Any,
+    window: Any,
+    offset: Any,
+    key_lengths: Any,
+    segments: Any,
+) -> Reach:
+    """Check the keywords of a reach, and give the arguments of the operators.
+
+    The extension checks what depends on the leading axes, and the values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a keyword is not what `foveate.torch.attention` documents.
+    """
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal: got {causal!r}, wanted a bool")
+    left, right = (None, None) if window is None else sides(window)
+    if causal:
+        right = 0
+    if offset is None and (causal or window is not None) and query.shape[-2] != key.shape[-2]:
+        raise ValueError(
+            f"offset: got none with {query.shape[-2]} queries and {key.shape[-2]} keys, wanted "
+            'offset=0 (the first query stands at the first key) or offset="end" (the last query '
+            "stands at the last valid key)"
+        )
+    if mask is not None:
+        wanted = "a tensor of bool (True = may attend) or of a float dtype (added to the scores)"
+        mask = check_tensor("mask", mask, (torch.bool, *FLOATS), wanted)
+    if isinstance(offset, str) and offset != "end":
+        raise ValueError(f'offset: got {offset!r}, wanted an int, an int tensor or "end"')
+    at_end = isinstance(offset, str)
+    of_queries, of_keys = (None, None) if segments is None else _segments(segments, query, key)
+    return Reach(
+        mask,
+        left,
+        right,
+        None if at_end or offset is None else integers("offset", offset),
+        at_end,
+        None if key_lengths is None else integers("key_lengths", key_lengths),
+        of_queries,
+        of_keys,
+    )
+
+
+def integers(name: str, x: Any) -> Tensor:
+    """Take an int, or a tensor of an integer dtype.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if isinstance(x, (int, torch.SymInt)) and not isinstance(x, bool):
+        return torch.tensor(x, dtype=torch.int64)
+    return check_tensor(name, x, INTEGERS, "an int, or a tensor of an integer dtype")
+
+
+def _segments(segments: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    wanted = "a tensor of an integer dtype"
+    if isinstance(segments, tuple):
+        if len(segments) != 2:
+            raise ValueError(
+                f"segments: got a tuple of {len(segments)}, wanted one int tensor or a pair "
+                "(of_queries, of_keys)"
+            )
+        of_queries, of_keys = (check_tensor("segments", x, INTEGERS, wanted) for x in segments)
+        return of_queries, of_keys
+    ids = check_tensor("segments", segments, INTEGERS, wanted)
+    if query.shape[-2] != key.shape[-2]:
+        raise ValueError(
+            f"segments: got one tensor with {query.shape[-2]} queries and {key.shape[-2]} keys, "
+            "wanted a pair (of_queries, of_keys)"
+        )
+    return ids, ids

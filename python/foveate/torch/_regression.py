@@ -1,0 +1,167 @@
+"""Kernel regression of tensors (Nadaraya-Watson), with a width that is learned.
+
+The operator is `foveate::kernel_regression`; its gradients make the estimate again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._arrays import Array
+from .._regression import kernel_regression as of_arrays
+from .._regression_gradients import kernel_regression_vjp
+from ._problem import (
+    TAGS,
+    chosen,
+    in_places,
+    keep,
+    kept,
+    library,
+    no_second_order,
+    register,
+    wanted_of,
+)
+from ._tensors import FLOATS, as_array, as_tensor, check_tensor, threads_of_torch
+
+
+def kernel_regression(
+    x: Tensor,
+    x_train: Tensor,
+    y_train: Tensor,
+    *,
+    w: float | Tensor = 1.0,
+    kernel: str = "gaussian",
+    leave_one_out: bool = False,
+    sample_weight: Tensor | None = None,
+    fill_value: float = math.nan,
+) -> Tensor:
+    """Estimate y at x, as `foveate.kernel_regression`, with gradients by autograd.
+
+    Parameters
+    ----------
+    x : tensor (n,) or (n, d)
+        Where to estimate; on the CPU.
+    x_train, y_train : tensors (m,) or (m, d); (m,) or (m, k)
+        What was observed where; of the dtype of `x`.
+    w : float, tensor () or (d,), default 1.0
+        The inverse of the bandwidth, for all dimensions or for each. Finite and not negative.
+    kernel, leave_one_out, sample_weight, fill_value : optional
+        As for `foveate.kernel_regression`.
+
+    Returns
+    -------
+    tensor (n,) or (n, k)
+        Of the dtype of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `foveate.kernel_regression`.
+
+    See Also
+    --------
+    NadarayaWatson : a module with a width that is learned.
+    foveate.kernel_regression : the same of arrays, with all that is promised.
+
+    Examples
+    --------
+    >>> import torch, foveate.torch as ft
+    >>> x, y = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 3.0, 8.0])
+    >>> w = torch.tensor(2.0, requires_grad=True)
+    >>> estimate = ft.kernel_regression(torch.tensor([0.5]), x, y, w=w)
+    >>> estimate.backward()
+    >>> estimate.detach(), w.grad
+    (tensor([2.0544]), tensor(-0.2158))
+    """
+    for name, array in (("x", x), ("x_train", x_train), ("y_train", y_train)):
+        check_tensor(name, array, FLOATS, "a tensor of float16, bfloat16, float32 or float64")
+    if not isinstance(w, Tensor):
+        w = torch.tensor(w, dtype=torch.float64)
+    answer: Tensor = torch.ops.foveate.kernel_regression.default(
+        x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value
+    )
+    return answer
+
+
+# --- the operators --------------------------------------------------------------------------------
+
+_ARGUMENTS = """Tensor x, Tensor x_train, Tensor y_train, Tensor w, str kernel, bool leave_one_out,
+    Tensor? sample_weight, float fill_value"""
+
+_GRADIENTS = {"x": 0, "x_train": 1, "y_train": 2, "w": 3}
+
+library.define(f"kernel_regression({_ARGUMENTS}) -> Tensor", tags=TAGS)
+library.define(
+    f"kernel_regression_backward(Tensor d_output, bool[] wanted, {_ARGUMENTS}) -> Tensor[]",
+    tags=TAGS,
+)
+
+
+def _of_arrays(
+    x: Tensor,
+    x_train: Tensor,
+    y_train: Tensor,
+    w: Tensor,
+    kernel: str,
+    leave_one_out: bool,
+    sample_weight: Tensor | None,
+    fill_value: float,
+) -> tuple[tuple[Array, Array, Array], dict[str, Any]]:
+    """Give the arguments as the library has them: three arrays, and keywords."""
+    arrays = as_array("x", x), as_array("x_train", x_train), as_array("y_train", y_train)
+    return arrays, {
+        "w": float(w.detach()) if w.ndim == 0 else as_array("w", w),
+        "kernel": kernel,
+        "leave_one_out": leave_one_out,
+        "sample_weight": None if sample_weight is None else as_array("", sample_weight),
+        "fill_value": fill_value,
+    }
+
+
+def _fake(x: Tensor, _x_train: Tensor, y_train: Tensor, *_: Any) -> Tensor:
+    return torch.empty((x.shape[0], *y_train.shape[1:]), dtype=x.dtype)
+
+
+def _kernel_regression(*stated: Any) -> Tensor:
+    arrays, keywords = _of_arrays(*stated)
+    with threads_of_torch:
+        answer = of_arrays(*arrays, **keywords)
+    return as_tensor(answer, _fake(*stated))
+
+
+def _fake_backward(_d_output: Tensor, wanted: Sequence[bool], *stated: Any) -> list[Tensor]:
+    arguments = (stated[place] for place in chosen(_GRADIENTS, wanted).values())
+    return [torch.empty(x.shape, dtype=x.dtype) for x in arguments]
+
+
+def _kernel_regression_backward(
+    d_output: Tensor, wanted: Sequence[bool], *stated: Any
+) -> list[Tensor]:
+    arrays, keywords = _of_arrays(*stated)
+    places = chosen(_GRADIENTS, wanted)
+    with threads_of_torch:
+        _, pullback = kernel_regression_vjp(*arrays, wrt=list(places), **keywords)
+        found = pullback(as_array("d_output", d_output))
+    return [as_tensor(getattr(found, name), stated[place]) for name, place in places.items()]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    keep(ctx, inputs)
+
+
+def _backward(ctx: Any, d_output: Tensor | None) -> tuple[Tensor | None, ...]:
+    stated, _ = kept(ctx, 0)
+    if d_output is None:
+        return (None,) * len(stated)
+    wanted = wanted_of(ctx, _GRADIENTS)
+    found = torch.ops.foveate.kernel_regression_backward(d_output, wanted, *stated)
+    return in_places(len(stated), chosen(_GRADIENTS, wanted), found)
+
+
+register("kernel_regression", _kernel_regression, _fake, _backward, _keep)
+register("kernel_regression_backward", _kernel_regression_backward, _fake_backward, no_second_order)

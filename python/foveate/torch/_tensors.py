@@ -1,0 +1,117 @@
+"""Tensors as arrays, and back: the memory is shared; bfloat16 goes through a view of its bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _core
+from .._arrays import Array, bfloat16
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+# Where torch has its threads from; 0: from something that has no such function.
+_PARALLEL = _core.find_parallel(torch._C.__file__)
+
+
+class _Threads:
+    """Let calls run on the threads of torch, as many as `torch.get_num_threads` says.
+
+    Threads of our own would contend with those, which keep their cores busy for a while after each
+    operation.
+    """
+
+    def __enter__(self) -> None:
+        """Borrow them."""
+        _core.borrow_threads(_PARALLEL, torch.get_num_threads())
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back."""
+        _core.borrow_threads(0, 0)
+
+
+threads_of_torch = _Threads()
+
+
+def as_array(name: str, x: Tensor) -> Array:
+    """Give a tensor as an array that shares its memory."""
+    array: Array
+    if x.requires_grad:
+        x = x.detach()
+    if x.dtype is torch.bfloat16:
+        array = x.view(torch.int16).numpy().view(bfloat16(name))
+    else:
+        array = x.numpy()
+    return array
+
+
+def as_tensor(x: Any, like: Tensor) -> Tensor:
+    """Give an array, or a number, as a contiguous tensor of the shape and the dtype of another."""
+    array = np.asarray(x)
+    if array.dtype.name == "bfloat16":
+        tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(array)
+    return tensor.to(like.dtype).reshape(like.shape).contiguous()
+
+
+def check_tensor(name: str, x: object, dtypes: tuple[torch.dtype, ...], wanted: str) -> Tensor:
+    """Take a tensor on the CPU, of one of these dtypes.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: got {type(x).__name__}, wanted {wanted}")
+    if not x.is_cpu:
+        raise TypeError(f"{name}: got a tensor on {x.device}, wanted one on the CPU")
+    if x.dtype not in dtypes:
+        raise TypeError(f"{name}: got dtype {x.dtype}, wanted {wanted}")
+    return x
+
+
+def float_tensors(query: Any, key: Any, value: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Take tensors of one float dtype.
+
+    Under autocast they become tensors of its dtype, as of torch's own attention.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    wanted = "a tensor of float16, bfloat16, float32 or float64"
+    check_tensor("query", query, FLOATS, wanted)
+    check_tensor("key", key, FLOATS, wanted)
+    check_tensor("value", value, FLOATS, wanted)
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = (
+            x if x.dtype is torch.float64 else x.to(dtype) for x in (query, key, value)
+        )
+    if not query.dtype == key.dtype == value.dtype:
+        got = f"{query.dtype}, {key.dtype}, {value.dtype}"
+        raise TypeError(f"query, key, value: got dtypes {got}, wanted one dtype for all")
+    return query, key, value
+
+
+def empty_like(query: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Make the output: where its leading axes are those of the query, in that memory layout.
+
+    So heads that were split off rows, and transposed, come out as rows that need no copy.
+    """
+    if query.shape == shape:
+        return torch.empty_like(query, dtype=dtype)
+    if query.shape[:-1] != shape[:-1]:
+        return torch.empty(shape, dtype=dtype)
+    strides = query.stride()
+    order = sorted(range(len(shape) - 1), key=lambda axis: -strides[axis])
+    back = sorted(range(len(order)), key=order.__getitem__)
+    made = torch.empty((*(shape[axis] for axis in order), shape[-1]), dtype=dtype)
+    return made.permute(*back, len(order))

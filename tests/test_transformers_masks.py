@@ -1,0 +1,369 @@
+"""Masks of transformers as intervals and lengths, and what attention refuses by name."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from transformer_models import (
+    BUILDERS,
+    TOLERANCE,
+    answer,
+    difference,
+    inputs_of,
+    make_model,
+    padding,
+)
+
+QUERIES, KEYS = 6, 11
+
+
+@pytest.fixture
+def module(transformers):
+    """The module whose functions transformers calls."""
+    del transformers  # that fixture imports it, or skips
+    return importlib.import_module("foveate.transformers")
+
+
+@pytest.fixture
+def masks(transformers):
+    return transformers.masking_utils
+
+
+def functions(masks, torch):
+    """The mask functions of transformers: those that are intervals, and some that are not."""
+    return {
+        "all": masks.bidirectional_mask_function,
+        "causal": masks.causal_mask_function,
+        "window": masks.sliding_window_causal_mask_function(4),
+        "window-both-sides": masks.sliding_window_bidirectional_mask_function(3),
+        "chunks": masks.chunked_causal_mask_function(4, torch.tensor([0, 2])),
+        "first-two-too": masks.or_masks(
+            masks.causal_mask_function, lambda _b, _h, _q, k: k < torch.tensor(2)
+        ),
+    }
+
+
+INTERVALS = ("all", "causal", "window", "window-both-sides")
+OTHERS = ("chunks", "first-two-too")
+# Where the first query and the first key stand: at the start, at the end, in between, in a cache
+# that slides.
+PLACES = {"start": (0, 0), "end": (KEYS - QUERIES, 0), "between": (3, 0), "sliding": (9, 4)}
+# How many positions at the start of each row are padding, and how many there are, of all that the
+# places need. A cache may have room for more.
+PADDINGS = {
+    "none": ((0, 0), (15, 15)),
+    "left": ((0, 5), (15, 15)),
+    "right": ((0, 0), (15, 7)),
+    "room": ((0, 2), (8, 8)),
+    "nothing": ((0, 15), (15, 15)),
+}
+
+
+def padding_mask(torch, kind):
+    starts, ends = PADDINGS[kind]
+    position = torch.arange(max(ends))
+    rows = [(position >= s) & (position < e) for s, e in zip(starts, ends, strict=True)]
+    return torch.stack(rows)
+
+
+def seen_by(torch, reach):
+    """The cells that the keywords of foveate say, one by one."""
+    i, j = torch.arange(QUERIES)[:, None], torch.arange(KEYS)
+    left, right = reach.get("window", (None, None))
+    offset = reach.get("offset", 0)
+    seen = torch.ones(2, 1, QUERIES, KEYS, dtype=torch.bool)
+    if left is not None:
+        seen = seen & (j >= i + offset - left)
+    if right is not None:
+        seen = seen & (j <= i + offset + right)
+    if "key_lengths" in reach:
+        seen = seen & (j < reach["key_lengths"][:, None, None, None])
+    if "padding" in reach:
+        seen = seen & reach["padding"][:, None, None]
+    return seen & reach.get("mask", torch.tensor(True))
+
+
+def made_with(function, padded, place, **more):
+    q_offset, kv_offset = PLACES[place]
+    return {
+        "batch_size": 2,
+        "q_length": QUERIES,
+        "kv_length": KEYS,
+        "q_offset": q_offset,
+        "kv_offset": kv_offset,
+        "mask_function": function,
+        "attention_mask": padded,
+        "use_vmap": False,
+        "device": "cpu",
+        **more,
+    }
+
+
+@pytest.mark.parametrize("kind", PADDINGS)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("function", [*INTERVALS, *OTHERS])
+def test_the_reach_is_what_the_mask_of_sdpa_holds(torch, masks, module, function, place, kind):
+    arguments = made_with(functions(masks, torch)[function], padding_mask(torch, kind), place)
+    mask = module.make_mask(**arguments, dtype=torch.float32)
+    wanted = masks.sdpa_mask(**arguments, allow_is_causal_skip=False)
+    assert torch.equal(seen_by(torch, mask.reach(QUERIES, KEYS)), wanted)
+    assert ("mask" in mask.reach(QUERIES, KEYS)) == (function in OTHERS)
+    assert torch.equal(mask + 0.0, masks.eager_mask(**arguments, dtype=torch.float32))
+
+
+def test_only_what_is_needed_is_said(torch, masks, module):
+    found = functions(masks, torch)
+    whole = padding_mask(torch, "none")
+
+    def reach(function, padded=None, **changes):
+        arguments = {**made_with(found[function], padded, "end"), **changes}
+        mask = module.make_mask(**arguments)
+        return mask.reach(arguments["q_length"], arguments["kv_length"])
+
+    decode = {"q_length": 1, "q_offset": KEYS - 1}
+    assert reach("causal", **decode) == {}  # one query, at the last key
+    assert reach("causal", whole, **decode) == {}
+    assert reach("window", **decode) == {"window": (3, None), "offset": KEYS - 1}
+    assert reach("window", **decode, kv_length=4, kv_offset=KEYS - 4) == {}
+    assert reach("causal") == {"window": (None, 0), "offset": KEYS - QUERIES}
+    assert set(reach("causal", padding_mask(torch, "right"))) == {"window", "offset", "key_lengths"}
+    assert "padding" in reach("causal", padding_mask(torch, "left"))
+
+
+def test_none_says_that_all_is_seen(torch, masks, module):
+    everything = masks.bidirectional_mask_function
+    for padded in (None, padding_mask(torch, "none")):
+        arguments = made_with(everything, padded, "start")
+        assert module.make_mask(**arguments, allow_is_bidirectional_skip=True) is None
+        assert module.make_mask(**arguments) is not None
+    assert module.make_mask(2, QUERIES, QUERIES) is not None  # causal: unlike with "sdpa"
+
+
+def test_cells_are_given_where_they_are_asked_for(torch, masks, module):
+    arguments = made_with(masks.causal_mask_function, None, "start", allow_is_causal_skip=False)
+    mask = module.make_mask(**arguments)
+    assert type(mask) is torch.Tensor
+    assert torch.equal(mask, masks.eager_mask(**arguments))
+
+
+# --- a mask that is made when it is looked at -----------------------------------------------------
+
+
+@pytest.fixture
+def arguments(torch, masks):
+    return made_with(masks.causal_mask_function, padding_mask(torch, "left"), "end")
+
+
+def test_a_mask_without_cells_tells_its_shape(torch, module, arguments):
+    mask = module.make_mask(**arguments, dtype=torch.bfloat16)
+    shape = (2, 1, QUERIES, KEYS)
+    assert isinstance(mask, torch.Tensor)
+    assert mask.shape == mask.size() == shape
+    assert mask.size(-1) == KEYS
+    assert len(mask.shape) == mask.ndim == mask.dim() == 4
+    assert mask.dtype == torch.bfloat16
+    assert mask.contiguous() is mask
+    assert "mask" not in mask.reach(QUERIES, KEYS)
+
+
+LOOKS = {
+    "slice": lambda _, m: m[:, :, -2:, :],
+    "add": lambda _, m: m + 1.0,
+    "radd": lambda _, m: 1.0 + m,
+    "equal": lambda _, m: m == 0,
+    "to": lambda torch, m: m.to("cpu", torch.float64),
+    "cat": lambda torch, m: torch.cat([m, m], dim=-1),
+    "stack": lambda torch, m: torch.stack(tensors=(m, m)),
+    "expand": lambda _, m: m.expand(2, 4, -1, -1),
+    "softmax": lambda torch, m: torch.softmax(torch.zeros(2, 1, QUERIES, KEYS) + m, dim=-1),
+    "deepcopy": lambda _, m: copy.deepcopy(m),
+    "item": lambda torch, m: torch.tensor(m.sum().item()),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_who_looks_finds_the_mask_of_eager(torch, masks, module, arguments, look):
+    got = look(torch, module.make_mask(**arguments))
+    wanted = look(torch, masks.eager_mask(**arguments))
+    assert type(got) is torch.Tensor
+    assert got.device.type == "cpu"
+    assert torch.equal(got, wanted)
+
+
+def test_a_change_in_place_counts(torch, module):
+    """A model may write into its mask: what it wrote is what its attention sees."""
+    attention = torch.nn.Module().eval()
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (torch.randn(2, 4, 9, 8, generator=generator) for _ in range(3))
+    mask = module.make_mask(2, 9, 9)
+    before, _ = module.attend(attention, query, key, value, mask)
+    mask[:, :, :, 0] = torch.finfo(torch.float32).min
+    after, _ = module.attend(attention, query, key, value, mask)
+    assert (after[:, 0] == 0).all()  # the first query sees nothing
+    seen = torch.ones(9, 9, dtype=torch.bool).tril()
+    seen[:, 0] = False
+    wanted, _ = module.attend(attention, query, key, value, seen)
+    assert torch.equal(after, wanted)
+    assert difference(before[:, 1:], wanted[:, 1:]) > 0.1
+
+
+def test_a_mask_of_other_lengths_broadcasts(torch, masks, module):
+    """As any tensor: its own lengths, which say how many keys are valid, are not those of keys."""
+    attention = torch.nn.Module().eval()
+    query, key, value = torch.randn(3, 2, 4, 9, 8, generator=torch.Generator().manual_seed(3))
+    padded = torch.tensor([[True], [False]])
+    mask = module.make_mask(2, 1, 1, 0, 0, masks.bidirectional_mask_function, padded)
+    got, _ = module.attend(attention, query, key, value, mask)
+    wanted, _ = module.attend(attention, query, key, value)
+    assert torch.equal(got[0], wanted[0])
+    assert (got[1] == 0).all()
+    mask = module.make_mask(2, 9, 8)
+    with pytest.raises(ValueError, match="mask"):
+        module.attend(attention, query, key, value, mask)
+
+
+def test_code_that_gets_by_the_operations_fails(torch, module, arguments):
+    """Rather than computing with cells that are not there."""
+    bare = module.make_mask(**arguments).as_subclass(torch.Tensor)
+    with pytest.raises(RuntimeError):
+        torch.zeros(2, 1, QUERIES, KEYS) + bare
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def call(torch, module, heads=4, kv_heads=2, of=None, **rest):
+    generator = torch.Generator().manual_seed(3)
+    query = torch.randn(2, heads, 5, 8, generator=generator)
+    key, value = torch.randn(2, 2, kv_heads, 5, 8, generator=generator)
+    return module.attend((of or torch.nn.Module)().eval(), query, key, value, **rest)
+
+
+REFUSED = {
+    "alibi": 1.0,
+    "block_indices": 1,
+    "cu_seq_lens_k": 1,
+    "cu_seq_lens_q": 1,
+    "head_mask": 1.0,
+    "indices": 1,
+    "output_attentions": True,
+    "sinks": 1.0,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_change_the_answer_is_refused_by_name(torch, module, name):
+    with pytest.raises(ValueError, match=rf"^{name}: got .*; wanted none, or "):
+        call(torch, module, **{name: REFUSED[name]})
+    call(torch, module, **{name: None})
+
+
+def test_what_says_nothing_new_is_taken(torch, module):
+    plain, weights = call(torch, module)
+    assert weights is None
+    rest = {"position_ids": 1, "sliding_window": 2, "use_cache": True, "output_attentions": False}
+    assert torch.equal(call(torch, module, **rest)[0], plain)
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, temperature=None, **rest):
+    """Stands for that of a model which is not part of transformers."""
+
+
+def test_what_the_models_own_eager_attention_reads_is_refused(torch, module):
+    own = type("OwnAttention", (torch.nn.Module,), {"__module__": __name__})
+    with pytest.raises(ValueError, match=r"^temperature: got 2.0 for OwnAttention, "):
+        call(torch, module, of=own, temperature=2.0)
+    call(torch, module, of=own, colour=2.0)
+
+
+def test_heads_that_do_not_divide_are_refused(torch, module):
+    with pytest.raises(ValueError, match=r"^key: got 3 heads, wanted a number that divides the 4"):
+        call(torch, module, kv_heads=3)
+
+
+def test_a_causal_attention_without_a_mask(torch, module):
+    causal = type("CausalAttention", (torch.nn.Module,), {"is_causal": True})
+    seen = torch.ones(5, 5, dtype=torch.bool).tril()
+    wanted = call(torch, module, attention_mask=seen)[0]
+    whole = call(torch, module)[0]
+    assert difference(whole, wanted) > 0.1
+    assert torch.equal(call(torch, module, is_causal=True)[0], wanted)
+    assert torch.equal(call(torch, module, of=causal)[0], wanted)
+    assert torch.equal(call(torch, module, of=causal, is_causal=False)[0], whole)
+
+
+def test_a_bias_goes_with_every_mask(torch, masks, module):
+    """Against the sum of the bias and the mask of eager."""
+    bias = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(4))
+    for function in (functions(masks, torch)[name] for name in ("all", "causal", "chunks")):
+        for padded in (None, [[0, 1, 1, 0, 0], [1, 1, 1, 1, 0]], [[1, 1, 1, 0, 0], [1] * 5]):
+            mask = None if padded is None else torch.tensor(padded, dtype=torch.bool)
+            arguments = {"mask_function": function, "attention_mask": mask}
+            floats = masks.eager_mask(2, 5, 5, **arguments)
+            lazy = module.make_mask(2, 5, 5, **arguments)
+            for other in (lazy, floats, floats == 0):
+                got, _ = call(torch, module, attention_mask=other, position_bias=bias)
+                wanted, _ = call(torch, module, attention_mask=bias + floats)
+                assert difference(got, wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [x for x in BUILDERS if x != "t5"])
+def test_a_model_is_not_asked_for_its_weights(torch, transformers, name):
+    """Also where it does not hand this on, as GPT-2. T5 once did not go through the interface."""
+    model, inputs = make_model(transformers, torch, name), inputs_of(torch, name)
+    with pytest.raises(ValueError, match=r"^output_attentions: got True"):
+        answer(model, "foveate", {**inputs, "output_attentions": True})
+    answer(model, "foveate", {**inputs, "output_hidden_states": True})
+
+
+def test_no_eager_attention_of_transformers_reads_more(transformers, module):
+    """Each argument of any attention function there is taken, refused, or said by the mask."""
+    known = {*inspect.signature(module.attend).parameters, *module._REFUSED, *module._SAID_ALREADY}
+    known -= {"rest"}
+    known |= {"kwargs", "max_length_k", "max_length_q"}  # these go with cu_seq_lens
+    folder = Path(transformers.__file__).parent / "models"
+    heads = []
+    for path in folder.rglob("modeling_*.py"):
+        text = path.read_text()
+        heads += re.findall(r"^def eager_attention_forward\((.*?)\)(?: ->|:$)", text, re.M | re.S)
+    assert len(heads) > 100
+    names = {name for head in heads for name in re.findall(r"^\s*\**(\w+)\s*[:,=]", head, re.M)}
+    assert {"module", "query", "scaling", "softcap"} <= names
+    assert names <= known
+
+
+# --- under torch.compile --------------------------------------------------------------------------
+
+
+def test_a_compiled_model(torch, transformers):
+    model, inputs = make_model(transformers, torch, "mistral"), inputs_of(torch, "mistral", "left")
+    with torch.no_grad():
+        wanted = answer(model, "eager", inputs)
+        model.set_attn_implementation("foveate")
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        got = compiled(**inputs, use_cache=False).logits
+    assert difference(got, wanted, padding(torch, "left")) < TOLERANCE
+
+
+# --- the module -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["transformers", "torch"])
+@pytest.mark.usefixtures("module")
+def test_without_transformers_it_says_what_to_install(monkeypatch, missing):
+    for path in ("foveate.transformers", "foveate._transformers_mask"):
+        monkeypatch.delitem(sys.modules, path)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r"pip install 'foveate\[transformers\]'"):
+        importlib.import_module("foveate.transformers")
+
+
+def test_examples_run(module):
+    assert doctest.testmod(module).failed == 0
