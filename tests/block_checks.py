@@ -76,6 +76,8 @@ def check(name: str, arrays: dict[str, Any], d_output: Any = None, **keywords: A
     if d_output is None:
         d_output = normal(90, output.shape, dtype)
     found = pullback(d_output)
+    for first, again in zip(parts(found).values(), parts(pullback(d_output)).values(), strict=True):
+        np.testing.assert_array_equal(first, again, err_msg="a second pullback")
     assert before == {at: x.tobytes() for at, x in arrays.items()}, "an input was modified"
 
     plainly = getattr(reference, f"{name}_vjp")
@@ -151,3 +153,19 @@ def check_differences(name: str, arrays: dict[str, Any], **keywords: Any) -> Non
             numeric = differences(of_parameter, np.asarray(x))
             got = getattr(getattr(found, at), field.name)
             np.testing.assert_allclose(got, numeric, rtol=1e-5, atol=1e-7, err_msg=field.name)
+
+
+def check_threads(name: str, arrays: dict[str, Any], **keywords: Any) -> None:
+    """The same bits for any number of threads, forward and backward."""
+    bits = []
+    for threads in (1, 2, 3):
+        with fv.num_threads(threads):
+            output, pullback = getattr(fv, f"{name}_vjp")(**arrays, **keywords)
+            found = parts(pullback(output))
+            bits.append({at: x.tobytes() for at, x in {"output": output, **found}.items()})
+    assert bits[0] == bits[1] == bits[2]
+
+
+def huge(length: int = 4, size: int = 8) -> np.ndarray:
+    """More leading indices than any memory has room for, which take none themselves."""
+    return np.broadcast_to(np.zeros((1, 1), np.float32), (2**40, length, size))

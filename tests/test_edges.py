@@ -6,7 +6,7 @@ import foveate as fv
 import numpy as np
 import pytest
 from strategies import normal, problem
-from tolerances import check_attention
+from tolerances import assert_within, check_attention, expect
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,19 @@ def test_logits_far_from_zero(level, dtype):
     check_attention(q, k, v, mask=np.full((40, 130), level))
     mask = np.where(np.arange(130) % 2, level, -level)
     check_attention(q, k, v, mask=mask)
+
+
+@pytest.mark.parametrize("queries", [1, 3, 40])
+def test_a_mask_of_the_most_negative_number(queries, dtype):
+    """Where all keys have it, as of a query that is padding, they count alike: none is unseen."""
+    q, k, v = problem(queries, 130, lead=(), dtype=dtype)
+    accumulated = np.float64 if dtype == np.float64 else np.float32
+    mask = np.zeros((queries, 130), accumulated)
+    mask[0] = np.finfo(accumulated).min
+    mask[1:, ::3] = np.finfo(accumulated).min
+    expected = expect(q, k, v, mask=mask)
+    output = fv.attention(q, k, v, mask=mask)
+    assert_within(output, expected.output, expected.output_error, "output")
 
 
 def test_the_largest_logit_comes_last():

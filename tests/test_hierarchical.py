@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import foveate as fv
 import numpy as np
 import pytest
-from block_checks import check, check_differences, check_each_wrt
+from block_checks import check, check_differences, check_each_wrt, check_threads, huge
+from foveate import _levels
 from strategies import BFLOAT16, LAYOUTS, normal, problem, score_of
 
 
@@ -60,11 +62,13 @@ def test_the_reference_against_differences(score, upper, name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("lengths", [None, 23, [40, 11], [0, 31]], ids=str)
-@pytest.mark.parametrize("queries", [7, 17])
-def test_segments(name, lengths, queries, dtype):
+@pytest.mark.parametrize("parts", ["one part", "many parts"])
+def test_segments(name, lengths, parts, dtype, monkeypatch):
+    if parts == "many parts":
+        monkeypatch.setattr(_levels, "_ROOM", 1)  # 5 segments a part
     lengths = np.array(lengths) if isinstance(lengths, list) else lengths
     keywords: Any = {"segments": ids_of(name), "key_lengths": lengths}
-    check("hierarchical_attention", operands(queries, dtype=dtype), **keywords)
+    check("hierarchical_attention", operands(dtype=dtype), **keywords)
 
 
 @pytest.mark.parametrize("name", ["additive tanh", "concat tanh", "location tanh", "gaussian"])
@@ -89,7 +93,10 @@ LEADS: Any = [((), (), ()), ((3,), (), ()), ((), (3,), (3,)), ((), (3,), ()), ((
 
 @pytest.mark.parametrize("leads", LEADS, ids=str)
 @pytest.mark.parametrize("name", ["anywhere", "of each", "sorted of each"])
-def test_broadcasting(leads, name):
+@pytest.mark.parametrize("parts", ["one part", "many parts"])
+def test_broadcasting(leads, name, parts, monkeypatch):
+    if parts == "many parts":
+        monkeypatch.setattr(_levels, "_ROOM", 1)
     lead = np.broadcast_shapes(*leads)
     q, k, v = (
         normal(n, (*own, length, size), np.float32)
@@ -185,15 +192,80 @@ def test_what_is_not_valid_changes_nothing(name):
         assert not a[1].any()
 
 
-def test_threads():
-    arrays, bits = operands(50, 900), []
-    for threads in (1, 2):
-        with fv.num_threads(threads):
-            output, pullback = fv.hierarchical_attention_vjp(
-                **arrays, segments=ids_of("anywhere", 900)
-            )
-            bits.append([x.tobytes() for x in (output, *pullback(output)[:3])])
-    assert bits[0] == bits[1]
+@pytest.mark.parametrize("name", ["additive tanh", "gaussian"])
+def test_gradients_of_scores_are_rounded_once(name, dtype, monkeypatch):
+    """However many parts and leading indices they are sums over."""
+    monkeypatch.setattr(_levels, "_ROOM", 1)
+    score = score_of(name, 8, dtype)
+    ids = np.sort(np.random.default_rng(0).integers(0, 60, (8, 300)), axis=-1)
+    check("hierarchical_attention", operands(3, 300, (8,), dtype=dtype), segments=ids, score=score)
+
+
+@pytest.mark.parametrize("parts", ["one part", "many parts"])
+@pytest.mark.parametrize("queries", [1, 7, 40])
+@pytest.mark.parametrize("alike", [False, True], ids=["k and v", "k = v"])
+def test_the_same_bits_whatever_else_is_in_the_batch(queries, parts, alike, dtype, monkeypatch):
+    """A document of 3 segments beside one of 2 long ones, and one of many more."""
+    if parts == "many parts":
+        monkeypatch.setattr(_levels, "_ROOM", 1)
+    query, key, value = operands(queries, 900, (3,), sizes=(6, 5), dtype=dtype).values()
+    ids = np.stack([np.arange(900) // 300, np.arange(900) // 600, np.arange(900) // 20])
+    lengths = np.array([611, 900, 873])
+
+    def answers(at: Any) -> list[np.ndarray]:
+        rows = key[at]
+        arrays = query[at], rows, rows if alike else value[at]
+        keywords: Any = {"segments": ids[at], "key_lengths": lengths[at]}
+        output, pullback = fv.hierarchical_attention_vjp(*arrays, **keywords)
+        return [fv.hierarchical_attention(*arrays, **keywords), output, *pullback(output)[:3]]
+
+    for n in range(3):
+        for alone, whole in zip(answers(n), answers(slice(None)), strict=True):
+            assert alone.tobytes() == whole[n].tobytes()
+
+
+def test_memory_does_not_grow_with_the_segments():
+    """Beside what is given and returned; all answers would be 32 MiB, and their gradients."""
+    arrays = operands(64, 4096, (), (32, 32))
+    segments = np.arange(4096) // 2
+    output, pullback = fv.hierarchical_attention_vjp(**arrays, segments=segments)
+    tracemalloc.start()
+    try:
+        fv.hierarchical_attention(**arrays, segments=segments)
+        of_answers = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        pullback(output)
+        of_gradients = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    part = _levels._ROOM * 4  # bytes
+    assert of_answers < 2 * part
+    assert of_gradients < 5 * part  # the answers, their gradients, and these in one array
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_spoils_its_own_document(bad):
+    arrays = operands()
+    spoilt = {**arrays, "key": arrays["key"].copy()}
+    spoilt["key"][0, 11] = bad
+    one, other = (
+        fv.hierarchical_attention(**x, segments=ids_of("of each")) for x in (arrays, spoilt)
+    )
+    assert np.isnan(other[0]).all()
+    assert other[1].tobytes() == one[1].tobytes()
+
+
+def test_threads(monkeypatch):
+    for ids in ("anywhere", "all"):
+        check_threads("hierarchical_attention", operands(50, 900), segments=ids_of(ids, 900))
+    monkeypatch.setattr(_levels, "_ROOM", 1)
+    check_threads("hierarchical_attention", operands(50, 90), segments=ids_of("all", 90))
+
+
+def test_what_is_too_large():
+    for function in (fv.hierarchical_attention, fv.hierarchical_attention_vjp):
+        with pytest.raises(MemoryError):
+            function(huge(), huge(), huge(), segments=np.zeros(4, int))
 
 
 def test_bad_input():
@@ -212,14 +284,19 @@ def test_bad_input():
     refused(ValueError, "segments: got an int", segments=3)
     refused(ValueError, r"segments: got leading axes \(3,\), wanted .* into \(2,\)",
             segments=np.zeros((3, 40), int))  # fmt: skip
-    refused(ValueError, "key_lengths: got values from 3 to 41, wanted 0 to 40",
-            key_lengths=np.array([3, 41]))  # fmt: skip
+    refused(
+        ValueError, r"key_lengths: got 41, wanted values in 0\.\.40", key_lengths=np.array([3, 41])
+    )
+    refused(ValueError, "key_lengths: got -1", key_lengths=-1)
+    refused(ValueError, "segments: got a list that makes no array", segments=[[0], [1, 2]])
     refused(ValueError, r"key_lengths: got leading axes \(3,\)", key_lengths=np.zeros(3, int))
     refused(ValueError, "key: got shape .*, wanted 8 columns", key=arrays["key"][..., 1:])
     refused(ValueError, "value: got shape .*, wanted 40 rows", value=arrays["value"][:, 1:])
     refused(ValueError, r"query: got shape \(8,\), wanted two axes", query=arrays["query"][0, 0])
     refused(ValueError, "query, key, value: got shapes", query=np.zeros((3, 7, 8), np.float32))
     refused(TypeError, "got dtypes", value=arrays["value"].astype(np.float64))
-    refused(ValueError, "score: got 'dots'", upper_score="dots")
+    refused(ValueError, "^score: got 'dots'", score="dots")
+    refused(ValueError, "upper_score: got 'dots'", upper_score="dots")
+    refused(TypeError, r"upper_score: got <class .*; write Cosine\(\)", upper_score=fv.Cosine)
     with pytest.raises(ValueError, match="wrt: got 'mask'"):
         fv.hierarchical_attention_vjp(**arrays, segments=ids_of("sorted"), wrt="mask")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import foveate as fv
 import numpy as np
 import pytest
-from block_checks import hold
+from block_checks import hold, huge
 from foveate import reference
 from gradient_checks import differences, parts
 from strategies import LAYOUTS, normal, score_of
@@ -143,8 +144,9 @@ def test_read(hops, sharpness, dtype):
 
 
 @pytest.mark.parametrize("name", ["additive tanh", "concat tanh", "location tanh", "gaussian"])
-@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("hops", [1, 4])
 def test_scores(name, hops, dtype):
+    """The gradients of a score's parameters are sums over hops, rounded once."""
     check_read(*operands(dtype=dtype), hops=hops, score=score_of(name, 6, dtype))
 
 
@@ -191,6 +193,31 @@ def test_each_hop_draws_anew():
     generator = np.random.default_rng(3)
     np.testing.assert_array_equal(one, memory.read(query, select="sample", rng=generator))
     assert (one != memory.read(query, select="sample", rng=generator)).any()
+
+
+def test_a_memory_alone_and_in_company(dtype):
+    query, keys, values = operands(leads=((3,),) * 3, dtype=dtype)
+    memory = fv.Memory(keys, values)
+    output, pullback = memory.read_vjp(query, hops=2, sharpness=3.0)
+    whole = pullback(output)
+    memory.write(query, erase=0.5, add=1.0)
+    for n in range(3):
+        own = fv.Memory(keys[n], values[n])
+        alone, pull = own.read_vjp(query[n], hops=2, sharpness=3.0)
+        assert alone.tobytes() == output[n].tobytes()
+        for a, b in zip(pull(alone)[:3], whole[:3], strict=True):
+            assert a.tobytes() == b[n].tobytes()
+        own.write(query[n], erase=0.5, add=1.0)
+        assert own.values.tobytes() == memory.values[n].tobytes()
+
+
+def test_what_is_too_large():
+    memory = fv.Memory(huge(), huge())
+    for call in (memory.read, memory.read_vjp):
+        with pytest.raises(MemoryError):
+            call(huge(), hops=2)
+    with pytest.raises(MemoryError):
+        memory.write(huge(), erase=0.5, add=1.0)
 
 
 def test_each_wrt():
@@ -340,9 +367,45 @@ def test_files_that_hold_no_memory(tmp_path: Path):
     refused("pickle.npz", lambda path: np.savez(path, keys=pickled, values=keys, dtype="float64"))
     refused("type.npz", lambda path: np.savez(path, keys=keys, values=keys, dtype="bfloat16"))
     refused("name.npz", lambda path: np.savez(path, keys=keys, values=keys, dtype="object"))
+    refused("bytes.npz", lambda path: write_bytes_as_parts(path))
     assert not (tmp_path / "trapped").exists()
+    for shape in ((3, 3), (2,)):
+        np.savez(tmp_path / "shape.npz", keys=keys, values=np.ones(shape), dtype="float64")
+        with pytest.raises(
+            ValueError, match=r"path: got .*shape.npz, which holds no .*values: got"
+        ):
+            fv.Memory.load(tmp_path / "shape.npz")
     with pytest.raises(OSError, match="nowhere"):
         fv.Memory.load(tmp_path / "nowhere")
+
+
+def write_bytes_as_parts(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("keys", "values", "dtype"):
+            file.writestr(f"{name}.npy", b"no array")
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_damaged_files(tmp_path, write):
+    """A byte changed anywhere, or the end cut off: an error that names the path, or no harm."""
+    _, keys, values = operands(1, 3, (2, 2), leads=((), (), ()))
+    path = tmp_path / "memory.npz"
+    write(path, keys=keys, values=values, dtype="float32")
+    whole = path.read_bytes()
+    changed = [whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
+               for at in range(len(whole)) for bit in (1, 8, 128)]  # fmt: skip
+    refused: list[str] = []
+    for data in changed + [whole[:at] for at in range(0, len(whole), 5)]:
+        path.write_bytes(data)
+        try:
+            fv.Memory.load(path)
+        except (ValueError, OSError) as error:
+            refused.append(f"{type(error).__name__}: {error}")
+    # OSError: it points to a place before the beginning of the file
+    assert {x[: len("ValueError: path: got")] for x in refused if not x.startswith("OSError")} == {
+        "ValueError: path: got"
+    }
+    assert len(refused) > len(whole)
 
 
 # --- wrong input ----------------------------------------------------------------------------------

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import tracemalloc
 from typing import Any
 
 import foveate as fv
 import numpy as np
 import pytest
-from block_checks import BLOCK_REACHES, check, check_differences, check_each_wrt, weight
+from block_checks import (
+    BLOCK_REACHES,
+    check,
+    check_differences,
+    check_each_wrt,
+    check_threads,
+    huge,
+    weight,
+)
 from foveate import reference
+from foveate._arrays import as_array
 from gradient_checks import reach_of
 from strategies import LAYOUTS, normal, score_of
 
@@ -199,6 +210,76 @@ def test_heads_are_not_copied(monkeypatch):
     assert all(not x.flags.owndata for x in (*seen["arrays"], seen["out"]))
 
 
+def test_memory_of_grouped_heads(dtype):
+    """The projections, the answers and the output; groups share keys and values as they are."""
+    heads, length, size = 16, 256, 32
+    x = normal(0, (1, length, 64), dtype)
+    w = {f"w{n}": weight(i, 64, size * heads, dtype) for i, n in enumerate("qo")}
+    w |= {f"w{n}": weight(i, 64, size, dtype) for i, n in enumerate("kv", 2)}
+    w["wo"] = w["wo"].T.copy()
+    tracemalloc.start()
+    try:
+        fv.multi_head_attention(x, **w, num_heads=heads, num_kv_heads=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    wide = 8 if dtype == np.float64 else 4
+    rows = length * (heads * size + size + size + heads * size)  # q, k, v, answers
+    others = sum(a.size for a in (x, *w.values()))  # in the wide dtype
+    assert peak < 1.1 * wide * (rows + others)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 1), (2, 4), (1, 4)], ids=str)
+def test_sinks(shape):
+    sink = normal(20, shape, np.float64)
+    _, found = check("multi_head_attention", operands(), **HEADS, sink=sink)
+    assert found.sink.shape == shape
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_spoils_the_rows_that_see_it(bad, dtype):
+    arrays = operands(biases=False, dtype=dtype)
+    spoilt = {**arrays, "memory": arrays["memory"].copy()}
+    spoilt["memory"][0, 12] = bad
+    one, other = (
+        fv.multi_head_attention(**given, **HEADS, causal=True, offset="end")
+        for given in (arrays, spoilt)
+    )
+    assert other[0, :6].tobytes() == one[0, :6].tobytes()  # query 6 stands at key 12
+    assert np.isnan(other[0, 6:]).all()
+    assert other[1].tobytes() == one[1].tobytes()
+
+
+def test_threads():
+    arrays = operands((150, 400))
+    check_threads("multi_head_attention", arrays, **HEADS, dropout=0.2, rng=1)
+
+
+def test_what_is_too_large():
+    w = np.zeros((8, 8), np.float32)
+    weights: Any = dict.fromkeys(("wq", "wk", "wv", "wo"), w)
+    for function in (fv.multi_head_attention, fv.multi_head_attention_vjp):
+        with pytest.raises(MemoryError):
+            function(huge(), **weights, num_heads=2)
+
+
+def test_arrays_of_torch(torch):
+    """bfloat16 too, which comes by DLPack alone."""
+    for dtype in (torch.float32, torch.bfloat16):
+        arrays = {name: torch.from_numpy(x).to(dtype) for name, x in operands().items()}
+        plain = {name: as_array(name, x) for name, x in arrays.items()}
+        mask, lengths = np.tri(13, 19, 6, bool), np.array([19, 4])
+        keywords: Any = {"mask": torch.from_numpy(mask), "key_lengths": torch.from_numpy(lengths)}
+        output, pullback = fv.multi_head_attention_vjp(**arrays, **HEADS, **keywords)
+        expected, pull = fv.multi_head_attention_vjp(
+            **plain, **HEADS, mask=mask, key_lengths=lengths
+        )
+        np.testing.assert_array_equal(output, expected)
+        d_output = arrays["wo"].new_ones(output.shape)
+        for a, b in zip(pullback(d_output), pull(np.ones_like(output)), strict=True):
+            np.testing.assert_array_equal(a, b) if a is not None else None
+
+
 def test_what_is_not_seen_changes_nothing():
     arrays = operands()
     spoilt = {**arrays, "memory": arrays["memory"].copy()}
@@ -230,8 +311,7 @@ def test_the_same_bits_whatever_else_is_in_the_batch():
     np.testing.assert_array_equal(fv.multi_head_attention(**part, **HEADS), whole[1:2])
 
 
-def test_against_torch():
-    torch = pytest.importorskip("torch")
+def test_against_torch(torch):
     size, heads = 12, 3
     rng = np.random.default_rng(0)
     arrays = {"x": rng.standard_normal((2, 9, size))}
@@ -290,8 +370,24 @@ def test_bad_input():
     refused(ValueError, r"wo: got shape \(19, 7\), wanted \(20, H\)", wo=arrays["wo"][1:])
     refused(ValueError, r"bq: got shape \(31,\), wanted \(32,\)", bq=arrays["bq"][1:])
     refused(TypeError, "bo: got float64", bo=arrays["bo"].astype(np.float64))
-    refused(ValueError, r"sink: got shape \(2,\), wanted a number or \(\.\.\., 4\)",
-            sink=np.zeros(2))  # fmt: skip
-    refused(ValueError, "mask: ", mask=np.ones((2, 4, 13, 19), bool))
-    refused(ValueError, "key_lengths: ", key_lengths=np.array([20, 1]))
+    of_heads = r" that broadcasts into \(2, 4\), with one for each head"
+    for shape in ((2,), (3, 4), (1, 2, 4)):
+        refused(ValueError, f"sink: got shape {re.escape(str(shape))}, wanted .*{of_heads}",
+                sink=np.zeros(shape))  # fmt: skip
+    # shapes as they were given: without axes of heads
+    alike = "; it is the same for all heads"
+    for shape in ((2, 4, 13, 19), (2, 1, 13, 19), (3, 13, 19), (13, 18)):
+        wanted = rf"got shape {re.escape(str(shape))}, wanted .* \(2, 13, 19\){alike}"
+        refused(ValueError, f"mask: {wanted}", mask=np.ones(shape, bool))
+    for shape in ((3,), (2, 4)):
+        wanted = rf"got shape {re.escape(str(shape))}, wanted .* \(2,\){alike}"
+        refused(ValueError, f"key_lengths: {wanted}", key_lengths=np.ones(shape, int))
+        refused(ValueError, f"offset: {wanted}", causal=True, offset=np.ones(shape, int))
+    refused(ValueError, rf"segments: got shape \(18,\), wanted .* \(2, 19\){alike}",
+            segments=(np.zeros(13, int), np.zeros(18, int)))  # fmt: skip
+    refused(ValueError, "segments: got one array with 13 queries and 19 keys",
+            segments=np.zeros(13, int))  # fmt: skip
+    refused(ValueError, "segments: got a tuple of 1", segments=(np.zeros(13, int),))
+    refused(ValueError, "offset: got none with causal", causal=True)
+    refused(ValueError, "key_lengths: got 20", key_lengths=np.array([20, 1]))
     refused(TypeError, "mask: got dtype int", mask=np.ones((13, 19), int))

@@ -119,6 +119,60 @@ def test_a_head_alone_and_in_its_group(queries, keys, reach, dtype):
         assert lse[batch, head, member].tobytes() == alone_lse.tobytes()
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_few_columns_of_values_in_a_group(columns, dtype):
+    """Their sums run over every fourth key: from the same one, whatever the group looks at."""
+    offset = np.array([0, 3, 100, 7])
+    q, k, v = (
+        normal(0, (4, 65, 8), dtype),
+        normal(1, (900, 8), dtype),
+        normal(2, (900, columns), dtype),
+    )
+    output = fv.attention(q, k, v, window=(400, 2), offset=offset)
+    for n in range(4):
+        alone = fv.attention(q[n], k, v, window=(400, 2), offset=offset[n])
+        assert output[n].tobytes() == alone.tobytes()
+
+
+REACHES_BESIDE_SEGMENTS = {
+    "alone": {},
+    "causal": {"causal": True, "offset": 300},
+    "window": {"window": 20, "offset": 200},
+    "lengths": {"key_lengths": 430},
+    "mask": {"mask": np.random.default_rng(5).random(500) < 0.7},
+    "dropout": {"dropout": 0.3, "rng": 1},
+}
+
+
+@pytest.mark.parametrize("queries", [2, 40, 90])
+@pytest.mark.parametrize("reach", REACHES_BESIDE_SEGMENTS.values(), ids=REACHES_BESIDE_SEGMENTS)
+def test_segments_in_order_beside_others(queries, reach, dtype):
+    """Ids that never fall are looked up, others are compared: one leading index decides for all."""
+    rng = np.random.default_rng(0)
+    of_queries, of_keys = rng.integers(0, 20, (2, 20, queries)), rng.integers(0, 20, (2, 1, 500))
+    of_keys[0].sort()
+    for columns in (1, 16):
+        q, k, v = (
+            normal(n, shape, dtype)
+            for n, shape in enumerate(((2, 20, queries, 8), (2, 1, 500, 8), (2, 1, 500, columns)))
+        )
+        whole = everything(q, k, v, segments=(of_queries, of_keys), **reach)
+        alone = everything(q[0], k[0], v[0], segments=(of_queries[0], of_keys[0]), **reach)
+        for name, x in alone.items():
+            assert whole[name][0].tobytes() == x.tobytes(), name
+
+
+def everything(q, k, v, **keywords) -> dict[str, np.ndarray]:
+    """Of the same reach: answers, gradients, weights, and draws."""
+    output, lse = fv.attention(q, k, v, return_lse=True, **keywords)
+    gradients = fv.attention_vjp(q, k, v, **keywords)[1](output)
+    found = {"output": output, "lse": lse, **dict(zip(("dq", "dk", "dv"), gradients, strict=False))}
+    if "dropout" not in keywords:
+        drawn = fv.hard_attention(q, k, v, rng=1, **keywords)
+        found |= {"weights": fv.attention_weights(q, k, **keywords), **drawn._asdict()}
+    return found
+
+
 def test_batch_size_does_not_choose_the_way(dtype):
     """1, 2 and 40 of the same problem: more tasks than threads, or fewer."""
     for queries, keys in ((1, 4500), (50, 300)):

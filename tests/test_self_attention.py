@@ -7,7 +7,15 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from block_checks import BLOCK_REACHES, check, check_differences, check_each_wrt, weight
+from block_checks import (
+    BLOCK_REACHES,
+    check,
+    check_differences,
+    check_each_wrt,
+    check_threads,
+    huge,
+    weight,
+)
 from gradient_checks import reach_of
 from strategies import BFLOAT16, LAYOUTS, normal, score_of
 from test_gradients import EVERY
@@ -111,6 +119,40 @@ def test_rows_that_are_not_seen_change_nothing():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_spoils_the_rows_that_see_it(bad, dtype):
+    arrays = operands(dtype=dtype)
+    spoilt = {**arrays, "x": arrays["x"].copy()}
+    spoilt["x"][0, 11] = bad
+    one, other = (fv.self_attention(**given, causal=True) for given in (arrays, spoilt))
+    assert other[0, :11].tobytes() == one[0, :11].tobytes()
+    assert np.isnan(other[0, 11:]).all()
+    assert other[1].tobytes() == one[1].tobytes()
+
+
+def test_a_batch_alone_and_in_company(dtype):
+    arrays = operands(lead=(3,), dtype=dtype)
+    keywords: Any = {"key_lengths": np.array([19, 4, 11]), "sink": np.array([0.0, 1.0, -2.0])}
+    output, pullback = fv.self_attention_vjp(**arrays, **keywords)
+    whole = pullback(output)
+    for n in range(3):
+        own = {name: x[n] for name, x in keywords.items()}
+        alone, pull = fv.self_attention_vjp(**{**arrays, "x": arrays["x"][n]}, **own)
+        assert alone.tobytes() == output[n].tobytes()
+        assert pull(alone).x.tobytes() == whole.x[n].tobytes()
+
+
+def test_threads():
+    check_threads("self_attention", operands(400, (3,)), causal=True, dropout=0.2, rng=1)
+
+
+def test_what_is_too_large():
+    w = np.zeros((8, 8), np.float32)
+    for function in (fv.self_attention, fv.self_attention_vjp):
+        with pytest.raises(MemoryError):
+            function(huge(), w, w, w)
+
+
 def test_a_row_that_sees_none_has_gradients_of_zero():
     output, pullback = fv.self_attention_vjp(**operands(), key_lengths=0)
     found = pullback(np.ones_like(output))
@@ -131,8 +173,12 @@ def test_bad_input():
     refused(TypeError, "x: got dtype int64", x=np.ones((3, 12), int))
     refused(ValueError, r"wq: got shape \(11, 8\), wanted \(12, H\)", wq=arrays["wq"][1:])
     refused(ValueError, r"wv: got shape \(12,\)", wv=arrays["wv"][:, 0])
-    refused(ValueError, "wk: got 7 columns for each head, wanted 8", wk=arrays["wk"][:, 1:])
-    refused(TypeError, "wv: got float64 with", wv=arrays["wv"].astype(np.float64))
+    refused(ValueError, "wk: got 7 columns, wanted 8", wk=arrays["wk"][:, 1:])
+    refused(
+        TypeError,
+        "wv: got float64, wanted a dtype that fits into float32",
+        wv=arrays["wv"].astype(np.float64),
+    )
     refused(TypeError, "wk: got dtype int", wk=arrays["wk"].astype(int))
     refused(ValueError, "dropout: got 1", dropout=1.0)
     output, pullback = fv.self_attention_vjp(**arrays)

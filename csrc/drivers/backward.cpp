@@ -54,7 +54,7 @@ void write_weights(const Problem& p, const double* sum, double factor) noexcept 
 template <class T>
 fv_status run(Plan& plan, fv_error* error) noexcept {
   const Problem& p = plan.problem;
-  Blocks blocks(plan, block_bytes / backward_queries(plan), 1);
+  Blocks blocks(plan, block_bytes / backward_queries(plan), 1, /*even=*/false);
   blocks.last_first = blocks.batch_innermost = false;
   Pass pass(plan, blocks);
   const double cells = double(plan.batches) * double(plan.rows) * double(plan.window);

@@ -94,15 +94,22 @@ class BackwardWorker {
     const int64_t first = stretch * pass_.stretch, last = std::min(first + pass_.stretch, blocks_.per_batch);
     if (first == 0) clear(sums, keys.high - keys.low, step == 0);
     if (scored_ || !p_.advantage) {
-      look_at_keys(batch, keys);
-      score_.start();
+      bool ready = false;  // for the first block that sees some of the keys
       for (int64_t b = first; b < last; ++b) {
         T* const d_query = part ? part + b * blocks_.panels * pass_.panel : nullptr;
         if (d_query && step == 0 && pass_.meet(batch, b, chunk))
           std::fill_n(d_query, blocks_.panels * pass_.panel, T(0));
-        add_block(batch, b, keys, d_query, sums);
+        const Interval span = pass_.spans[batch * blocks_.per_batch + b];
+        const Interval seen = {std::max(keys.low, span.low), std::min(keys.high, span.high)};
+        if (seen.low >= seen.high) continue;
+        if (!ready) {
+          look_at_keys(batch, keys);
+          score_.start();
+        }
+        ready = true;
+        add_block(batch, b, keys, seen, d_query, sums);
       }
-      if (sums.weights) score_.add_weights(sums.weights);
+      if (ready && sums.weights) score_.add_weights(sums.weights);
     }
     if (last < blocks_.per_batch) return;
     if (p_.advantage && p_.d_value) add_chosen(batch, keys, sums.value);
@@ -193,15 +200,14 @@ class BackwardWorker {
                          std::min(plan_.tile_keys, keys.high - key), (key - keys.low) / plan_.tile_keys);
   }
 
-  void add_block(int64_t batch, int64_t b, Interval keys, T* d_query, const ChunkSums<T>& sums) noexcept {
-    const Interval seen = pass_.spans[batch * blocks_.per_batch + b];
-    const int64_t low = std::max(keys.low, seen.low), high = std::min(keys.high, seen.high);
-    if (low >= high) return;
+  // seen: of the keys, those that the block may see
+  void add_block(int64_t batch, int64_t b, Interval keys, Interval seen, T* d_query,
+                 const ChunkSums<T>& sums) noexcept {
     block_.look_at(batch * blocks_.per_batch + b);
     block_.pack_all();
     rows_.load(block_, rows_of(batch), scored_, select_.factor());
     for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
-      if (key < high && key + plan_.tile_keys > low)
+      if (key < seen.high && key + plan_.tile_keys > seen.low)
         add_tile(key, keys.high, finite_[(key - keys.low) / plan_.tile_keys], d_query, sums, key - keys.low);
   }
 
@@ -214,16 +220,15 @@ class BackwardWorker {
     const SeenCells seen = {bits_, width_, plan_.tile_keys};
     T* const d_key = sums.key ? sums.key + place * padded(plan_, p_.head_size) : nullptr;
     int64_t low = count, high = 0;
+    Interval parts[most_panels];
     for (int p = 0; p < block_.panels(); ++p) {
       const Stretch s = block_.score(p, careful, p_.softcap > 0 ? bent_ : nullptr);
       const int64_t width = block_.vectors(p) * family_.lanes;
-      const int64_t begin = s.empty() ? 0 : s.begin, stop = s.empty() ? 0 : s.end;
-      clear(p, 0, begin);
-      clear(p, stop, count);
+      parts[p] = s.empty() ? Interval{0, 0} : Interval{s.begin, s.end};
       if (careful) keep_bits(p, s, count);
       if (s.empty()) continue;
-      low = std::min(low, begin);
-      high = std::max(high, stop);
+      low = std::min(low, s.begin);
+      high = std::max(high, s.end);
       T* const panel = d_query ? d_query + p * pass_.panel : nullptr;
       T* const cells = select_.cells();
       char* const d_scores = scored_ && !plan_.scoring.gradients ? cell(d_scores_, s.begin, p) : nullptr;
@@ -237,6 +242,10 @@ class BackwardWorker {
                  d_key ? d_key + s.begin * padded(plan_, p_.head_size) : nullptr);
     }
     if (low >= high) return;
+    for (int p = 0; p < block_.panels(); ++p) {
+      clear(p, low, parts[p].low);
+      clear(p, std::max(low, parts[p].high), high);
+    }
     if (p_.d_value && !p_.advantage)
       query_sum_.add(weights_, stride_, low, high, rows_, rows_.d_out(), seen,
                      sums.value + place * padded(plan_, p_.value_size));

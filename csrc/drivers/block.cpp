@@ -12,7 +12,7 @@ constexpr int64_t most_kept_keys = 32768;
 
 }  // namespace
 
-Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads) noexcept {
+Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads, bool even) noexcept {
   width = plan.family.lanes * plan.family.max_vectors;
   batches = plan.batches;
   const int64_t all = (plan.rows + width - 1) / width;
@@ -20,7 +20,7 @@ Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads) noexcept {
   // where blocks are few, smaller ones keep all threads busy to the end
   if (threads > 1) fitting = std::clamp<int64_t>(all * batches / (int64_t(threads) * 8), 1, fitting);
   const int64_t least_blocks = (all + fitting - 1) / fitting;
-  panels = int32_t((all + least_blocks - 1) / least_blocks);
+  panels = int32_t(even ? (all + least_blocks - 1) / least_blocks : std::min(all, fitting));
   per_batch = (all + panels - 1) / panels;
   count = per_batch * batches;
   batch_innermost = plan.problem.mask && batches > 1 && plan.span == 0;
@@ -41,8 +41,9 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   const int64_t key_row = plan.scoring.row_size(p.head_size);
   const int64_t keys = plan.span > 0 ? plan.span : plan_.tile_keys;
   const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
-  const bool load_values = p.value && (!plan.values_in_place || plan.bits || p.left >= 0 || p.right >= 0 ||
-                                       p.key_lengths || p.centers || p.leave_one_out || plan.groups > 1);
+  const bool load_values =
+      p.value && (!plan.values_in_place || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 || p.key_lengths ||
+                  p.centers || p.leave_one_out || plan.groups > 1);
   panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
@@ -89,8 +90,10 @@ void Block::start(int64_t task, int64_t next) noexcept {
   next_task_ = next;
   if (next >= 0) {
     next_batch_ = blocks_.batch_of(next);
-    const Interval keys = reach_of(plan_, next_batch_, 0).of(blocks_.row_of(next) / plan_.groups, p.left, p.right);
-    const int64_t first = keys.low / plan_.tile_keys * plan_.tile_keys;
+    const int64_t query = blocks_.row_of(next) / plan_.groups;
+    int64_t first = reach_of(plan_, next_batch_, 0).of(query, p.left, p.right).low;
+    if (plan_.ranges) first = std::max(first, Ranges(plan_, next_batch_).of(0, query).low);
+    first = first / plan_.tile_keys * plan_.tile_keys;
     if (next_batch_ != batch_ || first < first_key(0, count_)) next_key_ = first;
   }
 }
@@ -287,7 +290,7 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
   if (keeps_)
     kept = {kept_bits_ + p * tiles_ * plan_.tile_keys + tile_.first,
             kept_ready_ + p * tiles_ + tile_.first / plan_.tile_keys};
-  const Stretch s = look(plan_, panel, tile_, std::max<int64_t>(2, plan_.step), want_bits, bits_, kept, tile_ids_);
+  const Stretch s = look(plan_, panel, tile_, plan_.step, want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
 
   const int32_t v = vectors(p);

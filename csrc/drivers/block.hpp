@@ -18,7 +18,8 @@ constexpr int64_t most_panels = 16;
 
 // How a plan is cut into blocks of panels.
 struct Blocks {
-  Blocks(const Plan&, int64_t bytes_a_query, int threads) noexcept;
+  // even: all of about one size; else as large as they may be, so that where they are cut does not depend on the rows.
+  Blocks(const Plan&, int64_t bytes_a_query, int threads, bool even = true) noexcept;
   int64_t row_of(int64_t task) const;
   int64_t batch_of(int64_t task) const { return batch_innermost ? task % batches : task / per_batch; }
 

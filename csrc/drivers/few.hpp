@@ -26,7 +26,7 @@ template <class T>
 class FewQueries {
  protected:
   // tile: keys whose scores are held at once
-  FewQueries(const Plan& plan, int64_t tile) noexcept
+  FewQueries(Plan& plan, int64_t tile) noexcept
       : plan_(plan),
         p_(plan.problem),
         family_(plan.family),
@@ -34,6 +34,7 @@ class FewQueries {
         direct_(plan.problem.kind == FV_DOT),
         width_(int64_t(plan.family.lanes) * plan.family.max_vectors),
         tile_(tile) {
+    plan.step = 1;  // stretches begin at a multiple of sum_keys, and may end anywhere
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
     keys_contiguous_ = p_.key.column_stride == item(p_.key) || p_.head_size <= 1;

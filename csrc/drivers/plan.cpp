@@ -46,6 +46,23 @@ T value_at(const Operand& operand, int64_t bytes) {
   return x;
 }
 
+// Whether ids of keys never fall from one to the next, from this leading axis on inwards.
+bool never_fall(const Problem& p, const char* ids, int axis = 0) noexcept {
+  const int64_t stride = axis < p.lead_ndim ? p.key_segments.lead[axis] : p.key_segments.row_stride;
+  if (axis < p.lead_ndim) {
+    const int64_t extent = stride ? p.lead_shape[axis] : std::min<int64_t>(p.lead_shape[axis], 1);
+    for (int64_t i = 0; i < extent; ++i)
+      if (!never_fall(p, ids + i * stride, axis + 1)) return false;
+    return true;
+  }
+  int64_t last = std::numeric_limits<int64_t>::min(), id;
+  for (int64_t j = 0; j < p.keys; ++j, last = id) {
+    std::memcpy(&id, ids + j * stride, sizeof id);
+    if (id < last) return false;
+  }
+  return true;
+}
+
 static_assert(int(Profile::epanechnikov) == FV_EPANECHNIKOV - FV_BOXCAR &&
               int(Profile::triangular) == FV_TRIANGULAR - FV_BOXCAR);
 
@@ -69,7 +86,10 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
 
   biased = p.mask && p.mask.dtype != FV_BOOL;
   scale_by(p.kind == FV_GAUSSIAN ? p.scale / 2 : p.scale);  // its kernel leaves out the half
-  bits = p.mask || p.query_segments;
+  // few rows would wait for this as long as for the keys
+  ranges = p.query_segments && rows > most_lanes && never_fall(p, p.key_segments.data);
+  by_ids = p.query_segments && !ranges;
+  bits = p.mask || by_ids;
 
   weights = p.weights;
   compact = is_compact(p.kind);
@@ -94,7 +114,7 @@ void Plan::fit_windows() noexcept {
   if ((bounded || p.centers) && neighbours <= most_span) span = std::min(window + neighbours, most_span);
   const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
   scattered = p.centers || (span > 0 && apart);
-  step = span > 0 || scattered ? whole_step : family.group;
+  step = whole_step;
 }
 
 void Plan::scale_by(double factor) noexcept {

@@ -19,6 +19,11 @@ class Boxes;
 constexpr int64_t tile_keys = 168;
 constexpr int64_t most_span = 2 * tile_keys;
 
+// Keys low <= j < high.
+struct Interval {
+  int64_t low, high;
+};
+
 struct Plan {
   Plan(const Problem&, const Kernels&) noexcept;
 
@@ -55,7 +60,9 @@ struct Plan {
   Profile profile = Profile::boxcar;
 
   const Boxes* boxes = nullptr;  // of the keys, where far ones are left out
-  bool bits = false;             // the reach has a mask or segments: one bit a cell
+  bool ranges = false;           // ids of keys never fall: those of a query's own are an interval
+  bool by_ids = false;           // elsewhere they are compared
+  bool bits = false;             // there is a mask, or ids to compare: one bit a cell
   // What products read where it stands: values as such, and as the keys of the gradients of the weights.
   bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
 
@@ -65,7 +72,7 @@ struct Plan {
   // Rows of a batch do not come in the order in which they stand on the key axis: order[batch * rows + i] is the i-th.
   bool scattered = false;
   const int64_t* order = nullptr;
-  // A stretch of keys begins and ends at multiples of this, where its ends depend on the company of a query: sums of few
+  // A stretch of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
   // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more.
   int64_t step = 1;
 
@@ -132,6 +139,52 @@ class Centers {
   const char* base_;
 };
 
+// The keys of a query's own id, where ids of keys never fall.
+class Ranges {
+ public:
+  Ranges(const Plan& plan, int64_t batch) noexcept
+      : plan_(plan),
+        of_queries_(plan.problem.query_segments),
+        of_keys_(plan.problem.key_segments),
+        queries_(plan.ranges ? of_queries_.data + plan.batch_offset(of_queries_, batch) : nullptr),
+        keys_(plan.ranges ? of_keys_.data + plan.batch_offset(of_keys_, batch) : nullptr) {}
+
+  Interval of(int64_t group, int64_t query) noexcept {
+    const char* const ids = keys_ + (group ? plan_.group_offset(of_keys_, group) : 0);
+    int64_t id;
+    std::memcpy(&id, queries_ + (group ? plan_.group_offset(of_queries_, group) : 0) + query * of_queries_.row_stride,
+                sizeof id);
+    if (ids == ids_ && id == id_) return found_;  // as of the query before
+    ids_ = ids;
+    id_ = id;
+    return found_ = {first_key([id](int64_t other) { return other >= id; }),
+                     first_key([id](int64_t other) { return other > id; })};
+  }
+
+ private:
+  template <class Is>
+  int64_t first_key(Is&& is) const noexcept {
+    int64_t low = 0, high = plan_.problem.keys;
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      int64_t other;
+      std::memcpy(&other, ids_ + middle * of_keys_.row_stride, sizeof other);
+      if (is(other))
+        high = middle;
+      else
+        low = middle + 1;
+    }
+    return low;
+  }
+
+  const Plan& plan_;
+  const Operand &of_queries_, &of_keys_;
+  const char *queries_, *keys_;  // of the batch
+  const char* ids_ = nullptr;
+  int64_t id_ = 0;
+  Interval found_{};
+};
+
 inline bool is_additive(fv_score_kind kind) { return kind == FV_TANH || kind == FV_RELU; }
 inline bool is_compact(fv_score_kind kind) { return kind >= FV_BOXCAR; }
 
@@ -139,10 +192,7 @@ inline Dtype dtype_of(const Operand& operand) { return static_cast<Dtype>(operan
 static_assert(int(Dtype::float16) == FV_FLOAT16 && int(Dtype::bfloat16) == FV_BFLOAT16 &&
               int(Dtype::float32) == FV_FLOAT32 && int(Dtype::float64) == FV_FLOAT64);
 
-// The reach's interval of keys, low <= j < high, of query `query` at these batch and group offsets.
-struct Interval {
-  int64_t low, high;
-};
+// The reach's interval of keys of query `query`, at these batch and group offsets.
 struct Reach {
   int64_t offset, keys;  // where query 0 stands; how many keys are valid
   Interval of(int64_t query, int64_t left, int64_t right) const {

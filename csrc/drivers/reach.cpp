@@ -23,7 +23,7 @@ void start_masks(const Plan& plan, int64_t batch, Panel& panel) noexcept {
   for (int32_t i = 0; i < panel.live; ++i) {
     const int64_t group = panel.group[i];
     if (p.mask) panel.mask[i] = base(p.mask, group) + panel.row[i] * p.mask.row_stride;
-    if (!p.query_segments) continue;
+    if (!plan.by_ids) continue;
     std::memcpy(&panel.segment[i], base(p.query_segments, group) + panel.row[i] * p.query_segments.row_stride,
                 sizeof(int64_t));
     panel.key_segments[i] = base(p.key_segments, group);
@@ -95,7 +95,7 @@ void read_bits(const Plan& plan, const Panel& panel, KeyTile tile, const Stretch
     *kept.ready = 1;
     std::copy_n(kept.bits + stretch.begin, stretch.count(), bits);
   }
-  if (!p.query_segments) return;
+  if (!plan.by_ids) return;
   const int64_t stride = p.key_segments.row_stride;
   for (int32_t i = 0; i < panel.live; ++i)
     plan.kernels.clear_other_segments(panel.key_segments[i] + (tile.first + stretch.begin) * stride, stride,
@@ -112,6 +112,7 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
   panel.low_last = panel.high_last = 0;
   Reach reach = reach_of(plan, batch, 0);
   const Centers centers(plan, batch);
+  Ranges ranges(plan, batch);
   int64_t first = p.keys, end = 0;  // of the span
   int32_t i = 0;
   for (; i < live; ++i) {
@@ -124,6 +125,7 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
       panel.center[i] = centers.of(group, index);
       keys = common(keys, round_center(panel.center[i], p.half_width, reach.keys));
     }
+    if (plan.ranges) keys = common(keys, ranges.of(group, index));
     if (plan.span > 0 && keys.low < keys.high) {
       const int64_t low = std::min(first, keys.low), high = std::max(end, keys.high);
       if (i > 0 && high + plan.step - 1 - (low & -plan.step) > plan.span) break;
@@ -182,7 +184,7 @@ Stretch look(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool w
       s.bits = bits;
     }
   } else {
-    if (plan.problem.query_segments && segments_miss(plan, panel, tile, ids)) return {};
+    if (plan.by_ids && segments_miss(plan, panel, tile, ids)) return {};
     read_bits(plan, panel, tile, s, bits, kept);
     if (partial) clear_outside(panel, tile, s, bits);
     if (own) clear_own(panel, tile, s, bits);

@@ -1,5 +1,5 @@
 // Reach: which keys each query of a panel sees, by arithmetic on intervals first and bit by bit where there is a mask
-// or segments. A tile of keys that no query sees is skipped, one that all see costs nothing.
+// or segments whose keys are not in order. A tile of keys that no query sees is skipped, one that all see costs nothing.
 #pragma once
 #include "plan.hpp"
 

@@ -152,7 +152,7 @@ void decode_bias(void* s, int32_t queries, int64_t count, const char* const* row
                  int32_t live) {
   for (int32_t q = 0; q < live; ++q)
     for (int64_t j = 0; j < count; ++j)
-      static_cast<T*>(s)[j * queries + q] += element<T>(rows[q] + j * key_stride, dtype) * Math<T>::log2_e;
+      static_cast<T*>(s)[j * queries + q] += in_base_2<T>(broadcast(element<T>(rows[q] + j * key_stride, dtype)))[0];
 }
 
 // The online softmax: s becomes the weights; m, l: one T a query; output rows are scaled by alpha. What is not seen is

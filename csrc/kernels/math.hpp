@@ -67,6 +67,14 @@ inline Vec<T> minus_infinity() {
   return -from_bits<T>(IntVec<T>{} + Math<T>::infinity);
 }
 
+// x log2(e), of which a finite x stays finite: the most negative number is a common bias.
+template <class T>
+inline Vec<T> in_base_2(Vec<T> x) {
+  const Vec<T> product = x * Math<T>::log2_e, most = broadcast(Math<T>::largest);
+  const Vec<T> bounded = product > most ? most : (product < -most ? -most : product);
+  return x - x == T(0) ? bounded : product;
+}
+
 // sum(coefficients[i] * x^i), by Horner's rule
 template <class T, int n>
 inline Vec<T> polynomial(const T (&coefficients)[n], Vec<T> x) {

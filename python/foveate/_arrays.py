@@ -128,6 +128,22 @@ def as_array(name: str, x: object, wanted: str = _ARRAY) -> Array:
         raise TypeError(f"{name}: got {_type_name(x)}, wanted {wanted}") from None
 
 
+def array_or_list(name: str, x: object, wanted: str) -> Array:
+    """Take what `as_array` does, or a list, as lengths and masks are written by hand.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_array`, and for a list whose rows are of several lengths.
+    """
+    if not isinstance(x, list):
+        return as_array(name, x, wanted)
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name}: got a list that makes no array, wanted {wanted}") from error
+
+
 def by_rows(x: Array, function: Callable[[Array], Array]) -> Array:
     """Apply a function of rows `(..., n) -> (..., m)` without expanding what is broadcast.
 
@@ -182,6 +198,13 @@ def like(name: str, x: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
     return native(array)
 
 
+def broadcasts_into(own: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Tell whether an array of one shape broadcasts to another, and that is the larger."""
+    if len(own) > len(whole):
+        return False
+    return all(n in (1, all_) for n, all_ in zip(own[::-1], whole[::-1], strict=False))
+
+
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype that inputs of this dtype are computed in: float64, or float32."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
@@ -218,7 +241,7 @@ def integers(name: str, x: object) -> int | Array:
         if not -_INT64_MAX <= number <= _INT64_MAX:
             raise ValueError(f"{name}: got {number}, wanted values that int64 holds")
         return number
-    array = np.asarray(x) if isinstance(x, list) else as_array(name, x, "an int or an int array")
+    array = array_or_list(name, x, "an int or an int array")
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted an integer dtype")
     if array.dtype.kind == "u" and array.size and int(array.max()) > _INT64_MAX:
@@ -253,8 +276,7 @@ def reals(name: str, x: object) -> float | Array:
     """
     if isinstance(x, (float, int, np.floating, np.integer)) and not isinstance(x, bool):
         return float(x)
-    wanted = "a real number or an array of them"
-    array = np.asarray(x) if isinstance(x, list) else as_array(name, x, wanted)
+    array = array_or_list(name, x, "a real number or an array of them")
     if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted real numbers")
     return native(array.astype(np.float64, copy=False))

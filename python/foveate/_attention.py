@@ -164,7 +164,9 @@ def attention(
     Notes
     -----
     Keys and values that are not seen change nothing, whatever they hold. NaN or inf that is seen
-    spoils the rows that see it, and no other. The same bits come out for any number of threads.
+    spoils the rows that see it, and no other. The same bits come out for any number of threads. A
+    finite number of a float mask counts as 2e38 (1e308 in float64) where it is larger in size, as
+    the most negative one is, and so does the lse of a row that has nothing else.
 
     References
     ----------

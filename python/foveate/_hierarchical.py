@@ -1,37 +1,20 @@
 """Hierarchical attention: within segments of the keys, and then over the segments.
 
-    k'_s = attention(query, key, key | s),  v'_s = attention(query, key, value | s)
-    output = attention(query, k', v')
-
-Each query is repeated for every segment s, without a copy: segments are the rows, and queries an
-axis that shares the keys, so that neighbouring rows of the engine ask one segment. The keys are
-sorted by segment, and tiles of others are skipped: where segments are no smaller than tiles, the
-first level costs about what one attention over all keys does. Its answers, (..., Lq, segments,
-D + Dv), are all that is stored.
+k'_s = attention(query, key, key | s),  v'_s = attention(query, key, value | s)
+output = attention(query, k', v')
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, float_arrays, integers, like
-from ._attention import attention
-from ._gradients import attention_vjp
-from ._projection import rounded, rows_of, total
-from ._score import project
-from ._score_gradients import sum_to
-from ._vjp import HierarchicalGradients, names_of, sum_of_scores
+from ._arrays import Array, ArrayInput, like
+from ._levels import Levels
+from ._projection import rounded
+from ._vjp import HierarchicalGradients, names_of, score_of
 from .scores import Score
-
-# The engine has a path for up to 4 rows that share keys, which reads all of them for each query: of
-# 64 queries and more it takes twice the time, of 8 and fewer a half and less. So many queries ask
-# at least this many segments, though there be none.
-_MANY = 5
-_FEW_QUERIES = 16
 
 
 def hierarchical_attention(
@@ -88,8 +71,14 @@ def hierarchical_attention(
 
     Notes
     -----
+    Yang et al. ask words and sentences by queries of their own, with an encoder between the levels:
+    that is `attention` twice, the first with `segments`. Here one query asks both, and each query
+    sees every segment; `upper_score=Bilinear(w)` turns it before it asks the second time.
+
     Of 16-bit arrays the answers of the segments are float32: the output alone is rounded. Memory
-    beside the output: `(..., Lq, segments, D + Dv)`, and a copy of keys and values.
+    beside the output: the answers of some segments at a time, 4 MB of float32 for each leading
+    index, or (..., Lq, 5, D + Dv) if that is more; for gradients four times as much, and the
+    gradients.
 
     References
     ----------
@@ -106,14 +95,8 @@ def hierarchical_attention(
     >>> fv.hierarchical_attention(query, key, value, segments=np.array([0, 0, 0, 7]))
     array([[6.]])
     """
-    problem = _Problem.of(query, key, value, segments, key_lengths)
-    q, columns = problem.query, problem.key.shape[-1]
-    operands = problem.lower(problem.key if value is key else problem.both())
-    answers = attention(*operands, score=score, segments=problem.ids)
-    keys, values = answers[..., :columns], answers if value is key else answers[..., columns:]
-    above = score if upper_score is None else upper_score
-    output = attention(q[..., None, :], keys, values, score=above, mask=problem.mask)
-    return rounded(output[..., 0, :], problem.dtype)
+    levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
+    return rounded(levels.forward().output, levels.query.dtype)
 
 
 def hierarchical_attention_vjp(
@@ -177,201 +160,19 @@ def hierarchical_attention_vjp(
     array([0.25, 0.25, 0.25, 0.25])
     """
     wanted = names_of(wrt, HierarchicalGradients._fields)
-    problem = _Problem.of(query, key, value, segments, key_lengths)
-    q, columns = problem.query, problem.key.shape[-1]
-    below, above = _wanted_of_levels(wanted, upper_score is None)
-    answers, pull_lower = attention_vjp(
-        *problem.lower(problem.both()),
-        wrt=below,
-        score=score,
-        segments=problem.ids,
-    )
-    wide, pull_upper = attention_vjp(
-        q[..., None, :],
-        answers[..., :columns],
-        answers[..., columns:],
-        wrt=above,
-        score=score if upper_score is None else upper_score,
-        mask=problem.mask,
-    )
-    output = rounded(wide[..., 0, :], problem.dtype)
+    levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
+    dtype = levels.query.dtype
+    answered = levels.forward(wanted)
+    output = rounded(answered.output, dtype)
 
     def pullback(d_output: ArrayInput) -> HierarchicalGradients:
         """Return the gradients, from that of the output."""
-        d = like("d_output", d_output, output.shape, problem.dtype).astype(wide.dtype)
-        over: Any = pull_upper(d[..., None, :])
-        own = over.score if upper_score is None else None
-        made: dict[str, Any] = {} if upper_score is None else {"upper_score": over.score}
+        d = like("d_output", d_output, output.shape, dtype).astype(levels.wide)
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
-            if below:
-                within: Any = pull_lower(np.concatenate([over.key, over.value], axis=-1))
-                own = sum_of_scores(within.score, own)
-                if "query" in wanted:
-                    made["query"] = total(within.query.sum(axis=-2), over.query[..., 0, :])
-                if "key" in wanted:
-                    of_rows = within.value[..., 0, :, :columns]
-                    parts = (within.key[..., 0, :, :], of_rows)
-                    made["key"] = total(*(problem.unsorted(x, "key") for x in parts))
-                if "value" in wanted:
-                    made["value"] = problem.unsorted(within.value[..., 0, :, columns:], "value")
-            made = {
-                name: x.astype(problem.dtype, copy=False) if isinstance(x, np.ndarray) else x
-                for name, x in made.items()
-            }
-        return HierarchicalGradients(**made, score=own)
+            made = levels.gradients(wanted, answered, d)
+            for name, given in (("score", score), ("upper_score", upper_score)):
+                if made.get(name) is not None:
+                    made[name] = score_of(given, **vars(made[name]))
+            return HierarchicalGradients(**made)
 
     return output, pullback
-
-
-class _Segments(NamedTuple):
-    """The keys' order by segment, None where they are in it, and the segments in that order."""
-
-    order: Array | None  # (..., Lk)
-    ranks: Array  # (..., Lk): 0 is the segment of the smallest id; `most` for what is not valid
-    counts: Array  # (...): how many segments there are
-    most: int  # how many are asked: the largest of the counts, or more
-
-
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """Queries, and keys and values sorted by segment, in the dtype of the computation."""
-
-    query: Array
-    key: Array
-    value: Array
-    segments: _Segments
-    dtype: np.dtype[Any]
-    shapes: dict[str, tuple[int, ...]]
-
-    @classmethod
-    def of(
-        cls, query: object, key: object, value: object, segments: object, key_lengths: object
-    ) -> _Problem:
-        q, k, v = float_arrays(query=query, key=key, value=value)
-        for name, x in (("query", q), ("key", k), ("value", v)):
-            rows_of(name, x)
-        if q.shape[-1] != k.shape[-1]:
-            raise ValueError(
-                f"key: got shape {k.shape}, wanted {q.shape[-1]} columns, as query {q.shape} has"
-            )
-        keys = k.shape[-2]
-        if v.shape[-2] != keys:
-            raise ValueError(f"value: got shape {v.shape}, wanted {keys} rows, as key {k.shape}")
-        try:
-            lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-        except ValueError:
-            raise ValueError(
-                f"query, key, value: got shapes {q.shape}, {k.shape}, {v.shape}, wanted leading "
-                "axes that broadcast"
-            ) from None
-        found = _sorted(
-            _ids(segments, lead, keys),
-            None if key_lengths is None else _lengths(key_lengths, lead, keys),
-            _MANY if q.shape[-2] > _FEW_QUERIES else 0,
-        )
-        shapes, dtype = {"key": k.shape, "value": v.shape}, q.dtype
-        q, k, v = (project(x, None) for x in (q, k, v))
-        k, v = (_in_order(x, found.order) for x in (k, v))
-        return cls(q, k, v, found, dtype, shapes)
-
-    def lower(self, values: Array) -> tuple[Array, Array, Array]:
-        """Return the operands of the attention within segments: queries (..., Lq, segments, D)."""
-        *lead, size = self.query.shape
-        q = np.broadcast_to(self.query[..., None, :], (*lead, self.segments.most, size))
-        return q, self.key[..., None, :, :], values[..., None, :, :]
-
-    @property
-    def ids(self) -> tuple[Array, Array]:
-        """The segments that are asked, (segments,), and those of the keys, (..., 1, Lk)."""
-        return np.arange(self.segments.most), self.segments.ranks[..., None, :]
-
-    def both(self) -> Array:
-        """Return keys and values side by side: one attention answers from the two."""
-        lead = np.broadcast_shapes(self.key.shape[:-2], self.value.shape[:-2])
-        parts = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (self.key, self.value))
-        return np.concatenate(tuple(parts), axis=-1)
-
-    @property
-    def mask(self) -> Array | None:
-        """Which segments there are, where these are not all; an axis of queries is leading."""
-        counts = self.segments.counts[..., None, None, None]
-        if (counts == self.segments.most).all():
-            return None
-        return np.asarray(np.arange(self.segments.most) < counts)
-
-    def unsorted(self, d_rows: Array, name: str) -> Array:
-        """Return gradients of sorted rows to the order and the shape that they were given in."""
-        order = self.segments.order
-        if order is not None:
-            lead = np.broadcast_shapes(d_rows.shape[:-2], order.shape[:-1])
-            sorted_rows = np.broadcast_to(d_rows, (*lead, *d_rows.shape[-2:]))
-            d_rows = np.empty_like(sorted_rows, subok=False)
-            where = np.broadcast_to(order, (*lead, order.shape[-1]))[..., None]
-            np.put_along_axis(d_rows, where, sorted_rows, axis=-2)
-        return sum_to(d_rows, self.shapes[name])
-
-
-def _ids(segments: object, lead: tuple[int, ...], keys: int) -> Array:
-    ids = integers("segments", segments)
-    if isinstance(ids, int) or ids.ndim == 0 or ids.shape[-1] != keys:
-        got = "an int" if isinstance(ids, int) else f"shape {ids.shape}"
-        raise ValueError(f"segments: got {got}, wanted (..., {keys}), an id for each key")
-    return _into("segments", ids, ids.shape[:-1], lead)
-
-
-def _lengths(key_lengths: object, lead: tuple[int, ...], keys: int) -> Array:
-    lengths = np.asarray(integers("key_lengths", key_lengths))
-    if lengths.size and not (lengths.min() >= 0 and lengths.max() <= keys):
-        raise ValueError(
-            f"key_lengths: got values from {lengths.min()} to {lengths.max()}, wanted 0 to {keys}"
-        )
-    return _into("key_lengths", lengths, lengths.shape, lead)
-
-
-def _into(name: str, x: Array, own: tuple[int, ...], lead: tuple[int, ...]) -> Array:
-    """Refuse leading axes that do not broadcast into those of the problem."""
-    fits = len(own) <= len(lead) and all(
-        n in (1, whole) for n, whole in zip(own[::-1], lead[::-1], strict=False)
-    )
-    if not fits:
-        raise ValueError(f"{name}: got leading axes {own}, wanted ones that broadcast into {lead}")
-    return x
-
-
-def _sorted(ids: Array, lengths: Array | None, least: int) -> _Segments:
-    """Sort the keys by their segments, those that are not valid last, and number these."""
-    valid = np.True_ if lengths is None else np.arange(ids.shape[-1]) < lengths[..., None]
-    there = np.broadcast_to(valid, np.broadcast_shapes(ids.shape, np.shape(valid)))
-    ids = np.where(there, ids, np.iinfo(np.int64).max)
-    order = None
-    if (ids[..., 1:] < ids[..., :-1]).any():
-        order = np.argsort(ids, axis=-1, kind="stable")
-        ids, there = (np.take_along_axis(x, order, axis=-1) for x in (ids, there))
-    ranks = np.zeros(ids.shape, np.int64)
-    np.cumsum(ids[..., 1:] != ids[..., :-1], axis=-1, out=ranks[..., 1:])
-    counts = np.max(np.where(there, ranks + 1, 0), axis=-1, initial=0)
-    most = int(np.max(counts, initial=least))
-    return _Segments(order, np.where(there, ranks, most), np.asarray(counts), most)
-
-
-def _in_order(rows: Array, order: Array | None) -> Array:
-    """Copy rows (..., Lk, D) into this order of each leading index."""
-    if order is None:
-        return rows
-    if order.ndim == 1:
-        return np.take(rows, order, axis=-2)
-    lead = np.broadcast_shapes(rows.shape[:-2], order.shape[:-1])
-    rows = np.broadcast_to(rows, (*lead, *rows.shape[-2:]))
-    order = np.broadcast_to(order, (*lead, order.shape[-1]))
-    return np.take_along_axis(rows, order[..., None], axis=-2)
-
-
-def _wanted_of_levels(wanted: Collection[str], one_score: bool) -> tuple[set[str], set[str]]:
-    """Tell which gradients are wanted of the attention within segments, and of that over them."""
-    of_key = {"key", "value"} if "key" in wanted else set()
-    below = of_key | (set(wanted) & {"query", "value", "score"})
-    above = {"key", "value"} if below else set()
-    above |= set(wanted) & {"query"}
-    if ("score" if one_score else "upper_score") in wanted:
-        above.add("score")
-    return below, above

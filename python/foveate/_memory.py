@@ -13,24 +13,27 @@ from typing import Any
 import numpy as np
 
 from . import _memory_file
-from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, integer, like, reals
-from ._attention import attention, attention_weights
+from ._arrays import (
+    Array,
+    ArrayInput,
+    compute_dtype,
+    float_arrays,
+    integer,
+    like,
+)
+from ._attention import attention
 from ._gradients import attention_vjp
 from ._hard import SELECTIONS, hard_attention
-from ._projection import inner_names, rounded, rows_of, total, wants_one_size
+from ._memory_write import written
+from ._projection import rounded, rows_of, total, wants_one_size
 from ._random import Seed, generator_of
-from ._score import finite, project
+from ._score import finite, project, widened
 from ._score_gradients import sum_to
-from ._vjp import MemoryGradients, names_of, sum_of_scores
+from ._vjp import MemoryGradients, names_of, score_of, sum_of_scores
 from .scores import Cosine, Score
 
-_INNER: dict[str, tuple[str, ...]] = {
-    "keys": ("key",),
-    "values": ("value",),
-    "sharpness": ("score",),
-}
-
-_BLOCK = 16  # queries whose weights are kept at a time while they write
+# What the gradients of `attention_vjp` are called.
+_INNER = {"keys": "key", "values": "value", "sharpness": "score"}
 
 
 class Memory:
@@ -78,7 +81,7 @@ class Memory:
             raise ValueError(
                 f"values: got shape {v.shape}, wanted {k.shape[-2]} rows, as keys {k.shape} has"
             )
-        _lead("values", v.shape[:-2], "keys", k.shape[:-2])
+        _check_lead("values", v, "keys", k)
         self._keys, self._values = k, v
 
     @property
@@ -207,7 +210,8 @@ class Memory:
         learned = wanted - ({"sharpness", "score"} - {of_sharpness})
         how = _score_of(score, sharpness)
         q, k, v = self._operands(query, how, hops)
-        inner = inner_names(learned, _INNER)
+        how = widened(how, compute_dtype(q.dtype))  # a sum over hops is rounded once
+        inner = {_INNER.get(name, name) for name in learned}
         steps = []
         for hop in range(hops):
             # what a hop reads, and so all before it, acts on the next by the query
@@ -219,13 +223,12 @@ class Memory:
                     q = q + found
         dtype = self._keys.dtype
         output = rounded(found, dtype)
-        shapes = {"keys": k.shape, "values": v.shape}
 
         def pullback(d_output: ArrayInput) -> MemoryGradients:
             """Return the gradients, from that of the output."""
             d_found: Any = like("d_output", d_output, output.shape, dtype).astype(found.dtype)
             d_query = of_score = None
-            sums: dict[str, Array | None] = dict.fromkeys(shapes)
+            sums: dict[str, Array | None] = dict.fromkeys(("keys", "values"))
             for pull, shape in reversed(steps) if inner else ():
                 hop: Any = pull(d_found)
                 with np.errstate(all="ignore"):
@@ -235,16 +238,16 @@ class Memory:
                     sums["keys"] = total(hop.key, sums["keys"])
                     sums["values"] = total(hop.value, sums["values"])
                 of_score = sum_of_scores(hop.score, of_score)
-            made: dict[str, Any] = {"query": d_query, **sums}
-            return MemoryGradients(
-                **{
-                    name: rounded(x, dtype)
-                    for name, x in made.items()
-                    if x is not None and name in wanted
-                },
-                sharpness=None if of_score is None or score is not None else of_score.scale,
-                score=None if score is None else of_score,
-            )
+            sums["query"] = d_query
+            made: dict[str, Any] = {
+                name: rounded(x, dtype)
+                for name, x in sums.items()
+                if x is not None and name in wanted
+            }
+            if of_score is not None:
+                own = of_score.scale if score is None else score_of(score, **vars(of_score))
+                made[of_sharpness] = own
+            return MemoryGradients(**made)
 
         return output, pullback
 
@@ -294,30 +297,7 @@ class Memory:
         """
         how = _score_of(score, sharpness)
         q, k, v = self._operands(query, how, 1)
-        lead = _lead("query", q.shape[:-2], "keys", k.shape[:-2])
-        if _lead("query", lead, "values", v.shape[:-2]) != v.shape[:-2]:
-            raise ValueError(
-                f"query: got leading axes {lead} with those of the keys, wanted ones that "
-                f"broadcast into those of the values, {v.shape[:-2]}"
-            )
-        wide = compute_dtype(v.dtype)
-        rows = (*v.shape[:-2], q.shape[-2], v.shape[-1])
-        gates, news = (_into(name, x, rows) for name, x in (("erase", erase), ("add", add)))
-        if not ((gates >= 0) & (gates <= 1)).all():
-            raise ValueError("erase: got values outside of 0 to 1, or NaN, wanted 0 to 1")
-        kept = project(v, None).copy()
-        added = np.zeros_like(kept)
-        q, k = project(q, None), project(k, None)
-        for first in range(0, q.shape[-2], _BLOCK):
-            block = slice(first, first + _BLOCK)
-            weights = attention_weights(q[..., block, :], k, score=how)
-            with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
-                added += np.swapaxes(weights, -1, -2) @ news[..., block, :].astype(wide)
-                for i in range(weights.shape[-2]):
-                    gate = gates[..., first + i, None, :].astype(wide)
-                    kept *= 1 - weights[..., i, :, None] * gate
-        with np.errstate(all="ignore"):
-            self._values = rounded(kept + added, v.dtype)
+        self._values = written(q, k, v, how, erase=erase, add=add)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the memory into a file, of NumPy's format npz, without pickles.
@@ -326,6 +306,11 @@ class Memory:
         ----------
         path : str or path
             The file, by its whole name.
+
+        Raises
+        ------
+        OSError
+            For a file that cannot be written.
 
         See Also
         --------
@@ -349,6 +334,8 @@ class Memory:
         ------
         ValueError
             For a file that holds no memory.
+        MemoryError
+            For one that tells of arrays that are too large.
         OSError
             For one that cannot be read.
 
@@ -360,7 +347,11 @@ class Memory:
         ...     fv.Memory.load(f"{folder}/memory.npz")
         Memory(keys (3, 3), values (3, 1), float64)
         """
-        return cls(*_memory_file.load(path))
+        arrays = _memory_file.load(path)
+        try:
+            return cls(*arrays)
+        except ValueError as error:
+            raise ValueError(f"path: got {path}, which holds no memory: {error}") from error
 
     def _operands(self, query: object, score: object, hops: object) -> tuple[Array, Array, Array]:
         """Check the query and the hops, and return query, keys and values.
@@ -369,7 +360,7 @@ class Memory:
         """
         q = float_arrays(query=query, keys=self._keys)[0]
         rows_of("query", q)
-        _lead("query", q.shape[:-2], "keys", self._keys.shape[:-2])
+        _check_lead("query", q, "keys", self._keys)
         if q.shape[-1] != self._keys.shape[-1] and wants_one_size(score):
             raise ValueError(
                 f"query: got shape {q.shape}, wanted {self._keys.shape[-1]} columns, as the keys "
@@ -400,24 +391,12 @@ def _score_of(score: Any, sharpness: object) -> Any:
     return score
 
 
-def _lead(
-    name: str, own: tuple[int, ...], others_name: str, others: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Return the leading axes of two arrays together, by broadcasting."""
+def _check_lead(name: str, own: Array, others_name: str, others: Array) -> None:
+    """Refuse rows whose leading axes do not broadcast with those of others."""
     try:
-        return np.broadcast_shapes(own, others)
+        np.broadcast_shapes(own.shape[:-2], others.shape[:-2])
     except ValueError:
         raise ValueError(
-            f"{name}: got leading axes {own}, wanted ones that broadcast with those of the "
-            f"{others_name}, {others}"
-        ) from None
-
-
-def _into(name: str, x: object, shape: tuple[int, ...]) -> Array:
-    array = np.asarray(reals(name, x))
-    try:
-        return np.broadcast_to(array, shape)
-    except ValueError:
-        raise ValueError(
-            f"{name}: got shape {array.shape}, wanted one that broadcasts into {shape}"
+            f"{name}: got leading axes {own.shape[:-2]}, wanted ones that broadcast with those of "
+            f"the {others_name}, {others.shape[:-2]}"
         ) from None

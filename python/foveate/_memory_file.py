@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from ._arrays import FLOATS, Array, bfloat16
+
+# What zipfile, zlib and NumPy raise for a file that is no npz, or a broken one. RuntimeError is of
+# encrypted parts, and of unknown ways to compress; AttributeError of parts that are no arrays.
+_DAMAGED = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def save(path: str | os.PathLike[str], keys: Array, values: Array) -> None:
@@ -26,20 +41,21 @@ def load(path: str | os.PathLike[str]) -> tuple[Array, Array]:
     ------
     OSError
         For a file that cannot be read.
+    MemoryError
+        For one that tells of arrays that are too large.
     ValueError
         For one that `save` did not write.
     """
-    wrong = (AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError)
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as found:
             keys, values, name = found["keys"], found["values"], str(found["dtype"])
-    except (*wrong, zipfile.BadZipFile) as error:
+        dtypes = keys.dtype.name, values.dtype.name
+    except _DAMAGED as error:
         raise ValueError(f"path: got {path}, wanted a file that Memory.save wrote") from error
-    stored = "uint16" if name == "bfloat16" else name
-    if name not in FLOATS or {keys.dtype.name, values.dtype.name} != {stored}:
+    if name not in FLOATS or set(dtypes) != {"uint16" if name == "bfloat16" else name}:
         raise ValueError(
-            f"path: got {path} of dtypes {keys.dtype}, {values.dtype} for {name!r}, wanted a file "
-            "that Memory.save wrote"
+            f"path: got {path} of dtypes {', '.join(dtypes)} for {name!r}, wanted a file that "
+            "Memory.save wrote"
         )
     if name == "bfloat16":
         return keys.view(bfloat16("path")), values.view(bfloat16("path"))

@@ -14,28 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, integer, like, reals
+from ._arrays import (
+    Array,
+    ArrayInput,
+    broadcasts_into,
+    compute_dtype,
+    float_arrays,
+    integer,
+    like,
+    reals,
+)
 from ._attention import attention
 from ._gradients import attention_vjp
-from ._projection import Projection, check_columns, inner_names, rounded, rows_of, total
+from ._projection import Projection, Projections, check_columns, rounded, rows_of
 from ._random import Seed
-from ._reach import Segments, Window, with_axes
+from ._reach import Segments, Window, of_heads
 from ._vjp import MultiHeadGradients, names_of
 from .scores import Score
-
-_ALL = ("query", "key", "value")
-_OPERANDS: dict[str, tuple[str, ...]] = {
-    "x": ("query",),
-    "memory": ("key", "value"),
-    "wq": ("query",),
-    "wk": ("key",),
-    "wv": ("value",),
-    "bq": ("query",),
-    "bk": ("key",),
-    "bv": ("value",),
-    "wo": (),
-    "bo": (),
-}
 
 
 def multi_head_attention(
@@ -136,8 +131,9 @@ def multi_head_attention(
     >>> fv.multi_head_attention(x, **weights, num_heads=4, num_kv_heads=2, causal=True).shape
     (3, 10, 16)
     """
-    block = _Block.of(x, memory, wq, wk, wv, wo, bq, bk, bv, bo, num_heads, num_kv_heads, score)
-    keywords = with_axes(2, mask=mask, offset=offset, key_lengths=key_lengths, segments=segments)
+    weights = ((wq, bq), (wk, bk), (wv, bv), (wo, bo))
+    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score)
+    keywords = block.reach(mask, offset, key_lengths, segments)
     attention(
         *block.operands(),
         score=score,
@@ -150,7 +146,7 @@ def multi_head_attention(
         out=block.answers(),
         **keywords,
     )
-    return rounded(block.output.forward(), block.query.rows.dtype)
+    return rounded(block.output.forward(), block.dtype)
 
 
 def multi_head_attention_vjp(
@@ -230,10 +226,10 @@ def multi_head_attention_vjp(
            [0.769, 1.231]])
     """
     wanted = names_of(wrt, MultiHeadGradients._fields)
-    block = _Block.of(x, memory, wq, wk, wv, wo, bq, bk, bv, bo, num_heads, num_kv_heads, score)
-    operands = _OPERANDS | ({"x": _ALL, "memory": ()} if memory is None else {})
-    inner = inner_names(wanted, operands)
-    keywords = with_axes(2, mask=mask, offset=offset, key_lengths=key_lengths, segments=segments)
+    weights = ((wq, bq), (wk, bk), (wv, bv), (wo, bo))
+    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score)
+    inner = block.inputs.inner_names(wanted)
+    keywords = block.reach(mask, offset, key_lengths, segments)
     answers, pull = attention_vjp(
         *block.operands(),
         wrt=inner,
@@ -247,7 +243,7 @@ def multi_head_attention_vjp(
         **keywords,
     )
     block.answers()[...] = answers
-    output = rounded(block.output.forward(), block.query.rows.dtype)
+    output = rounded(block.output.forward(), block.dtype)
 
     def pullback(d_output: ArrayInput) -> MultiHeadGradients:
         """Return the gradients, from that of the output."""
@@ -256,8 +252,7 @@ def multi_head_attention_vjp(
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
             if inner:
                 found = pull(block.split(block.output.of_rows(d_out)))
-                parts = [None if d is None else _joined(d) for d in found[:3]]
-                made |= block.of_projections(wanted, parts, memory is not None)
+                made |= block.inputs.gradients(wanted, map(_joined, found[:3]))
                 made |= {"score": found.score, "sink": _without_heads(found.sink, 0)}
                 made["mask"] = _without_heads(found.mask, 2)
             if "wo" in wanted:
@@ -273,9 +268,7 @@ def multi_head_attention_vjp(
 class _Block:
     """The projections, and how many heads there are; those of the output are its rows."""
 
-    query: Projection
-    key: Projection
-    value: Projection
+    inputs: Projections
     output: Projection
     heads: int
     kv_heads: int
@@ -285,39 +278,34 @@ class _Block:
         cls,
         x: object,
         memory: object,
-        wq: object,
-        wk: object,
-        wv: object,
-        wo: object,
-        bq: object,
-        bk: object,
-        bv: object,
-        bo: object,
+        weights: tuple[tuple[object, object], ...],
         num_heads: object,
         num_kv_heads: object,
         score: object,
     ) -> _Block:
-        """Check the arguments, and make the rows that the answers of the heads are written into."""
+        """Check the arguments, and make the rows that the answers of the heads are written into.
+
+        `weights` are pairs of a weight and its bias, of q, k, v and o.
+        """
         given = {"x": x} if memory is None else {"x": x, "memory": memory}
         arrays = float_arrays(**given)
         for name, array in zip(given, arrays, strict=True):
             rows_of(name, array)
-        rows, others = arrays[0], arrays[-1]
+        rows, others, of_keys = arrays[0], arrays[-1], [*given][-1]
         heads, kv_heads = _heads(num_heads, num_kv_heads)
+        (wq, bq), (wk, bk), (wv, bv), (wo, bo) = weights
         query = Projection.of(rows, wq=wq, bq=bq)
         key = Projection.of(others, wk=wk, bk=bk)
         value = Projection.of(others, wv=wv, bv=bv)
-        for name, projection, count in (
-            ("wq", query, heads),
-            ("wk", key, kv_heads),
-            ("wv", value, kv_heads),
-        ):
+        counts = {"wq": (query, heads), "wk": (key, kv_heads), "wv": (value, kv_heads)}
+        for name, (projection, count) in counts.items():
             if projection.columns % count:
                 raise ValueError(
                     f"{name}: got {projection.columns} columns, wanted a multiple of the {count} "
                     f"heads"
                 )
-        check_columns(score, "wk", key.columns // kv_heads, "wq", query.columns // heads)
+        sizes = key.columns // kv_heads, query.columns // heads
+        check_columns(score, *sizes, heads=" for each head")
         try:
             lead = np.broadcast_shapes(rows.shape[:-2], others.shape[:-2])
         except ValueError:
@@ -327,14 +315,21 @@ class _Block:
             ) from None
         size = heads * (value.columns // kv_heads)
         answers = np.empty((*lead, rows.shape[-2], size), compute_dtype(rows.dtype))
-        return cls(query, key, value, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads)
+        inputs = Projections(query, key, value, ("x", of_keys, of_keys))
+        return cls(inputs, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the output is rounded to."""
+        return self.inputs.query.rows.dtype
 
     def operands(self) -> tuple[Array, Array, Array]:
         """Return queries, keys and values; those of keys and values have groups of 1."""
         key, value = (
-            _split(projection.forward(), self.kv_heads, 1) for projection in (self.key, self.value)
+            _split(projection.forward(), self.kv_heads, 1)
+            for projection in (self.inputs.key, self.inputs.value)
         )
-        return self.split(self.query.forward()), key, value
+        return self.split(self.inputs.query.forward()), key, value
 
     def split(self, rows: Array) -> Array:
         """View rows (..., Lq, heads * D) as (..., kv_heads, group, Lq, D)."""
@@ -344,42 +339,27 @@ class _Block:
         """Return the places of the heads' answers, (..., kv_heads, group, Lq, Dv)."""
         return self.split(self.output.rows)
 
+    def reach(
+        self, mask: object, offset: object, key_lengths: object, segments: object
+    ) -> dict[str, Any]:
+        """Give a reach the two axes of the heads."""
+        shape = (*self.output.rows.shape[:-1], self.inputs.key.rows.shape[-2])
+        return of_heads(shape, mask=mask, offset=offset, key_lengths=key_lengths, segments=segments)
+
     def sink(self, sink: object) -> float | Array | None:
         """Give a sink (..., heads) the two axes of the heads."""
         logits = None if sink is None else reals("sink", sink)
         if not isinstance(logits, np.ndarray) or logits.ndim == 0:
             return logits
-        *lead, count = logits.shape
-        if count == 1:
-            return logits[..., None]
-        if count != self.heads:
+        whole = (*self.output.rows.shape[:-2], self.heads)
+        if not broadcasts_into(logits.shape, whole):
             raise ValueError(
-                f"sink: got shape {logits.shape}, wanted a number or (..., {self.heads}), one for "
-                "each head"
+                f"sink: got shape {logits.shape}, wanted a number, or an array that broadcasts "
+                f"into {whole}, with one for each head"
             )
-        return logits.reshape(*lead, self.kv_heads, self.heads // self.kv_heads)
-
-    def of_projections(
-        self, wanted: Collection[str], parts: list[Array | None], has_memory: bool
-    ) -> dict[str, Array | None]:
-        """Return the gradients of what was projected, from those of the projected rows."""
-        made: dict[str, Array | None] = {}
-        of_rows: list[Array | None] = []
-        for name, projection, d in zip(
-            "qkv", (self.query, self.key, self.value), parts, strict=True
-        ):
-            if d is not None and f"w{name}" in wanted:
-                made[f"w{name}"] = projection.of_weight(d)
-            if d is not None and f"b{name}" in wanted:
-                made[f"b{name}"] = projection.of_bias(d)
-            is_wanted = ("memory" if has_memory and name != "q" else "x") in wanted
-            of_rows.append(projection.of_rows(d) if d is not None and is_wanted else None)
-        dtype = self.query.rows.dtype
-        d_x = total(*(of_rows[:1] if has_memory else of_rows))
-        d_memory = total(*of_rows[1:]) if has_memory else None
-        for name, d in (("x", d_x), ("memory", d_memory)):
-            made[name] = None if d is None else d.astype(dtype, copy=False)
-        return made
+        *lead, count = logits.shape
+        axes = (1, 1) if count == 1 else (self.kv_heads, self.heads // self.kv_heads)
+        return logits.reshape(*lead, *axes)
 
 
 def _heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:
@@ -402,8 +382,10 @@ def _split(rows: Array, heads: int, group: int) -> Array:
     return np.moveaxis(rows.reshape(*rows.shape[:-1], heads, group, size), -4, -2)
 
 
-def _joined(heads: Array) -> Array:
+def _joined(heads: Array | None) -> Array | None:
     """Copy (..., heads, group, L, D) into rows (..., L, heads * group * D)."""
+    if heads is None:
+        return None
     rows = np.moveaxis(heads, -2, -4)
     return rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2] * rows.shape[-1])
 

@@ -5,7 +5,7 @@ They are matrix products of NumPy, in the dtype of the computation, and are not 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,24 +91,61 @@ def wants_one_size(score: object) -> bool:
     return isinstance(score, str | Dot | ScaledDot | Cosine | Gaussian)
 
 
-def check_columns(score: Any, name: str, columns: int, of_query: str, wanted: int) -> None:
+def check_columns(score: Any, columns: int, wanted: int, heads: str = "") -> None:
     """Refuse keys that are not as long as the queries, where a score needs that.
 
     Raises
     ------
     ValueError
-        By the name of the weight.
+        By the name of the weight, wk.
     """
     if columns != wanted and wants_one_size(score):
         raise ValueError(
-            f"{name}: got {columns} columns for each head, wanted {wanted}, as {of_query} has: "
-            "the score relates queries and keys of one size"
+            f"wk: got {columns} columns{heads}, wanted {wanted}, as wq has: the score relates "
+            "queries and keys of one size"
         )
 
 
-def inner_names(wanted: Collection[str], made_of: dict[str, tuple[str, ...]]) -> frozenset[str]:
-    """Tell which gradients of `attention_vjp` those that are wanted of a block are made of."""
-    return frozenset(inner for name in wanted for inner in made_of.get(name, (name,)))
+@dataclass(frozen=True, eq=False)
+class Projections:
+    """Those of queries, keys and values, and the names of the arguments whose rows they project."""
+
+    query: Projection
+    key: Projection
+    value: Projection
+    sources: tuple[str, str, str]
+
+    def _each(self) -> Iterator[tuple[str, str, Projection]]:
+        """Yield with what the names of a weight and a bias end; whose rows; and the projection."""
+        yield from zip("qkv", self.sources, (self.query, self.key, self.value), strict=True)
+
+    def inner_names(self, wanted: Collection[str]) -> frozenset[str]:
+        """Tell which gradients of `attention_vjp` those that are wanted are made of."""
+        inner = {name for name in ("mask", "sink", "score") if name in wanted}
+        for name, (end, source, _) in zip(("query", "key", "value"), self._each(), strict=True):
+            if not {source, f"w{end}", f"b{end}"}.isdisjoint(wanted):
+                inner.add(name)
+        return frozenset(inner)
+
+    def gradients(
+        self, wanted: Collection[str], d_projected: Iterable[Array | None]
+    ) -> dict[str, Array | None]:
+        """Return those that are wanted of rows, weights and biases, from those of the projected."""
+        made: dict[str, Array | None] = {}
+        for (end, source, projection), d in zip(self._each(), d_projected, strict=True):
+            if d is None:
+                continue
+            if f"w{end}" in wanted:
+                made[f"w{end}"] = projection.of_weight(d)
+            if f"b{end}" in wanted:
+                made[f"b{end}"] = projection.of_bias(d)
+            if source in wanted:
+                made[source] = total(made.get(source), projection.of_rows(d))
+        dtype = self.query.rows.dtype
+        return {
+            name: rounded(d, dtype) if name in self.sources and d is not None else d
+            for name, d in made.items()
+        }
 
 
 def total(*parts: Array | None) -> Array | None:

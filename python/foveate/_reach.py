@@ -6,7 +6,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._arrays import FLOATS, Array, ArrayInput, as_array, integer, integers, native
+from ._arrays import (
+    FLOATS,
+    Array,
+    ArrayInput,
+    array_or_list,
+    broadcasts_into,
+    integer,
+    integers,
+    native,
+)
 
 Window: TypeAlias = int | tuple[int | None, int | None]
 Segments: TypeAlias = ArrayInput | tuple[ArrayInput, ArrayInput]
@@ -64,8 +73,7 @@ def resolve(
 
 
 def _mask(mask: object) -> Array:
-    wanted = "a bool or float array"
-    array = np.asarray(mask) if isinstance(mask, list) else as_array("mask", mask, wanted)
+    array = array_or_list("mask", mask, "a bool or float array")
     if array.dtype != np.bool_ and array.dtype.name not in FLOATS:
         raise TypeError(
             f"mask: got dtype {array.dtype}, wanted bool (True = may attend) or a float dtype "
@@ -141,37 +149,57 @@ def _ids(segments: object) -> Array:
     return ids
 
 
-def with_axes(
-    count: int, *, mask: object, offset: object, key_lengths: object, segments: object
+def of_heads(
+    shape: tuple[int, ...],
+    *,
+    mask: object,
+    offset: object,
+    key_lengths: object,
+    segments: object,
 ) -> dict[str, Any]:
-    """Insert axes of length 1 behind the leading axes of a reach, such as those of heads.
+    """Give a reach that is the same for all heads two axes for them, of length 1.
+
+    Parameters
+    ----------
+    shape : tuple (..., Lq, Lk)
+        Without heads.
+    mask, offset, key_lengths, segments : optional
+        As for `attention`, without heads.
 
     Returns
     -------
     dict
-        The four keywords; what has no leading axes is as it was.
+        Those of the keywords that are there; what has no leading axes is as it was.
 
     Raises
     ------
     TypeError, ValueError
-        As `resolve`.
+        As `resolve`, and for shapes that do not broadcast into this one.
     """
+    *lead, queries, keys = shape
 
-    def inserted(x: Any, own: int) -> Any:
-        if not isinstance(x, np.ndarray) or x.ndim <= own:
+    def inserted(name: str, x: Any, *own: int) -> Any:
+        if not isinstance(x, np.ndarray):
             return x
-        lead = x.ndim - own
-        return x.reshape(*x.shape[:lead], *(1,) * count, *x.shape[lead:])
+        whole = (*lead, *own)
+        if not broadcasts_into(x.shape, whole):
+            raise ValueError(
+                f"{name}: got shape {x.shape}, wanted one that broadcasts into {whole}; it is the "
+                "same for all heads"
+            )
+        count = max(0, x.ndim - len(own))
+        return x.reshape(*x.shape[:count], *((1, 1) if count else ()), *x.shape[count:])
 
-    keywords: dict[str, Any] = dict.fromkeys(("mask", "offset", "key_lengths", "segments"))
+    keywords: dict[str, Any] = {"segments": segments}  # what is none, or wrong, is so for `resolve`
     if mask is not None:
-        keywords["mask"] = inserted(_mask(mask), 2)
+        keywords["mask"] = inserted("mask", _mask(mask), queries, keys)
     if offset is not None:
-        keywords["offset"] = inserted(_offset(offset), 0)
+        keywords["offset"] = inserted("offset", _offset(offset))
     if key_lengths is not None:
-        keywords["key_lengths"] = inserted(integers("key_lengths", key_lengths), 0)
-    if isinstance(segments, tuple):
-        keywords["segments"] = tuple(inserted(_ids(ids), 1) for ids in segments)
-    elif segments is not None:
-        keywords["segments"] = inserted(_ids(segments), 1)
+        keywords["key_lengths"] = inserted("key_lengths", integers("key_lengths", key_lengths))
+    if isinstance(segments, tuple) and len(segments) == 2:
+        pair = zip(segments, (queries, keys), strict=True)
+        keywords["segments"] = tuple(inserted("segments", _ids(x), n) for x, n in pair)
+    elif segments is not None and not isinstance(segments, tuple) and queries == keys:
+        keywords["segments"] = inserted("segments", _ids(segments), keys)
     return keywords

@@ -120,17 +120,17 @@ def kernel_regression(
     """
     given = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
     check_bool("skip_far", skip_far)
-    problem, value, sample = given.problem, given.value, given.sample
+    points, value, sample = given.points, given.value, given.sample
     if len(value) == 0:
         return given.nothing()
     with np.errstate(all="ignore"):
         if kernel == "constant":
-            answer, total = mean(len(problem.query), value, sample, leave_one_out)
+            answer, total = mean(len(points.query), value, sample, leave_one_out)
             empty = total == 0
         elif kernel == "gaussian":
-            answer, empty = _gaussian(problem, value, sample, skip_far)
+            answer, empty = _gaussian(points, value, sample, skip_far)
         else:
-            found = compact(problem, kernel, value, sample, skip_far=skip_far)
+            found = compact(points, kernel, value, sample, skip_far=skip_far)
             answer, empty = found.answer, found.empty
         return given.fill(answer, empty)
 
@@ -141,7 +141,7 @@ def kernel_regression(
 class Taken(NamedTuple):
     """What was given, checked, without the points that have no weight."""
 
-    problem: Problem
+    points: Points
     value: Array  # (m, k)
     sample: Array | None  # (m,), whose largest is 1
     kept: Array | None  # which training points these are, of those that were given; None: all
@@ -150,13 +150,13 @@ class Taken(NamedTuple):
     shapes: dict[str, tuple[int, ...]]  # of x, x_train and y_train
 
     def nothing(self) -> Array:
-        """Make the output of a problem without training points."""
-        return np.full(self.shape, self.fill_value, self.problem.query.dtype)
+        """Make the output where there are no training points."""
+        return np.full(self.shape, self.fill_value, self.points.query.dtype)
 
     def fill(self, answer: Array, empty: Array) -> Array:
         """Make the output of answers (n, k), but for the queries that have none."""
         answer[empty] = self.fill_value
-        return answer.astype(self.problem.query.dtype, copy=False).reshape(self.shape)
+        return answer.astype(self.points.query.dtype, copy=False).reshape(self.shape)
 
 
 def take(
@@ -202,8 +202,8 @@ def take(
         else:
             kept = np.flatnonzero(there)
             key, value, sample = key[kept], value[kept], sample[kept]
-    problem = Problem(query, key, inverse, leave_one_out)
-    return Taken(problem, value, sample, kept, fill_value, shape, shapes)
+    points = Points(query, key, inverse, leave_one_out)
+    return Taken(points, value, sample, kept, fill_value, shape, shapes)
 
 
 def _check_shapes(query: Array, key: Array, value: Array) -> None:
@@ -263,7 +263,7 @@ def _sample_weights(sample_weight: ArrayInput, count: int) -> Array | None:
 # --- the kernels ----------------------------------------------------------------------------------
 
 
-class Problem:
+class Points:
     """Queries (n, d) and keys (m, d), and how the engine is asked about them."""
 
     def __init__(
@@ -342,16 +342,16 @@ class Problem:
 
 
 def _gaussian(
-    problem: Problem, value: Array, sample: Array | None, skip_far: bool
+    points: Points, value: Array, sample: Array | None, skip_far: bool
 ) -> tuple[Array, Array]:
     """Answers, and where there is none. Sample weights are biases of the logits."""
-    order = problem.order(skip_far)
+    order = points.order(skip_far)
     negligible = 0.0
     if order is not None:
         negligible = negligible_weight(value, 2.0**-53 if value.dtype == np.float64 else 2.0**-24)
         order = None if negligible == 0 else order
-    bias = None if sample is None else np.log(sample).astype(problem.accumulated)
-    output, lse = problem.ask(
+    bias = None if sample is None else np.log(sample).astype(points.accumulated)
+    output, lse = points.ask(
         "gaussian", value, value.dtype, order=order, negligible=negligible, bias=bias
     )
     return output, lse == -np.inf
@@ -398,14 +398,14 @@ class Compact(NamedTuple):
 
 
 def compact(
-    problem: Problem, kernel: str, value: Array, sample: Array | None, *, skip_far: bool
+    points: Points, kernel: str, value: Array, sample: Array | None, *, skip_far: bool
 ) -> Compact:
     """Answer by a compact kernel.
 
     Sample weights s need no kernel of their own: the mean of s y over the mean of s. NaN and inf of
     y must not meet the weight 0 of a point out of reach: they are means of indicators.
     """
-    columns, accumulated = value.shape[1], problem.accumulated
+    columns, accumulated = value.shape[1], points.accumulated
     parts = [value]
     finite = np.isfinite(value)
     spoilt = not finite.all()
@@ -419,7 +419,7 @@ def compact(
     if len(parts) > 1:
         value = np.concatenate([part.astype(accumulated) for part in parts], axis=1)
 
-    output, lse = problem.ask(kernel, value, accumulated, order=problem.order(skip_far))
+    output, lse = points.ask(kernel, value, accumulated, order=points.order(skip_far))
     empty = lse == -np.inf
     answer = output[:, :columns]
     if sample is not None:
@@ -431,11 +431,11 @@ def compact(
             begin = averaged + part * columns
             answer = answer + np.where(output[:, begin : begin + columns] > 0, spoils, 0)
     nowhere = np.zeros(len(answer), np.bool_)
-    if not (np.isfinite(problem.query).all() and np.isfinite(problem.key).all()):
+    if not (np.isfinite(points.query).all() and np.isfinite(points.key).all()):
         # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.
         bias = None if sample is None else np.log(sample).astype(accumulated)
         nothing = np.zeros((len(value), 1), accumulated)
-        nowhere = np.isnan(problem.ask("gaussian", nothing, accumulated, bias=bias)[1])
+        nowhere = np.isnan(points.ask("gaussian", nothing, accumulated, bias=bias)[1])
         answer[nowhere] = np.nan
         empty &= ~nowhere
     means = output[:, :averaged]

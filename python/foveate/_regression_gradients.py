@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, ArrayInput, like
-from ._regression import Problem, Taken, compact, mean, sums_of_others, take
+from ._regression import Points, Taken, compact, mean, sums_of_others, take
 from ._vjp import RegressionGradients, names_of
 
 Pullback = Callable[[ArrayInput], RegressionGradients]
@@ -143,7 +143,7 @@ _Undo = Callable[[Array, frozenset[str]], _Parts]
 
 def _as_given(given: Taken, parts: _Parts, wanted: frozenset[str]) -> RegressionGradients:
     """Put the gradients into the shapes, the dtype and the places of the arguments."""
-    dtype = given.problem.query.dtype
+    dtype = given.points.query.dtype
     found: dict[str, Any] = {}
     for name in wanted - {"w"}:
         part, shape = getattr(parts, name), given.shapes[name]
@@ -155,10 +155,10 @@ def _as_given(given: Taken, parts: _Parts, wanted: frozenset[str]) -> Regression
             found[name] = np.zeros(shape, dtype)
             found[name][given.kept] = part.reshape(-1, *shape[1:])
     if "w" in wanted:
-        inverse = given.problem.inverse
-        d_w = np.zeros(given.problem.query.shape[1]) if parts.w is None else parts.w
+        inverse = given.points.inverse
+        d_w = np.zeros(given.points.query.shape[1]) if parts.w is None else parts.w
         scalar = isinstance(inverse, float)
-        found["w"] = float(d_w.sum()) if scalar else d_w.astype(given.problem.accumulated)
+        found["w"] = float(d_w.sum()) if scalar else d_w.astype(given.points.accumulated)
     return RegressionGradients(**found)
 
 
@@ -179,7 +179,7 @@ def _flat(_d_out: Array, _wanted: frozenset[str]) -> _Parts:
 
 def _constant(given: Taken) -> tuple[Array, Array, _Undo]:
     """output_i = sum_j s_j y_j / S_i: the gradient of y_j is s_j times the sum of d_i / S_i."""
-    count, leave_one_out = len(given.problem.query), given.problem.leave_one_out
+    count, leave_one_out = len(given.points.query), given.points.leave_one_out
     answer, total = mean(count, given.value, given.sample, leave_one_out)
     empty = total == 0
 
@@ -201,14 +201,14 @@ def _constant(given: Taken) -> tuple[Array, Array, _Undo]:
 
 def _gaussian(given: Taken) -> tuple[Array, Array, _Undo]:
     """Attention with the score -u^2 / 2 + log s."""
-    problem, value, wide = given.problem, given.value, given.problem.accumulated
+    points, value, wide = given.points, given.value, given.points.accumulated
     bias = None if given.sample is None else np.log(given.sample).astype(wide)
-    output, lse = problem.ask("gaussian", value, wide, bias=bias, by_differences=True)
+    output, lse = points.ask("gaussian", value, wide, bias=bias, by_differences=True)
     empty = lse == -np.inf
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
         answers = (output, lse, np.where(empty[:, None], 0, d_out).astype(output.dtype))
-        return _backward(problem, "gaussian", value, bias, answers, wanted)
+        return _backward(points, "gaussian", value, bias, answers, wanted)
 
     return output.copy(), empty, undo
 
@@ -218,8 +218,8 @@ def _compact(given: Taken, kernel: str) -> tuple[Array, Array, _Undo]:
 
     d a = d_out / b,  d b = -rowsum(d_out output) / b
     """
-    problem, sample = given.problem, given.sample
-    found = compact(problem, kernel, given.value, sample, skip_far=False)
+    points, sample = given.points, given.sample
+    found = compact(points, kernel, given.value, sample, skip_far=False)
     answer, empty = found.answer, found.empty[:, None]
     columns = answer.shape[1]
     if sample is None:  # NaN and inf of y are not in the means
@@ -236,7 +236,7 @@ def _compact(given: Taken, kernel: str) -> tuple[Array, Array, _Undo]:
             d_total = -np.sum(d_means * np.where(empty, 0, answer), axis=1, keepdims=True)
             d_means = np.concatenate([d_means, d_total], axis=1)
         answers = (output, found.lse, d_means)
-        parts = _backward(problem, kernel, found.value, None, answers, wanted)
+        parts = _backward(points, kernel, found.value, None, answers, wanted)
         if sample is not None:
             if parts.y_train is not None:
                 parts = parts._replace(y_train=parts.y_train[:, :columns] * sample[:, None])
@@ -253,7 +253,7 @@ def _compact(given: Taken, kernel: str) -> tuple[Array, Array, _Undo]:
 
 
 def _backward(
-    problem: Problem,
+    points: Points,
     kind: str,
     value: Array,
     bias: Array | None,
@@ -261,7 +261,7 @@ def _backward(
     wanted: frozenset[str],
 ) -> _Parts:
     """Call the engine for what is wanted; `answers` are the output, the lse, and d_output."""
-    query, key, wide = problem.query, problem.key, problem.accumulated
+    query, key, wide = points.query, points.key, points.accumulated
     parts = _Parts(
         np.zeros(query.shape, wide) if "x" in wanted else None,
         np.zeros(key.shape, wide) if "x_train" in wanted else None,
@@ -270,7 +270,7 @@ def _backward(
     )
     if wanted:
         mask = None if bias is None else bias[None, :]
-        family = (kind, problem.weights(), 0.0, problem.leave_one_out)
+        family = (kind, points.weights(), 0.0, points.leave_one_out)
         reach, nothing = (None,) * 6, (None,) * 4
         answer: Any = (None, *answers, None, *parts[:3], None, None, family, parts.w, *nothing)
         _core.attention_backward(query, key, value, 1.0, None, mask, *reach, *answer)

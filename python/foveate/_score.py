@@ -107,10 +107,25 @@ def fitted(name: str, x: ArrayInput, query: Array) -> Array:
     array, dtype = np.asarray(x), compute_dtype(query.dtype)
     if array.dtype.name not in ("float16", "bfloat16", "float32", dtype.name):
         raise TypeError(
-            f"{name}: got {array.dtype} with a query of {query.dtype}, wanted a dtype that fits "
-            f"into {dtype}"
+            f"{name}: got {array.dtype}, wanted a dtype that fits into {dtype}, in which "
+            f"{query.dtype} is computed"
         )
     return array.astype(dtype, copy=False)
+
+
+def widened(score: Any, dtype: np.dtype[Any]) -> Any:
+    """Give the arrays of a score that are narrower this dtype, and so its gradients.
+
+    Anything else is returned as it is.
+    """
+    if not isinstance(score, ArrayScore):
+        return score
+    wide = {
+        name: x.astype(dtype)
+        for name, x in vars(score).items()
+        if isinstance(x, np.ndarray) and x.dtype.itemsize < dtype.itemsize
+    }
+    return dataclasses.replace(score, **wide) if wide else score  # type: ignore[type-var]
 
 
 def project(rows: Array, matrix: Array | None, bias: Array | float | None = None) -> Array:

@@ -6,20 +6,17 @@ output = attention(x @ wq, x @ wk, x @ wv)
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
 
 import numpy as np
 
 from ._arrays import Array, ArrayInput, float_arrays, like
 from ._attention import attention
 from ._gradients import attention_vjp
-from ._projection import Projection, check_columns, inner_names, rounded, rows_of, total
+from ._projection import Projection, Projections, check_columns, rounded, rows_of
 from ._random import Seed
 from ._reach import Segments, Window
 from ._vjp import SelfGradients, names_of
 from .scores import Score
-
-_OPERANDS = {"x": ("query", "key", "value"), "wq": ("query",), "wk": ("key",), "wv": ("value",)}
 
 
 def self_attention(
@@ -91,11 +88,10 @@ def self_attention(
            [19.44]])
     """
     projections = _projections(score, x, wq, wk, wv)
-    q, k, v = (projection.forward() for projection in projections)
     output = attention(
-        q,
-        k,
-        v,
+        projections.query.forward(),
+        projections.key.forward(),
+        projections.value.forward(),
         score=score,
         mask=mask,
         causal=causal,
@@ -108,7 +104,7 @@ def self_attention(
         dropout=dropout,
         rng=rng,
     )
-    return rounded(output, projections[0].rows.dtype)
+    return rounded(output, projections.query.rows.dtype)
 
 
 def self_attention_vjp(
@@ -180,10 +176,12 @@ def self_attention_vjp(
     """
     wanted = names_of(wrt, SelfGradients._fields)
     projections = _projections(score, x, wq, wk, wv)
-    rows = projections[0].rows
-    heads: Any = attention_vjp(
-        *(projection.forward() for projection in projections),
-        wrt=inner_names(wanted, _OPERANDS),
+    dtype = projections.query.rows.dtype
+    wide, pull = attention_vjp(
+        projections.query.forward(),
+        projections.key.forward(),
+        projections.value.forward(),
+        wrt=projections.inner_names(wanted),
         score=score,
         mask=mask,
         causal=causal,
@@ -196,35 +194,22 @@ def self_attention_vjp(
         dropout=dropout,
         rng=rng,
     )
-    wide, pull = heads
-    output = rounded(wide, rows.dtype)
+    output = rounded(wide, dtype)
 
     def pullback(d_output: ArrayInput) -> SelfGradients:
         """Return the gradients, from that of the output."""
-        found = pull(like("d_output", d_output, output.shape, rows.dtype).astype(wide.dtype))
-        parts = (found.query, found.key, found.value)
-        pairs = tuple(zip(projections, parts, strict=True))
+        found = pull(like("d_output", d_output, output.shape, dtype).astype(wide.dtype))
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
-            of_weights = {
-                name: projection.of_weight(d)
-                for name, (projection, d) in zip(("wq", "wk", "wv"), pairs, strict=True)
-                if name in wanted
-            }
-            if "x" in wanted:
-                d_x = total(*(projection.of_rows(d) for projection, d in pairs))
-                assert d_x is not None
-                of_weights["x"] = d_x.astype(rows.dtype, copy=False)
-        return SelfGradients(**of_weights, mask=found.mask, sink=found.sink, score=found.score)
+            made = projections.gradients(wanted, found[:3])
+        return SelfGradients(**made, mask=found.mask, sink=found.sink, score=found.score)
 
     return output, pullback
 
 
-def _projections(
-    score: object, x: object, wq: object, wk: object, wv: object
-) -> tuple[Projection, Projection, Projection]:
+def _projections(score: object, x: object, wq: object, wk: object, wv: object) -> Projections:
     (rows,) = float_arrays(x=x)
     rows_of("x", rows)
     of_query = Projection.of(rows, wq=wq)
     of_key = Projection.of(rows, wk=wk)
-    check_columns(score, "wk", of_key.columns, "wq", of_query.columns)
-    return of_query, of_key, Projection.of(rows, wv=wv)
+    check_columns(score, of_key.columns, of_query.columns)
+    return Projections(of_query, of_key, Projection.of(rows, wv=wv), ("x", "x", "x"))

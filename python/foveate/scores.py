@@ -190,7 +190,7 @@ class Bilinear(ArrayScore):
 NAMED: dict[str, Score] = {"dot": Dot(), "scaled_dot": ScaledDot(), "cosine": Cosine()}
 
 
-def reduce(score: Any, query: Array, key: Array) -> Reduced:
+def reduce(score: Any, query: Array, key: Array, name: str = "score") -> Reduced:
     """Reduce a score, or the one that a string names, to the operands of a kernel.
 
     Parameters
@@ -199,6 +199,8 @@ def reduce(score: Any, query: Array, key: Array) -> Reduced:
         `"dot"`, `"scaled_dot"`, `"cosine"`, or a score object.
     query : array (..., Lq, Dq)
     key : array (..., Lk, Dk)
+    name : str
+        The argument that errors name.
 
     Returns
     -------
@@ -212,15 +214,15 @@ def reduce(score: Any, query: Array, key: Array) -> Reduced:
     if isinstance(score, str):
         if score not in NAMED:
             raise ValueError(
-                f"score: got {score!r}, wanted one of {sorted(NAMED)}, or a score object"
+                f"{name}: got {score!r}, wanted one of {sorted(NAMED)}, or a score object"
             )
         score = NAMED[score]
     if not isinstance(score, Score):
         hint = f"; write {score.__name__}()" if isinstance(score, type) else ""
         raise TypeError(
-            f"score: got {score!r}, wanted one of {sorted(NAMED)}, or a score object{hint}"
+            f"{name}: got {score!r}, wanted one of {sorted(NAMED)}, or a score object{hint}"
         )
-    for name, array, shape in (("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")):
+    for operand, array, axes in (("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")):
         if array.ndim < 2:
-            raise ValueError(f"{name}: got shape {array.shape}, wanted two axes or more, {shape}")
+            raise ValueError(f"{operand}: got shape {array.shape}, wanted two axes or more, {axes}")
     return score.reduce(query, key)

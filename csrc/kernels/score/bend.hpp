@@ -34,7 +34,7 @@ void add_bias(T* scores, int32_t width, int64_t count, const char* const* rows, 
       transpose<T>(bias);
       for (int64_t k = 0; k < keys; ++k) {
         T* cell = scores + (j + k) * width + first;
-        store<T>(cell, load(cell) + bias[k] * Math<T>::log2_e);
+        store<T>(cell, load(cell) + in_base_2<T>(bias[k]));
       }
     }
   }

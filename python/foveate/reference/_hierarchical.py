@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._vjp import HierarchicalGradients, names_of, sum_of_scores
+from .._score import widened as widened_score
+from .._vjp import HierarchicalGradients, names_of, score_of, sum_of_scores
 from ._attention import attention
 from ._gradients import attention_vjp, sum_to
 from ._self_attention import widened
@@ -100,13 +101,16 @@ def hierarchical_attention_vjp(
     dtype = np.asarray(query).dtype
     q, k, v = _alike(query, key, value)
     masks, there = _masks(segments, key_lengths)
-    of_keys = [attention_vjp(q, k, k, score=score, mask=mask) for mask in masks]
-    of_values = [attention_vjp(q, k, v, score=score, mask=mask) for mask in masks]
+    one_score = upper_score is None
+    wide = np.dtype(np.float64 if q.dtype.itemsize > 4 else np.float32)
+    own, above = (widened_score(x, wide) for x in (score, score if one_score else upper_score))
+    of_keys = [attention_vjp(q, k, k, score=own, mask=mask) for mask in masks]
+    of_values = [attention_vjp(q, k, v, score=own, mask=mask) for mask in masks]
     output, pull = attention_vjp(
         q[..., None, :],
         _stacked([answer for answer, _ in of_keys], q, k),
         _stacked([answer for answer, _ in of_values], q, v),
-        score=score if upper_score is None else upper_score,
+        score=above,
         mask=there,
     )
 
@@ -114,8 +118,8 @@ def hierarchical_attention_vjp(
         over: Any = pull(np.asarray(d_output).astype(output.dtype)[..., None, :])
         found: dict[str, Any] = {"query": over.query[..., 0, :]}
         found |= {"key": np.zeros_like(k), "value": np.zeros_like(v)}
-        found["score"] = over.score if upper_score is None else None
-        found["upper_score"] = None if upper_score is None else over.score
+        found["score"] = over.score if one_score else None
+        found["upper_score"] = None if one_score else over.score
         for n, (_, pull_key) in enumerate(of_keys):
             d: Any = pull_key(over.key[..., n, :])
             found["query"] = found["query"] + d.query
@@ -129,6 +133,9 @@ def hierarchical_attention_vjp(
             found["score"] = sum_of_scores(found["score"], d.score)
         for at, x in (("query", query), ("key", key), ("value", value)):
             found[at] = sum_to(found[at], np.shape(x)).astype(dtype)
+        for at, given in (("score", score), ("upper_score", upper_score)):
+            if found[at] is not None:
+                found[at] = score_of(given, **vars(found[at]))
         return HierarchicalGradients(**{at: d for at, d in found.items() if at in wanted})
 
     return output[..., 0, :].astype(dtype), pullback

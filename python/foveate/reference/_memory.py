@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._random import generator_of
-from .._vjp import MemoryGradients, names_of, sum_of_scores
+from .._score import widened as widened_score
+from .._vjp import MemoryGradients, names_of, score_of, sum_of_scores
 from ..scores import Cosine
 from ._attention import attention, attention_weights
 from ._gradients import attention_vjp, sum_to
@@ -74,9 +75,10 @@ class Memory:
     ) -> tuple[Array, Callable[[ArrayLike], MemoryGradients]]:
         """Read softly, with the gradients: those of each hop by the chain rule."""
         wanted = names_of(wrt, MemoryGradients._fields)
-        how = Cosine(sharpness) if score is None else score
         dtype = self.keys.dtype
         q, k, v = widened(query, self.keys, self.values)
+        wide = np.dtype(np.float64 if q.dtype.itemsize > 4 else np.float32)
+        how = widened_score(Cosine(sharpness) if score is None else score, wide)
         queries, pulls = [q], []
         for _ in range(hops):
             found, pull = attention_vjp(queries[-1], k, v, score=how)
@@ -102,8 +104,8 @@ class Memory:
             found = {at: np.asarray(d).astype(dtype) for at, d in found.items()}
             if score is None:
                 found["sharpness"] = d_score.scale
-            else:
-                found["score"] = d_score
+            elif d_score is not None:
+                found["score"] = score_of(score, **vars(d_score))
             return MemoryGradients(**{at: d for at, d in found.items() if at in wanted})
 
         return found.astype(dtype), pullback
