@@ -15,7 +15,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 # Where torch has its threads from; 0: from something that has no such function. torch._C is private,
-# but the one of its libraries whose path there is under every system and every way to install it.
+# but no public name says where its libraries are.
 _PARALLEL = _core.find_parallel(torch._C.__file__)
 
 
