@@ -14,8 +14,8 @@ from .._arrays import Array, bfloat16
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
-# Where torch has its threads from; 0: from something that has no such function. torch._C is private,
-# but no public name says where its libraries are.
+# Where torch has its threads from; 0: from something that has no such function. torch._C is
+# private, but no public name says where its libraries are.
 _PARALLEL = _core.find_parallel(torch._C.__file__)
 
 
