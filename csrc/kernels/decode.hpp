@@ -150,9 +150,16 @@ void decode_scores(const void* query, int64_t query_stride, int32_t queries, con
 template <class T>
 void decode_bias(void* s, int32_t queries, int64_t count, const char* const* rows, Dtype dtype, int64_t key_stride,
                  int32_t live) {
-  for (int32_t q = 0; q < live; ++q)
-    for (int64_t j = 0; j < count; ++j)
-      static_cast<T*>(s)[j * queries + q] += in_base_2<T>(broadcast(element<T>(rows[q] + j * key_stride, dtype)))[0];
+  for (int32_t q = 0; q < live; ++q) {
+    T* const cells = static_cast<T*>(s) + q;
+    for (int64_t j = 0; j < count; j += lanes<T>) {
+      const int64_t keys = count - j < lanes<T> ? count - j : lanes<T>;
+      alignas(vector_bytes) T bias[lanes<T>] = {};
+      load_row<T>(rows[q] + j * key_stride, dtype, key_stride, keys, bias);
+      store<T>(bias, in_base_2<T>(load(bias)));
+      for (int64_t k = 0; k < keys; ++k) cells[(j + k) * queries] += bias[k];
+    }
+  }
 }
 
 // The online softmax: s becomes the weights; m, l: one T a query; output rows are scaled by alpha. What is not seen is

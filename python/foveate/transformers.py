@@ -171,7 +171,7 @@ def attend(
     # A group of query heads is an axis of its own, along which keys and values are not repeated.
     groups = (kv_heads, heads // kv_heads) if heads > kv_heads else (heads,)
     if len(groups) == 2:
-        query = query.unflatten(1, groups)
+        query = query.view(query.shape[0], *groups, *query.shape[2:])
         key, value = key.unsqueeze(2), value.unsqueeze(2)
     output = attention(
         query,
@@ -236,7 +236,9 @@ def _over_heads(reach: Reach, groups: tuple[int, ...], q_length: int) -> Reach:
     if mask is not None:
         mask = mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
         split = ones if mask.shape[1] == 1 else groups
-        reach["mask"] = _without_smallest(mask.unflatten(1, split))
+        mask = mask.unflatten(1, split)
+        # a query alone is for the next token, and sees some key
+        reach["mask"] = mask if q_length == 1 else _without_smallest(mask)
     if padding is not None:
         valid = padding.reshape(-1, *ones, padding.shape[-1])
         if mask is None:

@@ -212,14 +212,15 @@ def call(
 ) -> Any:
     """Call the operator, for gradients where any are wanted."""
     query, key, kind, scale, weights = reduced
-    learned: tuple[Tensor | None, ...] = (query, key, value)
+    learns = query.requires_grad or key.requires_grad or value.requires_grad
     stated: tuple[Any, ...] = (query, key, value, kind, scale)
     if options is not None or weights is not None or return_lse:
         reach, softcap, sink, centers, half_width, sigma, dropout = options or Options()
-        learned += (weights, reach.mask, sink, centers, sigma)
+        others = (weights, reach.mask, sink, centers, sigma)
+        learns = learns or any(x is not None and x.requires_grad for x in others)
         stated += (weights, *reach, softcap, sink, centers, half_width, sigma, dropout)
         stated += (draw_seed(generator) if dropout > 0 else None,)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learned):
+    if learns and torch.is_grad_enabled():
         learn = _with_gradients if torch.compiler.is_compiling() else Learned.apply
         output, lse, _ = learn(*stated)
     elif return_lse:
@@ -319,7 +320,7 @@ def scaled_dot_product_attention(
                     f"{query.shape[-3]}, the heads of query {tuple(query.shape)}"
                 )
             attn_mask = attn_mask.unflatten(-3, (1, 1) if heads == 1 else parts)
-        query = query.unflatten(-3, parts)
+        query = query.view(*query.shape[:-3], *parts, *query.shape[-2:])
         key, value = key.unsqueeze(-3), value.unsqueeze(-3)
     output = attention(
         query,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._backward import Answers
+from .._backward import Answers, Problem
 from .._score_gradients import sum_to
 from ._problem import (
     ARGUMENTS,
@@ -74,13 +74,29 @@ def _attention(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return the output, the lse, and a 16-bit output as it is before it is rounded."""
     problem = problem_of(*stated)
     query, key, value = stated[:3]
-    output = empty_like(query, output_shape(query, key, value), value.dtype)
+    if not _is_narrow(value):
+        output, lse = _answer(problem, query, key, value, "float64")
+        return output, lse, value.new_empty((0,), dtype=torch.float32)
     with threads_of_torch:
-        if _is_narrow(value):
-            accumulated, lse = (torch.from_numpy(x) for x in problem.forward())
-            return output.copy_(accumulated), lse, accumulated
-        _, of_rows = problem.answer(as_array("output", output), "float64")
-    return output, torch.from_numpy(of_rows), value.new_empty((0,), dtype=torch.float32)
+        accumulated, lse = (torch.from_numpy(x) for x in problem.forward())
+    output = empty_like(query, output_shape(query, key, value), value.dtype)
+    return output.copy_(accumulated), lse, accumulated
+
+
+def _answer(
+    problem: Problem, query: Tensor, key: Tensor, value: Tensor, return_lse: bool | str
+) -> list[Tensor]:
+    """Return the output, and the lse where it is wanted; a contiguous one is the kernel's own."""
+    output = None
+    if not query.is_contiguous() or problem.value.dtype != problem.wide:
+        output = empty_like(query, output_shape(query, key, value), value.dtype)
+    with threads_of_torch:
+        found = problem.answer(None if output is None else as_array("output", output), return_lse)
+    made, *lse = found if return_lse else (found,)
+    return [
+        torch.from_numpy(made) if output is None else output,
+        *(torch.from_numpy(x) for x in lse),
+    ]
 
 
 def _fake_attention_inference(
@@ -92,22 +108,26 @@ def _fake_attention_inference(
     return [output, value.new_empty(shape[:-1], dtype=torch.float64)] if with_lse else [output]
 
 
-def _attention_inference(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> list[Tensor]:
+def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """Return the output of a scaled dot without a reach: what is called for every new token."""
+    q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
+    if query.is_contiguous() and value.dtype is not torch.bfloat16:
+        with threads_of_torch:
+            made = _core.attention(q, k, v, scale, *_ANYWHERE, None, False, v.dtype, None)
+        return torch.from_numpy(made)  # contiguous too
     output = empty_like(query, output_shape(query, key, value), value.dtype)
     out = as_array("output", output)
+    with threads_of_torch:
+        _core.attention(q, k, v, scale, *_ANYWHERE, out, False, v.dtype, None)
+    return output
+
+
+def _attention_inference(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> list[Tensor]:
     if not rest or (len(rest) <= 2 and rest[0] == "dot"):  # of which the dispatcher gives no more
-        scale = rest[1] if len(rest) > 1 else None
-        arrays = as_array("query", query), as_array("key", key), as_array("value", value)
-        with threads_of_torch:
-            _core.attention(*arrays, scale, *_ANYWHERE, out, False, out.dtype, None)
-        return [output]
+        return [_plain(query, key, value, rest[1] if len(rest) > 1 else None)]
     with_lse = len(rest) > COUNT - 3 and rest[-1]
     problem = problem_of(query, key, value, *rest[: COUNT - 3])
-    with threads_of_torch:
-        if with_lse:
-            return [output, torch.from_numpy(problem.answer(out, "float64")[1])]
-        problem.answer(out, False)
-    return [output]
+    return _answer(problem, query, key, value, "float64" if with_lse else False)
 
 
 def _fake_attention_backward(
