@@ -96,14 +96,14 @@ def test_logits_far_from_zero(level, dtype):
     check_attention(q, k, v, mask=mask)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("queries", [1, 3, 40])
-def test_a_mask_of_the_most_negative_number(queries, dtype):
+def test_a_mask_of_the_largest_numbers(queries, sign, dtype):
     """Where all keys have it, as of a query that is padding, they count alike: none is unseen."""
     q, k, v = problem(queries, 130, lead=(), dtype=dtype)
     accumulated = np.float64 if dtype == np.float64 else np.float32
     mask = np.zeros((queries, 130), accumulated)
-    mask[0] = np.finfo(accumulated).min
-    mask[1:, ::3] = np.finfo(accumulated).min
+    mask[0] = mask[1:, ::3] = sign * np.finfo(accumulated).max
     expected = expect(q, k, v, mask=mask)
     output = fv.attention(q, k, v, mask=mask)
     assert_within(output, expected.output, expected.output_error, "output")

@@ -255,6 +255,25 @@ LONG = [
 ]
 
 
+def stop_by_ctrl_c(code: str, *options: str) -> None:
+    """Run code that says "ready", is interrupted, says "stopped", and exits with 7."""
+    with subprocess.Popen(
+        [sys.executable, *options, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(0.5)
+            assert child.poll() is None, "the call was over before it could be stopped"
+            begin = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            assert child.stdout.readline() == "stopped\n"
+            assert time.monotonic() - begin < 2
+            assert child.wait(PATIENCE) == 7
+        finally:
+            child.kill()
+
+
 @pytest.mark.parametrize(("call", "threads"), LONG)
 def test_ctrl_c_stops_a_long_call(call, threads):
     """About a tenth of a second after SIGINT; 2 seconds on a machine that is busy."""
@@ -277,21 +296,7 @@ def test_ctrl_c_stops_a_long_call(call, threads):
             assert (fv.attention(y, y, y) == 1).all()
             sys.exit(7)
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
-    ) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            time.sleep(0.5)
-            assert child.poll() is None, "the call was over before it could be stopped"
-            begin = time.monotonic()
-            child.send_signal(signal.SIGINT)
-            assert child.stdout.readline() == "stopped\n"
-            assert time.monotonic() - begin < 2
-            assert child.wait(PATIENCE) == 7
-        finally:
-            child.kill()
+    stop_by_ctrl_c(code)
 
 
 # --- the process as it was ------------------------------------------------------------------------

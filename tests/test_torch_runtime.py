@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +15,7 @@ import foveate as fv
 import numpy as np
 import pytest
 from strategies import problem
-from test_runtime import PATIENCE, wait_for
+from test_runtime import PATIENCE, stop_by_ctrl_c, wait_for
 from torch_checks import array, ft, leaf, tensor, torch
 
 
@@ -189,7 +187,7 @@ def test_the_same_bits_for_any_number_of_threads():
         assert torch.equal(x, z)
 
 
-linux = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="/proc is Linux's")  # noqa: PTH112
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 
 
 @linux
@@ -303,23 +301,7 @@ def test_ctrl_c_stops_a_long_call():
             assert fv._core.get_num_threads() == fv.get_num_threads()
             sys.exit(7)
     """
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            time.sleep(0.5)
-            assert child.poll() is None, "the call was over before it could be stopped"
-            begin = time.monotonic()
-            child.send_signal(signal.SIGINT)
-            assert child.stdout.readline() == "stopped\n"
-            assert time.monotonic() - begin < 2
-            assert child.wait(PATIENCE) == 7
-        finally:
-            child.kill()
+    stop_by_ctrl_c(code, "-W", "ignore")  # torch warns of what is not ours
 
 
 # --- memory ---------------------------------------------------------------------------------------
