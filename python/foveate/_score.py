@@ -114,7 +114,7 @@ def fitted(name: str, x: ArrayInput, query: Array) -> Array:
 
 
 def widened(score: Any, dtype: np.dtype[Any]) -> Any:
-    """Give the arrays of a score that are narrower this dtype, and so its gradients.
+    """Give a score whose arrays are of this dtype where they were narrower: so are its gradients.
 
     Anything else is returned as it is.
     """
@@ -125,7 +125,9 @@ def widened(score: Any, dtype: np.dtype[Any]) -> Any:
         for name, x in vars(score).items()
         if isinstance(x, np.ndarray) and x.dtype.itemsize < dtype.itemsize
     }
-    return dataclasses.replace(score, **wide) if wide else score  # type: ignore[type-var]
+    if not wide:
+        return score
+    return dataclasses.replace(score, **wide)  # type: ignore[type-var]  # each score is a dataclass
 
 
 def project(rows: Array, matrix: Array | None, bias: Array | float | None = None) -> Array:

@@ -6,7 +6,7 @@ torch is needed here alone: `pip install "foveate[torch]"`.
 from __future__ import annotations
 
 try:
-    import torch as _torch  # noqa: F401
+    import torch as _torch  # noqa: F401  (the files below need it: here it is missed by name)
 except ImportError as error:
     message = "foveate.torch needs torch 2.9 or later: pip install 'foveate[torch]'"
     raise ImportError(message) from error

@@ -159,7 +159,8 @@ def _kernel_regression_backward(
     return [as_tensor(getattr(found, name), stated[place]) for name, place in places.items()]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output  # torch gives it by this name
     keep(ctx, inputs)
 
 

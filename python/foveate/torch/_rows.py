@@ -83,7 +83,7 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken
         return rows @ matrix
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
@@ -110,7 +110,7 @@ class _Unit(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
         return scaled / torch.where(length == 0, 1, length), largest * length
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, _: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(*output)
 
@@ -128,7 +128,7 @@ class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken 
         return x * scale
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
@@ -143,7 +143,7 @@ class _Tanh(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
         return torch.tanh(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, _: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(output)
 
     @staticmethod
