@@ -122,6 +122,8 @@ def show(finding: dict[str, Any], isa: str) -> None:
         if finding.get("simplest") not in (None, finding["message"]):
             print(f"  made simpler: {finding['simplest']}")
         print(f"  {finding['call']}")
+    if finding.get("left"):
+        print("  " + ", ".join(f"{name}: {x}" for name, x in finding["left"].items()))
     command = f"  python tests/fuzz --replay {finding['seed']:#x}"
     command += f" --isa {isa}" if isa else ""
     print(command + (f' --fix "{fixed}"' if fixed else ""))

@@ -52,6 +52,7 @@ class Case:
     ) -> None:
         self.seed, self.fixed, self.isas, self.tell = seed, fixed or {}, isas, tell
         self.taken: dict[str, int] = {}  # the choices that are not the simplest
+        self.chosen: dict[str, Any] = {}
         self.calls = 0
         self.last: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
         self.setting = ""
@@ -67,6 +68,7 @@ class Case:
         place = min(self.fixed.get(name, place), len(options) - 1)
         if place:
             self.taken[name] = place
+        self.chosen[name] = options[place]
         return options[place]
 
     def chance(self, name: str, p: float) -> bool:

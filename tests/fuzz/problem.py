@@ -127,7 +127,7 @@ def make(
         np.zeros((*lead, queries), bool),
     )
     if reach:
-        _reach(case, problem)
+        add_reach(case, problem)
     score = score_of(case, size, dtype) if scores else "scaled_dot"
     if score != "scaled_dot":
         problem.keywords["score"] = score
@@ -136,7 +136,7 @@ def make(
         problem.keywords["softcap"] = problem.formula["softcap"] = 2.0
     if sink and case.chance("sink", 0.15):
         _sink(case, problem)
-    _one_mask(problem)
+    one_mask(problem)
     if junk and case.chance("hidden junk", 0.4):
         _hide_junk(case, problem)
     return problem
@@ -189,7 +189,7 @@ def _sink(case: Case, problem: Problem) -> None:
 # --- the reach ------------------------------------------------------------------------------------
 
 
-def _reach(case: Case, problem: Problem) -> None:
+def add_reach(case: Case, problem: Problem) -> None:
     """Any reaches, composed by AND."""
     lead, keywords, seen = problem.lead, problem.keywords, problem.seen
     queries, keys = seen.shape[-2:]
@@ -321,15 +321,14 @@ def _mask(case: Case, lead: tuple[int, ...], queries: int, keys: int) -> Laid:
     return lay(case, "mask", np.where(uniform < share, values, -np.inf).astype(dtype))
 
 
-def _one_mask(problem: Problem) -> None:
+def one_mask(problem: Problem) -> None:
     """The whole reach as one mask, for the reference."""
     if problem.bias is None:
         if not problem.seen.all():
             problem.formula["mask"] = problem.seen
         return
-    bias = problem.bias
-    wide = np.where(problem.seen, bias.astype(np.promote_types(bias.dtype, np.float32)), -np.inf)
-    problem.formula["mask"] = wide
+    wide = np.longdouble if problem.dtype == np.float64 else np.float64
+    problem.formula["mask"] = np.where(problem.seen, problem.bias.astype(wide), wide(-np.inf))
 
 
 # --- what is not seen -----------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def _without_value(problem: Problem) -> bool:
 
 
 def local(case: Case) -> tuple[Problem, Any, Any]:
-    """A problem of local attention: the problem, its centers as given, the factors or None."""
+    """A problem of local attention, its centers as given, and sigma or None."""
     problem = make(case, reach=False, sink=False, junk=False)
     queries, keys = problem.seen.shape[-2:]
     keywords = problem.keywords
@@ -164,16 +164,19 @@ def local(case: Case) -> tuple[Problem, Any, Any]:
     if sigma == "half":
         sigma = None if given is None else width / 2
     problem.seen &= np.abs(np.arange(keys) - places[..., None]) <= width
-    factors = None
-    if sigma is not None:
-        with np.errstate(all="ignore"):
-            factors = gaussian(places, keys, float(sigma), np.float64)
-    return problem, given, factors
+    return problem, given, sigma
 
 
 def local_attention(case: Case) -> None:
-    problem, _, factors = local(case)
-    soft = Soft(problem, 1 if factors is None else factors, 0 if factors is None else GAUSSIAN_ULP)
+    problem, given, sigma = local(case)
+    if sigma is None:
+        soft = Soft(problem)
+    else:
+        queries, keys = problem.seen.shape[-2:]
+        places = np.arange(queries) if given is None else true(given)
+        with np.errstate(all="ignore"):
+            factors = gaussian(places.astype(np.float64), keys, float(sigma), np.float64)
+        soft = Soft(problem, factors, GAUSSIAN_ULP)
     exact, error = soft.output()
     answers: dict[str, Any] = {}
     for n, (isa, threads) in enumerate(case.variants()):

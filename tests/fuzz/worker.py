@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fuzz.case import ISAS, Case, Finding, mixed
+from fuzz.case import ISAS, Case, Finding, mixed, summary
 from fuzz.functions import FUNCTIONS, function_of
 
 STATE = struct.Struct("QQQ")  # the number of the case, its seed, the calls so far
@@ -79,6 +79,11 @@ def simpler(seed: int, name: str, isas: Sequence[str], message: str) -> tuple[di
     return fixed, case
 
 
+def left_of(case: Case) -> dict[str, str]:
+    """The choices that are not the simplest, by what they are."""
+    return {name: summary(case.chosen.get(name, True)) for name in case.taken}
+
+
 def seed_of(base: int, number: int) -> int:
     return mixed(mixed(base) + number)
 
@@ -106,7 +111,7 @@ def work(options: Any) -> None:
                 report = {"seed": seed, "function": name, "message": message, "kind": kind}
                 if known[kind] <= options.show:
                     fixed, small = simpler(seed, name, isas, message)
-                    report |= {"fixed": fixed, "call": small.describe(), "left": small.taken}
+                    report |= {"fixed": fixed, "call": small.describe(), "left": left_of(small)}
                     report["simplest"] = run(Case(seed, fixed, isas), name)
                 print(json.dumps(report), flush=True)
         number += options.step
