@@ -122,12 +122,10 @@ def score_sizes(score: Any, q: Any, k: Any, cells: Any) -> dict[str, float]:
         return _hidden_sizes(score, np.abs(q), np.abs(k), cells)
     q, k = _reduced(score, np.abs(q), np.abs(k))
     scale = _scale(score, q.shape[-1])
-    of_parameters = top(np.sum(cells @ k)) * (1 + top(q))
     return {
         "query": top(scale * (cells @ k)),
         "key": top(scale * np.swapaxes(cells, -1, -2) @ q),
-        "score": of_parameters,
-        "score.b": max(of_parameters, float(np.sum(cells))),  # of Location: its keys may be 0
+        "score": top(np.sum(cells @ k)) * (1 + top(q)),
     }
 
 

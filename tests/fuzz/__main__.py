@@ -87,8 +87,8 @@ class Worker:
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         if self.process.returncode == -signal.SIGKILL:
             name = f"no end after {HANG:.0f} s"
-        tail = self.errors.read_text(errors="replace")[-6000:]
-        call = "" if not seed else self.last_call(seed)
+        lines = self.errors.read_text(errors="replace").splitlines()
+        lines = [x for x in lines if x.strip() and not x.startswith("Extension modules")]
         from fuzz.case import Case
         from fuzz.functions import function_of
 
@@ -98,9 +98,8 @@ class Worker:
             "function": function,
             "message": name,
             "kind": f"{function}: {name}",
-            "call": call,
-            "fixed": {},
-            "errors": tail,
+            "worker": self,
+            "errors": "\n".join(lines[:40]),
         }
 
     def last_call(self, seed: int) -> str:
@@ -128,7 +127,7 @@ def show(finding: dict[str, Any], isa: str) -> None:
     command += f" --isa {isa}" if isa else ""
     print(command + (f' --fix "{fixed}"' if fixed else ""))
     if finding.get("errors"):
-        print("  " + "\n  ".join(finding["errors"].splitlines()[-60:]))
+        print("  " + "\n  ".join(finding["errors"].splitlines()))
     sys.stdout.flush()
 
 
@@ -144,6 +143,8 @@ def watch(options: argparse.Namespace) -> int:
         def found(finding: dict[str, Any]) -> None:
             kinds[finding["kind"]] = kinds.get(finding["kind"], 0) + 1
             if kinds[finding["kind"]] <= options.show:
+                if "worker" in finding and finding["seed"]:
+                    finding["call"] = finding["worker"].last_call(finding["seed"])
                 show(finding, options.isa)
 
         told = began

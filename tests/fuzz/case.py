@@ -14,7 +14,7 @@ import foveate as fv
 import numpy as np
 from foveate import _core
 
-from fuzz.memory import Memory, junk
+from fuzz.memory import Memory, guard, junk
 
 T = TypeVar("T")
 _M = 2**64 - 1
@@ -42,6 +42,7 @@ class Case:
     """The choices of one seed. Options stand in a list from the simplest on."""
 
     memory = Memory()
+    guard(memory)
 
     def __init__(
         self,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import foveate as fv
 import numpy as np
 from foveate import reference
 from foveate.reference._gradients import sum_to
-from gradient_checks import FLOOR_ULP, OPERANDS, parts, score_sizes, top
+from gradient_checks import FLOOR_ULP, OPERANDS, _hidden_sizes, parts, score_sizes, top
 from strategies import BFLOAT16
 from test_hard_gradients import held
 from tolerances import FLOORS, RATIO, eps, wider
@@ -115,7 +116,14 @@ class Sizes:
         return self.of_cells(cells) | {"value": size}
 
     def of_cells(self, cells: np.ndarray) -> dict[str, Any]:
-        sizes: dict[str, Any] = score_sizes(self.problem.formula["score"], self.q, self.k, cells)
+        score = self.problem.formula["score"]
+        sizes: dict[str, Any]
+        if isinstance(score, fv.Additive | fv.Concat):  # "identity" too: what cancels counts
+            sizes = _hidden_sizes(score, self.q, self.k, cells)
+        else:
+            sizes = score_sizes(score, self.q, self.k, cells)
+        if isinstance(score, fv.Location):  # whose keys may be 0
+            sizes["score.b"] = max(sizes["score"], float(np.sum(cells)))
         sizes["query"] *= self._repeats(0)
         sizes["key"] *= self._repeats(1)
         if self.problem.bias is not None:

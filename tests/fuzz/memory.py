@@ -7,7 +7,9 @@ beyond it is a crash, and what lies between its elements is NaN.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 _PAGE = mmap.PAGESIZE
 _SIZE = 32 * _PAGE
-_REGIONS = 64
+_REGIONS = 192
 _JUNK = (0xFF, 0x5A, 0x7F, 0x7B)  # NaN; 1.5e16; 3.4e38, or NaN of float16; 1.3e36
 
 
@@ -44,10 +46,52 @@ class Memory:
     def take(self, count: int, at_end: bool) -> np.ndarray:
         """So many bytes that touch a border, or any at all where there are none such left."""
         if count > _SIZE or self._next == _REGIONS:
-            return np.empty(count, np.uint8)
+            return np.empty(max(count, 1), np.uint8)
         region = self._free[self._next]
         self._next += 1
+        if count == 0:  # one byte, behind which an array of no elements is to stand
+            return region[_SIZE - 1 :]
         return region[_SIZE - count :] if at_end else region[:count]
+
+
+class GuardedNumpy:
+    """NumPy for the modules of foveate: what they allocate is junk, and stands between pages too."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def empty(self, shape: Any, dtype: Any = np.float64, **keywords: Any) -> np.ndarray:
+        if keywords:
+            return np.empty(shape, dtype, **keywords)
+        shape = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+        dtype = np.dtype(dtype)
+        self._count += 1
+        if math.prod(shape) > _SIZE:
+            return np.empty(shape, dtype)
+        raw = self._memory.take(math.prod(shape) * dtype.itemsize, self._count % 3 != 0)
+        raw.fill(_JUNK[self._count % len(_JUNK)])
+        if not math.prod(shape):
+            return np.ndarray(shape, dtype, raw, len(raw), (0,) * len(shape))  # as NumPy has it
+        return np.ndarray(shape, dtype, raw)
+
+    def zeros(self, shape: Any, dtype: Any = np.float64, **keywords: Any) -> np.ndarray:
+        if keywords:
+            return np.zeros(shape, dtype, **keywords)
+        made = self.empty(shape, dtype)
+        made[...] = 0
+        return made
+
+
+def guard(memory: Memory) -> None:
+    """Give the modules of foveate, but for the reference, this NumPy."""
+    guarded = GuardedNumpy(memory)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("foveate._") and getattr(module, "np", None) is np:
+            module.np = guarded
 
 
 LAYOUTS = (
@@ -117,6 +161,8 @@ def lay(case: Case, name: str, x: np.ndarray, *, output: bool = False) -> Laid:
         strides = [
             -s if kind == "backwards" or bits >> (30 + a) & 1 else s for a, s in enumerate(strides)
         ]
+    if not x.size and bits & 1:
+        strides = [0] * ndim  # as those of NumPy's own empty arrays
     shift = 1 + bits % max(1, item - 1) if kind == "unaligned" and item > 1 else 0
     reach = [(n - 1) * s for n, s in zip(x.shape, strides, strict=True)] if x.size else []
     span = sum(abs(r) for r in reach) + item if x.size else 0
@@ -124,7 +170,8 @@ def lay(case: Case, name: str, x: np.ndarray, *, output: bool = False) -> Laid:
     at_end = bool(bits >> 60 & 1)
     raw = case.memory.take(span + shift, at_end)
     raw.fill(0xFF)
-    view = np.ndarray(x.shape, dtype, raw, (0 if at_end else shift) + begin, strides)
+    offset = (0 if at_end else shift) + begin if x.size else len(raw)
+    view = np.ndarray(x.shape, dtype, raw, offset, strides)
     view[...] = x
     laid = Laid(view, raw)
     if kind == "read-only":

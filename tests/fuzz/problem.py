@@ -25,6 +25,7 @@ QUERIES = [1, 1, 1, 2, 2, 3, 4, *_SHORT, *_SHORT, 0, 31, 32, 33, 48, 49, 63, 65]
 KEYS = [1, 2, *_SHORT, *_SHORT, 0, 31, 32, 33, 63, 64, 65, 111, 112, 113, 127, 129, 167, 168, 169]
 SIZES = [1, 2, 3, 4, 8, 8, 5, 7, 0, 15, 16, 16, 17, 31, 32, 33, 64, 65]
 MOST = 1 << 17  # cells times columns, beyond which an axis is cut down
+LARGE = 3  # so much larger, in binary digits, is a problem that several threads share
 HUGE = 1 << 40
 
 
@@ -94,7 +95,11 @@ def leads_of(case: Case, *names: str) -> tuple[tuple[int, ...], list[tuple[int, 
 def lengths(case: Case, lead: tuple[int, ...], size: int) -> tuple[int, int]:
     """How many queries and keys."""
     queries, keys = case.pick("Lq", QUERIES), case.pick("Lk", KEYS)
-    most = max(1, MOST // (max(1, int(np.prod(lead))) * max(size, 1)))
+    most = MOST
+    if case.chance("large", 0.03):
+        most <<= LARGE
+        queries, keys = max(queries, 1) * 5, keys * 3
+    most = max(1, most // (max(1, int(np.prod(lead))) * max(size, 1)))
     if queries * keys > most:
         queries = max(1, most // keys)
     if case.chance("square", 0.15):
