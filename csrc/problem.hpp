@@ -26,7 +26,7 @@ struct Problem {
 
   Operand query, key, value;
   Operand out;   // (Lq, Dv), or (Lq, Lk) for the weights
-  Operand lse;   // (Lq,): row_stride only; optional
+  Operand lse;   // (Lq,): row_stride; or (Lq, 3), with its parts: column_stride too; optional
   Operand sink;  // one float64 a leading index; optional
 
   // hard attention: out is (Lq, draws, Dv), index and log_prob are (Lq, draws); there is no value to sum, but choices

@@ -89,12 +89,13 @@ class Validator : private Views<Problem> {
     return place_output("log_prob", *log_prob, core, 2, problem_.log_prob);
   }
 
-  // The logarithm of the denominator, (..., Lq); optional.
+  // The logarithm of the denominator, (..., Lq), or with what it is made of, (..., Lq, 3); optional.
   fv_status lse(const fv_array* lse) {
     if (lse == nullptr) return FV_OK;
     if (const fv_status status = view("lse", lse); status != FV_OK) return status;
     if (const fv_status status = lse_dtype("lse", *lse, problem_.query.dtype); status != FV_OK) return status;
-    return place_output("lse", *lse, &problem_.queries, 1, problem_.lse);
+    const int64_t core[2] = {problem_.queries, lse_numbers};
+    return place_output("lse", *lse, core, lse_axes(*lse), problem_.lse);
   }
 
  private:

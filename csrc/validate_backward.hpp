@@ -102,7 +102,8 @@ class BackwardValidator : private Views<Problem> {
   fv_status given_lse(const fv_array* array) {
     if (const fv_status status = view("lse", array); status != FV_OK) return status;
     if (const fv_status status = lse_dtype("lse", *array, given_.query->dtype); status != FV_OK) return status;
-    return given_output("lse", array, &array->dtype, &problem_.queries, 1, problem_.lse);
+    const int64_t core[2] = {problem_.queries, lse_numbers};
+    return given_output("lse", array, &array->dtype, core, lse_axes(*array), problem_.lse);
   }
 
   // Every choice is a key, or -1.

@@ -42,11 +42,16 @@ class Views {
     return refuse(error_, FV_TYPE_ERROR, "%s: got %s, wanted %s", name, dtype_name(array.dtype), wanted);
   }
 
-  // Of the accumulator, or float64, which keeps what float32 rounds off.
+  // Of the accumulator, or float64, which keeps what float32 rounds off; with its parts of float64 alone.
   fv_status lse_dtype(const char* name, const fv_array& lse, fv_dtype query) {
-    const bool fits = lse.dtype == FV_FLOAT64 || (lse.dtype == FV_FLOAT32 && query != FV_FLOAT64);
-    return fits ? FV_OK : wrong_dtype(name, lse, query == FV_FLOAT64 ? "float64" : "float32 or float64");
+    const bool wide = query == FV_FLOAT64 || lse_axes(lse) == 2;
+    const bool fits = lse.dtype == FV_FLOAT64 || (lse.dtype == FV_FLOAT32 && !wide);
+    return fits ? FV_OK : wrong_dtype(name, lse, wide ? "float64" : "float32 or float64");
   }
+
+  // Axes behind the leading ones: rows, and the numbers of each where lse comes with its parts.
+  static constexpr int64_t lse_numbers = 3;
+  int lse_axes(const fv_array& lse) const { return lse.ndim == problem_.lead_ndim + 2 ? 2 : 1; }
 
   // The strides over the leading axes: right-aligned, 0 where the array does not have the axis or has it once.
   void place(const fv_array& array, int core_ndim, Operand& operand) const {
