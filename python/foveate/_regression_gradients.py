@@ -204,7 +204,7 @@ def _gaussian(given: Taken) -> tuple[Array, Array, _Undo]:
     points, value, wide = given.points, given.value, given.points.accumulated
     bias = None if given.sample is None else np.log(given.sample).astype(wide)
     output, lse = points.ask("gaussian", value, wide, bias=bias, by_differences=True)
-    empty = lse == -np.inf
+    empty = lse[:, 0] == -np.inf
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
         answers = (output, lse, np.where(empty[:, None], 0, d_out).astype(output.dtype))

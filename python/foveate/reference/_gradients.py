@@ -20,7 +20,7 @@ from .._vjp import Gradients, names_of, score_of
 from ..scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
-from ._reach import bias_of, per_lead
+from ._reach import bias_of, narrowed, per_lead
 from ._score import activate, compute_dtype, scores, unit
 from ._select import weighted_sum
 
@@ -102,7 +102,7 @@ def attention_vjp(
             found = through_logits(q, k, score, softcap, bias, d_logits, seen)
             found["value"] = sum_to(d_value, v.shape).astype(dtype)
             if sink is not None:
-                logit = per_lead(sink, lead)[..., 0].astype(wide)
+                logit = narrowed(per_lead(sink, lead)[..., 0], wide)
                 weight = np.where(logit == -np.inf, 0, np.exp(logit - lse))
                 found["sink"] = sum_to(-np.sum(weight * shift, axis=-1), np.shape(sink))
         return Gradients(**{name: x for name, x in found.items() if name in wanted})
