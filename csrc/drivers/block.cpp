@@ -120,8 +120,8 @@ void Block::start_windows(int64_t task) noexcept {
 
 bool Block::next_window() noexcept {
   if (first_row_ >= end_row_) return false;
-  start_panel(plan_, batch_, first_row_, int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width)), panels_[0]);
-  first_row_ += panels_[0].live;
+  const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
+  first_row_ = start_window(plan_, batch_, first_row_, rows, panels_[0]);
   pack(0);
   return true;
 }
