@@ -107,25 +107,14 @@ class BackwardValidator : private Views<Problem> {
 
   // Every choice is a key, or -1.
   fv_status chosen(const fv_array& index) {
-    int64_t at[FV_MAX_DIMS] = {};
-    const char* element = static_cast<const char*>(index.data);
-    int64_t count = 1;
-    for (int axis = 0; axis < index.ndim; ++axis) count *= index.shape[axis];
-    for (int64_t done = 0; done < count; ++done) {
-      int64_t key;
-      std::memcpy(&key, element, sizeof key);
-      if (key < -1 || key >= problem_.keys) {
-        return refuse(error_, FV_VALUE_ERROR, "index: got %lld, wanted values in -1..%lld (Lk - 1)",
-                      static_cast<long long>(key), static_cast<long long>(problem_.keys - 1));
-      }
-      for (int axis = index.ndim - 1; axis >= 0; --axis) {
-        element += index.strides[axis];
-        if (++at[axis] < index.shape[axis]) break;
-        element -= index.strides[axis] * index.shape[axis];
-        at[axis] = 0;
-      }
-    }
-    return FV_OK;
+    int64_t key = 0;
+    const bool all = each_element(index, index.ndim, [&](const char* at) {
+      std::memcpy(&key, at, sizeof key);
+      return -1 <= key && key < problem_.keys;
+    });
+    if (all) return FV_OK;
+    return refuse(error_, FV_VALUE_ERROR, "index: got %lld, wanted values in -1..%lld (Lk - 1)",
+                  static_cast<long long>(key), static_cast<long long>(problem_.keys - 1));
   }
 
   // No leading axis of key and value is broadcast by a stride of 0 alone: each part has its own gradient.

@@ -1,6 +1,7 @@
 // The checks that every view of the public header goes through: what it says of itself, and how its leading axes fit those
 // of the problem, which broadcast by strides of 0.
 #pragma once
+#include "poison.hpp"
 #include "problem.hpp"
 #include "refuse.hpp"
 
@@ -8,6 +9,48 @@ namespace foveate {
 
 inline bool is_float(fv_dtype dtype) {
   return dtype == FV_FLOAT16 || dtype == FV_BFLOAT16 || dtype == FV_FLOAT32 || dtype == FV_FLOAT64;
+}
+
+// Calls f(address) for each element of a view's first `ndim` axes, the last one fastest, for as long as it says true. The
+// extents alone say how many there are: an axis of any extent, 0 too, may have any stride.
+template <class F>
+bool each_element(const fv_array& array, int ndim, F&& f) {
+  int64_t index[FV_MAX_DIMS] = {};
+  for (int axis = 0; axis < ndim; ++axis) {
+    if (array.shape[axis] == 0) return true;
+  }
+  char* at = static_cast<char*>(array.data);
+  for (int axis = 0; axis >= 0;) {
+    if (!f(at)) return false;
+    for (axis = ndim - 1; axis >= 0; --axis) {
+      if (++index[axis] < array.shape[axis]) {
+        at += array.strides[axis];
+        break;
+      }
+      at -= array.strides[axis] * (array.shape[axis] - 1);
+      index[axis] = 0;
+    }
+  }
+  return true;
+}
+
+inline int64_t item_size(fv_dtype dtype) {
+  switch (dtype) {
+    case FV_FLOAT16:
+    case FV_BFLOAT16: return 2;
+    case FV_FLOAT32: return 4;
+    case FV_BOOL: return 1;
+    default: return 8;
+  }
+}
+
+// An output that was validated, or none: see poison.hpp.
+inline void poison(const fv_array* output) {
+  if (!poisoned || output == nullptr) return;
+  each_element(*output, output->ndim, [&](char* at) {
+    poison(at, size_t(item_size(output->dtype)));
+    return true;
+  });
 }
 
 // P: a problem with lead_ndim and lead_shape.

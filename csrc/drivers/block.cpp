@@ -64,6 +64,7 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
 }
 
 void Block::look_at(int64_t task) noexcept {
+  insist(plan_.span == 0, "a plan with a span is taken window by window");
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
@@ -109,6 +110,7 @@ void Block::pack(int i) noexcept {
 }
 
 void Block::start_windows(int64_t task) noexcept {
+  insist(plan_.span > 0, "only a plan with a span is taken window by window");
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
@@ -216,6 +218,7 @@ void Block::open_tile(int64_t key, int64_t end) noexcept {
 }
 
 void Block::open(KeyTile tile) noexcept {
+  insist(tile.count <= (plan_.span > 0 ? plan_.span : plan_.tile_keys), "a tile fits into the room for its scores");
   const Problem& p = plan_.problem;
   tile_ = tile;
   tile_ids_ = {};

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../poison.hpp"
+
 namespace foveate {
 namespace {
 
@@ -104,6 +106,7 @@ void read_bits(const Plan& plan, const Panel& panel, KeyTile tile, const Stretch
 
 // span: of the keys that the rows see together, beyond which the panel ends; 0: it takes all rows.
 void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int64_t span, Panel& panel) noexcept {
+  insist(!plan.scattered || plan.order, "rows that come in an order of their own have one");
   const Problem& p = plan.problem;
   panel.seen = 0;
   panel.hidden = false;
