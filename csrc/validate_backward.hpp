@@ -121,9 +121,8 @@ class BackwardValidator : private Views<Problem> {
   fv_status moving() {
     const fv_array* operands[2] = {given_.key, given_.value};
     for (const fv_array* operand : operands) {
-      bool empty = false;  // the strides of an empty array say nothing
-      for (int axis = 0; axis < operand->ndim; ++axis) empty = empty || operand->shape[axis] == 0;
-      for (int axis = 0; axis < operand->ndim - 2 && !empty; ++axis) {
+      if (is_empty(*operand)) continue;
+      for (int axis = 0; axis < operand->ndim - 2; ++axis) {
         if (operand->shape[axis] > 1 && operand->strides[axis] == 0) {
           return refuse(error_, FV_VALUE_ERROR, "%s: got a leading axis of %lld with a stride of 0, wanted 1 of it",
                         operand == given_.key ? "key" : "value", static_cast<long long>(operand->shape[axis]));
@@ -193,13 +192,12 @@ class BackwardValidator : private Views<Problem> {
     const fv_dtype accumulator = accumulator_of();
     if (const fv_status status = view("d_mask", &array); status != FV_OK) return status;
     if (const fv_status status = accumulated("d_mask", array, &accumulator); status != FV_OK) return status;
-    bool same = array.ndim == mask.ndim, apart = true, empty = false;
+    bool same = array.ndim == mask.ndim, apart = true;
     for (int axis = 0; same && axis < array.ndim; ++axis) {
       same = array.shape[axis] == mask.shape[axis];
       apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
-      empty = empty || array.shape[axis] == 0;  // the strides of an empty array say nothing
     }
-    if (!same || !(apart || empty)) {
+    if (!same || !(apart || is_empty(array))) {
       return refuse(error_, FV_VALUE_ERROR, "d_mask: got shape %s, wanted %s, with one address an element",
                     ShapeText(array).c_str(), ShapeText(mask).c_str());
     }
