@@ -89,10 +89,10 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
-    const bool shared = p.key.lead[a] == 0 && (!p.value || p.value.lead[a] == 0);
-    Axes& axes = shared ? group_ : batch_;
+    const bool apart = p.key.moves(a) || p.value.moves(a);
+    Axes& axes = apart ? batch_ : group_;
     axes.axis[axes.count++] = a;
-    (shared ? groups : batches) *= extent;
+    (apart ? batches : groups) *= extent;
   }
   rows = groups * p.queries;
 
