@@ -205,6 +205,15 @@ def broadcasts_into(own: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     return all(n in (1, all_) for n, all_ in zip(own[::-1], whole[::-1], strict=False))
 
 
+def broadcast_together(*shapes: tuple[int, ...]) -> bool:
+    """Tell whether arrays of these shapes broadcast with each other."""
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
+
+
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype that inputs of this dtype are computed in: float64, or float32."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)

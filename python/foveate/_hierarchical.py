@@ -13,6 +13,7 @@ import numpy as np
 from ._arrays import Array, ArrayInput, like
 from ._levels import Levels
 from ._projection import rounded
+from ._score_gradients import check_undo
 from ._vjp import HierarchicalGradients, names_of, score_of
 from .scores import Score
 
@@ -160,6 +161,8 @@ def hierarchical_attention_vjp(
     array([0.25, 0.25, 0.25, 0.25])
     """
     wanted = names_of(wrt, HierarchicalGradients._fields)
+    check_undo(score)
+    check_undo(upper_score, "upper_score")
     levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
     dtype = levels.query.dtype
     answered = levels.forward(wanted)

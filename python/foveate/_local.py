@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _core
-from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, integers, real, reals
+from ._arrays import (
+    Array,
+    ArrayInput,
+    broadcast_together,
+    compute_dtype,
+    float_arrays,
+    integers,
+    real,
+    reals,
+)
 from ._reach import Reach
 from ._score import fitted, parameter, project
 from .scores import Score, reduce
@@ -192,7 +201,8 @@ def predict_centers(
     v : array (H,)
         Likewise.
     length : float or int array (...)
-        How many keys there are: a number, or one for each of the leading axes. Not negative.
+        How many keys there are: a number, or one for each of the leading axes, with which it
+        broadcasts. Not negative.
 
     Returns
     -------
@@ -298,12 +308,9 @@ def _length(length: object, lead: tuple[int, ...]) -> float | Array:
     counts = np.asarray(integers("length", length))
     if counts.size and counts.min() < 0:
         raise ValueError(f"length: got {counts.min()}, wanted values >= 0")
-    fits = counts.ndim <= len(lead) and all(
-        own in (1, whole) for own, whole in zip(counts.shape[::-1], lead[::-1], strict=False)
-    )
-    if not fits:
+    if not broadcast_together(counts.shape, lead):
         raise ValueError(
-            f"length: got shape {counts.shape}, wanted one that broadcasts into the leading axes, "
+            f"length: got shape {counts.shape}, wanted one that broadcasts with the leading axes, "
             f"{lead}"
         )
     return counts[..., None] if counts.ndim else int(counts)

@@ -15,7 +15,7 @@ import numpy as np
 from ._arrays import Array, ArrayInput, as_array, float_arrays, like
 from ._backward import Answers, Problem
 from ._local import hidden_logits, resolve_centers, resolve_local, shrunk_share
-from ._score_gradients import of_matrix, sum_to
+from ._score_gradients import check_undo, of_matrix, sum_to
 from ._vjp import CenterGradients, LocalGradients, names_of
 from .scores import Score, reduce
 
@@ -98,6 +98,7 @@ def local_attention_vjp(
     (1,)
     """
     wanted = names_of(wrt, LocalGradients._fields)
+    check_undo(score)
     q, k, v = float_arrays(query=query, key=key, value=value)
     given = q, k, v
     cap, reach, places = resolve_local(given[0], half_width, centers, sigma, key_lengths, softcap)
@@ -199,7 +200,8 @@ def predict_centers_vjp(
             shrunk, _ = shrunk_share(logits)
             # sigmoid (1 - sigmoid) = e^-|x| / (1 + e^-|x|)^2
             d_logits = of_centers * keys * shrunk / np.square(1 + shrunk)
-            d_logits = np.where(of_centers == 0, 0, d_logits)[..., None]
+            d_logits = np.where(of_centers == 0, 0, d_logits)
+            d_logits = sum_to(d_logits, rows.shape[:-1])[..., None]  # lengths may have more axes
             d_v = of_matrix(hidden, d_logits)[:, 0]
             np.multiply(hidden, hidden, out=hidden)
             d_hidden = np.subtract(1, hidden, out=hidden)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._hard import HardAttention
 from .._random import key_of
 from ._attention import check_dtypes, logits_of
+from ._reach import lead_of
 from ._random import HARD_ATTENTION, philox, uniform
 
 Array = NDArray[Any]
@@ -41,7 +43,7 @@ def draw(weights: Array, key: tuple[int, int], size: int) -> Array:
            [-1, -1]])
     """
     *lead, queries, keys = weights.shape
-    rows = weights.reshape(-1, queries, 1, keys)
+    rows = weights.reshape(math.prod(lead), queries, 1, keys)
     index = np.full((len(rows), queries, size), -1)
     total = np.zeros((len(rows), queries, 1), weights.dtype)
     shape = (len(rows), queries, size)
@@ -97,14 +99,14 @@ def hard_attention(
     """
     q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
     check_dtypes(query=q, key=k, value=v)
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    reaches = {
+    reaches: dict[str, Any] = {
         "causal": causal,
         "window": window,
         "offset": offset,
         "key_lengths": key_lengths,
         "segments": segments,
     }
+    lead = lead_of(q, k, v, mask=mask, **reaches)
     with np.errstate(all="ignore"):
         logits, seen = logits_of(q, k, lead, score, softcap, mask, **reaches)
         largest = logits.max(axis=-1, keepdims=True, initial=-np.inf, where=~np.isnan(logits))

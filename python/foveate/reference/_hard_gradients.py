@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._hard import HardAttention
+from .._score_gradients import check_undo
 from .._vjp import HardGradients, names_of
 from ._attention import weights_of
 from ._gradients import sum_to, through_logits
@@ -67,6 +68,7 @@ def hard_attention_vjp(
            [1.]]), mask=None, score=None)
     """
     wanted = names_of(wrt, HardGradients._fields)
+    check_undo(score)
     q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
     problem: dict[str, Any] = {
         "score": score,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._attention import check_dtypes, weights_of
+from ._reach import lead_of
 from ._score import compute_dtype
 from ._select import weighted_sum
 
@@ -54,7 +55,7 @@ def local_attention(
     if not half_width > 0 or (sigma is not None and not float(sigma) > 0):
         raise ValueError(f"half_width, sigma: got {half_width}, {sigma}, wanted numbers > 0")
     places = np.asarray(np.arange(q.shape[-2]) if centers is None else centers)
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    lead = lead_of(q, k, v, key_lengths=key_lengths, centers=places)
     with np.errstate(all="ignore"):
         weights, _, seen = weights_of(
             q,
