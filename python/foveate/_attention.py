@@ -94,18 +94,20 @@ def attention(
     ----------
     query : array (..., Lq, D)
         Leading axes broadcast as in `numpy.matmul`, without copies: grouped queries are an axis of
-        keys and values that has length 1. float16, bfloat16 (of ml_dtypes), float32 or float64;
-        sums are float32, or float64 for float64. Any object with `__array__`, `__dlpack__` or the
-        buffer protocol.
+        keys and values that has length 1. Those of `mask`, `offset`, `key_lengths`, `segments` and
+        `sink` broadcast with them, and may add some. float16, bfloat16 (of ml_dtypes), float32 or
+        float64; sums are float32, or float64 for float64. Lists and integers are float64. Any
+        object with `__array__`, `__dlpack__` or the buffer protocol.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     score : str or score object, default "scaled_dot"
         `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, `Dot()`, `ScaledDot(scale)`,
-        `Cosine(scale)`, `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`, `Concat(v, w, b, activation)`,
-        `Location(w, b, activation)` or `Gaussian(w)`.
-    mask : array that broadcasts into (..., Lq, Lk), optional
+        `Cosine(scale)`, `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`,
+        `Concat(v, w, b, activation)`, `Location(w, b, activation)`, `Gaussian(w)`, or one of your
+        own (`foveate.scores.Score`).
+    mask : array that broadcasts with (..., Lq, Lk), optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
         seen, as False is.
     causal : bool, default False

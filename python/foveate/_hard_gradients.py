@@ -33,7 +33,7 @@ def hard_attention_vjp(
     *,
     wrt: str | Collection[str] | None = None,
     select: str = "sample",
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     rng: Seed = None,
     score: Score | str = "scaled_dot",
     mask: ArrayInput | None = None,

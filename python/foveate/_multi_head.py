@@ -256,7 +256,8 @@ def multi_head_attention_vjp(
                 made |= block.inputs.gradients(wanted, map(_joined, found[:3]))
                 made |= {"score": found.score, "mask": found.mask, "sink": found.sink}
                 for name, shape in block.shapes.items():  # without the axes of the heads
-                    made[name] = None if made[name] is None else made[name].reshape(shape)
+                    if made[name] is not None:
+                        made[name] = made[name].reshape(shape)
             if "wo" in wanted:
                 made["wo"] = block.output.of_weight(d_out)
             if "bo" in wanted:
@@ -321,7 +322,8 @@ class _Block:
             ) from None
         mask = None if reach["mask"] is None else mask_of(reach["mask"])
         logits = None if sink is None else reals("sink", sink)
-        shapes = {"mask": np.shape(mask), "sink": np.shape(logits)}
+        given = {"mask": mask, "sink": logits}
+        shapes = {name: x.shape for name, x in given.items() if isinstance(x, np.ndarray)}
         split = kv_heads, heads // kv_heads
         shape = (*lead, rows.shape[-2], others.shape[-2])
         keywords = of_heads(shape, split, **reach | {"mask": mask})

@@ -215,7 +215,8 @@ def of_heads(
             return x
         count = max(0, x.ndim - len(own))
         if not (
-            broadcasts_into(x.shape[count:], own) and broadcast_together(x.shape[:count], tuple(lead))
+            broadcasts_into(x.shape[count:], own)
+            and broadcast_together(x.shape[:count], tuple(lead))
         ):
             raise ValueError(
                 f"{name}: got shape {x.shape}, wanted one that broadcasts with {(*lead, *own)}; it "

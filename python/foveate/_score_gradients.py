@@ -18,7 +18,6 @@ from ._score import fitted, project
 from ._vjp import score_of
 from .scores import Bilinear, Cosine, Dot, ScaledDot, Score, unit
 
-
 # Scores are known by how they reduce: a subclass that reduces itself otherwise is another score.
 _KNOWN = {
     each.reduce for each in (Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._dropout import factors_of
 from ._reach import bias_of, lead_of, per_lead, reach
-from ._score import compute_dtype, scores
+from ._score import compute_dtype, floats, scores
 from ._select import softmax, weighted_sum
 
 Array = NDArray[Any]
@@ -111,7 +111,7 @@ def attention(
     >>> attention([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]])
     array([[20.]])
     """
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
     reaches: dict[str, Any] = {
         "causal": causal,
@@ -165,7 +165,7 @@ def attention_weights(
     array([[1. , 0. ],
            [0.5, 0.5]])
     """
-    q, k = np.asarray(query), np.asarray(key)
+    q, k = floats(query), floats(key)
     check_dtypes(query=q, key=k)
     reaches: dict[str, Any] = {
         "causal": causal,

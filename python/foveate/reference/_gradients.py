@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._vjp import Gradients, names_of, score_of
 from .._score_gradients import check_undo
+from .._vjp import Gradients, names_of, score_of
 from ..scores import NAMED, Additive, Bilinear, Concat, Cosine, Gaussian, Location
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
 from ._reach import bias_of, lead_of, per_lead
-from ._score import activate, compute_dtype, scores, unit
+from ._score import activate, compute_dtype, floats, scores, unit
 from ._select import weighted_sum
 
 Array = NDArray[Any]
@@ -69,7 +69,7 @@ def attention_vjp(
     """
     wanted = names_of(wrt)
     check_undo(score)
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
     dtype, wide = q.dtype, compute_dtype(q.dtype)
     reaches: dict[str, Any] = {

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._attention import check_dtypes, weights_of
 from ._reach import lead_of
-from ._score import compute_dtype
+from ._score import compute_dtype, floats
 from ._select import weighted_sum
 
 Array = NDArray[Any]
@@ -48,7 +48,7 @@ def local_attention(
     >>> local_attention(np.zeros((1, 1)), np.zeros((3, 1)), [[1.0], [2.0], [9.0]], half_width=1)
     array([[1.5]])
     """
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
     if sigma == "half":
         sigma = None if centers is None else half_width / 2

@@ -22,7 +22,7 @@ from ._attention import check_dtypes, weights_of
 from ._gradients import of_matrix, over_queries, sum_to, through_logits
 from ._local import gaussian, predict_centers
 from ._reach import lead_of
-from ._score import compute_dtype
+from ._score import compute_dtype, floats
 from ._select import weighted_sum
 
 Array = NDArray[Any]
@@ -63,7 +63,7 @@ def local_attention_vjp(
     """
     wanted = names_of(wrt, LocalGradients._fields)
     check_undo(score)
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
     dtype, wide = q.dtype, compute_dtype(q.dtype)
     if sigma == "half":

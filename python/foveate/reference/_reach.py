@@ -55,7 +55,13 @@ def lead_of(
     """
     ids = segments if isinstance(segments, tuple) else (segments,)
     places = None if isinstance(offset, str) else offset
-    pairs = ((mask, 2), *((x, 1) for x in (*ids, centers)), (places, 0), (key_lengths, 0), (sink, 0))
+    pairs = (
+        (mask, 2),
+        *((x, 1) for x in (*ids, centers)),
+        (places, 0),
+        (key_lengths, 0),
+        (sink, 0),
+    )
     shapes = [x.shape[:-2] for x in operands]
     shapes += [np.shape(x)[: max(0, np.ndim(x) - own)] for x, own in pairs if x is not None]
     return np.broadcast_shapes(*shapes)
@@ -139,7 +145,9 @@ def reach(
         left, right = window if isinstance(window, tuple | list) else (window, window)
         if any(side is not None and side < 0 for side in (left, right)):
             raise ValueError(f"window: got {window!r}, wanted sizes >= 0 or None")
-        left, right = (None if side is None or side > 2 * FARTHEST else side for side in (left, right))
+        left, right = (
+            None if side is None or side > 2 * FARTHEST else side for side in (left, right)
+        )
         if causal:
             seen &= j <= place
         if left is not None:

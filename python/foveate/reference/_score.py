@@ -43,6 +43,18 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return np.result_type(np.float32, dtype)
 
 
+def floats(x: ArrayLike) -> Array:
+    """Take an array; one of integers is float64.
+
+    Examples
+    --------
+    >>> floats([1, 2])
+    array([1., 2.])
+    """
+    array = np.asarray(x)
+    return array.astype(np.float64) if array.dtype.kind in "iu" else array
+
+
 def unit(x: Array) -> Array:
     """Divide rows by their length; a zero row stays zero.
 
