@@ -206,6 +206,19 @@ class Validator : private Views<Problem> {
     int core_ndim;
   };
 
+  // A view whose axes of stride 0, which repeat what is there, are looked at once.
+  struct Once {
+    explicit Once(const fv_array& given) : array(given) {
+      for (int axis = 0; axis < given.ndim; ++axis) {
+        shape[axis] = given.strides[axis] == 0 && given.shape[axis] > 1 ? 1 : given.shape[axis];
+      }
+      array.shape = shape;
+    }
+    Once(const Once&) = delete;
+    fv_array array;
+    int64_t shape[FV_MAX_DIMS];
+  };
+
   // Broadcasts the leading axes of an array with those so far, and tells whether they do.
   bool joins(const fv_array& array, int core_ndim) {
     const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
@@ -322,7 +335,7 @@ class Validator : private Views<Problem> {
       if (const fv_status status = per_lead("offset", reach.offset, FV_INT64, problem_.offset); status != FV_OK) {
         return status;
       }
-      if (const fv_status status = within("offset", *reach.offset, -kMaxOffset, kMaxOffset); status != FV_OK) {
+      if (const fv_status status = within("offset", Once(*reach.offset).array, -kMaxOffset, kMaxOffset); status != FV_OK) {
         return status;
       }
     }
@@ -331,7 +344,7 @@ class Validator : private Views<Problem> {
           status != FV_OK) {
         return status;
       }
-      if (const fv_status status = within("key_lengths", *reach.key_lengths, 0, problem_.keys); status != FV_OK) {
+      if (const fv_status status = within("key_lengths", Once(*reach.key_lengths).array, 0, problem_.keys); status != FV_OK) {
         return status;
       }
     }
@@ -400,7 +413,7 @@ class Validator : private Views<Problem> {
     }
     problem_.half_width = half_width;
     problem_.sigma = sigma;
-    return finite("centers", *centers);
+    return finite("centers", Once(*centers).array);
   }
 
   fv_status dropout(bool weights) {

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -193,9 +194,18 @@ def by_rows(x: Array, function: Callable[[Array], Array]) -> Array:
     """
     if 0 not in x.strides[:-1] or x.size == 0:
         return function(x)
-    once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides[:-1])
-    rows = function(x[once])
+    rows = function(once(x, x.ndim - 1))
     return np.broadcast_to(rows, (*x.shape[:-1], *rows.shape[-1:]))
+
+
+def once(x: Array, axes: int | None = None) -> Array:
+    """View an array without the repetitions along those of its first axes that have a stride of 0.
+
+    Of a whole array by default, of which each element is there once: to look at the values.
+    """
+    if 0 not in x.strides or x.size == 0:
+        return x
+    return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides[:axes])]
 
 
 def native(x: Array) -> Array:
@@ -385,6 +395,25 @@ def sizes(name: str, x: object) -> tuple[int, ...]:
     if math.prod(n for n in shape if n) > _INT64_MAX:
         raise MemoryError(f"{name}: got {x}, which is too many")
     return shape
+
+
+@contextmanager
+def room_for(name: str) -> Iterator[None]:
+    """Name the argument for which there is no memory.
+
+    Raises
+    ------
+    MemoryError
+        By the name of the argument, for one that is raised within, and where NumPy refuses a shape.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{name}: got what is too large: {error}") from error
+    except ValueError as error:
+        if str(error).startswith(("array is too big", "Maximum allowed")):
+            raise MemoryError(f"{name}: got what is too large: {error}") from error
+        raise
 
 
 def room(name: str, shape: tuple[int, ...], dtype: Any = np.int64) -> Array:

@@ -153,7 +153,7 @@ def hard_attention(
 
 def draws_of(select: object, size: object) -> int:
     """Return how many draws a selection makes for each query."""
-    if select not in SELECTIONS:
+    if not isinstance(select, str) or select not in SELECTIONS:
         raise ValueError(f"select: got {select!r}, wanted one of {list(SELECTIONS)}")
     if select == "argmax" and size is not None:
         raise ValueError(f'size: got {size} with select="argmax", wanted None: there is one')

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, like
+from ._arrays import Array, ArrayInput, like, room_for
 from ._levels import Levels
 from ._projection import rounded
 from ._score_gradients import check_undo
@@ -96,8 +96,9 @@ def hierarchical_attention(
     >>> fv.hierarchical_attention(query, key, value, segments=np.array([0, 0, 0, 7]))
     array([[6.]])
     """
-    levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
-    return rounded(levels.forward().output, levels.query.dtype)
+    with room_for("query, value"):
+        levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
+        return rounded(levels.forward().output, levels.query.dtype)
 
 
 def hierarchical_attention_vjp(
@@ -163,10 +164,11 @@ def hierarchical_attention_vjp(
     wanted = names_of(wrt, HierarchicalGradients._fields)
     check_undo(score)
     check_undo(upper_score, "upper_score")
-    levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
-    dtype = levels.query.dtype
-    answered = levels.forward(wanted)
-    output = rounded(answered.output, dtype)
+    with room_for("query, value"):
+        levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
+        dtype = levels.query.dtype
+        answered = levels.forward(wanted)
+        output = rounded(answered.output, dtype)
 
     def pullback(d_output: ArrayInput) -> HierarchicalGradients:
         """Return the gradients, from that of the output."""

@@ -23,6 +23,7 @@ from ._arrays import (
     integers,
     real,
     reals,
+    room_for,
 )
 from ._reach import Reach
 from ._score import fitted, parameter, project
@@ -63,8 +64,9 @@ def local_attention(
         How far a query sees to both sides, in keys: the paper's D. Positive, and need not be whole.
     centers : array (..., Lq), optional
         The positions p_i, of any real dtype: local-p of the paper, where `predict_centers` makes
-        them. They need not be whole, nor in order, nor lie among the keys. Without them query i
-        stands at key i, p_i = i: local-m, also where Lq != Lk.
+        them. They need not be whole, nor in order, nor lie among the keys; leading axes broadcast
+        with those of the query, and may add some. Without them query i stands at key i, p_i = i:
+        local-m, also where Lq != Lk.
     sigma : float, "half" or None, default "half"
         With "half", weights are multiplied by a Gaussian round `centers` of sigma = half_width / 2,
         as in the paper, and not at all where there are no `centers`. A number is a sigma of one's
@@ -186,6 +188,7 @@ def resolve_local(
     return Local(cap, (None, side, side, None, lengths, None, None), places)
 
 
+@room_for("query")
 def predict_centers(
     query: ArrayInput, w: ArrayInput, v: ArrayInput, length: float | ArrayInput
 ) -> Array:

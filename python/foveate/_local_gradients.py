@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, as_array, float_arrays, like
+from ._arrays import Array, ArrayInput, array_or_list, as_array, float_arrays, like, room_for
 from ._backward import Answers, Problem
 from ._local import hidden_logits, resolve_centers, resolve_local, shrunk_share
 from ._score_gradients import check_undo, of_matrix, sum_to
@@ -128,12 +128,13 @@ def local_attention_vjp(
 
 def _gradient_dtype(centers: object) -> np.dtype:
     """The dtype of centres where it is a float one, else float64."""
-    dtype = np.asarray(centers).dtype if isinstance(centers, list) else as_array("", centers).dtype
+    dtype = array_or_list("centers", centers).dtype
     if dtype.kind != "f" and dtype.name != "bfloat16":
         return np.dtype(np.float64)
     return dtype.newbyteorder("=")
 
 
+@room_for("query")
 def predict_centers_vjp(
     query: ArrayInput, w: ArrayInput, v: ArrayInput, length: float | ArrayInput
 ) -> tuple[Array, Callable[[ArrayInput], CenterGradients]]:

@@ -23,6 +23,7 @@ from ._arrays import (
     integer,
     like,
     reals,
+    room_for,
 )
 from ._attention import attention
 from ._gradients import attention_vjp
@@ -33,6 +34,7 @@ from ._vjp import MultiHeadGradients, names_of
 from .scores import Score
 
 
+@room_for("x, memory")
 def multi_head_attention(
     x: ArrayInput,
     memory: ArrayInput | None = None,
@@ -151,6 +153,7 @@ def multi_head_attention(
     return rounded(block.output.forward(), block.dtype)
 
 
+@room_for("x, memory")
 def multi_head_attention_vjp(
     x: ArrayInput,
     memory: ArrayInput | None = None,

@@ -140,20 +140,26 @@ def _segments(segments: object, query: Array, key: Array) -> tuple[Array, Array]
                 f"segments: got a tuple of {len(segments)}, wanted one int array or a pair "
                 "(of_queries, of_keys)"
             )
-        return _ids(segments[0]), _ids(segments[1])
+        return _ids(segments[0], query), _ids(segments[1], key)
     ids = _ids(segments)
     if query.ndim >= 2 and key.ndim >= 2 and query.shape[-2] != key.shape[-2]:
         raise ValueError(
             f"segments: got one array with {query.shape[-2]} queries and {key.shape[-2]} keys, "
             "wanted a pair (of_queries, of_keys)"
         )
+    ids = _ids(ids, query)
     return ids, ids
 
 
-def _ids(segments: object) -> Array:
+def _ids(segments: object, rows: Array | None = None) -> Array:
+    """Take ids, one for each of these rows."""
     ids = integers("segments", segments)
     if isinstance(ids, int):
         raise TypeError("segments: got an int, wanted an int array with one id a position")
+    if rows is not None and rows.ndim >= 2 and ids.shape[-1:] != rows.shape[-2:-1]:
+        raise ValueError(
+            f"segments: got shape {ids.shape}, wanted (..., {rows.shape[-2]}), an id for each row"
+        )
     return ids
 
 
@@ -222,7 +228,7 @@ def of_heads(
                 f"{name}: got shape {x.shape}, wanted one that broadcasts with {(*lead, *own)}; it "
                 "is the same for all heads"
             )
-        return x.reshape(*x.shape[:count], *((1, 1) if count else ()), *x.shape[count:])
+        return x.reshape((*x.shape[:count], *((1, 1) if count else ()), *x.shape[count:]))
 
     def split(mask: Array) -> Array:
         *others, count, _, _ = mask.shape

@@ -20,6 +20,7 @@ from ._arrays import (
     native,
     numbers,
     room,
+    room_for,
     sizes,
 )
 from ._random import Seed, key_of
@@ -93,8 +94,10 @@ def multinoulli(
         raise TypeError(f"logits: got {type(logits).__name__}, wanted a bool")
     shape = sizes("size", size)
     index = room("size", (*rows.shape[:-1], math.prod(shape)))
-    _core.multinoulli(rows, bool(logits), *key_of(rng), index)
-    return index.reshape(*rows.shape[:-1], *shape)
+    key = key_of(rng)
+    with room_for("p"):
+        _core.multinoulli(rows, bool(logits), *key, index)
+    return index.reshape((*rows.shape[:-1], *shape))
 
 
 def multinomial(
@@ -168,7 +171,7 @@ def multinomial(
             counter = np.array([_MULTINOMIAL_TREE, draw, row, 0], np.uint64)
             bits = np.random.Philox(key=np.array([low, high], np.uint64), counter=counter)
             counts[(*place, draw)] = _split(number, tree, np.random.Generator(bits))
-    return counts.reshape(*lead, *shape, categories)
+    return counts.reshape((*lead, *shape, categories))
 
 
 def multinomial_logpmf(counts: ArrayInput, p: ArrayInput) -> Array:

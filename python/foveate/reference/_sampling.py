@@ -122,7 +122,7 @@ def multinoulli(
         for row, weights in _rows(p, logits):
             u = _uniforms(key, MULTINOULLI, 0, row, draws)
             index.reshape(-1, draws)[row] = categories[_invert(weights[categories], u)]
-    return index.reshape(*p.shape[:-1], *shape)
+    return index.reshape((*p.shape[:-1], *shape))
 
 
 def multinomial(
@@ -159,7 +159,7 @@ def multinomial(
             for draw in range(draws):
                 u = _uniforms(key, MULTINOMIAL, draw, row, int(trials[row]))
                 by_row[row, draw] = np.bincount(_invert(weights, u), minlength=p.shape[-1])
-    return counts.reshape(*lead, *shape, p.shape[-1])
+    return counts.reshape((*lead, *shape, p.shape[-1]))
 
 
 def multinomial_logpmf(counts: ArrayLike, p: ArrayLike) -> Array:
