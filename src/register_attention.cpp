@@ -17,6 +17,8 @@ namespace {
 // a busy thread can take 5 milliseconds (sys.getswitchinterval).
 constexpr double kSmallWork = 1 << 18;
 
+constexpr int kNumpyAxes = 32;  // that every NumPy has; of more it may say itself that they are too many
+
 int type_number(PyObject* array) { return py::detail::array_descriptor_proxy(fields(array)->descr)->type_num; }
 
 // One call: the problem that its arguments state, and the memory that the views stand on.
@@ -265,7 +267,7 @@ class Call {
     // An `out` that overlaps an operand, or that the kernels cannot write, has its answer by way of a new array.
     const bool direct = given && is_aligned(given_out) && !overlaps_operand(out_view);
     const py::object out = direct ? py::reinterpret_borrow<py::object>(given_out)
-                                  : py::reinterpret_steal<py::object>(new_array(descriptor, ndim, shape));
+                                  : new_output("query, key, value", descriptor, ndim, shape);
     if (!out || !view("out", out.ptr(), &out_view)) return nullptr;
     py::object lse;
     if (with_lse != Lse::none) {
@@ -302,7 +304,7 @@ class Call {
     shape[ndim] = shape[ndim - 1];
     shape[ndim - 1] = draws;
     const fv_dtype logarithm = query_.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
-    const auto out = py::reinterpret_steal<py::object>(new_array(descriptor, ndim + 1, shape));
+    const py::object out = new_output("size", descriptor, ndim + 1, shape);
     const auto index = py::reinterpret_steal<py::object>(new_array(FV_INT64, ndim, shape));
     const auto log_prob = py::reinterpret_steal<py::object>(new_array(logarithm, ndim, shape));
     fv_array out_view, index_view, log_prob_view;
@@ -370,6 +372,19 @@ class Call {
       }
     }
     return true;
+  }
+
+  // A new output. Where there is no room for it: a MemoryError that says how large it is, and what makes it so.
+  static py::object new_output(const char* name, PyObject* descriptor, int ndim, const int64_t* shape) {
+    auto made = py::reinterpret_steal<py::object>(new_array(descriptor, ndim, shape));
+    const bool too_many_axes = ndim > kNumpyAxes;
+    if (!made && !too_many_axes &&
+        (PyErr_ExceptionMatches(PyExc_MemoryError) || PyErr_ExceptionMatches(PyExc_ValueError))) {
+      PyErr_Clear();
+      PyErr_Format(PyExc_MemoryError, "%s: an output of shape %R and dtype %S is too large", name,
+                   shape_tuple(ndim, shape).ptr(), descriptor);
+    }
+    return made;
   }
 
   // A tuple to print; an empty handle, which prints as <NULL>, where there is no memory for it.

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, compute_dtype
-from ._reach import Reach
+from ._reach import Reach, lead_of
 from ._score import Reduced
 from ._score_gradients import OfOperands, parameters_need, sum_to, undo
 from ._vjp import Gradients
@@ -142,7 +142,9 @@ class Problem:
         """
         q, k, _, family = self.reduced
         wide = self.wide
-        lead = np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, self.value)))
+        centers = None if self.centers is None else self.centers[0]
+        operands = (q, k, self.value)
+        lead = lead_of(*operands, reach=self.reach, sink=self.sink, centers=centers)
         shared = np.broadcast_shapes(k.shape[:-2], self.value.shape[:-2])
         shared = (1,) * (len(lead) - len(shared)) + shared
         need = parameters_need(self.score) if self._learned and "score" in wanted else None

@@ -11,6 +11,7 @@ from ._arrays import Array, ArrayInput, float_arrays, like, real, reals
 from ._backward import Answers, Problem
 from ._random import Seed, dropout_of
 from ._reach import Segments, Window, resolve
+from ._score_gradients import check_undo
 from ._vjp import Gradients, names_of
 from .scores import Score, reduce
 
@@ -104,6 +105,7 @@ def attention_vjp(
     array([[-1.49,  1.49]])
     """
     wanted = names_of(wrt)
+    check_undo(score)
     q, k, v = float_arrays(query=query, key=key, value=value)
     given = q, k, v
     reduced = reduce(score, *given[:2])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, broadcasts_into, compute_dtype, float_arrays, integers
+from ._arrays import Array, broadcast_together, compute_dtype, float_arrays, integers
 from ._attention import attention
 from ._backward import Answers, Problem
 from ._gradients import Pullback, attention_vjp
@@ -111,8 +111,13 @@ class Levels:
                 f"query, key, value: got shapes {q.shape}, {k.shape}, {v.shape}, wanted leading "
                 "axes that broadcast"
             ) from None
-        ids = _ids(segments, lead, keys)
-        lengths = None if key_lengths is None else _lengths(key_lengths, lead, keys)
+        ids = _ids(segments, keys)
+        lengths = None if key_lengths is None else _lengths(key_lengths, keys)
+        lead = _lead_with("segments", ids.shape[:-1], lead)
+        ids = _with_axes(ids, len(lead) + 1)
+        if lengths is not None:
+            lead = _lead_with("key_lengths", lengths.shape, lead)
+            ids, lengths = _with_axes(ids, len(lead) + 1), _with_axes(lengths, len(lead))
         shapes = {"query": q.shape, "key": k.shape, "value": v.shape}
         q, k, v = (_with_axes(x, len(lead) + 2) for x in (q, k, v))
         own, above = (widened(x, compute_dtype(q.dtype)) for x in (score, upper_score))
@@ -345,27 +350,27 @@ def _wanted_of_levels(wanted: frozenset[str], one_score: bool) -> tuple[set[str]
     return below, above
 
 
-def _ids(segments: object, lead: tuple[int, ...], keys: int) -> Array:
+def _ids(segments: object, keys: int) -> Array:
     ids = integers("segments", segments)
     if isinstance(ids, int) or ids.ndim == 0 or ids.shape[-1] != keys:
         got = "an int" if isinstance(ids, int) else f"shape {ids.shape}"
         raise ValueError(f"segments: got {got}, wanted (..., {keys}), an id for each key")
-    return _into("segments", ids, ids.shape[:-1], lead)
+    return ids
 
 
-def _lengths(key_lengths: object, lead: tuple[int, ...], keys: int) -> Array:
+def _lengths(key_lengths: object, keys: int) -> Array:
     lengths = np.asarray(integers("key_lengths", key_lengths))
     wrong = lengths[(lengths < 0) | (lengths > keys)]
     if wrong.size:
         raise ValueError(f"key_lengths: got {wrong[0]}, wanted values in 0..{keys} (Lk)")
-    return _into("key_lengths", lengths, lengths.shape, lead)
+    return lengths
 
 
-def _into(name: str, x: Array, own: tuple[int, ...], lead: tuple[int, ...]) -> Array:
-    """Refuse leading axes that do not broadcast into those of the problem; give the others all."""
-    if not broadcasts_into(own, lead):
-        raise ValueError(f"{name}: got leading axes {own}, wanted ones that broadcast into {lead}")
-    return _with_axes(x, len(lead) + x.ndim - len(own))
+def _lead_with(name: str, own: tuple[int, ...], lead: tuple[int, ...]) -> tuple[int, ...]:
+    """Broadcast leading axes with those so far; refuse those that do not."""
+    if not broadcast_together(own, lead):
+        raise ValueError(f"{name}: got leading axes {own}, wanted ones that broadcast with {lead}")
+    return np.broadcast_shapes(own, lead)
 
 
 def _with_axes(x: Array, ndim: int) -> Array:

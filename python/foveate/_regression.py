@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _core
-from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, real, reals
+from ._arrays import Array, ArrayInput, compute_dtype, real, reals, widest_arrays
 from ._order import curve_order, scatter
 from .scores import Gaussian
 
@@ -48,11 +48,12 @@ def kernel_regression(
     ----------
     x : array (n,) or (n, d)
         Where to estimate. float16, bfloat16 (of ml_dtypes), float32 or float64; sums are float32,
-        or float64 for float64. Any object with `__array__`, `__dlpack__` or the buffer protocol.
+        or float64 for float64. Lists and integers are float64. Of several dtypes the widest is that
+        of all, as in NumPy. Any object with `__array__`, `__dlpack__` or the buffer protocol.
     x_train : array (m,) or (m, d)
-        Where y was observed; of the dtype of `x`.
+        Where y was observed.
     y_train : array (m,) or (m, k)
-        What was observed; of the dtype of `x`.
+        What was observed.
     w : float or array (d,), default 1.0
         The inverse of the bandwidth, for all dimensions or for each: the distance of two points is
         u = ||w (a - b)||. Finite and not negative; with 0 a dimension does not count.
@@ -75,12 +76,12 @@ def kernel_regression(
     Returns
     -------
     numpy.ndarray (n,) or (n, k)
-        Of the dtype of `x`.
+        Of the dtype of `x`, or the widest one.
 
     Raises
     ------
     TypeError
-        For dtypes that are not taken, or mixed, and for keywords of a wrong type.
+        For dtypes that are not taken, and for keywords of a wrong type.
     ValueError
         For shapes that do not fit, another kernel, and w or weights outside their ranges.
     MemoryError
@@ -148,6 +149,7 @@ class Taken(NamedTuple):
     fill_value: float
     shape: tuple[int, ...]  # of the output
     shapes: dict[str, tuple[int, ...]]  # of x, x_train and y_train
+    dtypes: dict[str, np.dtype[Any]]  # likewise; integers are float64
 
     def nothing(self) -> Array:
         """Make the output where there are no training points."""
@@ -176,7 +178,7 @@ def take(
     TypeError, ValueError
         As `kernel_regression`.
     """
-    query, key, value = float_arrays(x=x, x_train=x_train, y_train=y_train)
+    (query, key, value), dtypes = widest_arrays(x=x, x_train=x_train, y_train=y_train)
     _check_shapes(query, key, value)
     if not isinstance(kernel, str):
         raise TypeError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
@@ -203,7 +205,7 @@ def take(
             kept = np.flatnonzero(there)
             key, value, sample = key[kept], value[kept], sample[kept]
     points = Points(query, key, inverse, leave_one_out)
-    return Taken(points, value, sample, kept, fill_value, shape, shapes)
+    return Taken(points, value, sample, kept, fill_value, shape, shapes, dtypes)
 
 
 def _check_shapes(query: Array, key: Array, value: Array) -> None:

@@ -143,10 +143,9 @@ _Undo = Callable[[Array, frozenset[str]], _Parts]
 
 def _as_given(given: Taken, parts: _Parts, wanted: frozenset[str]) -> RegressionGradients:
     """Put the gradients into the shapes, the dtype and the places of the arguments."""
-    dtype = given.points.query.dtype
     found: dict[str, Any] = {}
     for name in wanted - {"w"}:
-        part, shape = getattr(parts, name), given.shapes[name]
+        part, shape, dtype = getattr(parts, name), given.shapes[name], given.dtypes[name]
         if part is None:
             found[name] = np.zeros(shape, dtype)
         elif given.kept is None or name == "x":

@@ -94,9 +94,8 @@ typedef struct fv_reach {
   double half_width;              /* with centers: positive */
 } fv_reach;
 
-/* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of query, key and value
- * broadcast to those of the output; everything else must broadcast into them. float16, bfloat16 and float32 mix
- * freely among query, key and value and accumulate in float32; float64 goes with float64 only. */
+/* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of these, and of the arrays of
+ * the reach and the sink, broadcast to those of the output. float16, bfloat16 and float32 mix freely among query, key and value and accumulate in float32; float64 goes with float64 only. */
 typedef struct fv_problem {
   const fv_array* query;
   const fv_array* key;
