@@ -64,6 +64,7 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
 }
 
 void Block::look_at(int64_t task) noexcept {
+  insist(plan_.span == 0, "a plan with a span is taken window by window");
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
@@ -109,6 +110,7 @@ void Block::pack(int i) noexcept {
 }
 
 void Block::start_windows(int64_t task) noexcept {
+  insist(plan_.span > 0, "only a plan with a span is taken window by window");
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
@@ -120,8 +122,8 @@ void Block::start_windows(int64_t task) noexcept {
 
 bool Block::next_window() noexcept {
   if (first_row_ >= end_row_) return false;
-  start_panel(plan_, batch_, first_row_, int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width)), panels_[0]);
-  first_row_ += panels_[0].live;
+  const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
+  first_row_ = start_window(plan_, batch_, first_row_, rows, panels_[0]);
   pack(0);
   return true;
 }
@@ -216,6 +218,7 @@ void Block::open_tile(int64_t key, int64_t end) noexcept {
 }
 
 void Block::open(KeyTile tile) noexcept {
+  insist(tile.count <= (plan_.span > 0 ? plan_.span : plan_.tile_keys), "a tile fits into the room for its scores");
   const Problem& p = plan_.problem;
   tile_ = tile;
   tile_ids_ = {};

@@ -107,8 +107,7 @@ class Block {
   void start_softmax(int p, T* m, T* l) noexcept {
     for (int i = 0; i < blocks_.width; ++i) {
       const bool sink = plan_.problem.sink && i < panels_[p].live;
-      m[i] = T(sink ? sink_of(plan_, batch_, panels_[p].group[i]) * log2_e / softmax_scale()
-                    : -std::numeric_limits<double>::infinity());
+      m[i] = T(sink ? sink_score_of(plan_, batch_, panels_[p].group[i]) : -std::numeric_limits<double>::infinity());
       l[i] = T(sink ? 1 : 0);
     }
   }
@@ -147,22 +146,6 @@ class Block {
   Corners corners_{};
   const char* ahead_rows_[most_lanes];
   enum class Values { not_loaded, as_they_are, finite, as_keys } values_ready_ = Values::not_loaded;
-};
-
-// A thread that uses the kernels of a family: for one task, since others may use the same registers between them.
-class InUse {
- public:
-  explicit InUse(const Family& family) noexcept : leave_(family.leave) {
-    if (family.enter) family.enter();
-  }
-  ~InUse() {
-    if (leave_) leave_();
-  }
-  InUse(const InUse&) = delete;
-  InUse& operator=(const InUse&) = delete;
-
- private:
-  void (*leave_)();
 };
 
 // Runs Worker<T> over all blocks: made once for each thread, it takes task after task. bytes_a_query: of what a worker

@@ -34,6 +34,7 @@ class FewQueries {
         direct_(plan.problem.kind == FV_DOT),
         width_(int64_t(plan.family.lanes) * plan.family.max_vectors),
         tile_(tile) {
+    plan.share_tiles();
     plan.step = 1;  // stretches begin at a multiple of sum_keys, and may end anywhere
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);

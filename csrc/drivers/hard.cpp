@@ -91,7 +91,7 @@ class Hard {
     const double scale = block_.softmax_scale();
     if (!choices_.sampled()) {
       const uint32_t found = plain_.first_of_top(block_.scores(), vectors, count, block_.top(), m, place_);
-      plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, alpha_, nullptr, Ahead{});
+      plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, nullptr, alpha_, nullptr, Ahead{});
       take(found & live, place_of(p, 0), p, first, vectors);
       return;
     }

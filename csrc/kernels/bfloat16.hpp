@@ -2,7 +2,7 @@
 // register tiles are those of gemm.hpp; an "element" there is a 32-bit word that holds a pair:
 //   keys, queries: (x[2d], x[2d + 1]);   values: (V[2j][d], V[2j + 1][d]);   weights: (P[2j][q], P[2j + 1][q])
 // and in the sum over queries (P[j][2q], P[j][2q + 1]), (X[2q][d], X[2q + 1][d]). Weights, and the gradients of scores, are
-// rounded to bfloat16 for the product; weights are summed as rounded. tiles.hpp has the same products by AMX: what is
+// rounded to bfloat16 for the product; weights are summed as rounded, for lse as they were. tiles.hpp has the same products by AMX: what is
 // here for both fills up to whole tiles with zeros.
 #pragma once
 #if defined(__AVX512BF16__)
@@ -152,12 +152,13 @@ inline void fill_pairs(float* words, int64_t count) {
   for (int64_t i = pairs(count) * width; i < end * width; i += lanes<float>) store<float>(words + i, Vec<float>{});
 }
 
-// soft.hpp's online softmax, with the weights of two keys packed into one word a query.
-template <int vectors>
+// soft.hpp's online softmax, with the weights of two keys packed into one word a query. l is their sum as rounded, exact
+// as they were before.
+template <int vectors, bool with_exact>
 [[gnu::noinline]] void soft_pair_tile(float* scores, int64_t count, float scale, const float* top, float* m, float* l,
-                                      float* alpha, const Ahead& next) {
+                                      float* exact, float* alpha, const Ahead& next) {
   constexpr int width = vectors * lanes<float>;
-  Vec<float> sum[vectors] = {}, offset[vectors];
+  Vec<float> sum[vectors] = {}, exact_sum[vectors] = {}, offset[vectors];
   soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
   Words interleave;  // words (i, 16 + i): the pair of query i
   for (int i = 0; i < 16; ++i) interleave[i] = i | (16 + i) << 16;
@@ -169,6 +170,7 @@ template <int vectors>
     const Vec<float> high = both ? exp2_of_weights((load(from + width) - offset[v]) * scale, 0xffff) : Vec<float>{};
     const Vec<float> weights = (Vec<float>)_mm512_permutexvar_epi16((__m512i)interleave, as_bfloat16(low, high));
     sum[v] = PairProduct::apply(sum[v], weights, ones);
+    if constexpr (with_exact) exact_sum[v] += low + high;
     store<float>(to, weights);
   };
   for (int64_t j = 0; j < even; j += 2) {
@@ -182,7 +184,11 @@ template <int vectors>
       pair(scores + even * width + v * lanes<float>, scores + even / 2 * width + v * lanes<float>, v, false);
     });
   fill_pairs<vectors>(scores, count);
-  unroll<vectors>([&](auto v) { store<float>(l + v * lanes<float>, load(l + v * lanes<float>) + sum[v]); });
+  unroll<vectors>([&](auto v) {
+    constexpr int at = v * lanes<float>;
+    store<float>(l + at, load(l + at) + sum[v]);
+    if constexpr (with_exact) store<float>(exact + at, load(exact + at) * load(alpha + at) + exact_sum[v]);
+  });
 }
 
 // A row of a panel's cells as bfloat16, the upper half 0 where the panel is one vector wide.

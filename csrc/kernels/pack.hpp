@@ -36,14 +36,14 @@ inline float float_of_float16(uint16_t x) {
   memcpy(&y, &x, 2);
   return float(y);
 #else
-  // the exponent moves from bias 15 to 127 by a product, which normalises subnormals; inf and NaN are set by hand
+  // The exponent moves from bias 15 to 127; inf and NaN are set by hand. A subnormal number is an integer times 2^-24: as
+  // the bits of a float32 it would be subnormal too, and count as 0 here.
   const uint32_t magnitude = uint32_t(x & 0x7fff) << 13;
-  float y;
-  memcpy(&y, &magnitude, 4);
-  y *= 0x1p112f;
+  float y = float(int32_t(x & 0x3ff)) * 0x1p-24f;
   uint32_t bits;
   memcpy(&bits, &y, 4);
-  if (magnitude >= 0x7c00u << 13) bits |= 0x7f800000;
+  if (magnitude >= 0x400u << 13) bits = magnitude + (112u << 23);
+  if (magnitude >= 0x7c00u << 13) bits = magnitude | 0x7f800000;
   bits |= uint32_t(x & 0x8000) << 16;
   memcpy(&y, &bits, 4);
   return y;
@@ -74,6 +74,15 @@ inline uint16_t float16_of_float(float x) {
 #endif
 }
 
+// A float64 as T. What is finite stays so, as the largest number: the most negative float64 is a common bias.
+template <class T>
+inline T narrowed(double x) {
+  if constexpr (sizeof(T) == 8) return x;
+  constexpr double largest = 0x1.fffffep127, infinity = __builtin_inf();
+  const double bounded = x > largest ? largest : x < -largest ? -largest : x;
+  return T(x == infinity || x == -infinity ? x : bounded);
+}
+
 template <class T>
 inline T element(const char* p, Dtype dtype) {
   switch (dtype) {
@@ -95,7 +104,7 @@ inline T element(const char* p, Dtype dtype) {
     default: {
       double x;
       memcpy(&x, p, 8);
-      return T(x);
+      return narrowed<T>(x);
     }
   }
 }

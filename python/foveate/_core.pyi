@@ -27,7 +27,7 @@ def attention(
     key_segments: Array | None,
     sink: float | Array | None,
     out: Array | None,
-    return_lse: bool | str,  # or "float64", its dtype whatever the query
+    return_lse: bool | str,  # or "parts", (..., Lq, 3) of float64: with what it is made of
     dtype: Any,
     family: Family | None,
     centers: Centers | None = ...,

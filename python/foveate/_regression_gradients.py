@@ -143,10 +143,9 @@ _Undo = Callable[[Array, frozenset[str]], _Parts]
 
 def _as_given(given: Taken, parts: _Parts, wanted: frozenset[str]) -> RegressionGradients:
     """Put the gradients into the shapes, the dtype and the places of the arguments."""
-    dtype = given.points.query.dtype
     found: dict[str, Any] = {}
     for name in wanted - {"w"}:
-        part, shape = getattr(parts, name), given.shapes[name]
+        part, shape, dtype = getattr(parts, name), given.shapes[name], given.dtypes[name]
         if part is None:
             found[name] = np.zeros(shape, dtype)
         elif given.kept is None or name == "x":
@@ -204,7 +203,7 @@ def _gaussian(given: Taken) -> tuple[Array, Array, _Undo]:
     points, value, wide = given.points, given.value, given.points.accumulated
     bias = None if given.sample is None else np.log(given.sample).astype(wide)
     output, lse = points.ask("gaussian", value, wide, bias=bias, by_differences=True)
-    empty = lse == -np.inf
+    empty = lse[:, 0] == -np.inf
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
         answers = (output, lse, np.where(empty[:, None], 0, d_out).astype(output.dtype))

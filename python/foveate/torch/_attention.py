@@ -222,7 +222,8 @@ def call(
         stated += (draw_seed(generator) if dropout > 0 else None,)
     if learns and torch.is_grad_enabled():
         learn = _with_gradients if torch.compiler.is_compiling() else Learned.apply
-        output, lse, _ = learn(*stated)
+        output, parts, _ = learn(*stated)
+        lse = parts[..., 0] if return_lse else None
     elif return_lse:
         output, lse = _without(*stated, True)
     else:

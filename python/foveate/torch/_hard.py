@@ -72,7 +72,7 @@ def hard_attention(
     value: Tensor,
     *,
     select: str = "sample",
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     generator: torch.Generator | None = None,
     score: AnyScore = "scaled_dot",
     mask: Tensor | None = None,
@@ -91,9 +91,9 @@ def hard_attention(
         As for `attention`.
     select : {"sample", "argmax"}, default "sample"
         Draw from the distribution of the attention weights, or take the most probable key.
-    size : int, optional
+    size : int or tuple of ints, optional
         How many keys to draw for each query, with replacement. None is one, without an axis of its
-        own. Only for "sample".
+        own; a tuple is the shape of so many. Only for "sample".
     generator : torch.Generator, optional
         Where the seed of the draws is drawn from; None is torch's own, so that `torch.manual_seed`
         reproduces them. `torch.compile` takes None alone.
@@ -147,6 +147,9 @@ def hard_attention(
     )
     if size is None:
         return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
+    if isinstance(size, tuple):
+        output = output.reshape(*index.shape[:-1], *size, output.shape[-1])
+        index, log_prob = (x.reshape(*x.shape[:-1], *size) for x in (index, log_prob))
     return HardAttention(output, index, log_prob)
 
 

@@ -65,17 +65,17 @@ def _fake_attention(
     query: Tensor, key: Tensor, value: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = output_shape(query, key, value)
-    lse = value.new_empty(shape[:-1], dtype=torch.float64)
+    lse = value.new_empty((*shape[:-1], 3), dtype=torch.float64)
     accumulated = value.new_empty(shape if _is_narrow(value) else (0,), dtype=torch.float32)
     return empty_like(query, shape, value.dtype), lse, accumulated
 
 
 def _attention(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output, the lse, and a 16-bit output as it is before it is rounded."""
+    """Return the output, the lse with its parts, and a 16-bit output before it is rounded."""
     problem = problem_of(*stated)
     query, key, value = stated[:3]
     if not _is_narrow(value):
-        output, lse = _answer(problem, query, key, value, "float64")
+        output, lse = _answer(problem, query, key, value, "parts")
         return output, lse, value.new_empty((0,), dtype=torch.float32)
     with threads_of_torch:
         accumulated, lse = (torch.from_numpy(x) for x in problem.forward())
@@ -105,7 +105,8 @@ def _fake_attention_inference(
     shape = output_shape(query, key, value)
     output = empty_like(query, shape, value.dtype)
     with_lse = len(rest) > COUNT - 3 and rest[-1]
-    return [output, value.new_empty(shape[:-1], dtype=torch.float64)] if with_lse else [output]
+    accumulated = torch.float64 if value.dtype is torch.float64 else torch.float32
+    return [output, value.new_empty(shape[:-1], dtype=accumulated)] if with_lse else [output]
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
@@ -127,7 +128,7 @@ def _attention_inference(query: Tensor, key: Tensor, value: Tensor, *rest: Any) 
         return [_plain(query, key, value, rest[1] if len(rest) > 1 else None)]
     with_lse = len(rest) > COUNT - 3 and rest[-1]
     problem = problem_of(query, key, value, *rest[: COUNT - 3])
-    return _answer(problem, query, key, value, "float64" if with_lse else False)
+    return _answer(problem, query, key, value, bool(with_lse))
 
 
 def _fake_attention_backward(
@@ -178,6 +179,8 @@ def _backward(
     if d_output is None:
         d_output = torch.zeros_like(output, dtype=stated[2].dtype)
     wanted = wanted_of(ctx, _GRADIENTS)
+    if d_lse is not None:
+        d_lse = d_lse[..., 0]  # its parts are no answers
     found = torch.ops.foveate.attention_backward(d_output, d_lse, output, lse, wanted, *stated)
     return in_places(len(stated), chosen(_GRADIENTS, wanted), found)
 
