@@ -53,9 +53,7 @@ def attention_vjp(case: Case) -> None:
     for isa, threads in case.variants():
         case.under(isa, threads)
         keywords = problem.keywords | ({} if wrt is None else {"wrt": wrt})
-        output, pull = case.call(
-            "attention_vjp", *problem.views, expected=expected, **keywords
-        )
+        output, pull = case.call("attention_vjp", *problem.views, expected=expected, **keywords)
         of_dtype(case, "output", output, problem.dtype)
         if "dropout" not in keywords:
             within(case, "output", output, *soft.output())

@@ -55,7 +55,7 @@ class Memory:
 
 
 class GuardedNumpy:
-    """NumPy for the modules of foveate: what they allocate is junk, and stands between pages too."""
+    """NumPy for the modules of foveate: what they allocate is junk, and stands between pages."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
