@@ -1,6 +1,10 @@
-// bfloat16 through DLPack: NumPy refuses a capsule of bfloat16, so that one is relabelled as uint16, to be viewed as
-// the dtype of ml_dtypes. The structs are those of the DLPack standard, up to the field that is changed.
+// Arrays through DLPack: NumPy refuses a capsule of bfloat16, so that one is relabelled as uint16, to be viewed as the
+// dtype of ml_dtypes; a tensor of torch becomes an array in one step. The structs are those of the DLPack standard.
+#include <pybind11/numpy.h>
+
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "register.hpp"
 
@@ -19,6 +23,9 @@ struct Tensor {  // DLTensor
     std::uint8_t code, bits;
     std::uint16_t lanes;
   } dtype;
+  const std::int64_t* shape;
+  const std::int64_t* strides;  // in elements; nullptr: contiguous
+  std::uint64_t offset;         // in bytes
 };
 
 struct VersionedTensor {  // DLManagedTensorVersioned
@@ -44,11 +51,37 @@ bool relabel_bfloat16(const py::capsule& capsule) {
   return true;
 }
 
+// The memory of a capsule as an array of a dtype of the same size, which keeps the capsule. numpy() of torch would mark
+// the storage of the tensor as one that may not be resized again, and takes longer.
+py::array array_of_capsule(const char* name, const py::capsule& capsule, const py::dtype& dtype) {
+  const auto* tensor = static_cast<const Tensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));  // its first field
+  if (tensor == nullptr) throw py::error_already_set();
+  const py::ssize_t item = dtype.itemsize();
+  if (tensor->dtype.bits * tensor->dtype.lanes != 8 * item) {
+    throw py::type_error(std::string(name) + ": got a capsule of another dtype");
+  }
+  std::vector<py::ssize_t> shape(tensor->shape, tensor->shape + tensor->ndim);
+  std::vector<py::ssize_t> strides(shape.size());
+  py::ssize_t size = 1;
+  for (std::size_t axis = shape.size(); axis-- > 0;) {
+    strides[axis] = item * (tensor->strides != nullptr ? tensor->strides[axis] : size);
+    size *= shape[axis];
+  }
+  if (size == 0) return {dtype, std::move(shape)};
+  if (tensor->data == nullptr) {
+    throw py::value_error(std::string(name) + ": got a tensor without memory (its storage was freed)");
+  }
+  const void* data = static_cast<const char*>(tensor->data) + tensor->offset;
+  return {dtype, std::move(shape), std::move(strides), data, capsule};
+}
+
 }  // namespace
 
 void register_dlpack(py::module_& module) {
   module.def("relabel_bfloat16", &relabel_bfloat16, py::arg("capsule"), py::pos_only(),
              "Relabel a DLPack capsule of bfloat16 as uint16; whether it was one.");
+  module.def("array_of_capsule", &array_of_capsule, py::arg("name"), py::arg("capsule"), py::arg("dtype"),
+             py::pos_only(), "The memory of an unversioned DLPack capsule as an array that keeps it.");
 }
 
 }  // namespace foveate::python

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import to_dlpack
 
 from .. import _core
 from .._arrays import Array, bfloat16
@@ -38,16 +39,22 @@ class _Threads:
 threads_of_torch = _Threads()
 
 
+_DTYPES = {
+    getattr(torch, name): np.dtype(name)
+    for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+}
+
+
 def as_array(name: str, x: Tensor) -> Array:
-    """Give a tensor as an array that shares its memory."""
-    array: Array
-    if x.requires_grad:
-        x = x.detach()
-    if x.dtype is torch.bfloat16:
-        array = x.view(torch.int16).numpy().view(bfloat16(name))
-    else:
-        array = x.numpy()
-    return array
+    """Give a tensor as an array that shares its memory.
+
+    Not by `x.numpy()`, after which the storage may not be resized again: what shards parameters or
+    offloads activations does that.
+    """
+    dtype = _DTYPES.get(x.dtype)
+    if dtype is None:
+        dtype = _DTYPES[x.dtype] = bfloat16(name)
+    return _core.array_of_capsule(name, to_dlpack(x), dtype)
 
 
 def as_tensor(x: Any, like: Tensor) -> Tensor:
