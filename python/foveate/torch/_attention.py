@@ -226,10 +226,13 @@ def call(
         output, lse, _ = named(caller, _with_gradients, *stated)
     elif learns and torch.is_grad_enabled():
         output, lse, _ = _with_gradients(*stated)
-    elif return_lse:
-        output, lse = _without(*stated, True)
+    elif torch.compiler.is_compiling():
+        output, *lse = _without(*stated, True) if return_lse else _without(*stated)
+        lse = lse[0] if lse else None
     else:
-        return _without(*stated)[0]
+        with torch._C._AutoDispatchBelowAutograd():
+            output, *lse = _without(*stated, True) if return_lse else _without(*stated)
+        lse = lse[0] if lse else None
     if not return_lse:
         return output
     # in memory of torch's own

@@ -111,7 +111,10 @@ def _fake_attention_inference(
 def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
     """Return the output of a scaled dot without a reach: what is called for every new token."""
     q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
-    output = empty_like(query, output_shape(query, key, value), value.dtype)
+    if query.shape == key.shape == value.shape:
+        output = torch.empty_like(query)
+    else:
+        output = empty_like(query, output_shape(query, key, value), value.dtype)
     out = as_array("output", output)
     with threads_of_torch:
         _core.attention(q, k, v, scale, *_ANYWHERE, out, False, v.dtype, None)
