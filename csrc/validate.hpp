@@ -153,8 +153,7 @@ class Validator : private Views<Problem> {
 
   void place_matrix(const fv_array& array, Operand& operand) const {
     place(array, 2, operand);
-    operand.row_stride = array.strides[array.ndim - 2];
-    operand.column_stride = array.strides[array.ndim - 1];
+    place_core(array, array.ndim - 2, operand);
   }
 
   // The leading axes of the output: those of query, key and value, broadcast together.
@@ -402,7 +401,7 @@ class Validator : private Views<Problem> {
                     ShapeText(problem_.lead_shape, problem_.lead_ndim).c_str());
     }
     place(array, 1, operand);
-    operand.row_stride = array.strides[array.ndim - 1];
+    place_core(array, array.ndim - 1, operand);
     return FV_OK;
   }
 
