@@ -179,11 +179,17 @@ def _scale(score: Any, size: int) -> float:
 
 def _reduced(score: Any, q: Any, k: Any) -> Any:
     if isinstance(score, fv.Bilinear):
-        return q.sum(axis=-1, keepdims=True) * np.abs(score.w).max(), k * np.abs(score.w).max()
+        largest = top(np.abs(score.w))
+        return q.sum(axis=-1, keepdims=True) * largest, k * largest
     if score == "cosine" or isinstance(score, fv.Cosine):
-        # over the length of a row, which the gradient is divided by
-        return tuple(1 / np.linalg.norm(x, axis=-1, keepdims=True).min() + 0 * x for x in (q, k))
+        # over the length of a row, which the gradient is divided by; that of a row of 0 is 0
+        return tuple(1 / _shortest(x) + 0 * x for x in (q, k))
     return q, k
+
+
+def _shortest(x: np.ndarray) -> float:
+    lengths = np.linalg.norm(x, axis=-1)
+    return float(np.min(lengths, initial=np.inf, where=lengths > 0))
 
 
 def check(

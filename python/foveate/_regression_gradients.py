@@ -152,7 +152,7 @@ def _as_given(given: Taken, parts: _Parts, wanted: frozenset[str]) -> Regression
             found[name] = part.astype(dtype, copy=False).reshape(shape)
         else:
             found[name] = np.zeros(shape, dtype)
-            found[name][given.kept] = part.reshape(-1, *shape[1:])
+            found[name][given.kept] = part.reshape(len(given.kept), *shape[1:])
     if "w" in wanted:
         inverse = given.points.inverse
         d_w = np.zeros(given.points.query.shape[1]) if parts.w is None else parts.w
