@@ -20,6 +20,9 @@ struct Operand {
   explicit operator bool() const { return data != nullptr; }
 };
 
+// Bytes of a float.
+inline int64_t item_size(const Operand& x) { return x.dtype == FV_FLOAT64 ? 8 : x.dtype == FV_FLOAT32 ? 4 : 2; }
+
 struct Problem {
   int lead_ndim = 0;  // leading axes of the output, outermost first
   int64_t lead_shape[FV_MAX_DIMS] = {};

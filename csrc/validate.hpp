@@ -154,8 +154,7 @@ class Validator : private Views<Problem> {
 
   void place_matrix(const fv_array& array, Operand& operand) const {
     place(array, 2, operand);
-    operand.row_stride = array.strides[array.ndim - 2];
-    operand.column_stride = array.strides[array.ndim - 1];
+    place_core(array, array.ndim - 2, operand);
   }
 
   // The leading axes of the output: those of query, key and value, and of all that goes with them, broadcast together.
@@ -448,7 +447,7 @@ class Validator : private Views<Problem> {
                     ShapeText(array).c_str(), static_cast<long long>(length));
     }
     place(array, 1, operand);
-    operand.row_stride = array.strides[array.ndim - 1];
+    place_core(array, array.ndim - 1, operand);
     return FV_OK;
   }
 

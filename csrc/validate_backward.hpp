@@ -94,8 +94,7 @@ class BackwardValidator : private Views<Problem> {
                     ShapeText(problem_.lead_shape, problem_.lead_ndim, core, core_ndim).c_str());
     }
     place(*array, core_ndim, operand);
-    operand.row_stride = array->strides[problem_.lead_ndim];
-    if (core_ndim > 1) operand.column_stride = array->strides[problem_.lead_ndim + core_ndim - 1];
+    place_core(*array, problem_.lead_ndim, operand);
     return FV_OK;
   }
 
@@ -156,7 +155,7 @@ class BackwardValidator : private Views<Problem> {
                     ShapeText(*array).c_str(), static_cast<long long>(problem_.head_size));
     }
     place(*array, 1, problem_.d_weights);
-    problem_.d_weights.row_stride = array->strides[0];
+    place_core(*array, 0, problem_.d_weights);
     return FV_OK;
   }
 

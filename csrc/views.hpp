@@ -116,6 +116,14 @@ class Views {
     }
   }
 
+  // The strides of the last two axes, or of the last one alone. An axis with one element or none has no stride that means
+  // anything, whatever the array says: rows have 0, columns are contiguous.
+  static void place_core(const fv_array& array, int row_axis, Operand& operand) {
+    const int last = array.ndim - 1;
+    operand.row_stride = array.shape[row_axis] > 1 ? array.strides[row_axis] : 0;
+    if (last > row_axis) operand.column_stride = array.shape[last] > 1 ? array.strides[last] : item_size(operand);
+  }
+
   bool broadcasts(const fv_array& array, int core_ndim) const {
     const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
     if (missing < 0) return false;
@@ -149,8 +157,7 @@ class Views {
                     name);
     }
     place(array, core_ndim, operand);
-    if (core_ndim > 0) operand.row_stride = array.strides[problem_.lead_ndim];
-    if (core_ndim > 1) operand.column_stride = array.strides[problem_.lead_ndim + core_ndim - 1];
+    if (core_ndim > 0) place_core(array, problem_.lead_ndim, operand);
     return FV_OK;
   }
 

@@ -7,6 +7,7 @@
 
 #include "../parallel.hpp"
 #include "../workspace.hpp"
+#include "ahead.hpp"
 #include "order.hpp"
 #include "reach.hpp"
 
@@ -80,7 +81,8 @@ class Block {
   // What a product will read of them.
   Ahead values_next(const Tile& values, int64_t count) const {
     const int64_t groups = family_.pairs ? (count + family_.group - 1) / family_.group : 0;
-    return {{{static_cast<const char*>(values.data), 1, groups * values.row_stride, 0, nullptr}, {}, {}}, 1, false};
+    const Elements lines{groups * values.row_stride / line_bytes, line_bytes};
+    return {{lines_of(static_cast<const char*>(values.data), lines, line_bytes), {}, {}}, 1, false};
   }
   Tile values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
   Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
@@ -120,6 +122,7 @@ class Block {
   // tile its share of the next task's first one, with the next queries or the rows that it is about to write.
   Ahead ahead(const Operand&, int64_t columns, int p, bool keys);
   Ahead ahead_of_window(const Operand&, int64_t columns, bool keys);
+  void add_ahead(Ahead&, const Operand&, int64_t batch, int64_t row, int64_t rows, int64_t columns) const;
 
   const Plan& plan_;
   const Blocks& blocks_;

@@ -131,7 +131,7 @@ class Prefetcher {
   Prefetcher(const Ahead& ahead, int64_t steps) : ahead_(ahead) {
     for (int32_t i = 0; i < ahead.count; ++i) {
       const Ahead::Part& part = ahead.parts[i];
-      const int64_t lines = part.rows * ((part.row_bytes + line - 1) / line);
+      const int64_t lines = part.rows * part.touches;
       lines_[i] = steps > 1 ? (lines + steps - 1) / steps : lines;
       at_[i] = 0;
     }
@@ -145,17 +145,15 @@ class Prefetcher {
   }
 
  private:
-  static constexpr int64_t line = 64;
-
   template <int write>
   static void touch(Ahead::Part& part, int64_t& at, int64_t lines) {
     while (lines > 0 && part.rows > 0) {
-      const int64_t end = part.row_bytes - at > lines * line ? at + lines * line : part.row_bytes;
-      const int64_t some = (end - at + line - 1) / line;
-      for (int64_t i = 0; i < some; ++i) __builtin_prefetch(part.row + at + i * line, write, 3);
+      const int64_t some = part.touches - at < lines ? part.touches - at : lines;
+      const char* const row = part.row + at * part.step;
+      for (int64_t i = 0; i < some; ++i) __builtin_prefetch(row + i * part.step, write, 3);
       lines -= some;
-      at = end;
-      if (at < part.row_bytes) return;
+      at += some;
+      if (at < part.touches) return;
       at = 0;
       --part.rows;
       if (!part.list)

@@ -129,7 +129,8 @@ def kernel_regression(
             answer, total = mean(len(points.query), value, sample, leave_one_out)
             empty = total == 0
         elif kernel == "gaussian":
-            answer, empty = _gaussian(points, value, sample, skip_far)
+            answer, lse = gaussian(points, value, sample, skip_far=skip_far)
+            empty = lse == -np.inf
         else:
             found = compact(points, kernel, value, sample, skip_far=skip_far)
             answer, empty = found.answer, found.empty
@@ -343,10 +344,10 @@ class Points:
         return output, lse
 
 
-def _gaussian(
-    points: Points, value: Array, sample: Array | None, skip_far: bool
+def gaussian(
+    points: Points, value: Array, sample: Array | None, *, skip_far: bool
 ) -> tuple[Array, Array]:
-    """Answers, and where there is none. Sample weights are biases of the logits."""
+    """Answers, and the logarithms of the sums of weights. Sample weights are biases of logits."""
     order = points.order(skip_far)
     negligible = 0.0
     if order is not None:
@@ -356,7 +357,7 @@ def _gaussian(
     output, lse = points.ask(
         "gaussian", value, value.dtype, order=order, negligible=negligible, bias=bias
     )
-    return output, lse[:, 0] == -np.inf
+    return output, lse[:, 0]
 
 
 def negligible_weight(value: Array, rounding: float) -> float:
