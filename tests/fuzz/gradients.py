@@ -120,8 +120,10 @@ class Sizes:
             sizes = _hidden_sizes(score, self.q, self.k, cells)
         else:
             sizes = score_sizes(score, self.q, self.k, cells)
-        if isinstance(score, fv.Location):  # whose keys may be 0
+        if isinstance(score, fv.Location):  # queries do not count, and keys may be 0
             sizes["score.b"] = max(sizes["score"], float(np.sum(cells)))
+            of_keys = sum_to(cells.sum(axis=-2), self.k.shape[:-1])
+            sizes["key"] = top(of_keys) * top(np.abs(np.asarray(score.w, np.float64)))
         sizes["query"] *= self._repeats(0)
         sizes["key"] *= self._repeats(1)
         if self.problem.bias is not None:
