@@ -213,7 +213,7 @@ Lse read_lse(const Plan& plan, const char* at) noexcept {
     for (int i = 0; i < (lse.column_stride != 0 ? 3 : 1); ++i)
       std::memcpy(&numbers[i], at + i * lse.column_stride, sizeof numbers[i]);
   }
-  if (lse.column_stride == 0) {
+  if (lse.column_stride == 0 || numbers[1] != numbers[1]) {
     numbers[1] = std::isfinite(numbers[0]) ? score_of(plan, numbers[0]) : numbers[0];
     numbers[2] = numbers[0] - numbers[1] * plan.softmax_scale() * ln_2;
   } else if (plan.family.pairs) {

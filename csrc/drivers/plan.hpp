@@ -223,7 +223,8 @@ struct Lse {
 Lse lse_of(const Plan&, double m, double l) noexcept;
 Lse lse_of_nothing(const Plan&, int64_t batch, int64_t group) noexcept;
 
-// An element of lse: float32, float64, or all three numbers of float64. Of one number top and rest are made.
+// An element of lse: float32, float64, or all three numbers of float64. Of one number, or beside a top of NaN, top and rest
+// are made.
 void write_lse(const Operand& lse, char* at, const Lse&) noexcept;
 Lse read_lse(const Plan&, const char* at) noexcept;
 
