@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <limits>
+
+#include "../refuse.hpp"
 
 namespace foveate {
 namespace {
@@ -183,8 +184,7 @@ double read_lse(const Operand& lse, const char* at) noexcept {
 double log_denominator(double m, double l) noexcept { return m * ln_2 + std::log(l); }
 
 fv_status no_memory(fv_error* error, double bytes) noexcept {
-  std::snprintf(error->message, sizeof error->message, "scratch memory: %.3g bytes could not be had", bytes);
-  return FV_NO_MEMORY;
+  return refuse(error, FV_NO_MEMORY, "scratch memory: %.3g bytes could not be had", bytes);
 }
 
 }  // namespace foveate
