@@ -296,8 +296,8 @@ def _length(length: object, lead: tuple[int, ...]) -> float | Array:
             raise ValueError(f"length: got {number}, wanted a finite number >= 0")
         return number
     counts = np.asarray(integers("length", length))
-    if counts.size and counts.min() < 0:
-        raise ValueError(f"length: got {counts.min()}, wanted values >= 0")
+    if counts.size and (least := counts.min()) < 0:
+        raise ValueError(f"length: got {least}, wanted values >= 0")
     fits = counts.ndim <= len(lead) and all(
         own in (1, whole) for own, whole in zip(counts.shape[::-1], lead[::-1], strict=False)
     )
