@@ -14,7 +14,6 @@ namespace foveate {
 
 // Sizes are counted in 64 bits. The bounds leave room for a driver to add a few of them without overflow.
 constexpr int64_t kMaxLength = int64_t{1} << 60;  // of Lq, Lk, D and Dv
-constexpr int64_t kMaxOffset = int64_t{1} << 61;  // of a position of a query on the key axis
 constexpr int64_t kWidestElement = 8;             // bytes
 
 class Validator : private Views<Problem> {

@@ -191,6 +191,12 @@ class HardOfFew : private FewQueries<T> {
     if (!any) return;
     const Stretch stretch = this->scores(i, tile_at(t), keys, ids, scratch);
     const Panel& panel = scratch.panels[i];
+    if (stretch.empty()) {  // of a reach that was another one when the tile was chosen
+      for (int64_t c = scratch.first[t]; c >= 0; c = scratch.next[c])
+        if (c / draws_ / quad == i)
+          scratch.choices.write(cells_of(batch, panel, int(c / draws_ % quad)), c % draws_, -1, 0, 0, 0, 0, false);
+      return;
+    }
     const int32_t queries = this->width(panel);
     int64_t best[quad];
     for (int32_t q = 0; q < queries; ++q) best[q] = first_of_largest(scratch.s + q, queries, stretch.count());

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <limits>
+
+#include "../refuse.hpp"
 
 namespace foveate {
 namespace {
@@ -148,11 +149,11 @@ void Plan::prepare(void* to) noexcept {
 
 Reach reach_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   const Problem& p = plan.problem;
-  const auto read = [&](const Operand& x) {
-    return value_at<int64_t>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group));
+  const auto read = [&](const Operand& x, int64_t least, int64_t most) {
+    return std::clamp(value_at<int64_t>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group)), least, most);
   };
-  const int64_t keys = p.key_lengths ? read(p.key_lengths) : p.keys;
-  return {p.offset_at_end ? keys - p.queries : p.offset ? read(p.offset) : 0, keys};
+  const int64_t keys = p.key_lengths ? read(p.key_lengths, 0, p.keys) : p.keys;
+  return {p.offset_at_end ? keys - p.queries : p.offset ? read(p.offset, -kMaxOffset, kMaxOffset) : 0, keys};
 }
 
 Interval round_center(double center, double half_width, int64_t keys) noexcept {
@@ -223,8 +224,7 @@ Lse read_lse(const Plan& plan, const char* at) noexcept {
 }
 
 fv_status no_memory(fv_error* error, double bytes) noexcept {
-  std::snprintf(error->message, sizeof error->message, "scratch memory: %.3g bytes could not be had", bytes);
-  return FV_NO_MEMORY;
+  return refuse(error, FV_NO_MEMORY, "scratch memory: %.3g bytes could not be had", bytes);
 }
 
 }  // namespace foveate

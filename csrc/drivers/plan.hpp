@@ -123,7 +123,7 @@ class Leads {
   Operand flat_;
 };
 
-// The centres of a batch, where there are any.
+// The centres of a batch, where there are any; 0 in place of one that is not finite any more.
 class Centers {
  public:
   Centers(const Plan& plan, int64_t batch) noexcept
@@ -131,7 +131,7 @@ class Centers {
   double of(int64_t group, int64_t query) const {
     double center;
     std::memcpy(&center, base_ + (group ? plan_.group_offset(of_, group) : 0) + query * of_.row_stride, sizeof center);
-    return center;
+    return center - center == 0 ? center : 0;
   }
 
  private:

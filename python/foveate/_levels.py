@@ -351,7 +351,8 @@ def _wanted_of_levels(wanted: frozenset[str], one_score: bool) -> tuple[set[str]
 
 
 def _ids(segments: object, keys: int) -> Array:
-    ids = integers("segments", segments)
+    ids = integers("segments", segments)  # sorted and counted, so that a copy is read
+    ids = ids if isinstance(ids, int) else ids.copy()
     if isinstance(ids, int) or ids.ndim == 0 or ids.shape[-1] != keys:
         got = "an int" if isinstance(ids, int) else f"shape {ids.shape}"
         raise ValueError(f"segments: got {got}, wanted (..., {keys}), an id for each key")
@@ -359,7 +360,7 @@ def _ids(segments: object, keys: int) -> Array:
 
 
 def _lengths(key_lengths: object, keys: int) -> Array:
-    lengths = np.asarray(integers("key_lengths", key_lengths))
+    lengths = np.array(integers("key_lengths", key_lengths))
     wrong = lengths[(lengths < 0) | (lengths > keys)]
     if wrong.size:
         raise ValueError(f"key_lengths: got {wrong[0]}, wanted values in 0..{keys} (Lk)")

@@ -227,8 +227,8 @@ def multinomial_logpmf(counts: ArrayInput, p: ArrayInput) -> Array:
             f"counts, p: got shapes {observed.shape} and {rows.shape}, wanted leading axes that "
             "broadcast together"
         ) from None
-    if observed.size and observed.min() < 0:
-        raise ValueError(f"counts: got {observed.min()}, wanted 0 or more")
+    if observed.size and (least := observed.min()) < 0:
+        raise ValueError(f"counts: got {least}, wanted 0 or more")
     low = (observed & 0xFFFFFFFF).sum(axis=-1)
     if (((observed >> 32).sum(axis=-1) + (low >> 32)) >> 31 != 0).any():
         raise ValueError("counts: got a sum of 2^63 or more, wanted one that int64 holds")
@@ -258,9 +258,9 @@ def _categories(p: object) -> Array:
 
 def _trials(n: object, rows: Array) -> Array:
     """Numbers of trials, an int64 array that broadcasts with the leading axes."""
-    trials = np.asarray(integers("n", n), np.int64)
-    if trials.size and trials.min() < 0:
-        raise ValueError(f"n: got {trials.min()}, wanted 0 or more")
+    trials = np.array(integers("n", n), np.int64)  # a copy: another thread may change n meanwhile
+    if trials.size and (least := trials.min()) < 0:
+        raise ValueError(f"n: got {least}, wanted 0 or more")
     lead = rows.shape[:-1]
     if not broadcast_together(trials.shape, lead):
         raise ValueError(

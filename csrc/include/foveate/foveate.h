@@ -1,7 +1,8 @@
 /* foveate: attention on CPUs. The one public header: a C ABI of strided views and a status.
  *
  * Contract: no function throws, none keeps a pointer after it returns, none changes anything but its outputs.
- * Arguments are validated; a refused call says why in `fv_error`, and writes nothing unless its comment says otherwise.
+ * Arguments are validated; a refused call says why in `fv_error`, which may be NULL, and writes nothing unless its
+ * comment says otherwise. Where another thread changes inputs during a call, its answer may be anything.
  * Any number of threads may call at once. Strides are in bytes and may be zero or negative; every leading axis broadcasts as in numpy.matmul.
  */
 #ifndef FOVEATE_H
