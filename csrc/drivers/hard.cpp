@@ -148,8 +148,7 @@ class Hard {
     const int64_t lines = std::min(row.touches, most_fetched);
     for (int64_t draw = 0; draw < draws_; ++draw) {
       const int64_t key = std::max<int64_t>(key_[place_of(p, draw) + i], 0);
-      for (int64_t at = 0; at < lines; ++at)
-        __builtin_prefetch(rows + key * values.row_stride + at * row.step);
+      for (int64_t at = 0; at < lines; ++at) __builtin_prefetch(rows + key * values.row_stride + at * row.step);
     }
   }
 
