@@ -62,6 +62,7 @@ class BackwardWorker {
       double d_sink = 0;
       for (int64_t first = 0; first < p_.queries; first += width_ / 2) {
         const int64_t count = std::min<int64_t>(width_ / 2, p_.queries - first);
+        if (asked_to_stop(4.0 * double(count) * double(p_.value_size))) return;
         sum_rows(batch, group, first, count);
         for (int64_t i = 0; i < count; ++i) {
           const int64_t r = (first + i) * plan_.groups + group;

@@ -57,6 +57,8 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   scratch_ = carver.take(blocks.width * longest * family_.element_size);
   bits_ = carver.take<uint32_t>(keys);
   wants_top_ = !p.d_out || plan.scoring.gradients;
+  const double flops_a_cell = is_additive(p.kind) ? 40.0 : 2.0;  // of a column: a division among them
+  flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
   tiles_ = (p.keys + plan_.tile_keys - 1) / plan_.tile_keys;
   keeps_ = p.mask && p.keys <= most_kept_keys && plan.span == 0 && !plan.scattered;
   kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * plan_.tile_keys * blocks.panels : 0);
@@ -203,6 +205,7 @@ int64_t Block::end_key(int first, int last) const {
 
 void Block::open_tile(int64_t key, int64_t end) noexcept {
   pass_end_ = end;
+  if (stopped_) return;
   open({key, std::min(plan_.tile_keys, plan_.problem.keys - key)});
 }
 
@@ -275,6 +278,8 @@ Rows Block::key_rows(int64_t begin) const {
 }
 
 Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
+  stopped_ = stopped_ || asked_to_stop(flops_a_key_ * double(tile_.count));
+  if (stopped_) return {};
   Panel& panel = panels_[p];
   const Problem& problem = plan_.problem;
   KeptBits kept;

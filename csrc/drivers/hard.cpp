@@ -55,6 +55,7 @@ class Hard {
       block_.open_tile(key, end);
       if (choices_.sampled()) count_on(key / tile_keys);
       for (int p = 0; p < count; ++p) select(p, key);
+      if (block_.stopped()) return;
     }
     for (int i = 0; i < block_.panel(0).live; ++i) fetch(0, i);
     for (int p = 0; p < count; ++p) write(p);
