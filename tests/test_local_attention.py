@@ -8,6 +8,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
+from foveate import reference
 from strategies import (
     BFLOAT16,
     CENTERS,
@@ -244,6 +245,25 @@ def test_positions_that_float32_does_not_hold(half_width, dtype):
         wanted = np.exp(-((distance / 1.5) ** 2) / 2).mean()
         # the dtype's rounding of the output, and of the weights before it where they are 16 bits
         np.testing.assert_allclose(float(output[i, 0]), wanted, rtol=max(2 * eps(dtype), 1e-6))
+
+
+@pytest.mark.parametrize("half_width", [2.0**52, 1e18, 2.0**63, 1e19, 1e36, 1e300, 1e308])
+def test_windows_wider_than_any_integer(half_width, dtype):
+    """All keys, or those that the rounded distances leave; their Gaussian as the formula has it."""
+    q, k, v = problem(9, 50, lead=(), dtype=dtype)
+    for away in (0, 0.5, 1, -1, 2):
+        centers = np.full(9, away * half_width if abs(away) < 2 or half_width < 1e308 else 1e308)
+        for keywords in ({}, {"sigma": None}, {"sigma": 3.0}, {"key_lengths": 7}):
+            args = {"half_width": half_width, "centers": centers, **keywords}
+            expected = reference.local_attention(q, k, v, **args)
+            got = fv.local_attention(q, k, v, **args)
+            np.testing.assert_allclose(
+                got.astype(np.float64),
+                expected.astype(np.float64),
+                # the dtype's own rounding of weights and output, of values of the size of 1
+                rtol=8 * eps(dtype),
+                atol=8 * eps(dtype),
+            )
 
 
 def test_the_time_is_linear():

@@ -57,6 +57,9 @@ struct Plan {
   bool bent = false;
   bool biased = false;
   double softmax_scale() const { return bent ? 1.0 : scale; }
+  // What the distances from a center are divided by, so that float32 holds them: 1, but where sigma is more than 2^100, and
+  // the places of keys, beside it, are all the same.
+  double gaussian_unit() const { return problem.sigma > 0x1p100 ? problem.sigma / 0x1p100 : 1; }
   bool compact = false;  // no logits, but weights
   Profile profile = Profile::boxcar;
 
