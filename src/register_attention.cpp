@@ -301,10 +301,11 @@ class Call {
     shape[ndim - 1] = draws;
     const fv_dtype logarithm = query_.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
     const py::object out = new_output("size", descriptor, ndim + 1, shape);
+    if (!out) return nullptr;
     const auto index = py::reinterpret_steal<py::object>(new_array(FV_INT64, ndim, shape));
     const auto log_prob = py::reinterpret_steal<py::object>(new_array(logarithm, ndim, shape));
     fv_array out_view, index_view, log_prob_view;
-    if (!out || !index || !log_prob || !view("out", out.ptr(), &out_view) || !view("index", index.ptr(), &index_view) ||
+    if (!index || !log_prob || !view("out", out.ptr(), &out_view) || !view("index", index.ptr(), &index_view) ||
         !view("log_prob", log_prob.ptr(), &log_prob_view)) {
       return nullptr;
     }
