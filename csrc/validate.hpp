@@ -89,12 +89,13 @@ class Validator : private Views<Problem> {
     return place_output("log_prob", *log_prob, core, 2, problem_.log_prob);
   }
 
-  // The logarithm of the denominator, (..., Lq); optional.
+  // The logarithm of the denominator, (..., Lq), or with what it is made of, (..., Lq, 3); optional.
   fv_status lse(const fv_array* lse) {
     if (lse == nullptr) return FV_OK;
     if (const fv_status status = view("lse", lse); status != FV_OK) return status;
     if (const fv_status status = lse_dtype("lse", *lse, problem_.query.dtype); status != FV_OK) return status;
-    return place_output("lse", *lse, &problem_.queries, 1, problem_.lse);
+    const int64_t core[2] = {problem_.queries, lse_numbers};
+    return place_output("lse", *lse, core, lse_axes(*lse), problem_.lse);
   }
 
  private:
@@ -153,8 +154,7 @@ class Validator : private Views<Problem> {
 
   void place_matrix(const fv_array& array, Operand& operand) const {
     place(array, 2, operand);
-    operand.row_stride = array.strides[array.ndim - 2];
-    operand.column_stride = array.strides[array.ndim - 1];
+    place_core(array, array.ndim - 2, operand);
   }
 
   // The leading axes of the output: those of query, key and value, and of all that goes with them, broadcast together.
@@ -449,61 +449,43 @@ class Validator : private Views<Problem> {
                     ShapeText(array).c_str(), static_cast<long long>(length));
     }
     place(array, 1, operand);
-    operand.row_stride = array.strides[array.ndim - 1];
+    place_core(array, array.ndim - 1, operand);
     return FV_OK;
   }
 
   // Every element of an int64 array is in low..high.
   fv_status within(const char* name, const fv_array& array, int64_t low, int64_t high) {
-    int64_t index[FV_MAX_DIMS] = {}, count = 1;
-    for (int axis = 0; axis < array.ndim; ++axis) count *= array.shape[axis];
-    const char* at = static_cast<const char*>(array.data);
-    for (int64_t done = 0; done < count; ++done) {
-      int64_t value;
+    int64_t value = 0;
+    const bool all = each_element(array, array.ndim, [&](const char* at) {
       std::memcpy(&value, at, sizeof value);
-      if (value < low || value > high) {
-        return refuse(error_, FV_VALUE_ERROR, "%s: got %lld, wanted values in %lld..%lld%s", name,
-                      static_cast<long long>(value), static_cast<long long>(low), static_cast<long long>(high),
-                      low == 0 ? " (Lk)" : "");
-      }
-      for (int axis = array.ndim - 1; axis >= 0; --axis) {
-        at += array.strides[axis];
-        if (++index[axis] < array.shape[axis]) break;
-        at -= array.strides[axis] * array.shape[axis];
-        index[axis] = 0;
-      }
-    }
-    return FV_OK;
+      return low <= value && value <= high;
+    });
+    if (all) return FV_OK;
+    return refuse(error_, FV_VALUE_ERROR, "%s: got %lld, wanted values in %lld..%lld%s", name,
+                  static_cast<long long>(value), static_cast<long long>(low), static_cast<long long>(high),
+                  low == 0 ? " (Lk)" : "");
   }
 
   // Every element of a float64 array with rows is finite.
   fv_status finite(const char* name, const fv_array& array) {
-    const int outer = array.ndim - 1;
-    const int64_t rows = array.shape[outer], stride = array.strides[outer];
-    int64_t index[FV_MAX_DIMS] = {}, count = 1;
-    for (int axis = 0; axis < outer; ++axis) count *= array.shape[axis];
-    const char* at = static_cast<const char*>(array.data);
-    const auto element = [&](int64_t i, int64_t step) {
-      double value;
-      std::memcpy(&value, at + i * step, sizeof value);
-      return value;
+    const int64_t rows = array.shape[array.ndim - 1], stride = array.strides[array.ndim - 1];
+    double value = 0;  // read once: another thread may be writing
+    const auto is_finite = [&](const char* at) {
+      std::memcpy(&value, at, sizeof value);
+      return std::isfinite(value);
     };
-    for (int64_t done = 0; done < count; ++done) {
-      bool all = stride == 8;  // a constant in the common case: the loop vectorises
-      for (int64_t i = 0; stride == 8 && i < rows; ++i) all &= std::fabs(element(i, 8)) <= DBL_MAX;
-      for (int64_t i = 0; !all && i < rows; ++i) {
-        if (!std::isfinite(element(i, stride))) {
-          return refuse(error_, FV_VALUE_ERROR, "%s: got %g, wanted finite numbers", name, element(i, stride));
-        }
+    const bool all = each_element(array, array.ndim - 1, [&](const char* row) {
+      bool fits = stride == 8;  // a constant in the common case: the loop vectorises
+      for (int64_t i = 0; stride == 8 && i < rows; ++i) {
+        double x;
+        std::memcpy(&x, row + i * 8, sizeof x);
+        fits &= std::fabs(x) <= DBL_MAX;
       }
-      for (int axis = outer - 1; axis >= 0; --axis) {
-        at += array.strides[axis];
-        if (++index[axis] < array.shape[axis]) break;
-        at -= array.strides[axis] * array.shape[axis];
-        index[axis] = 0;
-      }
-    }
-    return FV_OK;
+      for (int64_t i = 0; !fits && i < rows; ++i)
+        if (!is_finite(row + i * stride)) return false;
+      return true;
+    });
+    return all ? FV_OK : refuse(error_, FV_VALUE_ERROR, "%s: got %g, wanted finite numbers", name, value);
   }
 
   const fv_problem& given_;

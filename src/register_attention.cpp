@@ -102,13 +102,13 @@ class Call {
  private:
   // ---- arguments
 
-  enum class Lse { none, accumulated, wide };  // wide: float64 whatever the query
+  enum class Lse { none, accumulated, parts };  // parts: three numbers of float64, whatever the query
 
-  // False, True, or "float64".
+  // False, True, or "parts".
   static bool which_lse(PyObject* object, Lse* result) {
-    const bool wide = PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, "float64") == 0;
-    const int wanted = wide ? 1 : PyObject_IsTrue(object);
-    *result = wide ? Lse::wide : wanted > 0 ? Lse::accumulated : Lse::none;
+    const bool parts = PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, "parts") == 0;
+    const int wanted = parts ? 1 : PyObject_IsTrue(object);
+    *result = parts ? Lse::parts : wanted > 0 ? Lse::accumulated : Lse::none;
     return wanted >= 0;
   }
 
@@ -271,8 +271,12 @@ class Call {
     if (!out || !view("out", out.ptr(), &out_view)) return nullptr;
     py::object lse;
     if (with_lse != Lse::none) {
-      const fv_dtype dtype = query_.dtype == FV_FLOAT64 || with_lse == Lse::wide ? FV_FLOAT64 : FV_FLOAT32;
-      lse = py::reinterpret_steal<py::object>(new_array(dtype, ndim - 1, shape));
+      const bool parts = with_lse == Lse::parts;
+      const fv_dtype dtype = query_.dtype == FV_FLOAT64 || parts ? FV_FLOAT64 : FV_FLOAT32;
+      int64_t lse_shape[FV_MAX_DIMS];
+      std::copy_n(shape, ndim - 1, lse_shape);
+      lse_shape[ndim - 1] = 3;
+      lse = py::reinterpret_steal<py::object>(new_array(dtype, parts ? ndim : ndim - 1, lse_shape));
       if (!lse || !view("lse", lse.ptr(), &lse_view)) return nullptr;
     }
 

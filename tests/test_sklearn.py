@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import doctest
 import pickle
+import sys
 
 import foveate as fv
 import foveate.sklearn
 import numpy as np
 import pytest
-from foveate.sklearn import FACTORS, NadarayaWatson, find_bandwidth, minimise
+from foveate._bandwidth import FACTORS, MOST_PLACES, PRECISION, descend, find_bandwidth, minimise
+from foveate.sklearn import NadarayaWatson
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -176,23 +178,174 @@ def test_minimise():
         return error
 
     for centre in (0.3, 1.0, 5.3):
-        factor, error = minimise(bowl(centre), FACTORS)
-        # 9 steps of golden section leave 2 log 2 * 0.618^8 of the interval: less than 3%.
-        assert abs(np.log(factor / centre)) < 0.03
-        assert error == bowl(centre)(factor)
+        for factor, error in (
+            minimise(bowl(centre), FACTORS),
+            descend(bowl(centre), 2 * centre),
+            descend(bowl(centre), centre / 3),
+        ):
+            assert abs(np.log2(factor / centre)) < PRECISION
+            assert error == bowl(centre)(factor)
     for centre, end in ((1e-9, FACTORS[0]), (1e9, FACTORS[-1])):
         assert minimise(bowl(centre), FACTORS)[0] == end
     assert minimise(lambda _: 0.0, FACTORS)[0] == FACTORS[-1]
-    assert min(calls) >= FACTORS[0] * (1 - 1e-12)
+    assert descend(lambda _: 0.0, 1.0)[0] >= FACTORS[-1]
+    assert min(calls) >= FACTORS[0]
 
 
-def test_places_that_repeat_are_left_out_together():
+def test_a_bottom_that_is_no_parabola():
+    """The error of kernel regression: steep on one side, flat on the other."""
+
+    def error(factor):
+        return 1 / factor + factor**0.3
+
+    least = (1 / 0.3) ** (1 / 1.3)
+    for search in (lambda: minimise(error, FACTORS), lambda: descend(error, 0.4)):
+        assert abs(np.log2(search()[0] / least)) < 2 * PRECISION
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov"])
+def test_a_search_among_many_places(kernel):
+    """It finds what a search of everything finds, in few passes over all, and none that is wide."""
+    x, y = curve(3 * MOST_PLACES)
+    passes = []
+    found = find_bandwidth(x, y, None, kernel, report=lambda *told: passes.append(told))
+    over_all = [factor for places, factor, _ in passes if places == len(x)]
+    assert all(places in (MOST_PLACES, len(x)) for places, _, _ in passes)
+    assert len(over_all) <= 8
+    best = min((error, factor) for places, factor, error in passes if places == len(x))[1]
+    assert max(over_all) <= 2 * best
+    scott = x.std(axis=0) * len(x) ** -0.2
+    assert_allclose(found.bandwidth, best * scott, rtol=1e-12)
+
+    def error(factor):
+        predicted = fv.kernel_regression(
+            x, x, y, w=1 / (factor * scott), kernel=kernel, leave_one_out=True
+        )
+        mean = (y.sum() - y) / (len(y) - 1)
+        return np.mean((y - np.where(np.isnan(predicted), mean, predicted)) ** 2) / y.var()
+
+    assert_allclose(found.error, error(best), rtol=1e-12)
+    assert found.error <= min(error(factor) for factor in FACTORS) * (1 + 1e-12)
+
+
+def test_the_search_is_shown_where_it_is_asked_for(capsys, monkeypatch):
+    pytest.importorskip("rich", reason="it draws the search")
+    x, y = curve(50)
+    quiet = NadarayaWatson().fit(x, y)
+    assert capsys.readouterr().out == ""
+    shown = NadarayaWatson(verbose=True).fit(x, y)
+    assert "50 places" in capsys.readouterr().out
+    assert_array_equal(shown.bandwidth_, quiet.bandwidth_)
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    with pytest.raises(ImportError, match=r"pip install 'foveate\[sklearn\]'"):
+        NadarayaWatson(verbose=True).fit(x, y)
+
+
+# --- places that repeat ---------------------------------------------------------------------------
+
+
+def rounded(n: int = 203) -> tuple[np.ndarray, np.ndarray]:
+    """As inflation on unemployment: a rate in tenths, at which many quarters stand."""
+    rng = np.random.default_rng(4)
+    x = np.clip(5.9 + 1.45 * rng.standard_normal(n), 3.4, 10.7).round(1)
+    y = 4 + 3 * np.sin(2 * x) + 2 * rng.standard_normal(n)
+    return x[:, None], y
+
+
+def brute_error(x, y, kernel, bandwidth, weight, left):
+    """Leave out this much of each observation's weight at itself, and no more."""
+    u2 = (((x[:, None] - x) / bandwidth) ** 2).sum(axis=-1)
+    s = weight - np.diag(left)  # row i: what query i sees of each
+    if kernel == "gaussian":  # times what makes the largest of a row 1
+        u2 = u2 - np.where(s > 0, u2, np.inf).min(axis=1, keepdims=True)
+        k = np.exp(-np.maximum(u2, 0) / 2) * s
+    else:
+        k = (np.maximum(1 - u2, 0) if kernel == "epanechnikov" else u2 <= 1) * s
+    with np.errstate(invalid="ignore"):
+        predicted = np.where(k.sum(axis=1) > 0, k @ y / k.sum(axis=1), s @ y / s.sum(axis=1))
+    mean = weight @ y / weight.sum()
+    return weight @ (y - predicted) ** 2 / (weight @ (y - mean) ** 2)
+
+
+def weights_of(kind: str, n: int) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """Sample weights, as they count, and what is left out with each."""
+    rng = np.random.default_rng(5)
+    if kind == "counts":
+        weight = rng.integers(1, 4, n).astype(float)
+        return weight, weight, np.ones(n)
+    if kind == "parts":
+        weight = rng.random(n)
+        return weight * 1e5, weight, weight
+    return None, np.ones(n), np.ones(n)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "boxcar"])
+@pytest.mark.parametrize("kind", ["none", "counts", "parts"])
+def test_one_observation_is_left_out_not_all_at_its_place(kernel, kind):
+    """Against a search by the definition in NumPy."""
+    x, y = rounded()
+    given, weight, left = weights_of(kind, len(x))
+    model = NadarayaWatson(kernel=kernel).fit(x, y, sample_weight=given)
+    mean = weight @ x / weight.sum()
+    n = weight.sum() if kind == "counts" else len(x)
+    scott = np.sqrt(weight @ (x - mean) ** 2 / weight.sum()) * n**-0.2
+
+    def error(bandwidth):
+        return brute_error(x, y, kernel, bandwidth, weight, left)
+
+    # As before: a mean of squares of sums that are off by some ulp.
+    assert_allclose(model.cv_error_, error(model.bandwidth_), rtol=1e-12)
+    assert model.cv_error_ <= min(error(f * scott) for f in FACTORS) * (1 + 1e-12)
+    if kernel == "gaussian" and kind != "counts":  # smooth, and no copies that predict themselves
+        fine = np.exp2(np.arange(-10, 6, 0.02))
+        errors = [error(f * scott) for f in fine]
+        # An error near its bottom is off by the square of what the factor is off, or less.
+        assert model.cv_error_ <= min(errors) * (1 + PRECISION**2)
+        assert 0.1 < model.bandwidth_ < 0.5  # half a wave is 1.6 wide
+        assert abs(np.log2(model.bandwidth_ / scott / fine[np.argmin(errors)])) < 2 * PRECISION
+
+
+def test_places_may_be_left_out_whole():
     """A copy that stays would predict itself, and the smallest bandwidth would always win."""
     x, y = curve(60)
-    once = NadarayaWatson().fit(x, y)
-    twice = NadarayaWatson().fit(np.repeat(x, 2, axis=0), np.repeat(y, 2))
+    once = NadarayaWatson(leave_out="place").fit(x, y)
+    twice = clone(once).fit(np.repeat(x, 2, axis=0), np.repeat(y, 2))
     assert_allclose(twice.bandwidth_, once.bandwidth_, rtol=1e-9)
     assert_allclose(twice.cv_error_, once.cv_error_, rtol=1e-9)
+    assert_array_equal(once.bandwidth_, NadarayaWatson().fit(x, y).bandwidth_)
+    assert (
+        NadarayaWatson().fit(np.repeat(x, 2, axis=0), np.repeat(y, 2)).cv_error_
+        < once.cv_error_ / 10
+    )
+
+
+# --- numbers far from 1 ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of_x", [1e-160, 1e160])
+@pytest.mark.parametrize("of_y", [1e-200, 1e-160, 1e160])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_units_in_which_squares_are_out_of_range(kernel, of_x, of_y):
+    x, y = surface(60, 2, 2)
+    plain = NadarayaWatson(kernel=kernel).fit(x, y)
+    with np.errstate(all="raise"):
+        model = NadarayaWatson(kernel=kernel).fit(x * of_x, y * of_y)
+        predicted = model.predict(x * of_x)
+        far = model.predict(x * of_x * 100)
+    # The units are no powers of 2: each product is off by half an ulp, which moves the errors, and
+    # the bottom among them, by little more.
+    assert_allclose(model.bandwidth_, plain.bandwidth_ * of_x, rtol=1e-6)
+    assert_allclose(model.cv_error_, plain.cv_error_, rtol=1e-9)
+    assert_allclose(predicted, plain.predict(x) * of_y, rtol=1e-5)
+    assert np.isfinite(far).all()
+
+
+def test_targets_that_the_points_dtype_does_not_hold():
+    x, y = curve(20)
+    with pytest.raises(ValueError, match=r"^y: got .*e\+200, wanted numbers that float32 holds"):
+        NadarayaWatson().fit(x.astype("f"), y * 1e200)
+    with np.errstate(all="raise"):
+        NadarayaWatson().fit(x.astype("f"), y * 1e-200)
 
 
 # --- sample weights -------------------------------------------------------------------------------
@@ -277,6 +430,7 @@ def test_a_second_fit_forgets_the_first():
         ("kernel", {"kernel": "rbf"}),
         ("kernel", {"kernel": None}),
         ("fill_value", {"fill_value": "median"}),
+        ("leave_out", {"leave_out": "all"}),
     ],
 )
 def test_parameters_that_are_refused(name, parameters):

@@ -214,6 +214,75 @@ def test_a_change_in_place_counts(torch, module):
     assert difference(before[:, 1:], wanted[:, 1:]) > 0.1
 
 
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+@pytest.mark.parametrize("inference", [False, True])
+def test_looking_changes_nothing(torch, module, arguments, look, inference):
+    with torch.inference_mode(inference):
+        mask = module.make_mask(**arguments)
+        before = mask.reach(QUERIES, KEYS)
+        look(torch, mask)
+        assert mask.reach(QUERIES, KEYS) is before
+        assert mask.detach() is mask.contiguous() is mask
+        assert mask.reach(QUERIES, KEYS) is before
+
+
+WRITES = {
+    "setitem": lambda _, m: m.__setitem__((..., 0), 1.0),
+    "method": lambda _, m: m.masked_fill_(m == 0, 1.0),
+    "view": lambda _, m: m[:, :, 1:].fill_(1.0),
+    "operator": lambda _, m: m.__iadd__(1.0),
+    "out": lambda torch, m: torch.add(m, 1.0, out=m),
+    "after looking": lambda _, m: (m + 1.0, m.add_(1.0)),
+    "numpy": lambda _, m: m.numpy().fill(1.0),
+    "data": lambda _, m: m.data.fill_(1.0),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("inference", [False, True])
+def test_writing_counts(torch, masks, module, arguments, write, inference):
+    with torch.inference_mode(inference):
+        mask, wanted = module.make_mask(**arguments), masks.eager_mask(**arguments)
+        write(torch, mask)
+        write(torch, wanted)
+        for x in (mask, mask.contiguous(), mask.detach()):
+            assert torch.equal(x.reach(QUERIES, KEYS)["mask"], wanted)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_of_a_layer_that_looks_at_its_mask(torch, module, reentrant):
+    """It is computed again with what it was computed with before."""
+    attention = torch.nn.Module().train()
+    generator = torch.Generator().manual_seed(3)
+    x, weights = torch.randn(2, 2, 4, 9, 8, generator=generator)
+    reaches = []
+
+    def layer(x, mask):
+        reaches.append(mask.reach(9, 9))
+        output, _ = module.attend(attention, x, x, x, mask)
+        valid = (mask[:, :, -1:] == 0).transpose(-1, -2)
+        return output.transpose(1, 2) * valid
+
+    def gradient(run):
+        mask = module.make_mask(2, 9, 9, attention_mask=torch.arange(9) >= torch.tensor([[0], [3]]))
+        leaf = x.clone().requires_grad_()
+        y = leaf
+        for _ in range(2):
+            y = run(y, mask)
+        (y * weights).sum().backward()
+        return leaf.grad
+
+    wanted = gradient(layer)
+
+    def checkpointed(x, mask):
+        return torch.utils.checkpoint.checkpoint(layer, x, mask, use_reentrant=reentrant)
+
+    reaches.clear()
+    assert torch.equal(gradient(checkpointed), wanted)
+    assert len(reaches) == 4  # two layers, and again
+    assert all("window" in reach for reach in reaches)
+
+
 def test_a_mask_of_other_lengths_broadcasts(torch, masks, module):
     """As any tensor: its own lengths, which say how many keys are valid, are not those of keys."""
     attention = torch.nn.Module().eval()
@@ -295,8 +364,10 @@ def test_a_causal_attention_without_a_mask(torch, module):
     whole = call(torch, module)[0]
     assert difference(whole, wanted) > 0.1
     assert torch.equal(call(torch, module, is_causal=True)[0], wanted)
-    assert torch.equal(call(torch, module, of=causal)[0], wanted)
+    # What the module says of itself is for "sdpa", whose masks are None where they are causal.
+    assert torch.equal(call(torch, module, of=causal)[0], whole)
     assert torch.equal(call(torch, module, of=causal, is_causal=False)[0], whole)
+    assert torch.equal(call(torch, module, of=causal, is_causal=True)[0], wanted)
 
 
 def test_a_bias_goes_with_every_mask(torch, masks, module):

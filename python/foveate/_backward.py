@@ -27,7 +27,7 @@ class Answers(NamedTuple):
     """What the forward pass gave, and the gradients of that."""
 
     output: Array
-    lse: Array
+    lse: Array  # with its parts
     d_output: Array
     d_lse: Array | None = None
 
@@ -66,12 +66,13 @@ class Problem:
         return compute_dtype(self.query.dtype)
 
     def forward(self) -> tuple[Array, Array]:
-        """Return the output and the lse.
+        """Return the output, and the lse with its parts, (..., Lq, 3).
 
         A 16-bit output would make the difference dP - delta too rough, and the rounding of an lse
-        would be one of all weights of its query: they are of the wide dtype, and of float64.
+        would be one of all weights of its query. Beside huge scores an lse has no digits left: the
+        largest score and the logarithm of what is left are kept with it.
         """
-        answer: tuple[Array, Array] = self.answer(None, "float64")
+        answer: tuple[Array, Array] = self.answer(None, "parts")
         return answer
 
     def answer(self, out: Array | None, return_lse: bool | str) -> Any:

@@ -188,7 +188,7 @@ class Choices:
 
     @cached_property
     def lse(self) -> Array:
-        """The lse, as soft attention has it: of values without columns, which cost nothing."""
+        """The lse with its parts, of soft attention over values without columns, which cost nothing."""
         value = self.problem.value[..., :0]
         return dataclasses.replace(self.problem, value=value).forward()[1]
 

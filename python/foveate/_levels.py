@@ -57,7 +57,7 @@ class Forward(NamedTuple):
     """What both levels answered."""
 
     output: Array  # (..., Lq, Dv), in the wide dtype
-    lse: Array  # (..., Lq), of the upper level, in float64
+    lse: Array  # (..., Lq, 1), of the upper level; of all at once (..., Lq, 1, 3), with its parts
     kept: Kept | None  # of a part that is all there is, where gradients will be wanted
 
 
@@ -133,7 +133,7 @@ class Levels:
         places = self._places()
         if len(places) == 1:
             return self._forward(wanted)
-        found = [each._forward(wanted)[:2] for _, each in places]
+        found = [each._forward(wanted, at_once=False)[:2] for _, each in places]
         output, lse = (_joined(places, list(x)) for x in zip(*found, strict=True))
         return Forward(output, lse, None)
 
@@ -143,7 +143,7 @@ class Levels:
         """Return the gradients of what is wanted; those of scores have the wide dtype."""
         places = self._places()
         output, lse, kept = answered
-        answers = output[..., None, :], lse[..., None], d_output[..., None, :]
+        answers = output[..., None, :], lse, d_output[..., None, :]
         found = [
             each._gradients(wanted, Answers(*(_at(x, place) for x in answers)), kept)
             for place, each in places
@@ -193,9 +193,9 @@ class Levels:
             low, high = np.searchsorted(ranks, (first, first + room))
             yield Part(first, max(min(first + room, most), first + _LEAST), slice(low, high))
 
-    def _forward(self, wanted: frozenset[str] | None) -> Forward:
+    def _forward(self, wanted: frozenset[str] | None, at_once: bool = True) -> Forward:
         parts = list(self._parts())
-        if len(parts) == 1 and wanted is not None:
+        if len(parts) == 1 and wanted is not None and at_once:
             kept = self._within(parts[0], wanted)
             return Forward(*self._over(parts[0], kept[0], False), kept)
         total: Any = None
@@ -204,9 +204,9 @@ class Levels:
             answers = attention(*operands, score=self.score, segments=ids)
             output, lse = self._over(part, answers, self.alike)
             del answers  # before the next ones are made
-            one = output.astype(np.float64), lse
+            one = output.astype(np.float64), lse[..., 0, 0]
             total = one if total is None else merge(*zip(total, one, strict=True))
-        return Forward(total[0].astype(self.wide), total[1], None)
+        return Forward(total[0].astype(self.wide), total[1][..., None], None)
 
     def _within(self, part: Part, wanted: frozenset[str]) -> Kept:
         operands, ids = self._lower(part, False)
@@ -215,7 +215,7 @@ class Levels:
 
     def _over(self, part: Part, answers: Array, alike: bool) -> tuple[Array, Array]:
         output, lse = self._upper(part, answers, alike).forward()
-        return output[..., 0, :], lse[..., 0]
+        return output[..., 0, :], lse
 
     def _gradients(self, wanted: frozenset[str], of_output: Answers, kept: Kept | None) -> _Sums:
         sums = _Sums()

@@ -129,7 +129,8 @@ def kernel_regression(
             answer, total = mean(len(points.query), value, sample, leave_one_out)
             empty = total == 0
         elif kernel == "gaussian":
-            answer, empty = _gaussian(points, value, sample, skip_far)
+            answer, lse = gaussian(points, value, sample, skip_far=skip_far)
+            empty = lse == -np.inf
         else:
             found = compact(points, kernel, value, sample, skip_far=skip_far)
             answer, empty = found.answer, found.empty
@@ -303,9 +304,9 @@ class Points:
         bias: Array | None = None,
         by_differences: bool = False,
     ) -> tuple[Array, Array]:
-        """The weighted means (n, k) of this dtype, and the logarithms of the sums of weights (n,).
+        """The weighted means (n, k) of this dtype, and the logarithms of the sums of weights.
 
-        `bias` (m,) is added to the logits, whose scale 1 it has. With `by_differences` a Gaussian
+        These come with their parts, (n, 3). `bias` (m,) is added to the logits, whose scale 1 it has. With `by_differences` a Gaussian
         is never reduced to an inner product, and its weights are those of `weights`.
         """
         query, key = self.query, self.key
@@ -335,7 +336,7 @@ class Points:
             None,
             None,
             None,
-            "float64",
+            "parts",
             dtype,
             (kind, weights, negligible, self.leave_one_out),
         )
@@ -344,10 +345,10 @@ class Points:
         return output, lse
 
 
-def _gaussian(
-    points: Points, value: Array, sample: Array | None, skip_far: bool
+def gaussian(
+    points: Points, value: Array, sample: Array | None, *, skip_far: bool
 ) -> tuple[Array, Array]:
-    """Answers, and where there is none. Sample weights are biases of the logits."""
+    """Answers, and the logarithms of the sums of weights. Sample weights are biases of logits."""
     order = points.order(skip_far)
     negligible = 0.0
     if order is not None:
@@ -357,7 +358,7 @@ def _gaussian(
     output, lse = points.ask(
         "gaussian", value, value.dtype, order=order, negligible=negligible, bias=bias
     )
-    return output, lse == -np.inf
+    return output, lse[:, 0]
 
 
 def negligible_weight(value: Array, rounding: float) -> float:
@@ -397,7 +398,7 @@ class Compact(NamedTuple):
     nowhere: Array  # (n,): where a distance is NaN, and so the answer
     value: Array  # (m, k) or (m, k + 1): y without NaN and inf; or s y, and the weights s
     means: Array  # of the value, (n, k) or (n, k + 1)
-    lse: Array  # (n,): the logarithms of the sums of weights, without s
+    lse: Array  # (n, 3): the logarithms of the sums of weights, without s, with their parts
 
 
 def compact(
@@ -423,7 +424,7 @@ def compact(
         value = np.concatenate([part.astype(accumulated) for part in parts], axis=1)
 
     output, lse = points.ask(kernel, value, accumulated, order=points.order(skip_far))
-    empty = lse == -np.inf
+    empty = lse[:, 0] == -np.inf
     answer = output[:, :columns]
     if sample is not None:
         total = output[:, columns : columns + 1]
@@ -439,7 +440,7 @@ def compact(
         # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.
         bias = None if sample is None else np.log(sample).astype(accumulated)
         nothing = np.zeros((len(value), 1), accumulated)
-        nowhere = np.isnan(points.ask("gaussian", nothing, accumulated, bias=bias)[1])
+        nowhere = np.isnan(points.ask("gaussian", nothing, accumulated, bias=bias)[1][:, 0])
         answer[nowhere] = np.nan
         empty &= ~nowhere
     means = output[:, :averaged]

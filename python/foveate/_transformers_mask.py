@@ -46,18 +46,39 @@ _METADATA = frozenset(
 )
 
 
+# What gives the mask itself, as it is: generation asks for masks of a static cache contiguous, and
+# gradient checkpointing (the reentrant one) detaches the arguments of a layer.
+_ITSELF = frozenset({torch.Tensor.contiguous, torch.Tensor.detach})
+
+# What hands out the memory of the cells, into which others write without torch's knowledge.
+_LENDS = frozenset(
+    {
+        torch.Tensor.__array__,
+        torch.Tensor.__dlpack__,
+        torch.Tensor.data.__get__,
+        torch.Tensor.data_ptr,
+        torch.Tensor.numpy,
+        torch.Tensor.untyped_storage,
+    }
+)
+
+
 class Mask(torch.Tensor):  # type: ignore[misc]  # torch is untyped here
     """A mask (batch, 1, Lq, Lk) that is made when somebody looks at it.
 
     To a model it is the float tensor of "eager": any operation makes it, and works on what was
     made. It is on the device "meta", without memory, so that code which gets by the operations
     fails instead of computing with cells that are not there.
+
+    Looking changes nothing: a layer that is computed again, as gradient checkpointing does, does
+    the same again. Writing into the cells does: torch counts how often a tensor was written.
     """
 
     _lengths: tuple[int, int]
     _reach: Reach
     _make: Callable[[], torch.Tensor]
     _made: torch.Tensor | None
+    _new: int | None  # how often the cells were written when new; None: their memory was lent
 
     @classmethod
     def of(
@@ -70,18 +91,23 @@ class Mask(torch.Tensor):  # type: ignore[misc]  # torch is untyped here
         """Return the mask of a reach, which `make` makes a tensor of this shape and dtype."""
         mask: Mask = torch.empty(shape, dtype=dtype, device="meta").as_subclass(cls)
         mask._lengths, mask._reach = shape[-2:], reach
-        mask._make, mask._made = make, None
+        mask._make, mask._made, mask._new = make, None, 0
         return mask
 
     def reach(self, q_length: int, kv_length: int) -> Reach:
         """Say which of so many keys are seen.
 
-        The cells say it once they were made, since they may have changed, and where there are
-        other numbers of queries and keys, into which they may broadcast.
+        The cells say it where somebody wrote into them, and where there are other numbers of
+        queries and keys, into which they may broadcast.
         """
-        if self._made is None and self._lengths == (q_length, kv_length):
+        if self._lengths == (q_length, kv_length) and not self.written:
             return self._reach
         return {"mask": _made(self)}
+
+    @property
+    def written(self) -> bool:
+        """Whether somebody wrote into the cells, or may have."""
+        return self._made is not None and self._made._version != self._new
 
     @classmethod
     def __torch_function__(
@@ -90,16 +116,21 @@ class Mask(torch.Tensor):  # type: ignore[misc]  # torch is untyped here
         """Answer for shape and dtype; give any other operation the mask that is made."""
         if func in _METADATA:
             return super().__torch_function__(func, types, args, kwargs)
-        if func is torch.Tensor.contiguous and args[0]._made is None:
-            return args[0]  # generation asks it of the masks for a static cache
-        return func(*_made(args), **_made(kwargs or {}))
+        if func in _ITSELF and not kwargs and len(args) == 1:
+            return args[0]
+        made = _made(args), _made(kwargs or {})
+        if func in _LENDS:
+            args[0]._new = None
+        return func(*made[0], **made[1])
 
 
 def _made(x: Any) -> Any:
     """Give the same arguments with each mask made."""
     if isinstance(x, Mask):
         if x._made is None:
-            x._made = x._make()
+            with torch.inference_mode(False):  # of whose tensors torch does not count the writes
+                x._made = x._make()
+            x._new = x._made._version
         return x._made
     if isinstance(x, dict):
         return {name: _made(item) for name, item in x.items()}

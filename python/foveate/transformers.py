@@ -15,6 +15,10 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -26,6 +30,7 @@ try:
     from transformers.utils import is_tracing
 
     from ._transformers_mask import Mask, Reach, make_mask
+    from ._transformers_tables import refuse_in_tables
 except ImportError as error:
     raise ImportError(
         "foveate.transformers needs torch, and transformers 5.4 or later: "
@@ -41,7 +46,9 @@ try:
 except ImportError:
     _active_collector = None
 
-__all__ = ["register"]
+__all__ = ["calls", "register"]
+
+_NAME = "foveate"
 
 # What attention functions of transformers read, or those of models once did, and this one cannot
 # honour: what to do instead.
@@ -63,12 +70,13 @@ _SAID_ALREADY = frozenset({"position_ids", "sliding_window", "use_cache"})
 def register() -> None:
     """Make `attn_implementation="foveate"` known to transformers, for models on the CPU.
 
-    To be called once, before a model is made, loaded, or told to use it:
+    To be called once in each process, before a model is made, loaded, unpickled, or told to use it:
     `AutoModel.from_pretrained(name, attn_implementation="foveate")`,
-    `model.set_attn_implementation("foveate")`.
+    `model.set_attn_implementation("foveate")`. A process that was spawned is one of its own.
 
     See Also
     --------
+    calls : which attention of a model comes here.
     foveate.torch.attention : the function, with its promises.
 
     Notes
@@ -83,8 +91,12 @@ def register() -> None:
 
     Refused, by name, are `output_attentions` (the weights are never stored), `head_mask`,
     `cu_seq_lens_q`, the chosen keys of sparse attention, and whatever else the model's own eager
-    attention reads and this does not know. A model whose attention does not go through the
-    interface of transformers computes it by itself, as with "eager".
+    attention reads and this does not know.
+
+    A model whose attention does not go through the interface of transformers (MPNet, DeBERTa-v2,
+    VITS) takes the name and computes by itself, as with "eager": `calls` tells. One that looks the
+    name up in a table of its own classes (Falcon, GPT-Neo, SAM, GIT) raises ValueError when it is
+    made.
 
     Examples
     --------
@@ -98,8 +110,75 @@ def register() -> None:
     >>> model(torch.arange(8)[None]).logits.shape
     torch.Size([1, 8, 100])
     """
-    AttentionInterface.register("foveate", attend)
-    AttentionMaskInterface.register("foveate", make_mask)
+    AttentionInterface.register(_NAME, attend)
+    AttentionMaskInterface.register(_NAME, make_mask)
+    refuse_in_tables(_NAME)
+
+
+@contextmanager
+def calls(model: torch.nn.Module) -> Iterator[Counter[str]]:
+    """Count the calls by which a model lets foveate compute its attention.
+
+    Not every model of transformers asks the interface for its attention, and one that does not
+    takes the name "foveate" without a word.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, or any module that holds some.
+
+    Yields
+    ------
+    collections.Counter
+        How often each attention module called, by its name in `model.named_modules()`.
+
+    Warns
+    -----
+    UserWarning
+        At the end, where none did.
+
+    Notes
+    -----
+    A model that `torch.compile` has compiled is compiled anew for the calls within, and its graph
+    counts once, when it is traced.
+
+    Examples
+    --------
+    >>> import torch, transformers
+    >>> import foveate.transformers
+    >>> foveate.transformers.register()
+    >>> config = transformers.BertConfig(
+    ...     vocab_size=100, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+    ...     num_attention_heads=4, attn_implementation="foveate")
+    >>> model = transformers.BertModel(config).eval()
+    >>> with foveate.transformers.calls(model) as count:
+    ...     output = model(torch.arange(8)[None])
+    >>> dict(count)
+    {'encoder.layer.0.attention.self': 1, 'encoder.layer.1.attention.self': 1}
+    """
+    names = {module: name for name, module in model.named_modules()}
+    count: Counter[str] = Counter()
+    known = AttentionInterface()
+    if _NAME not in known:
+        raise RuntimeError('"foveate" is not known to transformers: call register() first')
+    before = known[_NAME]
+
+    def counting(module: torch.nn.Module, *args: Any, **keywords: Any) -> Any:
+        if module in names:
+            count[names[module]] += 1
+        return before(module, *args, **keywords)
+
+    AttentionInterface.register(_NAME, counting)
+    try:
+        yield count
+    finally:
+        AttentionInterface.register(_NAME, before)
+    if not count:
+        warnings.warn(
+            f"{type(model).__name__}: foveate was not called for its attention: it does not go "
+            'through the interface of transformers, or attn_implementation is not "foveate"',
+            stacklevel=3,
+        )
 
 
 def attend(
@@ -135,8 +214,10 @@ def attend(
     position_bias : float tensor that broadcasts into (batch, heads, Lq, Lk), optional
         Added to the scores.
     is_causal : bool, optional
-        Where there is no mask, for several queries; `module.is_causal` where it is left out, as for
-        "sdpa". Else the mask says it, as for "eager".
+        Counts where there is no mask, for several queries. `module.is_causal` does not count: to
+        "sdpa" a model that has None for a mask may mean a causal one, and `make_mask` never makes
+        None of that; what is left is a model that makes its masks by itself, and sees all keys
+        where it makes none, as with "eager".
     **rest
         Anything else that the model hands on.
 
@@ -154,8 +235,6 @@ def attend(
     _refuse_unknown(module, rest)
     reach: Reach
     if attention_mask is None:
-        if is_causal is None:
-            is_causal = getattr(module, "is_causal", False)
         reach = {"causal": True} if is_causal and query.shape[2] > 1 else {}
     elif isinstance(attention_mask, Mask):
         reach = attention_mask.reach(query.shape[2], key.shape[2])

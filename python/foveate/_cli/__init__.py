@@ -7,6 +7,7 @@ it is asked for, so that ``info`` needs nothing but NumPy.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -54,6 +55,17 @@ def positive(text: str) -> int:
 def non_negative(text: str) -> int:
     """A whole number of at least 0, for argparse."""
     return _number(text, 0)
+
+
+def seconds(text: str) -> float:
+    """A duration above 0, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number of seconds above 0")
+    return number
 
 
 def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:

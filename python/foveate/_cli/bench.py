@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from foveate._cli import positive, require
+from foveate._cli import positive, require, seconds
 from foveate._cli.compare import Comparison, compare, format_seconds, machine
-from foveate._cli.contenders import CONTENDERS, choose
+from foveate._cli.contenders import CONTENDERS, UnavailableError, choose, need
 from foveate._cli.info import usable_cpus
+from foveate._cli.measure import Deadline, Times
 from foveate._cli.workloads import WORKLOADS, select
 
 # One of each kind. `--workload '*'` times the whole table.
@@ -27,6 +30,9 @@ USUAL = [
 QUICK = ["float32-1x16x1024x64", "float32-causal-8x12x512x64", "float32-short-1x1x16x64"]
 ROUNDS, QUICK_ROUNDS = 7, 3
 TURN_SECONDS, QUICK_TURN_SECONDS = 0.2, 0.05
+# For each workload, unless a budget is given. With six contenders whose calls are short, 7 rounds
+# take 13 s.
+BUDGET, QUICK_BUDGET = 15.0, 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quick", action="store_true", help="fewer workloads, fewer and shorter rounds"
+    )
+    parser.add_argument(
+        "--budget",
+        type=seconds,
+        metavar="SECONDS",
+        help="take no longer than that for all workloads, but for the last call: where time is "
+        "short there are fewer rounds, and the slowest contenders are left out (default: "
+        f"{BUDGET:.0f} for each workload, {QUICK_BUDGET:.0f} with --quick)",
     )
     parser.add_argument(
         "--workload",
@@ -75,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     contenders = choose(CONTENDERS, options.contender or [one.name for one in CONTENDERS])
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console()
     facts = machine()
@@ -83,29 +97,45 @@ def run(options: argparse.Namespace) -> int:
         f"{facts['processor']}, {facts['instruction set']}, threads: {options.threads}",
         highlight=False,
     )
-    rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    turns = rounds * len(contenders)
+    quick = options.quick
+    budget = options.budget or (QUICK_BUDGET if quick else BUDGET) * len(workloads)
+    names = f"{len(workloads)} workload{'s' if len(workloads) > 1 else ''}"
+    console.print(f"{names}, at most {_duration(budget)}", highlight=False)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn(f"of {_duration(budget)}"),
         console=console,
         transient=True,
         refresh_per_second=2,  # the bar's own thread must not disturb what is timed
     )
     comparisons: list[Comparison] = []
+    deadline = Deadline(budget)
     with bar:
-        task = bar.add_task("", total=turns * len(workloads))
+        task = bar.add_task("", total=budget)
+
+        def show(workload: str, contender: str) -> None:
+            text = f"{workload}: {contender}"
+            bar.update(task, description=text, completed=budget - deadline.left)
+
+        for package in {package for contender in contenders for package in contender.packages}:
+            bar.update(task, description=f"import {package}")
+            with suppress(UnavailableError):
+                need(package)
         for done, workload in enumerate(workloads):
-            bar.update(task, description=workload.name, completed=turns * done)
+            if deadline.left <= 0:
+                left_out = ", ".join(one.name for one in workloads[done:])
+                console.print(f"The time is up. Left out: {left_out}", highlight=False)
+                break
             comparison = compare(
                 workload,
                 contenders,
                 threads=options.threads,
-                rounds=rounds,
-                seconds=QUICK_TURN_SECONDS if options.quick else TURN_SECONDS,
-                progress=lambda: bar.advance(task),
+                rounds=QUICK_ROUNDS if quick else ROUNDS,
+                seconds=QUICK_TURN_SECONDS if quick else TURN_SECONDS,
+                progress=partial(show, workload.name),
+                deadline=Deadline(deadline.left / (len(workloads) - done)),
             )
             comparisons.append(comparison)
             console.print(_table(comparison))
@@ -127,7 +157,7 @@ def _table(comparison: Comparison) -> Any:
     from rich.table import Table
 
     workload, times = comparison.workload, comparison.times
-    caption = f"{workload.unit}: {times.peak / 1e9:.0f} billion a second"
+    caption = f"{workload.unit}: {times.peak / 1e9:.0f} billion a second; {_rounds(times)}"
     table = Table(
         title=f"{workload.name}   ({comparison.verdict()})",
         caption="\n".join([caption, *comparison.left_out()]),
@@ -142,3 +172,13 @@ def _table(comparison: Comparison) -> Any:
         share = "" if result.speed is None else workload.format_speed(result.speed)
         table.add_row(result.title, format_seconds(result.seconds), share, f"{result.ratio:.2f}x")
     return table
+
+
+def _rounds(times: Times) -> str:
+    count = max((len(seconds) for seconds in times.seconds.values()), default=0)
+    return "1 round" if count == 1 else f"{count} rounds"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from foveate._cli.contenders import (
     make_data,
 )
 from foveate._cli.info import usable_cpus
-from foveate._cli.measure import Times, interleave
+from foveate._cli.measure import LONG_CALL_SECONDS, SETTLE_SECONDS, Deadline, Times, interleave
 from foveate._cli.workloads import Timed
 
 
@@ -103,10 +104,18 @@ def prepare(
     contenders: Sequence[Contender],
     comparison: Comparison,
     make_data: Callable[[Any], Any] = make_data,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+    deadline: Deadline | None = None,
+    seconds: float = LONG_CALL_SECONDS,
 ) -> dict[str, Prepared]:
-    """Those that run here and give foveate's answer; why not the others goes to the comparison."""
-    workload = comparison.workload
+    """Those that run here and give foveate's answer; why not the others goes to the comparison.
+
+    With a deadline the slowest are left out that would not have a turn of ``seconds`` before it.
+    """
+    workload, deadline = comparison.workload, deadline or Deadline()
     ready: dict[str, Prepared] = {}
+    taken: dict[str, float] = {}
     try:
         data = make_data(workload)
     except UnavailableError as error:
@@ -114,9 +123,16 @@ def prepare(
         return ready
     wanted = None
     for contender in sorted(contenders, key=lambda contender: contender.name != FOVEATE.name):
+        if deadline.left <= 0:
+            comparison.skipped[contender.name] = "no time is left for it"
+            continue
+        progress(contender.name)
         try:
             prepared = contender.prepare(workload, data, comparison.threads)
-            answer = prepared.to_array(prepared.call())
+            start = time.perf_counter()
+            output = prepared.call()
+            taken[contender.name] = time.perf_counter() - start
+            answer = prepared.to_array(output)
             if wanted is None:  # foveate's own: it comes first
                 wanted = answer
             check(workload, answer, wanted)
@@ -126,7 +142,31 @@ def prepare(
             comparison.wrong[contender.name] = str(error)
         else:
             ready[contender.name] = prepared
+    _leave_out_slowest(ready, taken, comparison, deadline, seconds)
     return ready
+
+
+def _leave_out_slowest(
+    ready: dict[str, Prepared],
+    taken: Mapping[str, float],
+    comparison: Comparison,
+    deadline: Deadline,
+    seconds: float,
+) -> None:
+    """Leave out peers until those that are left are counted out and have a turn in time."""
+
+    def needed(name: str) -> float:
+        return SETTLE_SECONDS + 2 * max(taken[name], seconds)
+
+    while sum(map(needed, ready)) > deadline.left:
+        peers = [name for name in ready if name != FOVEATE.name]
+        if not peers:
+            return
+        slowest = max(peers, key=needed)
+        del ready[slowest]
+        comparison.skipped[slowest] = (
+            f"no time is left for it: a call took {format_seconds(taken[slowest])}"
+        )
 
 
 def compare(
@@ -136,13 +176,24 @@ def compare(
     threads: int,
     rounds: int,
     seconds: float,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[str], None] = lambda _: None,
     make_data: Callable[[Any], Any] = make_data,
+    deadline: Deadline | None = None,
 ) -> Comparison:
-    """Prepare, check and time the contenders, foveate among them; report each turn."""
+    """Prepare, check and time the contenders, foveate among them; report each turn.
+
+    With a deadline there are fewer rounds and contenders where time is short.
+    """
     with foveate.num_threads(threads):
         comparison = Comparison(workload, threads)
-        ready = prepare(contenders, comparison, make_data)
+        ready = prepare(
+            contenders,
+            comparison,
+            make_data,
+            progress=progress,
+            deadline=deadline,
+            seconds=seconds,
+        )
         if FOVEATE.name not in ready:
             return comparison
         calls = {name: prepared.call for name, prepared in ready.items()}
@@ -152,6 +203,7 @@ def compare(
             seconds=seconds,
             probe=lambda: workload.probe(threads),
             progress=progress,
+            deadline=deadline,
         )
     titles = {contender.name: contender.title for contender in contenders}
     own = times.median(FOVEATE.name)

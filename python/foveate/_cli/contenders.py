@@ -54,6 +54,7 @@ class Contender:
     name: str
     title: str
     prepare: Callable[[Any, Any, int], Prepared]  # of the workload, its data, and threads
+    packages: tuple[str, ...] = ()  # whose import takes a while
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -281,14 +282,15 @@ def _prepare_onnx_multi_head(workload: Workload, data: Data, threads: int) -> Pr
     )
 
 
+_ONNX = ("onnx", "onnxruntime")
 FOVEATE = Contender("foveate", "foveate", _prepare_foveate)
 CONTENDERS: tuple[Contender, ...] = (
     FOVEATE,
     Contender("numpy", "NumPy", _prepare_numpy),
-    Contender("torch", "torch SDPA", _prepare_torch),
-    Contender("torch-folded", "torch SDPA, heads folded", _prepare_torch_folded),
-    Contender("onnxruntime", "onnxruntime Attention", _prepare_onnx_attention),
-    Contender("onnxruntime-mha", "onnxruntime MultiHeadAttention", _prepare_onnx_multi_head),
+    Contender("torch", "torch SDPA", _prepare_torch, ("torch",)),
+    Contender("torch-folded", "torch SDPA, heads folded", _prepare_torch_folded, ("torch",)),
+    Contender("onnxruntime", "onnxruntime Attention", _prepare_onnx_attention, _ONNX),
+    Contender("onnxruntime-mha", "onnxruntime MultiHeadAttention", _prepare_onnx_multi_head, _ONNX),
 )
 
 

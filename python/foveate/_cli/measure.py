@@ -7,6 +7,7 @@ each round, so that nobody always runs after the same neighbour.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,21 @@ SETTLE_SECONDS = 0.1
 # A call longer than this warms itself up: the call that is not counted would only double the time
 # spent.
 LONG_CALL_SECONDS = 0.25
+
+
+class Deadline:
+    """Until when to go on: so many seconds from now.
+
+    A call cannot be stopped, so that what is measured may end one call later.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self._end = time.perf_counter() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; negative afterwards."""
+        return self._end - time.perf_counter()
 
 
 @dataclass
@@ -48,14 +64,19 @@ def time_calls(call: Call, count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
-def calls_in(call: Call, seconds: float) -> int:
-    """How many calls fill ``seconds``, at least 1; found by doubling, which also warms up."""
-    call()
+def calls_in(call: Call, seconds: float) -> tuple[int, float]:
+    """How many calls fill ``seconds``, at least 1, and how long one takes.
+
+    Found by doubling, which also warms up.
+    """
+    taken = time_calls(call, 1)
+    if taken >= max(seconds, LONG_CALL_SECONDS):
+        return 1, taken
     count = 1
     while True:
         taken = time_calls(call, count) * count
         if taken >= seconds / 4:
-            return max(1, round(seconds * count / taken))
+            return max(1, round(seconds * count / taken)), taken / count
         count *= 2
 
 
@@ -65,7 +86,8 @@ def interleave(
     rounds: int,
     seconds: float,
     probe: Callable[[], float] | None = None,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[str], None] = lambda _: None,
+    deadline: Deadline | None = None,
 ) -> Times:
     """Time the calls in turns.
 
@@ -80,19 +102,31 @@ def interleave(
     probe
         Measures the peak; asked before each round.
     progress
-        Told after each turn.
+        Told whose turn it is.
+    deadline
+        After one round no other is begun that would end later.
     """
+    deadline = deadline or Deadline()
     times = Times({name: [] for name in calls})
     names = list(calls)
-    counts = {name: calls_in(call, seconds) for name, call in calls.items()}
+    counts, taken = {}, {}
+    for name, call in calls.items():
+        progress(name)
+        counts[name], taken[name] = calls_in(call, seconds)
+    longest = 0.0  # of a round
     for turn in range(rounds):
+        if turn and deadline.left < longest:
+            break
+        start = time.perf_counter()
         if probe is not None:
             times.peaks.append(probe())
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
+            progress(name)
             time.sleep(SETTLE_SECONDS)
-            if counts[name] > 1 or turn == 0 or times.seconds[name][-1] < LONG_CALL_SECONDS:
+            if counts[name] > 1 or taken[name] < LONG_CALL_SECONDS:
                 calls[name]()
-            times.seconds[name].append(time_calls(calls[name], counts[name]))
-            progress()
+            taken[name] = time_calls(calls[name], counts[name])
+            times.seconds[name].append(taken[name])
+        longest = max(longest, time.perf_counter() - start)
     return times

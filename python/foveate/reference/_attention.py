@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._dropout import factors_of
-from ._reach import bias_of, lead_of, per_lead, reach
+from ._reach import bias_of, lead_of, narrowed, per_lead, reach
 from ._score import compute_dtype, floats, scores
 from ._select import softmax, weighted_sum
 
@@ -33,7 +33,7 @@ def logits_of(
     mask = None if mask is None else np.asarray(mask)
     bias = bias_of(mask)
     if bias is not None:
-        logits = logits + bias.astype(dtype)
+        logits = logits + narrowed(bias, dtype)
     queries, keys = query.shape[-2], key.shape[-2]
     seen = reach(lead, queries, keys, mask=mask, **rest_of_reach)
     return np.where(seen, logits, -np.inf).astype(logits.dtype), seen
@@ -52,7 +52,7 @@ def weights_of(
     """The softmax of the logits: weights, their lse, the seen cells."""
     logits, seen = logits_of(query, key, lead, score, softcap, mask, **rest_of_reach)
     dtype = logits.dtype
-    sink = per_lead(-np.inf if sink is None else sink, lead).astype(dtype)
+    sink = narrowed(per_lead(-np.inf if sink is None else sink, lead), dtype)
     weights, lse = softmax(logits, seen, sink)
     return weights, lse, seen
 

@@ -22,7 +22,7 @@ from ..scores import NAMED, Additive, Bilinear, Concat, Cosine, Gaussian, Locati
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
 from ._quiet import quiet
-from ._reach import bias_of, lead_of, per_lead
+from ._reach import bias_of, lead_of, narrowed, per_lead
 from ._score import activate, compute_dtype, floats, scores, unit
 from ._select import weighted_sum
 
@@ -101,7 +101,7 @@ def attention_vjp(
             found = through_logits(q, k, score, softcap, bias, d_logits, seen)
             found["value"] = sum_to(d_value, v.shape).astype(dtype)
             if sink is not None:
-                logit = per_lead(sink, lead)[..., 0].astype(wide)
+                logit = narrowed(per_lead(sink, lead)[..., 0], wide)
                 weight = np.where(logit == -np.inf, 0, np.exp(logit - lse))
                 found["sink"] = sum_to(-np.sum(weight * shift, axis=-1), np.shape(sink))
         return Gradients(**{name: x for name, x in found.items() if name in wanted})

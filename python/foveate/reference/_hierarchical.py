@@ -156,11 +156,15 @@ def _alike(*arrays: ArrayLike, segments: ArrayLike, key_lengths: Any) -> list[Ar
 
 
 def _masks(segments: ArrayLike, key_lengths: ArrayLike | None) -> tuple[list[Array], Array]:
-    """Give for each segment its valid keys (..., 1, Lk), and which segments there are."""
+    """Give for each segment its valid keys (..., 1, Lk), and which segments there are.
+
+    One that is not there stands in where there is none.
+    """
     ids = np.asarray(segments)
     lengths = ids.shape[-1] if key_lengths is None else np.asarray(key_lengths)[..., None]
     valid = np.arange(ids.shape[-1]) < lengths
-    masks = [((ids == n) & valid)[..., None, :] for n in np.unique(ids)]
+    masks = [((ids == n) & valid)[..., None, :] for n in np.unique(ids) if ids.size]
+    masks = masks or [np.zeros((1, ids.shape[-1]), bool)]
     lead = np.broadcast_shapes(ids.shape, np.shape(valid))[:-1]
     there = np.zeros((*lead, 1, 1, len(masks)), bool)
     for n, mask in enumerate(masks):

@@ -27,6 +27,19 @@ def bias_of(mask: Array | None) -> Array | None:
     return mask
 
 
+def narrowed(x: Array, dtype: Any) -> Array:
+    """Return logits of another dtype: what is finite stays so, as the largest number.
+
+    Examples
+    --------
+    >>> narrowed(np.array([-1e300, -np.inf, 2.0]), np.float32)
+    array([-3.4028235e+38,           -inf,  2.0000000e+00], dtype=float32)
+    """
+    largest = float(np.finfo(dtype).max)
+    bounded = np.where(np.isfinite(x), np.clip(x, -largest, largest), x)
+    return bounded.astype(dtype)
+
+
 def lead_of(
     *operands: Array,
     mask: ArrayLike | None = None,

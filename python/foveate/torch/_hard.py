@@ -7,6 +7,7 @@ values; the choices themselves have none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from ._attention import AnyScore, draw_seed
 from ._problem import (
     ARGUMENTS,
     COUNT,
+    NAMES,
     TAGS,
     as_gradients,
     chosen,
@@ -31,7 +33,6 @@ from ._problem import (
     kept,
     key_of,
     library,
-    no_second_order,
     output_shape,
     problem_of,
     register,
@@ -40,6 +41,7 @@ from ._problem import (
 from ._reach import resolve
 from ._scores import reduce
 from ._tensors import as_array, as_tensor, float_tensors, threads_of_torch
+from ._vmap import along_leading_axes
 
 
 class HardAttention(NamedTuple):
@@ -257,10 +259,13 @@ def _backward(
     return in_places(len(inputs), chosen(_GRADIENTS, wanted), found)
 
 
-register("hard_attention", _hard_attention, _fake_hard_attention, _backward, _keep)
+_along = partial(along_leading_axes, names=NAMES)
+_places = tuple(_GRADIENTS.values())
+
+register("hard_attention", _hard_attention, _fake_hard_attention, _along, _backward, _keep)
 register(
     "hard_attention_backward",
     _hard_attention_backward,
     _fake_hard_attention_backward,
-    no_second_order,
+    partial(_along, before=(3, 2, 2), places=_places),
 )
