@@ -334,7 +334,8 @@ class Validator : private Views<Problem> {
       if (const fv_status status = per_lead("offset", reach.offset, FV_INT64, problem_.offset); status != FV_OK) {
         return status;
       }
-      if (const fv_status status = within("offset", Once(*reach.offset).array, -kMaxOffset, kMaxOffset); status != FV_OK) {
+      if (const fv_status status = within("offset", Once(*reach.offset).array, -kMaxOffset, kMaxOffset);
+          status != FV_OK) {
         return status;
       }
     }
@@ -343,7 +344,8 @@ class Validator : private Views<Problem> {
           status != FV_OK) {
         return status;
       }
-      if (const fv_status status = within("key_lengths", Once(*reach.key_lengths).array, 0, problem_.keys); status != FV_OK) {
+      if (const fv_status status = within("key_lengths", Once(*reach.key_lengths).array, 0, problem_.keys);
+          status != FV_OK) {
         return status;
       }
     }

@@ -267,7 +267,7 @@ class Call {
     // An `out` that overlaps an operand, or that the kernels cannot write, has its answer by way of a new array.
     const bool direct = given && is_aligned(given_out) && !overlaps_operand(out_view);
     const py::object out = direct ? py::reinterpret_borrow<py::object>(given_out)
-                                  : new_output("query, key, value", descriptor, ndim, shape);
+                                  : made("query, key, value", new_array(descriptor, ndim, shape), ndim, shape);
     if (!out || !view("out", out.ptr(), &out_view)) return nullptr;
     py::object lse;
     if (with_lse != Lse::none) {
@@ -304,11 +304,13 @@ class Call {
     shape[ndim] = shape[ndim - 1];
     shape[ndim - 1] = draws;
     const fv_dtype logarithm = query_.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
-    const py::object out = new_output("size", descriptor, ndim + 1, shape);
-    const auto index = py::reinterpret_steal<py::object>(new_array(FV_INT64, ndim, shape));
-    const auto log_prob = py::reinterpret_steal<py::object>(new_array(logarithm, ndim, shape));
+    const py::object out = made("size", new_array(descriptor, ndim + 1, shape), ndim + 1, shape);
+    if (!out) return nullptr;
+    const py::object index = made("size", new_array(FV_INT64, ndim, shape), ndim, shape);
+    if (!index) return nullptr;
+    const py::object log_prob = made("size", new_array(logarithm, ndim, shape), ndim, shape);
     View out_view, index_view, log_prob_view;
-    if (!out || !index || !log_prob || !view("out", out.ptr(), &out_view) || !view("index", index.ptr(), &index_view) ||
+    if (!log_prob || !view("out", out.ptr(), &out_view) || !view("index", index.ptr(), &index_view) ||
         !view("log_prob", log_prob.ptr(), &log_prob_view)) {
       return nullptr;
     }
@@ -376,17 +378,14 @@ class Call {
     return true;
   }
 
-  // A new output. Where there is no room for it: a MemoryError that says how large it is, and what makes it so.
-  static py::object new_output(const char* name, PyObject* descriptor, int ndim, const int64_t* shape) {
-    auto made = py::reinterpret_steal<py::object>(new_array(descriptor, ndim, shape));
-    const bool too_many_axes = ndim > kNumpyAxes;
-    if (!made && !too_many_axes &&
+  // A new array, or none: then, where there is no room for it, a MemoryError that says how large it is, and what makes it so.
+  static py::object made(const char* name, PyObject* array, int ndim, const int64_t* shape) {
+    if (array == nullptr && ndim <= kNumpyAxes &&
         (PyErr_ExceptionMatches(PyExc_MemoryError) || PyErr_ExceptionMatches(PyExc_ValueError))) {
       PyErr_Clear();
-      PyErr_Format(PyExc_MemoryError, "%s: an output of shape %R and dtype %S is too large", name,
-                   shape_tuple(ndim, shape).ptr(), descriptor);
+      PyErr_Format(PyExc_MemoryError, "%s: an array of shape %R is too large", name, shape_tuple(ndim, shape).ptr());
     }
-    return made;
+    return py::reinterpret_steal<py::object>(array);
   }
 
   // A tuple to print; an empty handle, which prints as <NULL>, where there is no memory for it.

@@ -449,7 +449,7 @@ WRONG = [
     ("centers", ValueError, {"centers": np.zeros((2, 4))[:, ::-2]}),
     ("centers", ValueError, {"centers": np.zeros((2, 5))}),
     ("centers", ValueError, {"centers": np.zeros((3, 4))}),
-    ("centers", ValueError, {"centers": np.zeros((2, 2, 4))}),
+    ("centers", ValueError, {"centers": np.zeros((2, 3, 4))}),
     ("centers", ValueError, {"centers": np.zeros((2, 1))}),
     ("centers", ValueError, {"centers": np.array(2.0)}),
     ("centers", TypeError, {"centers": 2.0}),
@@ -487,7 +487,7 @@ def test_the_bad_centre_is_named():
 
 
 WRONG_PREDICTIONS = [
-    ("query", TypeError, {"query": np.zeros((4, 8), int)}),
+    ("query", TypeError, {"query": np.zeros((4, 8), bool)}),
     ("query", ValueError, {"query": np.zeros(8, np.float32)}),
     ("w", TypeError, {"w": np.zeros((8, 3), int)}),
     ("w", TypeError, {"w": np.zeros((8, 3))}),
@@ -500,7 +500,7 @@ WRONG_PREDICTIONS = [
     ("length", ValueError, {"length": np.inf}),
     ("length", ValueError, {"length": np.array([1, -1])}),
     ("length", ValueError, {"length": np.array([1, 2, 3])}),
-    ("length", ValueError, {"length": np.zeros((2, 1, 2), int)}),
+    ("length", ValueError, {"length": np.zeros((2, 1, 3), int)}),
     ("length", TypeError, {"length": np.array([1.5, 2.0])}),
     ("length", TypeError, {"length": "all"}),
     ("length", TypeError, {"length": None}),

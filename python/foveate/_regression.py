@@ -261,7 +261,8 @@ def _sample_weights(sample_weight: ArrayInput, count: int) -> Array | None:
         )
     if count and not sample.any():
         raise ValueError("sample_weight: got zeros only, wanted one that is not")
-    sample = sample / sample.max(initial=0)
+    with np.errstate(under="ignore"):
+        sample = sample / sample.max(initial=0)
     return None if (sample == 1).all() else sample
 
 
@@ -434,7 +435,8 @@ def compact(
     if spoilt:
         for part, spoils in enumerate((np.inf, -np.inf, np.nan)):
             begin = averaged + part * columns
-            answer = answer + np.where(output[:, begin : begin + columns] > 0, spoils, 0)
+            there = output[:, begin : begin + columns] > 0
+            answer = answer + np.where(there, spoils, 0).astype(accumulated)
     nowhere = np.zeros(len(answer), np.bool_)
     if not (np.isfinite(points.query).all() and np.isfinite(points.key).all()):
         # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.

@@ -170,7 +170,8 @@ def multinomial(
         for draw in range(draws):
             counter = np.array([_MULTINOMIAL_TREE, draw, row, 0], np.uint64)
             bits = np.random.Philox(key=np.array([low, high], np.uint64), counter=counter)
-            counts[(*place, draw)] = _split(number, tree, np.random.Generator(bits))
+            with np.errstate(under="ignore"):  # of shares
+                counts[(*place, draw)] = _split(number, tree, np.random.Generator(bits))
     return counts.reshape((*lead, *shape, categories))
 
 
@@ -283,7 +284,8 @@ def _checked_weights(rows: Array) -> Array:
             raise ValueError("p: got only weights of 0 in a row, wanted a positive one")
         return weights / np.where(largest > 0, largest, 1)
 
-    return by_rows(rows, scale)
+    with np.errstate(all="ignore"):
+        return by_rows(rows, scale)
 
 
 # --- counts by a tree -----------------------------------------------------------------------------
