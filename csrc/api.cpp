@@ -39,6 +39,10 @@ fv_status fv_output_shape(const fv_problem* given, int32_t* ndim, int64_t shape[
                           fv_error* error) noexcept {
   using namespace foveate;
   if (given == nullptr) return missing_problem(error);
+  if (ndim == nullptr || shape == nullptr) {
+    return refuse(error, FV_VALUE_ERROR, "%s: got none, wanted where it is written",
+                  ndim == nullptr ? "ndim" : "shape");
+  }
   Problem problem;
   const bool weights = given->value == nullptr;
   if (const fv_status status = Validator(*given, problem, error).inputs(weights); status != FV_OK) return status;

@@ -13,6 +13,7 @@
 #endif
 
 #include "foveate/foveate.h"
+#include "refuse.hpp"
 
 namespace foveate {
 namespace baseline { extern const Kernels kernels; }
@@ -129,6 +130,7 @@ const char* fv_isa_selected(void) noexcept { return selected().name; }
 const char* fv_isa_features(void) noexcept { return selected().features; }
 
 fv_status fv_isa_select(const char* name, fv_error* error) noexcept {
+  if (name == nullptr) return refuse(error, FV_VALUE_ERROR, "name: got none, wanted an instruction set");
   char names[64] = "";
   for (int i = 0; i < available().count; ++i) {
     const Isa& isa = available().isas[i];
@@ -144,7 +146,6 @@ fv_status fv_isa_select(const char* name, fv_error* error) noexcept {
     chosen.store(&isa, std::memory_order_release);
     return FV_OK;
   }
-  std::snprintf(error->message, sizeof error->message,
-                "FOVEATE_ISA: no instruction set '%.40s' can run here; those that can: %s", name, names);
-  return FV_VALUE_ERROR;
+  return refuse(error, FV_VALUE_ERROR, "FOVEATE_ISA: no instruction set '%.40s' can run here; those that can: %s", name,
+                names);
 }

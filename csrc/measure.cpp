@@ -56,6 +56,7 @@ double fv_measure_flops(fv_dtype dtype, int32_t threads, double seconds) noexcep
 }
 
 double fv_measure_read(int64_t bytes, int32_t threads, double seconds) noexcept {
+  if (bytes <= 0) return 0;
   const Kernels& k = kernels();
   return sum_over_threads(threads, [&]() -> double {
     const std::unique_ptr<char[]> buffer(new (std::nothrow) char[size_t(bytes)]);

@@ -29,6 +29,8 @@ namespace {
 // 50 GFLOP/s and more a core, half a million operations take 10 microseconds).
 constexpr double least_flops = 5e5;
 constexpr std::chrono::milliseconds interrupt_period{50};
+// Between two looks at the clock within a task: tens of microseconds, of which a look takes a thousandth.
+constexpr double flops_between_looks = 1e6;
 // A call may consist of many jobs, each shorter than that. After a pause of this length another call has begun.
 constexpr std::chrono::milliseconds pause_between_calls{500};
 // How long a thread without work looks for more before it sleeps: waking it costs tens of microseconds.
@@ -55,6 +57,16 @@ inline void pause() noexcept {
 #endif
 }
 
+class Job;
+// What this thread is at.
+struct Present {
+  Job* job = nullptr;
+  bool asks = false;  // the calling thread
+  double flops = 0;   // since it looked at the clock
+};
+thread_local Present present;
+thread_local Clock::time_point last_asked;  // or began a call
+
 // One call's tasks, in as many ranges as there are threads, or in one.
 class Job {
  public:
@@ -70,11 +82,29 @@ class Job {
 
   // Takes tasks until there is none. The calling thread, 0, asks now and then whether to stop.
   void work(int thread) noexcept {
-    int (*const check)(void) = thread == 0 ? interrupt_check.load(std::memory_order_relaxed) : nullptr;
-    thread_local Clock::time_point last;  // asked, or began a call
-    if (check) {
+    const Present outer = present;  // of a call that a signal handler interrupted
+    present = {this, thread == 0, 0};
+    take_tasks(thread);
+    present = outer;
+  }
+
+  // On the calling thread, now and then.
+  void ask() noexcept {
+    int (*const check)(void) = interrupt_check.load(std::memory_order_relaxed);
+    if (!check) return;
+    const auto now = Clock::now();
+    if (now - last_asked < interrupt_period) return;
+    last_asked = now;
+    if (check()) stopped_.store(true, std::memory_order_relaxed);
+  }
+
+  bool stopped() const noexcept { return stopped_.load(std::memory_order_relaxed); }
+
+ private:
+  void take_tasks(int thread) noexcept {
+    if (thread == 0) {
       const auto now = Clock::now();
-      if (now - last > pause_between_calls) last = now;
+      if (now - last_asked > pause_between_calls) last_asked = now;
     }
     for (int i = 0; i < count_; ++i) {
       Range& range = ranges_[(thread + i) % count_];
@@ -83,18 +113,11 @@ class Job {
         if (task >= range.end) break;
         if (stopped()) return;
         run_(context_, {task, task + step_ < range.end ? task + step_ : -1, thread});
-        if (!check) continue;
-        const auto now = Clock::now();
-        if (now - last < interrupt_period) continue;
-        last = now;
-        if (check()) stopped_.store(true, std::memory_order_relaxed);
+        if (thread == 0) ask();
       }
     }
   }
 
-  bool stopped() const noexcept { return stopped_.load(std::memory_order_relaxed); }
-
- private:
   static constexpr int most_ranges = 64;
   struct alignas(cache_line) Range {
     std::atomic<int64_t> next;
@@ -149,7 +172,11 @@ class Helpers {
       pause();
       if (Clock::now() < end) continue;
       lock.lock();
-      done_.wait(lock, [&] { return active_.load() == 0; });
+      while (!done_.wait_for(lock, interrupt_period, [&] { return active_.load() == 0; })) {
+        lock.unlock();
+        job.ask();
+        lock.lock();
+      }
       break;
     }
   }
@@ -311,6 +338,17 @@ bool run_tasks(int64_t tasks, int threads, Order order, void (*run)(void*, const
     job.work(0);
   }
   return !job.stopped();
+}
+
+bool asked_to_stop(double flops) noexcept {
+  Present& now = present;
+  if (!now.job) return false;
+  now.flops += flops;
+  if (now.asks && now.flops >= flops_between_looks) {
+    now.flops = 0;
+    now.job->ask();
+  }
+  return now.job->stopped();
 }
 
 }  // namespace foveate

@@ -23,6 +23,11 @@ struct Task {
 // were left out.
 bool run_tasks(int64_t tasks, int threads, Order, void (*run)(void* context, const Task&), void* context) noexcept;
 
+// Whether the tasks of this thread's job are to stop, asked within a task that may be long, after so many operations: it
+// then leaves the rest of its work undone, since nobody will look at the answer. The calling thread asks the interrupt
+// check by the clock, the others learn of it.
+bool asked_to_stop(double flops) noexcept;
+
 template <class F>
 bool run_tasks(int64_t tasks, int threads, Order order, F&& f) noexcept {
   return run_tasks(

@@ -1,9 +1,16 @@
 // A validated problem: what the drivers work on. `api.cpp` makes it from the views of the public header, so that no
 // driver checks anything again. Leading axes are broadcast by strides of 0; nothing is expanded.
+//
+// What stands in memory may change while a call runs, by another thread of the caller. Answers are anything then; but what
+// says how long a loop is or where something stands (lengths, offsets, centers, indices, trials, tables) is brought
+// within its bounds at every reading, or read once.
 #pragma once
 #include "foveate/foveate.h"
 
 namespace foveate {
+
+// Of a position of a query on the key axis; leaves room to add a few lengths without overflow.
+constexpr int64_t kMaxOffset = int64_t{1} << 61;
 
 // One operand over the leading axes: element [leading index, row, column] stands at
 // data + sum(index[a] * lead[a]) + row * row_stride + column * column_stride, strides in bytes.

@@ -14,7 +14,6 @@ namespace foveate {
 
 // Sizes are counted in 64 bits. The bounds leave room for a driver to add a few of them without overflow.
 constexpr int64_t kMaxLength = int64_t{1} << 60;  // of Lq, Lk, D and Dv
-constexpr int64_t kMaxOffset = int64_t{1} << 61;  // of a position of a query on the key axis
 constexpr int64_t kWidestElement = 8;             // bytes
 
 class Validator : private Views<Problem> {
@@ -336,7 +335,8 @@ class Validator : private Views<Problem> {
       if (const fv_status status = per_lead("offset", reach.offset, FV_INT64, problem_.offset); status != FV_OK) {
         return status;
       }
-      if (const fv_status status = within("offset", Once(*reach.offset).array, -kMaxOffset, kMaxOffset); status != FV_OK) {
+      if (const fv_status status = within("offset", Once(*reach.offset).array, -kMaxOffset, kMaxOffset);
+          status != FV_OK) {
         return status;
       }
     }
@@ -345,7 +345,8 @@ class Validator : private Views<Problem> {
           status != FV_OK) {
         return status;
       }
-      if (const fv_status status = within("key_lengths", Once(*reach.key_lengths).array, 0, problem_.keys); status != FV_OK) {
+      if (const fv_status status = within("key_lengths", Once(*reach.key_lengths).array, 0, problem_.keys);
+          status != FV_OK) {
         return status;
       }
     }

@@ -1,5 +1,6 @@
 #include "arrays.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -76,22 +77,30 @@ bool is_plain_float(PyObject* object) {
          dtype != FV_BOOL && dtype != FV_INT64;
 }
 
-bool view(const char* name, PyObject* array, fv_array* result) {
+void View::take(void* from, fv_dtype of, int axes, const int64_t* extents, const int64_t* steps) {
+  data = from;
+  dtype = of;
+  ndim = axes;
+  shape = numbers_;
+  strides = numbers_ + axes;
+  std::copy_n(extents, axes, numbers_);
+  std::copy_n(steps, axes, numbers_ + axes);
+}
+
+bool view(const char* name, PyObject* array, View* result) {
   if (!is_array(array)) {
     PyErr_Format(PyExc_TypeError, "%s: got %s, wanted an array", name, Py_TYPE(array)->tp_name);
     return false;
   }
   const auto* from = fields(array);
-  if (!dtype_of(from->descr, &result->dtype)) {
+  fv_dtype dtype;
+  if (!dtype_of(from->descr, &dtype)) {
     PyErr_Format(PyExc_TypeError,
                  "%s: got dtype %S, wanted float16, bfloat16, float32, float64, bool or int64 in native byte order",
                  name, from->descr);
     return false;
   }
-  result->data = from->data;
-  result->ndim = from->nd;
-  result->shape = extents(from->dimensions);
-  result->strides = extents(from->strides);
+  result->take(from->data, dtype, from->nd, extents(from->dimensions), extents(from->strides));
   return true;
 }
 

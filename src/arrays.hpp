@@ -26,9 +26,20 @@ bool is_array(PyObject* object);
 // An aligned float array of NumPy's own class in native byte order: it needs no conversion.
 bool is_plain_float(PyObject* object);
 
+// A view that keeps the shape and the strides itself: another thread may give the array others while a call runs.
+struct View : fv_array {
+  View() = default;
+  View(const View&) = delete;
+  View& operator=(const View&) = delete;
+  void take(void* data, fv_dtype dtype, int ndim, const int64_t* shape, const int64_t* strides);
+
+ private:
+  int64_t numbers_[2 * FV_MAX_DIMS];
+};
+
 // A view of an array for as long as the array lives. Without one that the C ABI can take: a TypeError that names it,
 // and false.
-bool view(const char* name, PyObject* array, fv_array* result);
+bool view(const char* name, PyObject* array, View* result);
 
 // A new array in C order. nullptr, with an exception, where NumPy could not make it.
 PyObject* new_array(PyObject* descriptor, int ndim, const int64_t* shape);

@@ -48,7 +48,7 @@ class Call {
   PyObject* run_backward(PyObject* const* arguments, Py_ssize_t count) {
     if (!expect("attention_backward", count, 28, 28)) return nullptr;
     PyObject* const* at = arguments;
-    fv_array out, lse, d_out, d_lse;
+    View out, lse, d_out, d_lse;
     const fv_array* d_lse_or_null = nullptr;
     const bool parsed =
         required("query", *at++, &query_, &problem_.query) && required("key", *at++, &key_, &problem_.key) &&
@@ -68,7 +68,7 @@ class Call {
   PyObject* run_hard_backward(PyObject* const* arguments, Py_ssize_t count) {
     if (!expect("hard_attention_backward", count, 23, 23)) return nullptr;
     PyObject* const* at = arguments;
-    fv_array index, lse, d_out, advantage;
+    View index, lse, d_out, advantage;
     const bool parsed =
         required("query", *at++, &query_, &problem_.query) && required("key", *at++, &key_, &problem_.key) &&
         required("value", *at++, &value_, &problem_.value) && parse_rest(at) && view("index", arguments[13], &index) &&
@@ -193,12 +193,12 @@ class Call {
     return false;
   }
 
-  bool required(const char* name, PyObject* object, fv_array* array, const fv_array** slot) {
+  bool required(const char* name, PyObject* object, View* array, const fv_array** slot) {
     *slot = array;
     return view(name, object, array);
   }
 
-  bool optional(const char* name, PyObject* object, fv_array* array, const fv_array** slot) {
+  bool optional(const char* name, PyObject* object, View* array, const fv_array** slot) {
     return object == Py_None || required(name, object, array, slot);
   }
 
@@ -233,11 +233,11 @@ class Call {
   }
 
   // None, an int, or an int64 array.
-  bool integers(const char* name, PyObject* object, fv_array* array, const fv_array** slot) {
+  bool integers(const char* name, PyObject* object, View* array, const fv_array** slot) {
     if (object == Py_None) return true;
     if (!PyLong_Check(object)) return required(name, object, array, slot);
     int64_t& place = slot == &problem_.reach.offset ? offset_number_ : key_lengths_number_;
-    *array = fv_array{&place, FV_INT64, 0, nullptr, nullptr};
+    array->take(&place, FV_INT64, 0, nullptr, nullptr);
     *slot = array;
     return integer(name, object, &place);
   }
@@ -246,7 +246,7 @@ class Call {
   bool sink(PyObject* object) {
     if (!PyFloat_Check(object)) return optional("sink", object, &sink_, &problem_.sink);
     sink_number_ = PyFloat_AS_DOUBLE(object);
-    sink_ = fv_array{&sink_number_, FV_FLOAT64, 0, nullptr, nullptr};
+    sink_.take(&sink_number_, FV_FLOAT64, 0, nullptr, nullptr);
     problem_.sink = &sink_;
     return true;
   }
@@ -261,13 +261,13 @@ class Call {
     }
     if (descriptor == Py_None) descriptor = fields(query)->descr;
     const bool given = given_out != Py_None;
-    fv_array out_view, lse_view;
+    View out_view, lse_view;
     if (given && !usable_out(given_out, descriptor, ndim, shape, &out_view)) return nullptr;
 
     // An `out` that overlaps an operand, or that the kernels cannot write, has its answer by way of a new array.
     const bool direct = given && is_aligned(given_out) && !overlaps_operand(out_view);
     const py::object out = direct ? py::reinterpret_borrow<py::object>(given_out)
-                                  : new_output("query, key, value", descriptor, ndim, shape);
+                                  : made("query, key, value", new_array(descriptor, ndim, shape), ndim, shape);
     if (!out || !view("out", out.ptr(), &out_view)) return nullptr;
     py::object lse;
     if (with_lse != Lse::none) {
@@ -304,11 +304,13 @@ class Call {
     shape[ndim] = shape[ndim - 1];
     shape[ndim - 1] = draws;
     const fv_dtype logarithm = query_.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
-    const py::object out = new_output("size", descriptor, ndim + 1, shape);
-    const auto index = py::reinterpret_steal<py::object>(new_array(FV_INT64, ndim, shape));
-    const auto log_prob = py::reinterpret_steal<py::object>(new_array(logarithm, ndim, shape));
-    fv_array out_view, index_view, log_prob_view;
-    if (!out || !index || !log_prob || !view("out", out.ptr(), &out_view) || !view("index", index.ptr(), &index_view) ||
+    const py::object out = made("size", new_array(descriptor, ndim + 1, shape), ndim + 1, shape);
+    if (!out) return nullptr;
+    const py::object index = made("size", new_array(FV_INT64, ndim, shape), ndim, shape);
+    if (!index) return nullptr;
+    const py::object log_prob = made("size", new_array(logarithm, ndim, shape), ndim, shape);
+    View out_view, index_view, log_prob_view;
+    if (!log_prob || !view("out", out.ptr(), &out_view) || !view("index", index.ptr(), &index_view) ||
         !view("log_prob", log_prob.ptr(), &log_prob_view)) {
       return nullptr;
     }
@@ -328,10 +330,12 @@ class Call {
   // Calls without the GIL where there is work enough. shape: of the output, of which the first ndim - 1 axes count rows.
   template <typename Function>
   fv_status released(int ndim, const int64_t* shape, Function&& call) const {
-    double work = static_cast<double>(key_.shape[key_.ndim - 2]);
+    const auto extent = [](const View& array, int from_end) {  // 0 of what is about to be refused
+      return array.ndim < from_end ? 0.0 : static_cast<double>(array.shape[array.ndim - from_end]);
+    };
+    double work = extent(key_, 2);
     for (int axis = 0; axis < ndim - 1; ++axis) work *= static_cast<double>(shape[axis]);
-    const int64_t columns = problem_.value != nullptr ? value_.shape[value_.ndim - 1] : 0;
-    work *= static_cast<double>(query_.shape[query_.ndim - 1] + columns);
+    work *= extent(query_, 1) + (problem_.value != nullptr ? extent(value_, 1) : 0);
     PyThreadState* const thread = work > kSmallWork ? PyEval_SaveThread() : nullptr;
     const fv_status status = call();
     if (thread != nullptr) PyEval_RestoreThread(thread);
@@ -343,13 +347,13 @@ class Call {
   }
 
   // `out` has the dtype and the shape of the answer, can be written, and has one address an element.
-  static bool usable_out(PyObject* out, PyObject* descriptor, int ndim, const int64_t* shape, fv_array* result) {
+  static bool usable_out(PyObject* out, PyObject* descriptor, int ndim, const int64_t* shape, View* result) {
     if (!is_array(out)) {
       PyErr_Format(PyExc_TypeError, "out: got %s, wanted a numpy.ndarray", Py_TYPE(out)->tp_name);
       return false;
     }
-    fv_dtype wanted;
-    if (!dtype_of(descriptor, &wanted) || !dtype_of(fields(out)->descr, &result->dtype) || result->dtype != wanted) {
+    fv_dtype wanted, given;
+    if (!dtype_of(descriptor, &wanted) || !dtype_of(fields(out)->descr, &given) || given != wanted) {
       PyErr_Format(PyExc_TypeError, "out: got dtype %S, wanted %S", fields(out)->descr, descriptor);
       return false;
     }
@@ -374,17 +378,14 @@ class Call {
     return true;
   }
 
-  // A new output. Where there is no room for it: a MemoryError that says how large it is, and what makes it so.
-  static py::object new_output(const char* name, PyObject* descriptor, int ndim, const int64_t* shape) {
-    auto made = py::reinterpret_steal<py::object>(new_array(descriptor, ndim, shape));
-    const bool too_many_axes = ndim > kNumpyAxes;
-    if (!made && !too_many_axes &&
+  // A new array, or none: then, where there is no room for it, a MemoryError that says how large it is, and what makes it so.
+  static py::object made(const char* name, PyObject* array, int ndim, const int64_t* shape) {
+    if (array == nullptr && ndim <= kNumpyAxes &&
         (PyErr_ExceptionMatches(PyExc_MemoryError) || PyErr_ExceptionMatches(PyExc_ValueError))) {
       PyErr_Clear();
-      PyErr_Format(PyExc_MemoryError, "%s: an output of shape %R and dtype %S is too large", name,
-                   shape_tuple(ndim, shape).ptr(), descriptor);
+      PyErr_Format(PyExc_MemoryError, "%s: an array of shape %R is too large", name, shape_tuple(ndim, shape).ptr());
     }
-    return made;
+    return py::reinterpret_steal<py::object>(array);
   }
 
   // A tuple to print; an empty handle, which prints as <NULL>, where there is no memory for it.
@@ -414,10 +415,9 @@ class Call {
   }
 
   fv_problem problem_ = {};
-  fv_array query_, key_, value_, weights_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_,
-      centers_;
+  View query_, key_, value_, weights_, sink_, mask_, offset_, key_lengths_, query_segments_, key_segments_, centers_;
   fv_gradients gradients_ = {};
-  fv_array d_query_, d_key_, d_value_, d_mask_, d_sink_, d_weights_, d_centers_, d_sigma_;
+  View d_query_, d_key_, d_value_, d_mask_, d_sink_, d_weights_, d_centers_, d_sigma_;
   int64_t offset_number_, key_lengths_number_;
   double sink_number_;
   fv_error error_;

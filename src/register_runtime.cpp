@@ -91,7 +91,7 @@ fv_dtype dtype_named(const std::string& name) {
 }
 
 py::object elementary(const std::string& name, const py::array& array) {
-  fv_array from, to;
+  View from, to;
   if (!view("array", array.ptr(), &from)) throw py::error_already_set();
   if (!(array.flags() & py::array::c_style)) throw py::value_error("array: got strides, wanted C order");
   auto result = py::reinterpret_steal<py::object>(new_array(fields(array.ptr())->descr, from.ndim, from.shape));

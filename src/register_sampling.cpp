@@ -5,10 +5,8 @@
 namespace foveate::python {
 namespace {
 
-fv_array view_of(const char* name, const py::array& array) {
-  fv_array result;
-  if (!view(name, array.ptr(), &result)) throw py::error_already_set();
-  return result;
+void look_at(const char* name, const py::array& array, View* result) {
+  if (!view(name, array.ptr(), result)) throw py::error_already_set();
 }
 
 [[noreturn]] void fail(fv_status status, const fv_error& error) {
@@ -17,7 +15,10 @@ fv_array view_of(const char* name, const py::array& array) {
 }
 
 void multinoulli(const py::array& p, bool logits, uint64_t low, uint64_t high, const py::array& index) {
-  const fv_array from = view_of("p", p), to = view_of("index", index);
+  View from, to;
+  look_at("p", p, &from);
+  look_at("index", index, &to);
+  if (to.ndim < 1) throw py::value_error("index: got shape (), wanted an axis of draws, (..., draws)");
   const fv_random random = {{low, high}};
   fv_error error;
   fv_status status;
@@ -29,7 +30,11 @@ void multinoulli(const py::array& p, bool logits, uint64_t low, uint64_t high, c
 }
 
 void multinomial(const py::array& trials, const py::array& p, uint64_t low, uint64_t high, const py::array& counts) {
-  const fv_array numbers = view_of("trials", trials), from = view_of("p", p), to = view_of("counts", counts);
+  View numbers, from, to;
+  look_at("trials", trials, &numbers);
+  look_at("p", p, &from);
+  look_at("counts", counts, &to);
+  if (to.ndim < 2) throw py::value_error("counts: got fewer than two axes, wanted (..., draws, K)");
   const fv_random random = {{low, high}};
   fv_error error;
   fv_status status;

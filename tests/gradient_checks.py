@@ -8,6 +8,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 from foveate import reference
+from foveate.reference._reach import lead_of
 from foveate.scores import reduce
 from strategies import BFLOAT16, DTYPES, Site, normal
 from tolerances import FLOORS, RATIO, assert_within, eps, expect, magnitude_of, wider
@@ -52,7 +53,7 @@ def sizes(arrays: Any, d_output: Any, d_lse: Any = None, **keywords: Any) -> dic
 def _sizes(arrays: Any, d_output: Any, d_lse: Any, **keywords: Any) -> dict[str, float]:
     q, k, v = (wider(x).astype(np.float64) for x in arrays)
     d = np.abs(np.asarray(d_output).astype(np.float64))
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    lead = lead_of(q, k, v, **keywords)
     score = keywords.get("score", "scaled_dot")
     logits, seen = _logits(arrays, lead, **keywords)
     weights, _ = reference.softmax(logits, seen, np.full((*lead, 1, 1), -np.inf))

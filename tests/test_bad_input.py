@@ -65,7 +65,7 @@ WRONG_VALUES = [
     ("score", {"score": "additive"}),
     ("mask", {"mask": ones(5, 6, dtype=bool)}),
     ("mask", {"mask": ones(3, 4, 6, dtype=bool)}),
-    ("mask", {"mask": ones(1, 1, 4, 6, dtype=bool)}),
+    ("mask", {"mask": ones(1, 3, 4, 6, dtype=bool)}),
     ("mask", {"mask": ones(0, dtype=bool)}),
     ("mask", {"mask": [[True], [True, False]]}),
     ("offset", {"causal": True}),
@@ -73,7 +73,7 @@ WRONG_VALUES = [
     ("offset", {"window": (None, None)}),
     ("offset", {"causal": True, "offset": "start"}),
     ("offset", {"causal": True, "offset": ones(3, dtype=int)}),
-    ("offset", {"causal": True, "offset": ones(2, 1, dtype=int)}),
+    ("offset", {"causal": True, "offset": ones(2, 3, dtype=int)}),
     ("window", {"window": -1, "offset": 0}),
     ("window", {"window": (2, -3), "offset": 0}),
     ("window", {"window": (1, 2, 3), "offset": 0}),
@@ -84,7 +84,7 @@ WRONG_VALUES = [
     ("key_lengths", {"key_lengths": [-1, 3]}),
     ("key_lengths", {"key_lengths": [1, 2, 3]}),
     ("key_lengths", {"key_lengths": [[1], [2, 3]]}),
-    ("key_lengths", {"key_lengths": ones(2, 1, dtype=int)}),
+    ("key_lengths", {"key_lengths": ones(2, 3, dtype=int)}),
     ("segments", {"segments": np.zeros(4, int)}),
     ("segments", {"segments": (np.zeros(4, int),)}),
     ("segments", {"segments": (np.zeros(4, int),) * 3}),
@@ -96,7 +96,7 @@ WRONG_VALUES = [
     ("softcap", {"softcap": np.inf}),
     ("sink", {"sink": ones(3)}),
     ("sink", {"sink": [[1.0], [2.0, 3.0]]}),
-    ("sink", {"sink": ones(2, 1)}),
+    ("sink", {"sink": ones(2, 3)}),
     ("out", {"out": ones(2, 4, 4)}),
     ("out", {"out": ones(4, 5)}),
     ("out", {"out": ones(1, 2, 4, 5)}),
@@ -218,8 +218,13 @@ def test_dtypes_that_are_not_taken(name, kind):
     arrays[name] = arrays[name].astype(int).astype(kind)
     with pytest.raises(TypeError, match=name):
         fv.attention(**arrays)
+    alike = [x.astype(int).astype(kind) for x in (Q, K, V)]
+    if np.dtype(kind).kind in "iu":  # are float64
+        exact = fv.attention(*(x.astype(np.float64) for x in alike))
+        np.testing.assert_array_equal(fv.attention(*alike), exact)
+        return
     with pytest.raises(TypeError, match="query"):
-        fv.attention(*(x.astype(int).astype(kind) for x in (Q, K, V)))
+        fv.attention(*alike)
 
 
 def test_long_double_is_not_narrowed():

@@ -280,9 +280,13 @@ def test_bad_input():
     refused(ValueError, r"segments: got shape \(39,\), wanted \(\.\.\., 40\)",
             segments=np.zeros(39, int))  # fmt: skip
     refused(TypeError, "segments: got dtype float64", segments=np.zeros(40))
-    refused(TypeError, "segments: got tuple", segments=(np.zeros(7, int), np.zeros(40, int)))
+    refused(
+        ValueError,
+        "segments: got a tuple that makes no array",
+        segments=(np.zeros(7, int), np.zeros(40, int)),
+    )
     refused(ValueError, "segments: got an int", segments=3)
-    refused(ValueError, r"segments: got leading axes \(3,\), wanted .* into \(2,\)",
+    refused(ValueError, r"segments: got leading axes \(3,\), wanted .* with \(2,\)",
             segments=np.zeros((3, 40), int))  # fmt: skip
     refused(
         ValueError, r"key_lengths: got 41, wanted values in 0\.\.40", key_lengths=np.array([3, 41])

@@ -8,6 +8,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
+from foveate import reference
 from strategies import (
     BFLOAT16,
     CENTERS,
@@ -246,6 +247,25 @@ def test_positions_that_float32_does_not_hold(half_width, dtype):
         np.testing.assert_allclose(float(output[i, 0]), wanted, rtol=max(2 * eps(dtype), 1e-6))
 
 
+@pytest.mark.parametrize("half_width", [2.0**52, 1e18, 2.0**63, 1e19, 1e36, 1e300, 1e308])
+def test_windows_wider_than_any_integer(half_width, dtype):
+    """All keys, or those that the rounded distances leave; their Gaussian as the formula has it."""
+    q, k, v = problem(9, 50, lead=(), dtype=dtype)
+    for away in (0, 0.5, 1, -1, 2):
+        centers = np.full(9, away * half_width if abs(away) < 2 or half_width < 1e308 else 1e308)
+        for keywords in ({}, {"sigma": None}, {"sigma": 3.0}, {"key_lengths": 7}):
+            args = {"half_width": half_width, "centers": centers, **keywords}
+            expected = reference.local_attention(q, k, v, **args)
+            got = fv.local_attention(q, k, v, **args)
+            np.testing.assert_allclose(
+                got.astype(np.float64),
+                expected.astype(np.float64),
+                # the dtype's own rounding of weights and output, of values of the size of 1
+                rtol=8 * eps(dtype),
+                atol=8 * eps(dtype),
+            )
+
+
 def test_the_time_is_linear():
     """A hundred scattered queries over 40 million keys: a window each, not the keys."""
     keys = 40_000_000
@@ -429,7 +449,7 @@ WRONG = [
     ("centers", ValueError, {"centers": np.zeros((2, 4))[:, ::-2]}),
     ("centers", ValueError, {"centers": np.zeros((2, 5))}),
     ("centers", ValueError, {"centers": np.zeros((3, 4))}),
-    ("centers", ValueError, {"centers": np.zeros((2, 2, 4))}),
+    ("centers", ValueError, {"centers": np.zeros((2, 3, 4))}),
     ("centers", ValueError, {"centers": np.zeros((2, 1))}),
     ("centers", ValueError, {"centers": np.array(2.0)}),
     ("centers", TypeError, {"centers": 2.0}),
@@ -467,7 +487,7 @@ def test_the_bad_centre_is_named():
 
 
 WRONG_PREDICTIONS = [
-    ("query", TypeError, {"query": np.zeros((4, 8), int)}),
+    ("query", TypeError, {"query": np.zeros((4, 8), bool)}),
     ("query", ValueError, {"query": np.zeros(8, np.float32)}),
     ("w", TypeError, {"w": np.zeros((8, 3), int)}),
     ("w", TypeError, {"w": np.zeros((8, 3))}),
@@ -480,7 +500,7 @@ WRONG_PREDICTIONS = [
     ("length", ValueError, {"length": np.inf}),
     ("length", ValueError, {"length": np.array([1, -1])}),
     ("length", ValueError, {"length": np.array([1, 2, 3])}),
-    ("length", ValueError, {"length": np.zeros((2, 1, 2), int)}),
+    ("length", ValueError, {"length": np.zeros((2, 1, 3), int)}),
     ("length", TypeError, {"length": np.array([1.5, 2.0])}),
     ("length", TypeError, {"length": "all"}),
     ("length", TypeError, {"length": None}),

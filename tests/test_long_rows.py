@@ -18,10 +18,9 @@ def rms(x: np.ndarray, exact: np.ndarray) -> float:
     return float(np.sqrt(np.mean((x.astype(np.float64) - exact) ** 2)))
 
 
-@pytest.mark.parametrize("queries", [1, 100])
 @pytest.mark.parametrize("size", [255, 256, 257, 512, 1000, 2048, 4096])
-def test_weights(size, queries):
-    query = normal(0, (queries, size), np.float32)
+def test_weights(size):
+    query = normal(0, (100, size), np.float32)
     key = normal(1, (150, size), np.float32)
     exact = reference.attention_weights(query.astype(np.float64), key.astype(np.float64))
     plain = rms(reference.attention_weights(query, key), exact)

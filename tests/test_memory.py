@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -467,3 +468,37 @@ def test_bad_input():
     output, pullback = memory.read_vjp(query)
     with pytest.raises(ValueError, match="d_output: got shape"):
         pullback(output[0])
+
+
+@pytest.mark.filterwarnings("ignore:Reading:UserWarning")  # NumPy's, of a header like Python 2's
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")  # Python's, of the text in a header
+@pytest.mark.parametrize("part", ["keys.npy", "values.npy", "dtype.npy"])
+def test_mangled_headers(tmp_path, part):
+    """The header of a part is text of Python's: brackets that do not close, odd literals."""
+    fv.Memory(np.arange(12.0).reshape(4, 3), np.ones((4, 2))).save(tmp_path / "whole")
+    with zipfile.ZipFile(tmp_path / "whole") as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    rng = random.Random(7)
+    path, refused = tmp_path / "mangled", 0
+    for _ in range(300):
+        content = bytearray(parts[part])
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(min(len(content), 128))
+            change = rng.randrange(3)
+            if change == 0:
+                content[at] = rng.randrange(256)
+            elif change == 1:
+                del content[at]
+            else:
+                content.insert(at, rng.choice(b"()[]{}'\"\\\n,#0:L"))
+        with zipfile.ZipFile(path, "w") as mangled:
+            for name, x in parts.items():
+                mangled.writestr(name, bytes(content) if name == part else x)
+        try:
+            fv.Memory.load(path)
+        except ValueError as error:
+            assert str(error).startswith("path: got "), error  # noqa: PT017  (of many, some load)
+            refused += 1
+        except MemoryError:
+            refused += 1
+    assert refused > 200

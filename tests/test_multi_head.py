@@ -370,14 +370,17 @@ def test_bad_input():
     refused(ValueError, r"wo: got shape \(19, 7\), wanted \(20, H\)", wo=arrays["wo"][1:])
     refused(ValueError, r"bq: got shape \(31,\), wanted \(32,\)", bq=arrays["bq"][1:])
     refused(TypeError, "bo: got float64", bo=arrays["bo"].astype(np.float64))
-    of_heads = r" that broadcasts into \(2, 4\), with one for each head"
-    for shape in ((2,), (3, 4), (1, 2, 4)):
+    of_heads = r" that broadcasts with \(2, 4\), with one for each head"
+    for shape in ((2,), (3, 4), (1, 3, 4)):
         refused(ValueError, f"sink: got shape {re.escape(str(shape))}, wanted .*{of_heads}",
                 sink=np.zeros(shape))  # fmt: skip
     # shapes as they were given: without axes of heads
     alike = "; it is the same for all heads"
-    for shape in ((2, 4, 13, 19), (2, 1, 13, 19), (3, 13, 19), (13, 18)):
+    for shape in ((3, 13, 19), (13, 18)):
         wanted = rf"got shape {re.escape(str(shape))}, wanted .* \(2, 13, 19\){alike}"
+        refused(ValueError, f"mask: {wanted}", mask=np.ones(shape, bool))
+    for shape in ((2, 3, 13, 19), (3, 4, 13, 19), (2, 4, 13, 18), (2, 2, 4, 13, 1, 19)):
+        wanted = rf"got shape {re.escape(str(shape))}, wanted .* \(2, 4, 13, 19\): the heads"
         refused(ValueError, f"mask: {wanted}", mask=np.ones(shape, bool))
     for shape in ((3,), (2, 4)):
         wanted = rf"got shape {re.escape(str(shape))}, wanted .* \(2,\){alike}"

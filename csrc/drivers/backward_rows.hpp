@@ -1,6 +1,7 @@
 // A block of queries as the backward pass takes it: its rows of the queries and of dO as they stand, for the products that
 // sum over queries; dO in panels, for dP; lse, as scale top + rest, and shift of each query.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -29,7 +30,7 @@ inline const Family& plain_family(const Plan& plan) {
   return plan.family.element_size == 8 ? plan.kernels.float64 : plan.kernels.float32;
 }
 
-// Calls f(draw, key) for the choices of a query of hard attention.
+// Calls f(draw, key) for the choices of a query of hard attention: a key, or -1.
 template <class F>
 void each_choice(const Plan& plan, int64_t batch, int64_t group, int64_t row, F&& f) {
   const Operand& index = plan.problem.index;
@@ -37,7 +38,7 @@ void each_choice(const Plan& plan, int64_t batch, int64_t group, int64_t row, F&
   for (int64_t draw = 0; draw < plan.problem.draws; ++draw, at += index.column_stride) {
     int64_t key;
     std::memcpy(&key, at, sizeof key);
-    f(draw, key);
+    f(draw, key < plan.problem.keys ? std::max<int64_t>(key, -1) : -1);
   }
 }
 

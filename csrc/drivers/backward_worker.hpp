@@ -61,6 +61,7 @@ class BackwardWorker {
       double d_sink = 0;
       for (int64_t first = 0; first < p_.queries; first += width_ / 2) {
         const int64_t count = std::min<int64_t>(width_ / 2, p_.queries - first);
+        if (asked_to_stop(4.0 * double(count) * double(p_.value_size))) return;
         sum_rows(batch, group, first, count);
         for (int64_t i = 0; i < count; ++i) {
           const int64_t r = (first + i) * plan_.groups + group;
@@ -135,13 +136,14 @@ class BackwardWorker {
     for (int64_t d = 0; d < p_.head_size; ++d)
       for (int64_t i = 0; i < width; ++i) sum[d * width + i] *= T(score_.query_factor(d));
     char* rows[most_lanes];
+    const double unit = plan_.gaussian_unit(), sigma = p_.sigma / unit;
     for (int32_t i = 0; i < live; ++i) {
       const int64_t r = plan_.order ? plan_.order[batch * plan_.rows + first + i] : first + i;
       const int64_t group = r % plan_.groups, query = r / plan_.groups;
       if (p_.d_query) rows[i] = plan_.row(p_.d_query, batch, group, query);
       const T* const moments = sum + p_.head_size * width + i;
-      if (p_.d_centers) write(p_.d_centers, batch, group, query, double(moments[0]) / p_.sigma / p_.sigma);
-      if (p_.d_sigma) write(p_.d_sigma, batch, group, query, double(moments[width]) / p_.sigma / p_.sigma / p_.sigma);
+      if (p_.d_centers) write(p_.d_centers, batch, group, query, double(moments[0]) / sigma / sigma / unit);
+      if (p_.d_sigma) write(p_.d_sigma, batch, group, query, double(moments[width]) / sigma / sigma / sigma / unit);
     }
     std::fill_n(row_, width_, T(1));
     if (p_.d_query && p_.head_size > 0)

@@ -57,6 +57,8 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   scratch_ = carver.take(blocks.width * longest * family_.element_size);
   bits_ = carver.take<uint32_t>(keys);
   wants_top_ = !p.d_out || plan.scoring.gradients;
+  const double flops_a_cell = is_additive(p.kind) ? 40.0 : 2.0;  // of a column: a division among them
+  flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
   tiles_ = (p.keys + plan_.tile_keys - 1) / plan_.tile_keys;
   keeps_ = p.mask && p.keys <= most_kept_keys && plan.span == 0 && !plan.scattered;
   kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * plan_.tile_keys * blocks.panels : 0);
@@ -136,8 +138,7 @@ bool Block::open_window() noexcept {
   return true;
 }
 
-void Block::add_ahead(Ahead& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows,
-                      int64_t columns) const {
+void Block::add_ahead(Ahead& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows, int64_t columns) const {
   if (rows <= 0 || columns <= 0) return;
   const char* const first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
   ahead.parts[ahead.count++] = lines_of(first, {rows, x.row_stride}, {columns, x.column_stride}, item_size(x));
@@ -206,6 +207,7 @@ int64_t Block::end_key(int first, int last) const {
 
 void Block::open_tile(int64_t key, int64_t end) noexcept {
   pass_end_ = end;
+  if (stopped_) return;
   open({key, std::min(plan_.tile_keys, plan_.problem.keys - key)});
 }
 
@@ -279,6 +281,8 @@ Rows Block::key_rows(int64_t begin) const {
 }
 
 Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
+  stopped_ = stopped_ || asked_to_stop(flops_a_key_ * double(tile_.count));
+  if (stopped_) return {};
   Panel& panel = panels_[p];
   const Problem& problem = plan_.problem;
   KeptBits kept;
@@ -320,13 +324,18 @@ Gaussian Block::gaussian(int p, const Stretch& stretch) const {
   const Panel& panel = panels_[p];
   const double first = double(tile_.first + stretch.begin);
   Gaussian gaussian;
+  const double unit = plan_.gaussian_unit();
+  gaussian.rate = std::sqrt(log2_e / 2) / (plan_.problem.sigma / unit);  // 2^-(rate x)^2 = exp(-x^2 / (2 sigma^2))
+  // so far beyond the last key no weight is left, and float32 has room for the distance
+  const double beyond = double(plan_.problem.keys) + 64 / gaussian.rate;
   for (int i = 0; i < most_lanes; ++i) {
-    const double center = std::clamp(panel.center[i], -0x1p53, 0x1p53);  // beyond, no key is near
-    const double nearest = double(int64_t(center < 0 ? center - 0.5 : center + 0.5));
+    const double center = std::clamp(panel.center[i] / unit, -beyond, beyond);
+    // the nearest key; from 2^52 on every number is whole
+    const bool whole = std::fabs(center) >= 0x1p52;
+    const double nearest = whole ? center : double(int64_t(center < 0 ? center - 0.5 : center + 0.5));
     gaussian.whole[i] = nearest - first;
     gaussian.rest[i] = center - nearest;
   }
-  gaussian.rate = std::sqrt(log2_e / 2) / plan_.problem.sigma;  // 2^-(rate x)^2 = exp(-x^2 / (2 sigma^2))
   return gaussian;
 }
 

@@ -66,6 +66,9 @@ class Block {
   // Loads keys where they cannot be read in place. `end`: of the pass.
   void open_tile(int64_t key, int64_t end) noexcept;
 
+  // Whether the call was told to stop: from then on no tile has a key.
+  bool stopped() const { return stopped_; }
+
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
   // reach is plain intervals. bent: room for the scores as they are after the softcap, before a mask is added.
   Stretch score(int p, bool want_bits, void* bent = nullptr) noexcept;
@@ -143,6 +146,8 @@ class Block {
   char *keys_base_ = nullptr, *values_base_ = nullptr;
   int64_t next_task_ = 0, next_batch_ = 0, next_key_ = 0;  // a guess; its first key, or none
   int64_t pass_end_ = 0;
+  bool stopped_ = false;
+  double flops_a_key_;  // of a panel
   KeyTile tile_{};
   TileIds tile_ids_{};
   Tile key_tile_{};

@@ -45,7 +45,10 @@ class Row {
     return {reinterpret_cast<const char*>(careful), Dtype::float64, logits_, sizeof(double), count, top};
   }
 
-  // Whether this total, that of the row or of its only block, may be drawn by.
+  // Whether this total, that of the row or of its only block, may be drawn by; and whether that of a careful row may.
+  static bool is_some(const BlockSum& sum) {
+    return sum.total > 0 && sum.total < std::numeric_limits<double>::infinity();
+  }
   static bool is_plain(const BlockSum& sum) { return !sum.doubtful && sum.total >= 0x1p-900 && sum.total <= 0x1p1000; }
 
   // Looks at each element: false, and what is wrong, where there is no distribution. Otherwise the row is careful from
@@ -78,6 +81,13 @@ class Row {
       std::frexp(largest, &exponent_);
     }
     return true;
+  }
+
+  // Why a row was refused.
+  void explain(double* buffer, int64_t row, fv_error* error) noexcept {
+    if (!inspect(buffer, row, error)) return;
+    refuse(error, FV_VALUE_ERROR, "p: got weights that changed during the call, in row %lld, wanted them to stay",
+           static_cast<long long>(row));
   }
 
  private:

@@ -27,6 +27,7 @@ class Forward {
     block_.start(task, next);
     const int count = block_.panels();
     pass(0, count, false);
+    if (block_.stopped()) return;
     for (int p = 0; p < count; ++p) {
       if (finish(p) || !block_.panel(p).hidden) continue;
       // inf or NaN: perhaps of a value that is not seen, times its weight of 0; again, leaving such values out
@@ -72,7 +73,7 @@ class Forward {
   void pass(int first, int last, bool exact) noexcept {
     for (int p = first; p < last; ++p) reset(p);
     const int64_t end = block_.end_key(first, last);
-    for (int64_t key = block_.first_key(first, last); key < end; key += plan_.tile_keys) {
+    for (int64_t key = block_.first_key(first, last); key < end && !block_.stopped(); key += plan_.tile_keys) {
       block_.open_tile(key, end);
       for (int p = first; p < last; ++p) add_tile(p, exact);
     }

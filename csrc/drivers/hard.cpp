@@ -55,6 +55,7 @@ class Hard {
       block_.open_tile(key, end);
       if (choices_.sampled()) count_on(key / tile_keys);
       for (int p = 0; p < count; ++p) select(p, key);
+      if (block_.stopped()) return;
     }
     for (int i = 0; i < block_.panel(0).live; ++i) fetch(0, i);
     for (int p = 0; p < count; ++p) write(p);
@@ -148,8 +149,7 @@ class Hard {
     const int64_t lines = std::min(row.touches, most_fetched);
     for (int64_t draw = 0; draw < draws_; ++draw) {
       const int64_t key = std::max<int64_t>(key_[place_of(p, draw) + i], 0);
-      for (int64_t at = 0; at < lines; ++at)
-        __builtin_prefetch(rows + key * values.row_stride + at * row.step);
+      for (int64_t at = 0; at < lines; ++at) __builtin_prefetch(rows + key * values.row_stride + at * row.step);
     }
   }
 

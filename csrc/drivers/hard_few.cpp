@@ -11,6 +11,7 @@ namespace foveate {
 namespace {
 
 constexpr int64_t chunk_tiles = 12;  // a unit of work for a thread: 2,016 keys
+constexpr double flops_a_tile = 16;  // of a draw: a random number, which costs as much
 
 template <class T>
 class HardOfFew : private FewQueries<T> {
@@ -131,6 +132,7 @@ class HardOfFew : private FewQueries<T> {
       for (int32_t q = 0; q < scratch.panels[i].live; ++q) choose_tiles(batch, first_row, i, q, scratch);
     for (int64_t t = 0; t < tiles_; ++t) {
       if (scratch.first[t] < 0) continue;
+      if (asked_to_stop(double(quads * quad * tile_keys) * 2.0 * double(p_.head_size))) return;
       const Rows keys = this->keys_of(batch, tile_at(t), scratch);
       TileIds ids;
       for (int i = 0; i < quads; ++i) find_keys(batch, i, t, keys, ids, scratch);
@@ -162,7 +164,7 @@ class HardOfFew : private FewQueries<T> {
 
     const Panel& panel = scratch.panels[i];
     const int64_t lead = scratch.choices.lead(batch, panel.group[q]);
-    for (int64_t draw = 0; draw < draws_; ++draw) {
+    for (int64_t draw = 0; draw < draws_ && !asked_to_stop(flops_a_tile * double(tiles_)); ++draw) {
       int64_t chosen = scratch.choices.sampled() ? -1 : best;
       T share = 0;
       RandomBlock random{};
@@ -191,6 +193,12 @@ class HardOfFew : private FewQueries<T> {
     if (!any) return;
     const Stretch stretch = this->scores(i, tile_at(t), keys, ids, scratch);
     const Panel& panel = scratch.panels[i];
+    if (stretch.empty()) {  // of a reach that was another one when the tile was chosen
+      for (int64_t c = scratch.first[t]; c >= 0; c = scratch.next[c])
+        if (c / draws_ / quad == i)
+          scratch.choices.write(cells_of(batch, panel, int(c / draws_ % quad)), c % draws_, -1, 0, 0, 0, 0, false);
+      return;
+    }
     const int32_t queries = this->width(panel);
     int64_t best[quad];
     for (int32_t q = 0; q < queries; ++q) best[q] = first_of_largest(scratch.s + q, queries, stretch.count());

@@ -40,10 +40,15 @@ class Boxes {
   double tile_bias(int64_t batch, int64_t t) const { return bias_[batch * (tiles_ + groups_) + t]; }
   double group_bias(int64_t batch, int64_t g) const { return bias_[batch * (tiles_ + groups_) + tiles_ + g]; }
 
+  // False: told to stop.
   template <class T>
-  void measure() noexcept {
-    for (int64_t batch = 0; batch < plan_.batches; ++batch) {
-      for (int64_t t = 0; t < tiles_; ++t) measure_tile<T>(batch, t);
+  bool measure() noexcept {
+    return run_tasks(plan_.batches, 1, Order::in_order, [&](const Task& task) {
+      const int64_t batch = task.index;
+      for (int64_t t = 0; t < tiles_; ++t) {
+        if (asked_to_stop(4.0 * double(tile_keys) * double(size_))) return;
+        measure_tile<T>(batch, t);
+      }
       for (int64_t g = 0; g < groups_; ++g) {
         double* all = box(batch, tiles_ + g);
         double& bias = bias_[batch * (tiles_ + groups_) + tiles_ + g];
@@ -59,7 +64,7 @@ class Boxes {
         }
         bias = std::log2(bias);
       }
-    }
+    });
   }
 
   // NaN, once in, stays.
@@ -154,6 +159,7 @@ class Near : public Forward<T> {
   }
 
   void take(int p, int64_t tile, bool exact) noexcept {
+    if (block_.stopped()) return;
     block_.open_tile(tile * tile_keys, plan_.problem.keys);
     this->add_tile(p, exact);
   }
@@ -312,7 +318,7 @@ fv_status attention_to_near_keys(Plan& plan, fv_error* error) noexcept {
   if (!workspace.data()) return no_memory(error, double(size.used()));
   Carver carver(workspace.data());
   Boxes boxes(plan, carver);
-  plan.family.element_size == 8 ? boxes.measure<double>() : boxes.measure<float>();
+  if (!(plan.family.element_size == 8 ? boxes.measure<double>() : boxes.measure<float>())) return FV_INTERRUPTED;
   plan.boxes = &boxes;
   return run_forward<Near>(plan, error);
 }

@@ -57,6 +57,9 @@ struct Plan {
   bool bent = false;
   bool biased = false;
   double softmax_scale() const { return bent ? 1.0 : scale; }
+  // What the distances from a center are divided by, so that float32 holds them: 1, but where sigma is more than 2^100, and
+  // the places of keys, beside it, are all the same.
+  double gaussian_unit() const { return problem.sigma > 0x1p100 ? problem.sigma / 0x1p100 : 1; }
   bool compact = false;  // no logits, but weights
   Profile profile = Profile::boxcar;
 
@@ -123,7 +126,7 @@ class Leads {
   Operand flat_;
 };
 
-// The centres of a batch, where there are any.
+// The centres of a batch, where there are any; 0 in place of one that is not finite any more.
 class Centers {
  public:
   Centers(const Plan& plan, int64_t batch) noexcept
@@ -131,7 +134,7 @@ class Centers {
   double of(int64_t group, int64_t query) const {
     double center;
     std::memcpy(&center, base_ + (group ? plan_.group_offset(of_, group) : 0) + query * of_.row_stride, sizeof center);
-    return center;
+    return center - center == 0 ? center : 0;
   }
 
  private:
@@ -223,7 +226,8 @@ struct Lse {
 Lse lse_of(const Plan&, double m, double l) noexcept;
 Lse lse_of_nothing(const Plan&, int64_t batch, int64_t group) noexcept;
 
-// An element of lse: float32, float64, or all three numbers of float64. Of one number top and rest are made.
+// An element of lse: float32, float64, or all three numbers of float64. Of one number, or beside a top of NaN, top and rest
+// are made.
 void write_lse(const Operand& lse, char* at, const Lse&) noexcept;
 Lse read_lse(const Plan&, const char* at) noexcept;
 

@@ -31,6 +31,7 @@ constexpr int64_t wave = 16 * chunk;       // draws that are counted together
 constexpr int64_t words_at_once = 256;
 constexpr double table_bits = 61;          // cumulated weights are below 2^61
 constexpr double table_total = 0x1.ffp60;  // and end here, up to the rounding of the sums
+constexpr int64_t table_end = int64_t(1) << int(table_bits);
 
 enum class Outcome { done, refused, interrupted };
 
@@ -148,7 +149,7 @@ class Sampler {
     if (!done) return FV_INTERRUPTED;
     const int64_t refused = refused_.load(std::memory_order_relaxed);
     if (refused == none_refused) return FV_OK;
-    Row(problem_, refused).inspect(memory_of_thread(0).buffer, refused, error);
+    Row(problem_, refused).explain(memory_of_thread(0).buffer, refused, error);
     return FV_VALUE_ERROR;
   }
 
@@ -197,8 +198,8 @@ class Sampler {
       });
       if (!done) return Outcome::interrupted;
       const BlockSum whole = add_blocks(memory);
-      if (careful || Row::is_plain(whole)) return Outcome::done;
-      if (!row.inspect(memory_of_thread(each.thread).buffer, number, nullptr)) {
+      if (careful ? Row::is_some(whole) : Row::is_plain(whole)) return Outcome::done;
+      if (careful || !row.inspect(memory_of_thread(each.thread).buffer, number, nullptr)) {
         refuse_row(number);
         return Outcome::refused;
       }
@@ -280,7 +281,7 @@ class Sampler {
       if (draw % 4 == 0) words = random_(Stream::multinoulli, uint64_t(draw / 4), 0, uint64_t(number), 0);
       // less than the total, and so, cumulated weights being what they are, in a block that has weight
       const double target = fraction_of(words.words[draw % 4]) * end[-1];
-      const int64_t b = std::upper_bound(cumulated, end, target) - cumulated;
+      const int64_t b = std::min<int64_t>(std::upper_bound(cumulated, end, target) - cumulated, blocks_ - 1);
       const double before = b ? cumulated[b - 1] : 0.0;
       const double fraction = std::min((target - before) / memory.weights[b], 1 - 0x1p-53);
       const Categories block = row.block(b, memory.sums[b].top, careful);
@@ -322,27 +323,35 @@ class Sampler {
       }
     });
     if (!cumulated) return false;
-    for (int64_t b = 1; b < blocks_; ++b) memory.ends[b] += memory.ends[b - 1];
+    // as they are, but for weights that changed since they were summed: they never fall, and end below the table's end
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const int64_t before = b ? memory.ends[b - 1] : 0;
+      memory.ends[b] = before + std::clamp(memory.ends[b], int64_t(0), table_end - before);
+    }
+    int64_t& whole = memory.ends[blocks_ - 1];
+    whole = std::max<int64_t>(whole, 1);
     std::fill(memory.categories + problem_.categories, memory.categories + memory.groups * draw_group, INT64_MAX);
     return each(spans, [&](int64_t i, int) {
       for (int64_t b = i * span; b < std::min(blocks_, (i + 1) * span); ++b) point_guide(b, memory);
     });
   }
 
+  // Every bucket of the block gets a group, whatever the weights have become; the last category of a block has its end, and
+  // that of all is beyond every target: nothing is looked up behind it.
   void point_guide(int64_t b, RowMemory& memory) const noexcept {
     const int shift = int(table_bits) - memory.bits;
     const int64_t part = (int64_t(1) << shift) - 1, start = b ? memory.ends[b - 1] : 0, end = memory.ends[b];
     int64_t* const categories = memory.categories + b * draw_block;
     const int64_t count = std::min<int64_t>(draw_block, problem_.categories - b * draw_block);
     if (start)
-      for (int64_t k = 0; k < count; ++k) categories[k] += start;
+      for (int64_t k = 0; k < count; ++k) categories[k] = int64_t(uint64_t(categories[k]) + uint64_t(start));
     const int64_t groups = (count + draw_group - 1) / draw_group;
     uint32_t* const guide = memory.guide;
     constexpr int64_t stride = 8;
     int64_t bucket = (start + part) >> shift;
     const int64_t last_bucket = (end + part) >> shift;
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t last = g + 1 < groups ? categories[g * draw_group + draw_group - 1] : end;
+      const int64_t last = g + 1 < groups ? std::clamp(categories[g * draw_group + draw_group - 1], start, end) : end;
       const int64_t stop = (last + part) >> shift;
       const uint32_t group = uint32_t(b * (draw_block / draw_group) + g);
       if (stop - bucket <= stride && bucket + stride <= last_bucket) {  // too many, which later groups put right
@@ -351,6 +360,7 @@ class Sampler {
       }
       for (; bucket < stop; ++bucket) guide[bucket] = group;
     }
+    categories[count - 1] = b + 1 < blocks_ ? end : INT64_MAX;
   }
 
   // Words first, first + 1, ... of a row; first is a multiple of 4, and room is made up to a multiple of 8.
@@ -398,7 +408,7 @@ class Sampler {
   int64_t trials_of(int64_t row) const {
     int64_t trials;
     std::memcpy(&trials, problem_.trials.data + Row::offset(problem_, problem_.trials, row), sizeof trials);
-    return trials;
+    return std::clamp(trials, int64_t(0), problem_.most_trials);
   }
 
   // The counts are zero so far.

@@ -31,6 +31,7 @@ class Weights {
           plan_.family.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(), block_.top(),
                             m_ + p * width_, l_ + p * width_, nullptr, alpha_, nullptr, Ahead{});
       }
+      if (block_.stopped()) return;
     }
     for (int p = 0; p < count; ++p)
       for (int i = 0; i < width_; ++i) {
@@ -41,6 +42,7 @@ class Weights {
       const bool any = key >= first && key < end;
       if (any) block_.open_tile(key, end);
       for (int p = 0; p < count; ++p) write(p, key, any ? block_.score(p, false) : Stretch{});
+      if (block_.stopped()) return;
     }
   }
 

@@ -53,7 +53,8 @@ inline void load_bfloat16_row(const char* from, int64_t stride, int64_t columns,
 
 // The first 16, or the `count` that there are, a word each.
 inline Words some_words(const char* from, int64_t count) {
-  return (Words)_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(__mmask16(low_bits(count < 16 ? int(count) : 16)), from));
+  return (Words)_mm512_cvtepu16_epi32(
+      _mm256_maskz_loadu_epi16(__mmask16(low_bits(count < 16 ? int(count) : 16)), from));
 }
 
 // Keys in rows of a multiple of columns, the rest 0.
@@ -159,8 +160,7 @@ inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, b
         b = reinterpret_cast<const char*>(rows[1]);
       }
       for (int64_t d = first; d < end; d += 16, a += 32, b += 32) {
-        const Words words =
-            pair_words(some_words(a, end - d), two ? some_words(b, end - d) : Words{}, finite, spoilt);
+        const Words words = pair_words(some_words(a, end - d), two ? some_words(b, end - d) : Words{}, finite, spoilt);
         _mm512_mask_storeu_epi32(row + d, __mmask16(low_bits(end - d < 16 ? int(end - d) : 16)), (__m512i)words);
       }
     }
@@ -215,8 +215,7 @@ inline void pack_pair_queries(const char* const* rows, Dtype, int64_t column_str
       plain[i] = row;
     }
   }
-  transpose_to_panel<float>(
-      plain, live, width, whole / 2, [](auto x) { return x; }, static_cast<float*>(panel));
+  transpose_to_panel<float>(plain, live, width, whole / 2, [](auto x) { return x; }, static_cast<float*>(panel));
 }
 
 // 2^x for weights that are rounded to 8 bits: relative error 3e-6, exp2(0) = 1 exactly; x < 128. Where a bit of `seen` is

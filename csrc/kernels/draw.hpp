@@ -300,10 +300,14 @@ void pick(const Categories* blocks, const void* const* classes, const double* fr
     }
     for (int64_t i = 0; i < some; ++i) {
       const Categories& block = blocks[first + i];
-      if (block.count <= draw_classes) continue;
-      const int32_t rows = rows_of(in_class(block.count, 0));
-      if (block.logits) weigh_class<T>(T(block.top), rows, weights[i]);
-      index[first + i] += draw_classes * int64_t(pick_number<T>(weights[i], rows, picks[i].fraction).number);
+      int64_t& chosen = index[first + i];
+      if (block.count > draw_classes) {
+        const int32_t rows = rows_of(in_class(block.count, 0));
+        if (block.logits) weigh_class<T>(T(block.top), rows, weights[i]);
+        chosen += draw_classes * int64_t(pick_number<T>(weights[i], rows, picks[i].fraction).number);
+      }
+      chosen =
+          chosen < block.count ? chosen : block.count - 1;  // where a class lost all its weight since it was summed
     }
   }
 }
@@ -320,9 +324,10 @@ int64_t cumulate(const Categories& c, double scale, int64_t* to, void* buffer) {
   } else {
     load_row<T>(c.data, c.dtype, c.stride, c.count, weights);
   }
-  int64_t sum = 0;
-  for (int64_t k = 0; k < c.count; ++k) to[k] = sum += static_cast<int64_t>(double(weights[k]) * scale);
-  return sum;
+  uint64_t sum = 0;  // without a sign: weights that changed since they were summed may overflow
+  for (int64_t k = 0; k < c.count; ++k)
+    to[k] = int64_t(sum += static_cast<uint64_t>(static_cast<int64_t>(double(weights[k]) * scale)));
+  return int64_t(sum);
 }
 
 // How many of a group are at most x.

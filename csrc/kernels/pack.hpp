@@ -167,8 +167,7 @@ void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, i
       plain[i] = row;
     }
   }
-  transpose_to_panel<T>(
-      plain, live, width, head_size, [&](auto x) { return x * T(factor); }, static_cast<T*>(panel));
+  transpose_to_panel<T>(plain, live, width, head_size, [&](auto x) { return x * T(factor); }, static_cast<T*>(panel));
 }
 
 template <class T>

@@ -34,7 +34,7 @@ struct Ahead {
   struct Part {
     const char* row;
     int64_t rows, touches, step, row_stride;  // of each row so many lines, `step` bytes apart
-    const char* const* list;  // rows that stand anywhere, the first of them `row`; or null
+    const char* const* list;                  // rows that stand anywhere, the first of them `row`; or null
   };
   Part parts[3];
   int32_t count;

@@ -331,8 +331,8 @@ def integers(name: str, x: object) -> int | Array:
     array = array_or_list(name, x, "an int or an int array")
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted an integer dtype")
-    if array.dtype.kind == "u" and array.size and int(array.max()) > _INT64_MAX:
-        raise ValueError(f"{name}: got {array.max()}, wanted values that int64 holds")
+    if array.dtype.kind == "u" and array.size and int(largest := array.max()) > _INT64_MAX:
+        raise ValueError(f"{name}: got {largest}, wanted values that int64 holds")
     if array.dtype.newbyteorder("=") != np.int64 and array.ndim:
         return by_rows(array, lambda rows: rows.astype(np.int64))
     return native(array.astype(np.int64, copy=False))

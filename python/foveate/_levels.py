@@ -57,7 +57,7 @@ class Forward(NamedTuple):
     """What both levels answered."""
 
     output: Array  # (..., Lq, Dv), in the wide dtype
-    lse: Array  # (..., Lq, 1), of the upper level; of all at once (..., Lq, 1, 3), with its parts
+    lse: Array  # (..., Lq, 1, 3), of the upper level, with its parts; NaN where it was merged
     kept: Kept | None  # of a part that is all there is, where gradients will be wanted
 
 
@@ -133,7 +133,7 @@ class Levels:
         places = self._places()
         if len(places) == 1:
             return self._forward(wanted)
-        found = [each._forward(wanted, at_once=False)[:2] for _, each in places]
+        found = [each._forward(wanted)[:2] for _, each in places]
         output, lse = (_joined(places, list(x)) for x in zip(*found, strict=True))
         return Forward(output, lse, None)
 
@@ -193,9 +193,9 @@ class Levels:
             low, high = np.searchsorted(ranks, (first, first + room))
             yield Part(first, max(min(first + room, most), first + _LEAST), slice(low, high))
 
-    def _forward(self, wanted: frozenset[str] | None, at_once: bool = True) -> Forward:
+    def _forward(self, wanted: frozenset[str] | None) -> Forward:
         parts = list(self._parts())
-        if len(parts) == 1 and wanted is not None and at_once:
+        if len(parts) == 1 and wanted is not None:
             kept = self._within(parts[0], wanted)
             return Forward(*self._over(parts[0], kept[0], False), kept)
         total: Any = None
@@ -204,9 +204,9 @@ class Levels:
             answers = attention(*operands, score=self.score, segments=ids)
             output, lse = self._over(part, answers, self.alike)
             del answers  # before the next ones are made
-            one = output.astype(np.float64), lse[..., 0, 0]
-            total = one if total is None else merge(*zip(total, one, strict=True))
-        return Forward(total[0].astype(self.wide), total[1][..., None], None)
+            one = output.astype(np.float64), lse
+            total = one if total is None else _merged(total, one)
+        return Forward(total[0].astype(self.wide), total[1], None)
 
     def _within(self, part: Part, wanted: frozenset[str]) -> Kept:
         operands, ids = self._lower(part, False)
@@ -351,7 +351,8 @@ def _wanted_of_levels(wanted: frozenset[str], one_score: bool) -> tuple[set[str]
 
 
 def _ids(segments: object, keys: int) -> Array:
-    ids = integers("segments", segments)
+    ids = integers("segments", segments)  # sorted and counted, so that a copy is read
+    ids = ids if isinstance(ids, int) else ids.copy()
     if isinstance(ids, int) or ids.ndim == 0 or ids.shape[-1] != keys:
         got = "an int" if isinstance(ids, int) else f"shape {ids.shape}"
         raise ValueError(f"segments: got {got}, wanted (..., {keys}), an id for each key")
@@ -359,7 +360,7 @@ def _ids(segments: object, keys: int) -> Array:
 
 
 def _lengths(key_lengths: object, keys: int) -> Array:
-    lengths = np.asarray(integers("key_lengths", key_lengths))
+    lengths = np.array(integers("key_lengths", key_lengths))
     wrong = lengths[(lengths < 0) | (lengths > keys)]
     if wrong.size:
         raise ValueError(f"key_lengths: got {wrong[0]}, wanted values in 0..{keys} (Lk)")
@@ -390,3 +391,10 @@ def _sorted(ids: Array, lengths: Array | None) -> tuple[Array | None, Array, Arr
     np.cumsum(ids[..., 1:] != ids[..., :-1], axis=-1, out=ranks[..., 1:])
     counts = np.max(np.where(there, ranks + 1, 0), axis=-1, initial=0)
     return order, np.where(there, ranks, _NO_SEGMENT), np.asarray(counts)
+
+
+def _merged(*answers: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Merge answers that come with an lse and its parts, of which the lse alone is left."""
+    output, lse = merge([x for x, _ in answers], [lse[..., 0, 0] for _, lse in answers])
+    nothing = np.full_like(lse, np.nan)
+    return output, np.stack([lse, nothing, nothing], axis=-1)[..., None, :]

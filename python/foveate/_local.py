@@ -309,8 +309,8 @@ def _length(length: object, lead: tuple[int, ...]) -> float | Array:
             raise ValueError(f"length: got {number}, wanted a finite number >= 0")
         return number
     counts = np.asarray(integers("length", length))
-    if counts.size and counts.min() < 0:
-        raise ValueError(f"length: got {counts.min()}, wanted values >= 0")
+    if counts.size and (least := counts.min()) < 0:
+        raise ValueError(f"length: got {least}, wanted values >= 0")
     if not broadcast_together(counts.shape, lead):
         raise ValueError(
             f"length: got shape {counts.shape}, wanted one that broadcasts with the leading axes, "

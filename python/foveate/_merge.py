@@ -78,7 +78,7 @@ def merge(
             share = (term / total)[..., None] * part.astype(dtype, copy=False)
             output += np.where((log != -np.inf)[..., None], share, 0)
         lse = np.log(total) + shift
-    return output.astype(parts[0].dtype, copy=False), lse
+        return output.astype(parts[0].dtype, copy=False), lse
 
 
 def _sequence(name: str, arrays: Iterable[ArrayInput]) -> list[ArrayInput]:

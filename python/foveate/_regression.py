@@ -235,7 +235,7 @@ def _inverse_bandwidth(w: ArrayInput, size: int, accumulated: np.dtype[Any]) -> 
         inverse = float(inverse)
     if not isinstance(inverse, float) and inverse.shape != (size,):
         raise ValueError(f"w: got shape {inverse.shape}, wanted a number or shape ({size},)")
-    factors = np.atleast_1d(inverse)
+    factors = np.array(inverse, ndmin=1)
     with np.errstate(over="ignore"):
         wrong = ~(np.isfinite(factors.astype(accumulated)) & (factors >= 0))
     if wrong.any():
@@ -254,12 +254,15 @@ def _sample_weights(sample_weight: ArrayInput, count: int) -> Array | None:
             f"sample_weight: got shape {np.shape(sample)}, wanted ({count},), one for each row of "
             "x_train"
         )
-    if not np.isfinite(sample).all() or (sample < 0).any():
-        got = sample[~(np.isfinite(sample) & (sample >= 0))][0]
-        raise ValueError(f"sample_weight: got {got}, wanted finite numbers that are not negative")
+    wrong = sample[~(np.isfinite(sample) & (sample >= 0))]
+    if wrong.size:
+        raise ValueError(
+            f"sample_weight: got {wrong[0]}, wanted finite numbers that are not negative"
+        )
     if count and not sample.any():
         raise ValueError("sample_weight: got zeros only, wanted one that is not")
-    sample = sample / sample.max(initial=0)
+    with np.errstate(under="ignore"):
+        sample = sample / sample.max(initial=0)
     return None if (sample == 1).all() else sample
 
 
@@ -432,7 +435,8 @@ def compact(
     if spoilt:
         for part, spoils in enumerate((np.inf, -np.inf, np.nan)):
             begin = averaged + part * columns
-            answer = answer + np.where(output[:, begin : begin + columns] > 0, spoils, 0)
+            there = output[:, begin : begin + columns] > 0
+            answer = answer + np.where(there, spoils, 0).astype(accumulated)
     nowhere = np.zeros(len(answer), np.bool_)
     if not (np.isfinite(points.query).all() and np.isfinite(points.key).all()):
         # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.

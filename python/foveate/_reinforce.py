@@ -95,10 +95,11 @@ class MovingAverageBaseline:
         if rewards.size == 0:
             return rewards
         advantage = room("reward", rewards.shape, np.float64)
-        mean = float(rewards.mean())
-        before = mean if self.value is None else self.value
-        self.value = self.decay * before + (1 - self.decay) * mean
-        np.subtract(rewards, before, out=advantage)
+        with np.errstate(all="ignore"):
+            mean = float(rewards.mean())
+            before = mean if self.value is None else self.value
+            self.value = self.decay * before + (1 - self.decay) * mean
+            np.subtract(rewards, before, out=advantage)
         return advantage
 
 

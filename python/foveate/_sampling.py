@@ -170,7 +170,8 @@ def multinomial(
         for draw in range(draws):
             counter = np.array([_MULTINOMIAL_TREE, draw, row, 0], np.uint64)
             bits = np.random.Philox(key=np.array([low, high], np.uint64), counter=counter)
-            counts[(*place, draw)] = _split(number, tree, np.random.Generator(bits))
+            with np.errstate(under="ignore"):  # of shares
+                counts[(*place, draw)] = _split(number, tree, np.random.Generator(bits))
     return counts.reshape((*lead, *shape, categories))
 
 
@@ -227,8 +228,8 @@ def multinomial_logpmf(counts: ArrayInput, p: ArrayInput) -> Array:
             f"counts, p: got shapes {observed.shape} and {rows.shape}, wanted leading axes that "
             "broadcast together"
         ) from None
-    if observed.size and observed.min() < 0:
-        raise ValueError(f"counts: got {observed.min()}, wanted 0 or more")
+    if observed.size and (least := observed.min()) < 0:
+        raise ValueError(f"counts: got {least}, wanted 0 or more")
     low = (observed & 0xFFFFFFFF).sum(axis=-1)
     if (((observed >> 32).sum(axis=-1) + (low >> 32)) >> 31 != 0).any():
         raise ValueError("counts: got a sum of 2^63 or more, wanted one that int64 holds")
@@ -258,9 +259,9 @@ def _categories(p: object) -> Array:
 
 def _trials(n: object, rows: Array) -> Array:
     """Numbers of trials, an int64 array that broadcasts with the leading axes."""
-    trials = np.asarray(integers("n", n), np.int64)
-    if trials.size and trials.min() < 0:
-        raise ValueError(f"n: got {trials.min()}, wanted 0 or more")
+    trials = np.array(integers("n", n), np.int64)  # a copy: another thread may change n meanwhile
+    if trials.size and (least := trials.min()) < 0:
+        raise ValueError(f"n: got {least}, wanted 0 or more")
     lead = rows.shape[:-1]
     if not broadcast_together(trials.shape, lead):
         raise ValueError(
@@ -283,7 +284,8 @@ def _checked_weights(rows: Array) -> Array:
             raise ValueError("p: got only weights of 0 in a row, wanted a positive one")
         return weights / np.where(largest > 0, largest, 1)
 
-    return by_rows(rows, scale)
+    with np.errstate(all="ignore"):
+        return by_rows(rows, scale)
 
 
 # --- counts by a tree -----------------------------------------------------------------------------

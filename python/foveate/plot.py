@@ -231,8 +231,9 @@ def _weights(given: ArrayInput, wanted: str, *dimensions: int) -> Array:
     if array.ndim not in dimensions or array.size == 0:
         raise ValueError(f"weights: got shape {array.shape}, wanted {wanted}, none of them 0")
     array = array.astype(compute_dtype(array.dtype), copy=False)  # matplotlib knows no bfloat16
-    if (array < 0).any():
-        raise ValueError(f"weights: got {np.nanmin(array)}, wanted numbers >= 0")
+    negative = array[array < 0]
+    if negative.size:
+        raise ValueError(f"weights: got {negative.min()}, wanted numbers >= 0")
     return array
 
 

@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
     kernel_tests::test_refusals(report, name);
     kernel_tests::test_sampling(report, name);
     kernel_tests::test_backward_edges(report, name);
+    kernel_tests::test_scribbling(report, name);
     isas.push_back(name);
   }
   std::vector<std::string> variants = isas;

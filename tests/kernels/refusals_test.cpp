@@ -1,7 +1,9 @@
 // What the C ABI refuses: with the right status, a message that names the argument, and before it writes.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 
 #include "plain.hpp"
 #include "report.hpp"
@@ -172,10 +174,99 @@ void test_general(Report& report, const std::string& isa) {
   report.that(isa + ": and the one in use stays", isa == fv_isa_selected());
 }
 
+// An fv_array of zeros that stand at one address: as large as it says, and of no memory.
+struct Wide {
+  double zero = 0;
+  int64_t shape[3], strides[3] = {};
+  fv_array view;
+  Wide(fv_dtype dtype, std::initializer_list<int64_t> extents)
+      : view{&zero, dtype, int32_t(extents.size()), shape, strides} {
+    std::copy(extents.begin(), extents.end(), shape);
+  }
+};
+
+// Each entry, refused for each reason that there is where it asks for memory and before, without an error to write to.
+void test_without_error(Report& report, const std::string& isa) {
+  constexpr int64_t huge = int64_t(1) << 50;
+  const fv_random random = {{1, 2}};
+  const Wide query(FV_FLOAT32, {1, 1, huge}), key(FV_FLOAT32, {1, 2, huge}), value(FV_FLOAT32, {1, 2, 1});
+  const Wide many(FV_FLOAT32, {1, 7, huge});
+  Tensor out(FV_FLOAT32, {1, 7, 1}), lse(FV_FLOAT32, {1, 7}), index(FV_INT64, {1, 7, 1}), number(FV_INT64, {});
+  Tensor weights(FV_FLOAT32, {1, 7, 2}), hard(FV_FLOAT32, {1, 7, 1, 1}), log_prob(FV_FLOAT32, {1, 7, 1});
+  fv_problem problem = {};
+  problem.query = &many.view;
+  problem.key = &key.view;
+  problem.value = &value.view;
+  problem.score.scale = 1;
+  fv_problem few = problem, alone = problem;
+  few.query = &query.view;
+  alone.value = nullptr;
+  Tensor few_out(FV_FLOAT32, {1, 1, 1}), few_index(FV_INT64, {1, 1, 1}), few_hard(FV_FLOAT32, {1, 1, 1, 1}),
+      few_log_prob(FV_FLOAT32, {1, 1, 1}), d_value(FV_FLOAT32, {1, 2, 1});
+  fv_gradients gradients = {};
+  gradients.value = d_value.view();
+  const Wide categories(FV_FLOAT32, {1, int64_t(1) << 45});
+  Wide counts(FV_INT64, {1, 1, int64_t(1) << 45});
+  counts.strides[2] = 8;  // one address an element; the call is refused before it looks
+  const Tensor drawn(FV_INT64, {1, 1});
+  int32_t ndim;
+  int64_t shape[FV_MAX_DIMS];
+  float x = 1;
+  const struct {
+    const char* what;
+    fv_status got, wanted;
+  } calls[] = {
+      {"fv_attention, memory", fv_attention(&problem, out.view(), nullptr, nullptr), FV_NO_MEMORY},
+      {"fv_attention of few, memory", fv_attention(&few, few_out.view(), nullptr, nullptr), FV_NO_MEMORY},
+      {"fv_attention_weights, memory", fv_attention_weights(&alone, weights.view(), nullptr), FV_NO_MEMORY},
+      {"fv_hard_attention, memory",
+       fv_hard_attention(&problem, FV_ARGMAX, nullptr, 1, hard.view(), index.view(), log_prob.view(), nullptr),
+       FV_NO_MEMORY},
+      {"fv_hard_attention of few, memory",
+       fv_hard_attention(&few, FV_ARGMAX, nullptr, 1, few_hard.view(), few_index.view(), few_log_prob.view(), nullptr),
+       FV_NO_MEMORY},
+      {"fv_attention_backward, memory",
+       fv_attention_backward(&problem, out.view(), lse.view(), out.view(), nullptr, &gradients, nullptr), FV_NO_MEMORY},
+      {"fv_multinoulli, memory", fv_multinoulli(&categories.view, 0, &random, 1, drawn.view(), nullptr), FV_NO_MEMORY},
+      {"fv_multinomial, memory", fv_multinomial(number.view(), &categories.view, &random, 1, &counts.view, nullptr),
+       FV_NO_MEMORY},
+      {"fv_output_shape, no problem", fv_output_shape(nullptr, &ndim, shape, nullptr), FV_VALUE_ERROR},
+      {"fv_output_shape, nowhere", fv_output_shape(&problem, nullptr, shape, nullptr), FV_VALUE_ERROR},
+      {"fv_output_shape, no shape", fv_output_shape(&problem, &ndim, nullptr, nullptr), FV_VALUE_ERROR},
+      {"fv_attention, no problem", fv_attention(nullptr, out.view(), nullptr, nullptr), FV_VALUE_ERROR},
+      {"fv_attention, no output", fv_attention(&problem, nullptr, nullptr, nullptr), FV_VALUE_ERROR},
+      {"fv_attention, a wrong output", fv_attention(&problem, index.view(), nullptr, nullptr), FV_TYPE_ERROR},
+      {"fv_attention_weights, a value", fv_attention_weights(&problem, weights.view(), nullptr), FV_VALUE_ERROR},
+      {"fv_hard_attention, no random",
+       fv_hard_attention(&problem, FV_SAMPLE, nullptr, 1, hard.view(), index.view(), log_prob.view(), nullptr),
+       FV_VALUE_ERROR},
+      {"fv_attention_backward, no gradients",
+       fv_attention_backward(&problem, out.view(), lse.view(), out.view(), nullptr, nullptr, nullptr), FV_VALUE_ERROR},
+      {"fv_hard_attention_backward, an index of no axes",
+       fv_hard_attention_backward(&problem, 1, number.view(), lse.view(), hard.view(), log_prob.view(), &gradients,
+                                  nullptr),
+       FV_VALUE_ERROR},
+      {"fv_multinoulli, an index of no axes", fv_multinoulli(out.view(), 0, &random, 1, number.view(), nullptr),
+       FV_VALUE_ERROR},
+      {"fv_multinomial, no trials", fv_multinomial(nullptr, out.view(), &random, 1, index.view(), nullptr),
+       FV_VALUE_ERROR},
+      {"fv_isa_select, another", fv_isa_select("mmx", nullptr), FV_VALUE_ERROR},
+      {"fv_isa_select, none", fv_isa_select(nullptr, nullptr), FV_VALUE_ERROR},
+      {"fv_elementary, another", fv_elementary("sin", FV_FLOAT32, &x, &x, 1, nullptr), FV_VALUE_ERROR},
+      {"fv_elementary, no name", fv_elementary(nullptr, FV_FLOAT32, &x, &x, 1, nullptr), FV_VALUE_ERROR},
+      {"fv_elementary, another dtype", fv_elementary("log", FV_INT64, &x, &x, 1, nullptr), FV_TYPE_ERROR},
+      {"fv_elementary, no array", fv_elementary("log", FV_FLOAT32, nullptr, &x, 1, nullptr), FV_VALUE_ERROR},
+      {"fv_elementary, less than none", fv_elementary("log", FV_FLOAT32, &x, &x, -1, nullptr), FV_VALUE_ERROR},
+  };
+  for (const auto& call : calls)
+    report.that(isa + ": without an error, " + call.what, call.got == call.wanted, std::to_string(call.got));
+}
+
 }  // namespace
 
 void test_refusals(Report& report, const std::string& isa) {
   test_general(report, isa);
+  test_without_error(report, isa);
   for (fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64, FV_FLOAT16}) {
     const std::string title = isa + ": " + name_of(dtype) + ", ";
     for (const Wrong& wrong : scores)

@@ -1,7 +1,8 @@
 /* foveate: attention on CPUs. The one public header: a C ABI of strided views and a status.
  *
  * Contract: no function throws, none keeps a pointer after it returns, none changes anything but its outputs.
- * Arguments are validated; a refused call says why in `fv_error`, and writes nothing unless its comment says otherwise.
+ * Arguments are validated; a refused call says why in `fv_error`, which may be NULL, and writes nothing unless its
+ * comment says otherwise. Where another thread changes inputs during a call, its answer may be anything.
  * Any number of threads may call at once. Strides are in bytes and may be zero or negative; every leading axis broadcasts as in numpy.matmul.
  */
 #ifndef FOVEATE_H
@@ -117,7 +118,8 @@ fv_status fv_output_shape(const fv_problem*, int32_t* ndim, int64_t shape[FV_MAX
 
 /* out (..., Lq, Dv), of any float dtype; lse (..., Lq), float32 or float64 (float64 for float64), may be NULL: the
  * natural logarithm of the denominator, the sink included. Or lse (..., Lq, 3), float64: with two numbers that are
- * meant for the gradients of the same problem, the largest score as the kernels hold it and the logarithm of what is left. */
+ * meant for the gradients of the same problem, the largest score as the kernels hold it and the logarithm of what is left; where
+ * the first of these is NaN, they are made of lse. */
 fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* lse, fv_error*) FV_NOEXCEPT;
 
 /* out (..., Lq, Lk): the weights themselves. */

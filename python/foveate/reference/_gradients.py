@@ -21,6 +21,7 @@ from .._vjp import Gradients, names_of, score_of
 from ..scores import NAMED, Additive, Bilinear, Concat, Cosine, Gaussian, Location
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
+from ._quiet import quiet
 from ._reach import bias_of, lead_of, narrowed, per_lead
 from ._score import activate, compute_dtype, floats, scores, unit
 from ._select import weighted_sum
@@ -28,6 +29,7 @@ from ._select import weighted_sum
 Array = NDArray[Any]
 
 
+@quiet
 def attention_vjp(
     query: ArrayLike,
     key: ArrayLike,
@@ -86,6 +88,7 @@ def attention_vjp(
         output = weighted_sum(weights * factors, seen, v.astype(wide))
         bias = None if mask is None else bias_of(np.asarray(mask))
 
+    @quiet
     def pullback(d_output: ArrayLike, d_lse: ArrayLike | None = None) -> Gradients:
         d_out = np.asarray(d_output).astype(wide)
         with np.errstate(all="ignore"):

@@ -21,6 +21,7 @@ from .._vjp import HardGradients, names_of
 from ._attention import weights_of
 from ._gradients import sum_to, through_logits
 from ._hard import hard_attention
+from ._quiet import quiet
 from ._reach import bias_of
 from ._sampling import shape_of
 from ._score import compute_dtype, floats
@@ -28,6 +29,7 @@ from ._score import compute_dtype, floats
 Array = NDArray[Any]
 
 
+@quiet
 def hard_attention_vjp(
     query: ArrayLike,
     key: ArrayLike,
@@ -88,6 +90,7 @@ def hard_attention_vjp(
     draws = (*shape[: len(shape) - len(own)], math.prod(own))
     gradients = of_choices(q, k, v, result.index.reshape(draws), **problem)
 
+    @quiet
     def pullback(
         d_output: ArrayLike | None = None, advantage: ArrayLike | None = None
     ) -> HardGradients:

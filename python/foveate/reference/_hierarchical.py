@@ -13,12 +13,14 @@ from .._score_gradients import check_undo
 from .._vjp import HierarchicalGradients, names_of, score_of, sum_of_scores
 from ._attention import attention
 from ._gradients import attention_vjp, sum_to
+from ._quiet import quiet
 from ._reach import lead_of
 from ._self_attention import widened
 
 Array = NDArray[Any]
 
 
+@quiet
 def hierarchical_attention(
     query: ArrayLike,
     key: ArrayLike,
@@ -65,6 +67,7 @@ def hierarchical_attention(
         return output[..., 0, :].astype(np.asarray(query).dtype)
 
 
+@quiet
 def hierarchical_attention_vjp(
     query: ArrayLike,
     key: ArrayLike,
@@ -117,6 +120,7 @@ def hierarchical_attention_vjp(
         mask=there,
     )
 
+    @quiet
     def pullback(d_output: ArrayLike) -> HierarchicalGradients:
         over: Any = pull(np.asarray(d_output).astype(output.dtype)[..., None, :])
         found: dict[str, Any] = {"query": over.query[..., 0, :]}

@@ -21,6 +21,7 @@ from .._vjp import CenterGradients, LocalGradients, names_of
 from ._attention import check_dtypes, weights_of
 from ._gradients import of_matrix, over_queries, sum_to, through_logits
 from ._local import gaussian, predict_centers
+from ._quiet import quiet
 from ._reach import lead_of
 from ._score import compute_dtype, floats
 from ._select import weighted_sum
@@ -28,6 +29,7 @@ from ._select import weighted_sum
 Array = NDArray[Any]
 
 
+@quiet
 def local_attention_vjp(
     query: ArrayLike,
     key: ArrayLike,
@@ -90,6 +92,7 @@ def local_attention_vjp(
             )
         output = weighted_sum(weights * factor, seen, v.astype(wide))
 
+    @quiet
     def pullback(d_output: ArrayLike) -> LocalGradients:
         d_out = np.asarray(d_output).astype(wide)
         with np.errstate(all="ignore"):
@@ -141,6 +144,7 @@ def gaussian_gradients(
     return d_center, float(np.where(counts, cells * u * u / sigma, 0).sum())
 
 
+@quiet
 def predict_centers_vjp(
     query: ArrayLike, w: ArrayLike, v: ArrayLike, length: ArrayLike
 ) -> tuple[Array, Callable[[ArrayLike], CenterGradients]]:
@@ -168,6 +172,7 @@ def predict_centers_vjp(
     dtype = compute_dtype(q.dtype)
     centers = predict_centers(q, matrix, vector, length)
 
+    @quiet
     def pullback(d_centers: ArrayLike) -> CenterGradients:
         d_out = np.asarray(d_centers).astype(dtype)
         with np.errstate(all="ignore"):

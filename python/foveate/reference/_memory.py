@@ -15,6 +15,7 @@ from ..scores import Cosine
 from ._attention import attention, attention_weights
 from ._gradients import attention_vjp, sum_to
 from ._hard import hard_attention
+from ._quiet import quiet
 from ._score import floats
 from ._self_attention import widened
 
@@ -42,6 +43,7 @@ class Memory:
     def __init__(self, keys: ArrayLike, values: ArrayLike) -> None:
         self.keys, self.values = floats(keys), floats(values)
 
+    @quiet
     def read(
         self,
         query: ArrayLike,
@@ -65,6 +67,7 @@ class Memory:
                 found = hard_attention(q, k, v, score=how, select=select, rng=generator).output
         return np.asarray(found).astype(self.keys.dtype)
 
+    @quiet
     def read_vjp(
         self,
         query: ArrayLike,
@@ -87,6 +90,7 @@ class Memory:
             if len(pulls) < hops:
                 queries.append(queries[-1] + found)
 
+        @quiet
         def pullback(d_output: ArrayLike) -> MemoryGradients:
             d_found: Any = np.asarray(d_output).astype(q.dtype)
             after, d_query = None, d_found
@@ -111,6 +115,7 @@ class Memory:
 
         return found.astype(dtype), pullback
 
+    @quiet
     def write(
         self,
         query: ArrayLike,

@@ -11,11 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from .._vjp import MultiHeadGradients, names_of
 from ._attention import attention
 from ._gradients import attention_vjp, of_matrix
+from ._quiet import quiet
 from ._self_attention import widened
 
 Array = NDArray[Any]
 
 
+@quiet
 def multi_head_attention(
     x: ArrayLike,
     memory: ArrayLike | None = None,
@@ -86,6 +88,7 @@ def multi_head_attention(
         return output.astype(np.asarray(x).dtype)
 
 
+@quiet
 def multi_head_attention_vjp(
     x: ArrayLike,
     memory: ArrayLike | None = None,
@@ -156,6 +159,7 @@ def multi_head_attention_vjp(
         output = side_by_side(answers) @ w_out + b_out
     group = 1 if num_kv_heads is None else num_heads // num_kv_heads
 
+    @quiet
     def pullback(d_output: ArrayLike) -> MultiHeadGradients:
         d_out = np.asarray(d_output).astype(w_out.dtype)
         with np.errstate(all="ignore"):

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._vjp import RegressionGradients, names_of
 from ._gradients import over_queries
+from ._quiet import quiet
 from ._regression import Weighted, weigh
 from ._score import floats
 from ._select import weighted_sum
@@ -51,6 +52,7 @@ def kernel_slopes(squares: Array, kernel: str) -> Array:
     return np.where(squares < 1, slopes, 0).astype(squares.dtype)
 
 
+@quiet
 def kernel_regression_vjp(
     x: ArrayLike,
     x_train: ArrayLike,
@@ -90,6 +92,7 @@ def kernel_regression_vjp(
         mean = weighted_sum(found.weights, found.seen, found.y)
     output = np.where(found.empty[:, None], mean.dtype.type(fill_value), mean)
 
+    @quiet
     def pullback(d_output: ArrayLike) -> RegressionGradients:
         d_out = np.asarray(d_output).astype(mean.dtype).reshape(mean.shape)
         with np.errstate(all="ignore"):

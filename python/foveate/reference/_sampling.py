@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._random import Seed, key_of
+from ._quiet import quiet
 from ._random import MULTINOMIAL, MULTINOULLI, philox, uniform
 
 Array = NDArray[Any]
@@ -88,6 +89,7 @@ def _invert(weights: Array, u: Array) -> Array:
     return index
 
 
+@quiet
 def multinoulli(
     p: ArrayLike,
     size: int | tuple[int, ...] | None = None,
@@ -125,6 +127,7 @@ def multinoulli(
     return index.reshape((*p.shape[:-1], *shape))
 
 
+@quiet
 def multinomial(
     n: ArrayLike, p: ArrayLike, size: int | tuple[int, ...] | None = None, *, rng: Seed = None
 ) -> Array:

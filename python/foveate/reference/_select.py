@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._quiet import quiet
 from ._score import compute_dtype
 
 Array = NDArray[Any]
@@ -70,6 +71,7 @@ def weighted_sum(weights: Array, seen: Array, value: Array) -> Array:
     return total
 
 
+@quiet
 def merge(
     outputs: Sequence[ArrayLike] | Array, lses: Sequence[ArrayLike] | Array
 ) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._vjp import SelfGradients, names_of
 from ._attention import attention
 from ._gradients import attention_vjp, of_matrix
+from ._quiet import quiet
 from ._score import compute_dtype
 
 Array = NDArray[Any]
@@ -28,6 +29,7 @@ def widened(*arrays: ArrayLike) -> list[Array]:
     return [np.asarray(x).astype(wide) for x in arrays]
 
 
+@quiet
 def self_attention(
     x: ArrayLike,
     wq: ArrayLike,
@@ -74,6 +76,7 @@ def self_attention(
         return output.astype(np.asarray(x).dtype)
 
 
+@quiet
 def self_attention_vjp(
     x: ArrayLike,
     wq: ArrayLike,
@@ -123,6 +126,7 @@ def self_attention_vjp(
     with np.errstate(all="ignore"):
         output, pull = attention_vjp(*(rows @ w for w in weights), **keywords)
 
+    @quiet
     def pullback(d_output: ArrayLike) -> SelfGradients:
         with np.errstate(all="ignore"):
             inner = pull(np.asarray(d_output).astype(rows.dtype))

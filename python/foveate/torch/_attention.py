@@ -95,9 +95,10 @@ def attention(
     value : tensor (..., Lk, Dv)
         Of the dtype of `query`.
     score : str or score object, default "scaled_dot"
-        `"dot"`, `"scaled_dot"`, `"cosine"`; a score of `foveate`, whose parameters are numbers and
-        arrays; or one of this module, whose parameters are tensors and may be learned.
-    mask : tensor that broadcasts into (..., Lq, Lk), optional
+        `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`; a score of `foveate`, whose parameters
+        are numbers and arrays; or one of this module, whose parameters are tensors and may be
+        learned.
+    mask : tensor that broadcasts with (..., Lq, Lk), optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
         seen, as False is.
     causal, window : optional

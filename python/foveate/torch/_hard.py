@@ -181,7 +181,7 @@ def _dtype_of_log_prob(value: Tensor) -> torch.dtype:
 def _fake_hard_attention(
     query: Tensor, key: Tensor, value: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape = output_shape(query, key, value)
+    shape = output_shape(query, key, value, *rest[: COUNT - 3])
     draws = rest[COUNT - 3] if len(rest) > COUNT - 3 else 1
     return (
         value.new_empty((*shape[:-1], draws, shape[-1])),

@@ -162,9 +162,9 @@ def _length(length: Any, query: Tensor) -> Any:
     check_tensor("length", length, INTEGERS, "a number, or a tensor of an integer dtype")
     lead = query.shape[:-2]
     own = zip(length.shape[::-1], lead[::-1], strict=False)
-    if length.ndim > len(lead) or any(one not in (1, whole) for one, whole in own):
+    if any(1 not in (one, whole) and one != whole for one, whole in own):
         raise ValueError(
-            f"length: got shape {tuple(length.shape)}, wanted one that broadcasts into the leading "
+            f"length: got shape {tuple(length.shape)}, wanted one that broadcasts with the leading "
             f"axes, {tuple(lead)}"
         )
     return length[..., None]

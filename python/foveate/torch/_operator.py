@@ -65,9 +65,9 @@ def _is_narrow(value: Tensor) -> bool:
 
 
 def _fake_attention(
-    query: Tensor, key: Tensor, value: Tensor, *_: Any
+    query: Tensor, key: Tensor, value: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape = output_shape(query, key, value)
+    shape = output_shape(query, key, value, *rest)
     lse = value.new_empty((*shape[:-1], 3), dtype=torch.float64)
     accumulated = value.new_empty(shape if _is_narrow(value) else (0,), dtype=torch.float32)
     return empty_like(query, shape, value.dtype), lse, accumulated
@@ -76,24 +76,22 @@ def _fake_attention(
 def _attention(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return the output, the lse with its parts, and a 16-bit output before it is rounded."""
     problem = problem_of(*stated)
-    query, key, value = stated[:3]
+    query, value = stated[0], stated[2]
     if not _is_narrow(value):
-        output, lse = _answer(problem, query, key, value, "parts")
+        output, lse = _answer(problem, stated, "parts")
         return output, lse, value.new_empty((0,), dtype=torch.float32)
     with threads_of_torch:
         accumulated, lse = (torch.from_numpy(x) for x in problem.forward())
-    output = empty_like(query, output_shape(query, key, value), value.dtype)
+    output = empty_like(query, tuple(accumulated.shape), value.dtype)
     return output.copy_(accumulated), lse, accumulated
 
 
-def _answer(
-    problem: Problem, query: Tensor, key: Tensor, value: Tensor, return_lse: bool | str
-) -> list[Tensor]:
+def _answer(problem: Problem, stated: Sequence[Any], return_lse: bool | str) -> list[Tensor]:
     """Return the output, and the lse where it is wanted.
 
     The memory of an output is torch's own, which may be resized.
     """
-    output = empty_like(query, output_shape(query, key, value), value.dtype)
+    output = empty_like(stated[0], output_shape(*stated), stated[2].dtype)
     with threads_of_torch:
         found = problem.answer(as_array("output", output), return_lse)
     return [output, torch.from_numpy(found[1])] if return_lse else [output]
@@ -102,7 +100,7 @@ def _answer(
 def _fake_attention_inference(
     query: Tensor, key: Tensor, value: Tensor, *rest: Any
 ) -> list[Tensor]:
-    shape = output_shape(query, key, value)
+    shape = output_shape(query, key, value, *rest[: COUNT - 3])
     output = empty_like(query, shape, value.dtype)
     with_lse = len(rest) > COUNT - 3 and rest[-1]
     accumulated = torch.float64 if value.dtype is torch.float64 else torch.float32
@@ -126,8 +124,8 @@ def _attention_inference(query: Tensor, key: Tensor, value: Tensor, *rest: Any) 
     if not rest or (len(rest) <= 2 and rest[0] == "dot"):  # of which the dispatcher gives no more
         return [_plain(query, key, value, rest[1] if len(rest) > 1 else None)]
     with_lse = len(rest) > COUNT - 3 and rest[-1]
-    problem = problem_of(query, key, value, *rest[: COUNT - 3])
-    return _answer(problem, query, key, value, bool(with_lse))
+    stated = (query, key, value, *rest[: COUNT - 3])
+    return _answer(problem_of(*stated), stated, bool(with_lse))
 
 
 def _fake_attention_backward(

@@ -104,26 +104,45 @@ def _integers(x: Tensor | None) -> Array | None:
     return None if x is None else as_array("", x).astype(np.int64, copy=False)
 
 
-def output_shape(query: Tensor, key: Tensor, value: Tensor) -> tuple[int, ...]:
-    """Return the shape of the output.
+# Where the tensors stand that go with query, key and value, and how many of their axes are no
+# leading ones: mask, offset, key_lengths, the segments, sink and centers.
+_BESIDE = ((6, 2), (9, 0), (11, 0), (12, 1), (13, 1), (15, 0), (16, 1))
+
+
+def output_shape(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[int, ...]:
+    """Return the shape of the output, whose leading axes are those of all tensors, broadcast.
 
     Raises
     ------
     ValueError
         For leading axes that do not broadcast together.
     """
-    if query.shape == key.shape == value.shape:
-        return tuple(query.shape)
     lead = query.shape[:-2]
     if not lead == key.shape[:-2] == value.shape[:-2]:
-        try:
-            lead = torch.broadcast_shapes(lead, key.shape[:-2], value.shape[:-2])
-        except RuntimeError as error:
-            got = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
-            raise ValueError(
-                f"query, key, value: got shapes {got}, wanted leading axes that broadcast together"
-            ) from error
+        lead = _together(
+            "query, key, value", (query, key, value), lead, key.shape[:-2], value.shape[:-2]
+        )
+    count = len(rest)
+    for place, own in _BESIDE:
+        if place - 3 >= count:
+            break
+        x = rest[place - 3]
+        if x is not None and x.ndim > own and x.shape[: x.ndim - own] != lead:
+            lead = _together(NAMES[place], (x,), x.shape[: x.ndim - own], lead)
     return (*lead, query.shape[-2], value.shape[-1])
+
+
+def _together(names: str, tensors: tuple[Tensor, ...], *leads: Any) -> Any:
+    """Broadcast leading axes; refuse those that do not, by the names of these tensors."""
+    try:
+        return torch.broadcast_shapes(*leads)
+    except RuntimeError as error:
+        plural = "s" if len(tensors) > 1 else ""
+        got = ", ".join(str(tuple(x.shape)) for x in tensors)
+        others = "together" if plural else f"with the others, {tuple(leads[-1])}"
+        raise ValueError(
+            f"{names}: got shape{plural} {got}, wanted leading axes that broadcast {others}"
+        ) from error
 
 
 def keep(ctx: Any, inputs: tuple[Any, ...], *more: Tensor) -> None:

@@ -92,6 +92,8 @@ def kernel_regression(
     if sample_weight is not None:
         check_tensor("sample_weight", sample_weight, (*FLOATS, *INTEGERS), "a tensor of numbers")
     fill_value = real("fill_value", fill_value)
+    widest = torch.promote_types(torch.promote_types(x.dtype, x_train.dtype), y_train.dtype)
+    x, x_train, y_train = x.to(widest), x_train.to(widest), y_train.to(widest)
     answer: Tensor = torch.ops.foveate.kernel_regression.default(
         x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value
     )

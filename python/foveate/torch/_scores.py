@@ -277,7 +277,7 @@ class Gaussian:
 Score = Cosine | Bilinear | Additive | Concat | Location | Gaussian
 _SCORES = (Cosine, Bilinear, Additive, Concat, Location, Gaussian)  # torch 2.9 traces no union
 
-_NAMES = ("dot", "scaled_dot", "cosine")
+_NAMES = ("dot", "scaled_dot", "cosine", "gaussian")
 
 
 def reduce(score: Any, query: Tensor, key: Tensor) -> Reduced:
@@ -295,10 +295,12 @@ def reduce(score: Any, query: Tensor, key: Tensor) -> Reduced:
             return Reduced(query, key)
         if score == "cosine":
             return Cosine().reduce(query, key)
+        if score == "gaussian":
+            return Gaussian().reduce(query, key)
         raise ValueError(f"score: got {score!r}, wanted one of {sorted(_NAMES)}, or a score object")
-    if isinstance(score, of_arrays.ScaledDot):
+    if type(score) is of_arrays.ScaledDot:  # a subclass may reduce itself otherwise
         return Reduced(query, key, scale=score.scale)
-    if isinstance(score, of_arrays.Dot):
+    if type(score) is of_arrays.Dot:
         return Reduced(query, key)
     if isinstance(score, of_arrays.Score):
         score = _of_tensors(score)
@@ -322,6 +324,11 @@ _KINDS: dict[type, Any] = {
 
 def _of_tensors(score: Any) -> Any:
     """Give a score of NumPy's side with its parameters as tensors."""
+    if type(score) not in _KINDS:
+        raise TypeError(
+            f"score: got {type(score).__name__}, which has no undo, wanted a score of foveate: the "
+            "gradients of another one are not known"
+        )
     parameters = {}
     for field in dataclasses.fields(score):
         x = getattr(score, field.name)

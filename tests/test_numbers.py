@@ -1,0 +1,232 @@
+"""Numbers as people type them: lists, integers, mixed dtypes, sizes of several axes, buffers."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+from typing import Any
+
+import foveate as fv
+import numpy as np
+import pytest
+from foveate import reference
+from strategies import BFLOAT16, normal
+
+LISTS: dict[str, Any] = {
+    "query": [[1, 0], [2, -1]],
+    "key": [[4, 0], [0, 4], [1, 1]],
+    "value": [[10], [20], [5]],
+}
+FLOATS = {name: np.array(x, np.float64) for name, x in LISTS.items()}
+
+
+def forms(x: list[Any]) -> list[Any]:
+    """A list, a tuple, and arrays of integers."""
+    kinds = (np.int64, np.int32, np.int8, ">i4")
+    return [x, tuple(map(tuple, x)), [np.array(row) for row in x], *(np.array(x, k) for k in kinds)]
+
+
+@pytest.mark.parametrize("form", range(7))
+def test_attention_of_integers_is_of_float64(form):
+    given = {name: forms(x)[form] for name, x in LISTS.items()}
+    half = {"half_width": 1}
+    for name, keywords in (
+        ("attention", {}),
+        ("attention_vjp", {}),
+        ("hard_attention", {"rng": 1}),
+        ("local_attention", half),
+        ("hierarchical_attention", {"segments": (np.array([0, 0, 1]))}),
+    ):
+        got, want = (getattr(fv, name)(**x, **keywords) for x in (given, FLOATS))
+        got, want = (x[0] if isinstance(x, tuple) else x for x in (got, want))
+        assert got.dtype == np.float64
+        np.testing.assert_array_equal(got, want)
+    weights = fv.attention_weights(given["query"], given["key"], score="gaussian")
+    np.testing.assert_array_equal(
+        weights, fv.attention_weights(FLOATS["query"], FLOATS["key"], score="gaussian")
+    )
+    gradients = fv.attention_vjp(**given)[1](np.ones((2, 1)))
+    assert gradients.query.dtype == np.float64
+    if form != 1:
+        np.testing.assert_array_equal(reference.attention(**given), reference.attention(**FLOATS))
+
+
+def test_a_mixture_stays_refused():
+    narrow = {name: x.astype(np.float32) for name, x in FLOATS.items()}
+    for name in narrow:
+        for other in (LISTS[name], FLOATS[name], np.array(LISTS[name])):
+            with pytest.raises(TypeError, match=rf"{name}.*float64.*integers are float64"):
+                fv.attention(**{**narrow, name: other})
+        with pytest.raises(TypeError, match=f"{name}: got dtype bool"):
+            fv.attention(**{**FLOATS, name: FLOATS[name] > 0})
+    many = np.broadcast_to(np.arange(2), (2**40, 2))  # is not expanded
+    with pytest.raises(MemoryError, match="query"):
+        fv.attention(many, [[1, 0]], [[1]])
+
+
+def test_memory_of_lists():
+    memory = fv.Memory([[1, 0], [0, 1]], [[10], [20]])
+    assert memory.keys.dtype == memory.values.dtype == np.float64
+    want = reference.Memory([[1, 0], [0, 1]], [[10], [20]])
+    # two exponentials and their sum: some ulp of 20
+    near = {"rtol": 4e-16, "atol": 0}
+    np.testing.assert_allclose(memory.read([[3, 0]]), want.read([[3, 0]]), **near)
+    memory.write([[0, 1]], erase=1, add=[[7]])
+    want.write([[0, 1]], erase=1, add=[[7]])
+    np.testing.assert_allclose(memory.values, want.values, **near)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.int64, np.uint8, np.int16])
+def test_draws_from_integers(kind):
+    weights = [[1, 0, 3], [2, 2, 2]]
+    p = np.array(weights, kind) if isinstance(kind, type) and issubclass(kind, np.generic) else (
+        kind(map(kind, weights))
+    )  # fmt: skip
+    exact = np.array(weights, np.float64)
+    for function in (fv, reference):
+        np.testing.assert_array_equal(
+            function.multinoulli(p, 50, rng=1), fv.multinoulli(exact, 50, rng=1)
+        )
+        np.testing.assert_array_equal(
+            function.multinomial([20, 30], p, rng=1), fv.multinomial([20, 30], exact, rng=1)
+        )
+    counts = [[1, 0, 2], [3, 0, 1]]
+    got = fv.multinomial_logpmf(kind(counts) if kind in (list, tuple) else counts, p)
+    np.testing.assert_array_equal(got, fv.multinomial_logpmf(np.array(counts), exact))
+
+
+@pytest.mark.parametrize("size", [(), (4,), (2, 3), (0, 2), [2, 3], (np.int64(2), 1, 3)])
+def test_sizes_of_several_axes(size):
+    """The draws of one number of draws, in the shape that was asked for."""
+    shape, count = tuple(size), int(np.prod(size))
+    p, n = np.array([[1.0, 2.0, 3.0], [3.0, 0.0, 1.0]]), np.array([5, 7])
+    drawn = fv.multinoulli(p, size, rng=3)
+    assert drawn.shape == (2, *shape)
+    np.testing.assert_array_equal(drawn.reshape(2, count), fv.multinoulli(p, count, rng=3))
+    np.testing.assert_array_equal(drawn, reference.multinoulli(p, size, rng=3))
+    counts = fv.multinomial(n, p, size, rng=3)
+    assert counts.shape == (2, *shape, 3)
+    np.testing.assert_array_equal(counts, reference.multinomial(n, p, size, rng=3))
+    np.testing.assert_array_equal(counts.sum(axis=-1), np.broadcast_to(
+        n.reshape(2, *(1,) * len(shape)), (2, *shape)))  # fmt: skip
+
+    q, k, v = (normal(at, (5, 4), np.float64) for at in range(3))
+    got, pull = fv.hard_attention_vjp(q, k, v, size=size, rng=3)
+    want, pull_want = reference.hard_attention_vjp(q, k, v, size=size, rng=3)
+    assert got.output.shape == (5, *shape, 4)
+    assert got.log_prob.shape == got.index.shape == (5, *shape)
+    np.testing.assert_array_equal(got.index, want.index)
+    flat = fv.hard_attention(q, k, v, size=count, rng=3)
+    np.testing.assert_array_equal(flat.output.reshape(got.output.shape), got.output)
+    d_output, advantage = normal(4, got.output.shape, float), normal(5, got.index.shape, float)
+    found, exact = pull(d_output, advantage), pull_want(d_output, advantage)
+    for name in ("query", "key", "value"):  # sums of 30 terms: some ulp each
+        np.testing.assert_allclose(getattr(found, name), getattr(exact, name), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [
+        ((2, -1), ValueError),
+        (-1, ValueError),
+        ((2.0, 1), TypeError),
+        ((True,), TypeError),
+        ("2", TypeError),
+        ((2**40, 2**40), MemoryError),
+        (2**62, MemoryError),
+        (10**400, MemoryError),
+    ],
+    ids=str,
+)
+def test_sizes_that_are_refused(size, error):
+    q = np.ones((2, 3))
+    for call in (
+        lambda: fv.multinoulli(np.ones(3), size),
+        lambda: fv.multinomial(2, np.ones(3), size),
+        lambda: fv.hard_attention(q, q, q, size=size),
+        lambda: fv.hard_attention_vjp(q, q, q, size=size),
+    ):
+        with pytest.raises(error, match=r"^size"):
+            call()
+
+
+@pytest.mark.parametrize("x", [np.float16, np.float32, np.float64, BFLOAT16, int, list])
+@pytest.mark.parametrize("y", [np.float32, np.float64, int])
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "constant"])
+def test_kernel_regression_takes_the_wider(x, y, kernel):
+    """As if all had been given so; gradients come back in the dtype of each."""
+
+    def typed(kind: Any, numbers: list[float]) -> Any:
+        return numbers if kind is list else np.array(numbers, kind)
+
+    at, known, seen = typed(x, [0, 1, 3]), typed(y, [0, 1, 2, 4]), typed(np.float32, [3, 5, 9, 1])
+    own = {
+        name: np.dtype(np.float64) if np.asarray(z).dtype.kind == "i" else np.asarray(z).dtype
+        for name, z in (("x", at), ("x_train", known), ("y_train", seen))
+    }
+    widest = np.result_type(*own.values())
+    given = {"x": at, "x_train": known, "y_train": seen}
+    alike = {name: np.asarray(z).astype(widest) for name, z in given.items()}
+    output, pullback = fv.kernel_regression_vjp(**given, kernel=kernel, w=0.7)
+    want, pull = fv.kernel_regression_vjp(**alike, kernel=kernel, w=0.7)
+    assert output.dtype == want.dtype == widest
+    np.testing.assert_array_equal(output, want)
+    np.testing.assert_array_equal(
+        fv.kernel_regression(**given, kernel=kernel, w=0.7),
+        fv.kernel_regression(**alike, kernel=kernel, w=0.7),
+    )
+    assert reference.kernel_regression(**given, kernel=kernel, w=0.7).dtype == widest
+    d_output = np.ones(3, widest)
+    found, exact = pullback(d_output), pull(d_output)
+    for name, dtype in own.items():
+        assert getattr(found, name).dtype == dtype
+        np.testing.assert_array_equal(getattr(found, name), getattr(exact, name).astype(dtype))
+
+
+def test_kernel_regression_of_dtypes_without_a_common_one():
+    with pytest.raises(TypeError, match=r"^x, x_train, y_train: got dtypes float16, bfloat16"):
+        fv.kernel_regression(np.ones(2, np.float16), np.ones(3, BFLOAT16), np.ones(3, np.float16))
+
+
+@pytest.mark.parametrize(
+    "kind", [ctypes.c_float, ctypes.c_double, ctypes.c_int, ctypes.c_long, ctypes.c_ubyte]
+)
+def test_arrays_of_ctypes(kind):
+    """Their buffers say the byte order, "<f", where NumPy's own arrays say "the native one"."""
+    made = [((kind * 3) * 4)(*((kind * 3)(i, j, i + j) for i in range(4))) for j in range(3)]
+    plain = [np.array(x) for x in made]
+    floats = [x.astype(np.float64) if x.dtype.kind in "iu" else x for x in plain]
+    got = fv.attention(*made)
+    np.testing.assert_array_equal(got, fv.attention(*floats))
+    assert got.dtype == floats[0].dtype
+    lengths = (ctypes.c_long * 1)(2)
+    ids = (ctypes.c_long * 4)(0, 0, 1, 1)
+    mask = ((ctypes.c_bool * 4) * 4)(*((ctypes.c_bool * 4)(True, i > 0, True) for i in range(4)))
+    bias = (ctypes.c_double * 4)(0.0, 1.0, -np.inf, 2.0)
+    for keywords in (
+        {"key_lengths": lengths},
+        {"segments": ids},
+        {"mask": mask},
+        {"mask": bias},
+        {"sink": (ctypes.c_float * 1)(0.5)},
+    ):
+        numpys = {name: np.array(x) for name, x in keywords.items()}
+        np.testing.assert_array_equal(
+            fv.attention(*made, **keywords), fv.attention(*floats, **numpys)
+        )
+
+
+@pytest.mark.parametrize("order", "<>=")
+def test_either_byte_order_by_name(order):
+    """A dtype that names the byte order is as good as any other."""
+    x = normal(0, (4, 3), np.float32)
+    same = x.astype(np.dtype(f"{order}f4"))
+    labelled = same.view(np.dtype([("a", same.dtype)])).view(np.dtype(f"{order}f4"))
+    np.testing.assert_array_equal(fv.attention(labelled, labelled, labelled), fv.attention(x, x, x))
+
+
+def test_array_module():
+    rows = array.array("d", [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(
+        fv.kernel_regression(rows, rows, rows), fv.kernel_regression(*[np.array(rows)] * 3)
+    )
