@@ -49,7 +49,7 @@ class Soft:
             counts = problem.seen & (self.weights > _NO_WEIGHT) & np.isfinite(magnitude)
             size = np.where(counts, magnitude, 0).max(axis=-1, initial=0)
             size = size + np.where(np.isfinite(self.lse), np.abs(self.lse), 0)
-            self.size = size.astype(np.float64)  # of each query's logits and lse
+            self.size = size.astype(np.float64).clip(0, 1e30)  # of each query's logits and lse
             self.step = eps(self.wide)
             self.logit_error = self.floor.logit * self.step * (1 + size)
             self.lse_error = (
