@@ -125,20 +125,24 @@ class Sizes:
             of_keys = sum_to(cells.sum(axis=-2), self.k.shape[:-1])
             sizes["key"] = top(of_keys) * top(np.abs(np.asarray(score.w, np.float64)))
         if score == "cosine" or isinstance(score, fv.Cosine):
-            for name, rows in (("query", self.q), ("key", self.k), ("score", self.q)):
-                sizes[name] *= self._digits_lost(rows)
+            scale = abs(getattr(score, "scale", 1.0))
+            sizes["query"] = scale * top(cells.sum(axis=-1)) * self._of_length(self.q)
+            sizes["key"] = scale * top(cells.sum(axis=-2)) * self._of_length(self.k)
+            sizes["score"] = float(np.sum(cells))
         sizes["query"] *= self._repeats(0)
         sizes["key"] *= self._repeats(1)
         if self.problem.bias is not None:
             sizes["mask"] = top(sum_to(cells, self.problem.bias.shape))
         return sizes
 
-    def _digits_lost(self, rows: np.ndarray) -> float:
-        """How much more the length of the shortest row is off: a subnormal one has few digits."""
+    def _of_length(self, rows: np.ndarray) -> float:
+        """What the gradient of a unit is divided by: the shortest length. A subnormal one has few
+        digits, and its gradient no more."""
         wide = compute(self.problem.dtype)
-        shortest = np.min(rows, initial=np.inf, where=rows > 0)
-        step = float(np.finfo(wide).smallest_subnormal)
-        return 1 + step / (eps(wide) * max(float(shortest), step))
+        lengths = np.linalg.norm(rows, axis=-1)
+        shortest = float(np.min(lengths, initial=np.inf, where=lengths > 0))
+        step = float(np.finfo(wide).smallest_subnormal) / eps(wide)
+        return (1 + step / shortest) / shortest
 
     def _repeats(self, n: int) -> float:
         """Over how many leading indices a gradient is summed."""
