@@ -70,6 +70,12 @@ def attention_vjp(case: Case) -> None:
             case.fail("d_output, d_lse: changed")
 
 
+def below_normal(problem: Problem) -> float:
+    """What a gradient lacks where each cell below the smallest normal number counts as 0."""
+    largest = max(float(np.max(np.abs(x), initial=0)) for x in problem.clean)
+    return 1.2e-38 * (1 + problem.seen.size * (1 + largest))
+
+
 class Sizes:
     """How far off each gradient may be: by the sizes of its sums before terms cancel.
 
@@ -215,7 +221,7 @@ def hold(
         with np.errstate(all="ignore"):
             off = np.abs(usual[name] - w)
             allowed = of_sums + RATIO * np.max(off, initial=0, where=np.isfinite(off))
-            smallest = 6e-8 if stored == np.float16 else 1e-37
+            smallest = 6e-8 if stored == np.float16 else below_normal(problem)
             error = allowed + eps(stored) * np.abs(w) + smallest
         within(case, name, gradient, w, error)
 
