@@ -27,7 +27,7 @@ from ._problem import (
     register,
     wanted_of,
 )
-from ._tensors import FLOATS, INTEGERS, as_array, as_tensor, check_tensor, number, threads_of_torch
+from ._tensors import FLOATS, INTEGERS, as_array, as_tensor, check_tensor, fill, number, threads_of_torch
 from ._vmap import sample_by_sample
 
 
@@ -141,7 +141,7 @@ def _kernel_regression(*stated: Any) -> Tensor:
     arrays, keywords = _of_arrays(*stated)
     with threads_of_torch:
         answer = of_arrays(*arrays, **keywords)
-    return as_tensor(answer, _fake(*stated))
+    return fill(_fake(*stated), answer)
 
 
 def _fake_backward(_d_output: Tensor, wanted: Sequence[bool], *stated: Any) -> list[Tensor]:
