@@ -185,6 +185,20 @@ def test_vmap_of_grad_and_grad_of_vmap(name):
             torch.testing.assert_close(x, own, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_of_what_vmap_returns(name):
+    """By autograd, which is around it."""
+    function, inputs = CASES[name]
+    for which in choices(inputs):
+        made, dims = batch(inputs, which)
+        found = reverse(lambda *x, d=dims: vmap(loss(function), d)(*x).sum(), made)
+        parts = [sample(made, dims, n) for n in range(3)]
+        wanted = [reverse(loss(function), x) for x in parts]
+        for x, dim, *own in zip(found, dims, *wanted, strict=True):
+            summed = sum(own) if dim is None else torch.stack(own, dim)
+            torch.testing.assert_close(x, summed, rtol=1e-12, atol=1e-13)
+
+
 def test_vmap_of_a_reach():
     """Each argument of it alone, with tensors that have no axis of the batch."""
     reach = {

@@ -159,13 +159,13 @@ def attention(
     tensor([[-1.4904,  1.4904]])
     """
     query, key, value = float_tensors(query, key, value)
-    options = options_of(
+    options = _options(
         query, key, mask, causal, window, offset, key_lengths, segments, softcap, sink, dropout
     )
     return call(reduce(score, query, key), value, options, generator, return_lse)
 
 
-def options_of(
+def _options(
     query: Tensor,
     key: Tensor,
     mask: Any,
@@ -177,7 +177,6 @@ def options_of(
     softcap: Any,
     sink: Any,
     dropout: Any,
-    device: str = "cpu",
 ) -> Options | None:
     """Check what a problem is beside its score and its values; None: nothing."""
     if not (
@@ -193,7 +192,7 @@ def options_of(
     ):
         return None
     return Options(
-        resolve(query, key, mask, causal, window, offset, key_lengths, segments, device),
+        resolve(query, key, mask, causal, window, offset, key_lengths, segments),
         None if softcap is None else real("softcap", softcap),
         None if sink is None else _sink(sink),
         dropout=rate_of("dropout", dropout),
@@ -243,20 +242,21 @@ def call(
         stated += (weights, *reach, softcap, sink, centers, half_width, sigma, dropout)
         stated += (draw_seed(generator) if dropout > 0 else None,)
     if is_forward_mode():
-        output, lse, _ = named(caller, _with_gradients, *stated)
+        found = named(caller, _with_gradients, *stated)
     elif learns and torch.is_grad_enabled():
-        output, lse, _ = _with_gradients(*stated)
-    elif torch.compiler.is_compiling():
-        output, *lse = _without(*stated, True) if return_lse else _without(*stated)
-        lse = lse[0] if lse else None
+        found = _with_gradients(*stated)
     else:
-        with torch._C._AutoDispatchBelowAutograd():
-            output, *lse = _without(*stated, True) if return_lse else _without(*stated)
-        lse = lse[0] if lse else None
+        if return_lse:
+            stated += (True,)
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            found = _without(*stated)  # a level below may learn
+        else:
+            with torch._C._AutoDispatchBelowAutograd():  # which would find the same, and takes time
+                found = _without(*stated)
     if not return_lse:
-        return output
+        return found[0]
     # in memory of torch's own
-    return output, lse.to(torch.promote_types(value.dtype, torch.float32), copy=True)
+    return found[0], found[1].to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
 
 def draw_seed(generator: torch.Generator | None) -> Tensor:

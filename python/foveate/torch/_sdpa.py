@@ -11,12 +11,12 @@ from torch.nn.attention.bias import CausalBias
 
 from .._arrays import broadcasts_into
 from ..scores import ScaledDot
-from ._attention import call, options_of, rate_of
+from ._attention import Options, call, rate_of
 from ._derivatives import is_forward_mode
 from ._errors import ArgumentTypeError, ArgumentValueError
 from ._groups import group
 from ._problem import output_shape
-from ._reach import MASK, MASKS
+from ._reach import MASK, MASKS, resolve
 from ._scores import Reduced
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors
 
@@ -120,9 +120,11 @@ def _of_torch(
     if device == "meta":  # where numbers have no device
         _check_shapes(query, key, value, mask)
         rate, causal, mask = 0.0, False, None if isinstance(mask, CausalBias) else mask
-    offset = 0 if causal else None
-    options = options_of(query, key, mask, causal, None, offset, None, None, None, None, rate, device)
-    reduced = Reduced(query, key, scale=ScaledDot(scale).scale)
+    options = None
+    if mask is not None or causal or rate != 0:
+        reach = resolve(query, key, mask, causal, None, 0 if causal else None, None, None, device)
+        options = Options(reach, dropout=rate)
+    reduced = Reduced(query, key, scale=None if scale is None else ScaledDot(scale).scale)
     output: Tensor = call(reduced, value, options, caller="scaled_dot_product_attention")
     if drops_all:
         output = 0 * output

@@ -106,8 +106,19 @@ def _speaks_for_itself(kind: type) -> bool:
     return True
 
 
+def _check_class(name: str, x: object, wanted: str) -> None:
+    kind = type(x)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: got {kind.__name__}, wanted {wanted}")
+    if _speaks_for_itself(kind):
+        raise TypeError(
+            f"{name}: got {kind.__name__}, whose __torch_function__ says what it means, wanted "
+            "a plain tensor (x.as_subclass(torch.Tensor), if its memory is what it means)"
+        )
+
+
 def check_tensor(
-    name: str, x: object, dtypes: tuple[torch.dtype, ...], wanted: str, device: str = "cpu"
+    name: str, x: Any, dtypes: tuple[torch.dtype, ...], wanted: str, device: str = "cpu"
 ) -> Tensor:
     """Take a dense tensor on the CPU, or on another device, of one of these dtypes.
 
@@ -116,13 +127,8 @@ def check_tensor(
     TypeError
         For anything else.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: got {type(x).__name__}, wanted {wanted}")
-    if type(x) is not Tensor and _speaks_for_itself(type(x)):
-        raise TypeError(
-            f"{name}: got {type(x).__name__}, whose __torch_function__ says what it means, wanted "
-            f"a plain tensor (x.as_subclass(torch.Tensor), if its memory is what it means)"
-        )
+    if type(x) is not Tensor:
+        _check_class(name, x, wanted)
     if not (x.is_cpu if device == "cpu" else x.device.type == device):
         at = "the CPU" if device == "cpu" else f"{device}, as the query is"
         raise TypeError(f"{name}: got a tensor on {x.device}, wanted one on {at}")
