@@ -118,8 +118,11 @@ def _of_torch(
     if enable_gqa:
         query, key, value, mask, parts = group(query, key, value, mask)
     if device == "meta":  # where numbers have no device
+        if isinstance(mask, CausalBias):
+            resolve(query, key, mask, False, None, None, None, None)
+            mask = None
         _check_shapes(query, key, value, mask)
-        rate, causal, mask = 0.0, False, None if isinstance(mask, CausalBias) else mask
+        rate, causal = 0.0, False
     options = None
     if mask is not None or causal or rate != 0:
         reach = resolve(query, key, mask, causal, None, 0 if causal else None, None, None, device)
