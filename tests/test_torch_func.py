@@ -1,15 +1,22 @@
-"""Transforms of torch.func: grad, vjp, jacrev and vmap; what has no derivative is refused by name."""
+"""Transforms of torch.func: grad, vjp, jacrev, vmap; what has no derivative is refused."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from strategies import normal
 from torch_checks import ft, leaf, tensor, torch
-from torch.autograd import forward_ad
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+forward_ad = torch.autograd.forward_ad
+functional_call, grad, vjp, vmap = (
+    torch.func.functional_call, torch.func.grad, torch.func.vjp, torch.func.vmap
+)  # fmt: skip
+hessian, jacfwd, jacrev, jvp = (
+    torch.func.hessian, torch.func.jacfwd, torch.func.jacrev, torch.func.jvp
+)  # fmt: skip
 
 # torch's own, of forward mode
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -115,9 +122,7 @@ def test_grad_of_a_module():
 
 def test_grad_of_the_signature_of_torch():
     for keywords in ({}, {"is_causal": True}, {"scale": 0.3}):
-        found, wanted = (
-            grad(loss(lambda *x, f=f: f(*x, **keywords)), (0, 1, 2))(Q, K, V) for f in OWN
-        )
+        found, wanted = (grad(loss(partial(f, **keywords)), (0, 1, 2))(Q, K, V) for f in OWN)
         close(found, wanted)
 
 
@@ -230,7 +235,8 @@ def test_vmap_of_other_dtypes(dtype):
     found = vmap(ft.attention)(q, k, v)
     assert torch.equal(found, ft.attention(q, k, v))
     first = vmap(grad(lambda *x: ft.attention(*x).sum()))(q, k, v)
-    (wanted,) = torch.autograd.grad(ft.attention(own := q.clone().requires_grad_(), k, v).sum(), own)
+    own = q.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(ft.attention(own, k, v).sum(), own)
     assert torch.equal(first, wanted)
 
 
@@ -283,7 +289,8 @@ FORWARD: dict[str, Any] = {
         lambda *y: jvp(f, y, tuple(map(torch.ones_like, y))))(*(y[None] for y in x)),
     "jvp of vmap": lambda f, x: jvp(vmap(f), tuple(y[None] for y in x),
                                     tuple(torch.ones_like(y[None]) for y in x)),
-    "jvp of grad": lambda f, x: jvp(grad(lambda *y: f(*y).sum()), x, tuple(map(torch.ones_like, x))),
+    "jvp of grad": lambda f, x: jvp(grad(lambda *y: f(*y).sum()), x,
+                                    tuple(map(torch.ones_like, x))),
     "hessian": lambda f, x: hessian(lambda *y: f(*y).sum())(*x),
 }  # fmt: skip
 

@@ -178,7 +178,9 @@ def test_gradients_against_torch(name, of_key):
 
 @pytest.mark.parametrize("learns", [False, True], ids=["alone", "with gradients"])
 @pytest.mark.parametrize(
-    "heads", [(4, 2, 1), (4, 1, 2), (4, 2, 4), (4, 4, 1), (12, 4, 6), (12, 6, 4), (8, 2, 4)], ids=str
+    "heads",
+    [(4, 2, 1), (4, 1, 2), (4, 2, 4), (4, 4, 1), (12, 4, 6), (12, 6, 4), (8, 2, 4)],
+    ids=str,
 )
 def test_other_heads_of_values(heads, learns):
     """As many of keys, and of values, as divide those of the queries."""
@@ -334,7 +336,9 @@ HEADS: dict[str, Any] = {
     "no multiple": ("query.*multiple of the 3 heads", [(4, 5, 8), (3, 7, 8), (3, 7, 6)], None),
     "no heads of keys": ("query.*multiple of the 0 heads", [(4, 5, 8), (0, 7, 8), (0, 7, 6)], None),
     "no multiple of those of values": (
-        "multiple of the 3 heads.* of value", [(4, 5, 8), (2, 7, 8), (3, 7, 6)], None
+        "multiple of the 3 heads.* of value",
+        [(4, 5, 8), (2, 7, 8), (3, 7, 6)],
+        None,
     ),
     "two axes": ("three axes", [(5, 8), (7, 8), (7, 6)], None),
     "a mask of the keys' heads": ("attn_mask", [(4, 5, 8), (2, 7, 8), (2, 7, 6)], (2, 5, 7)),

@@ -1,4 +1,4 @@
-"""Subclasses of tensors: taken for what they mean, or refused by name; their memory may be anything."""
+"""Subclasses of tensors: taken for what they mean, or refused by name, never their memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from strategies import normal
 from torch_checks import array, ft, tensor, torch
-from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
+causal_lower_right = torch.nn.attention.bias.causal_lower_right
+causal_upper_left = torch.nn.attention.bias.causal_upper_left
 theirs = torch.nn.functional.scaled_dot_product_attention
-Q, K, V = (tensor(normal(n, (2, 3, *x), np.float64)) for n, x in enumerate([(5, 8), (7, 8), (7, 6)]))
+SIZES = [(5, 8), (7, 8), (7, 6)]
+Q, K, V = (tensor(normal(n, (2, 3, *x), np.float64)) for n, x in enumerate(SIZES))
 
 # --- the triangles of torch -----------------------------------------------------------------------
 
@@ -138,7 +140,8 @@ WITH: dict[str, Any] = {
 @pytest.mark.parametrize("kind", [Lazy, Heir])
 @pytest.mark.parametrize("name", WITH)
 def test_what_says_itself_what_it_means(name, kind):
-    with pytest.raises(TypeError, match=rf"^{name.strip()}: got {kind.__name__}, whose .*as_subclass"):
+    match = f"^{name.strip()}: got {kind.__name__}, whose .*as_subclass"
+    with pytest.raises(TypeError, match=match):
         WITH[name](lambda x: lazy(x, kind))
 
 

@@ -12,7 +12,7 @@ from .._arrays import real
 from .._reach import Window
 from . import _operator  # noqa: F401  (registers the operators)
 from ._derivatives import is_forward_mode, named
-from ._reach import MASK, MASKS, Reach, resolve
+from ._reach import Reach, resolve
 from ._scores import Reduced, Score, reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 

@@ -82,7 +82,7 @@ def autograd_kernel(
         del ctx, inputs, output  # torch gives them by these names
 
     # A function of one level: the dispatcher comes here at each level of torch.func.
-    node = type(
+    node: Any = type(
         f"foveate_{operator._schema.name.removeprefix('foveate::')}_",
         (_SingleLevelFunction,),
         {
@@ -111,5 +111,3 @@ def below_autograd(operator: Any, arguments: tuple[Any, ...]) -> Any:
     """Call an operator of which no derivative is wanted."""
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
-
-

@@ -1,4 +1,4 @@
-"""Errors of two classes: as this library raises them, and as torch does, which knows RuntimeError."""
+"""Errors of two classes: those of this library, and RuntimeError, which torch raises."""
 
 from __future__ import annotations
 

@@ -54,8 +54,5 @@ def group(
 
 def _split(x: Tensor, heads: int, parts: tuple[int, ...]) -> Tensor:
     """Split the axis of so many heads into the first of these parts, and axes of length 1."""
-    if heads == parts[0]:
-        own = (heads, *(1,) * (len(parts) - 1))
-    else:
-        own = (*parts[:2], 1)
-    return x.unflatten(-3, own)
+    kept = 1 if heads == parts[0] else 2
+    return x.unflatten(-3, parts[:kept] + (1,) * (len(parts) - kept))

@@ -27,7 +27,16 @@ from ._problem import (
     register,
     wanted_of,
 )
-from ._tensors import FLOATS, INTEGERS, as_array, as_tensor, check_tensor, fill, number, threads_of_torch
+from ._tensors import (
+    FLOATS,
+    INTEGERS,
+    as_array,
+    as_tensor,
+    check_tensor,
+    fill,
+    number,
+    threads_of_torch,
+)
 from ._vmap import sample_by_sample
 
 
@@ -173,9 +182,7 @@ def _backward(ctx: Any, d_output: Tensor | None) -> tuple[Tensor | None, ...]:
     return in_places(len(stated), chosen(_GRADIENTS, wanted), found)
 
 
-register(
-    "kernel_regression", _kernel_regression, _fake, sample_by_sample, _backward, _keep
-)
+register("kernel_regression", _kernel_regression, _fake, sample_by_sample, _backward, _keep)
 register(
     "kernel_regression_backward", _kernel_regression_backward, _fake_backward, sample_by_sample
 )

@@ -165,9 +165,7 @@ class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken 
     @staticmethod
     def jvp(ctx: Any, d_x: Tensor | None, d_scale: Tensor | None) -> Tensor:
         x, scale = ctx.saved_tensors
-        return _sum(
-            None if d_x is None else d_x * scale, None if d_scale is None else x * d_scale
-        )
+        return _sum(None if d_x is None else d_x * scale, None if d_scale is None else x * d_scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Soft attention of tensors with the signature of torch's function, and what callers of it expect."""
+"""Soft attention of tensors as callers of torch's function expect it, with its signature."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ def scaled_dot_product_attention(
     torch.Size([1, 4, 3, 8])
     """
     try:
-        return _of_torch(
-            query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
-        )
+        return _of_torch(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     except TypeError as error:
         raise ArgumentTypeError(str(error)) from error
     except ValueError as error:

@@ -42,7 +42,17 @@ threads_of_torch = _Threads()
 
 _DTYPES = {
     getattr(torch, name): np.dtype(name)
-    for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+    for name in [
+        "bool",
+        "uint8",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "float16",
+        "float32",
+        "float64",
+    ]
 }
 
 # How tensors are read without a capsule for each; 0: torch is older than that.
@@ -91,7 +101,7 @@ def number(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 @cache
-def _speaks_for_itself(kind: type) -> bool:
+def _speaks_for_itself(kind: type[Any]) -> bool:
     """Tell whether a class of tensors says what functions of torch do with it.
 
     What is in its memory need not be what it means. Of a class that only says what operators do
@@ -107,7 +117,7 @@ def _speaks_for_itself(kind: type) -> bool:
 
 
 def _check_class(name: str, x: object, wanted: str) -> None:
-    kind = type(x)
+    kind: type[Any] = type(x)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {kind.__name__}, wanted {wanted}")
     if _speaks_for_itself(kind):
