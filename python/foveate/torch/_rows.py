@@ -77,7 +77,16 @@ def _counts(gradient: Tensor) -> Tensor:
     return (gradient != 0).any(dim=-1, keepdim=True)
 
 
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor:
+    """Add the tangents that there are, one at least."""
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
 class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(rows: Tensor, matrix: Tensor) -> Tensor:
         return rows @ matrix
@@ -85,6 +94,15 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, d_rows: Tensor | None, d_matrix: Tensor | None) -> Tensor:
+        rows, matrix = ctx.saved_tensors
+        return _sum(
+            None if d_rows is None else d_rows @ matrix,
+            None if d_matrix is None else rows @ d_matrix,
+        )
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -103,6 +121,11 @@ class _Unit(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
     """Rows over their lengths, and the lengths; scaled first, so that no square overflows."""
 
     @staticmethod
+    def vmap(_: Any, in_dims: tuple[int], x: Tensor) -> tuple[tuple[Tensor, Tensor], Any]:
+        found: tuple[Tensor, Tensor] = _Unit.apply(x.movedim(in_dims[0], 0))
+        return found, (0, 0)
+
+    @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         largest = x.abs().amax(dim=-1, keepdim=True)
         scaled = x / torch.where(largest == 0, 1, largest)
@@ -113,9 +136,14 @@ class _Unit(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
     def setup_context(ctx: Any, _: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:
+        return _Unit.backward(ctx, tangent), None  # the Jacobian is symmetric
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
         made, length = ctx.saved_tensors
         across = gradient - made * (made * gradient).sum(dim=-1, keepdim=True)
         counts = _counts(gradient) & (length != 0)
@@ -123,6 +151,8 @@ class _Unit(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
 
 
 class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, scale: Tensor) -> Tensor:
         return x * scale
@@ -130,6 +160,12 @@ class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, d_x: Tensor | None, d_scale: Tensor | None) -> Tensor:
+        x, scale = ctx.saved_tensors
+        return _sum(None if d_x is None else d_x * scale, None if d_scale is None else x * d_scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,6 +174,8 @@ class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken 
 
 
 class _Tanh(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return torch.tanh(x)
@@ -145,6 +183,12 @@ class _Tanh(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
     @staticmethod
     def setup_context(ctx: Any, _: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        (made,) = ctx.saved_tensors
+        return tangent * (1 - made * made)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
