@@ -42,4 +42,5 @@ def _refuse(name: str, model: str, known: tuple[str, ...], *_: object, **__: obj
         f'attn_implementation: got "{name}" for a model of transformers.models.{model}, whose '
         "attention does not go through the interface of transformers; wanted "
         + " or ".join(f'"{x}"' for x in known)
+        + f'; one part of a model may differ, as in {{"": "{name}", "vision_config": "eager"}}'
     )
