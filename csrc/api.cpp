@@ -1,4 +1,6 @@
 // The C ABI of attention: validates, then hands a Problem to its driver. What has no element to compute ends here.
+#include <initializer_list>
+
 #include "drivers/drivers.hpp"
 #include "validate.hpp"
 #include "validate_backward.hpp"
@@ -20,6 +22,14 @@ bool nothing_to_compute(const Problem& problem, int64_t columns) {
     if (problem.lead_shape[axis] == 0) return true;
   }
   return problem.queries == 0 || (columns == 0 && !problem.lse);
+}
+
+void poison_all(std::initializer_list<const fv_array*> outputs) {
+  for (const fv_array* output : outputs) poison(output);
+}
+
+void poison_all(const fv_gradients& g) {  // the mask's is added to
+  poison_all({g.query, g.key, g.value, g.sink, g.weights, g.centers, g.sigma});
 }
 
 }  // namespace
@@ -47,6 +57,7 @@ fv_status fv_attention(const fv_problem* given, const fv_array* out, const fv_ar
   fv_status status = validator.inputs(/*weights=*/false);
   if (status == FV_OK) status = validator.output(out, problem.value_size);
   if (status == FV_OK) status = validator.lse(lse);
+  if (status == FV_OK) poison_all({out, lse});
   if (status != FV_OK || nothing_to_compute(problem, problem.value_size)) return status;
   return attention(problem, error);
 }
@@ -58,6 +69,7 @@ fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_
   Validator validator(*given, problem, error);
   fv_status status = validator.inputs(/*weights=*/true);
   if (status == FV_OK) status = validator.output(out, problem.keys);
+  if (status == FV_OK) poison_all({out});
   if (status != FV_OK || nothing_to_compute(problem, problem.keys)) return status;
   return attention_weights(problem, error);
 }
@@ -73,6 +85,7 @@ fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, co
   fv_status status = Validator(*given, problem, error).inputs(/*weights=*/false);
   if (status == FV_OK) status = validator.forward(out, lse, d_out, d_lse);
   if (status == FV_OK) status = validator.gradients(*gradients);
+  if (status == FV_OK) poison_all(*gradients);
   return status == FV_OK ? attention_backward(problem, error) : status;
 }
 
@@ -87,6 +100,7 @@ fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, con
   fv_status status = Validator(*given, problem, error).inputs(/*weights=*/false);
   if (status == FV_OK) status = validator.hard_forward(draws, index, lse, d_out, advantage);
   if (status == FV_OK) status = validator.gradients(*gradients);
+  if (status == FV_OK) poison_all(*gradients);
   return status == FV_OK ? attention_backward(problem, error) : status;
 }
 
@@ -100,6 +114,7 @@ fv_status fv_hard_attention(const fv_problem* given, fv_selection selection, con
   fv_status status = validator.inputs(/*weights=*/false);
   if (status == FV_OK) status = validator.hard(selection, random, draws);
   if (status == FV_OK) status = validator.hard_outputs(out, index, log_prob);
+  if (status == FV_OK) poison_all({out, index, log_prob});
   if (status != FV_OK || draws == 0 || nothing_to_compute(problem, 1)) return status;
   return hard_attention(problem, error);
 }

@@ -86,6 +86,7 @@ fv_status fv_multinoulli(const fv_array* p, int32_t logits, const fv_random* ran
   SamplingValidator validator(problem, error);
   fv_status status = validator.categories(p, random, draws);
   if (status == FV_OK) status = validator.output("index", index, &draws, 1, problem.index);
+  if (status == FV_OK) poison(index);
   if (status != FV_OK || problem.rows == 0 || draws == 0) return status;
   if (problem.categories == 0) return validator.no_category(*p);
   problem.logits = logits != 0;

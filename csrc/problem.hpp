@@ -14,8 +14,14 @@ struct Operand {
   int64_t row_stride = 0;     // along Lq for queries, masks, outputs; along Lk for keys, values
   int64_t column_stride = 0;  // along D, Dv, or Lk for a mask
   int64_t lead[FV_MAX_DIMS] = {};
+  uint64_t moving =
+      0;  // bit a: it has elements of its own along leading axis a; the strides of an empty one tell nothing
+  bool moves(int axis) const { return moving >> axis & 1; }
   explicit operator bool() const { return data != nullptr; }
 };
+
+// Bytes of a float.
+inline int64_t item_size(const Operand& x) { return x.dtype == FV_FLOAT64 ? 8 : x.dtype == FV_FLOAT32 ? 4 : 2; }
 
 struct Problem {
   int lead_ndim = 0;  // leading axes of the output, outermost first
@@ -26,7 +32,7 @@ struct Problem {
 
   Operand query, key, value;
   Operand out;   // (Lq, Dv), or (Lq, Lk) for the weights
-  Operand lse;   // (Lq,): row_stride only; optional
+  Operand lse;   // (Lq,): row_stride; or (Lq, 3), with its parts: column_stride too; optional
   Operand sink;  // one float64 a leading index; optional
 
   // hard attention: out is (Lq, draws, Dv), index and log_prob are (Lq, draws); there is no value to sum, but choices

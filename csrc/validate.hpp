@@ -89,12 +89,13 @@ class Validator : private Views<Problem> {
     return place_output("log_prob", *log_prob, core, 2, problem_.log_prob);
   }
 
-  // The logarithm of the denominator, (..., Lq); optional.
+  // The logarithm of the denominator, (..., Lq), or with what it is made of, (..., Lq, 3); optional.
   fv_status lse(const fv_array* lse) {
     if (lse == nullptr) return FV_OK;
     if (const fv_status status = view("lse", lse); status != FV_OK) return status;
     if (const fv_status status = lse_dtype("lse", *lse, problem_.query.dtype); status != FV_OK) return status;
-    return place_output("lse", *lse, &problem_.queries, 1, problem_.lse);
+    const int64_t core[2] = {problem_.queries, lse_numbers};
+    return place_output("lse", *lse, core, lse_axes(*lse), problem_.lse);
   }
 
  private:
@@ -153,34 +154,84 @@ class Validator : private Views<Problem> {
 
   void place_matrix(const fv_array& array, Operand& operand) const {
     place(array, 2, operand);
-    operand.row_stride = array.strides[array.ndim - 2];
-    operand.column_stride = array.strides[array.ndim - 1];
+    place_core(array, array.ndim - 2, operand);
   }
 
-  // The leading axes of the output: those of query, key and value, broadcast together.
+  // The leading axes of the output: those of query, key and value, and of all that goes with them, broadcast together.
   fv_status lead(bool weights) {
     const fv_array* arrays[3] = {given_.query, given_.key, given_.value};
     const int count = weights ? 2 : 3;
+    const fv_reach& reach = given_.reach;
+    const Beside beside[] = {{"mask", reach.mask, 2},
+                             {"offset", reach.offset, 0},
+                             {"key_lengths", reach.key_lengths, 0},
+                             {"query_segments", reach.query_segments, 1},
+                             {"key_segments", reach.key_segments, 1},
+                             {"centers", reach.centers, 1},
+                             {"sink", given_.sink, 0}};
     int ndim = 0;
     for (int a = 0; a < count; ++a) ndim = arrays[a]->ndim - 2 > ndim ? arrays[a]->ndim - 2 : ndim;
+    for (const Beside& one : beside) {
+      if (one.array == nullptr) continue;
+      if (const fv_status status = view(one.name, one.array); status != FV_OK) return status;
+      const int own = one.array->ndim - one.core_ndim;
+      if (own > FV_MAX_DIMS - 2) {
+        return refuse(error_, FV_VALUE_ERROR, "%s: got %d axes, wanted an output of at most %d", one.name,
+                      one.array->ndim, FV_MAX_DIMS);
+      }
+      ndim = own > ndim ? own : ndim;
+    }
     problem_.lead_ndim = ndim;
     for (int axis = 0; axis < ndim; ++axis) problem_.lead_shape[axis] = 1;
     for (int a = 0; a < count; ++a) {
-      const int own = arrays[a]->ndim - 2, missing = ndim - own;
-      for (int axis = 0; axis < own; ++axis) {
-        const int64_t extent = arrays[a]->shape[axis];
-        int64_t& common = problem_.lead_shape[missing + axis];
-        if (common == 1) {
-          common = extent;
-        } else if (extent != 1 && extent != common) {
-          return refuse(error_, FV_VALUE_ERROR,
-                        "query, key%s: got shapes %s, %s%s%s, wanted leading axes that broadcast together",
-                        weights ? "" : ", value", ShapeText(*arrays[0]).c_str(), ShapeText(*arrays[1]).c_str(),
-                        weights ? "" : ", ", weights ? "" : ShapeText(*arrays[2]).c_str());
-        }
-      }
+      if (joins(*arrays[a], 2)) continue;
+      return refuse(error_, FV_VALUE_ERROR,
+                    "query, key%s: got shapes %s, %s%s%s, wanted leading axes that broadcast together",
+                    weights ? "" : ", value", ShapeText(*arrays[0]).c_str(), ShapeText(*arrays[1]).c_str(),
+                    weights ? "" : ", ", weights ? "" : ShapeText(*arrays[2]).c_str());
+    }
+    for (const Beside& one : beside) {
+      if (one.array == nullptr || joins(*one.array, one.core_ndim)) continue;
+      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted leading axes that broadcast with the others, %s",
+                    one.name, ShapeText(*one.array).c_str(),
+                    ShapeText(problem_.lead_shape, problem_.lead_ndim).c_str());
     }
     return FV_OK;
+  }
+
+  // An optional array that goes with query, key and value, and how many of its axes are no leading ones.
+  struct Beside {
+    const char* name;
+    const fv_array* array;
+    int core_ndim;
+  };
+
+  // A view whose axes of stride 0, which repeat what is there, are looked at once.
+  struct Once {
+    explicit Once(const fv_array& given) : array(given) {
+      for (int axis = 0; axis < given.ndim; ++axis) {
+        shape[axis] = given.strides[axis] == 0 && given.shape[axis] > 1 ? 1 : given.shape[axis];
+      }
+      array.shape = shape;
+    }
+    Once(const Once&) = delete;
+    fv_array array;
+    int64_t shape[FV_MAX_DIMS];
+  };
+
+  // Broadcasts the leading axes of an array with those so far, and tells whether they do.
+  bool joins(const fv_array& array, int core_ndim) {
+    const int own = array.ndim - core_ndim, missing = problem_.lead_ndim - own;
+    bool fits = true;
+    for (int axis = 0; axis < own; ++axis) {
+      const int64_t extent = array.shape[axis];
+      fits &= extent == 1 || problem_.lead_shape[missing + axis] == 1 || problem_.lead_shape[missing + axis] == extent;
+    }
+    for (int axis = 0; fits && axis < own; ++axis) {
+      int64_t& common = problem_.lead_shape[missing + axis];
+      common = common == 1 ? array.shape[axis] : common;
+    }
+    return fits;
   }
 
   // Every product of sizes that a driver may form stays within 64 bits. An extent of 0 counts as 1, as in NumPy.
@@ -284,7 +335,7 @@ class Validator : private Views<Problem> {
       if (const fv_status status = per_lead("offset", reach.offset, FV_INT64, problem_.offset); status != FV_OK) {
         return status;
       }
-      if (const fv_status status = within("offset", *reach.offset, -kMaxOffset, kMaxOffset); status != FV_OK) {
+      if (const fv_status status = within("offset", Once(*reach.offset).array, -kMaxOffset, kMaxOffset); status != FV_OK) {
         return status;
       }
     }
@@ -293,7 +344,7 @@ class Validator : private Views<Problem> {
           status != FV_OK) {
         return status;
       }
-      if (const fv_status status = within("key_lengths", *reach.key_lengths, 0, problem_.keys); status != FV_OK) {
+      if (const fv_status status = within("key_lengths", Once(*reach.key_lengths).array, 0, problem_.keys); status != FV_OK) {
         return status;
       }
     }
@@ -362,7 +413,7 @@ class Validator : private Views<Problem> {
     }
     problem_.half_width = half_width;
     problem_.sigma = sigma;
-    return finite("centers", *centers);
+    return finite("centers", Once(*centers).array);
   }
 
   fv_status dropout(bool weights) {
@@ -383,10 +434,6 @@ class Validator : private Views<Problem> {
   fv_status per_lead(const char* name, const fv_array* array, fv_dtype dtype, Operand& operand) {
     if (const fv_status status = view(name, array); status != FV_OK) return status;
     if (array->dtype != dtype) return wrong_dtype(name, *array, dtype_name(dtype));
-    if (!broadcasts(*array, 0)) {
-      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted one that broadcasts into the leading axes, %s",
-                    name, ShapeText(*array).c_str(), ShapeText(problem_.lead_shape, problem_.lead_ndim).c_str());
-    }
     place(*array, 0, operand);
     return FV_OK;
   }
@@ -395,68 +442,48 @@ class Validator : private Views<Problem> {
   fv_status per_row(const char* name, const fv_array& array, int64_t length, fv_dtype dtype, Operand& operand) {
     if (const fv_status status = view(name, &array); status != FV_OK) return status;
     if (array.dtype != dtype) return wrong_dtype(name, array, dtype_name(dtype));
-    if (array.ndim < 1 || array.shape[array.ndim - 1] != length || !broadcasts(array, 1)) {
-      return refuse(error_, FV_VALUE_ERROR,
-                    "%s: got shape %s, wanted a last axis of %lld and others that broadcast into the leading axes, %s",
-                    name, ShapeText(array).c_str(), static_cast<long long>(length),
-                    ShapeText(problem_.lead_shape, problem_.lead_ndim).c_str());
+    if (array.ndim < 1 || array.shape[array.ndim - 1] != length) {
+      return refuse(error_, FV_VALUE_ERROR, "%s: got shape %s, wanted a last axis of %lld", name,
+                    ShapeText(array).c_str(), static_cast<long long>(length));
     }
     place(array, 1, operand);
-    operand.row_stride = array.strides[array.ndim - 1];
+    place_core(array, array.ndim - 1, operand);
     return FV_OK;
   }
 
   // Every element of an int64 array is in low..high.
   fv_status within(const char* name, const fv_array& array, int64_t low, int64_t high) {
-    int64_t index[FV_MAX_DIMS] = {}, count = 1;
-    for (int axis = 0; axis < array.ndim; ++axis) count *= array.shape[axis];
-    const char* at = static_cast<const char*>(array.data);
-    for (int64_t done = 0; done < count; ++done) {
-      int64_t value;
+    int64_t value = 0;
+    const bool all = each_element(array, array.ndim, [&](const char* at) {
       std::memcpy(&value, at, sizeof value);
-      if (value < low || value > high) {
-        return refuse(error_, FV_VALUE_ERROR, "%s: got %lld, wanted values in %lld..%lld%s", name,
-                      static_cast<long long>(value), static_cast<long long>(low), static_cast<long long>(high),
-                      low == 0 ? " (Lk)" : "");
-      }
-      for (int axis = array.ndim - 1; axis >= 0; --axis) {
-        at += array.strides[axis];
-        if (++index[axis] < array.shape[axis]) break;
-        at -= array.strides[axis] * array.shape[axis];
-        index[axis] = 0;
-      }
-    }
-    return FV_OK;
+      return low <= value && value <= high;
+    });
+    if (all) return FV_OK;
+    return refuse(error_, FV_VALUE_ERROR, "%s: got %lld, wanted values in %lld..%lld%s", name,
+                  static_cast<long long>(value), static_cast<long long>(low), static_cast<long long>(high),
+                  low == 0 ? " (Lk)" : "");
   }
 
   // Every element of a float64 array with rows is finite.
   fv_status finite(const char* name, const fv_array& array) {
-    const int outer = array.ndim - 1;
-    const int64_t rows = array.shape[outer], stride = array.strides[outer];
-    int64_t index[FV_MAX_DIMS] = {}, count = 1;
-    for (int axis = 0; axis < outer; ++axis) count *= array.shape[axis];
-    const char* at = static_cast<const char*>(array.data);
-    const auto element = [&](int64_t i, int64_t step) {
-      double value;
-      std::memcpy(&value, at + i * step, sizeof value);
-      return value;
+    const int64_t rows = array.shape[array.ndim - 1], stride = array.strides[array.ndim - 1];
+    double value = 0;  // read once: another thread may be writing
+    const auto is_finite = [&](const char* at) {
+      std::memcpy(&value, at, sizeof value);
+      return std::isfinite(value);
     };
-    for (int64_t done = 0; done < count; ++done) {
-      bool all = stride == 8;  // a constant in the common case: the loop vectorises
-      for (int64_t i = 0; stride == 8 && i < rows; ++i) all &= std::fabs(element(i, 8)) <= DBL_MAX;
-      for (int64_t i = 0; !all && i < rows; ++i) {
-        if (!std::isfinite(element(i, stride))) {
-          return refuse(error_, FV_VALUE_ERROR, "%s: got %g, wanted finite numbers", name, element(i, stride));
-        }
+    const bool all = each_element(array, array.ndim - 1, [&](const char* row) {
+      bool fits = stride == 8;  // a constant in the common case: the loop vectorises
+      for (int64_t i = 0; stride == 8 && i < rows; ++i) {
+        double x;
+        std::memcpy(&x, row + i * 8, sizeof x);
+        fits &= std::fabs(x) <= DBL_MAX;
       }
-      for (int axis = outer - 1; axis >= 0; --axis) {
-        at += array.strides[axis];
-        if (++index[axis] < array.shape[axis]) break;
-        at -= array.strides[axis] * array.shape[axis];
-        index[axis] = 0;
-      }
-    }
-    return FV_OK;
+      for (int64_t i = 0; !fits && i < rows; ++i)
+        if (!is_finite(row + i * stride)) return false;
+      return true;
+    });
+    return all ? FV_OK : refuse(error_, FV_VALUE_ERROR, "%s: got %g, wanted finite numbers", name, value);
   }
 
   const fv_problem& given_;

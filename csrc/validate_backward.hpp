@@ -94,47 +94,35 @@ class BackwardValidator : private Views<Problem> {
                     ShapeText(problem_.lead_shape, problem_.lead_ndim, core, core_ndim).c_str());
     }
     place(*array, core_ndim, operand);
-    operand.row_stride = array->strides[problem_.lead_ndim];
-    if (core_ndim > 1) operand.column_stride = array->strides[problem_.lead_ndim + core_ndim - 1];
+    place_core(*array, problem_.lead_ndim, operand);
     return FV_OK;
   }
 
   fv_status given_lse(const fv_array* array) {
     if (const fv_status status = view("lse", array); status != FV_OK) return status;
     if (const fv_status status = lse_dtype("lse", *array, given_.query->dtype); status != FV_OK) return status;
-    return given_output("lse", array, &array->dtype, &problem_.queries, 1, problem_.lse);
+    const int64_t core[2] = {problem_.queries, lse_numbers};
+    return given_output("lse", array, &array->dtype, core, lse_axes(*array), problem_.lse);
   }
 
   // Every choice is a key, or -1.
   fv_status chosen(const fv_array& index) {
-    int64_t at[FV_MAX_DIMS] = {};
-    const char* element = static_cast<const char*>(index.data);
-    int64_t count = 1;
-    for (int axis = 0; axis < index.ndim; ++axis) count *= index.shape[axis];
-    for (int64_t done = 0; done < count; ++done) {
-      int64_t key;
-      std::memcpy(&key, element, sizeof key);
-      if (key < -1 || key >= problem_.keys) {
-        return refuse(error_, FV_VALUE_ERROR, "index: got %lld, wanted values in -1..%lld (Lk - 1)",
-                      static_cast<long long>(key), static_cast<long long>(problem_.keys - 1));
-      }
-      for (int axis = index.ndim - 1; axis >= 0; --axis) {
-        element += index.strides[axis];
-        if (++at[axis] < index.shape[axis]) break;
-        element -= index.strides[axis] * index.shape[axis];
-        at[axis] = 0;
-      }
-    }
-    return FV_OK;
+    int64_t key = 0;
+    const bool all = each_element(index, index.ndim, [&](const char* at) {
+      std::memcpy(&key, at, sizeof key);
+      return -1 <= key && key < problem_.keys;
+    });
+    if (all) return FV_OK;
+    return refuse(error_, FV_VALUE_ERROR, "index: got %lld, wanted values in -1..%lld (Lk - 1)",
+                  static_cast<long long>(key), static_cast<long long>(problem_.keys - 1));
   }
 
   // No leading axis of key and value is broadcast by a stride of 0 alone: each part has its own gradient.
   fv_status moving() {
     const fv_array* operands[2] = {given_.key, given_.value};
     for (const fv_array* operand : operands) {
-      bool empty = false;  // the strides of an empty array say nothing
-      for (int axis = 0; axis < operand->ndim; ++axis) empty = empty || operand->shape[axis] == 0;
-      for (int axis = 0; axis < operand->ndim - 2 && !empty; ++axis) {
+      if (is_empty(*operand)) continue;
+      for (int axis = 0; axis < operand->ndim - 2; ++axis) {
         if (operand->shape[axis] > 1 && operand->strides[axis] == 0) {
           return refuse(error_, FV_VALUE_ERROR, "%s: got a leading axis of %lld with a stride of 0, wanted 1 of it",
                         operand == given_.key ? "key" : "value", static_cast<long long>(operand->shape[axis]));
@@ -167,7 +155,7 @@ class BackwardValidator : private Views<Problem> {
                     ShapeText(*array).c_str(), static_cast<long long>(problem_.head_size));
     }
     place(*array, 1, problem_.d_weights);
-    problem_.d_weights.row_stride = array->strides[0];
+    place_core(*array, 0, problem_.d_weights);
     return FV_OK;
   }
 
@@ -204,13 +192,12 @@ class BackwardValidator : private Views<Problem> {
     const fv_dtype accumulator = accumulator_of();
     if (const fv_status status = view("d_mask", &array); status != FV_OK) return status;
     if (const fv_status status = accumulated("d_mask", array, &accumulator); status != FV_OK) return status;
-    bool same = array.ndim == mask.ndim, apart = true, empty = false;
+    bool same = array.ndim == mask.ndim, apart = true;
     for (int axis = 0; same && axis < array.ndim; ++axis) {
       same = array.shape[axis] == mask.shape[axis];
       apart = apart && (array.shape[axis] <= 1 || array.strides[axis] != 0);
-      empty = empty || array.shape[axis] == 0;  // the strides of an empty array say nothing
     }
-    if (!same || !(apart || empty)) {
+    if (!same || !(apart || is_empty(array))) {
       return refuse(error_, FV_VALUE_ERROR, "d_mask: got shape %s, wanted %s, with one address an element",
                     ShapeText(array).c_str(), ShapeText(mask).c_str());
     }

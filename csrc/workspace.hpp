@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "poison.hpp"
+
 namespace foveate {
 
 constexpr size_t cache_line = 64;
@@ -12,22 +14,25 @@ constexpr size_t round_up(size_t bytes) { return (bytes + cache_line - 1) / cach
 
 class Workspace {
  public:
-  explicit Workspace(size_t bytes) noexcept : owner_(!kept().busy) {
+  explicit Workspace(size_t bytes) noexcept : owner_(!kept().busy), bytes_(round_up(bytes)) {
     Kept& mine = kept();
+    const size_t wanted = bytes_ + guard;
     if (owner_) {
-      if (mine.size < bytes) {
+      if (mine.size < wanted) {
         std::free(mine.data);
-        mine.data = static_cast<char*>(std::aligned_alloc(cache_line, round_up(bytes)));
-        mine.size = mine.data ? round_up(bytes) : 0;
+        mine.data = static_cast<char*>(std::aligned_alloc(cache_line, wanted));
+        mine.size = mine.data ? wanted : 0;
       }
       data_ = mine.data;
       mine.busy = mine.data != nullptr;
       owner_ = mine.busy;
     } else {  // a call inside a call: a signal handler ran in the middle of the first
-      data_ = static_cast<char*>(std::aligned_alloc(cache_line, round_up(bytes)));
+      data_ = static_cast<char*>(std::aligned_alloc(cache_line, wanted));
     }
+    if (poisoned && data_) poison(data_, wanted);
   }
   ~Workspace() {
+    insist(!data_ || holds_poison(data_ + bytes_, guard), "nothing is written beyond the scratch memory");
     Kept& mine = kept();
     if (!owner_) {
       std::free(data_);
@@ -47,6 +52,7 @@ class Workspace {
 
  private:
   static constexpr size_t most_kept = size_t(4) << 20;
+  static constexpr size_t guard = poisoned ? cache_line : 0;
   struct Kept {
     char* data = nullptr;
     size_t size = 0;
@@ -59,6 +65,7 @@ class Workspace {
   }
   char* data_ = nullptr;
   bool owner_;
+  size_t bytes_;
 };
 
 // Cuts a buffer into aligned pieces; run once with a null base, it counts the bytes.

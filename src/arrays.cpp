@@ -26,9 +26,11 @@ bool is_bfloat16(PyObject* descriptor) {
   return true;
 }
 
+// '<' and '>' come from buffers of other libraries, as those of ctypes; NumPy itself writes '=' for the native one.
 bool is_native(PyObject* descriptor) {
+  static constexpr char kNative = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>';
   const char order = py::detail::array_descriptor_proxy(descriptor)->byteorder;
-  return order == '=' || order == '|';
+  return order == '=' || order == '|' || order == kNative;
 }
 
 const int64_t* extents(const py::ssize_t* numbers) { return reinterpret_cast<const int64_t*>(numbers); }

@@ -17,6 +17,8 @@ namespace {
 // a busy thread can take 5 milliseconds (sys.getswitchinterval).
 constexpr double kSmallWork = 1 << 18;
 
+constexpr int kNumpyAxes = 32;  // that every NumPy has; of more it may say itself that they are too many
+
 int type_number(PyObject* array) { return py::detail::array_descriptor_proxy(fields(array)->descr)->type_num; }
 
 // One call: the problem that its arguments state, and the memory that the views stand on.
@@ -100,13 +102,13 @@ class Call {
  private:
   // ---- arguments
 
-  enum class Lse { none, accumulated, wide };  // wide: float64 whatever the query
+  enum class Lse { none, accumulated, parts };  // parts: three numbers of float64, whatever the query
 
-  // False, True, or "float64".
+  // False, True, or "parts".
   static bool which_lse(PyObject* object, Lse* result) {
-    const bool wide = PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, "float64") == 0;
-    const int wanted = wide ? 1 : PyObject_IsTrue(object);
-    *result = wide ? Lse::wide : wanted > 0 ? Lse::accumulated : Lse::none;
+    const bool parts = PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, "parts") == 0;
+    const int wanted = parts ? 1 : PyObject_IsTrue(object);
+    *result = parts ? Lse::parts : wanted > 0 ? Lse::accumulated : Lse::none;
     return wanted >= 0;
   }
 
@@ -265,12 +267,16 @@ class Call {
     // An `out` that overlaps an operand, or that the kernels cannot write, has its answer by way of a new array.
     const bool direct = given && is_aligned(given_out) && !overlaps_operand(out_view);
     const py::object out = direct ? py::reinterpret_borrow<py::object>(given_out)
-                                  : py::reinterpret_steal<py::object>(new_array(descriptor, ndim, shape));
+                                  : new_output("query, key, value", descriptor, ndim, shape);
     if (!out || !view("out", out.ptr(), &out_view)) return nullptr;
     py::object lse;
     if (with_lse != Lse::none) {
-      const fv_dtype dtype = query_.dtype == FV_FLOAT64 || with_lse == Lse::wide ? FV_FLOAT64 : FV_FLOAT32;
-      lse = py::reinterpret_steal<py::object>(new_array(dtype, ndim - 1, shape));
+      const bool parts = with_lse == Lse::parts;
+      const fv_dtype dtype = query_.dtype == FV_FLOAT64 || parts ? FV_FLOAT64 : FV_FLOAT32;
+      int64_t lse_shape[FV_MAX_DIMS];
+      std::copy_n(shape, ndim - 1, lse_shape);
+      lse_shape[ndim - 1] = 3;
+      lse = py::reinterpret_steal<py::object>(new_array(dtype, parts ? ndim : ndim - 1, lse_shape));
       if (!lse || !view("lse", lse.ptr(), &lse_view)) return nullptr;
     }
 
@@ -298,7 +304,7 @@ class Call {
     shape[ndim] = shape[ndim - 1];
     shape[ndim - 1] = draws;
     const fv_dtype logarithm = query_.dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
-    const auto out = py::reinterpret_steal<py::object>(new_array(descriptor, ndim + 1, shape));
+    const py::object out = new_output("size", descriptor, ndim + 1, shape);
     const auto index = py::reinterpret_steal<py::object>(new_array(FV_INT64, ndim, shape));
     const auto log_prob = py::reinterpret_steal<py::object>(new_array(logarithm, ndim, shape));
     fv_array out_view, index_view, log_prob_view;
@@ -366,6 +372,19 @@ class Call {
       }
     }
     return true;
+  }
+
+  // A new output. Where there is no room for it: a MemoryError that says how large it is, and what makes it so.
+  static py::object new_output(const char* name, PyObject* descriptor, int ndim, const int64_t* shape) {
+    auto made = py::reinterpret_steal<py::object>(new_array(descriptor, ndim, shape));
+    const bool too_many_axes = ndim > kNumpyAxes;
+    if (!made && !too_many_axes &&
+        (PyErr_ExceptionMatches(PyExc_MemoryError) || PyErr_ExceptionMatches(PyExc_ValueError))) {
+      PyErr_Clear();
+      PyErr_Format(PyExc_MemoryError, "%s: an output of shape %R and dtype %S is too large", name,
+                   shape_tuple(ndim, shape).ptr(), descriptor);
+    }
+    return made;
   }
 
   // A tuple to print; an empty handle, which prints as <NULL>, where there is no memory for it.

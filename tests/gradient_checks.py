@@ -179,11 +179,17 @@ def _scale(score: Any, size: int) -> float:
 
 def _reduced(score: Any, q: Any, k: Any) -> Any:
     if isinstance(score, fv.Bilinear):
-        return q.sum(axis=-1, keepdims=True) * np.abs(score.w).max(), k * np.abs(score.w).max()
+        largest = top(np.abs(score.w))
+        return q.sum(axis=-1, keepdims=True) * largest, k * largest
     if score == "cosine" or isinstance(score, fv.Cosine):
-        # over the length of a row, which the gradient is divided by
-        return tuple(1 / np.linalg.norm(x, axis=-1, keepdims=True).min() + 0 * x for x in (q, k))
+        # over the length of a row, which the gradient is divided by; that of a row of 0 is 0
+        return tuple(1 / _shortest(x) + 0 * x for x in (q, k))
     return q, k
+
+
+def _shortest(x: np.ndarray) -> float:
+    lengths = np.linalg.norm(x, axis=-1)
+    return float(np.min(lengths, initial=np.inf, where=lengths > 0))
 
 
 def check(
@@ -228,11 +234,12 @@ def hold(found: Any, exact: Any, plain: Any, size: dict[str, float], dtype: np.d
         if name in OPERANDS:
             assert gradient.dtype == dtype, name
         # 16-bit gradients are rounded once. The weights of bfloat16 pairs are rounded in the
-        # forward's lse and again for the product, or dS is, which is made of them: half an ulp of
+        # forward's output and again for the product, or dS is, which is made of them: half an ulp of
         # each cell at most, 2^-9 each
         ulps = FLOOR_ULP * eps(wide) + FLOORS[dtype].rounded_weights
         of_sums = size[name] if name in size else size[name.split(".")[0]]
         allowed = ulps * of_sums + RATIO * np.max(np.abs(usual[name] - w), initial=0)
+        allowed += float(np.finfo(wide).tiny)  # what is below the smallest normal number may be 0
         stored = gradient.dtype if gradient.dtype == BFLOAT16 else np.result_type(gradient.dtype)
         off = np.abs(gradient.astype(w.dtype) - w)
         worst = np.max(off - eps(stored) * np.abs(w), initial=0)

@@ -70,6 +70,26 @@ def test_reaches(lengths, keywords, dtype):
     check_attention(q, k, v, key_lengths=np.array(lengths).reshape(2, 1, 1), **keywords)
 
 
+# Queries whose windows are narrow and far apart, though they share their keys: each is written,
+# by the positions that arrays give, or the lengths of the keys.
+FAR_APART = [
+    {"causal": True, "window": (0, 0), "offset": np.array([0, 65, 106])},
+    {"window": 3, "offset": np.array([167, -1, 80])},
+    {"window": (2, 1), "offset": "end", "key_lengths": np.array([168, 9, 90])},
+]
+
+
+@pytest.mark.parametrize("queries", range(1, 6))
+@pytest.mark.parametrize("keywords", FAR_APART, ids=lambda keywords: "+".join(keywords))
+def test_windows_far_apart_over_keys_that_are_shared(keywords, queries, dtype):
+    q = normal(0, (3, queries, 8), dtype)
+    k, v = normal(1, (168, 8), dtype), normal(2, (168, 8), dtype)
+    answer = check_attention(q, k, v, **keywords)
+    out = np.full_like(answer, np.nan)
+    fv.attention(q, k, v, out=out, **keywords)
+    np.testing.assert_array_equal(out, answer)
+
+
 def test_a_cache_is_a_slice_of_a_larger_buffer(dtype):
     """Heads inside, and more room than is filled: rows far apart, the rest unwritten."""
     buffer = np.full((2, 1300, 2, 2, 32), np.nan, dtype)

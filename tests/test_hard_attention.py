@@ -113,6 +113,16 @@ def test_reaches(name, select, dtype):
 
 
 @pytest.mark.parametrize("select", ["argmax", "sample"])
+@pytest.mark.parametrize("queries", [1, 3, 4, 5])
+def test_few_queries_whose_windows_are_far_apart(queries, select, dtype):
+    q, k = normal(0, (3, queries, 8), dtype), normal(1, (168, 8), dtype)
+    offset = np.array([0, 65, 106])
+    keywords = {"select": select, "offset": offset, **seed(select)}
+    check_hard(q, k, k, causal=True, window=(0, 0), **keywords)
+    check_hard(q, k, k, window=3, **keywords)
+
+
+@pytest.mark.parametrize("select", ["argmax", "sample"])
 @pytest.mark.parametrize("score", ["dot", "cosine", *WITH_PARAMETERS])
 def test_scores(score, select, dtype):
     given_score = score_of(score, 16, dtype) if score in WITH_PARAMETERS else score

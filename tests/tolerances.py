@@ -34,15 +34,17 @@ class Floor:
     output: float  # in ulp of the dtype of the output
     logit: float  # in ulp of the dtype of accumulation
     lse: float  # in ulp of the dtype of accumulation
-    rounded_weights: float = 0.0  # absolute, of lse
+    exponentials: float = 0.0  # absolute, of lse
+    rounded_weights: float = 0.0  # in gradients, of the sums they are made of
 
 
 FLOORS = {
     # Half an ulp to round the output, and as much again for the sum that is rounded.
     np.dtype(np.float16): Floor(output=1, logit=1, lse=2),
-    # As float16, and half an ulp for the weights, which are rounded to bfloat16 for the product;
-    # the denominator sums the rounded weights, so lse inherits their half ulp: 2^-8.
-    BFLOAT16: Floor(output=1.5, logit=1, lse=2, rounded_weights=2.0**-8),
+    # As float16, and half an ulp for the weights, which are rounded to bfloat16 for the product,
+    # 2^-8 of them in gradients. The lse sums them as they were before, with the error of
+    # exponentials that are meant for 8 bits: 3e-6.
+    BFLOAT16: Floor(output=1.5, logit=1, lse=2, exponentials=3e-6, rounded_weights=2.0**-8),
     # One ulp for each of: exp, the sum of the weights, the sum of the products, the division.
     # A logit is rounded when it is scaled and when log2 e is folded in: half an ulp each.
     np.dtype(np.float32): Floor(output=4, logit=1, lse=2),
@@ -110,7 +112,7 @@ def expect(query: Any, key: Any, value: Any, **keywords: Any) -> Expected:
             RATIO * _worst(plain_lse, exact_lse)
             + logit_error
             + floor.lse * eps(accumulated) * (1 + np.abs(exact_lse))
-            + floor.rounded_weights
+            + floor.exponentials
         )
     return Expected(exact, exact_lse, output_error, lse_error)
 

@@ -8,25 +8,19 @@ namespace foveate {
 namespace {
 
 // Zeros in a gradient of the keys or the values, where nothing is summed.
-void clear(const Plan& plan, const Operand& x, int64_t columns) noexcept {
-  if (!x) return;
+void clear(const Plan& plan, const Operand& x, int64_t columns, int axis = 0, int64_t offset = 0) noexcept {
   const Problem& p = plan.problem;
-  const double zeros[1] = {0};
-  int64_t count = 1, index[FV_MAX_DIMS] = {};
-  for (int a = 0; a < p.lead_ndim; ++a) count *= x.lead[a] ? p.lead_shape[a] : 1;
-  char* at = x.data;
-  for (int64_t done = 0; done < count; ++done) {
-    for (int64_t j = 0; j < p.keys; ++j)
-      for (int64_t d = 0; d < columns; ++d)
-        plan.family.store_row(zeros, 1, at + j * x.row_stride + d * x.column_stride, dtype_of(x), x.column_stride);
-    for (int a = p.lead_ndim - 1; a >= 0; --a) {
-      if (!x.lead[a]) continue;
-      at += x.lead[a];
-      if (++index[a] < p.lead_shape[a]) break;
-      at -= x.lead[a] * p.lead_shape[a];
-      index[a] = 0;
-    }
+  if (!x) return;
+  if (axis < p.lead_ndim) {
+    const int64_t extent = x.moves(axis) ? p.lead_shape[axis] : 1;  // of its own
+    for (int64_t i = 0; i < extent; ++i) clear(plan, x, columns, axis + 1, offset + i * x.lead[axis]);
+    return;
   }
+  const double zeros[1] = {0};
+  for (int64_t j = 0; j < p.keys; ++j)
+    for (int64_t d = 0; d < columns; ++d)
+      plan.family.store_row(zeros, 1, x.data + offset + j * x.row_stride + d * x.column_stride, dtype_of(x),
+                            x.column_stride);
 }
 
 void clear_sink(const Plan& plan) noexcept {
@@ -40,7 +34,7 @@ void clear_sink(const Plan& plan) noexcept {
 bool share_mask(const Problem& p) {
   if (!p.d_mask) return false;
   for (int a = 0; a < p.lead_ndim; ++a)
-    if (p.lead_shape[a] > 1 && (p.key.lead[a] || p.value.lead[a]) && p.d_mask.lead[a] == 0) return true;
+    if (p.lead_shape[a] > 1 && (p.key.moves(a) || p.value.moves(a)) && p.d_mask.lead[a] == 0) return true;
   return false;
 }
 
@@ -163,12 +157,9 @@ fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
   Plan plan(problem, some);
   plan.share_tiles(/*in_order=*/true);
   const bool nothing = plan.batches == 0 || plan.rows == 0;
-  // the strides of an empty operand say nothing of which parts of a gradient are summed to: the first alone may be
-  if (nothing || problem.head_size == 0 || problem.value_size == 0) {
+  if (nothing) {
     clear(plan, problem.d_key, problem.head_size);
     clear(plan, problem.d_value, problem.value_size);
-  }
-  if (nothing) {
     if (problem.d_weights) write_weights(problem, nullptr, 0);
     if (problem.d_sink) clear_sink(plan);
     return FV_OK;

@@ -78,10 +78,14 @@ class ScoreGradient {
     keys_ = carver.take(inner ? tile_bytes_ * (plan.family.pairs ? group_tiles_of(plan) : 1) : 0);
     spare_ = carver.take<T>(inner ? 0 : blocks.width * p_.head_size);
     weights_ = carver.take<T>(inner ? 0 : padded(plan, 1) * p_.head_size);
+    key_factors_ = carver.take<double>(p_.head_size);
   }
 
-  void clear(const Blocks& blocks) noexcept {
+  // Once for all tasks. The factors of the columns are read here, where a subnormal weight is not taken as 0: the scale may
+  // make up for its size.
+  void prepare(const Blocks& blocks) noexcept {
     if (!plan_.scoring.gradients) std::fill_n(ones_, blocks.width, T(1));
+    for (int64_t column = 0; column < p_.head_size; ++column) key_factors_[column] = find_key_factor(column);
   }
 
   // The keys of a tile, the n-th of its group; whether they are all finite, as far as that has to be known. Where products
@@ -143,19 +147,22 @@ class ScoreGradient {
   double query_factor(int64_t column) const {
     return p_.kind >= FV_GAUSSIAN ? -key_factor(column) : key_factor(column);
   }
-  double key_factor(int64_t column) const {
+  double key_factor(int64_t column) const { return key_factors_[column]; }
+  double weights_factor() const { return is_additive(p_.kind) ? p_.scale : plan_.compact ? -2.0 : -p_.scale; }
+
+ private:
+  double find_key_factor(int64_t column) const {
     if (!plan_.scoring.gradients) return p_.scale;
     const double weight = p_.weights ? double(static_cast<const T*>(p_.weights)[column]) : 1.0;
     return plan_.compact ? 2 * weight : p_.scale * weight;
   }
-  double weights_factor() const { return is_additive(p_.kind) ? p_.scale : plan_.compact ? -2.0 : -p_.scale; }
 
- private:
   const Plan& plan_;
   const Problem& p_;
   int64_t tile_bytes_;
   char* keys_;
   T *ones_, *spare_, *weights_;
+  double* key_factors_;
 };
 
 }  // namespace foveate

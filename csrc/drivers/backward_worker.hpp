@@ -51,13 +51,12 @@ class BackwardWorker {
   }
 
   // Once for all tasks of a worker.
-  void prepare() noexcept { score_.clear(blocks_); }
+  void prepare() noexcept { score_.prepare(blocks_); }
 
   // lse and shift of a batch's rows, the gradient of the sink, and the keys that each block may see.
   void start_batch(int64_t batch) noexcept {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     const RowSums<T> rows = rows_of(batch);
-    const double scale = plan_.compact ? infinity : block_.softmax_scale();
     for (int64_t group = 0; group < plan_.groups; ++group) {
       double d_sink = 0;
       for (int64_t first = 0; first < p_.queries; first += width_ / 2) {
@@ -65,16 +64,17 @@ class BackwardWorker {
         sum_rows(batch, group, first, count);
         for (int64_t i = 0; i < count; ++i) {
           const int64_t r = (first + i) * plan_.groups + group;
-          const double natural = read_lse(p_.lse, plan_.row(p_.lse, batch, group, first + i));
+          const Lse lse = read_lse(plan_, plan_.row(p_.lse, batch, group, first + i));
           T d_lse = 0;
           if (p_.d_lse) std::memcpy(&d_lse, plan_.row(p_.d_lse, batch, group, first + i), sizeof d_lse);
           rows.shift[r] = row_[i] - d_lse;
           // a row that sees nothing has an lse of -inf, and no weight
-          const bool nothing = natural == -infinity;
-          rows.top[r] = nothing ? T(0) : T(natural * log2_e / scale);
-          rows.rest[r] = T(nothing ? infinity : natural * log2_e - (plan_.compact ? 0 : double(rows.top[r]) * scale));
-          const double sink = p_.d_sink ? sink_of(plan_, batch, group) : -infinity;
-          if (sink != -infinity) d_sink -= std::exp(sink - natural) * double(rows.shift[r]);
+          const bool nothing = lse.lse == -infinity;
+          rows.top[r] = nothing || plan_.compact ? T(0) : T(lse.top);
+          rows.rest[r] = T(nothing ? infinity : (plan_.compact ? lse.lse : lse.rest) * log2_e);
+          if (!p_.d_sink || nothing) continue;
+          const double above = (sink_score_of(plan_, batch, group) - double(rows.top[r])) * plan_.softmax_scale();
+          d_sink -= std::exp2(above - double(rows.rest[r])) * double(rows.shift[r]);
         }
       }
       if (p_.d_sink) std::memcpy(plan_.row(p_.d_sink, batch, group, 0), &d_sink, sizeof d_sink);

@@ -64,6 +64,7 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
 }
 
 void Block::look_at(int64_t task) noexcept {
+  insist(plan_.span == 0, "a plan with a span is taken window by window");
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
@@ -109,6 +110,7 @@ void Block::pack(int i) noexcept {
 }
 
 void Block::start_windows(int64_t task) noexcept {
+  insist(plan_.span > 0, "only a plan with a span is taken window by window");
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
@@ -120,8 +122,8 @@ void Block::start_windows(int64_t task) noexcept {
 
 bool Block::next_window() noexcept {
   if (first_row_ >= end_row_) return false;
-  start_panel(plan_, batch_, first_row_, int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width)), panels_[0]);
-  first_row_ += panels_[0].live;
+  const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
+  first_row_ = start_window(plan_, batch_, first_row_, rows, panels_[0]);
   pack(0);
   return true;
 }
@@ -134,35 +136,33 @@ bool Block::open_window() noexcept {
   return true;
 }
 
+void Block::add_ahead(Ahead& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows,
+                      int64_t columns) const {
+  if (rows <= 0 || columns <= 0) return;
+  const char* const first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
+  ahead.parts[ahead.count++] = lines_of(first, {rows, x.row_stride}, {columns, x.column_stride}, item_size(x));
+}
+
 Ahead Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
   const Problem& problem = plan_.problem;
   Ahead ahead{};
-  const auto add = [&](const Operand& of, int64_t row, int64_t rows, int64_t size) {
-    if (rows <= 0) return;
-    const char* const first = of.data + plan_.batch_offset(of, batch_) + row * of.row_stride;
-    const int64_t bytes = size * of.column_stride;
-    ahead.parts[ahead.count++] = bytes == of.row_stride ? Ahead::Part{first, 1, rows * bytes, 0, nullptr}
-                                                        : Ahead::Part{first, rows, bytes, of.row_stride, nullptr};
-  };
   // the next panel's windows begin as many keys farther on as it has queries, where windows move with the queries
   const int64_t next = tile_.first + tile_.count;
-  add(x, next, std::min<int64_t>(problem.keys - next, blocks_.width), columns);
+  add_ahead(ahead, x, batch_, next, std::min<int64_t>(problem.keys - next, blocks_.width), columns);
   if (plan_.groups > 1) return ahead;
-  if (plan_.order) {
-    const Operand& of = keys ? problem.query : problem.out;
-    ahead.write = !keys;
-    const int64_t rows = keys ? std::min<int64_t>(end_row_ - first_row_, blocks_.width) : panels_[0].live;
+  const Operand& of = keys ? problem.query : problem.out;
+  const int64_t rows = keys ? std::min<int64_t>(end_row_ - first_row_, blocks_.width) : panels_[0].live;
+  ahead.write = !keys;
+  if (!plan_.order) {
+    add_ahead(ahead, of, batch_, keys ? first_row_ : panels_[0].row[0], rows, columns);
+  } else if (rows > 0 && columns > 0) {
     const int64_t* const order = plan_.order + batch_ * plan_.rows + first_row_ - (keys ? 0 : rows);
     char* const first = base(of);
     for (int64_t i = 0; i < rows; ++i) ahead_rows_[i] = first + order[i] * of.row_stride;
-    if (rows > 0) ahead.parts[ahead.count++] = {ahead_rows_[0], rows, columns * of.column_stride, 0, ahead_rows_};
-    return ahead;
-  }
-  if (keys) {
-    add(problem.query, first_row_, std::min<int64_t>(problem.queries - first_row_, blocks_.width), columns);
-  } else {
-    ahead.write = true;
-    add(problem.out, panels_[0].row[0], panels_[0].live, columns);
+    Ahead::Part part = lines_of(ahead_rows_[0], {columns, of.column_stride}, item_size(of));
+    part.rows = rows;
+    part.list = ahead_rows_;
+    ahead.parts[ahead.count++] = part;
   }
   return ahead;
 }
@@ -171,17 +171,10 @@ Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
   if (plan_.span > 0) return ahead_of_window(x, columns, keys);
   const Problem& problem = plan_.problem;
   Ahead ahead{};
-  const auto add = [&](const Operand& of, int64_t batch, int64_t row, int64_t rows, int64_t size) {
-    if (rows <= 0) return;
-    const char* const first = of.data + plan_.batch_offset(of, batch) + row * of.row_stride;
-    const int64_t bytes = size * of.column_stride;
-    ahead.parts[ahead.count++] = bytes == of.row_stride ? Ahead::Part{first, 1, rows * bytes, 0, nullptr}
-                                                        : Ahead::Part{first, rows, bytes, of.row_stride, nullptr};
-  };
   // the panels of a block share a tile: panel p takes the p-th part
   const auto share = [&](int64_t batch, int64_t first, int64_t end) {
     const int64_t rows = std::min(plan_.tile_keys, end - first);
-    add(x, batch, first + rows * p / count_, rows * (p + 1) / count_ - rows * p / count_, columns);
+    add_ahead(ahead, x, batch, first + rows * p / count_, rows * (p + 1) / count_ - rows * p / count_, columns);
   };
   if (tile_.first + plan_.tile_keys < pass_end_) share(batch_, tile_.first + plan_.tile_keys, pass_end_);
   if (tile_.first + tile_.count < panels_[p].high_last) return ahead;
@@ -190,10 +183,11 @@ Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
   if (keys) {
     const int64_t row = blocks_.row_of(next_task_) + int64_t(p) * blocks_.width;
     if (next_task_ >= 0)
-      add(problem.query, next_batch_, row, std::min<int64_t>(problem.queries - row, blocks_.width), columns);
+      add_ahead(ahead, problem.query, next_batch_, row, std::min<int64_t>(problem.queries - row, blocks_.width),
+                columns);
   } else {
     ahead.write = true;
-    add(problem.out, batch_, panels_[p].row[0], panels_[p].live, columns);
+    add_ahead(ahead, problem.out, batch_, panels_[p].row[0], panels_[p].live, columns);
   }
   return ahead;
 }
@@ -216,6 +210,7 @@ void Block::open_tile(int64_t key, int64_t end) noexcept {
 }
 
 void Block::open(KeyTile tile) noexcept {
+  insist(tile.count <= (plan_.span > 0 ? plan_.span : plan_.tile_keys), "a tile fits into the room for its scores");
   const Problem& p = plan_.problem;
   tile_ = tile;
   tile_ids_ = {};

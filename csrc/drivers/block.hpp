@@ -7,6 +7,7 @@
 
 #include "../parallel.hpp"
 #include "../workspace.hpp"
+#include "ahead.hpp"
 #include "order.hpp"
 #include "reach.hpp"
 
@@ -80,7 +81,8 @@ class Block {
   // What a product will read of them.
   Ahead values_next(const Tile& values, int64_t count) const {
     const int64_t groups = family_.pairs ? (count + family_.group - 1) / family_.group : 0;
-    return {{{static_cast<const char*>(values.data), 1, groups * values.row_stride, 0, nullptr}, {}, {}}, 1, false};
+    const Elements lines{groups * values.row_stride / line_bytes, line_bytes};
+    return {{lines_of(static_cast<const char*>(values.data), lines, line_bytes), {}, {}}, 1, false};
   }
   Tile values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
   Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
@@ -107,8 +109,7 @@ class Block {
   void start_softmax(int p, T* m, T* l) noexcept {
     for (int i = 0; i < blocks_.width; ++i) {
       const bool sink = plan_.problem.sink && i < panels_[p].live;
-      m[i] = T(sink ? sink_of(plan_, batch_, panels_[p].group[i]) * log2_e / softmax_scale()
-                    : -std::numeric_limits<double>::infinity());
+      m[i] = T(sink ? sink_score_of(plan_, batch_, panels_[p].group[i]) : -std::numeric_limits<double>::infinity());
       l[i] = T(sink ? 1 : 0);
     }
   }
@@ -121,6 +122,7 @@ class Block {
   // tile its share of the next task's first one, with the next queries or the rows that it is about to write.
   Ahead ahead(const Operand&, int64_t columns, int p, bool keys);
   Ahead ahead_of_window(const Operand&, int64_t columns, bool keys);
+  void add_ahead(Ahead&, const Operand&, int64_t batch, int64_t row, int64_t rows, int64_t columns) const;
 
   const Plan& plan_;
   const Blocks& blocks_;
@@ -147,22 +149,6 @@ class Block {
   Corners corners_{};
   const char* ahead_rows_[most_lanes];
   enum class Values { not_loaded, as_they_are, finite, as_keys } values_ready_ = Values::not_loaded;
-};
-
-// A thread that uses the kernels of a family: for one task, since others may use the same registers between them.
-class InUse {
- public:
-  explicit InUse(const Family& family) noexcept : leave_(family.leave) {
-    if (family.enter) family.enter();
-  }
-  ~InUse() {
-    if (leave_) leave_();
-  }
-  InUse(const InUse&) = delete;
-  InUse& operator=(const InUse&) = delete;
-
- private:
-  void (*leave_)();
 };
 
 // Runs Worker<T> over all blocks: made once for each thread, it takes task after task. bytes_a_query: of what a worker

@@ -18,7 +18,7 @@ class Decode : private FewQueries<T> {
   explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile), plan_(plan) {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
     value_stride_ = this->padded(p_.value_size);
-    values_contiguous_ = p_.value.column_stride == this->item(p_.value) || p_.value_size <= 1;
+    values_contiguous_ = p_.value.column_stride == item_size(p_.value);
   }
 
   fv_status run(fv_error* error) noexcept {
@@ -31,11 +31,15 @@ class Decode : private FewQueries<T> {
         [&](Carver& carver) { return Scratch(*this, carver); },
         [&](auto&& scratch_of) {
           const bool done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
+            const InUse in_use(family_);
             Scratch scratch = scratch_of(task);
             chunk(task.index, scratch);
           });
           if (!done || chunks_ == 1) return done;
-          return run_tasks(rows, threads, Order::by_ranges, [&](const Task& row) { merge(row.index); });
+          return run_tasks(rows, threads, Order::by_ranges, [&](const Task& row) {
+            const InUse in_use(family_);
+            merge(row.index);
+          });
         });
   }
 
@@ -85,9 +89,8 @@ class Decode : private FewQueries<T> {
       std::fill_n(scratch.outputs + i * quad * value_stride_, quad * value_stride_, T(0));
       for (int32_t q = 0; q < quad; ++q) {
         const bool sink = p_.sink && chunk == 0 && q < scratch.panels[i].live;
-        scratch.m[i * quad + q] =
-            T(sink ? sink_of(plan_, batch, scratch.panels[i].group[q]) * log2_e / plan_.softmax_scale()
-                   : -std::numeric_limits<double>::infinity());
+        scratch.m[i * quad + q] = T(sink ? sink_score_of(plan_, batch, scratch.panels[i].group[q])
+                                         : -std::numeric_limits<double>::infinity());
         scratch.l[i * quad + q] = T(sink ? 1 : 0);
       }
     }
@@ -158,7 +161,7 @@ class Decode : private FewQueries<T> {
     family_.store_row(output, p_.value_size, to, dtype_of(p_.out), p_.out.column_stride);
     if (!p_.lse) return;
     write_lse(p_.lse, row_of(plan_, p_.lse, batch, panel, q),
-              seen ? log_denominator(m * plan_.softmax_scale(), l) : sink_of(plan_, batch, panel.group[q]));
+              seen ? lse_of(plan_, double(m), double(l)) : lse_of_nothing(plan_, batch, panel.group[q]));
   }
 
   // The chunks of one row, in order.

@@ -34,10 +34,11 @@ class FewQueries {
         direct_(plan.problem.kind == FV_DOT),
         width_(int64_t(plan.family.lanes) * plan.family.max_vectors),
         tile_(tile) {
+    plan.share_tiles();
     plan.step = 1;  // stretches begin at a multiple of sum_keys, and may end anywhere
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
-    keys_contiguous_ = p_.key.column_stride == item(p_.key) || p_.head_size <= 1;
+    keys_contiguous_ = p_.key.column_stride == item_size(p_.key);
   }
 
   // A score that is no inner product has keys on the lanes, as panels, and the queries as rows.
@@ -90,7 +91,6 @@ class FewQueries {
     return done ? FV_OK : FV_INTERRUPTED;
   }
 
-  static int64_t item(const Operand& x) { return x.dtype == FV_FLOAT64 ? 8 : x.dtype == FV_FLOAT32 ? 4 : 2; }
   int64_t padded(int64_t columns) const {
     return std::max<int64_t>(1, (columns + family_.lanes - 1) / family_.lanes) * family_.lanes;
   }

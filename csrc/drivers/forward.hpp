@@ -19,6 +19,7 @@ class Forward {
     outputs_ = carver.take<T>(queries * plan.problem.value_size);
     m_ = carver.take<T>(queries);
     l_ = carver.take<T>(queries);
+    exact_ = carver.take<T>(with_exact() ? queries : 0);
     alpha_ = carver.take<T>(width_);
   }
 
@@ -62,7 +63,11 @@ class Forward {
   void reset(int p) noexcept {
     std::fill_n(output(p), block_.vectors(p) * plan_.family.lanes * plan_.problem.value_size, T(0));
     block_.start_softmax(p, m_ + p * width_, l_ + p * width_);
+    if (with_exact()) std::copy_n(l_ + p * width_, width_, exact_ + p * width_);
   }
+
+  // Whether lse needs a sum of its own: of weights that are not rounded.
+  bool with_exact() const { return plan_.family.pairs && plan_.problem.lse; }
 
   void pass(int first, int last, bool exact) noexcept {
     for (int p = first; p < last; ++p) reset(p);
@@ -80,8 +85,8 @@ class Forward {
     if (plan_.problem.sigma > 0) gaussian = block_.gaussian(p, stretch);
     T *m = m_ + p * width_, *l = l_ + p * width_;
     if (!plan_.compact) {
-      plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l, alpha_,
-                        plan_.problem.sigma > 0 ? &gaussian : nullptr, block_.values_next(values, count));
+      plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l,
+                        with_exact() ? exact_ + p * width_ : nullptr, alpha_, plan_.problem.sigma > 0 ? &gaussian : nullptr, block_.values_next(values, count));
       if (dropout_.any()) drop(p, stretch);
       return;
     }
@@ -102,6 +107,7 @@ class Forward {
     const Problem& problem = plan_.problem;
     const Panel& panel = block_.panel(p);
     const T *m = m_ + p * width_, *l = l_ + p * width_, factor = T(dropout_.factor());
+    const T* const exact = with_exact() ? exact_ + p * width_ : l;
     char* const out = block_.base(problem.out);
     char* const lses = problem.lse ? block_.base(problem.lse) : nullptr;
     char* rows[most_lanes];
@@ -110,10 +116,9 @@ class Forward {
       alpha_[i] = seen ? factor / l[i] : T(0);
       rows[i] = block_.row(problem.out, out, p, i);
       if (problem.lse) {
-        // a query that sees nothing has the sink's own value, which need not be rounded
         write_lse(problem.lse, block_.row(problem.lse, lses, p, i),
-                  seen ? log_denominator(m[i] * block_.softmax_scale(), l[i])
-                       : sink_of(plan_, block_.batch(), panel.group[i]));
+                  seen ? lse_of(plan_, double(m[i]), double(exact[i]))
+                       : lse_of_nothing(plan_, block_.batch(), panel.group[i]));
       }
     }
     for (int i = panel.live; i < width_; ++i) alpha_[i] = T(0);
@@ -125,7 +130,7 @@ class Forward {
   Block block_;
   Dropout dropout_;
   int64_t width_;
-  T *outputs_, *m_, *l_, *alpha_;
+  T *outputs_, *m_, *l_, *exact_, *alpha_;
 };
 
 // Runs Worker<T>, a Forward or one that does its own passes, over a plan.

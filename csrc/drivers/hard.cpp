@@ -14,7 +14,7 @@ namespace foveate {
 namespace {
 
 constexpr int64_t words = random_words;
-constexpr int64_t most_fetched = 4 << 10;  // bytes of a row of values
+constexpr int64_t most_fetched = 64;  // lines of a row of values
 
 template <class T>
 class Hard {
@@ -91,7 +91,7 @@ class Hard {
     const double scale = block_.softmax_scale();
     if (!choices_.sampled()) {
       const uint32_t found = plain_.first_of_top(block_.scores(), vectors, count, block_.top(), m, place_);
-      plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, alpha_, nullptr, Ahead{});
+      plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, nullptr, alpha_, nullptr, Ahead{});
       take(found & live, place_of(p, 0), p, first, vectors);
       return;
     }
@@ -142,12 +142,14 @@ class Hard {
   // The rows of values that a query chose stand anywhere: they are asked for while the panel before is written. In line,
   // since GCC 12 drops calls of a function that does nothing but prefetch.
   [[gnu::always_inline]] void fetch(int p, int i) const {
-    constexpr int64_t line = 64;
-    const char* const rows = values_of(p, i, block_.base(problem_.choices));
-    const int64_t bytes = std::min(problem_.value_size * problem_.choices.column_stride, most_fetched);
+    const Operand& values = problem_.choices;
+    const char* const rows = values_of(p, i, block_.base(values));
+    const Ahead::Part row = lines_of(rows, {problem_.value_size, values.column_stride}, item_size(values));
+    const int64_t lines = std::min(row.touches, most_fetched);
     for (int64_t draw = 0; draw < draws_; ++draw) {
       const int64_t key = std::max<int64_t>(key_[place_of(p, draw) + i], 0);
-      for (int64_t at = 0; at < bytes; at += line) __builtin_prefetch(rows + key * problem_.choices.row_stride + at);
+      for (int64_t at = 0; at < lines; ++at)
+        __builtin_prefetch(rows + key * values.row_stride + at * row.step);
     }
   }
 

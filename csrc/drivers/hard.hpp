@@ -62,7 +62,7 @@ class Choices {
   void write_value(const char* row, T otherwise, char* to) noexcept {
     const Operand &value = problem_.choices, &out = problem_.out;
     const int64_t size = problem_.value_size;
-    const int64_t item = value.dtype == FV_FLOAT64 ? 8 : value.dtype == FV_FLOAT32 ? 4 : 2;
+    const int64_t item = item_size(value);
     if (row && value.dtype == out.dtype && value.column_stride == item && out.column_stride == item) {
       std::memcpy(to, row, size_t(size * item));
       return;

@@ -29,11 +29,13 @@ class HardOfFew : private FewQueries<T> {
         [&](Carver& carver) { return Scratch(*this, carver); },
         [&](auto&& scratch_of) {
           const bool done = run_tasks(blocks * chunks_, threads, Order::by_ranges, [&](const Task& task) {
+            const InUse in_use(family_);
             Scratch scratch = scratch_of(task);
             sum(task.index, scratch);
           });
           if (!done) return false;
           return run_tasks(blocks, threads, Order::by_ranges, [&](const Task& task) {
+            const InUse in_use(family_);
             Scratch scratch = scratch_of(task);
             choose(task.index, scratch);
           });

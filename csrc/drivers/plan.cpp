@@ -39,6 +39,18 @@ bool in_place(const Operand& x, const Family& family, int64_t columns, int64_t m
   return odd == 0;
 }
 
+// The number as T, the largest one where it is too large.
+template <class T>
+T bounded(double x) {
+  return T(std::clamp(x, double(std::numeric_limits<T>::lowest()), double(std::numeric_limits<T>::max())));
+}
+
+// A natural logarithm in units of the scores, as they are held.
+double score_of(const Plan& plan, double natural) {
+  const double score = natural * log2_e / plan.softmax_scale();
+  return plan.family.element_size == 8 ? bounded<double>(score) : double(bounded<float>(score));
+}
+
 template <class T>
 T value_at(const Operand& operand, int64_t bytes) {
   T x;
@@ -77,10 +89,10 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
-    const bool shared = p.key.lead[a] == 0 && (!p.value || p.value.lead[a] == 0);
-    Axes& axes = shared ? group_ : batch_;
+    const bool apart = p.key.moves(a) || p.value.moves(a);
+    Axes& axes = apart ? batch_ : group_;
     axes.axis[axes.count++] = a;
-    (shared ? groups : batches) *= extent;
+    (apart ? batches : groups) *= extent;
   }
   rows = groups * p.queries;
 
@@ -154,33 +166,61 @@ Interval round_center(double center, double half_width, int64_t keys) noexcept {
   return low <= last && !outside(low) ? Interval{low, last + 1} : Interval{0, 0};
 }
 
+double sink_score_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
+  const double sink = sink_of(plan, batch, group);
+  if (!std::isfinite(sink)) return sink;
+  if (!plan.biased || plan.family.element_size == 8) return score_of(plan, sink);
+  return bounded<float>(double(bounded<float>(sink) * float(log2_e)));  // rounded as a bias is: of equals each weighs as much
+}
+
 double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   const Operand& x = plan.problem.sink;
   if (!x) return -std::numeric_limits<double>::infinity();
   return value_at<double>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group));
 }
 
-void write_lse(const Operand& lse, char* at, double number) noexcept {
-  if (lse.dtype == FV_FLOAT64) {
-    std::memcpy(at, &number, sizeof number);
+// Pairs hold scores without their scale, but another family may take up what they leave: float32, which loses nothing here.
+Lse lse_of(const Plan& plan, double m, double l) noexcept {
+  const double scaled = m * plan.softmax_scale(), rest = std::log(l);
+  return {scaled * ln_2 + rest, plan.family.pairs ? scaled : m, rest};
+}
+
+Lse lse_of_nothing(const Plan& plan, int64_t batch, int64_t group) noexcept {
+  Lse nothing = lse_of(plan, sink_score_of(plan, batch, group), 1);
+  nothing.lse = sink_of(plan, batch, group);  // as it is, not rounded
+  return nothing;
+}
+
+void write_lse(const Operand& lse, char* at, const Lse& number) noexcept {
+  if (lse.dtype == FV_FLOAT32) {
+    const float rounded = float(number.lse);
+    std::memcpy(at, &rounded, sizeof rounded);
     return;
   }
-  const float rounded = float(number);
-  std::memcpy(at, &rounded, sizeof rounded);
+  const double numbers[3] = {number.lse, number.top, number.rest};
+  for (int i = 0; i < (lse.column_stride != 0 ? 3 : 1); ++i)
+    std::memcpy(at + i * lse.column_stride, &numbers[i], sizeof numbers[i]);
 }
 
-double read_lse(const Operand& lse, const char* at) noexcept {
-  if (lse.dtype == FV_FLOAT64) {
-    double number;
-    std::memcpy(&number, at, sizeof number);
-    return number;
+Lse read_lse(const Plan& plan, const char* at) noexcept {
+  const Operand& lse = plan.problem.lse;
+  double numbers[3] = {};
+  float rounded;
+  if (lse.dtype == FV_FLOAT32) {
+    std::memcpy(&rounded, at, sizeof rounded);
+    numbers[0] = double(rounded);
+  } else {
+    for (int i = 0; i < (lse.column_stride != 0 ? 3 : 1); ++i)
+      std::memcpy(&numbers[i], at + i * lse.column_stride, sizeof numbers[i]);
   }
-  float number;
-  std::memcpy(&number, at, sizeof number);
-  return double(number);
+  if (lse.column_stride == 0) {
+    numbers[1] = std::isfinite(numbers[0]) ? score_of(plan, numbers[0]) : numbers[0];
+    numbers[2] = numbers[0] - numbers[1] * plan.softmax_scale() * ln_2;
+  } else if (plan.family.pairs) {
+    numbers[1] /= plan.softmax_scale();
+  }
+  return {numbers[0], numbers[1], numbers[2]};
 }
-
-double log_denominator(double m, double l) noexcept { return m * ln_2 + std::log(l); }
 
 fv_status no_memory(fv_error* error, double bytes) noexcept {
   std::snprintf(error->message, sizeof error->message, "scratch memory: %.3g bytes could not be had", bytes);

@@ -6,6 +6,7 @@
 
 #include "../dispatch.hpp"
 #include "../problem.hpp"
+#include "../subnormals.hpp"
 
 namespace foveate {
 
@@ -208,16 +209,41 @@ Reach reach_of(const Plan&, int64_t batch, int64_t group) noexcept;
 // The keys 0 <= j < keys with |j - center| <= half_width.
 Interval round_center(double center, double half_width, int64_t keys) noexcept;
 
-// The sink of a leading index, or -inf, in natural units.
+// The sink of a leading index, or -inf: in natural units, and in those of the scores of a softmax, of which a finite one
+// stays finite as a bias does.
 double sink_of(const Plan&, int64_t batch, int64_t group) noexcept;
+double sink_score_of(const Plan&, int64_t batch, int64_t group) noexcept;
 
-// An element of lse, float32 or float64.
-void write_lse(const Operand& lse, char* at, double number) noexcept;
-double read_lse(const Operand& lse, const char* at) noexcept;
+// The logarithm of a softmax's denominator, natural; and what it is made of, the largest score as the kernels hold it and
+// the logarithm of the sum of the weights beside that. Where scores are huge, lse alone has no digits left for the sum.
+struct Lse {
+  double lse, top, rest;
+};
+// Of the largest score m and the sum l; of a query that sees nothing: the sink, or -inf.
+Lse lse_of(const Plan&, double m, double l) noexcept;
+Lse lse_of_nothing(const Plan&, int64_t batch, int64_t group) noexcept;
 
-// Logarithm of a softmax's denominator, from its base-2 maximum and sum.
-double log_denominator(double m, double l) noexcept;
+// An element of lse: float32, float64, or all three numbers of float64. Of one number top and rest are made.
+void write_lse(const Operand& lse, char* at, const Lse&) noexcept;
+Lse read_lse(const Plan&, const char* at) noexcept;
 
 fv_status no_memory(fv_error*, double bytes) noexcept;
+
+// A thread that uses the kernels of a family: for one task, since others may use the same registers between them.
+class InUse {
+ public:
+  explicit InUse(const Family& family) noexcept : leave_(family.leave) {
+    if (family.enter) family.enter();
+  }
+  ~InUse() {
+    if (leave_) leave_();
+  }
+  InUse(const InUse&) = delete;
+  InUse& operator=(const InUse&) = delete;
+
+ private:
+  void (*leave_)();
+  SubnormalsAsZero subnormals_;
+};
 
 }  // namespace foveate

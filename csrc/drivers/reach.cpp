@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../poison.hpp"
+
 namespace foveate {
 namespace {
 
@@ -102,9 +104,9 @@ void read_bits(const Plan& plan, const Panel& panel, KeyTile tile, const Stretch
                                       panel.segment[i], stretch.count(), i, bits);
 }
 
-}  // namespace
-
-void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
+// span: of the keys that the rows see together, beyond which the panel ends; 0: it takes all rows.
+void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int64_t span, Panel& panel) noexcept {
+  insist(!plan.scattered || plan.order, "rows that come in an order of their own have one");
   const Problem& p = plan.problem;
   panel.seen = 0;
   panel.hidden = false;
@@ -126,9 +128,9 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
       keys = common(keys, round_center(panel.center[i], p.half_width, reach.keys));
     }
     if (plan.ranges) keys = common(keys, ranges.of(group, index));
-    if (plan.span > 0 && keys.low < keys.high) {
+    if (span > 0 && keys.low < keys.high) {
       const int64_t low = std::min(first, keys.low), high = std::max(end, keys.high);
-      if (i > 0 && high + plan.step - 1 - (low & -plan.step) > plan.span) break;
+      if (i > 0 && high + plan.step - 1 - (low & -plan.step) > span) break;
       first = low;
       end = high;
     }
@@ -155,6 +157,17 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
   panel.own_first = *std::min_element(panel.own, panel.own + live);
   panel.own_last = *std::max_element(panel.own, panel.own + live);
   if (plan.bits) start_masks(plan, batch, panel);
+}
+
+}  // namespace
+
+void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
+  fill_panel(plan, batch, row, live, 0, panel);
+}
+
+int64_t start_window(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
+  fill_panel(plan, batch, row, live, plan.span, panel);
+  return row + panel.live;
 }
 
 char* row_of(const Plan& plan, const Operand& x, int64_t batch, const Panel& panel, int lane) noexcept {

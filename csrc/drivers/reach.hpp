@@ -24,8 +24,11 @@ struct Panel {
   bool one_segment_row;                 // all queries share their key ids
 };
 
-// Rows row..row + live - 1 of a batch, in the plan's order; with a span fewer, where they would see more keys.
+// Rows row..row + live - 1 of a batch, in the plan's order: all of them.
 void start_panel(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
+// As many of them, one at least, as see no more keys together than the plan's span. The next panel is the caller's to
+// begin at the row behind the last of these, which is returned.
+[[nodiscard]] int64_t start_window(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
 
 // Where a query's row of an operand stands.
 char* row_of(const Plan&, const Operand&, int64_t batch, const Panel&, int lane) noexcept;

@@ -7,6 +7,7 @@
 
 #include "../parallel.hpp"
 #include "../random.hpp"
+#include "../subnormals.hpp"
 #include "../workspace.hpp"
 #include "categories.hpp"
 
@@ -33,6 +34,14 @@ constexpr double table_total = 0x1.ffp60;  // and end here, up to the rounding o
 
 enum class Outcome { done, refused, interrupted };
 
+// Weights made of logits, of which many may be subnormal, count as 0 then; weights that were given count as they are.
+template <class F>
+void with_weights(bool logits, F&& f) noexcept {
+  if (!logits) return f();
+  const SubnormalsAsZero subnormals;
+  f();
+}
+
 // Ways to do f(i, thread) for 0 <= i < count: all on this thread, or shared.
 struct Alone {
   int thread;
@@ -45,11 +54,14 @@ struct Alone {
 };
 struct Shared {
   int threads;
+  bool logits;
   static constexpr bool is_shared = true;
   static constexpr int thread = 0;  // the one that shares them out
   template <class F>
   bool operator()(int64_t count, F&& f) const noexcept {
-    return run_tasks(count, threads, Order::by_ranges, [&](const Task& task) { f(task.index, task.thread); });
+    return run_tasks(count, threads, Order::by_ranges, [&](const Task& task) {
+      with_weights(logits, [&] { f(task.index, task.thread); });
+    });
   }
 };
 
@@ -121,14 +133,16 @@ class Sampler {
     bool done = true;
     if (shared) {
       for (int64_t row = 0; row < problem_.rows && done; ++row)
-        done = draw_row(row, Shared{threads}, memory_of_row(0)) != Outcome::interrupted;
+        done = draw_row(row, Shared{threads, problem_.logits}, memory_of_row(0)) != Outcome::interrupted;
     } else {
       done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
         const int64_t first = task.index * rows_a_task, end = std::min(first + rows_a_task, problem_.rows);
-        if (table_ || blocks_ > 1)
-          draw_row(first, Alone{task.thread}, memory_of_row(task.thread));
-        else
-          draw_short_rows(first, end, task.thread);
+        with_weights(problem_.logits, [&] {
+          if (table_ || blocks_ > 1)
+            draw_row(first, Alone{task.thread}, memory_of_row(task.thread));
+          else
+            draw_short_rows(first, end, task.thread);
+        });
       });
     }
     if (!done) return FV_INTERRUPTED;

@@ -2,7 +2,7 @@
 // register tiles are those of gemm.hpp; an "element" there is a 32-bit word that holds a pair:
 //   keys, queries: (x[2d], x[2d + 1]);   values: (V[2j][d], V[2j + 1][d]);   weights: (P[2j][q], P[2j + 1][q])
 // and in the sum over queries (P[j][2q], P[j][2q + 1]), (X[2q][d], X[2q + 1][d]). Weights, and the gradients of scores, are
-// rounded to bfloat16 for the product; weights are summed as rounded. tiles.hpp has the same products by AMX: what is
+// rounded to bfloat16 for the product; weights are summed as rounded, for lse as they were. tiles.hpp has the same products by AMX: what is
 // here for both fills up to whole tiles with zeros.
 #pragma once
 #if defined(__AVX512BF16__)
@@ -28,13 +28,32 @@ constexpr int64_t pairs(int64_t count) { return (count + 1) / 2; }
 constexpr int64_t tile_rows = 16, tile_pairs = 16;  // of a tile of AMX: 16 rows of 32 elements, or of 16 pairs
 constexpr int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-inline void load_bfloat16_row(const Rows& from, int64_t row, int64_t columns, uint16_t* to) {
-  const char* source = from.data + row * from.row_stride;
-  if (from.column_stride == 2) {
-    memcpy(to, source, size_t(columns) * 2);
-  } else {
-    for (int64_t d = 0; d < columns; ++d) memcpy(to + d, source + d * from.column_stride, 2);
+// The columns of a row, to contiguous ones.
+inline void load_bfloat16_row(const char* from, int64_t stride, int64_t columns, uint16_t* to) {
+  if (stride == 2) {
+    memcpy(to, from, size_t(columns) * 2);
+    return;
   }
+  alignas(64) uint16_t place[32];  // of load_spaced
+  int64_t d = 0;
+  if (stride == 4) {
+    for (int i = 0; i < 32; ++i) place[i] = uint16_t(i < 16 ? 2 * i : 2 * i + 1);
+    const __m512i places = _mm512_load_si512(place);
+    for (; d + 32 <= columns; d += 32)
+      _mm512_storeu_si512(to + d, _mm512_permutex2var_epi16(_mm512_loadu_si512(from + d * 4), places,
+                                                            _mm512_loadu_si512(from + d * 4 + 62)));
+  } else if (stride == -2) {
+    for (int i = 0; i < 32; ++i) place[i] = uint16_t(31 - i);
+    const __m512i places = _mm512_load_si512(place);
+    for (; d + 32 <= columns; d += 32)
+      _mm512_storeu_si512(to + d, _mm512_permutexvar_epi16(places, _mm512_loadu_si512(from - d * 2 - 62)));
+  }
+  for (; d < columns; ++d) memcpy(to + d, from + d * stride, 2);
+}
+
+// The first 16, or the `count` that there are, a word each.
+inline Words some_words(const char* from, int64_t count) {
+  return (Words)_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(__mmask16(low_bits(count < 16 ? int(count) : 16)), from));
 }
 
 // Keys in rows of a multiple of columns, the rest 0.
@@ -42,8 +61,30 @@ template <int multiple>
 inline void load_pair_keys(const Rows& from, int64_t count, int64_t columns, void* to) {
   const int64_t whole = round_up(columns, multiple);
   uint16_t* row = static_cast<uint16_t*>(to);
+  if (from.row_stride == 2 && is_across(from, count, columns)) {
+    const auto column = [&](int64_t j, int64_t d) {
+      return d < columns ? some_words(from.data + j * 2 + d * from.column_stride, count - j) : Words{};
+    };
+    for (int64_t first = 0; first < count; first += 32)
+      for (int64_t d = 0; d < columns; d += 32)
+        for (int64_t j = first; j < first + 32 && j < count; j += 16) {
+          Vec<float> square[16];
+          for (int i = 0; i < 16; ++i)
+            square[i] = from_bits<float>(column(j, d + 2 * i) | shift_left<float>(column(j, d + 2 * i + 1), 16));
+          transpose<float>(square);
+          const int64_t left = (whole - d) / 2;
+          for (int i = 0; i < 16 && j + i < count; ++i)
+            _mm512_mask_storeu_epi32(row + (j + i) * whole + d, __mmask16(low_bits(left < 16 ? int(left) : 16)),
+                                     (__m512i)square[i]);
+        }
+    return;
+  }
+  const bool across = is_across(from, count, columns);
+  for (int64_t d = 0; d < columns && across; ++d)
+    for (int64_t j = 0; j < count; ++j)
+      memcpy(row + j * whole + d, from.data + j * from.row_stride + d * from.column_stride, 2);
   for (int64_t j = 0; j < count; ++j, row += whole) {
-    load_bfloat16_row(from, j, columns, row);
+    if (!across) load_bfloat16_row(from.data + j * from.row_stride, from.column_stride, columns, row);
     memset(row + columns, 0, size_t(whole - columns) * 2);
   }
 }
@@ -51,14 +92,10 @@ inline void load_pair_keys(const Rows& from, int64_t count, int64_t columns, voi
 // 16 columns of a row, or the `left` that there are, a word each; no row: 0.
 inline Words row_words(const char* row, int64_t column_stride, int64_t left) {
   if (!row) return Words{};
-  const int count = left < 16 ? int(left) : 16;
+  if (column_stride == 2) return some_words(row, left);
   uint16_t some[16] = {};
-  const char* from = row;
-  if (column_stride != 2) {
-    for (int d = 0; d < count; ++d) memcpy(some + d, row + d * column_stride, 2);
-    from = reinterpret_cast<const char*>(some);
-  }
-  return (Words)_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(__mmask16(low_bits(count)), from));
+  for (int d = 0; d < (left < 16 ? int(left) : 16); ++d) memcpy(some + d, row + d * column_stride, 2);
+  return some_words(reinterpret_cast<const char*>(some), 16);
 }
 
 // The pairs of two rows; `spoilt` collects where one is inf or NaN, which `finite` makes 0.
@@ -79,14 +116,53 @@ inline void store_words(void* to, Words words) { store<float>(static_cast<float*
 inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, bool finite, void* to) {
   uint32_t* row = static_cast<uint32_t*>(to);
   Words spoilt = {};
+  if (from.row_stride == 2 && is_across(from, count, columns)) {  // pairs as they stand
+    for (int64_t j = 0; j < count; j += 32, row += 16 * columns) {
+      const __mmask32 there = low_bits(count - j < 32 ? int(count - j) : 32);
+      for (int64_t d = 0; d < columns; d += 16) {
+        Vec<float> square[16];
+        for (int i = 0; i < 16; ++i) {
+          const char* const column = from.data + j * 2 + (d + i) * from.column_stride;
+          const Words words = d + i < columns ? (Words)_mm512_maskz_loadu_epi16(there, column) : Words{};
+          square[i] = from_bits<float>(
+              pair_words(words & 0xffff, (Words)_mm512_srli_epi32((__m512i)words, 16), finite, spoilt));
+        }
+        transpose<float>(square);
+        const __mmask16 wanted = __mmask16(low_bits(columns - d < 16 ? int(columns - d) : 16));
+        for (int i = 0; i < 16 && j + 2 * i < count; ++i)
+          _mm512_mask_storeu_epi32(row + i * columns + d, wanted, (__m512i)square[i]);
+      }
+    }
+    return;
+  }
+  if (!finite && is_across(from, count, columns)) {
+    if (count % 2) memset(row + count / 2 * columns, 0, size_t(columns) * 4);
+    for (int64_t d = 0; d < columns; ++d)
+      for (int64_t j = 0; j < count; ++j)
+        memcpy(reinterpret_cast<uint16_t*>(row + j / 2 * columns + d) + j % 2,
+               from.data + j * from.row_stride + d * from.column_stride, 2);
+    return;
+  }
+  constexpr int64_t some = 256;  // columns of two rows that are brought together first, where they stand apart
+  uint16_t rows[2][some];
   for (int64_t j = 0; j < count; j += 2, row += columns) {
-    const char* const low = from.data + j * from.row_stride;
-    const char* const high = j + 1 < count ? low + from.row_stride : nullptr;
-    for (int64_t d = 0; d < columns; d += 16) {
-      const int64_t step = d * from.column_stride, left = columns - d;
-      const Words words = pair_words(row_words(low + step, from.column_stride, left),
-                                     row_words(high ? high + step : nullptr, from.column_stride, left), finite, spoilt);
-      _mm512_mask_storeu_epi32(row + d, __mmask16(low_bits(left < 16 ? int(left) : 16)), (__m512i)words);
+    const bool two = j + 1 < count;
+    const char* low = from.data + j * from.row_stride;
+    const char* high = low + (two ? from.row_stride : 0);
+    for (int64_t first = 0; first < columns; first += some) {
+      const int64_t end = columns - first < some ? columns : first + some;
+      const char *a = low + first * 2, *b = high + first * 2;
+      if (from.column_stride != 2) {
+        load_bfloat16_row(low + first * from.column_stride, from.column_stride, end - first, rows[0]);
+        load_bfloat16_row(high + first * from.column_stride, from.column_stride, end - first, rows[1]);
+        a = reinterpret_cast<const char*>(rows[0]);
+        b = reinterpret_cast<const char*>(rows[1]);
+      }
+      for (int64_t d = first; d < end; d += 16, a += 32, b += 32) {
+        const Words words =
+            pair_words(some_words(a, end - d), two ? some_words(b, end - d) : Words{}, finite, spoilt);
+        _mm512_mask_storeu_epi32(row + d, __mmask16(low_bits(end - d < 16 ? int(end - d) : 16)), (__m512i)words);
+      }
     }
   }
 }
@@ -118,6 +194,18 @@ inline void pack_pair_queries(const char* const* rows, Dtype, int64_t column_str
                               int64_t head_size, double, const void*, void* scratch, void* panel) {
   const float* plain[32];
   const int64_t whole = round_up(head_size, multiple);
+  const int32_t width = vectors * lanes<float>;
+  if (live == width && are_neighbors<float>(rows, live, Dtype::bfloat16, column_stride)) {
+    char* to = static_cast<char*>(panel);
+    for (int64_t d = 0; d < whole; d += 2)
+      for (int32_t i = 0; i < width; i += 16, to += 64) {
+        const auto column = [&](int64_t c) {
+          return c < head_size ? some_words(rows[0] + i * 2 + c * column_stride, 16) : Words{};
+        };
+        store_words(to, column(d) | shift_left<float>(column(d + 1), 16));
+      }
+    return;
+  }
   const bool in_place = column_stride == 2 && head_size == whole;
   for (int32_t i = 0; i < live; ++i) {
     plain[i] = reinterpret_cast<const float*>(rows[i]);
@@ -128,7 +216,7 @@ inline void pack_pair_queries(const char* const* rows, Dtype, int64_t column_str
     }
   }
   transpose_to_panel<float>(
-      plain, live, vectors * lanes<float>, whole / 2, [](auto x) { return x; }, static_cast<float*>(panel));
+      plain, live, width, whole / 2, [](auto x) { return x; }, static_cast<float*>(panel));
 }
 
 // 2^x for weights that are rounded to 8 bits: relative error 3e-6, exp2(0) = 1 exactly; x < 128. Where a bit of `seen` is
@@ -152,12 +240,13 @@ inline void fill_pairs(float* words, int64_t count) {
   for (int64_t i = pairs(count) * width; i < end * width; i += lanes<float>) store<float>(words + i, Vec<float>{});
 }
 
-// soft.hpp's online softmax, with the weights of two keys packed into one word a query.
-template <int vectors>
+// soft.hpp's online softmax, with the weights of two keys packed into one word a query. l is their sum as rounded, exact
+// as they were before.
+template <int vectors, bool with_exact>
 [[gnu::noinline]] void soft_pair_tile(float* scores, int64_t count, float scale, const float* top, float* m, float* l,
-                                      float* alpha, const Ahead& next) {
+                                      float* exact, float* alpha, const Ahead& next) {
   constexpr int width = vectors * lanes<float>;
-  Vec<float> sum[vectors] = {}, offset[vectors];
+  Vec<float> sum[vectors] = {}, exact_sum[vectors] = {}, offset[vectors];
   soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
   Words interleave;  // words (i, 16 + i): the pair of query i
   for (int i = 0; i < 16; ++i) interleave[i] = i | (16 + i) << 16;
@@ -169,6 +258,7 @@ template <int vectors>
     const Vec<float> high = both ? exp2_of_weights((load(from + width) - offset[v]) * scale, 0xffff) : Vec<float>{};
     const Vec<float> weights = (Vec<float>)_mm512_permutexvar_epi16((__m512i)interleave, as_bfloat16(low, high));
     sum[v] = PairProduct::apply(sum[v], weights, ones);
+    if constexpr (with_exact) exact_sum[v] += low + high;
     store<float>(to, weights);
   };
   for (int64_t j = 0; j < even; j += 2) {
@@ -182,7 +272,11 @@ template <int vectors>
       pair(scores + even * width + v * lanes<float>, scores + even / 2 * width + v * lanes<float>, v, false);
     });
   fill_pairs<vectors>(scores, count);
-  unroll<vectors>([&](auto v) { store<float>(l + v * lanes<float>, load(l + v * lanes<float>) + sum[v]); });
+  unroll<vectors>([&](auto v) {
+    constexpr int at = v * lanes<float>;
+    store<float>(l + at, load(l + at) + sum[v]);
+    if constexpr (with_exact) store<float>(exact + at, load(exact + at) * load(alpha + at) + exact_sum[v]);
+  });
 }
 
 // A row of a panel's cells as bfloat16, the upper half 0 where the panel is one vector wide.

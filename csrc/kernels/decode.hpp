@@ -15,36 +15,6 @@ constexpr int decode_queries = 4;
 // How far ahead of the loads to prefetch, in bytes: 4 to 6 KB in sequential order is where DRAM kept up.
 constexpr int64_t prefetch_ahead = 6144;
 
-// `lanes` elements of a dtype, widened to T.
-template <class T, Dtype dtype>
-inline Vec<T> load_wide(const char* p) {
-  if constexpr (size_of(dtype) == sizeof(T)) {
-    return load(reinterpret_cast<const T*>(p));
-  } else if constexpr (dtype == Dtype::bfloat16) {
-#if defined(__AVX512F__)
-    return (Vec<T>)_mm512_slli_epi32(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i_u*)p)), 16);
-#elif defined(__AVX2__)
-    return (Vec<T>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i_u*)p)), 16);
-#elif defined(__x86_64__)
-    return (Vec<T>)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i_u*)p));
-#else
-    uint16x4_t x;
-    memcpy(&x, p, sizeof x);
-    return (Vec<T>)vshll_n_u16(x, 16);
-#endif
-  } else {
-#if defined(__AVX512F__)
-    return (Vec<T>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i_u*)p));
-#elif defined(__F16C__)
-    return (Vec<T>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u*)p));
-#else
-    Vec<T> x;
-    for (int i = 0; i < lanes<T>; ++i) x[i] = element<T>(p + 2 * i, dtype);
-    return x;
-#endif
-  }
-}
-
 // As load_wide, of the first `count` elements, 0 beyond.
 template <class T, Dtype dtype>
 inline Vec<T> load_wide_some(const char* p, int64_t count) {

@@ -1,7 +1,7 @@
 // The two register-tiled products of a tile of keys with a panel of queries. Queries stand on the vector lanes, so
 // every lane does the same ordered chain of fused multiply-adds, whatever the tile, the thread or the batch: the bits
 // of an answer depend on nothing else.
-//   scores_product:   S[j][q]  = sum_d K[j][d] Q[d][q]                 (a chain over d), and top[q] = max_j S[j][q]
+//   scores_product:   S[j][q]  = sum_d K[j][d] Q[d][q]        (chains over 256 d), and top[q] = max_j S[j][q]
 //   weighted_sum:     O[d][q]  = alpha[q] O[d][q] + sum_j V[j][d] P[j][q]  (a chain over j, from 0: one chain over all
 //                     tiles would lose a digit where terms have one sign)
 // K and V are read where they stand, broadcast an element at a time; nothing of them is packed. Panels are
@@ -63,11 +63,13 @@ inline T* start_top(void* top) {
   return static_cast<T*>(top);
 }
 
-// A register tile of scores to its place, in rows of `all` vectors, and their maximum to top.
+// A register tile of scores to its place, in rows of `all` vectors, and their maximum to top; without a top they are part
+// of a sum.
 template <class T, int vectors, int rows, int all = vectors>
 inline void store_scores(Vec<T> (&sum)[rows][vectors], T* scores, T* top) {
   constexpr int width = all * lanes<T>;
   unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { store(scores + j * width + v * lanes<T>, sum[j][v]); }); });
+  if (!top) return;
   unroll<vectors>([&](auto v) {
     unroll<rows - 1>([&](auto j) { sum[0][v] = max(sum[j + 1][v], sum[0][v]); });
     store<T>(top + v * lanes<T>, max(sum[0][v], load(top + v * lanes<T>)));
@@ -87,12 +89,13 @@ inline void sum_in_parts(int64_t size, Vec<T> (&sum)[rows][vectors], F&& add) {
   }
 }
 
+// more: the scores hold the sum over the columns before these.
 template <class Product, int vectors, int all, int rows, class T = typename Product::T>
-[[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores,
-                                    T* top) {
+[[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t columns, bool more,
+                                    T* scores, T* top) {
   constexpr int width = all * lanes<T>;
   Vec<T> sum[rows][vectors] = {};
-  for (int64_t d = 0; d < head_size; ++d) {
+  for (int64_t d = 0; d < columns; ++d) {
     Vec<T> query[vectors];
     unroll<vectors>([&](auto v) { query[v] = load(panel + v * lanes<T>); });
     unroll<rows>([&](auto j) {
@@ -102,7 +105,24 @@ template <class Product, int vectors, int all, int rows, class T = typename Prod
     panel += width;
     keys += 1;
   }
+  if (more)
+    unroll<rows>([&](auto j) {
+      unroll<vectors>([&](auto v) { sum[j][v] += load(scores + j * width + v * lanes<T>); });
+    });
   store_scores<T, vectors, rows, all>(sum, scores, top);
+}
+
+// The columns of a chain. One over all would lose a digit beside a sum in blocks: at 4096 columns 4 times the error.
+constexpr int64_t score_chain = 256;
+
+template <class Product, int vectors, int all, int rows, class T = typename Product::T>
+inline void scores_of_rows(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores, T* top) {
+  for (int64_t d = 0;; d += score_chain) {
+    const bool last = head_size - d <= score_chain;
+    scores_block<Product, vectors, all, rows>(panel + d * all * lanes<T>, keys + d, key_stride,
+                                              last ? head_size - d : score_chain, d > 0, scores, last ? top : nullptr);
+    if (last) return;
+  }
 }
 
 // Spreads prefetches over the register tiles of a product.
@@ -111,7 +131,7 @@ class Prefetcher {
   Prefetcher(const Ahead& ahead, int64_t steps) : ahead_(ahead) {
     for (int32_t i = 0; i < ahead.count; ++i) {
       const Ahead::Part& part = ahead.parts[i];
-      const int64_t lines = part.rows * ((part.row_bytes + line - 1) / line);
+      const int64_t lines = part.rows * part.touches;
       lines_[i] = steps > 1 ? (lines + steps - 1) / steps : lines;
       at_[i] = 0;
     }
@@ -125,17 +145,15 @@ class Prefetcher {
   }
 
  private:
-  static constexpr int64_t line = 64;
-
   template <int write>
   static void touch(Ahead::Part& part, int64_t& at, int64_t lines) {
     while (lines > 0 && part.rows > 0) {
-      const int64_t end = part.row_bytes - at > lines * line ? at + lines * line : part.row_bytes;
-      const int64_t some = (end - at + line - 1) / line;
-      for (int64_t i = 0; i < some; ++i) __builtin_prefetch(part.row + at + i * line, write, 3);
+      const int64_t some = part.touches - at < lines ? part.touches - at : lines;
+      const char* const row = part.row + at * part.step;
+      for (int64_t i = 0; i < some; ++i) __builtin_prefetch(row + i * part.step, write, 3);
       lines -= some;
-      at = end;
-      if (at < part.row_bytes) return;
+      at += some;
+      if (at < part.touches) return;
       at = 0;
       --part.rows;
       if (!part.list)
@@ -156,7 +174,7 @@ void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t c
                     T* top, Prefetcher& prefetcher) {
   for (; count >= rows; count -= rows) {
     prefetcher.step();
-    scores_block<Product, vectors, all, rows>(panel, keys, key_stride, head_size, scores, top);
+    scores_of_rows<Product, vectors, all, rows>(panel, keys, key_stride, head_size, scores, top);
     keys += rows * key_stride;
     scores += rows * all * lanes<T>;
   }

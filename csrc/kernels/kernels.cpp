@@ -59,7 +59,7 @@ struct Plain {
   static void top_of(const void* s, int32_t vectors, int64_t count, void* top) {
     by_width(vectors, [&](auto v) { find_top<T, v>(static_cast<const T*>(s), count, static_cast<T*>(top)); });
   }
-  static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
+  static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void*,
                    void* alpha, const Gaussian* gaussian, const Ahead&) {
     by_width(vectors, [&](auto v) {
       const auto plain = scale == 1 ? soft_tile<T, v, false, false> : soft_tile<T, v, true, false>;
@@ -175,10 +175,11 @@ struct Pairs : Plain<float> {
     inner_scores<PairProduct>(panel, vectors, keys, count, pairs(head_size), s, top, corners, ahead);
   }
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
-                   void* alpha, const Gaussian*, const Ahead& next) {
+                   void* exact, void* alpha, const Gaussian*, const Ahead& next) {
     by_width(vectors, [&](auto v) {
-      soft_pair_tile<v>(static_cast<float*>(s), count, float(scale), static_cast<const float*>(top),
-                        static_cast<float*>(m), static_cast<float*>(l), static_cast<float*>(alpha), next);
+      const auto tile = exact ? soft_pair_tile<v, true> : soft_pair_tile<v, false>;
+      tile(static_cast<float*>(s), count, float(scale), static_cast<const float*>(top), static_cast<float*>(m),
+           static_cast<float*>(l), static_cast<float*>(exact), static_cast<float*>(alpha), next);
     });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,

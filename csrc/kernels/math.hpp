@@ -1,6 +1,6 @@
 // Elementary functions of a vector, in float32 and float64, the same bits on every ISA with fused multiply-add.
-//   exp2(x): error <= 1 ulp; exp2(0) = 1 exactly; results below the smallest normal number are 0, or
-//   subnormal where the ISA gives them for nothing (AVX-512); -inf gives 0.
+//   exp2(x): error <= 1 ulp; exp2(0) = 1 exactly; results below the smallest normal number are 0, on AVX-512 where the
+//   thread takes subnormal numbers as 0, as those of attention do (subnormals.hpp); -inf gives 0.
 //   log(x), x > 0: error <= 1.5 ulp; subnormal x too; 0 gives -inf, negative x NaN, inf inf.
 //   tanh(x): error <= 3.5 ulp, near 0 too. tanh_small(x), |x| <= 1: error <= 1.5 ulp.
 //   exp_twice_minus_1(x), x >= 0: error <= 2 ulp.

@@ -1,113 +1,16 @@
-// Layout and dtype: rows of any dtype and stride to rows of the accumulator, panels of transposed queries, and back.
-// Conversions to a wider dtype are exact; to a narrower one they round to nearest even, NaN stays NaN.
+// Layout: rows of any dtype and strides to rows of the accumulator, panels of transposed queries, and back. Elements are
+// read along the axis on which they are neighbors, a vector at a time; the bits do not depend on it.
 #pragma once
-#include "simd.hpp"
-#include "table.hpp"
+#include "convert.hpp"
+#include "spaced.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-inline float float_of_bfloat16(uint16_t x) {
-  const uint32_t bits = uint32_t(x) << 16;
-  float y;
-  memcpy(&y, &bits, 4);
-  return y;
-}
-inline uint16_t bfloat16_of_float(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return uint16_t((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
-}
-#if defined(__AVX512F__)
-// The same of a vector, a word each.
-inline IntVec<float> bfloat16_bits(Vec<float> x) {
-  const IntVec<float> bits = as_bits<float>(x);
-  using Unsigned = VectorOf<float>::Unsigned;  // which may wrap
-  const IntVec<float> nan = x != x, rounded = (IntVec<float>)((Unsigned)bits + 0x7fff + (((Unsigned)bits >> 16) & 1));
-  return (nan ? bits | 0x400000 : rounded) >> 16;
-}
-#endif
-inline float float_of_float16(uint16_t x) {
-#if defined(__F16C__)
-  return _cvtsh_ss(x);
-#elif defined(__aarch64__)
-  __fp16 y;
-  memcpy(&y, &x, 2);
-  return float(y);
-#else
-  // the exponent moves from bias 15 to 127 by a product, which normalises subnormals; inf and NaN are set by hand
-  const uint32_t magnitude = uint32_t(x & 0x7fff) << 13;
-  float y;
-  memcpy(&y, &magnitude, 4);
-  y *= 0x1p112f;
-  uint32_t bits;
-  memcpy(&bits, &y, 4);
-  if (magnitude >= 0x7c00u << 13) bits |= 0x7f800000;
-  bits |= uint32_t(x & 0x8000) << 16;
-  memcpy(&y, &bits, 4);
-  return y;
-#endif
-}
-inline uint16_t float16_of_float(float x) {
-#if defined(__F16C__)
-  return uint16_t(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__aarch64__)
-  const __fp16 y = __fp16(x);
-  uint16_t bits;
-  memcpy(&bits, &y, 2);
-  return bits;
-#else
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  const uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return uint16_t(sign | 0x7e00);
-  if (magnitude >= 0x477ff000) return uint16_t(sign | 0x7c00);  // 65520 and more round to inf
-  if (magnitude < 0x38800000) {                                 // subnormal: let the adder round
-    float y;
-    memcpy(&y, &magnitude, 4);
-    y += 0.5f;
-    memcpy(&bits, &y, 4);
-    return uint16_t(sign | (bits - 0x3f000000));
-  }
-  return uint16_t(sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13));
-#endif
-}
-
-template <class T>
-inline T element(const char* p, Dtype dtype) {
-  switch (dtype) {
-    case Dtype::float16: {
-      uint16_t x;
-      memcpy(&x, p, 2);
-      return T(float_of_float16(x));
-    }
-    case Dtype::bfloat16: {
-      uint16_t x;
-      memcpy(&x, p, 2);
-      return T(float_of_bfloat16(x));
-    }
-    case Dtype::float32: {
-      float x;
-      memcpy(&x, p, 4);
-      return T(x);
-    }
-    default: {
-      double x;
-      memcpy(&x, p, 8);
-      return T(x);
-    }
-  }
-}
-constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
-
 // One row of `columns` elements of any dtype and stride, as T.
 template <class T>
 void load_row(const char* from, Dtype dtype, int64_t stride, int64_t columns, T* to) {
-  if (stride != size_of(dtype)) {
-    for (int64_t d = 0; d < columns; ++d) to[d] = element<T>(from + d * stride, dtype);
-    return;
-  }
+  if (stride != size_of(dtype)) return load_spaced_row<T>(from, dtype, stride, columns, to);
   int64_t d = 0;
   switch (dtype) {
     case Dtype::float16:
@@ -210,8 +113,10 @@ inline bool is_finite(T x) {
 // `count` rows of any dtype and layout as contiguous rows of T; with `finite`, inf and NaN become 0.
 template <class T>
 void load_rows(const Rows& from, int64_t count, int64_t columns, bool finite, T* to) {
+  const bool across = count >= lanes<T> && widens<T>(from.dtype) && is_across(from, count, columns);
+  if (across) load_columns<T>(from, count, columns, to);
   for (int64_t j = 0; j < count; ++j, to += columns) {
-    load_row<T>(from.data + j * from.row_stride, from.dtype, from.column_stride, columns, to);
+    if (!across) load_row<T>(from.data + j * from.row_stride, from.dtype, from.column_stride, columns, to);
     if (finite)
       for (int64_t d = 0; d < columns; ++d) to[d] = is_finite(to[d]) ? to[d] : T(0);
   }
@@ -242,6 +147,17 @@ void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, i
                   int64_t head_size, double factor, const void*, void* scratch, void* panel) {
   const T* plain[32];
   const bool in_place = size_of(dtype) == sizeof(T) && column_stride == sizeof(T);
+  const int32_t width = vectors * lanes<T>;
+  if (live == width && are_neighbors<T>(rows, live, dtype, column_stride)) {  // a panel as it stands, but for gaps
+    by_dtype<T>(dtype, [&](auto d) {
+      constexpr Dtype of = Dtype(int(d));
+      T* to = static_cast<T*>(panel);
+      for (const char* from = rows[0]; head_size > 0; --head_size, from += column_stride, to += width)
+        for (int32_t i = 0; i < width; i += lanes<T>)
+          store<T>(to + i, load_wide<T, of>(from + i * size_of(of)) * T(factor));
+    });
+    return;
+  }
   for (int32_t i = 0; i < live; ++i) {
     if (in_place) {
       plain[i] = reinterpret_cast<const T*>(rows[i]);
@@ -252,7 +168,7 @@ void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, i
     }
   }
   transpose_to_panel<T>(
-      plain, live, vectors * lanes<T>, head_size, [&](auto x) { return x * T(factor); }, static_cast<T*>(panel));
+      plain, live, width, head_size, [&](auto x) { return x * T(factor); }, static_cast<T*>(panel));
 }
 
 template <class T>

@@ -33,7 +33,7 @@ struct Tile {
 struct Ahead {
   struct Part {
     const char* row;
-    int64_t rows, row_bytes, row_stride;
+    int64_t rows, touches, step, row_stride;  // of each row so many lines, `step` bytes apart
     const char* const* list;  // rows that stand anywhere, the first of them `row`; or null
   };
   Part parts[3];
@@ -118,10 +118,11 @@ struct Family {
   void (*load_values)(const Rows&, int64_t count, int64_t columns, bool finite, void* to);
   // the largest score of each query, of scores that were bent or hidden
   void (*find_top)(const void* s, int32_t vectors, int64_t count, void* top);
-  // Online softmax; s becomes the weights, as weighted_sum takes them. top, m, l, alpha: one T a query. Times the
+  // Online softmax; s becomes the weights, as weighted_sum takes them. top, m, l, alpha: one T a query. l sums the weights
+  // as the product takes them; exact, null where it is not wanted, as they were before pairs rounded them. Times the
   // Gaussian, if any, which l knows nothing of; no pairs then. next: what weighted_sum will read, to prefetch.
-  void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* alpha,
-               const Gaussian*, const Ahead& next);
+  void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* exact,
+               void* alpha, const Gaussian*, const Ahead& next);
   // s becomes the weights of a compact kernel, whose sum is added to l
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
   void (*gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs

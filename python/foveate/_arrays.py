@@ -7,8 +7,10 @@ knows no unions.
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -56,11 +58,28 @@ def _from_dlpack(name: str, x: Any) -> Array:
     producer = _Relabelled(x)
     try:
         array: Array = np.from_dlpack(producer)
-    except (BufferError, RuntimeError, TypeError) as error:
-        raise TypeError(f"{name}: NumPy cannot take this {_type_name(x)}: {error}") from error
+    except _UNREADABLE as error:
+        raise _unread(name, x, error) from error
     if not producer.was_bfloat16:
         return array
     return array.view(bfloat16(name))
+
+
+# What NumPy, and the objects that give themselves out as arrays, raise for one that is none.
+_UNREADABLE = (
+    AttributeError,
+    BufferError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def _unread(name: str, x: object, error: Exception) -> Exception:
+    """Make the error for an object that NumPy cannot take: ValueError where its values are why."""
+    kind = ValueError if isinstance(error, ValueError | OverflowError) else TypeError
+    return kind(f"{name}: NumPy cannot take this {_type_name(x)}: {error}")
 
 
 def bfloat16(name: str) -> np.dtype[Any]:
@@ -107,7 +126,9 @@ def as_array(name: str, x: object, wanted: str = _ARRAY) -> Array:
     Raises
     ------
     TypeError
-        For other objects, masked arrays, and arrays that NumPy cannot read.
+        For other objects, bytes, masked arrays, and arrays that NumPy cannot read.
+    ValueError
+        For those that NumPy cannot read for their shape or their values.
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: got a masked array, wanted a plain one (and mask=...)")
@@ -116,32 +137,54 @@ def as_array(name: str, x: object, wanted: str = _ARRAY) -> Array:
     if hasattr(x, "__array__"):
         try:
             return np.asarray(x)
-        except (TypeError, RuntimeError, ValueError) as error:
+        except _UNREADABLE as error:
             if not hasattr(x, "__dlpack__"):  # torch's bfloat16 comes by DLPack alone
-                message = f"{name}: NumPy cannot take this {_type_name(x)}: {error}"
-                raise TypeError(message) from error
+                raise _unread(name, x, error) from error
     if hasattr(x, "__dlpack__"):
         return _from_dlpack(name, x)
     try:
+        if isinstance(x, bytes):  # a text
+            raise TypeError
         return np.asarray(memoryview(x))  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name}: got {_type_name(x)}, wanted {wanted}") from None
+    except _UNREADABLE as error:
+        raise _unread(name, x, error) from error
 
 
-def array_or_list(name: str, x: object, wanted: str) -> Array:
-    """Take what `as_array` does, or a list, as lengths and masks are written by hand.
+def array_or_list(name: str, x: object, wanted: str = _ARRAY) -> Array:
+    """Take what `as_array` does, or a list or tuple, as numbers are written by hand.
 
     Raises
     ------
     TypeError, ValueError
         As `as_array`, and for a list whose rows are of several lengths.
     """
-    if not isinstance(x, list):
+    if not isinstance(x, (list, tuple)):
         return as_array(name, x, wanted)
     try:
         return np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"{name}: got a list that makes no array, wanted {wanted}") from error
+    except (ValueError, OverflowError) as error:
+        message = f"{name}: got a {type(x).__name__} that makes no array, wanted {wanted}"
+        raise ValueError(message) from error
+    except _UNREADABLE as error:
+        raise _unread(name, x, error) from error
+
+
+def numbers(name: str, x: object) -> Array:
+    """Take an array or a list of real numbers: float arrays as they are, integers as float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `array_or_list`, and for bools, complex numbers and other dtypes.
+    """
+    array = array_or_list(name, x)
+    if array.dtype.kind in "iu":
+        return by_rows(array, lambda rows: rows.astype(np.float64))
+    if array.dtype.name not in FLOATS:
+        raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)} or integers")
+    return array
 
 
 def by_rows(x: Array, function: Callable[[Array], Array]) -> Array:
@@ -151,9 +194,18 @@ def by_rows(x: Array, function: Callable[[Array], Array]) -> Array:
     """
     if 0 not in x.strides[:-1] or x.size == 0:
         return function(x)
-    once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides[:-1])
-    rows = function(x[once])
+    rows = function(once(x, x.ndim - 1))
     return np.broadcast_to(rows, (*x.shape[:-1], *rows.shape[-1:]))
+
+
+def once(x: Array, axes: int | None = None) -> Array:
+    """View an array without the repetitions along those of its first axes that have a stride of 0.
+
+    Of a whole array by default, of which each element is there once: to look at the values.
+    """
+    if 0 not in x.strides or x.size == 0:
+        return x
+    return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides[:axes])]
 
 
 def native(x: Array) -> Array:
@@ -167,19 +219,45 @@ def native(x: Array) -> Array:
 def float_arrays(**given: object) -> list[Array]:
     """Take arrays of one float dtype, under the names of their arguments.
 
+    Lists and arrays of integers are float64.
+
     Raises
     ------
-    TypeError
-        For integers, complex numbers and other dtypes, and for a mixture.
+    TypeError, ValueError
+        For complex numbers and other dtypes, for a mixture, and for what makes no array.
     """
-    arrays = [as_array(name, x) for name, x in given.items()]
-    for name, array in zip(given, arrays, strict=True):
-        if array.dtype.name not in FLOATS:
-            raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)}")
+    arrays = [numbers(name, x) for name, x in given.items()]
     if len({array.dtype.name for array in arrays}) > 1:
         got = ", ".join(array.dtype.name for array in arrays)
-        raise TypeError(f"{', '.join(given)}: got dtypes {got}, wanted one dtype for all")
+        raise TypeError(
+            f"{', '.join(given)}: got dtypes {got}, wanted one dtype for all (lists and integers "
+            "are float64)"
+        )
     return [native(array) for array in arrays]
+
+
+def widest_arrays(**given: object) -> tuple[list[Array], dict[str, np.dtype[Any]]]:
+    """Take arrays of any float dtypes as the widest of them, and tell the dtype of each by name.
+
+    Lists and arrays of integers are float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For complex numbers and other dtypes, and for what makes no array.
+    """
+    arrays = {name: native(numbers(name, x)) for name, x in given.items()}
+    dtypes = {name: array.dtype for name, array in arrays.items()}
+    try:
+        widest = np.result_type(*dtypes.values())
+    except TypeError as error:  # float16 and bfloat16
+        got = ", ".join(dtype.name for dtype in dtypes.values())
+        raise TypeError(
+            f"{', '.join(given)}: got dtypes {got}, wanted ones that NumPy has a common one for"
+        ) from error
+    return [
+        by_rows(x, lambda rows: rows.astype(widest, copy=False)) for x in arrays.values()
+    ], dtypes
 
 
 def like(name: str, x: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -203,6 +281,15 @@ def broadcasts_into(own: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     if len(own) > len(whole):
         return False
     return all(n in (1, all_) for n, all_ in zip(own[::-1], whole[::-1], strict=False))
+
+
+def broadcast_together(*shapes: tuple[int, ...]) -> bool:
+    """Tell whether arrays of these shapes broadcast with each other."""
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -260,10 +347,17 @@ def real(name: str, x: object) -> float:
         For anything else.
     """
     if isinstance(x, (float, int, np.floating, np.integer)) and not isinstance(x, bool):
-        return float(x)
+        return _float(name, x)
     if isinstance(x, np.ndarray) and x.ndim == 0 and x.dtype.kind in "iuf":
         return float(x)
     raise TypeError(f"{name}: got {_type_name(x)}, wanted a real number")
+
+
+def _float(name: str, x: Any) -> float:
+    try:
+        return float(x)
+    except OverflowError:
+        raise ValueError(f"{name}: got an int that float64 does not hold") from None
 
 
 def reals(name: str, x: object) -> float | Array:
@@ -271,12 +365,66 @@ def reals(name: str, x: object) -> float | Array:
 
     Raises
     ------
-    TypeError
-        For bools, complex numbers and other dtypes.
+    TypeError, ValueError
+        For bools, complex numbers and other dtypes, and for an int that float64 does not hold.
     """
     if isinstance(x, (float, int, np.floating, np.integer)) and not isinstance(x, bool):
-        return float(x)
+        return _float(name, x)
     array = array_or_list(name, x, "a real number or an array of them")
     if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted real numbers")
-    return native(array.astype(np.float64, copy=False))
+    with np.errstate(over="ignore"):  # of a long double
+        return native(array.astype(np.float64, copy=False))
+
+
+def sizes(name: str, x: object) -> tuple[int, ...]:
+    """Take a size as NumPy's random functions do: None, an int, or a tuple of ints; not negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    MemoryError
+        For more than int64 counts.
+    """
+    if x is None:
+        return ()
+    shape = tuple(integer(name, n) for n in (x if isinstance(x, (tuple, list)) else (x,)))
+    if any(n < 0 for n in shape):
+        raise ValueError(f"{name}: got {x}, wanted 0 or more")
+    if math.prod(n for n in shape if n) > _INT64_MAX:
+        raise MemoryError(f"{name}: got {x}, which is too many")
+    return shape
+
+
+@contextmanager
+def room_for(name: str) -> Iterator[None]:
+    """Name the argument for which there is no memory.
+
+    Raises
+    ------
+    MemoryError
+        By the name of the argument, for one that is raised within, and where NumPy refuses a shape.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{name}: got what is too large: {error}") from error
+    except ValueError as error:
+        if str(error).startswith(("array is too big", "Maximum allowed")):
+            raise MemoryError(f"{name}: got what is too large: {error}") from error
+        raise
+
+
+def room(name: str, shape: tuple[int, ...], dtype: Any = np.int64) -> Array:
+    """Make an array, whose size an argument decides.
+
+    Raises
+    ------
+    MemoryError
+        By the name of the argument.
+    """
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, OverflowError, ValueError) as error:
+        raise MemoryError(f"{name}: an array of shape {shape} is too large: {error}") from error

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
+import numpy as np
+
 from . import _core
 from ._arrays import Array, ArrayInput, float_arrays, real, reals
 from ._random import Seed, dropout_of
@@ -92,18 +94,20 @@ def attention(
     ----------
     query : array (..., Lq, D)
         Leading axes broadcast as in `numpy.matmul`, without copies: grouped queries are an axis of
-        keys and values that has length 1. float16, bfloat16 (of ml_dtypes), float32 or float64;
-        sums are float32, or float64 for float64. Any object with `__array__`, `__dlpack__` or the
-        buffer protocol.
+        keys and values that has length 1. Those of `mask`, `offset`, `key_lengths`, `segments` and
+        `sink` broadcast with them, and may add some. float16, bfloat16 (of ml_dtypes), float32 or
+        float64; sums are float32, or float64 for float64. Lists and integers are float64. Any
+        object with `__array__`, `__dlpack__` or the buffer protocol.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     score : str or score object, default "scaled_dot"
-        `"dot"`, `"scaled_dot"`, `"cosine"`, `Dot()`, `ScaledDot(scale)`, `Cosine(scale)`,
-        `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`, `Concat(v, w, b, activation)`,
-        `Location(w, b, activation)` or `Gaussian(w)`.
-    mask : array that broadcasts into (..., Lq, Lk), optional
+        `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, `Dot()`, `ScaledDot(scale)`,
+        `Cosine(scale)`, `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`,
+        `Concat(v, w, b, activation)`, `Location(w, b, activation)`, `Gaussian(w)`, or one of your
+        own (`foveate.scores.Score`).
+    mask : array that broadcasts with (..., Lq, Lk), optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
         seen, as False is.
     causal : bool, default False
@@ -346,9 +350,6 @@ def _is_for_all(reach: Reach) -> bool:
     return left is None and right is None and of_queries is None and of_keys_alone
 
 
-_NOTHING: Reach = (None, None, None, None, 0, None, None)  # key_lengths of 0: no key is seen
-
-
 def _once_for_all(
     compute: Callable[..., Any],
     query: Array,
@@ -358,12 +359,31 @@ def _once_for_all(
     out: Array | None,
     options: tuple[Any, ...],
 ) -> Any:
-    """Compute the answer of one query, and give it to all: those are alike, and see the same."""
-    one = compute(query[..., :1, :], *operands, *reach, sink, None, *options)
-    whole = compute(query, *operands, *_NOTHING, sink, out, *options)  # checks `out`, or makes it
-    if not isinstance(whole, tuple):
-        whole[...] = one
-        return whole
-    for part, of_one in zip(whole, one, strict=True):
-        part[...] = of_one
-    return whole
+    """Compute the answer of one query, and give it to all: those are alike, and see the same.
+
+    Without an `out` the whole is made first: what is too large is refused before any work.
+    """
+
+    def answer_of(some: Array) -> Any:
+        """Answer some of the queries."""
+        return compute(some, *operands, *reach, sink, None, *options)
+
+    def whole(like: Any) -> Any:
+        """Check `out`, or make it, over the leading axes of this answer: no key is seen."""
+        first = like[0] if isinstance(like, tuple) else like
+        no_key = np.broadcast_to(np.int64(0), first.shape[:-2])
+        nothing: Reach = (None, None, None, None, no_key, None, None)
+        return compute(query, *operands, *nothing, sink, out, *options)
+
+    if out is None:
+        answer = whole(answer_of(query[..., :0, :]))
+        of_one = answer_of(query[..., :1, :])
+    else:
+        of_one = answer_of(query[..., :1, :])
+        answer = whole(of_one)
+    if not isinstance(answer, tuple):
+        answer[...] = of_one
+        return answer
+    for part, of_first in zip(answer, of_one, strict=True):
+        part[...] = of_first
+    return answer

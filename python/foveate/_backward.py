@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, compute_dtype
-from ._reach import Reach
+from ._reach import Reach, lead_of
 from ._score import Reduced
 from ._score_gradients import OfOperands, parameters_need, sum_to, undo
 from ._vjp import Gradients
@@ -27,7 +27,7 @@ class Answers(NamedTuple):
     """What the forward pass gave, and the gradients of that."""
 
     output: Array
-    lse: Array
+    lse: Array  # with its parts
     d_output: Array
     d_lse: Array | None = None
 
@@ -66,12 +66,13 @@ class Problem:
         return compute_dtype(self.query.dtype)
 
     def forward(self) -> tuple[Array, Array]:
-        """Return the output and the lse.
+        """Return the output, and the lse with its parts, (..., Lq, 3).
 
         A 16-bit output would make the difference dP - delta too rough, and the rounding of an lse
-        would be one of all weights of its query: they are of the wide dtype, and of float64.
+        would be one of all weights of its query. Beside huge scores an lse has no digits left: the
+        largest score and the logarithm of what is left are kept with it.
         """
-        answer: tuple[Array, Array] = self.answer(None, "float64")
+        answer: tuple[Array, Array] = self.answer(None, "parts")
         return answer
 
     def answer(self, out: Array | None, return_lse: bool | str) -> Any:
@@ -141,7 +142,9 @@ class Problem:
         """
         q, k, _, family = self.reduced
         wide = self.wide
-        lead = np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, self.value)))
+        centers = None if self.centers is None else self.centers[0]
+        operands = (q, k, self.value)
+        lead = lead_of(*operands, reach=self.reach, sink=self.sink, centers=centers)
         shared = np.broadcast_shapes(k.shape[:-2], self.value.shape[:-2])
         shared = (1,) * (len(lead) - len(shared)) + shared
         need = parameters_need(self.score) if self._learned and "score" in wanted else None

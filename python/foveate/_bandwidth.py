@@ -194,7 +194,7 @@ class _Data:
             total, empty = np.exp(lse), lse == -np.inf
         else:
             found = compact(points, kernel, self.means, sample, skip_far=True)
-            answer, empty, total = found.answer, found.empty, np.exp(found.lse)
+            answer, empty, total = found.answer, found.empty, np.exp(found.lse[:, 0])
             if sample is not None:
                 total *= found.means[:, -1]
         answer[empty], total[empty] = np.nan, 0

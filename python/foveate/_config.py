@@ -158,7 +158,7 @@ def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
     >>> sorted(fv.show_config("dicts"))
     ['foveate', 'instruction set', 'platform', 'threads']
     """
-    if mode not in ("stdout", "dicts"):
+    if not isinstance(mode, str) or mode not in ("stdout", "dicts"):
         raise ValueError(f'mode: got {mode!r}, wanted "stdout" or "dicts"')
     facts = _facts()
     if mode == "dicts":

@@ -1,5 +1,6 @@
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import Array
@@ -27,7 +28,7 @@ def attention(
     key_segments: Array | None,
     sink: float | Array | None,
     out: Array | None,
-    return_lse: bool | str,  # or "float64", its dtype whatever the query
+    return_lse: bool | str,  # or "parts", (..., Lq, 3) of float64: with what it is made of
     dtype: Any,
     family: Family | None,
     centers: Centers | None = ...,
@@ -135,6 +136,10 @@ def multinomial(
     trials: NDArray[Any], p: Array, low: int, high: int, counts: NDArray[Any], /
 ) -> None: ...
 def relabel_bfloat16(capsule: object, /) -> bool: ...
+def find_exchange(capsule: object, /) -> int: ...
+def array_of_tensor(
+    name: str, tensor: object, dtype: np.dtype[Any], exchange: int, /
+) -> Array: ...
 def isa_names() -> list[str]: ...
 def isa_features() -> str: ...
 def isa_select(name: str, /) -> None: ...

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, compute_dtype
+from ._arrays import Array, ArrayInput, compute_dtype, once
 from ._score import ArrayScore, Reduced, finite, fitted, parameter
 
 # Within these, w^2 is a scale that any dtype of computation holds, and multiplies squares of
@@ -78,7 +78,7 @@ class Gaussian(ArrayScore):
             self._keep(w=finite("w", given))
             return
         w = parameter("w", given, "D")
-        if not np.isfinite(w).all():
+        if not np.isfinite(once(w)).all():
             raise ValueError("w: got NaN or inf, wanted finite numbers")
         self._keep(w=w)
 

@@ -11,6 +11,7 @@ from ._arrays import Array, ArrayInput, float_arrays, like, real, reals
 from ._backward import Answers, Problem
 from ._random import Seed, dropout_of
 from ._reach import Segments, Window, resolve
+from ._score_gradients import check_undo
 from ._vjp import Gradients, names_of
 from .scores import Score, reduce
 
@@ -78,11 +79,8 @@ def attention_vjp(
     Notes
     -----
     A query that sees no key has gradients of 0, and keys and values that are not seen change
-    nothing, whatever they hold. The same bits come out for any number of threads. Where all logits
-    of a row are beyond 1e15 in size, as with a float mask of the most negative number in all of it,
-    the lse has no digits left for their differences, and the gradients of the row are those of
-    weights that need not sum to 1; -inf is not seen, and has gradients of 0. The slope of "relu" is
-    0 at 0. Memory beside the gradients: tiles, for some heads at a time up to 16 parts of
+    nothing, whatever they hold. The same bits come out for any number of threads. The slope of
+    "relu" is 0 at 0. Memory beside the gradients: tiles, for some heads at a time up to 16 parts of
     the gradient of the queries, and what a score projects, `(..., Lq, H)` and `(..., Lk, H)`.
 
     References
@@ -107,6 +105,7 @@ def attention_vjp(
     array([[-1.49,  1.49]])
     """
     wanted = names_of(wrt)
+    check_undo(score)
     q, k, v = float_arrays(query=query, key=key, value=value)
     given = q, k, v
     reduced = reduce(score, *given[:2])
@@ -120,7 +119,7 @@ def attention_vjp(
     def pullback(d_output: ArrayInput, d_lse: ArrayInput | None = None) -> Gradients:
         """Return the gradients, from that of the output and, if it counts, that of the lse."""
         d_out = like("d_output", d_output, output.shape, given[0].dtype)
-        of_lse = None if d_lse is None else like("d_lse", d_lse, lse.shape, problem.wide)
+        of_lse = None if d_lse is None else like("d_lse", d_lse, lse.shape[:-1], problem.wide)
         return problem.gradients(wanted, Answers(output, lse, d_out, of_lse))[0]
 
     return problem.narrowed(output), pullback

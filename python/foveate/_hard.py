@@ -7,10 +7,11 @@ over the keys j in the reach of query i.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from . import _core
-from ._arrays import Array, ArrayInput, float_arrays, integer, real
+from ._arrays import Array, ArrayInput, float_arrays, real, sizes
 from ._random import Seed, key_of
 from ._reach import Segments, Window, resolve
 from .scores import Score, reduce
@@ -48,7 +49,7 @@ def hard_attention(
     value: ArrayInput,
     *,
     select: str = "sample",
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     rng: Seed = None,
     score: Score | str = "scaled_dot",
     mask: ArrayInput | None = None,
@@ -76,9 +77,10 @@ def hard_attention(
     select : {"sample", "argmax"}, default "sample"
         Draw from the distribution that `attention_weights` has, exactly up to rounding (multinoulli
         sampling), or take the most probable key, of equals the first.
-    size : int, optional
+    size : int or tuple of ints, optional
         How many keys to draw for each query, with replacement. None is one, without an axis of its
-        own; the first of many draws is the same. Only for "sample".
+        own; the first of many draws is the same. A tuple is the shape of so many draws. Only for
+        "sample".
     rng : None, int, SeedSequence, BitGenerator or Generator
         What `numpy.random.default_rng` takes; a Generator advances. Draws are counted by leading
         index, query and draw: they are the same for any number of threads and whatever else is in
@@ -149,17 +151,19 @@ def hard_attention(
     return of_draws(size, *answer)
 
 
-def draws_of(select: str, size: int | None) -> int:
+def draws_of(select: object, size: object) -> int:
     """Return how many draws a selection makes for each query."""
-    if select not in SELECTIONS:
+    if not isinstance(select, str) or select not in SELECTIONS:
         raise ValueError(f"select: got {select!r}, wanted one of {list(SELECTIONS)}")
     if select == "argmax" and size is not None:
         raise ValueError(f'size: got {size} with select="argmax", wanted None: there is one')
-    return 1 if size is None else integer("size", size)
+    return math.prod(sizes("size", size))
 
 
-def of_draws(size: int | None, output: Array, index: Array, log_prob: Array) -> HardAttention:
-    """Give the answer from arrays that have an axis of draws, which one alone loses."""
-    if size is None:
-        return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
-    return HardAttention(output, index, log_prob)
+def of_draws(size: object, output: Array, index: Array, log_prob: Array) -> HardAttention:
+    """Give the axes of `size` to an answer whose arrays have one axis of draws."""
+    *lead, _ = index.shape
+    shape = (*lead, *sizes("size", size))
+    return HardAttention(
+        output.reshape(*shape, output.shape[-1]), index.reshape(shape), log_prob.reshape(shape)
+    )

@@ -19,6 +19,7 @@ from ._backward import Problem
 from ._hard import HardAttention, draws_of, of_draws
 from ._random import Seed, key_of
 from ._reach import Segments, Window, resolve
+from ._score_gradients import check_undo
 from ._vjp import HardGradients, names_of
 from .scores import Score, reduce
 
@@ -32,7 +33,7 @@ def hard_attention_vjp(
     *,
     wrt: str | Collection[str] | None = None,
     select: str = "sample",
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     rng: Seed = None,
     score: Score | str = "scaled_dot",
     mask: ArrayInput | None = None,
@@ -148,6 +149,7 @@ def hard_attention_vjp(
     array([[-0.15,  0.15]])
     """
     wanted = names_of(wrt, HardGradients._fields)
+    check_undo(score)
     draws = draws_of(select, size)
     q, k, v = float_arrays(query=query, key=key, value=value)
     given = q, k, v
@@ -186,7 +188,7 @@ class Choices:
 
     @cached_property
     def lse(self) -> Array:
-        """The lse, as soft attention has it: of values without columns, which cost nothing."""
+        """The lse with its parts, of soft attention over values without columns, which cost nothing."""
         value = self.problem.value[..., :0]
         return dataclasses.replace(self.problem, value=value).forward()[1]
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, like
+from ._arrays import Array, ArrayInput, like, room_for
 from ._levels import Levels
 from ._projection import rounded
+from ._score_gradients import check_undo
 from ._vjp import HierarchicalGradients, names_of, score_of
 from .scores import Score
 
@@ -95,8 +96,9 @@ def hierarchical_attention(
     >>> fv.hierarchical_attention(query, key, value, segments=np.array([0, 0, 0, 7]))
     array([[6.]])
     """
-    levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
-    return rounded(levels.forward().output, levels.query.dtype)
+    with room_for("query, value"):
+        levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
+        return rounded(levels.forward().output, levels.query.dtype)
 
 
 def hierarchical_attention_vjp(
@@ -160,10 +162,13 @@ def hierarchical_attention_vjp(
     array([0.25, 0.25, 0.25, 0.25])
     """
     wanted = names_of(wrt, HierarchicalGradients._fields)
-    levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
-    dtype = levels.query.dtype
-    answered = levels.forward(wanted)
-    output = rounded(answered.output, dtype)
+    check_undo(score)
+    check_undo(upper_score, "upper_score")
+    with room_for("query, value"):
+        levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
+        dtype = levels.query.dtype
+        answered = levels.forward(wanted)
+        output = rounded(answered.output, dtype)
 
     def pullback(d_output: ArrayInput) -> HierarchicalGradients:
         """Return the gradients, from that of the output."""

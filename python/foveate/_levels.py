@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ._arrays import Array, broadcasts_into, compute_dtype, float_arrays, integers
+from ._arrays import Array, broadcast_together, compute_dtype, float_arrays, integers
 from ._attention import attention
 from ._backward import Answers, Problem
 from ._gradients import Pullback, attention_vjp
@@ -57,7 +57,7 @@ class Forward(NamedTuple):
     """What both levels answered."""
 
     output: Array  # (..., Lq, Dv), in the wide dtype
-    lse: Array  # (..., Lq), of the upper level, in float64
+    lse: Array  # (..., Lq, 1), of the upper level; of all at once (..., Lq, 1, 3), with its parts
     kept: Kept | None  # of a part that is all there is, where gradients will be wanted
 
 
@@ -111,8 +111,13 @@ class Levels:
                 f"query, key, value: got shapes {q.shape}, {k.shape}, {v.shape}, wanted leading "
                 "axes that broadcast"
             ) from None
-        ids = _ids(segments, lead, keys)
-        lengths = None if key_lengths is None else _lengths(key_lengths, lead, keys)
+        ids = _ids(segments, keys)
+        lengths = None if key_lengths is None else _lengths(key_lengths, keys)
+        lead = _lead_with("segments", ids.shape[:-1], lead)
+        ids = _with_axes(ids, len(lead) + 1)
+        if lengths is not None:
+            lead = _lead_with("key_lengths", lengths.shape, lead)
+            ids, lengths = _with_axes(ids, len(lead) + 1), _with_axes(lengths, len(lead))
         shapes = {"query": q.shape, "key": k.shape, "value": v.shape}
         q, k, v = (_with_axes(x, len(lead) + 2) for x in (q, k, v))
         own, above = (widened(x, compute_dtype(q.dtype)) for x in (score, upper_score))
@@ -128,7 +133,7 @@ class Levels:
         places = self._places()
         if len(places) == 1:
             return self._forward(wanted)
-        found = [each._forward(wanted)[:2] for _, each in places]
+        found = [each._forward(wanted, at_once=False)[:2] for _, each in places]
         output, lse = (_joined(places, list(x)) for x in zip(*found, strict=True))
         return Forward(output, lse, None)
 
@@ -138,7 +143,7 @@ class Levels:
         """Return the gradients of what is wanted; those of scores have the wide dtype."""
         places = self._places()
         output, lse, kept = answered
-        answers = output[..., None, :], lse[..., None], d_output[..., None, :]
+        answers = output[..., None, :], lse, d_output[..., None, :]
         found = [
             each._gradients(wanted, Answers(*(_at(x, place) for x in answers)), kept)
             for place, each in places
@@ -188,9 +193,9 @@ class Levels:
             low, high = np.searchsorted(ranks, (first, first + room))
             yield Part(first, max(min(first + room, most), first + _LEAST), slice(low, high))
 
-    def _forward(self, wanted: frozenset[str] | None) -> Forward:
+    def _forward(self, wanted: frozenset[str] | None, at_once: bool = True) -> Forward:
         parts = list(self._parts())
-        if len(parts) == 1 and wanted is not None:
+        if len(parts) == 1 and wanted is not None and at_once:
             kept = self._within(parts[0], wanted)
             return Forward(*self._over(parts[0], kept[0], False), kept)
         total: Any = None
@@ -199,9 +204,9 @@ class Levels:
             answers = attention(*operands, score=self.score, segments=ids)
             output, lse = self._over(part, answers, self.alike)
             del answers  # before the next ones are made
-            one = output.astype(np.float64), lse
+            one = output.astype(np.float64), lse[..., 0, 0]
             total = one if total is None else merge(*zip(total, one, strict=True))
-        return Forward(total[0].astype(self.wide), total[1], None)
+        return Forward(total[0].astype(self.wide), total[1][..., None], None)
 
     def _within(self, part: Part, wanted: frozenset[str]) -> Kept:
         operands, ids = self._lower(part, False)
@@ -210,7 +215,7 @@ class Levels:
 
     def _over(self, part: Part, answers: Array, alike: bool) -> tuple[Array, Array]:
         output, lse = self._upper(part, answers, alike).forward()
-        return output[..., 0, :], lse[..., 0]
+        return output[..., 0, :], lse
 
     def _gradients(self, wanted: frozenset[str], of_output: Answers, kept: Kept | None) -> _Sums:
         sums = _Sums()
@@ -345,27 +350,27 @@ def _wanted_of_levels(wanted: frozenset[str], one_score: bool) -> tuple[set[str]
     return below, above
 
 
-def _ids(segments: object, lead: tuple[int, ...], keys: int) -> Array:
+def _ids(segments: object, keys: int) -> Array:
     ids = integers("segments", segments)
     if isinstance(ids, int) or ids.ndim == 0 or ids.shape[-1] != keys:
         got = "an int" if isinstance(ids, int) else f"shape {ids.shape}"
         raise ValueError(f"segments: got {got}, wanted (..., {keys}), an id for each key")
-    return _into("segments", ids, ids.shape[:-1], lead)
+    return ids
 
 
-def _lengths(key_lengths: object, lead: tuple[int, ...], keys: int) -> Array:
+def _lengths(key_lengths: object, keys: int) -> Array:
     lengths = np.asarray(integers("key_lengths", key_lengths))
     wrong = lengths[(lengths < 0) | (lengths > keys)]
     if wrong.size:
         raise ValueError(f"key_lengths: got {wrong[0]}, wanted values in 0..{keys} (Lk)")
-    return _into("key_lengths", lengths, lengths.shape, lead)
+    return lengths
 
 
-def _into(name: str, x: Array, own: tuple[int, ...], lead: tuple[int, ...]) -> Array:
-    """Refuse leading axes that do not broadcast into those of the problem; give the others all."""
-    if not broadcasts_into(own, lead):
-        raise ValueError(f"{name}: got leading axes {own}, wanted ones that broadcast into {lead}")
-    return _with_axes(x, len(lead) + x.ndim - len(own))
+def _lead_with(name: str, own: tuple[int, ...], lead: tuple[int, ...]) -> tuple[int, ...]:
+    """Broadcast leading axes with those so far; refuse those that do not."""
+    if not broadcast_together(own, lead):
+        raise ValueError(f"{name}: got leading axes {own}, wanted ones that broadcast with {lead}")
+    return np.broadcast_shapes(own, lead)
 
 
 def _with_axes(x: Array, ndim: int) -> Array:

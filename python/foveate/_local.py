@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _core
-from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, integers, real, reals
+from ._arrays import (
+    Array,
+    ArrayInput,
+    broadcast_together,
+    compute_dtype,
+    float_arrays,
+    integers,
+    real,
+    reals,
+    room_for,
+)
 from ._reach import Reach
 from ._score import fitted, parameter, project
 from .scores import Score, reduce
@@ -54,8 +64,9 @@ def local_attention(
         How far a query sees to both sides, in keys: the paper's D. Positive, and need not be whole.
     centers : array (..., Lq), optional
         The positions p_i, of any real dtype: local-p of the paper, where `predict_centers` makes
-        them. They need not be whole, nor in order, nor lie among the keys. Without them query i
-        stands at key i, p_i = i: local-m, also where Lq != Lk.
+        them. They need not be whole, nor in order, nor lie among the keys; leading axes broadcast
+        with those of the query, and may add some. Without them query i stands at key i, p_i = i:
+        local-m, also where Lq != Lk.
     sigma : float, "half" or None, default "half"
         With "half", weights are multiplied by a Gaussian round `centers` of sigma = half_width / 2,
         as in the paper, and not at all where there are no `centers`. A number is a sigma of one's
@@ -177,6 +188,7 @@ def resolve_local(
     return Local(cap, (None, side, side, None, lengths, None, None), places)
 
 
+@room_for("query")
 def predict_centers(
     query: ArrayInput, w: ArrayInput, v: ArrayInput, length: float | ArrayInput
 ) -> Array:
@@ -192,7 +204,8 @@ def predict_centers(
     v : array (H,)
         Likewise.
     length : float or int array (...)
-        How many keys there are: a number, or one for each of the leading axes. Not negative.
+        How many keys there are: a number, or one for each of the leading axes, with which it
+        broadcasts. Not negative.
 
     Returns
     -------
@@ -298,12 +311,9 @@ def _length(length: object, lead: tuple[int, ...]) -> float | Array:
     counts = np.asarray(integers("length", length))
     if counts.size and counts.min() < 0:
         raise ValueError(f"length: got {counts.min()}, wanted values >= 0")
-    fits = counts.ndim <= len(lead) and all(
-        own in (1, whole) for own, whole in zip(counts.shape[::-1], lead[::-1], strict=False)
-    )
-    if not fits:
+    if not broadcast_together(counts.shape, lead):
         raise ValueError(
-            f"length: got shape {counts.shape}, wanted one that broadcasts into the leading axes, "
+            f"length: got shape {counts.shape}, wanted one that broadcasts with the leading axes, "
             f"{lead}"
         )
     return counts[..., None] if counts.ndim else int(counts)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, as_array, float_arrays, like
+from ._arrays import Array, ArrayInput, array_or_list, as_array, float_arrays, like, room_for
 from ._backward import Answers, Problem
 from ._local import hidden_logits, resolve_centers, resolve_local, shrunk_share
-from ._score_gradients import of_matrix, sum_to
+from ._score_gradients import check_undo, of_matrix, sum_to
 from ._vjp import CenterGradients, LocalGradients, names_of
 from .scores import Score, reduce
 
@@ -98,6 +98,7 @@ def local_attention_vjp(
     (1,)
     """
     wanted = names_of(wrt, LocalGradients._fields)
+    check_undo(score)
     q, k, v = float_arrays(query=query, key=key, value=value)
     given = q, k, v
     cap, reach, places = resolve_local(given[0], half_width, centers, sigma, key_lengths, softcap)
@@ -127,12 +128,13 @@ def local_attention_vjp(
 
 def _gradient_dtype(centers: object) -> np.dtype:
     """The dtype of centres where it is a float one, else float64."""
-    dtype = np.asarray(centers).dtype if isinstance(centers, list) else as_array("", centers).dtype
+    dtype = array_or_list("centers", centers).dtype
     if dtype.kind != "f" and dtype.name != "bfloat16":
         return np.dtype(np.float64)
     return dtype.newbyteorder("=")
 
 
+@room_for("query")
 def predict_centers_vjp(
     query: ArrayInput, w: ArrayInput, v: ArrayInput, length: float | ArrayInput
 ) -> tuple[Array, Callable[[ArrayInput], CenterGradients]]:
@@ -199,7 +201,8 @@ def predict_centers_vjp(
             shrunk, _ = shrunk_share(logits)
             # sigmoid (1 - sigmoid) = e^-|x| / (1 + e^-|x|)^2
             d_logits = of_centers * keys * shrunk / np.square(1 + shrunk)
-            d_logits = np.where(of_centers == 0, 0, d_logits)[..., None]
+            d_logits = np.where(of_centers == 0, 0, d_logits)
+            d_logits = sum_to(d_logits, rows.shape[:-1])[..., None]  # lengths may have more axes
             d_v = of_matrix(hidden, d_logits)[:, 0]
             np.multiply(hidden, hidden, out=hidden)
             d_hidden = np.subtract(1, hidden, out=hidden)

@@ -20,6 +20,7 @@ from ._arrays import (
     float_arrays,
     integer,
     like,
+    room_for,
 )
 from ._attention import attention
 from ._gradients import attention_vjp
@@ -99,6 +100,7 @@ class Memory:
         shapes = f"keys {self._keys.shape}, values {self._values.shape}"
         return f"Memory({shapes}, {self._keys.dtype})"
 
+    @room_for("query")
     def read(
         self,
         query: ArrayInput,
@@ -146,7 +148,7 @@ class Memory:
         >>> memory.read(query, select="argmax"), memory.read(query, select="argmax", hops=2)
         (array([[ 0., 10.]]), array([[1., 0.]]))
         """
-        if select != "soft" and select not in SELECTIONS:
+        if not isinstance(select, str) or select not in ("soft", *SELECTIONS):
             raise ValueError(f"select: got {select!r}, wanted one of {['soft', *SELECTIONS]}")
         how = _score_of(score, sharpness)
         q, k, v = self._operands(query, how, hops)
@@ -161,6 +163,7 @@ class Memory:
                     q = q + found
         return rounded(found, self._keys.dtype)
 
+    @room_for("query")
     def read_vjp(
         self,
         query: ArrayInput,
@@ -251,6 +254,7 @@ class Memory:
 
         return output, pullback
 
+    @room_for("query")
     def write(
         self,
         query: ArrayInput,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,15 +14,19 @@ import numpy as np
 from ._arrays import FLOATS, Array, bfloat16
 
 # What zipfile, zlib and NumPy raise for a file that is no npz, or a broken one. RuntimeError is of
-# encrypted parts, and of unknown ways to compress; AttributeError of parts that are no arrays.
+# encrypted parts, and of unknown ways to compress; AttributeError of parts that are no arrays. The
+# header of a part is text of Python's, which NumPy takes to tokens first.
 _DAMAGED = (
     AttributeError,
     EOFError,
     LookupError,
     OverflowError,
     RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
+    struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )

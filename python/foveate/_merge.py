@@ -88,6 +88,8 @@ def _sequence(name: str, arrays: Iterable[ArrayInput]) -> list[ArrayInput]:
         raise TypeError(
             f"{name}: got {type(arrays).__name__}, wanted a sequence of arrays"
         ) from None
+    except MemoryError:
+        raise MemoryError(f"{name}: got more arrays than there is room for") from None
 
 
 def _check_shapes(parts: list[Array], logs: list[Array]) -> None:

@@ -17,22 +17,24 @@ import numpy as np
 from ._arrays import (
     Array,
     ArrayInput,
-    broadcasts_into,
+    broadcast_together,
     compute_dtype,
     float_arrays,
     integer,
     like,
     reals,
+    room_for,
 )
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._projection import Projection, Projections, check_columns, rounded, rows_of
 from ._random import Seed
-from ._reach import Segments, Window, of_heads
+from ._reach import Segments, Window, mask_of, of_heads
 from ._vjp import MultiHeadGradients, names_of
 from .scores import Score
 
 
+@room_for("x, memory")
 def multi_head_attention(
     x: ArrayInput,
     memory: ArrayInput | None = None,
@@ -86,7 +88,10 @@ def multi_head_attention(
         What is added to each product; optional.
     score, causal, window, softcap : optional
         As for `attention`, the same for all heads; a score of `ScaledDot()` has the D of a head.
-    mask, offset, key_lengths, segments : optional
+    mask : array (..., Lq, Lk) or (..., num_heads, Lq, Lk), optional
+        As for `attention`. It has the heads third from last, or 1 for all of them, where it has
+        three axes more than the batch; with fewer axes it is the same for all heads.
+    offset, key_lengths, segments : optional
         As for `attention`, the same for all heads: leading axes are those of the batches, and have
         none of heads.
     sink : float or array (..., num_heads), optional
@@ -132,23 +137,23 @@ def multi_head_attention(
     (3, 10, 16)
     """
     weights = ((wq, bq), (wk, bk), (wv, bv), (wo, bo))
-    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score)
-    keywords = block.reach(mask, offset, key_lengths, segments)
+    reach = {"mask": mask, "offset": offset, "key_lengths": key_lengths, "segments": segments}
+    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score, sink, **reach)
     attention(
         *block.operands(),
         score=score,
         causal=causal,
         window=window,
         softcap=softcap,
-        sink=block.sink(sink),
         dropout=dropout,
         rng=rng,
         out=block.answers(),
-        **keywords,
+        **block.reach,
     )
     return rounded(block.output.forward(), block.dtype)
 
 
+@room_for("x, memory")
 def multi_head_attention_vjp(
     x: ArrayInput,
     memory: ArrayInput | None = None,
@@ -227,9 +232,9 @@ def multi_head_attention_vjp(
     """
     wanted = names_of(wrt, MultiHeadGradients._fields)
     weights = ((wq, bq), (wk, bk), (wv, bv), (wo, bo))
-    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score)
+    reach = {"mask": mask, "offset": offset, "key_lengths": key_lengths, "segments": segments}
+    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score, sink, **reach)
     inner = block.inputs.inner_names(wanted)
-    keywords = block.reach(mask, offset, key_lengths, segments)
     answers, pull = attention_vjp(
         *block.operands(),
         wrt=inner,
@@ -237,10 +242,9 @@ def multi_head_attention_vjp(
         causal=causal,
         window=window,
         softcap=softcap,
-        sink=block.sink(sink),
         dropout=dropout,
         rng=rng,
-        **keywords,
+        **block.reach,
     )
     block.answers()[...] = answers
     output = rounded(block.output.forward(), block.dtype)
@@ -253,8 +257,10 @@ def multi_head_attention_vjp(
             if inner:
                 found = pull(block.split(block.output.of_rows(d_out)))
                 made |= block.inputs.gradients(wanted, map(_joined, found[:3]))
-                made |= {"score": found.score, "sink": _without_heads(found.sink, 0)}
-                made["mask"] = _without_heads(found.mask, 2)
+                made |= {"score": found.score, "mask": found.mask, "sink": found.sink}
+                for name, shape in block.shapes.items():  # without the axes of the heads
+                    if made[name] is not None:
+                        made[name] = made[name].reshape(shape)
             if "wo" in wanted:
                 made["wo"] = block.output.of_weight(d_out)
             if "bo" in wanted:
@@ -272,6 +278,8 @@ class _Block:
     output: Projection
     heads: int
     kv_heads: int
+    reach: dict[str, Any]  # and the sink, as `attention` takes them
+    shapes: dict[str, tuple[int, ...]]  # of the mask and the sink, as they came
 
     @classmethod
     def of(
@@ -282,6 +290,8 @@ class _Block:
         num_heads: object,
         num_kv_heads: object,
         score: object,
+        sink: object,
+        **reach: object,
     ) -> _Block:
         """Check the arguments, and make the rows that the answers of the heads are written into.
 
@@ -313,10 +323,19 @@ class _Block:
                 f"memory: got shape {others.shape}, wanted leading axes that broadcast with those "
                 f"of x, {rows.shape}"
             ) from None
+        mask = None if reach["mask"] is None else mask_of(reach["mask"])
+        logits = None if sink is None else reals("sink", sink)
+        given = {"mask": mask, "sink": logits}
+        shapes = {name: x.shape for name, x in given.items() if isinstance(x, np.ndarray)}
+        split = kv_heads, heads // kv_heads
+        shape = (*lead, rows.shape[-2], others.shape[-2])
+        keywords = of_heads(shape, split, **reach | {"mask": mask})
+        keywords["sink"] = _sink(logits, lead, split)
+        lead = _lead_with(lead, **keywords)
         size = heads * (value.columns // kv_heads)
         answers = np.empty((*lead, rows.shape[-2], size), compute_dtype(rows.dtype))
         inputs = Projections(query, key, value, ("x", of_keys, of_keys))
-        return cls(inputs, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads)
+        return cls(inputs, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads, keywords, shapes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -339,27 +358,51 @@ class _Block:
         """Return the places of the heads' answers, (..., kv_heads, group, Lq, Dv)."""
         return self.split(self.output.rows)
 
-    def reach(
-        self, mask: object, offset: object, key_lengths: object, segments: object
-    ) -> dict[str, Any]:
-        """Give a reach the two axes of the heads."""
-        shape = (*self.output.rows.shape[:-1], self.inputs.key.rows.shape[-2])
-        return of_heads(shape, mask=mask, offset=offset, key_lengths=key_lengths, segments=segments)
 
-    def sink(self, sink: object) -> float | Array | None:
-        """Give a sink (..., heads) the two axes of the heads."""
-        logits = None if sink is None else reals("sink", sink)
-        if not isinstance(logits, np.ndarray) or logits.ndim == 0:
-            return logits
-        whole = (*self.output.rows.shape[:-2], self.heads)
-        if not broadcasts_into(logits.shape, whole):
-            raise ValueError(
-                f"sink: got shape {logits.shape}, wanted a number, or an array that broadcasts "
-                f"into {whole}, with one for each head"
-            )
-        *lead, count = logits.shape
-        axes = (1, 1) if count == 1 else (self.kv_heads, self.heads // self.kv_heads)
-        return logits.reshape(*lead, *axes)
+def _sink(
+    logits: float | Array | None, lead: tuple[int, ...], heads: tuple[int, int]
+) -> float | Array | None:
+    """Give a sink (..., heads) the two axes of the heads."""
+    if not isinstance(logits, np.ndarray) or logits.ndim == 0:
+        return logits
+    *others, count = logits.shape
+    every = heads[0] * heads[1]
+    if count not in (1, every) or not broadcast_together(tuple(others), lead):
+        raise ValueError(
+            f"sink: got shape {logits.shape}, wanted a number, or an array that broadcasts with "
+            f"{(*lead, every)}, with one for each head"
+        )
+    return logits.reshape(*others, *((1, 1) if count == 1 else heads))
+
+
+def _lead_with(
+    lead: tuple[int, ...],
+    mask: Any = None,
+    offset: Any = None,
+    key_lengths: Any = None,
+    segments: Any = None,
+    sink: Any = None,
+) -> tuple[int, ...]:
+    """Return the leading axes of the output, of the batch and of all that has two axes of heads.
+
+    Raises
+    ------
+    ValueError
+        For those that do not broadcast.
+    """
+    ids = segments if isinstance(segments, tuple) else (segments,)
+    pairs = {"mask": [mask], "segments": ids, "offset": [offset], "key_lengths": [key_lengths]}
+    own = {"mask": 4, "segments": 3}
+    for name, arrays in {**pairs, "sink": [sink]}.items():
+        for x in arrays:
+            others = np.shape(x)[: max(0, np.ndim(x) - own.get(name, 2))]
+            if not broadcast_together(lead, others):
+                raise ValueError(
+                    f"{name}: got leading axes {others}, wanted ones that broadcast with those of "
+                    f"the others, {lead}"
+                )
+            lead = np.broadcast_shapes(lead, others)
+    return lead
 
 
 def _heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:
@@ -388,11 +431,3 @@ def _joined(heads: Array | None) -> Array | None:
         return None
     rows = np.moveaxis(heads, -2, -4)
     return rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2] * rows.shape[-1])
-
-
-def _without_heads(d: Array | None, own: int) -> Array | None:
-    """Make one axis of the two of heads, before `own` others; of a mask, which has none, none."""
-    if d is None or d.ndim <= own:
-        return d
-    *lead, kv_heads, group = d.shape[: d.ndim - own]
-    return d.reshape(*lead, *([] if own else [kv_heads * group]), *d.shape[d.ndim - own :])

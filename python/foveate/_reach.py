@@ -11,6 +11,7 @@ from ._arrays import (
     Array,
     ArrayInput,
     array_or_list,
+    broadcast_together,
     broadcasts_into,
     integer,
     integers,
@@ -62,7 +63,7 @@ def resolve(
         _refuse_unequal_lengths("causal" if causal else "window", query, key)
     of_queries, of_keys = (None, None) if segments is None else _segments(segments, query, key)
     return (
-        None if mask is None else _mask(mask),
+        None if mask is None else mask_of(mask),
         left,
         right,
         place,
@@ -72,7 +73,14 @@ def resolve(
     )
 
 
-def _mask(mask: object) -> Array:
+def mask_of(mask: object) -> Array:
+    """Take a mask.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no array, or neither of bools nor of floats.
+    """
     array = array_or_list("mask", mask, "a bool or float array")
     if array.dtype != np.bool_ and array.dtype.name not in FLOATS:
         raise TypeError(
@@ -132,37 +140,67 @@ def _segments(segments: object, query: Array, key: Array) -> tuple[Array, Array]
                 f"segments: got a tuple of {len(segments)}, wanted one int array or a pair "
                 "(of_queries, of_keys)"
             )
-        return _ids(segments[0]), _ids(segments[1])
+        return _ids(segments[0], query), _ids(segments[1], key)
     ids = _ids(segments)
     if query.ndim >= 2 and key.ndim >= 2 and query.shape[-2] != key.shape[-2]:
         raise ValueError(
             f"segments: got one array with {query.shape[-2]} queries and {key.shape[-2]} keys, "
             "wanted a pair (of_queries, of_keys)"
         )
+    ids = _ids(ids, query)
     return ids, ids
 
 
-def _ids(segments: object) -> Array:
+def _ids(segments: object, rows: Array | None = None) -> Array:
+    """Take ids, one for each of these rows."""
     ids = integers("segments", segments)
     if isinstance(ids, int):
         raise TypeError("segments: got an int, wanted an int array with one id a position")
+    if rows is not None and rows.ndim >= 2 and ids.shape[-1:] != rows.shape[-2:-1]:
+        raise ValueError(
+            f"segments: got shape {ids.shape}, wanted (..., {rows.shape[-2]}), an id for each row"
+        )
     return ids
+
+
+def lead_of(
+    *operands: Array,
+    reach: Reach,
+    sink: float | Array | None = None,
+    centers: Array | None = None,
+) -> tuple[int, ...]:
+    """Return the leading axes of the output: of all that have such, broadcast together.
+
+    Raises
+    ------
+    ValueError
+        For those that do not broadcast, which the extension refuses by name.
+    """
+    mask, _, _, offset, key_lengths, *segments = reach
+    pairs = ((mask, 2), (offset, 0), (key_lengths, 0), *((ids, 1) for ids in segments))
+    arrays = [*((x, 2) for x in operands), *pairs, (centers, 1), (sink, 0)]
+    shapes = (x.shape[: max(0, x.ndim - own)] for x, own in arrays if isinstance(x, np.ndarray))
+    return np.broadcast_shapes(*shapes)
 
 
 def of_heads(
     shape: tuple[int, ...],
+    heads: tuple[int, int],
     *,
     mask: object,
     offset: object,
     key_lengths: object,
     segments: object,
 ) -> dict[str, Any]:
-    """Give a reach that is the same for all heads two axes for them, of length 1.
+    """Give a reach, which is the same for all heads but for a mask, the two axes of the heads.
 
     Parameters
     ----------
     shape : tuple (..., Lq, Lk)
         Without heads.
+    heads : pair of ints
+        How long the two axes are. A mask that has more axes than `shape` has their product third
+        from last.
     mask, offset, key_lengths, segments : optional
         As for `attention`, without heads.
 
@@ -174,25 +212,43 @@ def of_heads(
     Raises
     ------
     TypeError, ValueError
-        As `resolve`, and for shapes that do not broadcast into this one.
+        As `resolve`, and for shapes that do not broadcast with this one.
     """
     *lead, queries, keys = shape
 
     def inserted(name: str, x: Any, *own: int) -> Any:
         if not isinstance(x, np.ndarray):
             return x
-        whole = (*lead, *own)
-        if not broadcasts_into(x.shape, whole):
-            raise ValueError(
-                f"{name}: got shape {x.shape}, wanted one that broadcasts into {whole}; it is the "
-                "same for all heads"
-            )
         count = max(0, x.ndim - len(own))
-        return x.reshape(*x.shape[:count], *((1, 1) if count else ()), *x.shape[count:])
+        if not (
+            broadcasts_into(x.shape[count:], own)
+            and broadcast_together(x.shape[:count], tuple(lead))
+        ):
+            raise ValueError(
+                f"{name}: got shape {x.shape}, wanted one that broadcasts with {(*lead, *own)}; it "
+                "is the same for all heads"
+            )
+        return x.reshape((*x.shape[:count], *((1, 1) if count else ()), *x.shape[count:]))
+
+    def split(mask: Array) -> Array:
+        *others, count, _, _ = mask.shape
+        own = mask.shape[-2:]
+        if not (
+            count in (1, heads[0] * heads[1])
+            and broadcasts_into(own, (queries, keys))
+            and broadcast_together(tuple(others), tuple(lead))
+        ):
+            raise ValueError(
+                f"mask: got shape {mask.shape}, wanted one that broadcasts with "
+                f"{(*lead, heads[0] * heads[1], queries, keys)}: the heads are third from last"
+            )
+        return mask.reshape(*others, *((1, 1) if count == 1 else heads), *own)
 
     keywords: dict[str, Any] = {"segments": segments}  # what is none, or wrong, is so for `resolve`
     if mask is not None:
-        keywords["mask"] = inserted("mask", _mask(mask), queries, keys)
+        array = mask_of(mask)
+        has_heads = array.ndim > len(shape)
+        keywords["mask"] = split(array) if has_heads else inserted("mask", array, queries, keys)
     if offset is not None:
         keywords["offset"] = inserted("offset", _offset(offset))
     if key_lengths is not None:

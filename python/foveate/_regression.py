@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _core
-from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, real, reals
+from ._arrays import Array, ArrayInput, compute_dtype, real, reals, widest_arrays
 from ._order import curve_order, scatter
 from .scores import Gaussian
 
@@ -48,11 +48,12 @@ def kernel_regression(
     ----------
     x : array (n,) or (n, d)
         Where to estimate. float16, bfloat16 (of ml_dtypes), float32 or float64; sums are float32,
-        or float64 for float64. Any object with `__array__`, `__dlpack__` or the buffer protocol.
+        or float64 for float64. Lists and integers are float64. Of several dtypes the widest is that
+        of all, as in NumPy. Any object with `__array__`, `__dlpack__` or the buffer protocol.
     x_train : array (m,) or (m, d)
-        Where y was observed; of the dtype of `x`.
+        Where y was observed.
     y_train : array (m,) or (m, k)
-        What was observed; of the dtype of `x`.
+        What was observed.
     w : float or array (d,), default 1.0
         The inverse of the bandwidth, for all dimensions or for each: the distance of two points is
         u = ||w (a - b)||. Finite and not negative; with 0 a dimension does not count.
@@ -75,12 +76,12 @@ def kernel_regression(
     Returns
     -------
     numpy.ndarray (n,) or (n, k)
-        Of the dtype of `x`.
+        Of the dtype of `x`, or the widest one.
 
     Raises
     ------
     TypeError
-        For dtypes that are not taken, or mixed, and for keywords of a wrong type.
+        For dtypes that are not taken, and for keywords of a wrong type.
     ValueError
         For shapes that do not fit, another kernel, and w or weights outside their ranges.
     MemoryError
@@ -149,6 +150,7 @@ class Taken(NamedTuple):
     fill_value: float
     shape: tuple[int, ...]  # of the output
     shapes: dict[str, tuple[int, ...]]  # of x, x_train and y_train
+    dtypes: dict[str, np.dtype[Any]]  # likewise; integers are float64
 
     def nothing(self) -> Array:
         """Make the output where there are no training points."""
@@ -177,7 +179,7 @@ def take(
     TypeError, ValueError
         As `kernel_regression`.
     """
-    query, key, value = float_arrays(x=x, x_train=x_train, y_train=y_train)
+    (query, key, value), dtypes = widest_arrays(x=x, x_train=x_train, y_train=y_train)
     _check_shapes(query, key, value)
     if not isinstance(kernel, str):
         raise TypeError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
@@ -204,7 +206,7 @@ def take(
             kept = np.flatnonzero(there)
             key, value, sample = key[kept], value[kept], sample[kept]
     points = Points(query, key, inverse, leave_one_out)
-    return Taken(points, value, sample, kept, fill_value, shape, shapes)
+    return Taken(points, value, sample, kept, fill_value, shape, shapes, dtypes)
 
 
 def _check_shapes(query: Array, key: Array, value: Array) -> None:
@@ -301,9 +303,9 @@ class Points:
         bias: Array | None = None,
         by_differences: bool = False,
     ) -> tuple[Array, Array]:
-        """The weighted means (n, k) of this dtype, and the logarithms of the sums of weights (n,).
+        """The weighted means (n, k) of this dtype, and the logarithms of the sums of weights.
 
-        `bias` (m,) is added to the logits, whose scale 1 it has. With `by_differences` a Gaussian
+        These come with their parts, (n, 3). `bias` (m,) is added to the logits, whose scale 1 it has. With `by_differences` a Gaussian
         is never reduced to an inner product, and its weights are those of `weights`.
         """
         query, key = self.query, self.key
@@ -333,7 +335,7 @@ class Points:
             None,
             None,
             None,
-            "float64",
+            "parts",
             dtype,
             (kind, weights, negligible, self.leave_one_out),
         )
@@ -352,7 +354,10 @@ def gaussian(
         negligible = negligible_weight(value, 2.0**-53 if value.dtype == np.float64 else 2.0**-24)
         order = None if negligible == 0 else order
     bias = None if sample is None else np.log(sample).astype(points.accumulated)
-    return points.ask("gaussian", value, value.dtype, order=order, negligible=negligible, bias=bias)
+    output, lse = points.ask(
+        "gaussian", value, value.dtype, order=order, negligible=negligible, bias=bias
+    )
+    return output, lse[:, 0]
 
 
 def negligible_weight(value: Array, rounding: float) -> float:
@@ -392,7 +397,7 @@ class Compact(NamedTuple):
     nowhere: Array  # (n,): where a distance is NaN, and so the answer
     value: Array  # (m, k) or (m, k + 1): y without NaN and inf; or s y, and the weights s
     means: Array  # of the value, (n, k) or (n, k + 1)
-    lse: Array  # (n,): the logarithms of the sums of weights, without s
+    lse: Array  # (n, 3): the logarithms of the sums of weights, without s, with their parts
 
 
 def compact(
@@ -418,7 +423,7 @@ def compact(
         value = np.concatenate([part.astype(accumulated) for part in parts], axis=1)
 
     output, lse = points.ask(kernel, value, accumulated, order=points.order(skip_far))
-    empty = lse == -np.inf
+    empty = lse[:, 0] == -np.inf
     answer = output[:, :columns]
     if sample is not None:
         total = output[:, columns : columns + 1]
@@ -433,7 +438,7 @@ def compact(
         # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.
         bias = None if sample is None else np.log(sample).astype(accumulated)
         nothing = np.zeros((len(value), 1), accumulated)
-        nowhere = np.isnan(points.ask("gaussian", nothing, accumulated, bias=bias)[1])
+        nowhere = np.isnan(points.ask("gaussian", nothing, accumulated, bias=bias)[1][:, 0])
         answer[nowhere] = np.nan
         empty &= ~nowhere
     means = output[:, :averaged]

@@ -143,17 +143,16 @@ _Undo = Callable[[Array, frozenset[str]], _Parts]
 
 def _as_given(given: Taken, parts: _Parts, wanted: frozenset[str]) -> RegressionGradients:
     """Put the gradients into the shapes, the dtype and the places of the arguments."""
-    dtype = given.points.query.dtype
     found: dict[str, Any] = {}
     for name in wanted - {"w"}:
-        part, shape = getattr(parts, name), given.shapes[name]
+        part, shape, dtype = getattr(parts, name), given.shapes[name], given.dtypes[name]
         if part is None:
             found[name] = np.zeros(shape, dtype)
         elif given.kept is None or name == "x":
             found[name] = part.astype(dtype, copy=False).reshape(shape)
         else:
             found[name] = np.zeros(shape, dtype)
-            found[name][given.kept] = part.reshape(-1, *shape[1:])
+            found[name][given.kept] = part.reshape(len(given.kept), *shape[1:])
     if "w" in wanted:
         inverse = given.points.inverse
         d_w = np.zeros(given.points.query.shape[1]) if parts.w is None else parts.w
@@ -204,7 +203,7 @@ def _gaussian(given: Taken) -> tuple[Array, Array, _Undo]:
     points, value, wide = given.points, given.value, given.points.accumulated
     bias = None if given.sample is None else np.log(given.sample).astype(wide)
     output, lse = points.ask("gaussian", value, wide, bias=bias, by_differences=True)
-    empty = lse == -np.inf
+    empty = lse[:, 0] == -np.inf
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
         answers = (output, lse, np.where(empty[:, None], 0, d_out).astype(output.dtype))

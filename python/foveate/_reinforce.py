@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, real, reals
+from ._arrays import Array, ArrayInput, once, real, reals, room
 
 
 @dataclass
@@ -90,14 +90,16 @@ class MovingAverageBaseline:
             For what is not real, and for NaN and inf, which would stay in the baseline.
         """
         rewards = np.asarray(reals("reward", reward))
-        if not np.isfinite(rewards).all():
+        if not np.isfinite(once(rewards)).all():
             raise ValueError("reward: got NaN or inf, wanted finite numbers")
         if rewards.size == 0:
             return rewards
+        advantage = room("reward", rewards.shape, np.float64)
         mean = float(rewards.mean())
         before = mean if self.value is None else self.value
         self.value = self.decay * before + (1 - self.decay) * mean
-        return np.asarray(rewards - before)
+        np.subtract(rewards, before, out=advantage)
+        return advantage
 
 
 def leave_one_out_advantage(reward: ArrayInput) -> Array:
@@ -145,7 +147,8 @@ def leave_one_out_advantage(reward: ArrayInput) -> Array:
     draws = rewards.shape[-1] if rewards.ndim else 1
     if draws < 2:
         raise ValueError(f"reward: got shape {rewards.shape}, wanted (..., S) with S >= 2 draws")
+    advantage = room("reward", rewards.shape, np.float64)
     with np.errstate(all="ignore"):
-        apart = rewards - rewards.mean(axis=-1, keepdims=True)
-    advantage: Array = apart * (draws / (draws - 1))
+        np.subtract(rewards, rewards.mean(axis=-1, keepdims=True), out=advantage)
+        advantage *= draws / (draws - 1)
     return advantage

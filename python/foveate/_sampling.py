@@ -11,7 +11,18 @@ import math
 import numpy as np
 
 from . import _core
-from ._arrays import FLOATS, Array, ArrayInput, as_array, by_rows, integer, integers, native
+from ._arrays import (
+    Array,
+    ArrayInput,
+    broadcast_together,
+    by_rows,
+    integers,
+    native,
+    numbers,
+    room,
+    room_for,
+    sizes,
+)
 from ._random import Seed, key_of
 
 # From so many trials on the tree is faster. Measured on one thread: a trial takes 7 to 10 ns; the
@@ -23,7 +34,11 @@ _MULTINOMIAL_TREE = 3 << 56  # after the streams of csrc/random.hpp, in the same
 
 
 def multinoulli(
-    p: ArrayInput, size: int | None = None, *, logits: bool = False, rng: Seed = None
+    p: ArrayInput,
+    size: int | tuple[int, ...] | None = None,
+    *,
+    logits: bool = False,
+    rng: Seed = None,
 ) -> Array:
     """Draw categories, each with the probability `p / p.sum()` [1]_: the multinoulli distribution.
 
@@ -34,11 +49,12 @@ def multinoulli(
 
     Parameters
     ----------
-    p : array (..., K), float16, bfloat16, float32 or float64
+    p : array (..., K), float16, bfloat16, float32, float64 or of integers
         Weights that need not sum to 1, or logits. Any number of categories, any strides. A category
         of weight 0 (logit -inf) is never drawn.
-    size : int, optional
-        How many draws from each row; by default one, without an axis of its own.
+    size : int or tuple of ints, optional
+        How many draws from each row, or the shape of so many; by default one, without an axis of
+        its own.
     logits : bool, default False
         `p` holds logarithms of weights, whatever they sum to.
     rng : None, int, SeedSequence, BitGenerator or Generator
@@ -52,7 +68,7 @@ def multinoulli(
     Raises
     ------
     TypeError
-        For dtypes that are not float, a size that is no int and logits that are no bool.
+        For dtypes of no real numbers, a size of other than ints and logits that are no bool.
     ValueError
         For weights that are negative, NaN or infinite (logits that are NaN or +inf), rows of no
         weight at all, no category to draw, and a negative size.
@@ -76,14 +92,20 @@ def multinoulli(
     rows = _categories(p)
     if not isinstance(logits, bool | np.bool_):
         raise TypeError(f"logits: got {type(logits).__name__}, wanted a bool")
-    draws = 1 if size is None else _count("size", size)
-    index = np.empty((*rows.shape[:-1], draws), np.int64)
-    _core.multinoulli(rows, bool(logits), *key_of(rng), index)
-    return index[..., 0] if size is None else index
+    shape = sizes("size", size)
+    index = room("size", (*rows.shape[:-1], math.prod(shape)))
+    key = key_of(rng)
+    with room_for("p"):
+        _core.multinoulli(rows, bool(logits), *key, index)
+    return index.reshape((*rows.shape[:-1], *shape))
 
 
 def multinomial(
-    n: int | ArrayInput, p: ArrayInput, size: int | None = None, *, rng: Seed = None
+    n: int | ArrayInput,
+    p: ArrayInput,
+    size: int | tuple[int, ...] | None = None,
+    *,
+    rng: Seed = None,
 ) -> Array:
     """Draw how often each category comes up in n trials: the multinomial distribution.
 
@@ -93,11 +115,12 @@ def multinomial(
     Parameters
     ----------
     n : int or int array
-        Numbers of trials, up to 2^63 - 1; an array broadcasts into the leading axes of `p`.
-    p : array (..., K), float16, bfloat16, float32 or float64
+        Numbers of trials, up to 2^63 - 1; an array broadcasts with the leading axes of `p`.
+    p : array (..., K), float16, bfloat16, float32, float64 or of integers
         Weights that need not sum to 1. A category of weight 0 never gets a count.
-    size : int, optional
-        How many times to draw for each row; by default once, without an axis of its own.
+    size : int or tuple of ints, optional
+        How many times to draw for each row, or the shape of so many; by default once, without an
+        axis of its own.
     rng : None, int, SeedSequence, BitGenerator or Generator
         What `numpy.random.default_rng` takes; a Generator advances. Counts depend on its key, on
         the row and its own n, and on the number of the draw.
@@ -110,7 +133,7 @@ def multinomial(
     Raises
     ------
     TypeError
-        For weights that are not float, and n or a size that is not of integers.
+        For weights that are no real numbers, and n or a size that is not of integers.
     ValueError
         For negative n or size, n that does not broadcast, weights that are negative, NaN or
         infinite, rows of no weight at all, and trials without a category.
@@ -131,10 +154,13 @@ def multinomial(
     """
     rows = _categories(p)
     trials = _trials(n, rows)
-    draws = 1 if size is None else _count("size", size)
-    counts = np.zeros((*rows.shape[:-1], draws, rows.shape[-1]), np.int64)
+    lead, categories = np.broadcast_shapes(trials.shape, rows.shape[:-1]), rows.shape[-1]
+    rows = np.broadcast_to(rows, (*lead, categories))
+    shape = sizes("size", size)
+    draws = math.prod(shape)
+    counts = room("size", (*lead, draws, categories))
+    counts.fill(0)
     low, high = key_of(rng)
-    lead, categories = rows.shape[:-1], rows.shape[-1]
     split = (trials >= max(_TREE_AT_LEAST, _TREE_FROM * categories)) & (counts.size > 0)
     _core.multinomial(np.where(split, 0, trials), rows, low, high, counts)
     for row in np.flatnonzero(np.broadcast_to(split, lead)):
@@ -145,7 +171,7 @@ def multinomial(
             counter = np.array([_MULTINOMIAL_TREE, draw, row, 0], np.uint64)
             bits = np.random.Philox(key=np.array([low, high], np.uint64), counter=counter)
             counts[(*place, draw)] = _split(number, tree, np.random.Generator(bits))
-    return counts[..., 0, :] if size is None else counts
+    return counts.reshape((*lead, *shape, categories))
 
 
 def multinomial_logpmf(counts: ArrayInput, p: ArrayInput) -> Array:
@@ -160,7 +186,7 @@ def multinomial_logpmf(counts: ArrayInput, p: ArrayInput) -> Array:
     ----------
     counts : int array (..., K)
         How often each category came up; up to 2^63 - 1 in all.
-    p : array (..., K), float16, bfloat16, float32 or float64
+    p : array (..., K), float16, bfloat16, float32, float64 or of integers
         Weights that need not sum to 1. The leading axes broadcast with those of `counts`.
 
     Returns
@@ -171,7 +197,7 @@ def multinomial_logpmf(counts: ArrayInput, p: ArrayInput) -> Array:
     Raises
     ------
     TypeError
-        For counts that are not integers, and weights that are not float.
+        For counts that are not integers, and weights that are no real numbers.
     ValueError
         For negative counts, shapes that do not broadcast, and weights as in `multinomial`.
 
@@ -224,34 +250,21 @@ def multinomial_logpmf(counts: ArrayInput, p: ArrayInput) -> Array:
 
 def _categories(p: object) -> Array:
     """Take weights or logits: an array of a float dtype with one axis or more."""
-    array = as_array("p", p)
-    if array.dtype.name not in FLOATS:
-        raise TypeError(f"p: got dtype {array.dtype}, wanted {', '.join(FLOATS)}")
+    array = numbers("p", p)
     if array.ndim == 0:
         raise ValueError("p: got shape (), wanted one axis or more, (..., K)")
     return native(array)
 
 
-def _count(name: str, x: object) -> int:
-    number = integer(name, x)
-    if number < 0:
-        raise ValueError(f"{name}: got {number}, wanted 0 or more")
-    return number
-
-
 def _trials(n: object, rows: Array) -> Array:
-    """Numbers of trials, an int64 array that broadcasts into the leading axes."""
+    """Numbers of trials, an int64 array that broadcasts with the leading axes."""
     trials = np.asarray(integers("n", n), np.int64)
     if trials.size and trials.min() < 0:
         raise ValueError(f"n: got {trials.min()}, wanted 0 or more")
     lead = rows.shape[:-1]
-    try:
-        fits = np.broadcast_shapes(trials.shape, lead) == lead
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcast_together(trials.shape, lead):
         raise ValueError(
-            f"n: got shape {trials.shape}, wanted one that broadcasts into the leading axes of p, "
+            f"n: got shape {trials.shape}, wanted one that broadcasts with the leading axes of p, "
             f"{lead}"
         )
     return trials

@@ -16,7 +16,32 @@ from ._arrays import Array, compute_dtype
 from ._gaussian import Gaussian
 from ._score import fitted, project
 from ._vjp import score_of
-from .scores import Bilinear, Cosine, Score, unit
+from .scores import Bilinear, Cosine, Dot, ScaledDot, Score, unit
+
+# Scores are known by how they reduce: a subclass that reduces itself otherwise is another score.
+_KNOWN = {
+    each.reduce for each in (Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot)
+}
+
+
+def has_undo(score: Score) -> bool:
+    """Tell whether the reduction of a score can be undone."""
+    return type(score).reduce in _KNOWN
+
+
+def check_undo(score: object, name: str = "score") -> None:
+    """Refuse a score whose gradients are not known.
+
+    Raises
+    ------
+    TypeError
+        For an object of a class that reduces itself in a way of its own.
+    """
+    if isinstance(score, Score) and not has_undo(score):
+        raise TypeError(
+            f"{name}: got {type(score).__name__}, which has no undo, wanted a score of foveate: "
+            "the gradients of another one are not known"
+        )
 
 
 class OfOperands(NamedTuple):

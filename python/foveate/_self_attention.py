@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, float_arrays, like
+from ._arrays import Array, ArrayInput, float_arrays, like, room_for
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._projection import Projection, Projections, check_columns, rounded, rows_of
@@ -19,6 +19,7 @@ from ._vjp import SelfGradients, names_of
 from .scores import Score
 
 
+@room_for("x")
 def self_attention(
     x: ArrayInput,
     wq: ArrayInput,
@@ -107,6 +108,7 @@ def self_attention(
     return rounded(output, projections.query.rows.dtype)
 
 
+@room_for("x")
 def self_attention_vjp(
     x: ArrayInput,
     wq: ArrayInput,

@@ -108,7 +108,8 @@ def names_of(
     """
     if wrt is None:
         return frozenset(fields)
-    names = [wrt] if isinstance(wrt, str) else wrt
+    is_one = isinstance(wrt, str) or (isinstance(wrt, np.ndarray) and wrt.ndim == 0)
+    names: Any = [wrt] if is_one else wrt
     if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"wrt: got {wrt!r}, wanted a name, or a collection of names")
     for name in names:

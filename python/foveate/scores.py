@@ -187,7 +187,13 @@ class Bilinear(ArrayScore):
         return Reduced(project(query, w), key, 1.0)
 
 
-NAMED: dict[str, Score] = {"dot": Dot(), "scaled_dot": ScaledDot(), "cosine": Cosine()}
+# Those whose parameters all have defaults.
+NAMED: dict[str, Score] = {
+    "dot": Dot(),
+    "scaled_dot": ScaledDot(),
+    "cosine": Cosine(),
+    "gaussian": Gaussian(),
+}
 
 
 def reduce(score: Any, query: Array, key: Array, name: str = "score") -> Reduced:
@@ -196,7 +202,7 @@ def reduce(score: Any, query: Array, key: Array, name: str = "score") -> Reduced
     Parameters
     ----------
     score : Score or str
-        `"dot"`, `"scaled_dot"`, `"cosine"`, or a score object.
+        `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, or a score object.
     query : array (..., Lq, Dq)
     key : array (..., Lk, Dk)
     name : str
@@ -225,4 +231,10 @@ def reduce(score: Any, query: Array, key: Array, name: str = "score") -> Reduced
     for operand, array, axes in (("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")):
         if array.ndim < 2:
             raise ValueError(f"{operand}: got shape {array.shape}, wanted two axes or more, {axes}")
-    return score.reduce(query, key)
+    reduced = score.reduce(query, key)
+    if not isinstance(reduced, Reduced):
+        raise TypeError(
+            f"{name}: got {type(reduced).__name__} of {type(score).__name__}.reduce, wanted a "
+            "Reduced"
+        )
+    return reduced

@@ -196,22 +196,8 @@ void test_masks(Report& report, const std::string& title, fv_dtype dtype) {
   }
 }
 
-// The first `one` elements become the sums over all stretches of so many, the others 0.
-void add_up(Tensor& x, int64_t one) {
-  for (int64_t i = one; i < x.count(); ++i) {
-    x.set(i % one, x.get(i % one) + x.get(i));
-    x.set(i, 0);
-  }
-}
-void add_up(std::vector<double>& x, int64_t one) {
-  for (size_t i = size_t(one); i < x.size(); ++i) {
-    x[i % size_t(one)] += x[i];
-    x[i] = 0;
-  }
-}
-
 // One key or one value for all heads: the gradient of each has the heads of both, whose sum is that of the one; every
-// element is written, also where D or Dv is 0, where the heads need not be told apart.
+// element is written, also where D or Dv is 0, and the strides of an array of no element tell nothing of its heads.
 void test_leads(Report& report, const std::string& title, fv_dtype dtype) {
   const struct {
     int64_t size, value_size;
@@ -232,12 +218,7 @@ void test_leads(Report& report, const std::string& title, fv_dtype dtype) {
       (part == of_key ? problem.key : problem.value) = single.view();
       Pullback r = empty_parts(c, pulled, lse_dtype(dtype));
       r.status = pull_back(problem, forward(c, lse_dtype(dtype)), pulled, views_of(r));
-      Gradients wanted = differentiate(c, pulled).exact;
-      if (shape.size == 0 || shape.value_size == 0) {  // strides of 0 do not tell heads of no element apart
-        add_up(r.part[part], one);
-        add_up(wanted.value[part], one);
-        add_up(wanted.size[part], one);
-      }
+      const Gradients wanted = differentiate(c, pulled).exact;
       report.that(title + "one " + (part == of_key ? "key" : "value") + " for all heads, D = " +
                       std::to_string(shape.size) + ", Dv = " + std::to_string(shape.value_size),
                   within(r, wanted, dtype));
@@ -266,6 +247,35 @@ void test_nothing(Report& report, const std::string& title, fv_dtype dtype) {
                     within(r, differentiate(c, pulled).exact, dtype));
       }
     }
+}
+
+// Gradients of no element, of whatever strides: the memory that their views point at is not theirs.
+void test_nothing_is_written(Report& report, const std::string& title, fv_dtype dtype) {
+  const struct {
+    const char* what;
+    int64_t heads, queries, keys;
+  } shapes[] = {{"no heads", 0, 3, 5}, {"no heads and no queries", 0, 0, 5}, {"no keys", 2, 3, 0}};
+  for (const auto& shape : shapes)
+    for (const Kind& kind : kinds())
+      for (const int64_t draws : {0, 2}) {
+        const Case c = of_kind(kind, dtype, shape.queries, shape.keys, 4, 4, 63, shape.heads);
+        if (draws && draws_of(c).size() == 1) continue;
+        const Pulled pulled = pulled_for(c, draws, 62);
+        const Forward given = forward(c, lse_dtype(dtype));
+        const int64_t item = size_of(dtype), extents[] = {shape.heads, 1, shape.keys, 4};
+        const int64_t none[4] = {}, some[4] = {shape.keys * 4 * item, 4 * item, 4 * item, item};
+        for (const int64_t* strides : {none, some}) {
+          Tensor d_query(lse_dtype(dtype), {shape.heads, 2, shape.queries, 4}, NAN), memory(FV_FLOAT64, {64}, 7);
+          const Tensor before = memory;
+          const fv_array view = {memory.view()->data, dtype, 4, extents, strides};
+          fv_gradients gradients = {};
+          gradients.query = d_query.view();
+          gradients.key = gradients.value = &view;
+          const fv_status status = pull_back(c.problem(), given, pulled, gradients);
+          report.that(title + shape.what + ", " + kind.name + (draws ? ", hard" : "") + ": nothing else is written",
+                      status == FV_OK && memory.same_bits(before) && all_zero(d_query, 0, d_query.count()));
+        }
+      }
 }
 
 // So many queries and keys that a task takes some of the blocks of queries alone: what each of two halves of the queries
@@ -340,6 +350,7 @@ void test_backward_edges(Report& report, const std::string& isa) {
     test_masks(report, title, dtype);
     test_leads(report, title, dtype);
     test_nothing(report, title, dtype);
+    test_nothing_is_written(report, title, dtype);
   }
 }
 

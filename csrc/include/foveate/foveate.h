@@ -94,9 +94,8 @@ typedef struct fv_reach {
   double half_width;              /* with centers: positive */
 } fv_reach;
 
-/* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of query, key and value
- * broadcast to those of the output; everything else must broadcast into them. float16, bfloat16 and float32 mix
- * freely among query, key and value and accumulate in float32; float64 goes with float64 only. */
+/* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of these, and of the arrays of
+ * the reach and the sink, broadcast to those of the output. float16, bfloat16 and float32 mix freely among query, key and value and accumulate in float32; float64 goes with float64 only. */
 typedef struct fv_problem {
   const fv_array* query;
   const fv_array* key;
@@ -117,7 +116,8 @@ typedef struct fv_problem {
 fv_status fv_output_shape(const fv_problem*, int32_t* ndim, int64_t shape[FV_MAX_DIMS], fv_error*) FV_NOEXCEPT;
 
 /* out (..., Lq, Dv), of any float dtype; lse (..., Lq), float32 or float64 (float64 for float64), may be NULL: the
- * natural logarithm of the denominator, the sink included. */
+ * natural logarithm of the denominator, the sink included. Or lse (..., Lq, 3), float64: with two numbers that are
+ * meant for the gradients of the same problem, the largest score as the kernels hold it and the logarithm of what is left. */
 fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* lse, fv_error*) FV_NOEXCEPT;
 
 /* out (..., Lq, Lk): the weights themselves. */
@@ -138,7 +138,8 @@ typedef struct fv_gradients {
 } fv_gradients;
 
 /* The gradients of fv_attention: out and lse are what it gave for the problem, d_out the gradient of out, of its shape;
- * d_lse that of lse, may be NULL. An error of lse is one of every weight of its row: float64 spares its rounding. d_lse
+ * d_lse (..., Lq) that of lse, may be NULL. An error of lse is one of every weight of its row: (..., Lq, 3)
+ * spares it whatever the size of the scores; float64 while they are no larger than 1e9. d_lse
  * and the gradient of the mask are float32 (float64 for float64); out, d_out, and the gradients of query, key and value
  * of any float dtype (float64 for float64). No axis of key and value may be broadcast by a stride of 0 alone. A row that
  * sees nothing, or whose compact weights are all 0, has the gradient 0. `negligible` counts as 0. */

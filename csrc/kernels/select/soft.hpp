@@ -2,7 +2,8 @@
 //   m' = max(m, max_j s_j),  alpha = 2^(scale (m - m')),  P_j = 2^(scale (s_j - m')),  l' = alpha l + sum_j P_j
 // The difference comes before the scale: it is exact where it matters, and the largest weight is 1 whatever the scores.
 // Most inner products have the scale in their queries; then it is 1 here, and left out.
-// The sum is a chain over the tile's j, from 0: its error does not grow with the number of tiles.
+// The sum runs over the tile's j in chains of 16, from 0: its error grows neither with the number of tiles nor, where all
+// weights are alike and all roundings go one way, with the length of a tile.
 // m starts at -inf with l = 0, or at the sink with l = 1. While nothing was seen, m' is -inf and is taken as 0 in the
 // differences: weights of cells that are not seen (score -inf) are then 0, not NaN. NaN does not enter m, but l.
 #pragma once
@@ -47,16 +48,22 @@ template <class T, int vectors, bool scaled, bool falloff>
 [[gnu::noinline]] void soft_tile(T* scores, int64_t count, T scale, const T* top, T* m, T* l, T* alpha,
                                  const Gaussian* gaussian) {
   constexpr int width = vectors * lanes<T>;
+  constexpr int64_t chain = 16;
   Vec<T> sum[vectors] = {}, offset[vectors];
   soft_offset<T, vectors>(top, scale, m, l, alpha, offset);
   const auto each = [&](auto&& factor) {
-    for (int64_t j = 0; j < count; ++j)
-      unroll<vectors>([&](auto v) {
-        T* cell = scores + j * width + v * lanes<T>;
-        const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(load(cell) - offset[v], scale));
-        sum[v] += weight;
-        store<T>(cell, factor(v, weight));
-      });
+    for (int64_t first = 0; first < count; first += chain) {
+      const int64_t end = first + chain < count ? first + chain : count;
+      Vec<T> part[vectors] = {};
+      for (int64_t j = first; j < end; ++j)
+        unroll<vectors>([&](auto v) {
+          T* cell = scores + j * width + v * lanes<T>;
+          const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(load(cell) - offset[v], scale));
+          part[v] += weight;
+          store<T>(cell, factor(v, weight));
+        });
+      unroll<vectors>([&](auto v) { sum[v] += part[v]; });
+    }
   };
   if constexpr (falloff) {
     Falloff<T, vectors> by(*gaussian);

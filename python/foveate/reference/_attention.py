@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._dropout import factors_of
-from ._reach import bias_of, per_lead, reach
-from ._score import compute_dtype, scores
+from ._reach import bias_of, lead_of, narrowed, per_lead, reach
+from ._score import compute_dtype, floats, scores
 from ._select import softmax, weighted_sum
 
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ def logits_of(
     mask = None if mask is None else np.asarray(mask)
     bias = bias_of(mask)
     if bias is not None:
-        logits = logits + bias.astype(dtype)
+        logits = logits + narrowed(bias, dtype)
     queries, keys = query.shape[-2], key.shape[-2]
     seen = reach(lead, queries, keys, mask=mask, **rest_of_reach)
     return np.where(seen, logits, -np.inf).astype(logits.dtype), seen
@@ -52,7 +52,7 @@ def weights_of(
     """The softmax of the logits: weights, their lse, the seen cells."""
     logits, seen = logits_of(query, key, lead, score, softcap, mask, **rest_of_reach)
     dtype = logits.dtype
-    sink = per_lead(-np.inf if sink is None else sink, lead).astype(dtype)
+    sink = narrowed(per_lead(-np.inf if sink is None else sink, lead), dtype)
     weights, lse = softmax(logits, seen, sink)
     return weights, lse, seen
 
@@ -91,7 +91,7 @@ def attention(
     Parameters
     ----------
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
-    score : "dot", "scaled_dot", "cosine", or a score object
+    score : "dot", "scaled_dot", "cosine", "gaussian", or a score object
     mask, causal, window, offset, key_lengths, segments : which keys a query sees, see `reach`
     softcap : scores become softcap * tanh(score / softcap); None and 0 mean none
     sink : number or array (...), one more logit in the denominator
@@ -111,24 +111,18 @@ def attention(
     >>> attention([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]])
     array([[20.]])
     """
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    reaches: dict[str, Any] = {
+        "causal": causal,
+        "window": window,
+        "offset": offset,
+        "key_lengths": key_lengths,
+        "segments": segments,
+    }
+    lead = lead_of(q, k, v, mask=mask, sink=sink, **reaches)
     with np.errstate(all="ignore"):
-        weights, lse, seen = weights_of(
-            q,
-            k,
-            lead,
-            score,
-            softcap,
-            sink,
-            mask,
-            causal=causal,
-            window=window,
-            offset=offset,
-            key_lengths=key_lengths,
-            segments=segments,
-        )
+        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, mask, **reaches)
         weights = weights * factors_of(dropout, rng, seen.shape, weights.dtype)
         output = weighted_sum(weights, seen, v.astype(weights.dtype))
         output = output.astype(q.dtype.newbyteorder("="))
@@ -171,24 +165,18 @@ def attention_weights(
     array([[1. , 0. ],
            [0.5, 0.5]])
     """
-    q, k = np.asarray(query), np.asarray(key)
+    q, k = floats(query), floats(key)
     check_dtypes(query=q, key=k)
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    reaches: dict[str, Any] = {
+        "causal": causal,
+        "window": window,
+        "offset": offset,
+        "key_lengths": key_lengths,
+        "segments": segments,
+    }
+    lead = lead_of(q, k, mask=mask, sink=sink, **reaches)
     with np.errstate(all="ignore"):
-        weights, _, _ = weights_of(
-            q,
-            k,
-            lead,
-            score,
-            softcap,
-            sink,
-            mask,
-            causal=causal,
-            window=window,
-            offset=offset,
-            key_lengths=key_lengths,
-            segments=segments,
-        )
+        weights, _, _ = weights_of(q, k, lead, score, softcap, sink, mask, **reaches)
         weights = weights.astype(q.dtype.newbyteorder("="))
     if out is not None:
         out[...] = weights

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._score_gradients import check_undo
 from .._vjp import Gradients, names_of, score_of
-from ..scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
+from ..scores import NAMED, Additive, Bilinear, Concat, Cosine, Gaussian, Location
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
-from ._reach import bias_of, per_lead
-from ._score import activate, compute_dtype, scores, unit
+from ._reach import bias_of, lead_of, narrowed, per_lead
+from ._score import activate, compute_dtype, floats, scores, unit
 from ._select import weighted_sum
 
 Array = NDArray[Any]
@@ -67,25 +68,20 @@ def attention_vjp(
            [0.5]])
     """
     wanted = names_of(wrt)
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    check_undo(score)
+    q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
     dtype, wide = q.dtype, compute_dtype(q.dtype)
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    reaches: dict[str, Any] = {
+        "causal": causal,
+        "window": window,
+        "offset": offset,
+        "key_lengths": key_lengths,
+        "segments": segments,
+    }
+    lead = lead_of(q, k, v, mask=mask, sink=sink, **reaches)
     with np.errstate(all="ignore"):
-        weights, lse, seen = weights_of(
-            q,
-            k,
-            lead,
-            score,
-            softcap,
-            sink,
-            mask,
-            causal=causal,
-            window=window,
-            offset=offset,
-            key_lengths=key_lengths,
-            segments=segments,
-        )
+        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, mask, **reaches)
         factors = factors_of(dropout, rng, seen.shape, wide)
         output = weighted_sum(weights * factors, seen, v.astype(wide))
         bias = None if mask is None else bias_of(np.asarray(mask))
@@ -102,7 +98,7 @@ def attention_vjp(
             found = through_logits(q, k, score, softcap, bias, d_logits, seen)
             found["value"] = sum_to(d_value, v.shape).astype(dtype)
             if sink is not None:
-                logit = per_lead(sink, lead)[..., 0].astype(wide)
+                logit = narrowed(per_lead(sink, lead)[..., 0], wide)
                 weight = np.where(logit == -np.inf, 0, np.exp(logit - lse))
                 found["sink"] = sum_to(-np.sum(weight * shift, axis=-1), np.shape(sink))
         return Gradients(**{name: x for name, x in found.items() if name in wanted})
@@ -186,6 +182,8 @@ def _score_gradients(
     """Give the gradients of query and key, over all leading axes, and of the score's parameters."""
     wide = d_scores.dtype
     q, k = query.astype(wide), key.astype(wide)
+    if isinstance(score, str):
+        return *_score_gradients(query, key, NAMED[score], d_scores, seen)[:2], None
     if isinstance(score, Additive | Concat):
         return _additive_gradients(q, k, score, d_scores, seen)
     if isinstance(score, Location):
@@ -205,9 +203,6 @@ def _score_gradients(
         parts = {"w": d_w if w.ndim else float(d_w.sum())}
         return -(w * cells).sum(axis=-2), (w * cells).sum(axis=-3), score_of(score, **parts)
 
-    named = {"dot": Dot(), "scaled_dot": ScaledDot(), "cosine": Cosine()}
-    parameters = not isinstance(score, str)
-    score = named.get(score, score) if isinstance(score, str) else score
     if isinstance(score, Bilinear):
         w = np.asarray(score.w).astype(wide)
         d_projected = weighted_sum(d_scores, seen, k)
@@ -223,7 +218,7 @@ def _score_gradients(
     d_scale = float(np.sum(np.where(seen, d_scores * related, 0)))
     if isinstance(score, Cosine):
         d_query, d_key = unit_gradient(q, d_query), unit_gradient(k, d_key)
-    own = parameters and getattr(score, "scale", None) is not None
+    own = getattr(score, "scale", None) is not None
     return d_query, d_key, score_of(score, scale=d_scale) if own else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from .._hard import HardAttention
 from .._random import key_of
 from ._attention import check_dtypes, logits_of
 from ._random import HARD_ATTENTION, philox, uniform
+from ._reach import lead_of
+from ._sampling import shape_of
+from ._score import floats
 
 Array = NDArray[Any]
 
@@ -41,7 +45,7 @@ def draw(weights: Array, key: tuple[int, int], size: int) -> Array:
            [-1, -1]])
     """
     *lead, queries, keys = weights.shape
-    rows = weights.reshape(-1, queries, 1, keys)
+    rows = weights.reshape(math.prod(lead), queries, 1, keys)
     index = np.full((len(rows), queries, size), -1)
     total = np.zeros((len(rows), queries, 1), weights.dtype)
     shape = (len(rows), queries, size)
@@ -64,7 +68,7 @@ def hard_attention(
     value: ArrayLike,
     *,
     select: str = "sample",
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     rng: Any = None,
     score: Any = "scaled_dot",
     mask: ArrayLike | None = None,
@@ -81,7 +85,7 @@ def hard_attention(
     ----------
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
     select : "argmax", the most probable key, of equals the first; or "sample", one that is drawn
-    size : how many draws; None is one, without an axis of its own
+    size : how many draws, or their shape; None is one, without an axis of its own
     rng : what numpy.random.default_rng takes
     score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
 
@@ -95,16 +99,16 @@ def hard_attention(
     >>> hard_attention([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]], rng=2)
     HardAttention(output=array([[30.]]), index=array([1]), log_prob=array([-0.69314718]))
     """
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    reaches = {
+    reaches: dict[str, Any] = {
         "causal": causal,
         "window": window,
         "offset": offset,
         "key_lengths": key_lengths,
         "segments": segments,
     }
+    lead = lead_of(q, k, v, mask=mask, **reaches)
     with np.errstate(all="ignore"):
         logits, seen = logits_of(q, k, lead, score, softcap, mask, **reaches)
         largest = logits.max(axis=-1, keepdims=True, initial=-np.inf, where=~np.isnan(logits))
@@ -115,7 +119,7 @@ def hard_attention(
             places = np.where(logits == largest, np.arange(k.shape[-2]), k.shape[-2])
             index = places.min(axis=-1, keepdims=True, initial=k.shape[-2])
         else:
-            index = draw(weights, key_of(rng), 1 if size is None else size)
+            index = draw(weights, key_of(rng), math.prod(shape_of(size)))
         index = np.where(np.isfinite(total) & (total > 0), index, -1)
         chosen: Array = np.asarray(index >= 0)
         empty = np.where(seen.any(axis=-1, keepdims=True), np.nan, 0)
@@ -130,6 +134,7 @@ def hard_attention(
         log_prob = np.where(chosen, np.log(probability), empty).astype(logits.dtype)
         output = np.where(chosen[..., None], output, empty[..., None].astype(v.dtype))
     output = output.astype(q.dtype.newbyteorder("="))
-    if size is not None:
-        return HardAttention(output, index, log_prob)
-    return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
+    shape = (*index.shape[:-1], *shape_of(size))
+    return HardAttention(
+        output.reshape(*shape, v.shape[-1]), index.reshape(shape), log_prob.reshape(shape)
+    )

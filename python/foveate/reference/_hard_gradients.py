@@ -8,6 +8,7 @@ Of <d_output, output> + sum(advantage * log_prob), with P the weights and s over
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -15,12 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._hard import HardAttention
+from .._score_gradients import check_undo
 from .._vjp import HardGradients, names_of
 from ._attention import weights_of
 from ._gradients import sum_to, through_logits
 from ._hard import hard_attention
 from ._reach import bias_of
-from ._score import compute_dtype
+from ._sampling import shape_of
+from ._score import compute_dtype, floats
 
 Array = NDArray[Any]
 
@@ -32,7 +35,7 @@ def hard_attention_vjp(
     *,
     wrt: str | Collection[str] | None = None,
     select: str = "sample",
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     rng: Any = None,
     score: Any = "scaled_dot",
     mask: ArrayLike | None = None,
@@ -67,7 +70,8 @@ def hard_attention_vjp(
            [1.]]), mask=None, score=None)
     """
     wanted = names_of(wrt, HardGradients._fields)
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    check_undo(score)
+    q, k, v = floats(query), floats(key), floats(value)
     problem: dict[str, Any] = {
         "score": score,
         "softcap": softcap,
@@ -80,7 +84,8 @@ def hard_attention_vjp(
     }
     result = hard_attention(q, k, v, select=select, size=size, rng=rng, **problem)
     shape = result.log_prob.shape
-    draws = (*shape, 1) if size is None else shape
+    own = shape_of(size)
+    draws = (*shape[: len(shape) - len(own)], math.prod(own))
     gradients = of_choices(q, k, v, result.index.reshape(draws), **problem)
 
     def pullback(

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._score import widened as widened_score
+from .._score_gradients import check_undo
 from .._vjp import HierarchicalGradients, names_of, score_of, sum_of_scores
 from ._attention import attention
 from ._gradients import attention_vjp, sum_to
+from ._reach import lead_of
 from ._self_attention import widened
 
 Array = NDArray[Any]
@@ -45,7 +47,7 @@ def hierarchical_attention(
     >>> hierarchical_attention([[0.0]], [[0.0]] * 3, [[0.0], [2.0], [9.0]], segments=[0, 0, 1])
     array([[5.]])
     """
-    q, k, v = _alike(query, key, value)
+    q, k, v = _alike(query, key, value, segments=segments, key_lengths=key_lengths)
     keys, values = [], []
     masks, there = _masks(segments, key_lengths)
     for mask in masks:
@@ -98,8 +100,9 @@ def hierarchical_attention_vjp(
            [0.5 ]])
     """
     wanted = names_of(wrt, HierarchicalGradients._fields)
+    check_undo(upper_score, "upper_score")
     dtype = np.asarray(query).dtype
-    q, k, v = _alike(query, key, value)
+    q, k, v = _alike(query, key, value, segments=segments, key_lengths=key_lengths)
     masks, there = _masks(segments, key_lengths)
     one_score = upper_score is None
     wide = np.dtype(np.float64 if q.dtype.itemsize > 4 else np.float32)
@@ -141,19 +144,23 @@ def hierarchical_attention_vjp(
     return output[..., 0, :].astype(dtype), pullback
 
 
-def _alike(*arrays: ArrayLike) -> list[Array]:
-    """Widen arrays, and give them all leading axes."""
+def _alike(*arrays: ArrayLike, segments: ArrayLike, key_lengths: Any) -> list[Array]:
+    """Widen arrays, and give them all leading axes, those of the segments and lengths too."""
     rows = widened(*arrays)
-    lead = np.broadcast_shapes(*(x.shape[:-2] for x in rows))
+    lead = lead_of(*rows, segments=segments, key_lengths=key_lengths)
     return [np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in rows]
 
 
 def _masks(segments: ArrayLike, key_lengths: ArrayLike | None) -> tuple[list[Array], Array]:
-    """Give for each segment its valid keys (..., 1, Lk), and which segments there are."""
+    """Give for each segment its valid keys (..., 1, Lk), and which segments there are.
+
+    One that is not there stands in where there is none.
+    """
     ids = np.asarray(segments)
     lengths = ids.shape[-1] if key_lengths is None else np.asarray(key_lengths)[..., None]
     valid = np.arange(ids.shape[-1]) < lengths
-    masks = [((ids == n) & valid)[..., None, :] for n in np.unique(ids)]
+    masks = [((ids == n) & valid)[..., None, :] for n in np.unique(ids) if ids.size]
+    masks = masks or [np.zeros((1, ids.shape[-1]), bool)]
     lead = np.broadcast_shapes(ids.shape, np.shape(valid))[:-1]
     there = np.zeros((*lead, 1, 1, len(masks)), bool)
     for n, mask in enumerate(masks):

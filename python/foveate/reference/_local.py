@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._attention import check_dtypes, weights_of
-from ._score import compute_dtype
+from ._reach import lead_of
+from ._score import compute_dtype, floats
 from ._select import weighted_sum
 
 Array = NDArray[Any]
@@ -47,14 +48,14 @@ def local_attention(
     >>> local_attention(np.zeros((1, 1)), np.zeros((3, 1)), [[1.0], [2.0], [9.0]], half_width=1)
     array([[1.5]])
     """
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
     if sigma == "half":
         sigma = None if centers is None else half_width / 2
     if not half_width > 0 or (sigma is not None and not float(sigma) > 0):
         raise ValueError(f"half_width, sigma: got {half_width}, {sigma}, wanted numbers > 0")
     places = np.asarray(np.arange(q.shape[-2]) if centers is None else centers)
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    lead = lead_of(q, k, v, key_lengths=key_lengths, centers=places)
     with np.errstate(all="ignore"):
         weights, _, seen = weights_of(
             q,

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._score_gradients import check_undo
 from .._vjp import CenterGradients, LocalGradients, names_of
 from ._attention import check_dtypes, weights_of
 from ._gradients import of_matrix, over_queries, sum_to, through_logits
 from ._local import gaussian, predict_centers
-from ._score import compute_dtype
+from ._reach import lead_of
+from ._score import compute_dtype, floats
 from ._select import weighted_sum
 
 Array = NDArray[Any]
@@ -60,13 +62,14 @@ def local_attention_vjp(
     array([0.221])
     """
     wanted = names_of(wrt, LocalGradients._fields)
-    q, k, v = np.asarray(query), np.asarray(key), np.asarray(value)
+    check_undo(score)
+    q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
     dtype, wide = q.dtype, compute_dtype(q.dtype)
     if sigma == "half":
         sigma = None if centers is None else half_width / 2
     places = np.asarray(np.arange(q.shape[-2]) if centers is None else centers)
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    lead = lead_of(q, k, v, key_lengths=key_lengths, centers=places)
     with np.errstate(all="ignore"):
         weights, _, seen = weights_of(
             q,
@@ -176,7 +179,7 @@ def predict_centers_vjp(
             through = d_logits * vector.astype(dtype) * (1 - hidden * hidden)
             d_hidden = np.where(d_logits == 0, 0, through)
             return CenterGradients(
-                (d_hidden @ matrix.astype(dtype).T).astype(q.dtype),
+                sum_to(d_hidden @ matrix.astype(dtype).T, q.shape).astype(q.dtype),
                 of_matrix(q.astype(dtype), d_hidden).astype(matrix.dtype),
                 of_matrix(hidden, d_logits)[:, 0].astype(vector.dtype),
             )

@@ -15,6 +15,7 @@ from ..scores import Cosine
 from ._attention import attention, attention_weights
 from ._gradients import attention_vjp, sum_to
 from ._hard import hard_attention
+from ._score import floats
 from ._self_attention import widened
 
 Array = NDArray[Any]
@@ -39,7 +40,7 @@ class Memory:
     """
 
     def __init__(self, keys: ArrayLike, values: ArrayLike) -> None:
-        self.keys, self.values = np.asarray(keys), np.asarray(values)
+        self.keys, self.values = floats(keys), floats(values)
 
     def read(
         self,

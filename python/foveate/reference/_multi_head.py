@@ -51,7 +51,8 @@ def multi_head_attention(
     wo : array (num_heads * Dv, Eo)
     num_heads, num_kv_heads : ints; None is num_heads
     bq, bk, bv, bo : arrays of as many numbers as the weights have columns, or None
-    score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
+    score, causal, window, offset, key_lengths, segments, softcap : as for `attention`
+    mask : as for `attention`, or with an axis of heads, (..., num_heads, Lq, Lk)
     sink : a number, or an array (..., num_heads)
     dropout, rng : as for `attention`
 
@@ -69,6 +70,7 @@ def multi_head_attention(
     arrays = [x, x if memory is None else memory, wq, wk, wv, wo, bq, bk, bv, bo]
     with np.errstate(all="ignore"):
         operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
+        batch = max(a.ndim for a in operands) - 3
         answers = attention(
             *operands,
             score=score,
@@ -78,7 +80,7 @@ def multi_head_attention(
             sink=sink,
             dropout=dropout,
             rng=rng,
-            **reach_of_heads(mask, offset, key_lengths, segments),
+            **reach_of_heads(batch, mask, offset, key_lengths, segments),
         )
         output: Array = side_by_side(answers) @ w_out + b_out
         return output.astype(np.asarray(x).dtype)
@@ -139,6 +141,7 @@ def multi_head_attention_vjp(
     dtype = np.asarray(x).dtype
     with np.errstate(all="ignore"):
         operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
+        batch = max(a.ndim for a in operands) - 3
         answers, pull = attention_vjp(
             *operands,
             score=score,
@@ -148,7 +151,7 @@ def multi_head_attention_vjp(
             sink=sink,
             dropout=dropout,
             rng=rng,
-            **reach_of_heads(mask, offset, key_lengths, segments),
+            **reach_of_heads(batch, mask, offset, key_lengths, segments),
         )
         output = side_by_side(answers) @ w_out + b_out
     group = 1 if num_kv_heads is None else num_heads // num_kv_heads
@@ -199,12 +202,16 @@ def _operands(
     return operands, weights[3], weights[7]
 
 
-def reach_of_heads(mask: Any, offset: Any, key_lengths: Any, segments: Any) -> dict[str, Any]:
-    """Give a reach, which is per batch, an axis for the heads.
+def reach_of_heads(
+    batch: int, mask: Any, offset: Any, key_lengths: Any, segments: Any
+) -> dict[str, Any]:
+    """Give a reach, which is per batch of so many axes, an axis for the heads.
+
+    A mask that has three axes more than the batch, or still more, has one: the third from last.
 
     Examples
     --------
-    >>> reach_of_heads(None, "end", np.array([3, 4]), None)["key_lengths"]
+    >>> reach_of_heads(1, None, "end", np.array([3, 4]), None)["key_lengths"]
     array([[3],
            [4]])
     """
@@ -217,7 +224,7 @@ def reach_of_heads(mask: Any, offset: Any, key_lengths: Any, segments: Any) -> d
     pair = isinstance(segments, tuple)
     ids = tuple(lengthened(x, 1) for x in (segments if pair else (segments,)))
     return {
-        "mask": lengthened(mask, 2),
+        "mask": mask if np.ndim(mask) >= batch + 3 else lengthened(mask, 2),
         "offset": lengthened(offset, 0),
         "key_lengths": lengthened(key_lengths, 0),
         "segments": ids if pair else ids[0],

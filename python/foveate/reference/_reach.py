@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 
+FARTHEST = 2**61  # of an offset: positions, and a window round them, stay within int64
+
 
 def bias_of(mask: Array | None) -> Array | None:
     """Return what is added to the scores: a float mask is; a bool mask is not.
@@ -23,6 +25,59 @@ def bias_of(mask: Array | None) -> Array | None:
     if np.issubdtype(mask.dtype, np.integer) or np.issubdtype(mask.dtype, np.complexfloating):
         raise TypeError(f"mask: got dtype {mask.dtype}, wanted bool or float")
     return mask
+
+
+def narrowed(x: Array, dtype: Any) -> Array:
+    """Return logits of another dtype: what is finite stays so, as the largest number.
+
+    Examples
+    --------
+    >>> narrowed(np.array([-1e300, -np.inf, 2.0]), np.float32)
+    array([-3.4028235e+38,           -inf,  2.0000000e+00], dtype=float32)
+    """
+    largest = float(np.finfo(dtype).max)
+    bounded = np.where(np.isfinite(x), np.clip(x, -largest, largest), x)
+    return bounded.astype(dtype)
+
+
+def lead_of(
+    *operands: Array,
+    mask: ArrayLike | None = None,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    centers: ArrayLike | None = None,
+    sink: ArrayLike | None = None,
+    **_rest_of_reach: Any,
+) -> tuple[int, ...]:
+    """Return the leading axes of the output: of all that have such, broadcast together.
+
+    Parameters
+    ----------
+    operands : arrays (..., L, D): query, key and value
+    mask, offset, key_lengths, segments, centers, sink : as for `reach`, and as for `attention`
+
+    Returns
+    -------
+    tuple of ints
+
+    Examples
+    --------
+    >>> lead_of(np.zeros((4, 8)), key_lengths=[1, 2, 3], sink=np.zeros((2, 1)))
+    (2, 3)
+    """
+    ids = segments if isinstance(segments, tuple) else (segments,)
+    places = None if isinstance(offset, str) else offset
+    pairs = (
+        (mask, 2),
+        *((x, 1) for x in (*ids, centers)),
+        (places, 0),
+        (key_lengths, 0),
+        (sink, 0),
+    )
+    shapes = [x.shape[:-2] for x in operands]
+    shapes += [np.shape(x)[: max(0, np.ndim(x) - own)] for x, own in pairs if x is not None]
+    return np.broadcast_shapes(*shapes)
 
 
 def reach(
@@ -43,7 +98,7 @@ def reach(
 
     Parameters
     ----------
-    lead : the leading axes of the problem
+    lead : the leading axes of the problem, as `lead_of` gives them
     queries, keys : Lq and Lk
     mask : array that broadcasts to (..., Lq, Lk); False, or -inf in a float mask, is not seen
     causal : query i, which stands at key i + offset, sees no key beyond
@@ -79,7 +134,7 @@ def reach(
         bias = bias_of(mask)
         seen &= mask if bias is None else bias != -np.inf
 
-    lengths = np.broadcast_to(keys if key_lengths is None else np.asarray(key_lengths), lead)
+    lengths = np.broadcast_to(keys if key_lengths is None else _int64(key_lengths), lead)
     if np.any((lengths < 0) | (lengths > keys)):
         raise ValueError(f"key_lengths: got values outside 0..{keys}, wanted 0 <= length <= Lk")
     lengths = lengths[..., None, None]
@@ -96,11 +151,16 @@ def reach(
                 raise ValueError(f'offset: got {offset!r}, wanted an int, an int array or "end"')
             start = lengths - queries
         else:
-            start = per_lead(0 if offset is None else offset, lead)
+            start = per_lead(0 if offset is None else _int64(offset), lead)
+            if np.any(np.abs(start) > FARTHEST):
+                raise ValueError("offset: got values beyond 2^61 in size, wanted smaller ones")
         place = i + start
         left, right = window if isinstance(window, tuple | list) else (window, window)
         if any(side is not None and side < 0 for side in (left, right)):
             raise ValueError(f"window: got {window!r}, wanted sizes >= 0 or None")
+        left, right = (
+            None if side is None or side > 2 * FARTHEST else side for side in (left, right)
+        )
         if causal:
             seen &= j <= place
         if left is not None:
@@ -110,7 +170,7 @@ def reach(
 
     if segments is not None:
         of_queries, of_keys = segments if isinstance(segments, tuple) else (segments, segments)
-        seen &= np.asarray(of_queries)[..., :, None] == np.asarray(of_keys)[..., None, :]
+        seen &= _int64(of_queries)[..., :, None] == _int64(of_keys)[..., None, :]
 
     if centers is not None:
         places = np.asarray(centers, np.float64)[..., :, None]
@@ -118,6 +178,14 @@ def reach(
             raise ValueError("centers: got NaN or inf, wanted finite numbers")
         seen &= np.abs(j - places) <= half_width
     return seen
+
+
+def _int64(x: ArrayLike) -> NDArray[np.int64]:
+    """Take integers of any dtype: unsigned ones have no negative differences."""
+    array = np.asarray(x)
+    if array.dtype.kind not in "iu" or (array.dtype.kind == "u" and (array >> 63).any()):
+        raise ValueError(f"got {array.dtype}, wanted integers that int64 holds")
+    return array.astype(np.int64)
 
 
 def per_lead(x: ArrayLike, lead: tuple[int, ...]) -> Array:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._score import compute_dtype
+from ._score import compute_dtype, floats
 from ._select import softmax, weighted_sum
 
 Array = NDArray[Any]
@@ -87,8 +87,8 @@ def kernel_regression(
     Parameters
     ----------
     x : array (n,) or (n, d)
-    x_train : array (m,) or (m, d), of the dtype of x
-    y_train : array (m,) or (m, k), of the dtype of x
+    x_train : array (m,) or (m, d), of the widest dtype
+    y_train : array (m,) or (m, k), of the widest dtype
     w : number or array (d,), an inverse bandwidth
     kernel : "gaussian", "boxcar", "epanechnikov", "triangular" or "constant"
     leave_one_out : query i does not see training point i
@@ -97,7 +97,7 @@ def kernel_regression(
 
     Returns
     -------
-    array (n,) or (n, k), of the dtype of x
+    array (n,) or (n, k), of the widest dtype
 
     Examples
     --------
@@ -109,7 +109,9 @@ def kernel_regression(
         found = weigh(x, x_train, y_train, w, kernel, leave_one_out, sample_weight)
         output = weighted_sum(found.weights, found.seen, found.y)
         output[found.empty] = fill_value
-        output = output.astype(query.dtype.newbyteorder("="))
+        output = output.astype(
+            np.result_type(*(floats(given).dtype for given in (x, x_train, y_train)))
+        )
     return output.reshape(len(query), *value.shape[1:])
 
 
@@ -154,8 +156,8 @@ def weigh(
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
-    query, key, value = (np.asarray(given) for given in (x, x_train, y_train))
-    dtype = compute_dtype(query.dtype)
+    query, key, value = (floats(given) for given in (x, x_train, y_train))
+    dtype = compute_dtype(np.result_type(query, key, value))
     points, known, y = (
         (given[:, None] if given.ndim == 1 else given).astype(dtype)
         for given in (query, key, value)

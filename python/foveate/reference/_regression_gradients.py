@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._vjp import RegressionGradients, names_of
 from ._gradients import over_queries
 from ._regression import Weighted, weigh
+from ._score import floats
 from ._select import weighted_sum
 
 Array = NDArray[Any]
@@ -73,7 +74,7 @@ def kernel_regression_vjp(
 
     Returns
     -------
-    output : array (n,) or (n, k), of the dtype of x
+    output : array (n,) or (n, k), of the widest dtype
     pullback : function of d_output, of the shape of the output, to `RegressionGradients`
 
     Examples
@@ -83,7 +84,7 @@ def kernel_regression_vjp(
     RegressionGradients(x=array([10.]), x_train=array([-5., -5.]), y_train=array([0.5, 0.5]), w=0.0)
     """
     wanted = names_of(wrt, RegressionGradients._fields)
-    query, key, value = (np.asarray(given) for given in (x, x_train, y_train))
+    query, key, value = (floats(given) for given in (x, x_train, y_train))
     with np.errstate(all="ignore"):
         found = weigh(x, x_train, y_train, w, kernel, leave_one_out, sample_weight)
         mean = weighted_sum(found.weights, found.seen, found.y)
@@ -102,7 +103,7 @@ def kernel_regression_vjp(
         return RegressionGradients(**{name: gradients[name] for name in wanted})
 
     shape = (len(query), *value.shape[1:])
-    return output.astype(query.dtype.newbyteorder("=")).reshape(shape), pullback
+    return output.astype(np.result_type(query, key, value)).reshape(shape), pullback
 
 
 def _gradients(

@@ -49,6 +49,19 @@ def order(categories: int, draws: int) -> Array:
     return np.lexsort(keys)
 
 
+def shape_of(size: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the axes of so many draws.
+
+    Examples
+    --------
+    >>> shape_of(None), shape_of(3), shape_of((2, 3))
+    ((), (3,), (2, 3))
+    """
+    if size is None:
+        return ()
+    return tuple(size) if isinstance(size, tuple | list) else (size,)
+
+
 def _rows(p: Array, logits: bool) -> Iterator[tuple[int, Array]]:
     """Rows by number, as weights in float64 of which the largest is 1 or nearly so."""
     for number, row in enumerate(p.reshape(-1, p.shape[-1])):
@@ -76,14 +89,18 @@ def _invert(weights: Array, u: Array) -> Array:
 
 
 def multinoulli(
-    p: ArrayLike, size: int | None = None, *, logits: bool = False, rng: Seed = None
+    p: ArrayLike,
+    size: int | tuple[int, ...] | None = None,
+    *,
+    logits: bool = False,
+    rng: Seed = None,
 ) -> Array:
     """`foveate.multinoulli`, one row after the other: the same draws, but for rounding.
 
     Parameters
     ----------
     p : array (..., K), weights or logits
-    size : how many draws from each row; None: one, without an axis of its own
+    size : how many draws from each row, or their shape; None: one, without an axis of its own
     logits : p holds logarithms of weights
     rng : what `numpy.random.default_rng` takes
 
@@ -97,24 +114,27 @@ def multinoulli(
     array([0.   , 0.258, 0.742])
     """
     p = np.asarray(p)
-    key, draws = key_of(rng), 1 if size is None else size
+    key, shape = key_of(rng), shape_of(size)
+    draws = math.prod(shape)
     index = np.zeros((*p.shape[:-1], draws), np.int64)
     if index.size:
         categories = order(p.shape[-1], draws)
         for row, weights in _rows(p, logits):
             u = _uniforms(key, MULTINOULLI, 0, row, draws)
             index.reshape(-1, draws)[row] = categories[_invert(weights[categories], u)]
-    return index[..., 0] if size is None else index
+    return index.reshape((*p.shape[:-1], *shape))
 
 
-def multinomial(n: ArrayLike, p: ArrayLike, size: int | None = None, *, rng: Seed = None) -> Array:
+def multinomial(
+    n: ArrayLike, p: ArrayLike, size: int | tuple[int, ...] | None = None, *, rng: Seed = None
+) -> Array:
     """`foveate.multinomial`, trial by trial: the same counts where that counts trials too.
 
     Parameters
     ----------
-    n : ints that broadcast into the leading axes of p
+    n : ints that broadcast with the leading axes of p
     p : array (..., K), weights
-    size : how many times for each row; None: once, without an axis of its own
+    size : how many times for each row, or their shape; None: once, without an axis of its own
     rng : what `numpy.random.default_rng` takes
 
     Returns
@@ -127,16 +147,19 @@ def multinomial(n: ArrayLike, p: ArrayLike, size: int | None = None, *, rng: See
     1000
     """
     p = np.asarray(p)
-    key, draws = key_of(rng), 1 if size is None else size
-    counts = np.zeros((*p.shape[:-1], draws, p.shape[-1]), np.int64)
-    trials = np.broadcast_to(np.asarray(n), p.shape[:-1]).reshape(-1)
+    lead = np.broadcast_shapes(np.shape(n), p.shape[:-1])
+    p = np.broadcast_to(p, (*lead, p.shape[-1]))
+    key, shape = key_of(rng), shape_of(size)
+    draws = math.prod(shape)
+    counts = np.zeros((*lead, draws, p.shape[-1]), np.int64)
+    trials = np.broadcast_to(np.asarray(n), lead).reshape(-1)
     if counts.size:
         by_row = counts.reshape(-1, draws, p.shape[-1])
         for row, weights in _rows(p, False):
             for draw in range(draws):
                 u = _uniforms(key, MULTINOMIAL, draw, row, int(trials[row]))
                 by_row[row, draw] = np.bincount(_invert(weights, u), minlength=p.shape[-1])
-    return counts[..., 0, :] if size is None else counts
+    return counts.reshape((*lead, *shape, p.shape[-1]))
 
 
 def multinomial_logpmf(counts: ArrayLike, p: ArrayLike) -> Array:

@@ -7,7 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ..scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
+from .._score_gradients import has_undo
+from ..scores import (
+    NAMED,
+    Additive,
+    Bilinear,
+    Concat,
+    Cosine,
+    Dot,
+    Gaussian,
+    Location,
+    ScaledDot,
+    Score,
+)
 
 Array = NDArray[Any]
 
@@ -29,6 +41,18 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     (dtype('float32'), dtype('float64'))
     """
     return np.result_type(np.float32, dtype)
+
+
+def floats(x: ArrayLike) -> Array:
+    """Take an array; one of integers is float64.
+
+    Examples
+    --------
+    >>> floats([1, 2])
+    array([1., 2.])
+    """
+    array = np.asarray(x)
+    return array.astype(np.float64) if array.dtype.kind in "iu" else array
 
 
 def unit(x: Array) -> Array:
@@ -92,7 +116,7 @@ def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array
     ----------
     query : array (..., Lq, Dq)
     key : array (..., Lk, Dk)
-    score : "dot", "scaled_dot", "cosine", or a score object
+    score : "dot", "scaled_dot", "cosine", "gaussian", or a score object; of one's own too
 
     Returns
     -------
@@ -106,16 +130,17 @@ def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array
     q, k = np.asarray(query), np.asarray(key)
     dtype = compute_dtype(q.dtype)
     q, k = q.astype(dtype), k.astype(dtype)
-    named = {"dot": Dot(), "scaled_dot": ScaledDot(), "cosine": Cosine()}
     if isinstance(score, str):
-        if score not in named:
-            wanted = f"wanted one of {sorted(named)} or a score object"
+        if score not in NAMED:
+            wanted = f"wanted one of {sorted(NAMED)} or a score object"
             raise ValueError(f"score: got {score!r}, {wanted}")
-        score = named[score]
+        score = NAMED[score]
 
     def parameter(x: Any) -> Array:
         return np.asarray(x).astype(dtype)
 
+    if isinstance(score, Score) and not has_undo(score):
+        return _reduced(score, q, k)
     if isinstance(score, Additive | Concat):
         if isinstance(score, Additive):
             a = q if score.wq is None else q @ parameter(score.wq)
@@ -147,3 +172,19 @@ def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array
         raise TypeError(f"score: got {type(score).__name__}, wanted a string or a score object")
     related: Array = dtype.type(scale) * (q @ np.swapaxes(k, -1, -2))
     return related
+
+
+def _reduced(score: Score, query: Array, key: Array) -> Array:
+    """Compute a score of the user's own, by the family of formulas that it reduces itself to."""
+    q, k, scale, family = score.reduce(query, key)
+    size = q.shape[-1]
+    factor = q.dtype.type(scale if scale is not None else 1 / np.sqrt(size) if size else 1.0)
+    kind, weights = ("dot", None) if family is None else family[:2]
+    if kind == "dot":
+        return np.asarray(factor * (q @ np.swapaxes(k, -1, -2)))
+    if kind == "gaussian":
+        difference = q[..., :, None, :] - k[..., None, :, :]
+        difference = difference if weights is None else weights * difference
+        return np.asarray(-factor / 2 * np.sum(difference * difference, axis=-1))
+    assert weights is not None
+    return np.asarray(factor * additive(q, k, weights, kind))

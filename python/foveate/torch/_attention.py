@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import scores as of_arrays
 from .._arrays import real
 from .._reach import Window
-from ._operator import Learned
+from . import _operator  # noqa: F401  (registers the operators)
+from ._derivatives import is_forward_mode, named
 from ._reach import MASK, MASKS, Reach, resolve
 from ._scores import Reduced, Score, reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
@@ -209,6 +210,7 @@ def call(
     options: Options | None,
     generator: torch.Generator | None = None,
     return_lse: bool = False,
+    caller: str = "attention",
 ) -> Any:
     """Call the operator, for gradients where any are wanted."""
     query, key, kind, scale, weights = reduced
@@ -220,16 +222,23 @@ def call(
         learns = learns or any(x is not None and x.requires_grad for x in others)
         stated += (weights, *reach, softcap, sink, centers, half_width, sigma, dropout)
         stated += (draw_seed(generator) if dropout > 0 else None,)
-    if learns and torch.is_grad_enabled():
-        learn = _with_gradients if torch.compiler.is_compiling() else Learned.apply
-        output, lse, _ = learn(*stated)
-    elif return_lse:
-        output, lse = _without(*stated, True)
+    if is_forward_mode():
+        output, parts, _ = named(caller, _with_gradients, *stated)
+        lse = parts[..., 0]
+    elif learns and torch.is_grad_enabled():
+        output, parts, _ = _with_gradients(*stated)
+        lse = parts[..., 0] if return_lse else None
+    elif torch.compiler.is_compiling():
+        output, *lse = _without(*stated, True) if return_lse else _without(*stated)
+        lse = lse[0] if lse else None
     else:
-        return _without(*stated)[0]
+        with torch._C._AutoDispatchBelowAutograd():
+            output, *lse = _without(*stated, True) if return_lse else _without(*stated)
+        lse = lse[0] if lse else None
     if not return_lse:
         return output
-    return output, lse if value.dtype is torch.float64 else lse.float()
+    # in memory of torch's own
+    return output, lse.to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
 
 def draw_seed(generator: torch.Generator | None) -> Tensor:

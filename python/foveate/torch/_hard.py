@@ -7,6 +7,7 @@ values; the choices themselves have none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from ._attention import AnyScore, draw_seed
 from ._problem import (
     ARGUMENTS,
     COUNT,
+    NAMES,
     TAGS,
     as_gradients,
     chosen,
@@ -31,7 +33,6 @@ from ._problem import (
     kept,
     key_of,
     library,
-    no_second_order,
     output_shape,
     problem_of,
     register,
@@ -40,6 +41,7 @@ from ._problem import (
 from ._reach import resolve
 from ._scores import reduce
 from ._tensors import as_array, as_tensor, float_tensors, threads_of_torch
+from ._vmap import along_leading_axes
 
 
 class HardAttention(NamedTuple):
@@ -72,7 +74,7 @@ def hard_attention(
     value: Tensor,
     *,
     select: str = "sample",
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     generator: torch.Generator | None = None,
     score: AnyScore = "scaled_dot",
     mask: Tensor | None = None,
@@ -91,9 +93,9 @@ def hard_attention(
         As for `attention`.
     select : {"sample", "argmax"}, default "sample"
         Draw from the distribution of the attention weights, or take the most probable key.
-    size : int, optional
+    size : int or tuple of ints, optional
         How many keys to draw for each query, with replacement. None is one, without an axis of its
-        own. Only for "sample".
+        own; a tuple is the shape of so many. Only for "sample".
     generator : torch.Generator, optional
         Where the seed of the draws is drawn from; None is torch's own, so that `torch.manual_seed`
         reproduces them. `torch.compile` takes None alone.
@@ -147,6 +149,9 @@ def hard_attention(
     )
     if size is None:
         return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
+    if isinstance(size, tuple):
+        output = output.reshape(*index.shape[:-1], *size, output.shape[-1])
+        index, log_prob = (x.reshape(*x.shape[:-1], *size) for x in (index, log_prob))
     return HardAttention(output, index, log_prob)
 
 
@@ -254,10 +259,13 @@ def _backward(
     return in_places(len(inputs), chosen(_GRADIENTS, wanted), found)
 
 
-register("hard_attention", _hard_attention, _fake_hard_attention, _backward, _keep)
+_along = partial(along_leading_axes, names=NAMES)
+_places = tuple(_GRADIENTS.values())
+
+register("hard_attention", _hard_attention, _fake_hard_attention, _along, _backward, _keep)
 register(
     "hard_attention_backward",
     _hard_attention_backward,
     _fake_hard_attention_backward,
-    no_second_order,
+    partial(_along, before=(3, 2, 2), places=_places),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 from .. import _core
 from .._backward import Answers, Problem
 from .._score_gradients import sum_to
+from ._derivatives import below_autograd, learns
 from ._problem import (
     ARGUMENTS,
     COUNT,
+    NAMES,
     TAGS,
     as_gradients,
     chosen,
@@ -23,13 +26,13 @@ from ._problem import (
     keep,
     kept,
     library,
-    no_second_order,
     output_shape,
     problem_of,
     register,
     wanted_of,
 )
 from ._tensors import as_array, empty_like, threads_of_torch
+from ._vmap import along_leading_axes
 
 # What gradients are taken of, and where it stands among the arguments.
 _GRADIENTS = {
@@ -65,17 +68,17 @@ def _fake_attention(
     query: Tensor, key: Tensor, value: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = output_shape(query, key, value)
-    lse = value.new_empty(shape[:-1], dtype=torch.float64)
+    lse = value.new_empty((*shape[:-1], 3), dtype=torch.float64)
     accumulated = value.new_empty(shape if _is_narrow(value) else (0,), dtype=torch.float32)
     return empty_like(query, shape, value.dtype), lse, accumulated
 
 
 def _attention(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output, the lse, and a 16-bit output as it is before it is rounded."""
+    """Return the output, the lse with its parts, and a 16-bit output before it is rounded."""
     problem = problem_of(*stated)
     query, key, value = stated[:3]
     if not _is_narrow(value):
-        output, lse = _answer(problem, query, key, value, "float64")
+        output, lse = _answer(problem, query, key, value, "parts")
         return output, lse, value.new_empty((0,), dtype=torch.float32)
     with threads_of_torch:
         accumulated, lse = (torch.from_numpy(x) for x in problem.forward())
@@ -86,17 +89,14 @@ def _attention(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _answer(
     problem: Problem, query: Tensor, key: Tensor, value: Tensor, return_lse: bool | str
 ) -> list[Tensor]:
-    """Return the output, and the lse where it is wanted; a contiguous one is the kernel's own."""
-    output = None
-    if not query.is_contiguous() or problem.value.dtype != problem.wide:
-        output = empty_like(query, output_shape(query, key, value), value.dtype)
+    """Return the output, and the lse where it is wanted.
+
+    The memory of an output is torch's own, which may be resized.
+    """
+    output = empty_like(query, output_shape(query, key, value), value.dtype)
     with threads_of_torch:
-        found = problem.answer(None if output is None else as_array("output", output), return_lse)
-    made, *lse = found if return_lse else (found,)
-    return [
-        torch.from_numpy(made) if output is None else output,
-        *(torch.from_numpy(x) for x in lse),
-    ]
+        found = problem.answer(as_array("output", output), return_lse)
+    return [output, torch.from_numpy(found[1])] if return_lse else [output]
 
 
 def _fake_attention_inference(
@@ -105,17 +105,17 @@ def _fake_attention_inference(
     shape = output_shape(query, key, value)
     output = empty_like(query, shape, value.dtype)
     with_lse = len(rest) > COUNT - 3 and rest[-1]
-    return [output, value.new_empty(shape[:-1], dtype=torch.float64)] if with_lse else [output]
+    accumulated = torch.float64 if value.dtype is torch.float64 else torch.float32
+    return [output, value.new_empty(shape[:-1], dtype=accumulated)] if with_lse else [output]
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
     """Return the output of a scaled dot without a reach: what is called for every new token."""
     q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
-    if query.is_contiguous() and value.dtype is not torch.bfloat16:
-        with threads_of_torch:
-            made = _core.attention(q, k, v, scale, *_ANYWHERE, None, False, v.dtype, None)
-        return torch.from_numpy(made)  # contiguous too
-    output = empty_like(query, output_shape(query, key, value), value.dtype)
+    if query.shape == key.shape == value.shape:
+        output = torch.empty_like(query)
+    else:
+        output = empty_like(query, output_shape(query, key, value), value.dtype)
     out = as_array("output", output)
     with threads_of_torch:
         _core.attention(q, k, v, scale, *_ANYWHERE, out, False, v.dtype, None)
@@ -127,7 +127,7 @@ def _attention_inference(query: Tensor, key: Tensor, value: Tensor, *rest: Any) 
         return [_plain(query, key, value, rest[1] if len(rest) > 1 else None)]
     with_lse = len(rest) > COUNT - 3 and rest[-1]
     problem = problem_of(query, key, value, *rest[: COUNT - 3])
-    return _answer(problem, query, key, value, "float64" if with_lse else False)
+    return _answer(problem, query, key, value, bool(with_lse))
 
 
 def _fake_attention_backward(
@@ -178,27 +178,35 @@ def _backward(
     if d_output is None:
         d_output = torch.zeros_like(output, dtype=stated[2].dtype)
     wanted = wanted_of(ctx, _GRADIENTS)
+    if d_lse is not None:
+        d_lse = d_lse[..., 0]  # its parts are no answers
     found = torch.ops.foveate.attention_backward(d_output, d_lse, output, lse, wanted, *stated)
     return in_places(len(stated), chosen(_GRADIENTS, wanted), found)
 
 
-class Learned(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
-    """`foveate::attention` with the same gradients, where nothing is traced.
-
-    By way of torch.library the whole schema is read at each call, once for each of its arguments:
-    that takes longer than all else.
-    """
-
-    @staticmethod
-    def forward(*stated: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Call the operator."""
-        found: tuple[Tensor, Tensor, Tensor] = torch.ops.foveate.attention.default(*stated)
-        return found
-
-    setup_context = staticmethod(_keep)
-    backward = staticmethod(_backward)
+def _infer(*stated: Any) -> list[Tensor]:
+    """Be `foveate::attention` where a derivative may be wanted after all."""
+    if not learns(stated):
+        made: list[Tensor] = below_autograd(_without_gradients, stated)
+        return made
+    with_lse = len(stated) > COUNT and stated[-1]
+    output, parts, _ = torch.ops.foveate.attention.default(*stated[:COUNT])
+    if not with_lse:
+        return [output]
+    return [output, parts[..., 0].to(torch.promote_types(output.dtype, torch.float32))]
 
 
-register("attention", _attention, _fake_attention, _backward, _keep)
-register("attention_inference", _attention_inference, _fake_attention_inference)
-register("attention_backward", _attention_backward, _fake_attention_backward, no_second_order)
+_along = partial(along_leading_axes, names=NAMES)
+_places = tuple(_GRADIENTS.values())
+_without_gradients = torch.ops.foveate.attention_inference.default
+
+register("attention", _attention, _fake_attention, _along, _backward, _keep)
+register(
+    "attention_inference", _attention_inference, _fake_attention_inference, _along, kernel=_infer
+)
+register(
+    "attention_backward",
+    _attention_backward,
+    _fake_attention_backward,
+    partial(_along, before=(2, 1, 2, 2), places=_places),
+)

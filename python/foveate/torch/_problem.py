@@ -20,6 +20,7 @@ from .._gaussian import Gaussian
 from .._reach import Reach
 from .._score import Reduced
 from ..scores import ScaledDot, Score
+from ._derivatives import autograd_kernel
 from ._tensors import as_array, as_tensor
 
 # What a problem is, in the order of the operators' arguments: everything but what is wanted of it.
@@ -31,7 +32,8 @@ ARGUMENTS = """Tensor query, Tensor key, Tensor value, str kind="dot", float? sc
     Tensor? query_segments=None, Tensor? key_segments=None, float? softcap=None,
     Tensor? sink=None, Tensor? centers=None, float half_width=0.0, Tensor? sigma=None,
     float dropout=0.0, Tensor? seed=None"""
-COUNT = ARGUMENTS.count(",") + 1
+NAMES = tuple(x.split("=")[0].split()[-1] for x in ARGUMENTS.split(","))
+COUNT = len(NAMES)
 
 # Operators know no strides but those that they were traced with.
 TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
@@ -181,13 +183,29 @@ def in_places(
     return tuple(all_places)
 
 
-def no_second_order(_: Any, *_gradients: Any) -> None:
-    """Refuse gradients of gradients."""
-    raise RuntimeError("foveate has no gradients of second order")
+def register(
+    name: str,
+    compute: Any,
+    fake: Any,
+    rule: Any,
+    backward: Any = None,
+    setup: Any = None,
+    kernel: Any = None,
+) -> None:
+    """Register an operator.
 
-
-def register(name: str, compute: Any, fake: Any, backward: Any = None, setup: Any = None) -> None:
-    """Register an operator: what it computes, what comes out without computing, its gradients."""
+    Parameters
+    ----------
+    name : str
+    compute, fake : callable
+        What it computes; what comes out without computing.
+    rule : callable
+        Of the operator: what it does under torch.vmap.
+    backward, setup : callable, optional
+        As for `autograd_kernel`.
+    kernel : callable, optional
+        What it does at the key Autograd, in place of that.
+    """
 
     def on_one_device(*arguments: Any) -> Any:
         devices = {x.device for x in arguments if isinstance(x, Tensor)}
@@ -195,8 +213,11 @@ def register(name: str, compute: Any, fake: Any, backward: Any = None, setup: An
             raise TypeError(f"tensors: got some on each of {devices}, wanted all on the CPU")
         return fake(*arguments)
 
-    library.impl(name, compute, "CPU")
     full = f"foveate::{name}"
+    operator = getattr(torch.ops.foveate, name).default
+    library.impl(name, compute, "CPU")
     torch.library.register_fake(full, on_one_device, lib=library)
-    if backward is not None:
-        torch.library.register_autograd(full, backward, setup_context=setup, lib=library)
+    caller = name.removesuffix("_backward")
+    kernel = kernel or autograd_kernel(operator, caller, backward, setup)
+    library.impl(name, kernel, "Autograd")
+    torch.library.register_vmap(full, rule(operator), lib=library)

@@ -24,11 +24,11 @@ from ._problem import (
     keep,
     kept,
     library,
-    no_second_order,
     register,
     wanted_of,
 )
 from ._tensors import FLOATS, INTEGERS, as_array, as_tensor, check_tensor, number, threads_of_torch
+from ._vmap import sample_by_sample
 
 
 def kernel_regression(
@@ -173,5 +173,9 @@ def _backward(ctx: Any, d_output: Tensor | None) -> tuple[Tensor | None, ...]:
     return in_places(len(stated), chosen(_GRADIENTS, wanted), found)
 
 
-register("kernel_regression", _kernel_regression, _fake, _backward, _keep)
-register("kernel_regression_backward", _kernel_regression_backward, _fake_backward, no_second_order)
+register(
+    "kernel_regression", _kernel_regression, _fake, sample_by_sample, _backward, _keep
+)
+register(
+    "kernel_regression_backward", _kernel_regression_backward, _fake_backward, sample_by_sample
+)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import to_dlpack
 
 from .. import _core
 from .._arrays import Array, bfloat16
@@ -38,16 +39,25 @@ class _Threads:
 threads_of_torch = _Threads()
 
 
+_DTYPES = {
+    getattr(torch, name): np.dtype(name)
+    for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+}
+
+# How tensors are read without a capsule for each; 0: torch is older than that.
+_EXCHANGE = _core.find_exchange(getattr(Tensor, "__dlpack_c_exchange_api__", None))
+
+
 def as_array(name: str, x: Tensor) -> Array:
-    """Give a tensor as an array that shares its memory."""
-    array: Array
-    if x.requires_grad:
-        x = x.detach()
-    if x.dtype is torch.bfloat16:
-        array = x.view(torch.int16).numpy().view(bfloat16(name))
-    else:
-        array = x.numpy()
-    return array
+    """Give a tensor as an array that shares its memory.
+
+    Not by `x.numpy()`, after which the storage may not be resized again: what shards parameters or
+    offloads activations does that.
+    """
+    dtype = _DTYPES.get(x.dtype)
+    if dtype is None:
+        dtype = _DTYPES[x.dtype] = bfloat16(name)
+    return _core.array_of_tensor(name, x if _EXCHANGE else to_dlpack(x), dtype, _EXCHANGE)
 
 
 def as_tensor(x: Any, like: Tensor) -> Tensor:
@@ -102,10 +112,11 @@ def float_tensors(query: Any, key: Any, value: Any) -> tuple[Tensor, Tensor, Ten
     ValueError
         For fewer axes.
     """
-    wanted = "a tensor of float16, bfloat16, float32 or float64"
-    check_tensor("query", query, FLOATS, wanted)
-    check_tensor("key", key, FLOATS, wanted)
-    check_tensor("value", value, FLOATS, wanted)
+    if not (type(query) is type(key) is type(value) is Tensor and query.is_cpu and key.is_cpu and value.is_cpu and query.layout is key.layout is value.layout is torch.strided and query.dtype in FLOATS):
+        wanted = "a tensor of float16, bfloat16, float32 or float64"
+        check_tensor("query", query, FLOATS, wanted)
+        check_tensor("key", key, FLOATS, wanted)
+        check_tensor("value", value, FLOATS, wanted)
     if query.ndim < 2 or key.ndim < 2 or value.ndim < 2:
         given = ("query", query, "Lq, D"), ("key", key, "Lk, D"), ("value", value, "Lk, Dv")
         name, x, axes = next(one for one in given if one[1].ndim < 2)

@@ -1,0 +1,39 @@
+// Numbers below the smallest normal one count as 0, as operands and as results, while this stands on a thread's stack.
+// Weights of peaked scores are full of them, and a multiply-add that meets one takes a hundred times as long on many
+// CPUs. The mode is the thread's own, set for one task of the kernels, and goes back to what it was.
+#pragma once
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace foveate {
+
+class SubnormalsAsZero {
+ public:
+  SubnormalsAsZero() noexcept : before_(control()) { set_control(before_ | as_zero); }
+  ~SubnormalsAsZero() { set_control(before_); }
+  SubnormalsAsZero(const SubnormalsAsZero&) = delete;
+  SubnormalsAsZero& operator=(const SubnormalsAsZero&) = delete;
+
+ private:
+#if defined(__x86_64__)
+  using Control = uint32_t;
+  static constexpr Control as_zero = 0x8040;  // MXCSR: flush to zero, of results; denormals are zeros, of operands
+  static Control control() noexcept { return _mm_getcsr(); }
+  static void set_control(Control control) noexcept { _mm_setcsr(control); }
+#elif defined(__aarch64__)
+  using Control = uint64_t;
+  static constexpr Control as_zero = uint64_t(1) << 24;  // FPCR.FZ: both
+  static Control control() noexcept {
+    Control control;
+    asm volatile("mrs %0, fpcr" : "=r"(control));
+    return control;
+  }
+  static void set_control(Control control) noexcept { asm volatile("msr fpcr, %0" : : "r"(control)); }
+#endif
+  const Control before_;
+};
+
+}  // namespace foveate
