@@ -33,11 +33,11 @@ struct Isa {
 #if defined(__x86_64__)
 // AMX with bfloat16: by the CPU; and whether this process may use its registers, for which Linux has to be asked, once and
 // for all threads and children. Without them pairs of vectors serve, which these CPUs do at half the rate of float32.
-bool has_amx() noexcept {
+[[maybe_unused]] bool has_amx() noexcept {
   unsigned a, b, c, d = 0;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
 }
-bool may_use_amx() noexcept {
+[[maybe_unused]] bool may_use_amx() noexcept {
 #if defined(__linux__)
   constexpr long request_permission = 0x1023, tile_data = 18;  // of arch_prctl
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;

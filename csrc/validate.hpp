@@ -312,7 +312,8 @@ class Validator : private Views<Problem> {
       return refuse(error_, FV_VALUE_ERROR, "weights: got shape %s, wanted (%lld,), one for each column of query",
                     ShapeText(weights).c_str(), static_cast<long long>(problem_.head_size));
     }
-    if ((weights.shape[0] > 1 && weights.strides[0] != item) || reinterpret_cast<uintptr_t>(weights.data) % item != 0) {
+    const bool has_gaps = weights.shape[0] > 1 && weights.strides[0] != item;
+    if (has_gaps || (weights.shape[0] > 0 && reinterpret_cast<uintptr_t>(weights.data) % item != 0)) {
       return refuse(error_, FV_VALUE_ERROR, "weights: got an array with gaps or unaligned, wanted a contiguous one");
     }
     problem_.weights = weights.data;

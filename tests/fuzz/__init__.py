@@ -7,6 +7,7 @@
 
 A case is a pure function of its seed of 64 bits: which function, shapes, dtypes, strides, reaches,
 values, threads and instruction sets. Workers are processes of their own, so that a crash or a hang
-is one finding among others; each tells the seed that it is at. What is found is made simpler, choice
-by choice, as long as it stays a finding, and printed with the command that runs it again.
+is one finding among others; each tells the seed that it is at. What is found is made simpler, one
+choice after the other, as long as it stays a finding, and is printed with the command that runs it
+again.
 """

@@ -23,7 +23,9 @@ HANG = 60.0  # seconds that a case may take
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("tests/fuzz", description=__doc__)
     parser.add_argument("--seed", type=lambda x: int(x, 0), default=0, help="of the whole run")
-    parser.add_argument("--seconds", type=float, default=0.0, help="how long (60, or with --calls endless)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="how long (60, or with --calls endless)"
+    )
     parser.add_argument("--calls", type=int, default=0, help="how many calls of foveate in all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--functions", default="", help="names, with commas; all by default")
@@ -32,6 +34,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--replay", default="", help="the seed of a case to run again")
     parser.add_argument("--fix", default="", help="choices of a replay: NAME=PLACE,...")
     parser.add_argument("--traceback", action="store_true", help="let a replay's error through")
+    parser.add_argument("--planted", action="store_true", help="find defects that are planted")
+    parser.add_argument("--crash", action="store_true", help="crash in the tenth case, for a test")
     parser.add_argument("--state", help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--step", type=int, default=1, help=argparse.SUPPRESS)
@@ -65,6 +69,8 @@ class Worker:
         command += ["--first", str(self.first), "--step", str(self.options.workers)]
         for name in ("seed", "seconds", "calls", "functions", "isa", "show"):
             command += [f"--{name}", str(given[name])]
+        if self.options.crash and self.first < self.options.workers:
+            command += ["--crash"]
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
         self.at, self.since = -1, time.monotonic()
@@ -106,7 +112,9 @@ class Worker:
         """The call at which a seed dies."""
         command = [sys.executable, str(HERE), "--replay", hex(seed), "--isa", self.options.isa]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=HANG, check=False
+            )
             lines = done.stderr.splitlines()
         except subprocess.TimeoutExpired as error:
             lines = (error.stderr or b"").decode(errors="replace").splitlines()
@@ -162,9 +170,7 @@ def watch(options: argparse.Namespace) -> int:
                         found(finding)
                         if finding["seed"] and time.monotonic() < worker.deadline:
                             worker.start()
-                            selector.register(
-                                worker.process.stdout, selectors.EVENT_READ, worker
-                            )
+                            selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
                 for worker in workers:
                     if worker.process.poll() is None and worker.is_stuck():
                         worker.process.kill()
@@ -180,7 +186,8 @@ def watch(options: argparse.Namespace) -> int:
                 worker.process.kill()
         cases, calls = sum(w.cases for w in workers), sum(w.calls for w in workers)
     seconds = time.monotonic() - began
-    print(f"\n{calls:,} calls in {cases:,} cases, {seconds:.0f} s, {calls / seconds:,.0f} calls a second")
+    rate = f"{calls / seconds:,.0f} calls a second"
+    print(f"\n{calls:,} calls in {cases:,} cases, {seconds:.0f} s, {rate}")
     for kind, count in sorted(kinds.items(), key=lambda pair: -pair[1]):
         print(f"  {count} x {kind}")
     if not kinds:
@@ -206,6 +213,10 @@ def main() -> int:
         options.functions = names
         work(options)
         return 0
+    if options.planted:
+        from fuzz.planted import find_all
+
+        return find_all()
     if options.replay:
         from fuzz.worker import replay
 

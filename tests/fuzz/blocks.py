@@ -214,7 +214,9 @@ def hierarchical_attention(case: Case) -> None:
         of_segments = own[3] if np.broadcast_shapes(own[3], lead) == lead else ()
     except ValueError:
         of_segments = ()
-    ids = case.integers("segments", 0, case.pick("segments", [1, 2, 3, 6, 20]), (*of_segments, keys))
+    ids = case.integers(
+        "segments", 0, case.pick("segments", [1, 2, 3, 6, 20]), (*of_segments, keys)
+    )
     ids = np.sort(ids, axis=-1) if case.chance("sorted", 0.5) else ids
     laid = lay(case, "segments", ids.astype(case.pick("dtype of segments", [np.int64, np.int32])))
     keywords: dict[str, Any] = {"score": score_of(case, size, dtype)}
@@ -291,8 +293,9 @@ def memory(case: Case) -> None:
     with np.errstate(all="ignore"):
         exact_gradients, plain_gradients = parts(pull(wider(d))), parts(pull_plain(d))
     size_of = block.size(d) * max(1.0, abs(keywords.get("sharpness", 1.0)))
-    lengths = np.linalg.norm(clean["keys"].astype(float), axis=-1), np.linalg.norm(
-        q.astype(float), axis=-1
+    lengths = (
+        np.linalg.norm(clean["keys"].astype(float), axis=-1),
+        np.linalg.norm(q.astype(float), axis=-1),
     )
     size_of /= min(1.0, *(float(np.min(x, initial=1, where=x > 0)) for x in lengths))
     largest = float(np.max(np.abs(exact), initial=0, where=np.isfinite(exact)))
@@ -337,5 +340,3 @@ def _write(case: Case, block: Block, store: Any, exact: Any, plain: Any, keyword
     size = max(1.0, q.shape[-2]) * max(1.0, float(np.max(np.abs(add.astype(float)), initial=0)))
     hold(case, "values", store.values, exact.values, plain.values, dtype, size)
     block.check_inputs()
-
-

@@ -32,7 +32,7 @@ class Soft:
     """Weights, output and lse, with the error that is allowed of each."""
 
     def __init__(self, problem: Problem, factors: Any = 1, more: Any = 0) -> None:
-        """`factors` multiply the weights after the softmax; `more` are their ulp, if they have any."""
+        """`factors` multiply the weights after the softmax, and are off by `more` ulp."""
         self.problem, self.factors = problem, factors
         q, k, v = problem.clean
         self.dtype = dtype = problem.dtype
@@ -56,7 +56,7 @@ class Soft:
                 RATIO * worst(plain_lse, self.lse)
                 + self.logit_error
                 + self.floor.lse * self.step * (1 + np.abs(self.lse))
-                + self.floor.rounded_weights
+                + self.floor.exponentials
             )
             self.more = more * self.step
 
@@ -162,5 +162,3 @@ def of_dtype(case: Case, what: str, got: Any, dtype: Any) -> None:
     if not isinstance(got, np.ndarray) or got.dtype != dtype or not got.dtype.isnative:
         kind = getattr(got, "dtype", type(got).__name__)
         case.fail(f"{what}: got {kind}, wanted {dtype}")
-
-

@@ -53,9 +53,7 @@ def attention_vjp(case: Case) -> None:
     for isa, threads in case.variants():
         case.under(isa, threads)
         keywords = problem.keywords | ({} if wrt is None else {"wrt": wrt})
-        output, pull = case.call(
-            "attention_vjp", *problem.views, expected=expected, **keywords
-        )
+        output, pull = case.call("attention_vjp", *problem.views, expected=expected, **keywords)
         of_dtype(case, "output", output, problem.dtype)
         if "dropout" not in keywords:
             within(case, "output", output, *soft.output())
@@ -122,8 +120,10 @@ class Sizes:
             sizes = _hidden_sizes(score, self.q, self.k, cells)
         else:
             sizes = score_sizes(score, self.q, self.k, cells)
-        if isinstance(score, fv.Location):  # whose keys may be 0
+        if isinstance(score, fv.Location):  # queries do not count, and keys may be 0
             sizes["score.b"] = max(sizes["score"], float(np.sum(cells)))
+            of_keys = sum_to(cells.sum(axis=-2), self.k.shape[:-1])
+            sizes["key"] = top(of_keys) * top(np.abs(np.asarray(score.w, np.float64)))
         sizes["query"] *= self._repeats(0)
         sizes["key"] *= self._repeats(1)
         if self.problem.bias is not None:

@@ -13,7 +13,7 @@ import foveate as fv
 import numpy as np
 from strategies import BFLOAT16
 
-from fuzz.case import Case, Finding
+from fuzz.case import Case
 from fuzz.memory import Laid, lay, true
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]

@@ -37,7 +37,11 @@ class Points:
         spread = case.pick("spread", [1.0, 1.0, 1.0, 4.0, 0.25])
         end = () if d is None else (d,)
         self.laid: list[Laid] = []
-        for name, shape in (("x", (n, *end)), ("x_train", (m, *end)), ("y_train", (m, *([] if k is None else [k])))):
+        for name, shape in (
+            ("x", (n, *end)),
+            ("x_train", (m, *end)),
+            ("y_train", (m, *([] if k is None else [k]))),
+        ):
             x = case.normal(name, shape) * spread
             if case.chance(f"{name} whole", 0.2):
                 x = np.round(x)
@@ -49,7 +53,9 @@ class Points:
         w: Any = case.pick("w", [1.0, 0.5, 2.0, 0.0, 8.0, 0.125])
         if case.chance("w of dimensions", 0.3):
             w = np.abs(np.round(4 * case.normal("ws", (size,)))) / 4
-        kernel = case.pick("kernel", ["gaussian", "boxcar", "epanechnikov", "triangular", "constant"])
+        kernel = case.pick(
+            "kernel", ["gaussian", "boxcar", "epanechnikov", "triangular", "constant"]
+        )
         self.keywords: dict[str, Any] = {"w": w, "kernel": kernel, "leave_one_out": loo}
         if case.chance("sample weights", 0.3) and m:
             sample = case.integers("sample weights", 0, 4, (m,)) + (np.arange(m) == 0)

@@ -150,7 +150,9 @@ def local(case: Case) -> tuple[Problem, Any, Any]:
         elif kind == "far":
             x = np.where(case.uniform("far", shape) < 0.5, x, -1e300)
         dtype = case.pick("dtype of centers", [np.float64, np.float64, np.float32])
-        laid = lay(case, "centers", np.maximum(x, -1e30 if dtype == np.float32 else -1e300).astype(dtype))
+        laid = lay(
+            case, "centers", np.maximum(x, -1e30 if dtype == np.float32 else -1e300).astype(dtype)
+        )
         problem.laid["centers"] = laid
         given = keywords["centers"] = laid.view
         places = true(laid.view).astype(np.float64)
@@ -274,7 +276,7 @@ def check_hard(
     of_choice = np.take_along_axis(exact, place, axis=-1)
     error = 2 * soft.lse_error[..., None] + 2 * eps(wide) * (1 + np.abs(of_choice))
     if dtype.itemsize == 2:  # scores and weights of 16-bit operands are float32 here
-        error = error - 2 * soft.floor.rounded_weights
+        error = error - 2 * soft.floor.exponentials
     known = of_choice > -80
     within(case, "log_prob", log_prob, of_choice, error, ~(counts & known))
     best = exact.max(axis=-1, keepdims=True)
@@ -320,5 +322,3 @@ def merge(case: Case) -> None:
     size = np.abs(soft.v2).max(initial=0)
     within(case, "output", output, exact, 3 * error + 4 * eps(problem.dtype) * size)
     within(case, "lse", lse, soft.lse, 3 * soft.lse_error)
-
-

@@ -5,7 +5,9 @@ from __future__ import annotations
 import faulthandler
 import json
 import mmap
+import os
 import re
+import signal
 import struct
 import sys
 import time
@@ -94,7 +96,7 @@ def work(options: Any) -> None:
     state = State(options.state)
     names = set(options.functions)
     isas = [options.isa] if options.isa else ISAS
-    calls, number = 0, options.first
+    calls, cases, number = 0, 0, options.first
     known: dict[str, int] = {}
     deadline = time.monotonic() + options.seconds
     while time.monotonic() < deadline and calls < options.calls:
@@ -103,7 +105,10 @@ def work(options: Any) -> None:
         name = function_of(case)
         if name in names:
             state.write(number, seed, calls)
+            if options.crash and cases == 10:
+                os.kill(os.getpid(), signal.SIGSEGV)
             message = run(case, name)
+            cases += 1
             calls += case.calls
             if message is not None:
                 kind = kind_of(name, message)
