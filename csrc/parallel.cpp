@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "foveate/foveate.h"
+#include "in_use.hpp"
 #include "workspace.hpp"
 #ifdef _OPENMP
 #include <omp.h>
@@ -95,6 +96,7 @@ class Job {
     const auto now = Clock::now();
     if (now - last_asked < interrupt_period) return;
     last_asked = now;
+    const OutOfUse out_of_use;
     if (check()) stopped_.store(true, std::memory_order_relaxed);
   }
 
