@@ -9,7 +9,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ._arrays import FLOATS, Array, ArrayInput, as_array, by_rows, compute_dtype, native, real
+from ._arrays import (
+    FLOATS,
+    Array,
+    ArrayInput,
+    as_array,
+    by_rows,
+    compute_dtype,
+    native,
+    plain_rows,
+    real,
+)
 
 # kind, weights (D,) or None, negligible, leave_one_out: as the extension takes them.
 Family: TypeAlias = tuple[str, Array | None, float, bool]
@@ -138,7 +148,7 @@ def project(rows: Array, matrix: Array | None, bias: Array | float | None = None
     dtype = compute_dtype(rows.dtype)
 
     def product(x: Array) -> Array:
-        x = x.astype(dtype, copy=False)
+        x = plain_rows(x, dtype)
         projected = x if matrix is None else x @ matrix
         if bias is None:
             return projected
