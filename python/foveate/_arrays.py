@@ -409,8 +409,9 @@ def sizes(name: str, x: object) -> tuple[int, ...]:
     """
     if x is None:
         return ()
-    shape = tuple(integer(name, n) for n in (x if isinstance(x, (tuple, list)) else (x,)))
-    if any(n < 0 for n in shape):
+    given = x if isinstance(x, (tuple, list)) else (x,)
+    shape = tuple([integer(name, n) for n in given])
+    if shape and min(shape) < 0:
         raise ValueError(f"{name}: got {x}, wanted 0 or more")
     if math.prod(n for n in shape if n) > _INT64_MAX:
         raise MemoryError(f"{name}: got {x}, which is too many")

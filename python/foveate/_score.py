@@ -38,7 +38,20 @@ class Reduced(NamedTuple):
 
 
 class Score(ABC):
-    """What every score is: it reduces itself to a family of kernels."""
+    """What every score is: it reduces itself to a family of kernels.
+
+    A subclass of your own is taken by every function that needs no gradients; those that do refuse
+    it, since they do not know how its reduction is undone.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> class Doubled(fv.scores.Score):
+    ...     def reduce(self, query, key):
+    ...         return fv.scores.Reduced(2 * query, key, 1.0)
+    >>> fv.attention_weights(np.ones((1, 1)), np.array([[1.0], [0.0]]), score=Doubled()).round(3)
+    array([[0.881, 0.119]])
+    """
 
     @abstractmethod
     def reduce(self, query: Array, key: Array) -> Reduced:
