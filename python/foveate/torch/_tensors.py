@@ -41,18 +41,9 @@ threads_of_torch = _Threads()
 
 
 _DTYPES = {
-    getattr(torch, name): np.dtype(name)
-    for name in [
-        "bool",
-        "uint8",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "float16",
-        "float32",
-        "float64",
-    ]
+    x: np.dtype(str(x).removeprefix("torch."))
+    for x in (*FLOATS, *INTEGERS, torch.bool)
+    if x is not torch.bfloat16
 }
 
 # How tensors are read without a capsule for each; 0: torch is older than that.
@@ -120,7 +111,7 @@ def _check_class(name: str, x: object, wanted: str) -> None:
     kind: type[Any] = type(x)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {kind.__name__}, wanted {wanted}")
-    if _speaks_for_itself(kind):
+    if _speaks_for_itself(kind):  # type: ignore[arg-type]  # classes have hashes
         raise TypeError(
             f"{name}: got {kind.__name__}, whose __torch_function__ says what it means, wanted "
             "a plain tensor (x.as_subclass(torch.Tensor), if its memory is what it means)"
