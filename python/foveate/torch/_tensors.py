@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils.dlpack import to_dlpack
 
 from .. import _core
@@ -91,7 +91,6 @@ def number(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.tensor(x, dtype=dtype, device="cpu")
 
 
-@cache
 def _speaks_for_itself(kind: type[Any]) -> bool:
     """Tell whether a class of tensors says what functions of torch do with it.
 
@@ -111,7 +110,7 @@ def _check_class(name: str, x: object, wanted: str) -> None:
     kind: type[Any] = type(x)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {kind.__name__}, wanted {wanted}")
-    if _speaks_for_itself(kind):  # type: ignore[arg-type]  # classes have hashes
+    if _speaks_for_itself(kind):
         raise TypeError(
             f"{name}: got {kind.__name__}, whose __torch_function__ says what it means, wanted "
             "a plain tensor (x.as_subclass(torch.Tensor), if its memory is what it means)"
@@ -128,7 +127,7 @@ def check_tensor(
     TypeError
         For anything else.
     """
-    if type(x) is not Tensor:
+    if type(x) is not Tensor and type(x) is not Parameter:
         _check_class(name, x, wanted)
     if not (x.is_cpu if device == "cpu" else x.device.type == device):
         at = "the CPU" if device == "cpu" else f"{device}, as the query is"
