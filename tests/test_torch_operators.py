@@ -340,12 +340,14 @@ class TestCompile:
             "grad": torch.func.grad(lambda q: ft.attention(q, k, v).square().sum()),
             "vmap": torch.vmap(lambda q: ft.attention(q, k, v)),
             "vmap of grad": torch.vmap(
-                torch.func.grad(lambda q: ft.attention(q, k, v, score="cosine").sum())),
+                torch.func.grad(lambda q: ft.attention(q, k, v).square().sum())),
             "a triangle": lambda q: attend(q, k, v, bias),
             "all dropped": lambda q: attend(q, k, v, dropout_p=1.0),
         }[name]  # fmt: skip
         both(function, [tensor(QKV[0])], backend="aot_eager")
 
+    # torch breaks the graph there, and looks into the kernels
+    @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
     def test_forward_mode_is_refused(self):
         q, k, v = map(tensor, QKV)
         tangent = torch.compile(

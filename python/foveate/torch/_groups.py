@@ -33,7 +33,7 @@ def group(
             )
     if heads == of_key == of_value:
         return query, key, value, mask, ()
-    few, many = sorted((of_key, of_value))
+    few, many = min(of_key, of_value), max(of_key, of_value)
     if many % few:  # no axis has a head of each
         many = math.lcm(few, many)
         value = value.repeat_interleave(many // of_value, dim=-3)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._additive import activation_name
+from ._derivatives import is_forward_mode
 
 
 def wide(x: Tensor) -> Tensor:
@@ -42,20 +43,20 @@ def wide_product(rows: Tensor, matrix: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Divide rows by their lengths, in the dtype of the computation; a zero row stays zero."""
-    made: Tensor = _Unit.apply(wide(x))[0] if x.shape[-1] else wide(x)
+    made: Tensor = _call(_Unit, wide(x))[0] if x.shape[-1] else wide(x)
     return made
 
 
 def scaled(x: Tensor, scale: Tensor) -> Tensor:
     """Multiply rows by one number."""
-    made: Tensor = _Scaled.apply(x, scale.to(x.dtype))
+    made: Tensor = _call(_Scaled, x, scale.to(x.dtype))
     return made
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
     """Apply an activation by its name."""
     if activation_name(activation) == "tanh":
-        made: Tensor = _Tanh.apply(x)
+        made: Tensor = _call(_Tanh, x)
         return made
     return x if activation == "identity" else torch.relu(x)
 
@@ -63,7 +64,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
 def _multiply(rows: Tensor, matrix: Tensor) -> Tensor:
     with _without_autocast():
         learns = torch.is_grad_enabled() and (rows.requires_grad or matrix.requires_grad)
-        made: Tensor = _Product.apply(rows, matrix) if learns else rows @ matrix
+        made: Tensor = _call(_Product, rows, matrix) if learns else rows @ matrix
     return made
 
 
@@ -72,16 +73,15 @@ def _without_autocast() -> Any:
     return torch.autocast("cpu", enabled=False) if on else contextlib.nullcontext()
 
 
+def _call(function: Any, *arguments: Tensor) -> Any:
+    if is_forward_mode():
+        return function.forward(*arguments)
+    return function.apply(*arguments)
+
+
 def _counts(gradient: Tensor) -> Tensor:
     """Tell of which rows there is a gradient, (..., 1)."""
     return (gradient != 0).any(dim=-1, keepdim=True)
-
-
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor:
-    """Add the tangents that there are, one at least."""
-    if one is None or other is None:
-        return one if other is None else other
-    return one + other
 
 
 class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
@@ -94,15 +94,6 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
         ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, d_rows: Tensor | None, d_matrix: Tensor | None) -> Tensor:
-        rows, matrix = ctx.saved_tensors
-        return _sum(
-            None if d_rows is None else d_rows @ matrix,
-            None if d_matrix is None else rows @ d_matrix,
-        )
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -120,10 +111,7 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken
 class _Unit(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
     """Rows over their lengths, and the lengths; scaled first, so that no square overflows."""
 
-    @staticmethod
-    def vmap(_: Any, in_dims: tuple[int], x: Tensor) -> tuple[tuple[Tensor, Tensor], Any]:
-        found: tuple[Tensor, Tensor] = _Unit.apply(x.movedim(in_dims[0], 0))
-        return found, (0, 0)
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,14 +124,9 @@ class _Unit(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
     def setup_context(ctx: Any, _: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:
-        return _Unit.backward(ctx, tangent), None  # the Jacobian is symmetric
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
         made, length = ctx.saved_tensors
         across = gradient - made * (made * gradient).sum(dim=-1, keepdim=True)
         counts = _counts(gradient) & (length != 0)
@@ -160,12 +143,6 @@ class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
         ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, d_x: Tensor | None, d_scale: Tensor | None) -> Tensor:
-        x, scale = ctx.saved_tensors
-        return _sum(None if d_x is None else d_x * scale, None if d_scale is None else x * d_scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,12 +160,6 @@ class _Tanh(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
     @staticmethod
     def setup_context(ctx: Any, _: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(output)
-        ctx.save_for_forward(output)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        (made,) = ctx.saved_tensors
-        return tangent * (1 - made * made)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils.dlpack import to_dlpack
 
 from .. import _core
@@ -41,18 +41,9 @@ threads_of_torch = _Threads()
 
 
 _DTYPES = {
-    getattr(torch, name): np.dtype(name)
-    for name in [
-        "bool",
-        "uint8",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "float16",
-        "float32",
-        "float64",
-    ]
+    x: np.dtype(str(x).removeprefix("torch."))
+    for x in (*FLOATS, *INTEGERS, torch.bool)
+    if x is not torch.bfloat16
 }
 
 # How tensors are read without a capsule for each; 0: torch is older than that.
@@ -100,7 +91,6 @@ def number(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.tensor(x, dtype=dtype, device="cpu")
 
 
-@cache
 def _speaks_for_itself(kind: type[Any]) -> bool:
     """Tell whether a class of tensors says what functions of torch do with it.
 
@@ -137,7 +127,7 @@ def check_tensor(
     TypeError
         For anything else.
     """
-    if type(x) is not Tensor:
+    if type(x) is not Tensor and type(x) is not Parameter:
         _check_class(name, x, wanted)
     if not (x.is_cpu if device == "cpu" else x.device.type == device):
         at = "the CPU" if device == "cpu" else f"{device}, as the query is"
