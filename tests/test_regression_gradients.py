@@ -450,7 +450,7 @@ def test_empty_axes(kernel, d, dtype):
         x, x_train = points(n, d, dtype, 0), points(m, d, dtype, 1)
         y = normal(2, (m,) if k is None else (m, k), dtype)
         for w in (0.25, np.full(d if d is not None else 1, 0.25)):
-            for sample in (None, np.arange(1.0, m + 1)):
+            for sample in (None, np.arange(1.0, m + 1), np.arange(m) % 2 + np.arange(m) // 2):
                 check(x, x_train, y, w=w, kernel=kernel, sample_weight=sample)
 
 

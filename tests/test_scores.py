@@ -372,6 +372,14 @@ def test_without_a_distance_all_keys_count_alike(w):
     np.testing.assert_allclose(output, np.broadcast_to(mean, output.shape), atol=1e-6)
 
 
+def test_a_w_of_no_dimensions_may_lie_anywhere():
+    unaligned = np.ndarray((0,), np.float32, np.zeros(5, np.uint8), 1)
+    q, k, v = problem(3, 5, size=0)
+    output = fv.attention(q, k, v, score=fv.Gaussian(unaligned))
+    mean = v.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(output, np.broadcast_to(mean, output.shape), atol=1e-6)
+
+
 def test_the_sign_of_w_does_not_count(dtype):
     q, k, v = problem(9, 20, size=4, dtype=dtype)
     for w in (0.7, normal(4, (4,), dtype), 1e-17):

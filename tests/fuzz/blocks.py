@@ -12,7 +12,7 @@ from foveate import reference
 from foveate.reference._gradients import sum_to
 from gradient_checks import FLOOR_ULP, parts
 from strategies import BFLOAT16
-from tolerances import RATIO, eps, wider
+from tolerances import FLOORS, RATIO, eps, wider
 
 from fuzz.case import Case
 from fuzz.formulas import of_dtype, same, within, worst
@@ -77,7 +77,8 @@ def hold(case: Case, what: str, got: Any, exact: Any, plain: Any, dtype: Any, si
     got, exact, plain = np.asarray(got), np.asarray(exact), np.asarray(plain)
     with np.errstate(all="ignore"):
         finite = np.abs(exact)[np.isfinite(exact)]
-        floor = FLOOR_ULP * eps(compute(dtype)) * max(float(np.max(finite, initial=0)), size)
+        ulps = FLOOR_ULP * eps(compute(dtype)) + FLOORS[dtype].rounded_weights
+        floor = ulps * max(float(np.max(finite, initial=0)), size)
         stored = got.dtype if got.dtype == BFLOAT16 else np.result_type(got.dtype)
         smallest = 6e-8 if stored == np.float16 else 1e-37
         error = RATIO * worst(plain, exact) + floor + eps(stored) * np.abs(exact) + smallest

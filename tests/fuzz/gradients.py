@@ -124,11 +124,25 @@ class Sizes:
             sizes["score.b"] = max(sizes["score"], float(np.sum(cells)))
             of_keys = sum_to(cells.sum(axis=-2), self.k.shape[:-1])
             sizes["key"] = top(of_keys) * top(np.abs(np.asarray(score.w, np.float64)))
+        if score == "cosine" or isinstance(score, fv.Cosine):
+            scale = abs(getattr(score, "scale", 1.0))
+            sizes["query"] = scale * top(cells.sum(axis=-1)) * self._of_length(self.q)
+            sizes["key"] = scale * top(cells.sum(axis=-2)) * self._of_length(self.k)
+            sizes["score"] = float(np.sum(cells))
         sizes["query"] *= self._repeats(0)
         sizes["key"] *= self._repeats(1)
         if self.problem.bias is not None:
             sizes["mask"] = top(sum_to(cells, self.problem.bias.shape))
         return sizes
+
+    def _of_length(self, rows: np.ndarray) -> float:
+        """What the gradient of a unit is divided by: the shortest length. A subnormal one has few
+        digits, and its gradient no more."""
+        wide = compute(self.problem.dtype)
+        lengths = np.linalg.norm(rows, axis=-1)
+        shortest = float(np.min(lengths, initial=np.inf, where=lengths > 0))
+        step = float(np.finfo(wide).smallest_subnormal) / eps(wide)
+        return (1 + step / shortest) / shortest
 
     def _repeats(self, n: int) -> float:
         """Over how many leading indices a gradient is summed."""

@@ -63,16 +63,19 @@ def compute(dtype: Any) -> np.dtype:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
+_NUMBERS = ["normal"] * 9 + ["whole", "whole", "wide", "narrow", "tiny", "0"]
+
+
 def numbers(case: Case, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Normal numbers, or small whole ones, which make ties, or wide or narrow ones."""
     x = case.normal(name, shape)
-    kind = case.pick(f"{name} numbers", ["normal"] * 8 + ["whole", "whole", "wide", "narrow", "0"])
+    kind = case.pick(f"{name} numbers", _NUMBERS)
     if kind == "whole":
         x = np.round(x)
     elif kind == "0":
         x = np.zeros(shape)
-    elif kind != "normal":
-        x = x * (8 if kind == "wide" else 1 / 64)
+    elif kind != "normal":  # tiny ones are below the smallest normal number of float32
+        x = x * {"wide": 8, "narrow": 1 / 64, "tiny": 1e-39}[kind]
     return x.astype(dtype)
 
 
@@ -206,8 +209,14 @@ def add_reach(case: Case, problem: Problem) -> None:
         if shown.dtype == bool:
             seen &= shown
         else:
+            most = float(np.finfo(compute(problem.dtype)).max) * np.log(
+                2
+            )  # what larger ones count as
+            finite = shown != -np.inf
+            if np.abs(shown[finite].astype(np.float64)).max(initial=0) > most:
+                shown = np.where(finite, shown.astype(np.float64).clip(-most, most), -np.inf)
             problem.bias = shown
-            seen &= shown != -np.inf
+            seen &= finite
     valid = np.asarray(keys)
     if case.chance("key_lengths", 0.25):
         given, valid = _whole_numbers(case, problem, "key_lengths", 0, keys)
@@ -321,9 +330,11 @@ def _mask(case: Case, lead: tuple[int, ...], queries: int, keys: int) -> Laid:
         return lay(case, "mask", uniform < share)
     dtype = case.pick("mask dtype", [np.float32, np.float64, np.float16, BFLOAT16])
     values = case.normal("mask values", shape)
-    low = case.pick("mask low", [1.0, 1.0, 100.0, 1e4])
-    values = np.where(case.uniform("mask lows", shape) < 0.3, -low, values)
-    return lay(case, "mask", np.where(uniform < share, values, -np.inf).astype(dtype))
+    low = case.pick("mask low", [1.0, 1.0, 100.0, 1e4, 1e9, 3.4e38, 1.79e308])
+    how_many = case.pick("how many are low", [0.3, 0.9, 1.0])
+    values = np.where(case.uniform("mask lows", shape) < how_many, -low, values)
+    with np.errstate(over="ignore"):
+        return lay(case, "mask", np.where(uniform < share, values, -np.inf).astype(dtype))
 
 
 def one_mask(problem: Problem) -> None:
