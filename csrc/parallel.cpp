@@ -1,6 +1,8 @@
 #include "parallel.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -10,6 +12,7 @@
 #include <vector>
 
 #include "foveate/foveate.h"
+#include "in_use.hpp"
 #include "workspace.hpp"
 #ifdef _OPENMP
 #include <omp.h>
@@ -95,6 +98,7 @@ class Job {
     const auto now = Clock::now();
     if (now - last_asked < interrupt_period) return;
     last_asked = now;
+    const OutOfUse out_of_use;
     if (check()) stopped_.store(true, std::memory_order_relaxed);
   }
 
@@ -278,12 +282,32 @@ void run_borrowed(Job& job, int threads) noexcept {
       &team, unsigned(threads), 0);
 }
 
+// A whole number > 0, alone in an environment variable; 0: there is none.
+int number_of(const char* name) noexcept {
+  const char* text = std::getenv(name);
+  if (!text || !*text) return 0;
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  while (std::isspace(static_cast<unsigned char>(*end))) ++end;
+  return *end == '\0' && value > 0 ? int(std::min<long>(value, FV_MAX_THREADS)) : 0;
+}
+
 int openmp_threads() noexcept {
 #ifdef _OPENMP
-  return omp_get_max_threads();
+  return std::min(omp_get_max_threads(), FV_MAX_THREADS);
 #else
   const unsigned count = std::thread::hardware_concurrency();
-  return count ? int(count) : 1;
+  return count ? int(std::min<unsigned>(count, FV_MAX_THREADS)) : 1;
+#endif
+}
+
+// OMP_THREAD_LIMIT.
+int thread_limit() noexcept {
+#ifdef _OPENMP
+  return omp_get_thread_limit();
+#else
+  static const int limit = number_of("OMP_THREAD_LIMIT");
+  return limit > 0 ? limit : FV_MAX_THREADS;
 #endif
 }
 
@@ -297,11 +321,7 @@ bool in_parallel_region() noexcept {
 
 // FOVEATE_NUM_THREADS as it was at the first call; 0: not set.
 int environment_threads() noexcept {
-  static const int count = [] {
-    const char* text = std::getenv("FOVEATE_NUM_THREADS");
-    const long value = text ? std::strtol(text, nullptr, 10) : 0;
-    return value > 0 && value < 4096 ? int(value) : 0;
-  }();
+  static const int count = number_of("FOVEATE_NUM_THREADS");
   return count;
 }
 
@@ -330,6 +350,7 @@ int threads_for(int64_t tasks, double flops) noexcept {
 }
 
 bool run_tasks(int64_t tasks, int threads, Order order, void (*run)(void*, const Task&), void* context) noexcept {
+  threads = std::min(threads, FV_MAX_THREADS);
   Job job(tasks, threads, order, run, context);
   const bool alone = threads <= 1 || in_parallel_region() || forked.load(std::memory_order_relaxed);
   if (!alone && borrowed.run) {
@@ -355,7 +376,9 @@ bool asked_to_stop(double flops) noexcept {
 
 using namespace foveate;
 
-void fv_set_num_threads(int32_t count) noexcept { requested.store(count > 0 ? count : 0, std::memory_order_relaxed); }
+void fv_set_num_threads(int32_t count) noexcept {
+  requested.store(std::clamp(count, 0, FV_MAX_THREADS), std::memory_order_relaxed);
+}
 
 int32_t fv_requested_num_threads(void) noexcept { return requested.load(std::memory_order_relaxed); }
 
@@ -365,10 +388,12 @@ int32_t fv_get_num_threads(void) noexcept {
   const int openmp = openmp_threads();
   int wanted = requested.load(std::memory_order_relaxed);
   if (wanted == 0) wanted = environment_threads();
-  if (wanted == 0) return openmp;
-  return openmp < first_openmp_threads() && openmp < wanted ? openmp : wanted;
+  if (wanted == 0 || (openmp < first_openmp_threads() && openmp < wanted)) wanted = openmp;
+  return std::max(1, std::min(wanted, thread_limit()));
 }
 
-void fv_borrow_threads(fv_parallel run, int32_t count) noexcept { borrowed = {run, count > 0 ? count : 0}; }
+void fv_borrow_threads(fv_parallel run, int32_t count) noexcept {
+  borrowed = {run, std::clamp(count, 0, FV_MAX_THREADS)};
+}
 
 void fv_set_interrupt_check(int (*check)(void)) noexcept { interrupt_check.store(check, std::memory_order_relaxed); }

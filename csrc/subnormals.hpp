@@ -10,14 +10,8 @@
 
 namespace foveate {
 
-class SubnormalsAsZero {
- public:
-  SubnormalsAsZero() noexcept : before_(control()) { set_control(before_ | as_zero); }
-  ~SubnormalsAsZero() { set_control(before_); }
-  SubnormalsAsZero(const SubnormalsAsZero&) = delete;
-  SubnormalsAsZero& operator=(const SubnormalsAsZero&) = delete;
-
- private:
+class FloatingPointMode {
+ protected:
 #if defined(__x86_64__)
   using Control = uint32_t;
   static constexpr Control as_zero = 0x8040;  // MXCSR: flush to zero, of results; denormals are zeros, of operands
@@ -33,7 +27,22 @@ class SubnormalsAsZero {
   }
   static void set_control(Control control) noexcept { asm volatile("msr fpcr, %0" : : "r"(control)); }
 #endif
+  FloatingPointMode() noexcept : before_(control()) {}
+  ~FloatingPointMode() { set_control(before_); }
+  FloatingPointMode(const FloatingPointMode&) = delete;
+  FloatingPointMode& operator=(const FloatingPointMode&) = delete;
   const Control before_;
+};
+
+class SubnormalsAsZero : FloatingPointMode {
+ public:
+  SubnormalsAsZero() noexcept { set_control(before_ | as_zero); }
+};
+
+// For code of others in between, which is not to see that.
+class SubnormalsAsTheyAre : FloatingPointMode {
+ public:
+  SubnormalsAsTheyAre() noexcept { set_control(before_ & ~as_zero); }
 };
 
 }  // namespace foveate

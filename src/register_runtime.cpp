@@ -136,6 +136,7 @@ void register_runtime(py::module_& module) {
   module.def("isa_select", &isa_select, arg("name"), pos_only(), "Choose an instruction set by name.");
   module.def("isa_selected", &fv_isa_selected, "The instruction set in use.");
 
+  module.attr("most_threads") = FV_MAX_THREADS;
   module.def("set_num_threads", &fv_set_num_threads, arg("count").noconvert(), pos_only(),
              "The number of threads of later calls; 0: the default.");
   module.def("requested_num_threads", &fv_requested_num_threads,

@@ -235,8 +235,8 @@ def hold(found: Any, exact: Any, plain: Any, size: dict[str, float], dtype: np.d
         if name in OPERANDS:
             assert gradient.dtype == dtype, name
         # 16-bit gradients are rounded once. The weights of bfloat16 pairs are rounded in the
-        # forward's output and again for the product, or dS is, which is made of them: half an ulp of
-        # each cell at most, 2^-9 each
+        # forward's output and again for the product, or dS is, which is made of them: half an ulp
+        # of each cell at most, 2^-9 each
         ulps = FLOOR_ULP * eps(wide) + FLOORS[dtype].rounded_weights
         of_sums = size[name] if name in size else size[name.split(".")[0]]
         allowed = ulps * of_sums + RATIO * np.max(np.abs(usual[name] - w), initial=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import foveate as fv
 import numpy as np
 import pytest
@@ -430,6 +432,35 @@ def test_too_large_is_refused_before_any_work(length):
         fv.attention(np.broadcast_to(one, (2**22, 1)), one, wide)
     with pytest.raises(MemoryError):
         fv.attention(long, one, np.broadcast_to(one, (1, 2**22)), score=location(w=ones(1)))
+
+
+@pytest.mark.parametrize("score", ["scaled_dot", "cosine", location(w=ones(1))], ids=plain_name)
+def test_repeated_queries_are_refused_before_one_is_answered(score):
+    """2^31 queries that are one, over as many keys: a row alone would be 8 GB, and minutes."""
+    long = np.broadcast_to(normal(0, (1, 1), np.float32), (2**31, 1))
+    began = time.process_time()
+    with pytest.raises(MemoryError, match=r"^query, key"):
+        fv.attention_weights(long, long, score=score)
+    wide = np.broadcast_to(normal(0, (1, 1), np.float32), (2**31, 2**20))
+    with pytest.raises(MemoryError, match=r"^query, key, value"):
+        fv.attention(long, long, wide, score=score)
+    assert time.process_time() - began < 1
+
+
+def test_what_repeats_is_looked_at_once():
+    """Lengths, offsets and centers of 2^40 leading indices are one number."""
+    began = time.process_time()
+    for function, keywords in (
+        (fv.attention, {"key_lengths": np.broadcast_to(np.int64(3), 2**40)}),
+        (fv.attention, {"causal": True, "offset": np.broadcast_to(np.int64(3), 2**40)}),
+        (
+            fv.local_attention,
+            {"half_width": 2, "centers": np.broadcast_to(np.float64(3), (2**40, 4))},
+        ),
+    ):
+        with pytest.raises((MemoryError, ValueError)):
+            function(Q[0], K[0], V[0], **keywords)
+    assert time.process_time() - began < 1
 
 
 # --- threads --------------------------------------------------------------------------------------

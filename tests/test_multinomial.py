@@ -147,7 +147,7 @@ def test_n_that_is_not_of_integers_is_refused(n):
         fv.multinomial(n, np.ones((2, 3)))
 
 
-@pytest.mark.parametrize("n", [-1, [3, -2], [1, 2, 3], np.ones((2, 1), int), 2**63], ids=repr)
+@pytest.mark.parametrize("n", [-1, [3, -2], [1, 2, 3], np.ones((2, 4), int), 2**63], ids=repr)
 def test_wrong_n_is_refused(n):
     with pytest.raises(ValueError, match=r"^n: got "):
         fv.multinomial(n, np.ones((2, 3)))
@@ -164,7 +164,7 @@ def test_wrong_weights_are_refused(n):
     with pytest.raises(ValueError, match=r"^p: got only weights of 0"):
         fv.multinomial(n, np.zeros(3))
     with pytest.raises(TypeError, match=r"^p: got "):
-        fv.multinomial(n, np.ones(3, int))
+        fv.multinomial(n, np.ones(3, bool))
     with pytest.raises(ValueError, match=r"^size: got -1"):
         fv.multinomial(n, np.ones(3), -1)
     with pytest.raises(TypeError, match=r"^size: got "):
@@ -273,7 +273,7 @@ def test_logpmf_refuses():
     with pytest.raises(TypeError, match=r"^counts: got "):
         fv.multinomial_logpmf(np.ones(3), p)
     with pytest.raises(TypeError, match=r"^p: got "):
-        fv.multinomial_logpmf([1, 2, 3], np.ones(3, int))
+        fv.multinomial_logpmf([1, 2, 3], np.ones(3, bool))
     for counts in (3, [1, 2], [-1, 2, 3], [LARGEST, 1, 0]):
         with pytest.raises(ValueError, match=r"^counts: got "):
             fv.multinomial_logpmf(counts, p)

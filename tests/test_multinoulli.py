@@ -324,7 +324,7 @@ def test_rng():
 
 
 @pytest.mark.parametrize(
-    "p", [[1, 2], np.array([1, 2]), np.array([1j]), np.array([True])], ids=repr
+    "p", [["1", "2"], [1j, 2], np.array([1j]), np.array([True]), "12", b"12"], ids=repr
 )
 def test_what_is_no_float_array_is_refused(p):
     with pytest.raises(TypeError, match=r"^p: got "):

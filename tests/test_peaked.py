@@ -83,7 +83,7 @@ def test_no_result_is_subnormal(dtype, queries):
 
 
 def test_values_below_the_smallest_normal_number_count_as_0():
-    """And nothing beside them changes: operands are not touched, and the mode ends with the call."""
+    """And nothing beside them changes: no operand, and nothing after the call."""
     query, key = normal(0, (50, 8), np.float32), normal(1, (60, 8), np.float32)
     value = normal(2, (60, 4), np.float32)
     plain = fv.attention(query, key, value)
@@ -92,7 +92,7 @@ def test_values_below_the_smallest_normal_number_count_as_0():
     assert (output[:, 1] == 0).all()
     assert (output[:, [0, 2, 3]] == plain[:, [0, 2, 3]]).all()
     assert (value[:, 1] == np.float32(1e-40)).all()
-    assert (np.full(4, 1e-40, np.float32) * np.float32(1)).all()  # this thread takes them as they are
+    assert (np.full(4, 1e-40, np.float32) * np.float32(1)).all()  # as this thread has them
 
 
 def test_weights_of_categories_count_however_small():
@@ -155,7 +155,7 @@ PAIRS: dict[str, Callable[[], tuple[Call, Call]]] = {
     "float16": lambda: (_attention(np.float16, 30), _attention(np.float16, 1)),
     "bfloat16": lambda: (_attention(BFLOAT16, 30), _attention(BFLOAT16, 1)),
     "window": lambda: (_attention(np.float32, 30, window=32), _attention(np.float32, 1, window=32)),
-    "softcap": lambda: (_attention(np.float32, 30, softcap=90), _attention(np.float32, 1, softcap=90)),
+    "softcap": lambda: tuple(_attention(np.float32, spread, softcap=90) for spread in (30, 1)),
     "mask of -100": lambda: (_masked(-100), _masked(-1e4)),
     "gradients": lambda: (_gradients(30), _gradients(1)),
     "decode": lambda: (_decode(100), _decode(1)),

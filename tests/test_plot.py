@@ -161,8 +161,8 @@ HEADS = np.ones((2, 2, 2))
 @pytest.mark.parametrize(
     ("kind", "name", "draw"),
     [
-        (TypeError, "weights", lambda: plot.weights([[1.0]])),
-        (TypeError, "weights", lambda: plot.weights(np.eye(2, dtype=int))),
+        (TypeError, "weights", lambda: plot.weights([["1"]])),
+        (TypeError, "weights", lambda: plot.weights(np.eye(2, dtype=bool))),
         (ValueError, "weights", lambda: plot.weights(np.ones(3))),
         (ValueError, "weights", lambda: plot.weights(np.ones((1, 1, 2, 2)))),
         (ValueError, "weights", lambda: plot.weights(np.ones((2, 0, 2)))),

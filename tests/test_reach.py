@@ -7,6 +7,7 @@ import itertools
 import foveate as fv
 import numpy as np
 import pytest
+from foveate import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import BFLOAT16, REACHES, clash, combine, normal, problem
@@ -245,3 +246,57 @@ def test_a_query_that_sees_no_key(keywords, sink, dtype):
     assert (output[nothing] == 0).all()
     assert (lse[nothing] == (-np.inf if sink is None else sink)).all()
     check_attention(q, k, v, sink=sink, **keywords)
+
+
+# --- the definition itself ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.uint64, np.int8])
+def test_the_reference_takes_integers_of_any_dtype(dtype):
+    """The last of four queries at the last valid key, of two: unsigned numbers do not wrap."""
+    lengths = np.array([2, 0, 6], dtype)
+    want = np.zeros((3, 4, 6), bool)
+    for n, length in enumerate([2, 0, 6]):
+        for i in range(4):
+            for j in range(6):
+                want[n, i, j] = j < length and j <= i + length - 4
+    got = reference.reach((3,), 4, 6, causal=True, offset="end", key_lengths=lengths)
+    np.testing.assert_array_equal(got, want)
+    got = reference.reach((3,), 4, 6, window=1, offset=lengths)
+    want = np.abs(np.arange(6) - np.arange(4)[:, None] - np.array([2, 0, 6])[:, None, None]) <= 1
+    np.testing.assert_array_equal(got, want)
+    q, k, v = problem(4, 6, lead=(3,))
+    for module in (fv, reference):
+        drawn = module.hard_attention(
+            q, k, v, select="argmax", causal=True, offset="end", key_lengths=lengths
+        )
+        assert (drawn.index[0, :2] == -1).all()
+        assert (drawn.index[1] == -1).all()
+        assert (drawn.index[2] >= 0).all()
+
+
+@pytest.mark.parametrize("side", [2**61, 2**62, 2**63, 2**64, 10**30])
+def test_the_reference_takes_windows_beyond_int64(side):
+    q, k, v = problem(4, 6)
+    for window in (side, (side, 0), (0, side), (side, None)):
+        for offset in (0, -3, 2**40):
+            keywords = {"window": window, "offset": offset}
+            clipped = tuple(
+                None if w is None or w > 2**50 else w
+                for w in (window if isinstance(window, tuple) else (window, window))
+            )
+            want = reference.reach((2,), 4, 6, window=clipped, offset=offset)
+            np.testing.assert_array_equal(reference.reach((2,), 4, 6, **keywords), want)
+            check_attention(q, k, v, **keywords)
+
+
+@pytest.mark.parametrize("select", ["sample", "argmax"])
+@pytest.mark.parametrize(("queries", "keys", "lead"), [(4, 0, (2,)), (0, 0, ()), (3, 5, (0,))])
+def test_hard_attention_of_nothing_by_the_reference(queries, keys, lead, select):
+    q, k, v = problem(queries, keys, lead=lead)
+    size = None if select == "argmax" else 3
+    got = fv.hard_attention(q, k, v, select=select, size=size, rng=1)
+    want = reference.hard_attention(q, k, v, select=select, size=size, rng=1)
+    for x, y in zip(got, want, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert (want.index == -1).all() or want.index.size == 0

@@ -650,7 +650,7 @@ def test_bad_input():
         fv.kernel_regression_vjp(x, x_train, y, w=np.ones(3))
     with pytest.raises(ValueError, match=r"^y_train: got shape \(5, 3\), wanted \(6,\)"):
         fv.kernel_regression_vjp(x, x_train, y[:5])
-    with pytest.raises(TypeError, match=r"got dtypes float64, float32, float32, wanted one"):
-        fv.kernel_regression_vjp(x.astype(np.float64), x_train, y)
+    with pytest.raises(TypeError, match=r"^x: got dtype complex64"):
+        fv.kernel_regression_vjp(x.astype(np.complex64), x_train, y)
     with pytest.raises(ValueError, match=r"^sample_weight: got zeros only"):
         fv.kernel_regression_vjp(x, x_train, y, sample_weight=np.zeros(6))

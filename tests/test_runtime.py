@@ -160,6 +160,68 @@ def test_environment_of_threads():
     assert output_of(set_them, OMP_NUM_THREADS="1", FOVEATE_NUM_THREADS="2") == "4"
 
 
+MOST_THREADS = 1024
+
+
+def test_threads_are_bounded():
+    """A number that nobody means is refused by name, and starts nothing."""
+    for n in (MOST_THREADS + 1, 2**31 - 1, 2**31, 10**30):
+        with pytest.raises(ValueError, match=rf"^n: got {n}, wanted .* up to {MOST_THREADS}"):
+            fv.set_num_threads(n)
+        with pytest.raises(ValueError, match=rf"^n: got {n}, wanted .* up to {MOST_THREADS}"):
+            fv.num_threads(n)
+    assert fv.show_config("dicts")["threads"]["at most"] == MOST_THREADS
+    try:
+        fv._core.set_num_threads(2**31 - 1)  # the C interface takes what it can
+        assert fv.get_num_threads() == MOST_THREADS
+    finally:
+        fv.set_num_threads(0)
+
+
+def test_a_call_starts_no_more_threads_than_it_has_tasks_for():
+    code = """
+        import os
+        import foveate as fv, numpy as np
+        fv._core.set_num_threads(2**31 - 1)
+        x = np.ones((2000, 64, 8), np.float32)
+        alone = fv.attention(x[:1], x[:1], x[:1])
+        assert np.array_equal(fv.attention(x, x, x)[7:8], alone)
+        assert len(os.listdir("/proc/self/task")) < 1500
+    """
+    output_of(code)
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "two", "3 threads", "-2", "0x4", "2.0", "99999999999999999999"]
+)
+def test_an_environment_that_is_no_number_is_told_once(text):
+    code = """
+        import warnings
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import foveate as fv
+            count = fv.get_num_threads()
+            import foveate.reference
+        print(len(caught), caught[0].category.__name__, str(caught[0].message).split(":")[0], count)
+    """
+    count = MOST_THREADS if text.startswith("9") else 5
+    wanted = f"1 RuntimeWarning FOVEATE_NUM_THREADS {count}"
+    assert output_of(code, FOVEATE_NUM_THREADS=text, OMP_NUM_THREADS="5") == wanted
+
+
+@pytest.mark.parametrize("text", ["", "0", "3", " 3", "3 ", "+3"])
+def test_an_environment_that_is_a_number_is_no_warning(text):
+    wanted = "3" if "3" in text else "5"
+    assert output_of(COUNT, FOVEATE_NUM_THREADS=text, OMP_NUM_THREADS="5") == wanted
+
+
+def test_the_thread_limit_of_openmp_is_heeded():
+    for set_it in ("", "fv.set_num_threads(6); "):
+        code = f"import foveate as fv; {set_it}print(fv.get_num_threads())"
+        assert output_of(code, OMP_THREAD_LIMIT="2", OMP_NUM_THREADS="4") == "2"
+        assert output_of(code, OMP_THREAD_LIMIT="2", FOVEATE_NUM_THREADS="4") == "2"
+
+
 def test_threadpoolctl_is_honoured():
     pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
     code = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import foveate as fv
 import numpy as np
 import pytest
-from strategies import Site, normal, problem
+from strategies import LAYOUTS, WITH_PARAMETERS, Site, normal, problem, score_of
 
 CASES = {
     "prefill": (150, 333, {}),
@@ -48,6 +48,33 @@ def test_from_one_call_to_the_next(dtype):
     first = bits(*arrays)
     for _ in range(5):
         assert bits(*arrays) == first
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["dot", "cosine", "bilinear", *WITH_PARAMETERS])
+def test_each_score_in_any_layout_and_company(name, layout, dtype):
+    """NumPy and BLAS sum in an order that depends on strides, and these on who else is there."""
+    size, lay = 24, LAYOUTS[layout]
+    q, k, v = problem(37, 50, lead=(2, 5), size=size, dtype=dtype)
+    score = fv.Bilinear(normal(9, (size, size), np.float16)) if name == "bilinear" else name
+    if name in WITH_PARAMETERS:
+        score = score_of(name, size, dtype)
+
+    def answers(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> list[np.ndarray]:
+        output, pullback = fv.attention_vjp(q, k, v, score=score)
+        got = pullback(np.ones_like(output))
+        return [fv.attention_weights(q, k, score=score), output, got.query, got.key, got.value]
+
+    together = answers(lay(q), lay(k), lay(v))
+    some = [lay(x)[:, 1:3] for x in (q, k, v)]
+    for lead in ((0, 0), (0, 2), (1, 4)):
+        alone = answers(*(np.ascontiguousarray(x[lead]) for x in (q, k, v)))
+        for a, b in zip(together, alone, strict=True):
+            assert a[lead].tobytes() == b.tobytes()
+        if lead[1] != 2:
+            continue
+        for a, b in zip(answers(*some), alone, strict=True):
+            assert a[0, 1].tobytes() == b.tobytes()
 
 
 COMPANY = {

@@ -331,6 +331,47 @@ class TestCompile:
         both(lambda *x: local(*x, key_lengths=torch.tensor([5, 2])), learned(*QKV),
              backend="aot_eager")  # fmt: skip
 
+    @pytest.mark.parametrize("name", ["grad", "vmap", "vmap of grad", "a triangle", "all dropped"])
+    def test_transforms_and_what_torch_takes(self, name):
+        k, v = (tensor(x) for x in QKV[1:])
+        bias = torch.nn.attention.bias.causal_lower_right(3, 5)
+        attend = ft.scaled_dot_product_attention
+        function = {
+            "grad": torch.func.grad(lambda q: ft.attention(q, k, v).square().sum()),
+            "vmap": torch.vmap(lambda q: ft.attention(q, k, v)),
+            "vmap of grad": torch.vmap(
+                torch.func.grad(lambda q: ft.attention(q, k, v).square().sum())),
+            "a triangle": lambda q: attend(q, k, v, bias),
+            "all dropped": lambda q: attend(q, k, v, dropout_p=1.0),
+        }[name]  # fmt: skip
+        both(function, [tensor(QKV[0])], backend="aot_eager")
+
+    # torch breaks the graph there, and looks into the kernels
+    @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+    def test_forward_mode_is_refused(self):
+        q, k, v = map(tensor, QKV)
+        tangent = torch.compile(
+            lambda q: torch.func.jvp(lambda q: ft.attention(q, k, v), (q,), (q,)),
+            backend="aot_eager",
+        )
+        with pytest.raises(NotImplementedError, match=r"foveate.torch.attention: .*forward mode"):
+            tangent(q)
+
+    def test_derivatives_of_what_was_exported_without_them(self):
+        class Model(torch.nn.Module):
+            def forward(self, query: Any, key: Any, value: Any) -> Any:
+                return ft.attention(query, key, value)
+
+        program = torch.export.export(Model(), tuple(map(tensor, QKV))).module()
+        found, wanted = (
+            torch.autograd.grad(f(*own).square().sum(), own)
+            for f, own in ((program, learned(*QKV)), (Model(), learned(*QKV)))
+        )
+        for x, y in zip(found, wanted, strict=True):
+            assert torch.equal(x, y)
+        with pytest.raises(NotImplementedError, match="forward mode"):
+            torch.func.jvp(program, tuple(map(tensor, QKV)), tuple(map(tensor, QKV)))
+
     def test_export(self):
         class Model(torch.nn.Module):
             def __init__(self) -> None:

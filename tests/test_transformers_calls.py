@@ -214,6 +214,28 @@ def test_a_model_with_a_table_refuses_by_name(torch, transformers, module, model
         getattr(transformers, model)(config)
 
 
+def test_a_part_with_a_table_may_differ(torch, transformers, module):
+    """As the message says: SAM's encoder of images by itself, and the rest here."""
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32}
+    image = {"image_size": 64, "patch_size": 16}
+    vision = {"hidden_size": 32, "window_size": 2, "global_attn_indexes": [0]}
+    config = transformers.SamConfig(
+        vision_config={**sizes, **image, **vision},
+        prompt_encoder_config=image,
+        mask_decoder_config=sizes,
+        attn_implementation={"": "foveate", "vision_config": "eager"},
+    )
+    model = loud(torch, transformers.SamModel(config))
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(8))
+    inputs = {"pixel_values": pixels, "input_points": torch.full((1, 1, 1, 2), 9.0)}
+    with torch.no_grad():
+        with module.calls(model) as count:
+            got = model(**inputs).pred_masks
+        model.set_attn_implementation("eager")
+        assert difference(got, model(**inputs).pred_masks) < TOLERANCE
+    assert count.keys() == {x for x in count if x.startswith("mask_decoder.transformer.")}
+
+
 def test_every_table_of_transformers_is_known(transformers):
     tables = importlib.import_module("foveate._transformers_tables").TABLES
     found = set()

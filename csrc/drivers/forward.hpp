@@ -87,7 +87,8 @@ class Forward {
     T *m = m_ + p * width_, *l = l_ + p * width_;
     if (!plan_.compact) {
       plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l,
-                        with_exact() ? exact_ + p * width_ : nullptr, alpha_, plan_.problem.sigma > 0 ? &gaussian : nullptr, block_.values_next(values, count));
+                        with_exact() ? exact_ + p * width_ : nullptr, alpha_,
+                        plan_.problem.sigma > 0 ? &gaussian : nullptr, block_.values_next(values, count));
       if (dropout_.any()) drop(p, stretch);
       return;
     }

@@ -186,7 +186,8 @@ double sink_score_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   const double sink = sink_of(plan, batch, group);
   if (!std::isfinite(sink)) return sink;
   if (!plan.biased || plan.family.element_size == 8) return score_of(plan, sink);
-  return bounded<float>(double(bounded<float>(sink) * float(log2_e)));  // rounded as a bias is: of equals each weighs as much
+  return bounded<float>(
+      double(bounded<float>(sink) * float(log2_e)));  // rounded as a bias is: of equals each weighs as much
 }
 
 double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {

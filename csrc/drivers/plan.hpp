@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "../dispatch.hpp"
+#include "../in_use.hpp"
 #include "../problem.hpp"
-#include "../subnormals.hpp"
 
 namespace foveate {
 
@@ -232,22 +232,5 @@ void write_lse(const Operand& lse, char* at, const Lse&) noexcept;
 Lse read_lse(const Plan&, const char* at) noexcept;
 
 fv_status no_memory(fv_error*, double bytes) noexcept;
-
-// A thread that uses the kernels of a family: for one task, since others may use the same registers between them.
-class InUse {
- public:
-  explicit InUse(const Family& family) noexcept : leave_(family.leave) {
-    if (family.enter) family.enter();
-  }
-  ~InUse() {
-    if (leave_) leave_();
-  }
-  InUse(const InUse&) = delete;
-  InUse& operator=(const InUse&) = delete;
-
- private:
-  void (*leave_)();
-  SubnormalsAsZero subnormals_;
-};
 
 }  // namespace foveate

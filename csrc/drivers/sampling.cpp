@@ -60,9 +60,8 @@ struct Shared {
   static constexpr int thread = 0;  // the one that shares them out
   template <class F>
   bool operator()(int64_t count, F&& f) const noexcept {
-    return run_tasks(count, threads, Order::by_ranges, [&](const Task& task) {
-      with_weights(logits, [&] { f(task.index, task.thread); });
-    });
+    return run_tasks(count, threads, Order::by_ranges,
+                     [&](const Task& task) { with_weights(logits, [&] { f(task.index, task.thread); }); });
   }
 };
 

@@ -106,9 +106,8 @@ template <class Product, int vectors, int all, int rows, class T = typename Prod
     keys += 1;
   }
   if (more)
-    unroll<rows>([&](auto j) {
-      unroll<vectors>([&](auto v) { sum[j][v] += load(scores + j * width + v * lanes<T>); });
-    });
+    unroll<rows>(
+        [&](auto j) { unroll<vectors>([&](auto v) { sum[j][v] += load(scores + j * width + v * lanes<T>); }); });
   store_scores<T, vectors, rows, all>(sum, scores, top);
 }
 

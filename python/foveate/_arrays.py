@@ -208,6 +208,26 @@ def once(x: Array, axes: int | None = None) -> Array:
     return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides[:axes])]
 
 
+def plain_rows(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Return rows (..., L, n) in this dtype, each contiguous and apart from the others.
+
+    NumPy sums in an order that depends on the strides of what it is given, and those of a leading
+    index on its company: from such rows the bits are the same in any layout.
+    """
+    if x.dtype != dtype:
+        return x.astype(dtype, order="C")
+    row = x.shape[-1] * x.itemsize
+    apart = all(
+        abs(s) >= row and s % x.itemsize == 0
+        for s, n in zip(x.strides[:-1], x.shape[:-1], strict=True)
+        if n > 1
+    )
+    ordered = apart and x.flags.aligned and x.strides[-1] == x.itemsize
+    if ordered and (x.ndim < 2 or x.shape[-2] == 1 or x.strides[-2] > 0):
+        return x
+    return np.ascontiguousarray(x)
+
+
 def native(x: Array) -> Array:
     """Copy an array that is unaligned or byte-swapped; return any other as it is."""
     if x.dtype.isnative and x.flags.aligned:
@@ -389,8 +409,9 @@ def sizes(name: str, x: object) -> tuple[int, ...]:
     """
     if x is None:
         return ()
-    shape = tuple(integer(name, n) for n in (x if isinstance(x, (tuple, list)) else (x,)))
-    if any(n < 0 for n in shape):
+    given = x if isinstance(x, (tuple, list)) else (x,)
+    shape = tuple([integer(name, n) for n in given])
+    if shape and min(shape) < 0:
         raise ValueError(f"{name}: got {x}, wanted 0 or more")
     if math.prod(n for n in shape if n) > _INT64_MAX:
         raise MemoryError(f"{name}: got {x}, which is too many")

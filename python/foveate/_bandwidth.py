@@ -131,7 +131,8 @@ def descend(error: Callable[[float], float], start: float) -> tuple[float, float
 def _least(error: Callable[[float], float], walk: list[tuple[float, float]]) -> tuple[float, float]:
     """Go down from the best of a walk, pairs of the base-2 logarithm of a factor and an error.
 
-    By parabolas through the best three, until two agree.
+    By parabolas through the best three, until two agree; by the golden section where these three
+    are so far apart that they say little of an error with corners.
     """
     best = len(walk) - 1 - int(np.argmin([value for _, value in walk[::-1]]))
     middle = walk[best]
@@ -140,7 +141,7 @@ def _least(error: Callable[[float], float], walk: list[tuple[float, float]]) -> 
         for step in range(REFINEMENTS):
             place = _vertex(low, middle, high)
             if not abs(place - middle[0]) >= PRECISION:  # NaN on a plateau
-                if step:
+                if step and high[0] - low[0] <= STEP:
                     break
                 wide = low if middle[0] - low[0] > high[0] - middle[0] else high
                 place = middle[0] + _GOLDEN * (wide[0] - middle[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import warnings
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Literal, overload
@@ -14,14 +16,36 @@ from ._arrays import integer
 
 __version__ = version("foveate")
 
-_MOST_THREADS = 2**31 - 1
+_MOST_THREADS = _core.most_threads
 
 
 def _count(n: int) -> int:
     count = integer("n", n)
     if not 0 <= count <= _MOST_THREADS:
-        raise ValueError(f"n: got {count}, wanted a number of threads, or 0 for the default")
+        raise ValueError(
+            f"n: got {count}, wanted a number of threads up to {_MOST_THREADS}, or 0 for the "
+            "default"
+        )
     return count
+
+
+def _check_environment() -> None:
+    """Warn of a FOVEATE_NUM_THREADS that the engine, which reads it, cannot take."""
+    text = os.environ.get("FOVEATE_NUM_THREADS", "").strip()
+    number = text.removeprefix("+")
+    whole = number.isascii() and number.isdigit()
+    large = whole and (len(number.lstrip("0")) > 9 or int(number) > _MOST_THREADS)
+    if not text or (whole and not large):
+        return
+    warnings.warn(
+        f"FOVEATE_NUM_THREADS: got {text!r}, wanted a number of threads up to {_MOST_THREADS}; "
+        + (f"{_MOST_THREADS} are used" if large else "it is ignored"),
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+_check_environment()
 
 
 def set_num_threads(n: int) -> None:
@@ -30,13 +54,13 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        0 returns to the default: `FOVEATE_NUM_THREADS`, else what OpenMP says at each call
-        (`OMP_NUM_THREADS`, `threadpoolctl`).
+        1 to 1,024; 0 returns to the default: `FOVEATE_NUM_THREADS`, else what OpenMP says at each
+        call (`OMP_NUM_THREADS`, `threadpoolctl`). `OMP_THREAD_LIMIT` holds for all of these.
 
     Raises
     ------
     TypeError, ValueError
-        For anything but an int >= 0.
+        For anything but an int from 0 to 1,024.
 
     Examples
     --------
@@ -77,7 +101,7 @@ class num_threads:  # noqa: N801  (used as a function)
     Raises
     ------
     TypeError, ValueError
-        For anything but an int >= 0.
+        For anything but an int from 0 to 1,024.
 
     Examples
     --------
@@ -117,6 +141,7 @@ def _facts() -> dict[str, dict[str, Any]]:
         "threads": {
             "in use": _core.get_num_threads(),
             "requested": _core.requested_num_threads() or None,
+            "at most": _MOST_THREADS,
         },
         "platform": {
             "python": platform.python_version(),

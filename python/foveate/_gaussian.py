@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, compute_dtype, once
+from ._arrays import Array, ArrayInput, compute_dtype, once, plain_rows
 from ._score import ArrayScore, Reduced, finite, fitted, parameter
 
 # Within these, w^2 is a scale that any dtype of computation holds, and multiplies squares of
@@ -132,8 +132,9 @@ class Gaussian(ArrayScore):
         """
         w = self._weights(query)
         with np.errstate(all="ignore"):
+            query, key = (plain_rows(x, w.dtype) for x in (query, key))
             centre = key.mean(axis=0, dtype=w.dtype)
-            rows, columns = (w * (x.astype(w.dtype, copy=False) - centre) for x in (query, key))
+            rows, columns = (w * (x - centre) for x in (query, key))
             of_rows, of_columns = (np.einsum("ij,ij->i", x, x)[:, None] for x in (rows, columns))
             largest = of_rows.max(initial=0) + of_columns.max(initial=0)
         if not largest <= _LARGEST_NORMS:

@@ -188,7 +188,7 @@ class Choices:
 
     @cached_property
     def lse(self) -> Array:
-        """The lse with its parts, of soft attention over values without columns, which cost nothing."""
+        """The lse with its parts: of soft attention over values without columns, at no cost."""
         value = self.problem.value[..., :0]
         return dataclasses.replace(self.problem, value=value).forward()[1]
 

@@ -308,8 +308,9 @@ class Points:
     ) -> tuple[Array, Array]:
         """The weighted means (n, k) of this dtype, and the logarithms of the sums of weights.
 
-        These come with their parts, (n, 3). `bias` (m,) is added to the logits, whose scale 1 it has. With `by_differences` a Gaussian
-        is never reduced to an inner product, and its weights are those of `weights`.
+        These come with their parts, (n, 3). `bias` (m,) is added to the logits, whose scale 1 it
+        has. With `by_differences` a Gaussian is never reduced to an inner product, and its weights
+        are those of `weights`.
         """
         query, key = self.query, self.key
         if order is not None:

@@ -20,7 +20,6 @@ from ._arrays import (
     native,
     numbers,
     room,
-    room_for,
     sizes,
 )
 from ._random import Seed, key_of
@@ -94,9 +93,10 @@ def multinoulli(
         raise TypeError(f"logits: got {type(logits).__name__}, wanted a bool")
     shape = sizes("size", size)
     index = room("size", (*rows.shape[:-1], math.prod(shape)))
-    key = key_of(rng)
-    with room_for("p"):
-        _core.multinoulli(rows, bool(logits), *key, index)
+    try:
+        _core.multinoulli(rows, bool(logits), *key_of(rng), index)
+    except MemoryError as error:
+        raise MemoryError(f"p: got too many categories: {error}") from error
     return index.reshape((*rows.shape[:-1], *shape))
 
 

@@ -9,7 +9,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ._arrays import FLOATS, Array, ArrayInput, as_array, by_rows, compute_dtype, native, real
+from ._arrays import (
+    FLOATS,
+    Array,
+    ArrayInput,
+    as_array,
+    by_rows,
+    compute_dtype,
+    native,
+    plain_rows,
+    real,
+)
 
 # kind, weights (D,) or None, negligible, leave_one_out: as the extension takes them.
 Family: TypeAlias = tuple[str, Array | None, float, bool]
@@ -28,7 +38,20 @@ class Reduced(NamedTuple):
 
 
 class Score(ABC):
-    """What every score is: it reduces itself to a family of kernels."""
+    """What every score is: it reduces itself to a family of kernels.
+
+    A subclass of your own is taken by every function that needs no gradients; those that do refuse
+    it, since they do not know how its reduction is undone.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> class Doubled(fv.scores.Score):
+    ...     def reduce(self, query, key):
+    ...         return fv.scores.Reduced(2 * query, key, 1.0)
+    >>> fv.attention_weights(np.ones((1, 1)), np.array([[1.0], [0.0]]), score=Doubled()).round(3)
+    array([[0.881, 0.119]])
+    """
 
     @abstractmethod
     def reduce(self, query: Array, key: Array) -> Reduced:
@@ -138,7 +161,7 @@ def project(rows: Array, matrix: Array | None, bias: Array | float | None = None
     dtype = compute_dtype(rows.dtype)
 
     def product(x: Array) -> Array:
-        x = x.astype(dtype, copy=False)
+        x = plain_rows(x, dtype)
         projected = x if matrix is None else x @ matrix
         if bias is None:
             return projected

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._additive import ACTIVATIONS, Additive, Concat, Location
-from ._arrays import Array, compute_dtype
+from ._arrays import Array, compute_dtype, plain_rows
 from ._gaussian import Gaussian
 from ._score import fitted, project
 from ._vjp import score_of
@@ -234,7 +234,7 @@ def _of_rows(x: Array, d_unit: Array | None) -> Array | None:
     """
     if d_unit is None:
         return None
-    x = x.astype(compute_dtype(x.dtype), copy=False)
+    x = plain_rows(x, compute_dtype(x.dtype))
     u = unit(x)
     largest = np.max(np.abs(x), axis=-1, keepdims=True, initial=0)
     scaled = x / np.where(largest == 0, 1, largest)  # so that no square overflows or vanishes

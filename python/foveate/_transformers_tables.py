@@ -31,7 +31,7 @@ def refuse_in_tables(name: str) -> None:
         module, _, table = path.rpartition(".")
         try:
             classes = getattr(import_module(f"transformers.models.{module}"), table)
-        except (AttributeError, ImportError):  # of another version of transformers
+        except Exception:  # another version, or what it needs is missing: no such model can be made
             continue
         model = module.partition(".")[0]
         classes.setdefault(name, partial(_refuse, name, model, tuple(classes)))
@@ -42,4 +42,5 @@ def _refuse(name: str, model: str, known: tuple[str, ...], *_: object, **__: obj
         f'attn_implementation: got "{name}" for a model of transformers.models.{model}, whose '
         "attention does not go through the interface of transformers; wanted "
         + " or ".join(f'"{x}"' for x in known)
+        + f'; one part of a model may differ, as in {{"": "{name}", "vision_config": "eager"}}'
     )

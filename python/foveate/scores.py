@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ._additive import Additive, Concat, Location
-from ._arrays import Array, ArrayInput, by_rows, compute_dtype
+from ._arrays import Array, ArrayInput, by_rows, compute_dtype, plain_rows
 from ._gaussian import Gaussian
 from ._score import ArrayScore, Family, Reduced, Score, finite, fitted, parameter, project
 
@@ -129,7 +129,7 @@ def _squares(x: Array) -> Array:
 
 
 def unit(x: Array) -> Array:
-    x = x.astype(compute_dtype(x.dtype), copy=False)
+    x = plain_rows(x, compute_dtype(x.dtype))
     limits = np.finfo(x.dtype)
     with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
         squares = _squares(x)

@@ -189,9 +189,13 @@ const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for ex
 fv_status fv_isa_select(const char* name, fv_error*) FV_NOEXCEPT;
 const char* fv_isa_selected(void) FV_NOEXCEPT;
 
-/* Threads. fv_set_num_threads(0) returns to the default: FOVEATE_NUM_THREADS, else what OpenMP says at each call. */
+/* Threads. fv_set_num_threads(0) returns to the default: FOVEATE_NUM_THREADS, where that is a whole number > 0, else what
+ * OpenMP says at each call. No more than FV_MAX_THREADS, and OMP_THREAD_LIMIT, are used, whatever is asked for; nor more than
+ * the system lets the process have. */
+#define FV_MAX_THREADS 1024
 void fv_set_num_threads(int32_t count) FV_NOEXCEPT;
-int32_t fv_requested_num_threads(void) FV_NOEXCEPT; /* what fv_set_num_threads was given last; 0: the default */
+int32_t fv_requested_num_threads(void) FV_NOEXCEPT; /* what fv_set_num_threads was given last, within FV_MAX_THREADS; 0:
+                                                       the default */
 int32_t fv_get_num_threads(void) FV_NOEXCEPT;       /* what a call made now would use */
 
 /* Calls made from this thread use `count` threads, whatever is said above, until the next call of this function; 0: no

@@ -2,8 +2,8 @@
 //   m' = max(m, max_j s_j),  alpha = 2^(scale (m - m')),  P_j = 2^(scale (s_j - m')),  l' = alpha l + sum_j P_j
 // The difference comes before the scale: it is exact where it matters, and the largest weight is 1 whatever the scores.
 // Most inner products have the scale in their queries; then it is 1 here, and left out.
-// The sum runs over the tile's j in chains of 16, from 0: its error grows neither with the number of tiles nor, where all
-// weights are alike and all roundings go one way, with the length of a tile.
+// The sum runs over the tile's j in four chains, key j in chain j % 4, from 0: its error does not grow with the number of
+// tiles, and a tile begins at a multiple of 4 whatever the company of a query, so that its bits do not depend on that.
 // m starts at -inf with l = 0, or at the sink with l = 1. While nothing was seen, m' is -inf and is taken as 0 in the
 // differences: weights of cells that are not seen (score -inf) are then 0, not NaN. NaN does not enter m, but l.
 #pragma once
@@ -48,22 +48,23 @@ template <class T, int vectors, bool scaled, bool falloff>
 [[gnu::noinline]] void soft_tile(T* scores, int64_t count, T scale, const T* top, T* m, T* l, T* alpha,
                                  const Gaussian* gaussian) {
   constexpr int width = vectors * lanes<T>;
-  constexpr int64_t chain = 16;
-  Vec<T> sum[vectors] = {}, offset[vectors];
+  constexpr int chains = 4;
+  Vec<T> sum[chains][vectors] = {}, offset[vectors];
   soft_offset<T, vectors>(top, scale, m, l, alpha, offset);
   const auto each = [&](auto&& factor) {
-    for (int64_t first = 0; first < count; first += chain) {
-      const int64_t end = first + chain < count ? first + chain : count;
-      Vec<T> part[vectors] = {};
-      for (int64_t j = first; j < end; ++j)
-        unroll<vectors>([&](auto v) {
-          T* cell = scores + j * width + v * lanes<T>;
-          const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(load(cell) - offset[v], scale));
-          part[v] += weight;
-          store<T>(cell, factor(v, weight));
-        });
-      unroll<vectors>([&](auto v) { sum[v] += part[v]; });
-    }
+    const auto add = [&](auto c, int64_t j) {
+      unroll<vectors>([&](auto v) {
+        T* cell = scores + j * width + v * lanes<T>;
+        const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(load(cell) - offset[v], scale));
+        sum[c][v] += weight;
+        store<T>(cell, factor(v, weight));
+      });
+    };
+    const int64_t whole = count & -int64_t(chains);
+    for (int64_t j = 0; j < whole; j += chains) unroll<chains>([&](auto c) { add(c, j + c); });
+    unroll<chains>([&](auto c) {
+      if (whole + c < count) add(c, whole + c);
+    });
   };
   if constexpr (falloff) {
     Falloff<T, vectors> by(*gaussian);
@@ -75,7 +76,10 @@ template <class T, int vectors, bool scaled, bool falloff>
   } else {
     each([](auto, Vec<T> weight) { return weight; });
   }
-  unroll<vectors>([&](auto v) { store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + sum[v]); });
+  unroll<vectors>([&](auto v) {
+    const Vec<T> all = (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]);
+    store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + all);
+  });
 }
 
 }  // namespace

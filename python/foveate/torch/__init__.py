@@ -11,7 +11,7 @@ except ImportError as error:
     message = "foveate.torch needs torch 2.9 or later: pip install 'foveate[torch]'"
     raise ImportError(message) from error
 
-from ._attention import attention, scaled_dot_product_attention
+from ._attention import attention
 from ._hard import hard_attention
 from ._local import local_attention, predict_centers
 from ._modules import (
@@ -23,6 +23,7 @@ from ._modules import (
 )
 from ._regression import kernel_regression
 from ._scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location
+from ._sdpa import scaled_dot_product_attention
 
 __all__ = [
     "Additive",

@@ -12,7 +12,7 @@ from .._arrays import real
 from .._reach import Window
 from . import _operator  # noqa: F401  (registers the operators)
 from ._derivatives import is_forward_mode, named
-from ._reach import MASK, MASKS, Reach, resolve
+from ._reach import Reach, resolve
 from ._scores import Reduced, Score, reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
@@ -160,8 +160,27 @@ def attention(
     tensor([[-1.4904,  1.4904]])
     """
     query, key, value = float_tensors(query, key, value)
-    options = None
-    if (
+    options = _options(
+        query, key, mask, causal, window, offset, key_lengths, segments, softcap, sink, dropout
+    )
+    return call(reduce(score, query, key), value, options, generator, return_lse)
+
+
+def _options(
+    query: Tensor,
+    key: Tensor,
+    mask: Any,
+    causal: Any,
+    window: Any,
+    offset: Any,
+    key_lengths: Any,
+    segments: Any,
+    softcap: Any,
+    sink: Any,
+    dropout: Any,
+) -> Options | None:
+    """Check what a problem is beside its score and its values; None: nothing."""
+    if not (
         mask is not None
         or causal is not False
         or window is not None
@@ -172,16 +191,16 @@ def attention(
         or sink is not None
         or dropout != 0
     ):
-        options = Options(
-            resolve(query, key, mask, causal, window, offset, key_lengths, segments),
-            None if softcap is None else real("softcap", softcap),
-            None if sink is None else _sink(sink),
-            dropout=_rate("dropout", dropout),
-        )
-    return call(reduce(score, query, key), value, options, generator, return_lse)
+        return None
+    return Options(
+        resolve(query, key, mask, causal, window, offset, key_lengths, segments),
+        None if softcap is None else real("softcap", softcap),
+        None if sink is None else _sink(sink),
+        dropout=rate_of("dropout", dropout),
+    )
 
 
-def _rate(name: str, rate: Any) -> float:
+def rate_of(name: str, rate: Any) -> float:
     if not 0 <= real(name, rate) < 1:
         raise ValueError(f"{name}: got {rate}, wanted a number in [0, 1)")
     return real(name, rate)
@@ -225,21 +244,22 @@ def call(
         stated += (draw_seed(generator) if dropout > 0 else None,)
     if is_forward_mode():
         output, parts, _ = named(caller, _with_gradients, *stated)
-        lse = parts[..., 0]
+        found = output, parts[..., 0]
     elif learns and torch.is_grad_enabled():
         output, parts, _ = _with_gradients(*stated)
-        lse = parts[..., 0] if return_lse else None
-    elif torch.compiler.is_compiling():
-        output, *lse = _without(*stated, True) if return_lse else _without(*stated)
-        lse = lse[0] if lse else None
+        found = output, parts[..., 0] if return_lse else parts
     else:
-        with torch._C._AutoDispatchBelowAutograd():
-            output, *lse = _without(*stated, True) if return_lse else _without(*stated)
-        lse = lse[0] if lse else None
+        if return_lse:
+            stated += (True,)
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            found = _without(*stated)  # a level below may learn
+        else:
+            with torch._C._AutoDispatchBelowAutograd():  # which would find the same, and takes time
+                found = _without(*stated)
     if not return_lse:
-        return output
+        return found[0]
     # in memory of torch's own
-    return output, lse.to(torch.promote_types(value.dtype, torch.float32), copy=True)
+    return found[0], found[1].to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
 
 def draw_seed(generator: torch.Generator | None) -> Tensor:
@@ -254,110 +274,3 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
         raise TypeError(f"generator: got {generator!r}, wanted a torch.Generator")
     words = {"dtype": torch.int64, "device": "cpu", "generator": generator}
     return torch.randint(-(2**63), 2**63 - 1, (2,), **words)
-
-
-def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Attend as `torch.nn.functional.scaled_dot_product_attention`, with its signature [1]_.
-
-    Parameters
-    ----------
-    query : tensor (..., Hq, L, E)
-        On the CPU.
-    key : tensor (..., H, S, E)
-    value : tensor (..., H, S, Ev)
-    attn_mask : tensor that broadcasts into (..., Hq, L, S), optional
-        bool: True where the query may attend. Float: added to the scores.
-    dropout_p : float, default 0
-        Probability that a weight is dropped; the seed is drawn from torch's generator.
-    is_causal : bool, default False
-        No query sees a key beyond its own position; the first query stands at the first key. Not
-        with an `attn_mask`.
-    scale : float, optional
-        None is 1 / sqrt(E).
-    enable_gqa : bool, default False
-        Hq may be a multiple of H: so many heads of queries share one of keys. Nothing is repeated.
-
-    Returns
-    -------
-    tensor (..., Hq, L, Ev)
-        In the memory layout of `query`. 0 for a query that sees no key, as in torch.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `attention`; ValueError for `is_causal` with an `attn_mask`, and numbers of heads that do
-        not fit.
-
-    See Also
-    --------
-    attention : more scores and reaches.
-
-    References
-    ----------
-    .. [1] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
-
-    Examples
-    --------
-    >>> import torch, foveate.torch as ft
-    >>> query, key = torch.ones(1, 4, 3, 8), torch.ones(1, 2, 3, 8)
-    >>> ft.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True).shape
-    torch.Size([1, 4, 3, 8])
-    """
-    if attn_mask is not None and is_causal:
-        raise ValueError("is_causal: got True with an attn_mask, wanted one of the two")
-    if attn_mask is not None:
-        attn_mask = check_tensor("attn_mask", attn_mask, MASKS, MASK)
-    groups = 1
-    if enable_gqa:
-        query, key, value = float_tensors(query, key, value)
-        groups = _groups(query, key, value)
-    if groups != 1:
-        parts = (key.shape[-3], groups)
-        if attn_mask is not None and attn_mask.ndim > 2:
-            heads = attn_mask.shape[-3]
-            if heads not in (1, query.shape[-3]):
-                raise ValueError(
-                    f"attn_mask: got shape {tuple(attn_mask.shape)}, wanted an axis -3 of 1 or "
-                    f"{query.shape[-3]}, the heads of query {tuple(query.shape)}"
-                )
-            attn_mask = attn_mask.unflatten(-3, (1, 1) if heads == 1 else parts)
-        query = query.view(*query.shape[:-3], *parts, *query.shape[-2:])
-        key, value = key.unsqueeze(-3), value.unsqueeze(-3)
-    output = attention(
-        query,
-        key,
-        value,
-        score="scaled_dot" if scale is None else of_arrays.ScaledDot(scale),
-        mask=attn_mask,
-        causal=is_causal,
-        offset=0 if is_causal else None,
-        dropout=dropout_p if dropout_p == 0 else _rate("dropout_p", dropout_p),
-    )
-    return output.flatten(-4, -3) if groups != 1 else output
-
-
-def _groups(query: Tensor, key: Tensor, value: Tensor) -> int:
-    """Return how many heads of queries share one of keys, which may be so many that none is."""
-    shapes = f"{tuple(query.shape)} with key {tuple(key.shape)} and value {tuple(value.shape)}"
-    if min(query.ndim, key.ndim, value.ndim) < 3 or key.shape[-3] != value.shape[-3]:
-        raise ValueError(
-            f"query: got shape {shapes}, wanted three axes or more, and as many heads (axis -3) "
-            "of key as of value, with enable_gqa"
-        )
-    of_query, of_key = query.shape[-3], key.shape[-3]
-    if of_key == 0 or of_query % of_key:
-        raise ValueError(
-            f"query: got shape {shapes}, wanted a multiple of the {of_key} heads (axis -3) of key "
-            "with enable_gqa"
-        )
-    groups: int = of_query // of_key
-    return groups

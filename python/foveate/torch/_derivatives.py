@@ -64,8 +64,12 @@ def autograd_kernel(
     """
 
     def forward(*arguments: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            found = operator(*arguments)
+        if torch._C._are_functorch_transforms_active():
+            # torch has turned derivatives off here, but those of the levels below are not its own
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                found = below_autograd(operator, arguments)
+        else:
+            found = below_autograd(operator, arguments)
         return tuple(found) if isinstance(found, list) else found
 
     def no_tangents(_: Any, *_tangents: Any) -> None:
@@ -78,7 +82,7 @@ def autograd_kernel(
         del ctx, inputs, output  # torch gives them by these names
 
     # A function of one level: the dispatcher comes here at each level of torch.func.
-    node = type(
+    node: Any = type(
         f"foveate_{operator._schema.name.removeprefix('foveate::')}_",
         (_SingleLevelFunction,),
         {
@@ -107,5 +111,3 @@ def below_autograd(operator: Any, arguments: tuple[Any, ...]) -> Any:
     """Call an operator of which no derivative is wanted."""
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
-
-

@@ -40,7 +40,7 @@ from ._problem import (
 )
 from ._reach import resolve
 from ._scores import reduce
-from ._tensors import as_array, as_tensor, float_tensors, threads_of_torch
+from ._tensors import as_array, fill, float_tensors, threads_of_torch
 from ._vmap import along_leading_axes
 
 
@@ -213,7 +213,7 @@ def _hard_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
             family,
         )
     output, index, log_prob = _fake_hard_attention(*arguments)
-    return as_tensor(answer[0], output), as_tensor(answer[1], index), as_tensor(answer[2], log_prob)
+    return fill(output, answer[0]), fill(index, answer[1]), fill(log_prob, answer[2])
 
 
 def _fake_hard_attention_backward(

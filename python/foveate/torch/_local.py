@@ -99,7 +99,7 @@ def local_attention(
         reach = Reach(left=side, right=side, key_lengths=lengths)
     cap = None if softcap is None else real("softcap", softcap)
     options = Options(reach, cap, None, places, 0.0 if places is None else width, spread)
-    answer: Tensor = call(reduce(score, query, key), value, options)
+    answer: Tensor = call(reduce(score, query, key), value, options, caller="local_attention")
     return answer
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from .._reach import sides
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
@@ -39,6 +40,7 @@ def resolve(
     offset: Any,
     key_lengths: Any,
     segments: Any,
+    device: str = "cpu",
 ) -> Reach:
     """Check the keywords of a reach, and give the arguments of the operators.
 
@@ -54,6 +56,9 @@ def resolve(
     left, right = (None, None) if window is None else map(bounded, sides(window))
     if causal:
         right = 0
+    if isinstance(mask, CausalBias):
+        is_alone = not causal and window is None and offset is None
+        mask, right, offset = _triangle(mask, query, key, is_alone, right, offset)
     if offset is None and (causal or window is not None) and query.shape[-2] != key.shape[-2]:
         raise ValueError(
             f"offset: got none with {query.shape[-2]} queries and {key.shape[-2]} keys, wanted "
@@ -61,7 +66,7 @@ def resolve(
             "stands at the last valid key)"
         )
     if mask is not None:
-        mask = check_tensor("mask", mask, MASKS, MASK)
+        mask = check_tensor("mask", mask, MASKS, MASK, device)
     if isinstance(offset, str) and offset != "end":
         raise ValueError(f'offset: got {offset!r}, wanted an int, an int tensor or "end"')
     at_end = isinstance(offset, str)
@@ -76,6 +81,26 @@ def resolve(
         of_queries,
         of_keys,
     )
+
+
+def _triangle(
+    bias: Any, query: Tensor, key: Tensor, is_alone: bool, right: int | None, offset: Any
+) -> tuple[Tensor | None, int | None, Any]:
+    """Say what a triangle of torch's means: a side and an offset, or cells beside those of others.
+
+    Its memory holds no cells.
+    """
+    rows, columns = query.shape[-2], key.shape[-2]
+    if (bias.seq_len_q, bias.seq_len_kv) != (rows, columns):
+        raise ValueError(
+            f"mask: got a CausalBias of shape {(bias.seq_len_q, bias.seq_len_kv)}, wanted "
+            f"{(rows, columns)}"
+        )
+    start = columns - rows if bias.variant == CausalVariant.LOWER_RIGHT else 0
+    if is_alone:
+        return None, 0, start
+    cells = torch.ones(rows, columns, dtype=torch.bool, device="cpu").tril(start)
+    return cells, right, offset
 
 
 def bounded(side: int | None) -> int | None:

@@ -27,7 +27,16 @@ from ._problem import (
     register,
     wanted_of,
 )
-from ._tensors import FLOATS, INTEGERS, as_array, as_tensor, check_tensor, number, threads_of_torch
+from ._tensors import (
+    FLOATS,
+    INTEGERS,
+    as_array,
+    as_tensor,
+    check_tensor,
+    fill,
+    number,
+    threads_of_torch,
+)
 from ._vmap import sample_by_sample
 
 
@@ -143,7 +152,7 @@ def _kernel_regression(*stated: Any) -> Tensor:
     arrays, keywords = _of_arrays(*stated)
     with threads_of_torch:
         answer = of_arrays(*arrays, **keywords)
-    return as_tensor(answer, _fake(*stated))
+    return fill(_fake(*stated), answer)
 
 
 def _fake_backward(_d_output: Tensor, wanted: Sequence[bool], *stated: Any) -> list[Tensor]:
@@ -175,9 +184,7 @@ def _backward(ctx: Any, d_output: Tensor | None) -> tuple[Tensor | None, ...]:
     return in_places(len(stated), chosen(_GRADIENTS, wanted), found)
 
 
-register(
-    "kernel_regression", _kernel_regression, _fake, sample_by_sample, _backward, _keep
-)
+register("kernel_regression", _kernel_regression, _fake, sample_by_sample, _backward, _keep)
 register(
     "kernel_regression_backward", _kernel_regression_backward, _fake_backward, sample_by_sample
 )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._additive import activation_name
+from ._derivatives import is_forward_mode
 
 
 def wide(x: Tensor) -> Tensor:
@@ -42,20 +43,20 @@ def wide_product(rows: Tensor, matrix: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Divide rows by their lengths, in the dtype of the computation; a zero row stays zero."""
-    made: Tensor = _Unit.apply(wide(x))[0] if x.shape[-1] else wide(x)
+    made: Tensor = _call(_Unit, wide(x))[0] if x.shape[-1] else wide(x)
     return made
 
 
 def scaled(x: Tensor, scale: Tensor) -> Tensor:
     """Multiply rows by one number."""
-    made: Tensor = _Scaled.apply(x, scale.to(x.dtype))
+    made: Tensor = _call(_Scaled, x, scale.to(x.dtype))
     return made
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
     """Apply an activation by its name."""
     if activation_name(activation) == "tanh":
-        made: Tensor = _Tanh.apply(x)
+        made: Tensor = _call(_Tanh, x)
         return made
     return x if activation == "identity" else torch.relu(x)
 
@@ -63,7 +64,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
 def _multiply(rows: Tensor, matrix: Tensor) -> Tensor:
     with _without_autocast():
         learns = torch.is_grad_enabled() and (rows.requires_grad or matrix.requires_grad)
-        made: Tensor = _Product.apply(rows, matrix) if learns else rows @ matrix
+        made: Tensor = _call(_Product, rows, matrix) if learns else rows @ matrix
     return made
 
 
@@ -72,12 +73,20 @@ def _without_autocast() -> Any:
     return torch.autocast("cpu", enabled=False) if on else contextlib.nullcontext()
 
 
+def _call(function: Any, *arguments: Tensor) -> Any:
+    if is_forward_mode():
+        return function.forward(*arguments)
+    return function.apply(*arguments)
+
+
 def _counts(gradient: Tensor) -> Tensor:
     """Tell of which rows there is a gradient, (..., 1)."""
     return (gradient != 0).any(dim=-1, keepdim=True)
 
 
 class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(rows: Tensor, matrix: Tensor) -> Tensor:
         return rows @ matrix
@@ -102,6 +111,8 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken
 class _Unit(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
     """Rows over their lengths, and the lengths; scaled first, so that no square overflows."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         largest = x.abs().amax(dim=-1, keepdim=True)
@@ -123,6 +134,8 @@ class _Unit(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
 
 
 class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, scale: Tensor) -> Tensor:
         return x * scale
@@ -138,6 +151,8 @@ class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken 
 
 
 class _Tanh(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return torch.tanh(x)

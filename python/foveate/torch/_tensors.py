@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils.dlpack import to_dlpack
 
 from .. import _core
@@ -40,8 +41,9 @@ threads_of_torch = _Threads()
 
 
 _DTYPES = {
-    getattr(torch, name): np.dtype(name)
-    for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+    x: np.dtype(str(x).removeprefix("torch."))
+    for x in (*FLOATS, *INTEGERS, torch.bool)
+    if x is not torch.bfloat16
 }
 
 # How tensors are read without a capsule for each; 0: torch is older than that.
@@ -76,23 +78,60 @@ def as_tensor(x: Any, like: Tensor) -> Tensor:
     return tensor.to(like.dtype)
 
 
+def fill(x: Tensor, array: Any) -> Tensor:
+    """Put what the library found into a tensor, whose memory is torch's own and may be resized."""
+    own = as_array("output", x)
+    with np.errstate(all="ignore"):  # what is too large for it is inf
+        own[...] = np.asarray(array).reshape(own.shape)
+    return x
+
+
 def number(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     """Give a number, or an array, as a tensor on the CPU, whatever torch's default device."""
     return torch.tensor(x, dtype=dtype, device="cpu")
 
 
-def check_tensor(name: str, x: object, dtypes: tuple[torch.dtype, ...], wanted: str) -> Tensor:
-    """Take a dense tensor on the CPU, of one of these dtypes.
+def _speaks_for_itself(kind: type[Any]) -> bool:
+    """Tell whether a class of tensors says what functions of torch do with it.
+
+    What is in its memory need not be what it means. Of a class that only says what operators do
+    with it (`__torch_dispatch__`) the operators of foveate ask that.
+    """
+    for base in kind.__mro__:
+        if base is Tensor:
+            return False
+        own = vars(base).get("__torch_function__")
+        if own is not None:
+            return own is not torch._C._disabled_torch_function_impl
+    return True
+
+
+def _check_class(name: str, x: object, wanted: str) -> None:
+    kind: type[Any] = type(x)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: got {kind.__name__}, wanted {wanted}")
+    if _speaks_for_itself(kind):
+        raise TypeError(
+            f"{name}: got {kind.__name__}, whose __torch_function__ says what it means, wanted "
+            "a plain tensor (x.as_subclass(torch.Tensor), if its memory is what it means)"
+        )
+
+
+def check_tensor(
+    name: str, x: Any, dtypes: tuple[torch.dtype, ...], wanted: str, device: str = "cpu"
+) -> Tensor:
+    """Take a dense tensor on the CPU, or on another device, of one of these dtypes.
 
     Raises
     ------
     TypeError
         For anything else.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: got {type(x).__name__}, wanted {wanted}")
-    if not x.is_cpu:
-        raise TypeError(f"{name}: got a tensor on {x.device}, wanted one on the CPU")
+    if type(x) is not Tensor and type(x) is not Parameter:
+        _check_class(name, x, wanted)
+    if not (x.is_cpu if device == "cpu" else x.device.type == device):
+        at = "the CPU" if device == "cpu" else f"{device}, as the query is"
+        raise TypeError(f"{name}: got a tensor on {x.device}, wanted one on {at}")
     if x.layout is not torch.strided:
         raise TypeError(f"{name}: got a tensor of layout {x.layout}, wanted {torch.strided}")
     if x.dtype not in dtypes:
@@ -100,7 +139,9 @@ def check_tensor(name: str, x: object, dtypes: tuple[torch.dtype, ...], wanted: 
     return x
 
 
-def float_tensors(query: Any, key: Any, value: Any) -> tuple[Tensor, Tensor, Tensor]:
+def float_tensors(
+    query: Any, key: Any, value: Any, device: str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Take tensors of one float dtype, of two axes or more.
 
     Under autocast they become tensors of its dtype, as of torch's own attention.
@@ -112,11 +153,10 @@ def float_tensors(query: Any, key: Any, value: Any) -> tuple[Tensor, Tensor, Ten
     ValueError
         For fewer axes.
     """
-    if not (type(query) is type(key) is type(value) is Tensor and query.is_cpu and key.is_cpu and value.is_cpu and query.layout is key.layout is value.layout is torch.strided and query.dtype in FLOATS):
-        wanted = "a tensor of float16, bfloat16, float32 or float64"
-        check_tensor("query", query, FLOATS, wanted)
-        check_tensor("key", key, FLOATS, wanted)
-        check_tensor("value", value, FLOATS, wanted)
+    wanted = "a tensor of float16, bfloat16, float32 or float64"
+    check_tensor("query", query, FLOATS, wanted, device)
+    check_tensor("key", key, FLOATS, wanted, device)
+    check_tensor("value", value, FLOATS, wanted, device)
     if query.ndim < 2 or key.ndim < 2 or value.ndim < 2:
         given = ("query", query, "Lq, D"), ("key", key, "Lk, D"), ("value", value, "Lk, Dv")
         name, x, axes = next(one for one in given if one[1].ndim < 2)

@@ -87,7 +87,8 @@ def along_leading_axes(
         others = arguments[len(before) : first], arguments[first + len(stated) :]
         found = operator(*given, *others[0], *stated.values(), *others[1])
         if places is not None:
-            made = [x.reshape(size, *shapes[name]) for name, x in zip(sought, found, strict=True)]
+            pairs = zip(sought, found, strict=True)
+            made = [x.reshape(size, *(shapes[name] or ())) for name, x in pairs]
             return made, [0] * len(made)
         # What has no axis is empty: there is no other output of 32 bits before it is rounded.
         return found, type(found)(0 if x.ndim > 1 else None for x in found)
