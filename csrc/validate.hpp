@@ -254,6 +254,9 @@ class Validator : private Views<Problem> {
                   static_cast<long long>(problem_.keys));
   }
 
+  // What is positive stays so where subnormal numbers count as 0.
+  static double at_least_normal(double x) { return x > 0 && x < DBL_MIN ? DBL_MIN : x; }
+
   static bool multiply(int64_t& product, int64_t extent) {
     return extent == 0 || !__builtin_mul_overflow(product, extent, &product);
   }
@@ -267,7 +270,7 @@ class Validator : private Views<Problem> {
       return refuse(error_, FV_VALUE_ERROR, "softcap: got %g, wanted a finite number >= 0 (0: none)", softcap);
     }
     problem_.scale = scale;
-    problem_.softcap = softcap;
+    problem_.softcap = at_least_normal(softcap);
     if (const fv_status status = kind(); status != FV_OK) return status;
     if (given_.sink == nullptr) return FV_OK;
     return per_lead("sink", given_.sink, FV_FLOAT64, problem_.sink);
@@ -414,7 +417,7 @@ class Validator : private Views<Problem> {
       return status;
     }
     problem_.half_width = half_width;
-    problem_.sigma = sigma;
+    problem_.sigma = at_least_normal(sigma);
     return finite("centers", Once(*centers).array);
   }
 

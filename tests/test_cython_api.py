@@ -240,7 +240,7 @@ def test_the_c_abi_gives_gradients(user, dtype):
     output, pullback = fv.attention_vjp(q, k, v)
     d_out = normal(5, output.shape, dtype)
     expected = pullback(d_out)
-    out, lse = np.zeros_like(output), np.zeros((4, 20, 1))
+    out, lse = np.zeros_like(output), np.zeros((4, 20, 3))
     d_query, d_key, d_value = (np.zeros_like(x) for x in (q, k, v))
     user.general_gradients(q, k, v, scale_of(q), d_out, d_query, d_key, d_value, out, lse)
     np.testing.assert_array_equal(out, output)

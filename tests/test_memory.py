@@ -419,7 +419,7 @@ def test_bad_memories():
         (ValueError, r"keys: got shape \(6,\), wanted two axes", keys[0, 0], values),
         (ValueError, r"values: got leading axes \(3,\), wanted", keys, np.ones((3, 30, 6), "f")),
         (TypeError, "keys, values: got dtypes", keys, values.astype(np.float64)),
-        (TypeError, "values: got dtype int64", keys, values.astype(int)),
+        (TypeError, "values: got dtype complex64", keys, values.astype(np.complex64)),
     ):
         with pytest.raises(error, match=match):
             fv.Memory(k, v)

@@ -413,7 +413,7 @@ def sizes(name: str, x: object) -> tuple[int, ...]:
     shape = tuple([integer(name, n) for n in given])
     if shape and min(shape) < 0:
         raise ValueError(f"{name}: got {x}, wanted 0 or more")
-    if math.prod(n for n in shape if n) > _INT64_MAX:
+    if math.prod([n for n in shape if n]) > _INT64_MAX:
         raise MemoryError(f"{name}: got {x}, which is too many")
     return shape
 

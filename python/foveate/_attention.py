@@ -169,8 +169,10 @@ def attention(
     -----
     Keys and values that are not seen change nothing, whatever they hold. NaN or inf that is seen
     spoils the rows that see it, and no other. The same bits come out for any number of threads. A
-    finite number of a float mask counts as 2e38 (1e308 in float64) where it is larger in size, as
-    the most negative one is, and so does the lse of a row that has nothing else.
+    finite number of a float mask or a sink counts as 2e38 (1e308 in float64) where it is larger in
+    size, as the most negative one is, and so does the lse of a row that has nothing else.
+    Time does not depend on the values: numbers below the smallest normal one, 1.2e-38 (2.2e-308),
+    count as 0, among the weights, the operands and the results.
 
     References
     ----------

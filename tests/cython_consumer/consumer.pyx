@@ -229,7 +229,7 @@ def general_gradients(
     floating[:, :, :] d_out, floating[:, :, :] d_query, floating[:, :, :] d_key, floating[:, :, :] d_value,
     floating[:, :, :] out, double[:, :, :] lse,
 ):
-    """The answer, with lse (..., Lq, 1) in double, as fv.attention_vjp has it, and its gradients."""
+    """The answer, with lse (..., Lq, 3) in double, as fv.attention_vjp has it, and its gradients."""
     cdef fv_error error
     cdef fv_problem problem
     cdef fv_gradients gradients
@@ -247,7 +247,6 @@ def general_gradients(
     gradients.value = view(&of_value, d_value)
     view(&answer, out)
     view(&denominator, lse)
-    denominator.array.ndim = 2
     with nogil:
         status = fv_attention(&problem, &answer.array, &denominator.array, &error)
         if status == FV_OK:

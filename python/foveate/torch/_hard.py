@@ -151,7 +151,8 @@ def hard_attention(
         return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
     if isinstance(size, tuple):
         output = output.reshape(*index.shape[:-1], *size, output.shape[-1])
-        index, log_prob = (x.reshape(*x.shape[:-1], *size) for x in (index, log_prob))
+        index = index.reshape(*index.shape[:-1], *size)
+        log_prob = log_prob.reshape(*log_prob.shape[:-1], *size)
     return HardAttention(output, index, log_prob)
 
 

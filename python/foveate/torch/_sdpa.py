@@ -115,6 +115,12 @@ def _of_torch(
     parts: tuple[int, ...] = ()
     if enable_gqa:
         query, key, value, mask, parts = group(query, key, value, mask)
+    if isinstance(mask, Tensor) and mask.ndim > 2:
+        lead = output_shape(query, key, value)[:-2]
+        if not broadcasts_into(tuple(mask.shape[:-2]), lead):  # which adds none here, as in torch
+            raise ValueError(
+                f"mask: got shape {tuple(mask.shape)}, wanted leading axes that broadcast to {lead}"
+            )
     if device == "meta":  # where numbers have no device
         if isinstance(mask, CausalBias):
             resolve(query, key, mask, False, None, None, None, None)
