@@ -138,7 +138,8 @@ void transpose_to_panel(const T* const* rows, int32_t live, int32_t width, int64
       for (int i = 0; i < lanes<T>; ++i) store<T>(to + (d + i) * width + first, change(square[i]));
     }
     for (; d < columns; ++d)
-      for (int32_t i = 0; i < lanes<T>; ++i) to[d * width + first + i] = i < count ? change(rows[first + i][d]) : T(0);
+      for (int32_t i = 0; i < lanes<T>; ++i)
+        to[d * width + first + i] = i < count ? change(load_one(rows[first + i] + d)) : T(0);
   }
 }
 

@@ -28,7 +28,7 @@ struct VectorOf<float> {
   typedef float Vec __attribute__((vector_size(vector_bytes)));
   typedef int32_t Int __attribute__((vector_size(vector_bytes)));
   typedef uint32_t Unsigned __attribute__((vector_size(vector_bytes)));
-  typedef float Loose __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+  typedef float Loose __attribute__((vector_size(vector_bytes), aligned(1), may_alias));
   using Bits = int32_t;
 };
 template <>
@@ -36,7 +36,7 @@ struct VectorOf<double> {
   typedef double Vec __attribute__((vector_size(vector_bytes)));
   typedef int64_t Int __attribute__((vector_size(vector_bytes)));
   typedef uint64_t Unsigned __attribute__((vector_size(vector_bytes)));
-  typedef double Loose __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+  typedef double Loose __attribute__((vector_size(vector_bytes), aligned(1), may_alias));
   using Bits = int64_t;
 };
 
@@ -54,6 +54,12 @@ inline Vec<T> broadcast(T x) {
 template <class T>
 inline Vec<T> load(const T* p) {  // any address
   return *reinterpret_cast<const typename VectorOf<T>::Loose*>(p);
+}
+template <class T>
+inline T load_one(const T* p) {  // any address: pairs of bfloat16 stand at multiples of 2
+  T x;
+  memcpy(&x, p, sizeof x);
+  return x;
 }
 template <class T>
 inline void store(T* p, Vec<T> x) {

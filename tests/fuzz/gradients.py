@@ -272,8 +272,10 @@ def _of_local(
     if sigma is not None:
         of_centers = moments.sum(axis=-1) / sigma
         shape = of_centers.shape if given is None else given.shape
-        size["centers"] = top(sum_to(of_centers, shape))
-        size["sigma"] = float(np.sum(moments * np.abs(ratio)) / sigma)
+        # a factor below the smallest normal number is 0, and its slope with it
+        lost = below_normal(problem) * top(np.abs(d)) * top(np.abs(ratio)) / sigma
+        size["centers"] = top(sum_to(of_centers, shape)) + lost
+        size["sigma"] = float(np.sum(moments * np.abs(ratio)) / sigma) + lost * top(np.abs(ratio))
     return size
 
 
