@@ -24,6 +24,8 @@ int type_number(PyObject* array) { return py::detail::array_descriptor_proxy(fie
 // One call: the problem that its arguments state, and the memory that the views stand on.
 class Call {
  public:
+  Call() {}  // not the default one, which would clear the memory of all views, 24 KB
+
   PyObject* run_attention(PyObject* const* arguments, Py_ssize_t count) {
     if (!expect("attention", count, 17, 19)) return nullptr;
     PyObject* const* at = arguments;

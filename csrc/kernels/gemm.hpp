@@ -63,13 +63,11 @@ inline T* start_top(void* top) {
   return static_cast<T*>(top);
 }
 
-// A register tile of scores to its place, in rows of `all` vectors, and their maximum to top; without a top they are part
-// of a sum.
+// A register tile of scores to its place, in rows of `all` vectors, and their maximum to top.
 template <class T, int vectors, int rows, int all = vectors>
 inline void store_scores(Vec<T> (&sum)[rows][vectors], T* scores, T* top) {
   constexpr int width = all * lanes<T>;
   unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { store(scores + j * width + v * lanes<T>, sum[j][v]); }); });
-  if (!top) return;
   unroll<vectors>([&](auto v) {
     unroll<rows - 1>([&](auto j) { sum[0][v] = max(sum[j + 1][v], sum[0][v]); });
     store<T>(top + v * lanes<T>, max(sum[0][v], load(top + v * lanes<T>)));
@@ -89,10 +87,11 @@ inline void sum_in_parts(int64_t size, Vec<T> (&sum)[rows][vectors], F&& add) {
   }
 }
 
-// more: the scores hold the sum over the columns before these.
-template <class Product, int vectors, int all, int rows, class T = typename Product::T>
-[[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t columns, bool more,
-                                    T* scores, T* top) {
+// Of long rows a part of the sum: `first` the first one, `last` the last one, which has the maximum.
+template <class Product, int vectors, int all, int rows, bool first = true, bool last = true,
+          class T = typename Product::T>
+[[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t columns, T* scores,
+                                    T* top) {
   constexpr int width = all * lanes<T>;
   Vec<T> sum[rows][vectors] = {};
   for (int64_t d = 0; d < columns; ++d) {
@@ -105,10 +104,14 @@ template <class Product, int vectors, int all, int rows, class T = typename Prod
     panel += width;
     keys += 1;
   }
-  if (more)
-    unroll<rows>(
-        [&](auto j) { unroll<vectors>([&](auto v) { sum[j][v] += load(scores + j * width + v * lanes<T>); }); });
-  store_scores<T, vectors, rows, all>(sum, scores, top);
+  const auto each = [&](auto&& f) {
+    unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { f(sum[j][v], scores + j * width + v * lanes<T>); }); });
+  };
+  if constexpr (!first) each([](Vec<T>& cell, const T* before) { cell += load(before); });
+  if constexpr (last)
+    store_scores<T, vectors, rows, all>(sum, scores, top);
+  else
+    each([](const Vec<T>& cell, T* to) { store<T>(to, cell); });
 }
 
 // The columns of a chain. One over all would lose a digit beside a sum in blocks: at 4096 columns 4 times the error.
@@ -116,12 +119,14 @@ constexpr int64_t score_chain = 256;
 
 template <class Product, int vectors, int all, int rows, class T = typename Product::T>
 inline void scores_of_rows(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores, T* top) {
-  for (int64_t d = 0;; d += score_chain) {
-    const bool last = head_size - d <= score_chain;
-    scores_block<Product, vectors, all, rows>(panel + d * all * lanes<T>, keys + d, key_stride,
-                                              last ? head_size - d : score_chain, d > 0, scores, last ? top : nullptr);
-    if (last) return;
-  }
+  if (head_size <= score_chain)
+    return scores_block<Product, vectors, all, rows>(panel, keys, key_stride, head_size, scores, top);
+  constexpr int64_t step = score_chain * all * lanes<T>;
+  scores_block<Product, vectors, all, rows, true, false>(panel, keys, key_stride, score_chain, scores, top);
+  int64_t d = score_chain;
+  for (panel += step; head_size - d > score_chain; d += score_chain, panel += step)
+    scores_block<Product, vectors, all, rows, false, false>(panel, keys + d, key_stride, score_chain, scores, top);
+  scores_block<Product, vectors, all, rows, false, true>(panel, keys + d, key_stride, head_size - d, scores, top);
 }
 
 // Spreads prefetches over the register tiles of a product.
