@@ -69,20 +69,39 @@ class Block:
         return sum(float(np.abs(x.astype(float)).sum()) for x in signals) * (1 + largest) ** 2
 
 
-def hold(case: Case, what: str, got: Any, exact: Any, plain: Any, dtype: Any, size: float) -> None:
+def hold(
+    case: Case,
+    what: str,
+    got: Any,
+    exact: Any,
+    plain: Any,
+    dtype: Any,
+    size: float,
+    logits: float = 0.0,
+) -> None:
     """By twice the worst error of the plain formulas, and FLOOR_ULP of the size, as block_checks.
 
-    `size` is that of sums before terms cancel.
+    `size` is that of sums before terms cancel. `logits` is how large those are that have weight: in
+    base 2 a bias is rounded, and its sum with a score, by half an ulp of itself each.
     """
     got, exact, plain = np.asarray(got), np.asarray(exact), np.asarray(plain)
     with np.errstate(all="ignore"):
         finite = np.abs(exact)[np.isfinite(exact)]
-        ulps = FLOOR_ULP * eps(compute(dtype)) + FLOORS[dtype].rounded_weights
+        ulps = (FLOOR_ULP + logits) * eps(compute(dtype)) + FLOORS[dtype].rounded_weights
         floor = ulps * max(float(np.max(finite, initial=0)), size)
         stored = got.dtype if got.dtype == BFLOAT16 else np.result_type(got.dtype)
         smallest = 6e-8 if stored == np.float16 else 1e-37
         error = RATIO * worst(plain, exact) + floor + eps(stored) * np.abs(exact) + smallest
     within(case, what, got, exact, error)
+
+
+def size_of_biases(problem: Problem) -> float:
+    """How large the biases are beside which a row still has weights: the least of its own."""
+    if problem.bias is None:
+        return 0.0
+    size = np.where(problem.seen, np.abs(problem.bias.astype(np.float64)), np.inf)
+    least = size.min(axis=-1, initial=np.inf)
+    return float(np.max(least, initial=0, where=np.isfinite(least)).clip(0, 1e30))
 
 
 def check(
@@ -110,25 +129,25 @@ def check(
             elif "mask" in gradients:
                 gradients["mask"] = sum_to(gradients["mask"], problem.bias.shape)
     names = {at for at in exact_gradients if wrt is None or at.split(".")[0] in wrt}
-    size = block.size(d)
+    size, logits = block.size(d), 0.0 if problem is None else size_of_biases(problem)
     largest = float(np.max(np.abs(exact), initial=0, where=np.isfinite(exact)))
     first: dict[str, Any] = {}
     for isa, threads in case.variants():
         case.under(isa, threads)
         got = case.call(name, **block.views(), **block.keywords, expected=expected)
         of_dtype(case, "output", got, dtype)
-        hold(case, "output", got, exact, plain, dtype, largest)
+        hold(case, "output", got, exact, plain, dtype, largest, logits)
         more = {} if wrt is None else {"wrt": wrt}
         output, pull = case.call(
             f"{name}_vjp", **block.views(), **block.keywords, **more, expected=expected
         )
         of_dtype(case, "output of vjp", output, dtype)
-        hold(case, "output of vjp", output, exact, plain, dtype, largest)
+        hold(case, "output of vjp", output, exact, plain, dtype, largest, logits)
         found = parts(case.run("pullback", pull, d_output.view, expected=expected))
         if found.keys() != names:
             case.fail(f"gradients: got {sorted(found)}, wanted {sorted(names)}")
         for at, x in found.items():
-            hold(case, at, x, exact_gradients[at], plain_gradients[at], dtype, size)
+            hold(case, at, x, exact_gradients[at], plain_gradients[at], dtype, size, logits)
         if isa in first:
             for at, x in found.items():
                 same(case, f"{at}, other threads", first[isa][at], x)

@@ -115,7 +115,7 @@ def _of_torch(
     parts: tuple[int, ...] = ()
     if enable_gqa:
         query, key, value, mask, parts = group(query, key, value, mask)
-    if isinstance(mask, Tensor) and mask.ndim > 2:
+    if isinstance(mask, Tensor) and not isinstance(mask, CausalBias) and mask.ndim > 2:
         lead = output_shape(query, key, value)[:-2]
         if not broadcasts_into(tuple(mask.shape[:-2]), lead):  # which adds none here, as in torch
             raise ValueError(
