@@ -84,7 +84,9 @@ class Soft:
             size = self.exact_weights @ np.abs(self.v2)
             off = worst(plain.astype(self.dtype), exact)
             ulps = self.floor.output * eps(self.dtype) + self.logit_error[..., None]
-            error = RATIO * off + (ulps + self.more) * size + least(self.dtype)
+            # a weight below the smallest normal number is 0
+            vanished = np.finfo(self.wide).tiny * (seen @ np.abs(self.v2))
+            error = RATIO * off + (ulps + self.more) * size + least(self.dtype) + vanished
             if self.more:
                 error = error + self.more * (self.weights @ np.abs(self.v2))
         return exact, error
