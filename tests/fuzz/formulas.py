@@ -17,7 +17,8 @@ from tolerances import FLOORS, RATIO, eps, magnitude_of, wider
 from fuzz.case import Case
 from fuzz.problem import Problem, compute
 
-# A logit whose key has less weight than this has no say in an error.
+# A logit whose key has less than this of the largest weight of a key has no say in an error: a sink
+# may have all the rest.
 _NO_WEIGHT = 1e-12
 
 
@@ -46,7 +47,9 @@ class Soft:
             magnitude = magnitude_of(q2, k2, problem.formula["score"])
             if problem.bias is not None:
                 magnitude = magnitude + np.abs(problem.bias.astype(magnitude.dtype))
-            counts = problem.seen & (self.weights > _NO_WEIGHT) & np.isfinite(magnitude)
+            largest = self.weights.max(axis=-1, keepdims=True, initial=0)
+            has_weight = self.weights > _NO_WEIGHT * largest
+            counts = problem.seen & has_weight & np.isfinite(magnitude)
             size = np.where(counts, magnitude, 0).max(axis=-1, initial=0)
             size = size + np.where(np.isfinite(self.lse), np.abs(self.lse), 0)
             self.size = size.astype(np.float64).clip(0, 1e30)  # of each query's logits and lse

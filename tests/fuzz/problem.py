@@ -160,8 +160,8 @@ _SCORES = ["scaled_dot"] * 6 + [
 def score_of(case: Case, size: int, dtype: Any) -> Any:
     """A score for queries and keys of this size, with parameters of their dtype."""
     kind = case.pick("score", _SCORES)
-    # Numbers below the smallest normal one count as 0: where relu has its kink, and where a gradient
-    # of that size would be divided by a length as small.
+    # Numbers below the smallest normal one count as 0: where relu has its kink, and where a
+    # gradient of that size would be divided by a length as small.
     tiny = "tiny" in (one for one in case.chosen.values() if isinstance(one, str))
     if tiny and kind in ("cosine", "scale"):
         kind = "dot"
