@@ -98,6 +98,16 @@ def bfloat16(name: str) -> np.dtype[Any]:
     return dtype
 
 
+def _speaks_for_itself(kind: type) -> bool:
+    """Whether a class of torch's tensors means what its functions say, and not what it stores."""
+    for base in kind.__mro__:
+        own = vars(base).get("__torch_function__")
+        if own is not None:
+            plain = getattr(own, "__name__", "") == "_disabled_torch_function_impl"
+            return not plain and base.__name__ != "Tensor"
+    return False
+
+
 def _type_name(x: object) -> str:
     kind = type(x)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
@@ -134,14 +144,27 @@ def as_array(name: str, x: object, wanted: str = _ARRAY) -> Array:
         raise TypeError(f"{name}: got a masked array, wanted a plain one (and mask=...)")
     if isinstance(x, (np.ndarray, np.generic)):
         return np.asarray(x)
+    if hasattr(x, "__dlpack__"):  # first: a tensor of torch may be resized afterwards
+        if _speaks_for_itself(type(x)):
+            raise TypeError(
+                f"{name}: got {_type_name(x)}, whose __torch_function__ says what it means, wanted "
+                "a plain array"
+            )
+        try:
+            return _from_dlpack(name, x)
+        except (TypeError, ValueError):
+            if not hasattr(x, "__array__"):
+                raise
+            try:
+                return np.asarray(x)
+            except _UNREADABLE:
+                pass
+            raise
     if hasattr(x, "__array__"):
         try:
             return np.asarray(x)
         except _UNREADABLE as error:
-            if not hasattr(x, "__dlpack__"):  # torch's bfloat16 comes by DLPack alone
-                raise _unread(name, x, error) from error
-    if hasattr(x, "__dlpack__"):
-        return _from_dlpack(name, x)
+            raise _unread(name, x, error) from error
     try:
         if isinstance(x, bytes):  # a text
             raise TypeError
