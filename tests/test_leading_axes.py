@@ -179,7 +179,7 @@ HEADS = {
     "bools": {"mask": np.random.default_rng(1).random((2, 4, QUERIES, KEYS)) < 0.6},
     "batches": {"mask": normal(8, (2, QUERIES, KEYS), np.float32)},
     "no leading axis": {"mask": normal(8, (QUERIES, KEYS), np.float32)},
-    "one number": {"mask": np.float32(0.5), "key_lengths": np.array(7), "offset": np.array(1)},
+    "one number": {"mask": np.True_, "key_lengths": np.array(7), "offset": np.array(1)},
     "lengths": {
         "key_lengths": np.array([[0], [5], [KEYS]]),
         "causal": True,
@@ -202,6 +202,20 @@ def test_multi_head_attention(name):
     _, found = block_checks.check("multi_head_attention", arrays, **keywords)
     if found.mask is not None:
         assert found.mask.shape == np.shape(HEADS[name]["mask"])
+
+
+def test_a_mask_of_one_number():
+    """It changes nothing, and its gradient, a sum over all cells, is 0."""
+    x = normal(0, (2, QUERIES, 6), np.float32)
+    rest = {**WEIGHTS, "memory": normal(1, (KEYS, 5), np.float32), "num_heads": 4}
+    rest |= {"num_kv_heads": 2}
+    plain = fv.multi_head_attention(x, **rest)
+    output, pullback = fv.multi_head_attention_vjp(x, **rest, mask=np.float32(0.5))
+    np.testing.assert_allclose(output, plain, rtol=1e-5, atol=1e-6)  # a logit is rounded anew
+    gradient = pullback(np.ones_like(output)).mask
+    assert gradient.shape == ()
+    # some hundreds of cells of about 1, each off by an ulp or so: 1e-7 times the root of that
+    assert abs(float(gradient)) < 2e-5
 
 
 def test_a_mask_of_heads_is_that_of_each_head():
