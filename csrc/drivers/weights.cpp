@@ -40,6 +40,7 @@ class Weights {
       }
     for (int64_t key = 0; key < plan_.problem.keys; key += tile_keys) {
       const bool any = key >= first && key < end;
+      if (!any && asked_to_stop(double(count) * double(width_) * double(tile_keys))) return;  // zeros alone
       if (any) block_.open_tile(key, end);
       for (int p = 0; p < count; ++p) write(p, key, any ? block_.score(p, false) : Stretch{});
       if (block_.stopped()) return;
