@@ -2,14 +2,14 @@
 // register tiles are those of gemm.hpp; an "element" there is a 32-bit word that holds a pair:
 //   keys, queries: (x[2d], x[2d + 1]);   values: (V[2j][d], V[2j + 1][d]);   weights: (P[2j][q], P[2j + 1][q])
 // and in the sum over queries (P[j][2q], P[j][2q + 1]), (X[2q][d], X[2q + 1][d]). Weights, and the gradients of scores, are
-// rounded to bfloat16 for the product; weights are summed as rounded, for lse as they were. tiles.hpp has the same products by AMX: what is
+// rounded to bfloat16 for the product; weights are summed as rounded, for lse as they were. amx.hpp has the same products by AMX: what is
 // here for both fills up to whole tiles with zeros.
 #pragma once
 #if defined(__AVX512BF16__)
 #include "gemm.hpp"
-#include "gradient.hpp"
 #include "math.hpp"
 #include "pack.hpp"
+#include "query_sum.hpp"
 #include "select/soft.hpp"
 
 namespace foveate::FOVEATE_ISA {
@@ -295,7 +295,7 @@ inline void store_pairs(__m512i first, __m512i second, float* to) {
   });
 }
 
-// gradient.hpp's soft_gradient: rows of bfloat16, and of dS the pairs too; where d_scores is null, dS as float32.
+// query_sum.hpp's soft_gradient: rows of bfloat16, and of dS the pairs too; where d_scores is null, dS as float32.
 template <int vectors>
 [[gnu::noinline]] void soft_pair_gradient(const float* s, float* d_weights, int64_t count, float scale,
                                           const float* top_, const float* rest_, const float* shift_, uint16_t* weights,
