@@ -106,7 +106,7 @@ inline void raise_top(const float* s, int64_t begin, int64_t end, Vec<float> (&t
 
 template <int vectors>
 [[gnu::noinline]] void tile_scores(const char* panel, const char* keys, int64_t key_stride, int64_t count,
-                                   int64_t columns, float* s, float* top_, const Ahead& ahead) {
+                                   int64_t columns, float* s, float* top_, const Prefetch& ahead) {
   const int64_t depth = round_up(columns, tile_depth) / tile_depth;
   Prefetcher prefetcher(ahead, (count + 31) / 32);
   Vec<float> top[vectors];
@@ -175,7 +175,8 @@ inline void value_tiles(const char* weights, const char* values, int64_t group_b
 
 template <int vectors>
 [[gnu::noinline]] void tile_weighted_sum(const char* weights, const char* values, int64_t group_bytes, int64_t count,
-                                         int64_t value_size, const float* alpha_, float* output, const Ahead& ahead) {
+                                         int64_t value_size, const float* alpha_, float* output,
+                                         const Prefetch& ahead) {
   constexpr int width = vectors * lanes<float>;
   const int64_t groups = (count + tile_depth - 1) / tile_depth;
   Prefetcher prefetcher(ahead, (value_size + 31) / 32);

@@ -243,7 +243,7 @@ inline void fill_pairs(float* words, int64_t count) {
 // as they were before.
 template <int vectors, bool with_exact>
 [[gnu::noinline]] void soft_pair_tile(float* scores, int64_t count, float scale, const float* top, float* m, float* l,
-                                      float* exact, float* alpha, const Ahead& next) {
+                                      float* exact, float* alpha, const Prefetch& next) {
   constexpr int width = vectors * lanes<float>;
   Vec<float> sum[vectors] = {}, exact_sum[vectors] = {}, offset[vectors];
   soft_offset<float, vectors>(top, scale, m, l, alpha, offset);

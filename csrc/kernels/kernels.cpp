@@ -40,8 +40,8 @@ struct Plain {
     load_rows<T>(from, count, columns, finite, static_cast<T*>(to));
   }
   static void inner(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*,
-                    void* s, void* top, const Corners& corners, const Ahead& ahead) {
-    inner_scores<MultiplyAdd<T>>(panel, vectors, keys, count, head_size, s, top, corners, ahead);
+                    void* s, void* top, const PartialKeys& partial, const Prefetch& ahead) {
+    inner_scores<MultiplyAdd<T>>(panel, vectors, keys, count, head_size, s, top, partial, ahead);
   }
   static void bend_scores(void* s, int32_t vectors, int64_t count, double scale, double softcap) {
     bend<T>(static_cast<T*>(s), count * vectors * lanes<T>, scale, softcap);
@@ -60,7 +60,7 @@ struct Plain {
     by_width(vectors, [&](auto v) { find_top<T, v>(static_cast<const T*>(s), count, static_cast<T*>(top)); });
   }
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void*,
-                   void* alpha, const Gaussian* gaussian, const Ahead&) {
+                   void* alpha, const Gaussian* gaussian, const Prefetch&) {
     by_width(vectors, [&](auto v) {
       const auto plain = scale == 1 ? soft_tile<T, v, false, false> : soft_tile<T, v, true, false>;
       const auto falling = scale == 1 ? soft_tile<T, v, false, true> : soft_tile<T, v, true, true>;
@@ -105,11 +105,11 @@ struct Plain {
     by_width(vectors, [&](auto v) { clear_unset<T, v>(static_cast<T*>(weights), count, kept); });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                  const void* alpha, void* output, const Corners& corners, const Ahead& ahead) {
+                  const void* alpha, void* output, const PartialKeys& partial, const Prefetch& ahead) {
     by_width(vectors, [&](auto v) {
       Prefetcher prefetcher(ahead, value_size / value_columns<v>);
       weighted_sum<Product, v>(static_cast<const T*>(weights), static_cast<const T*>(values.data),
-                               values.row_stride / int64_t(sizeof(T)), count, value_size, corners,
+                               values.row_stride / int64_t(sizeof(T)), count, value_size, partial,
                                static_cast<const T*>(alpha), static_cast<T*>(output), prefetcher);
     });
   }
@@ -171,11 +171,11 @@ struct Plain {
 struct Pairs : Plain<float> {
   static int64_t row_size(int64_t columns) { return 4 * pairs(columns); }
   static void inner(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*,
-                    void* s, void* top, const Corners& corners, const Ahead& ahead) {
-    inner_scores<PairProduct>(panel, vectors, keys, count, pairs(head_size), s, top, corners, ahead);
+                    void* s, void* top, const PartialKeys& partial, const Prefetch& ahead) {
+    inner_scores<PairProduct>(panel, vectors, keys, count, pairs(head_size), s, top, partial, ahead);
   }
   static void soft(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
-                   void* exact, void* alpha, const Gaussian*, const Ahead& next) {
+                   void* exact, void* alpha, const Gaussian*, const Prefetch& next) {
     by_width(vectors, [&](auto v) {
       const auto tile = exact ? soft_pair_tile<v, true> : soft_pair_tile<v, false>;
       tile(static_cast<float*>(s), count, float(scale), static_cast<const float*>(top), static_cast<float*>(m),
@@ -183,11 +183,11 @@ struct Pairs : Plain<float> {
     });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                  const void* alpha, void* output, const Corners& corners, const Ahead& ahead) {
+                  const void* alpha, void* output, const PartialKeys& partial, const Prefetch& ahead) {
     by_width(vectors, [&](auto v) {
       Prefetcher prefetcher(ahead, value_size / value_columns<v>);
       weighted_sum<PairProduct, v>(static_cast<const float*>(weights), static_cast<const float*>(values.data),
-                                   value_size, pairs(count), value_size, {corners.first / 2, pairs(corners.last)},
+                                   value_size, pairs(count), value_size, {partial.first / 2, pairs(partial.last)},
                                    static_cast<const float*>(alpha), static_cast<float*>(output), prefetcher);
     });
   }
@@ -221,14 +221,14 @@ struct Pairs : Plain<float> {
 struct Tiles : Pairs {
   static int64_t row_size(int64_t columns) { return 2 * round_up(columns, tile_depth); }
   static void inner(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*,
-                    void* s, void* top, const Corners&, const Ahead& ahead) {
+                    void* s, void* top, const PartialKeys&, const Prefetch& ahead) {
     by_width(vectors, [&](auto v) {
       tile_scores<v>(static_cast<const char*>(panel), static_cast<const char*>(keys.data), keys.row_stride, count,
                      head_size, static_cast<float*>(s), static_cast<float*>(top), ahead);
     });
   }
   static void sum(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                  const void* alpha, void* output, const Corners&, const Ahead& ahead) {
+                  const void* alpha, void* output, const PartialKeys&, const Prefetch& ahead) {
     by_width(vectors, [&](auto v) {
       tile_weighted_sum<v>(static_cast<const char*>(weights), static_cast<const char*>(values.data), values.row_stride,
                            count, value_size, static_cast<const float*>(alpha), static_cast<float*>(output), ahead);

@@ -30,7 +30,7 @@ struct Tile {
 
 // Rows that will be used next, to prefetch: a product touches them bit by bit between its register tiles. Hardware does
 // not look ahead of rows that are read side by side, and drops prefetches that come all at once.
-struct Ahead {
+struct Prefetch {
   struct Part {
     const char* row;
     int64_t rows, touches, step, row_stride;  // of each row so many lines, `step` bytes apart
@@ -44,7 +44,7 @@ struct Ahead {
 // Keys of a tile, from its first, that not all vectors of a panel see: those before `first` are seen by the first vector
 // alone, those from `last` on by the last one alone. Products leave the other cells out: inner scores do not write them,
 // the weighted sum does not read them. Multiples of 4, but for the end of the tile; ignored where vectors = 1.
-struct Corners {
+struct PartialKeys {
   int64_t first, last;
 };
 
@@ -61,7 +61,7 @@ struct Scoring {
                        int64_t columns, double factor, const void* weights, void* scratch, void* panel);
   // top: the largest score of each query; of an inner product, null where it is not wanted
   void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
-                 void* s, void* top, const Corners&, const Ahead&);
+                 void* s, void* top, const PartialKeys&, const Prefetch&);
   // Gradients, but for constants of a column, see score/columns.hpp; of the weights as they were given. Null for the
   // inner product, whose gradients are products.
   void (*gradients)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
@@ -122,14 +122,14 @@ struct Family {
   // as the product takes them; exact, null where it is not wanted, as they were before pairs rounded them. Times the
   // Gaussian, if any, which l knows nothing of; no pairs then. next: what weighted_sum will read, to prefetch.
   void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* exact,
-               void* alpha, const Gaussian*, const Ahead& next);
+               void* alpha, const Gaussian*, const Prefetch& next);
   // s becomes the weights of a compact kernel, whose sum is added to l
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
   void (*gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
   // Multiplied by 0 where bit i of kept[j] is not set; no pairs.
   void (*clear_unset)(void* weights, int32_t vectors, int64_t count, const uint32_t* kept);
   void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
-                       const void* alpha, void* output, const Corners&, const Ahead&);
+                       const void* alpha, void* output, const PartialKeys&, const Prefetch&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries
   // wide; output is at d * column_step + query * query_step, in elements.
   void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,

@@ -49,14 +49,14 @@ void write_weights(const Problem& p, const double* sum, double factor) noexcept 
 template <class T>
 fv_status run(Plan& plan, fv_error* error) noexcept {
   const Problem& p = plan.problem;
-  Blocks blocks(plan, block_bytes / backward_queries(plan), 1, /*even=*/false);
+  QueryBlocks blocks(plan, block_bytes / backward_queries(plan), 1, /*even=*/false);
   blocks.last_first = blocks.batch_innermost = false;
   Pass pass(plan, blocks);
-  const double cells = double(plan.batches) * double(plan.rows) * double(plan.window);
+  const double cells = double(plan.batches) * double(plan.rows) * double(plan.widest_window);
   const int threads = threads_for(plan.batches * pass.chunks, 4.0 * cells * double(p.head_size + p.value_size));
-  // batches whose parts are held at once: enough for all threads
+  // batches whose partial sums are held at once: enough for all threads
   const int64_t enough = (8 * int64_t(threads) + pass.chunks - 1) / pass.chunks;
-  const int64_t wave = share_mask(p) ? 1 : std::min(plan.batches, enough);
+  const int64_t batch_group = share_mask(p) ? 1 : std::min(plan.batches, enough);
   const int sorters = int(std::min<int64_t>(threads, plan.batches));
   const bool by_columns = plan.scoring.gradients != nullptr;
 
@@ -73,15 +73,15 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
     prepared = carver.take(plan.prepared_size());
     order = carver.take(int64_t(order_size(plan)));
     sorting = carver.take(int64_t(order_scratch(plan)) * sorters);
-    pass.top = carver.take<T>(plan.batches * plan.rows);
-    pass.rest = carver.take<T>(plan.batches * plan.rows);
-    pass.shift = carver.take<T>(plan.batches * plan.rows);
-    pass.spans = carver.take<Interval>(plan.batches * blocks.per_batch);
+    pass.lse_high = carver.take<T>(plan.batches * plan.rows);
+    pass.lse_low = carver.take<T>(plan.batches * plan.rows);
+    pass.delta = carver.take<T>(plan.batches * plan.rows);
+    pass.seen_keys = carver.take<Interval>(plan.batches * blocks.per_batch);
     d_weights = carver.take<double>(weight_sums);
-    sums.key = carver.take<T>(wave * pass.chunks * key_sums);
-    sums.value = carver.take<T>(wave * pass.chunks * value_sums);
-    sums.weights = carver.take<double>(wave * pass.chunks * weight_sums);
-    pass.parts = carver.take<T>(wave * pass.chunks * pass.part);
+    sums.key = carver.take<T>(batch_group * pass.chunks * key_sums);
+    sums.value = carver.take<T>(batch_group * pass.chunks * value_sums);
+    sums.weights = carver.take<double>(batch_group * pass.chunks * weight_sums);
+    pass.partial_sums = carver.take<T>(batch_group * pass.chunks * pass.partial_size);
     first_worker = carver.take(int64_t(worker) * threads);
     return carver.used();
   };
@@ -119,15 +119,15 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   };
   const bool share_columns = p.d_mask && p.d_mask.column_stride == 0;
   const int64_t panels = (plan.rows + blocks.width - 1) / blocks.width;
-  const int64_t stretches = (pass.per_batch + pass.stretch - 1) / pass.stretch;
-  T* const parts = static_cast<T*>(pass.parts);
-  for (int64_t first = 0; first < plan.batches; first += wave) {
-    const int64_t some = std::min(wave, plan.batches - first);
-    for (int64_t part_of = 0; part_of < pass.steps * stretches; ++part_of) {
+  const int64_t runs_of_blocks = (pass.per_batch + pass.task_blocks - 1) / pass.task_blocks;
+  T* const partial_sums = static_cast<T*>(pass.partial_sums);
+  for (int64_t first = 0; first < plan.batches; first += batch_group) {
+    const int64_t some = std::min(batch_group, plan.batches - first);
+    for (int64_t turn = 0; turn < pass.steps * runs_of_blocks; ++turn) {
       const auto run = [&](auto& w, int64_t batch, int64_t chunk) {
         const int64_t slot = batch * pass.chunks + chunk;
-        w.run(first + batch, chunk, part_of / stretches, part_of % stretches,
-              pass.part ? parts + slot * pass.part : nullptr, sums_of(slot));
+        w.run(first + batch, chunk, turn / runs_of_blocks, turn % runs_of_blocks,
+              pass.partial_size ? partial_sums + slot * pass.partial_size : nullptr, sums_of(slot));
       };
       const bool done = share_columns ? each(some,
                                              [&](auto& w, int64_t batch) {
@@ -139,9 +139,9 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
       if (!done) return FV_INTERRUPTED;
     }
     for (int64_t i = 0; i < some * pass.chunks * weight_sums; ++i) d_weights[i % weight_sums] += sums.weights[i];
-    if (!pass.part) continue;
+    if (!pass.partial_size) continue;
     const bool done = each(some * panels, [&](auto& w, int64_t task) {
-      w.finish(first + task / panels, task % panels, parts + task / panels * pass.chunks * pass.part);
+      w.finish(first + task / panels, task % panels, partial_sums + task / panels * pass.chunks * pass.partial_size);
     });
     if (!done) return FV_INTERRUPTED;
   }

@@ -36,7 +36,7 @@ class FewQueries {
         width_(int64_t(plan.family.lanes) * plan.family.max_vectors),
         tile_(tile) {
     plan.share_tiles();
-    plan.step = 1;  // stretches begin at a multiple of sum_keys, and may end anywhere
+    plan.key_step = 1;  // ranges begin at a multiple of sum_keys, and may end anywhere
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
     keys_contiguous_ = p_.key.column_stride == item_size(p_.key);
@@ -50,11 +50,11 @@ class FewQueries {
       rows = carver.take(task_rows * d.scoring_.row_size(columns));
       panel = carver.take(width * d.scoring_.panel_size(columns));
       scores = carver.take<T>(width * quad);
-      top = carver.take<T>(width);
+      row_max = carver.take<T>(width);
       scratch = carver.take<T>(width * columns);
     }
     char *rows = nullptr, *panel = nullptr;
-    T *scores = nullptr, *top = nullptr, *scratch = nullptr;
+    T *scores = nullptr, *row_max = nullptr, *scratch = nullptr;
   };
 
   struct QueryScratch {
@@ -144,14 +144,14 @@ class FewQueries {
   }
 
   // Scores of quad i for a tile, in scratch.s; with the bits of hidden cells.
-  Stretch scores(int i, KeyTile tile, Rows keys, TileIds& ids, QueryScratch& scratch) const noexcept {
+  KeyRange scores(int i, KeyTile tile, Rows keys, TileIds& ids, QueryScratch& scratch) const noexcept {
     Panel& panel = scratch.panels[i];
-    const Stretch stretch = look(plan_, panel, tile, sum_keys, true, scratch.bits, {}, ids);
-    if (stretch.empty()) return stretch;
+    const KeyRange range = visible_keys(plan_, panel, tile, sum_keys, true, scratch.bits, {}, ids);
+    if (range.empty()) return range;
     const int32_t queries = width(panel);
-    const int64_t count = stretch.count();
+    const int64_t count = range.count();
     T* s = scratch.s;
-    keys.data += stretch.begin * keys.row_stride;
+    keys.data += range.begin * keys.row_stride;
     if (direct_)
       family_.decode_scores(scratch.queries + i * quad * query_stride_, query_stride_, queries, keys, count,
                             p_.head_size, s);
@@ -162,14 +162,14 @@ class FewQueries {
     if (plan_.biased) {
       const char* rows[quad];
       for (int32_t q = 0; q < panel.live; ++q)
-        rows[q] = panel.mask[q] + (tile.first + stretch.begin) * p_.mask.column_stride;
+        rows[q] = panel.mask[q] + (tile.first + range.begin) * p_.mask.column_stride;
       family_.decode_bias(s, queries, count, rows, dtype_of(p_.mask), p_.mask.column_stride, panel.live);
     }
-    if (stretch.hidden)
+    if (range.hidden)
       for (int64_t j = 0; j < count; ++j)
         for (int32_t q = 0; q < panel.live; ++q)
-          if (!(stretch.bits[j] >> q & 1)) s[j * queries + q] = -std::numeric_limits<T>::infinity();
-    return stretch;
+          if (!(range.bits[j] >> q & 1)) s[j * queries + q] = -std::numeric_limits<T>::infinity();
+    return range;
   }
 
   void swapped_scores(int i, int32_t queries, const Rows& keys, int64_t count, const Swapped& scratch,
@@ -183,8 +183,8 @@ class FewQueries {
       for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
       scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.weights,
                             scratch.scratch, scratch.panel);
-      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.weights, scratch.scores, scratch.top,
-                      {0, queries}, {});
+      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.weights, scratch.scores,
+                      scratch.row_max, {0, queries}, {});
       for (int32_t j = 0; j < live; ++j)
         for (int32_t q = 0; q < queries; ++q)
           s[(first + j) * queries + q] = scratch.scores[q * vectors * family_.lanes + j];

@@ -115,15 +115,16 @@ void Plan::fit_windows() noexcept {
   const bool bounded = p.left >= 0 && p.right >= 0;
   if (bounded) most = std::min(most, double(p.left) + double(p.right) + 1);
   if (p.centers) most = std::min(most, 2 * p.half_width + 2);
-  window = int64_t(most);
-  // A full panel of neighbours, both ends in whole steps. Queries farther apart than neighbours may share a panel
+  widest_window = int64_t(most);
+  // A full panel of neighbors, both ends in whole steps. Queries farther apart than neighbors may share a panel
   // while that is no more than two windows; else it is cut.
   const int64_t whole_step = std::max<int64_t>(4, family.group);
-  const int64_t neighbours = window + most_lanes - 1 + 2 * (whole_step - 1);
-  if ((bounded || p.centers) && neighbours <= most_span) span = std::min(window + neighbours, most_span);
+  const int64_t neighbors = widest_window + most_lanes - 1 + 2 * (whole_step - 1);
+  if ((bounded || p.centers) && neighbors <= most_window_tile_keys)
+    window_tile_keys = std::min(widest_window + neighbors, most_window_tile_keys);
   const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
-  scattered = p.centers || (span > 0 && apart);
-  step = whole_step;
+  scattered = p.centers || (window_tile_keys > 0 && apart);
+  key_step = whole_step;
 }
 
 void Plan::scale_by(double factor) noexcept {
@@ -194,8 +195,8 @@ double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
 
 // Pairs hold scores without their scale, but another family may take up what they leave: float32, which loses nothing here.
 Lse lse_of(const Plan& plan, double m, double l) noexcept {
-  const double scaled = m * plan.softmax_scale(), rest = std::log(l);
-  return {scaled * ln_2 + rest, plan.family.pairs ? scaled : m, rest};
+  const double scaled = m * plan.softmax_scale(), low = std::log(l);
+  return {scaled * ln_2 + low, plan.family.pairs ? scaled : m, low};
 }
 
 Lse lse_of_nothing(const Plan& plan, int64_t batch, int64_t group) noexcept {
@@ -210,7 +211,7 @@ void write_lse(const Operand& lse, char* at, const Lse& number) noexcept {
     std::memcpy(at, &rounded, sizeof rounded);
     return;
   }
-  const double numbers[3] = {number.lse, number.top, number.rest};
+  const double numbers[3] = {number.lse, number.high, number.low};
   for (int i = 0; i < (lse.column_stride != 0 ? 3 : 1); ++i)
     std::memcpy(at + i * lse.column_stride, &numbers[i], sizeof numbers[i]);
 }

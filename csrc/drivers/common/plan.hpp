@@ -17,7 +17,7 @@ class Boxes;
 // for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many. Families that
 // are much faster have fewer: 96 keys, values and scores stay in 48 KB beside a panel (15% over 168; 64 and 128 are alike).
 constexpr int64_t tile_keys = 168;
-constexpr int64_t most_span = 2 * tile_keys;
+constexpr int64_t most_window_tile_keys = 2 * tile_keys;
 
 // Keys low <= j < high.
 struct Interval {
@@ -32,9 +32,9 @@ struct Plan {
   const Family& family;
   const Scoring& scoring;
 
-  // Tiles that all panels share, however narrow the windows; rows as they come, or in the order of their centres.
+  // Tiles that all panels share, however narrow the windows; rows as they come, or in the order of their centers.
   void share_tiles(bool in_order = false) noexcept {
-    span = 0;
+    window_tile_keys = 0;
     scattered = scattered && in_order;
   }
 
@@ -70,14 +70,14 @@ struct Plan {
   bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
 
   // Narrow windows: the most keys that a panel looks at, as one tile that starts at its own first key; else 0.
-  int64_t window = 0;  // keys that a query sees at most, with a window or centers
-  int64_t span = 0;
+  int64_t widest_window = 0;  // keys that a query sees at most, with a window or centers
+  int64_t window_tile_keys = 0;
   // Rows of a batch do not come in the order in which they stand on the key axis: order[batch * rows + i] is the i-th.
   bool scattered = false;
   const int64_t* order = nullptr;
-  // A stretch of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
+  // A range of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
   // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more.
-  int64_t step = 1;
+  int64_t key_step = 1;
 
   // Row of an operand, of a query or a key.
   char* row(const Operand& x, int64_t batch, int64_t group, int64_t index) const {
@@ -107,9 +107,9 @@ struct Plan {
 };
 
 // The flat index over the leading axes, the last one fastest, under which random numbers are counted.
-class Leads {
+class LeadingIndex {
  public:
-  explicit Leads(const Plan& plan) noexcept : plan_(plan) {
+  explicit LeadingIndex(const Plan& plan) noexcept : plan_(plan) {
     int64_t step = 1;  // as if it were an offset
     for (int axis = plan.problem.lead_ndim - 1; axis >= 0; --axis) {
       flat_.lead[axis] = step;
@@ -125,7 +125,7 @@ class Leads {
   Operand flat_;
 };
 
-// The centres of a batch, where there are any; 0 in place of one that is not finite any more.
+// The centers of a batch, where there are any; 0 in place of one that is not finite any more.
 class Centers {
  public:
   Centers(const Plan& plan, int64_t batch) noexcept
@@ -215,13 +215,13 @@ double sink_score_of(const Plan&, int64_t batch, int64_t group) noexcept;
 // The logarithm of a softmax's denominator, natural; and what it is made of, the largest score as the kernels hold it and
 // the logarithm of the sum of the weights beside that. Where scores are huge, lse alone has no digits left for the sum.
 struct Lse {
-  double lse, top, rest;
+  double lse, high, low;
 };
 // Of the largest score m and the sum l; of a query that sees nothing: the sink, or -inf.
 Lse lse_of(const Plan&, double m, double l) noexcept;
 Lse lse_of_nothing(const Plan&, int64_t batch, int64_t group) noexcept;
 
-// An element of lse: float32, float64, or all three numbers of float64. Of one number, or beside a top of NaN, top and rest
+// An element of lse: float32, float64, or all three numbers of float64. Of one number, or beside a high part of NaN, the parts
 // are made.
 void write_lse(const Operand& lse, char* at, const Lse&) noexcept;
 Lse read_lse(const Plan&, const char* at) noexcept;

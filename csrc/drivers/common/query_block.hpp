@@ -19,9 +19,9 @@ constexpr int64_t block_bytes = 256 << 10;
 constexpr int64_t most_panels = 16;
 
 // How a plan is cut into blocks of panels.
-struct Blocks {
+struct QueryBlocks {
   // even: all of about one size; else as large as they may be, so that where they are cut does not depend on the rows.
-  Blocks(const Plan&, int64_t bytes_a_query, int threads, bool even = true) noexcept;
+  QueryBlocks(const Plan&, int64_t bytes_a_query, int threads, bool even = true) noexcept;
   int64_t row_of(int64_t task) const;
   int64_t batch_of(int64_t task) const { return batch_innermost ? task % batches : task / per_batch; }
 
@@ -35,10 +35,10 @@ struct Blocks {
   bool batch_innermost;  // blocks that may share a mask follow each other, so that its bits are made once
 };
 
-class Block {
+class QueryBlock {
  public:
   // Carves its scratch out of a thread's part; with a null base it only counts.
-  Block(const Plan&, const Blocks&, Carver&) noexcept;
+  QueryBlock(const Plan&, const QueryBlocks&, Carver&) noexcept;
 
   void start(int64_t task, int64_t next) noexcept;  // packs the queries of a task; next: a guess, or -1
   // The same in two steps: what the queries see, and where that matters the packing.
@@ -61,8 +61,8 @@ class Block {
   int64_t first_key(int first, int last) const;
   int64_t end_key(int first, int last) const;
 
-  // The first key of a stretch of the open tile.
-  int64_t key_of(const Stretch& stretch) const { return tile_.first + stretch.begin; }
+  // The first key of a range of the open tile.
+  int64_t key_of(const KeyRange& range) const { return tile_.first + range.begin; }
 
   // Loads keys where they cannot be read in place. `end`: of the pass.
   void open_tile(int64_t key, int64_t end) noexcept;
@@ -72,24 +72,24 @@ class Block {
 
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
   // reach is plain intervals. bent: room for the scores as they are after the softcap, before a mask is added.
-  Stretch score(int p, bool want_bits, void* bent = nullptr) noexcept;
-  // With a sigma: what multiplies the weights of a stretch, round each query's centre.
-  Gaussian gaussian(int p, const Stretch&) const;
+  KeyRange score(int p, bool want_bits, void* bent = nullptr) noexcept;
+  // With a sigma: what multiplies the weights of a range, round each query's center.
+  Gaussian gaussian(int p, const KeyRange&) const;
   char* scores() { return scores_; }
-  const Corners& corners() const { return corners_; }  // of the stretch that was scored
-  const char* top() const { return top_; }             // the largest of them, of each query
+  const PartialKeys& partial() const { return partial_; }  // of the range that was scored
+  const char* row_max() const { return row_max_; }         // the largest of them, of each query
   double softmax_scale() const { return plan_.softmax_scale(); }
 
   // Values of the open tile from key `begin`, the first of a group; finite: with 0 for inf and NaN.
   Tile values(int64_t begin, bool finite) noexcept;
   // What a product will read of them.
-  Ahead values_next(const Tile& values, int64_t count) const {
+  Prefetch values_next(const Tile& values, int64_t count) const {
     const int64_t groups = family_.pairs ? (count + family_.group - 1) / family_.group : 0;
     const Elements lines{groups * values.row_stride / line_bytes, line_bytes};
     return {{lines_of(static_cast<const char*>(values.data), lines, line_bytes), {}, {}}, 1, false};
   }
   Tile values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
-  Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
+  Prefetch values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;
   // The queries of a panel as the scores read them.
   const void* packed(int p) const { return queries_ + p * panel_bytes_; }
@@ -121,24 +121,24 @@ class Block {
  private:
   void pack(int p) noexcept;
   void open(KeyTile) noexcept;
-  Corners corners_of(int p, const Stretch&) const;
+  PartialKeys partial_keys_of(int p, const KeyRange&) const;
   // What to prefetch while keys or values are at work on panel p: its share of the next tile; and in the panel's last
   // tile its share of the next task's first one, with the next queries or the rows that it is about to write.
-  Ahead ahead(const Operand&, int64_t columns, int p, bool keys);
-  Ahead ahead_of_window(const Operand&, int64_t columns, bool keys);
-  void add_ahead(Ahead&, const Operand&, int64_t batch, int64_t row, int64_t rows, int64_t columns) const;
+  Prefetch ahead(const Operand&, int64_t columns, int p, bool keys);
+  Prefetch ahead_of_window(const Operand&, int64_t columns, bool keys);
+  void add_ahead(Prefetch&, const Operand&, int64_t batch, int64_t row, int64_t rows, int64_t columns) const;
 
   const Plan& plan_;
-  const Blocks& blocks_;
+  const QueryBlocks& blocks_;
   const Family& family_;
   Panel* panels_;
-  char *queries_, *scores_, *top_, *keys_, *values_, *scratch_;
+  char *queries_, *scores_, *row_max_, *keys_, *values_, *scratch_;
   int64_t panel_bytes_;
   uint32_t* bits_;
   uint32_t* kept_bits_;
   uint8_t* kept_ready_;
   int64_t tiles_;
-  bool keeps_, wants_top_;           // gradients of inner products do without: they know lse
+  bool keeps_, wants_row_max_;       // gradients of inner products do without: they know lse
   const char* kept_mask_ = nullptr;  // whose bits are kept: the mask's row, and the first query
   int64_t kept_row_ = -1;
 
@@ -152,7 +152,7 @@ class Block {
   KeyTile tile_{};
   TileIds tile_ids_{};
   Tile key_tile_{};
-  Corners corners_{};
+  PartialKeys partial_{};
   const char* ahead_rows_[most_lanes];
   enum class Values { not_loaded, as_they_are, finite, as_keys } values_ready_ = Values::not_loaded;
 };
@@ -162,7 +162,7 @@ class Block {
 template <class T, template <class> class Worker>
 fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* error) noexcept {
   const int threads = threads_for(plan.batches * plan.rows, flops);
-  const Blocks blocks(plan, bytes_a_query, threads);
+  const QueryBlocks blocks(plan, bytes_a_query, threads);
   Carver size(nullptr);
   size.take<Worker<T>>(1);
   Worker<T>(plan, blocks, size);
@@ -185,7 +185,7 @@ fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* 
     new (worker) Worker<T>(plan, blocks, carver);
   }
   // heads apart, each thread with its own; but where there is one head, all take its heaviest blocks first
-  const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.span > 0;
+  const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.window_tile_keys > 0;
   const bool done =
       run_tasks(blocks.count, threads, ranges ? Order::by_ranges : Order::in_order, [&](const Task& task) {
         const KernelSession session(plan.family);

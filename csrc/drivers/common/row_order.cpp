@@ -16,7 +16,7 @@ struct Row {
   int64_t place, row;
 };
 
-// Where a row stands: at its centre, else where its window begins.
+// Where a row stands: at its center, else where its window begins.
 int64_t place_of(const Plan& plan, int64_t batch, int64_t row, const Centers& centers) {
   const Problem& p = plan.problem;
   const int64_t group = plan.groups == 1 ? 0 : row % plan.groups;

@@ -1,5 +1,5 @@
-// The order of a batch's rows on the key axis: neighbours on the lanes of a panel then see nearly the same
-// keys, whatever the centres, and a pass over all panels costs one pass over the keys and a window for each query.
+// The order of a batch's rows on the key axis: neighbors on the lanes of a panel then see nearly the same
+// keys, whatever the centers, and a pass over all panels costs one pass over the keys and a window for each query.
 #pragma once
 #include "plan.hpp"
 

@@ -79,11 +79,11 @@ class HardOfFew : private FewQueries<T> {
   KeyTile tile_at(int64_t t) const { return {t * tile_keys, std::min(tile_keys, p_.keys - t * tile_keys)}; }
 
   // s becomes the weights of quad i, which start anew: their maximum m and sum l, one a query.
-  void weigh(int i, const Stretch& stretch, Scratch& scratch, T* m, T* l) const noexcept {
+  void weigh(int i, const KeyRange& range, Scratch& scratch, T* m, T* l) const noexcept {
     std::fill_n(m, quad, lowest);
     std::fill_n(l, quad, T(0));
-    family_.decode_soft(scratch.s, this->width(scratch.panels[i]), stretch.count(), plan_.softmax_scale(), m, l,
-                        nullptr, 0, 0);
+    family_.decode_soft(scratch.s, this->width(scratch.panels[i]), range.count(), plan_.softmax_scale(), m, l, nullptr,
+                        0, 0);
   }
 
   // The sums of a chunk's tiles.
@@ -104,12 +104,12 @@ class HardOfFew : private FewQueries<T> {
       TileIds ids;
       for (int i = 0; i < quads; ++i) {
         T m[quad], l[quad];
-        const Stretch stretch = any ? this->scores(i, tile, keys, ids, scratch) : Stretch{};
-        if (stretch.empty()) {
+        const KeyRange range = any ? this->scores(i, tile, keys, ids, scratch) : KeyRange{};
+        if (range.empty()) {
           std::fill_n(m, quad, lowest);
           std::fill_n(l, quad, T(0));
         } else {
-          weigh(i, stretch, scratch, m, l);
+          weigh(i, range, scratch, m, l);
         }
         for (int32_t q = 0; q < scratch.panels[i].live; ++q) {
           const int64_t at = (batch * plan_.rows + first_row + i * quad + q) * tiles_ + t;
@@ -191,9 +191,9 @@ class HardOfFew : private FewQueries<T> {
     bool any = false;
     for (int64_t c = scratch.first[t]; c >= 0 && !any; c = scratch.next[c]) any = c / draws_ / quad == i;
     if (!any) return;
-    const Stretch stretch = this->scores(i, tile_at(t), keys, ids, scratch);
+    const KeyRange range = this->scores(i, tile_at(t), keys, ids, scratch);
     const Panel& panel = scratch.panels[i];
-    if (stretch.empty()) {  // of a reach that was another one when the tile was chosen
+    if (range.empty()) {  // of a reach that was another one when the tile was chosen
       for (int64_t c = scratch.first[t]; c >= 0; c = scratch.next[c])
         if (c / draws_ / quad == i)
           scratch.choices.write(cells_of(batch, panel, int(c / draws_ % quad)), c % draws_, -1, 0, 0, 0, 0, false);
@@ -201,16 +201,16 @@ class HardOfFew : private FewQueries<T> {
     }
     const int32_t queries = this->width(panel);
     int64_t best[quad];
-    for (int32_t q = 0; q < queries; ++q) best[q] = first_of_largest(scratch.s + q, queries, stretch.count());
+    for (int32_t q = 0; q < queries; ++q) best[q] = first_of_largest(scratch.s + q, queries, range.count());
     T m[quad], l[quad];
-    weigh(i, stretch, scratch, m, l);
+    weigh(i, range, scratch, m, l);
     for (int64_t c = scratch.first[t]; c >= 0; c = scratch.next[c]) {
       const int64_t row = c / draws_, q = row % quad;
       if (row / quad != i) continue;
       const T* weights = scratch.s + q;
       const int64_t place =
-          scratch.choices.sampled() ? first_beyond(weights, queries, stretch.count(), scratch.share[c]) : best[q];
-      scratch.choices.write(cells_of(batch, panel, int(q)), c % draws_, t * tile_keys + stretch.begin + place,
+          scratch.choices.sampled() ? first_beyond(weights, queries, range.count(), scratch.share[c]) : best[q];
+      scratch.choices.write(cells_of(batch, panel, int(q)), c % draws_, t * tile_keys + range.begin + place,
                             double(weights[place * queries]), double(m[q]), scratch.m[row], scratch.log_l[row], true);
     }
   }

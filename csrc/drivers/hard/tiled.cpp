@@ -19,7 +19,7 @@ constexpr int64_t most_fetched = 64;  // lines of a row of values
 template <class T>
 class Hard {
  public:
-  Hard(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+  Hard(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
       : plan_(plan),
         problem_(plan.problem),
         plain_(sizeof(T) == 8 ? plan.kernels.float64 : plan.kernels.float32),
@@ -83,20 +83,20 @@ class Hard {
 
   // The open tile, for a panel.
   void select(int p, int64_t key) noexcept {
-    const Stretch stretch = block_.score(p, false);
-    if (stretch.empty()) return;
+    const KeyRange range = block_.score(p, false);
+    if (range.empty()) return;
     const int32_t vectors = block_.vectors(p);
-    const int64_t count = stretch.count(), first = key + stretch.begin;
+    const int64_t count = range.count(), first = key + range.begin;
     T *m = m_ + p * width_, *l = l_ + p * width_;
     const uint32_t live = block_.panel(p).live >= 32 ? ~uint32_t(0) : (uint32_t(1) << block_.panel(p).live) - 1;
     const double scale = block_.softmax_scale();
     if (!choices_.sampled()) {
-      const uint32_t found = plain_.first_of_top(block_.scores(), vectors, count, block_.top(), m, place_);
-      plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, nullptr, alpha_, nullptr, Ahead{});
+      const uint32_t found = plain_.first_of_top(block_.scores(), vectors, count, block_.row_max(), m, place_);
+      plain_.soft(block_.scores(), vectors, count, scale, block_.row_max(), m, l, nullptr, alpha_, nullptr, Prefetch{});
       take(found & live, place_of(p, 0), p, first, vectors);
       return;
     }
-    plain_.soft_runs(block_.scores(), vectors, count, scale, block_.top(), m, l, alpha_, runs_);
+    plain_.soft_runs(block_.scores(), vectors, count, scale, block_.row_max(), m, l, alpha_, runs_);
     const int64_t word = key / tile_keys % words;
     for (int64_t draw = 0; draw < draws_; ++draw) {
       const T* numbers = uniforms_ + place_of(p, draw) * words + word * width_;
@@ -145,7 +145,7 @@ class Hard {
   [[gnu::always_inline]] void fetch(int p, int i) const {
     const Operand& values = problem_.choices;
     const char* const rows = values_of(p, i, block_.base(values));
-    const Ahead::Part row = lines_of(rows, {problem_.value_size, values.column_stride}, item_size(values));
+    const Prefetch::Part row = lines_of(rows, {problem_.value_size, values.column_stride}, item_size(values));
     const int64_t lines = std::min(row.touches, most_fetched);
     for (int64_t draw = 0; draw < draws_; ++draw) {
       const int64_t key = std::max<int64_t>(key_[place_of(p, draw) + i], 0);
@@ -156,7 +156,7 @@ class Hard {
   const Plan& plan_;
   const Problem& problem_;
   const Family& plain_;  // whose weights are T, one a query, as they are read here
-  Block block_;
+  QueryBlock block_;
   Choices<T> choices_;
   int64_t width_, draws_;
   T *m_, *l_, *alpha_, *runs_;

@@ -104,29 +104,29 @@ class Decode : private FewQueries<T> {
       if (load) values = this->loaded(values, tile.count, p_.value_size, exact, scratch.values);
       TileIds ids;
       for (int i = first; i < last; ++i) {
-        const Stretch s = this->scores(i, tile, keys, ids, scratch);
+        const KeyRange s = this->scores(i, tile, keys, ids, scratch);
         if (!s.empty()) select(batch, tile, i, s, exact, values, scratch);
       }
     }
   }
 
   // The scores of a tile become weights, and their sum of the values.
-  void select(int64_t batch, KeyTile tile, int i, const Stretch& stretch, bool exact, Rows values,
+  void select(int64_t batch, KeyTile tile, int i, const KeyRange& range, bool exact, Rows values,
               Scratch& scratch) noexcept {
     const Panel& panel = scratch.panels[i];
     const int32_t queries = this->width(panel);
-    const int64_t count = stretch.count();
+    const int64_t count = range.count();
     T* s = scratch.s;
     T* output = scratch.outputs + i * quad * value_stride_;
-    values.data += stretch.begin * values.row_stride;
+    values.data += range.begin * values.row_stride;
     family_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * quad, scratch.l + i * quad, output,
                         value_stride_, p_.value_size);
     family_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
     if (exact) {
       const uint32_t all = (uint32_t(1) << panel.live) - 1;
-      if (!stretch.hidden) std::fill_n(scratch.bits, count, all);
-      family_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + stretch.begin), count,
-                             p_.value_size, scratch.bits, output, 1, value_stride_);
+      if (!range.hidden) std::fill_n(scratch.bits, count, all);
+      family_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + range.begin), count, p_.value_size,
+                             scratch.bits, output, 1, value_stride_);
     }
   }
 

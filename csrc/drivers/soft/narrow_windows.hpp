@@ -1,4 +1,4 @@
-// Narrow windows, of a window or of centres: every panel's keys are one tile of its own, without an online softmax over
+// Narrow windows, of a window or of centers: every panel's keys are one tile of its own, without an online softmax over
 // tiles that straddle it. A query's answer is one chain over its own keys, in whole steps of an absolute position; keys
 // that it does not see add zeros, so that the bits do not tell which queries share its panel.
 #pragma once
@@ -6,6 +6,6 @@
 
 namespace foveate {
 
-fv_status attention_in_windows(Plan&, fv_error*) noexcept;  // plan.span > 0
+fv_status attention_in_windows(Plan&, fv_error*) noexcept;  // plan.window_tile_keys > 0
 
 }  // namespace foveate

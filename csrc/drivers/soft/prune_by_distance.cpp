@@ -122,7 +122,7 @@ struct Candidate {
 template <class T>
 class Near : public Forward<T> {
  public:
-  Near(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+  Near(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
       : Forward<T>(plan, blocks, carver), boxes_(*plan.boxes) {
     box_ = carver.take<double>(2 * std::max<int64_t>(1, boxes_.size()));
     row_ = carver.take<T>(std::max<int64_t>(1, boxes_.size()));

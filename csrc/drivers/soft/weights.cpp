@@ -10,7 +10,7 @@ namespace {
 template <class T>
 class Weights {
  public:
-  Weights(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+  Weights(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
       : plan_(plan), block_(plan, blocks, carver), width_(blocks.width) {
     const int64_t queries = int64_t(blocks.panels) * width_;
     m_ = carver.take<T>(queries);
@@ -26,10 +26,10 @@ class Weights {
     for (int64_t key = first; key < end; key += tile_keys) {
       block_.open_tile(key, end);
       for (int p = 0; p < count; ++p) {
-        const Stretch stretch = block_.score(p, false);
-        if (!stretch.empty())
-          plan_.family.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(), block_.top(),
-                            m_ + p * width_, l_ + p * width_, nullptr, alpha_, nullptr, Ahead{});
+        const KeyRange range = block_.score(p, false);
+        if (!range.empty())
+          plan_.family.soft(block_.scores(), block_.vectors(p), range.count(), block_.softmax_scale(), block_.row_max(),
+                            m_ + p * width_, l_ + p * width_, nullptr, alpha_, nullptr, Prefetch{});
       }
       if (block_.stopped()) return;
     }
@@ -42,19 +42,19 @@ class Weights {
       const bool any = key >= first && key < end;
       if (!any && asked_to_stop(double(count) * double(width_) * double(tile_keys))) return;  // zeros alone
       if (any) block_.open_tile(key, end);
-      for (int p = 0; p < count; ++p) write(p, key, any ? block_.score(p, false) : Stretch{});
+      for (int p = 0; p < count; ++p) write(p, key, any ? block_.score(p, false) : KeyRange{});
       if (block_.stopped()) return;
     }
   }
 
  private:
-  // A tile's columns of the panel's rows: zeros around the stretch that was looked at.
-  void write(int p, int64_t key, const Stretch& stretch) noexcept {
+  // A tile's columns of the panel's rows: zeros around the range that was looked at.
+  void write(int p, int64_t key, const KeyRange& range) noexcept {
     const Problem& problem = plan_.problem;
     const Panel& panel = block_.panel(p);
     const int64_t count = std::min(tile_keys, problem.keys - key);
     const int64_t step = problem.out.column_stride;
-    const int64_t begin = stretch.empty() ? 0 : stretch.begin, end = stretch.empty() ? 0 : stretch.end;
+    const int64_t begin = range.empty() ? 0 : range.begin, end = range.empty() ? 0 : range.end;
     char* const out = block_.base(problem.out);
     char* rows[most_lanes];
     for (int i = 0; i < panel.live; ++i) {
@@ -63,11 +63,11 @@ class Weights {
       zero(rows[i] + end * step, count - end);
       rows[i] += begin * step;
     }
-    if (stretch.empty()) return;
+    if (range.empty()) return;
     plan_.family.weights(block_.scores(), block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
                          l_ + p * width_);
     if (problem.sigma > 0) {
-      const Gaussian gaussian = block_.gaussian(p, stretch);
+      const Gaussian gaussian = block_.gaussian(p, range);
       plan_.family.gaussian(block_.scores(), block_.vectors(p), end - begin, gaussian);
     }
     std::fill_n(alpha_, width_, T(1));
@@ -82,7 +82,7 @@ class Weights {
   }
 
   const Plan& plan_;
-  Block block_;
+  QueryBlock block_;
   int64_t width_;
   T *m_, *l_, *alpha_;
 };

@@ -293,7 +293,7 @@ struct ChooseRelu {
 
 template <class T, class Choose>
 void additive_scores(const void* panel_, int32_t vectors, Tile tile, int64_t count, int64_t size, const void* prepared,
-                     void* s, void* top_, const Corners&, const Ahead& ahead) {
+                     void* s, void* top_, const PartialKeys&, const Prefetch& ahead) {
   by_width(vectors, [&](auto v) {
     const Weights<T> weights(prepared, size);
     const T *panel = static_cast<const T*>(panel_), *keys = static_cast<const T*>(tile.data);
