@@ -8,6 +8,7 @@ give it float64 copies to have a precise answer. One file for each of the three 
 reach, select), and one that puts them together.
 """
 
+from .._runtime.public import publish as _publish
 from ._attention import attention, attention_weights
 from ._dropout import kept
 from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
@@ -64,3 +65,5 @@ __all__ = [
     "unit_gradient",
     "weighted_sum",
 ]
+
+_publish(__name__)

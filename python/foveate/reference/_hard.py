@@ -40,6 +40,7 @@ def draw(weights: Array, key: tuple[int, int], size: int) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> draw(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), (1, 2), 2)
     array([[ 1,  1],
            [-1, -1]])
