@@ -12,24 +12,7 @@ scores become an answer).
 """
 
 from . import reference
-from ._attention import attention, attention_weights
-from ._config import __version__, get_num_threads, num_threads, set_num_threads, show_config
-from ._gradients import attention_vjp
-from ._hard import HardAttention, hard_attention
-from ._hard_gradients import hard_attention_vjp
-from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
-from ._local import local_attention, predict_centers
-from ._local_gradients import local_attention_vjp, predict_centers_vjp
-from ._memory import Memory
-from ._merge import merge
-from ._multi_head import multi_head_attention, multi_head_attention_vjp
-from ._paths import get_cmake_dir, get_include
-from ._regression import kernel_regression
-from ._regression_gradients import kernel_regression_vjp
-from ._reinforce import MovingAverageBaseline, leave_one_out_advantage
-from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._self_attention import self_attention, self_attention_vjp
-from ._vjp import (
+from ._attention.gradients import (
     CenterGradients,
     Gradients,
     HardGradients,
@@ -40,6 +23,23 @@ from ._vjp import (
     RegressionGradients,
     SelfGradients,
 )
+from ._attention.hard import HardAttention, hard_attention
+from ._attention.hard_vjp import hard_attention_vjp
+from ._attention.local import local_attention, predict_centers
+from ._attention.local_vjp import local_attention_vjp, predict_centers_vjp
+from ._attention.merge import merge
+from ._attention.reinforce import MovingAverageBaseline, leave_one_out_advantage
+from ._attention.soft import attention, attention_weights
+from ._attention.soft_vjp import attention_vjp
+from ._blocks.hierarchical import hierarchical_attention, hierarchical_attention_vjp
+from ._blocks.memory import Memory
+from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
+from ._blocks.self_attention import self_attention, self_attention_vjp
+from ._categories import multinomial, multinomial_logpmf, multinoulli
+from ._regression.regression import kernel_regression
+from ._regression.regression_vjp import kernel_regression_vjp
+from ._runtime.config import __version__, get_num_threads, num_threads, set_num_threads, show_config
+from ._runtime.paths import get_cmake_dir, get_include
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [

@@ -3,8 +3,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import Array
-from ._score import Family
+from ._inputs.arrays import Array
+from .scores import Family
 
 Centers: TypeAlias = tuple[Array, float, float | None]  # the centers, half_width, sigma
 Dropout: TypeAlias = tuple[float, tuple[int, int]]  # the rate, the key of its random numbers

@@ -10,8 +10,8 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import Array, compute_dtype
-from ._attention import attention, attention_weights
+from ._attention.soft import attention, attention_weights
+from ._inputs.arrays import Array, compute_dtype
 from .reference._attention import logits_of
 from .scores import ScaledDot
 

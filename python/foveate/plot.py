@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, ArrayInput, compute_dtype, float_arrays, integer
-from ._attention import attention_weights
-from ._reach import Reach, Segments, Window, resolve
+from ._attention.soft import attention_weights
+from ._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays, integer
+from ._inputs.reach import Reach, Segments, Window, resolve
 
 try:
     from matplotlib import pyplot

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arrays import Array
-from ._bandwidth import Report, find_bandwidth
-from ._regression import KERNELS, kernel_regression
+from ._inputs.arrays import Array
+from ._regression.bandwidth import Report, find_bandwidth
+from ._regression.regression import KERNELS, kernel_regression
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from chances import LARGEST_Z, z_of_chi_square, z_of_draws
 from foveate import reference
-from foveate._random import key_of
+from foveate._inputs.random import key_of
 from hypothesis import given
 from strategies import (
     BFLOAT16,

@@ -19,7 +19,7 @@ from block_checks import (
     weight,
 )
 from foveate import reference
-from foveate._arrays import as_array
+from foveate._inputs.arrays import as_array
 from gradient_checks import reach_of
 from strategies import LAYOUTS, normal, score_of
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from chances import LARGEST_Z, poisson_bounds, z_of_draws, z_of_independence
 from foveate import reference
-from foveate._random import key_of
+from foveate._inputs.random import key_of
 from foveate.reference import _sampling
 from strategies import BFLOAT16, DTYPES, LAYOUTS
 

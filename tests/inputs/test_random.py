@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from foveate import reference
-from foveate._random import key_of
+from foveate._inputs.random import key_of
 from strategies import plain_name
 
 KEYS = [(0, 0), (1, 2), (2**64 - 1, 2**64 - 3), (0x0123456789ABCDEF, 0xFEDCBA9876543210)]

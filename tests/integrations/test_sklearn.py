@@ -10,7 +10,14 @@ import foveate as fv
 import foveate.sklearn
 import numpy as np
 import pytest
-from foveate._bandwidth import FACTORS, MOST_PLACES, PRECISION, descend, find_bandwidth, minimise
+from foveate._regression.bandwidth import (
+    FACTORS,
+    MOST_PLACES,
+    PRECISION,
+    descend,
+    find_bandwidth,
+    minimise,
+)
 from foveate.sklearn import NadarayaWatson
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone

@@ -10,8 +10,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from foveate import _order, _regression
-from foveate._order import curve_order, hilbert_code, scatter
-from foveate._regression import negligible_weight
+from foveate._regression.hilbert import curve_order, hilbert_code, scatter
+from foveate._regression.regression import negligible_weight
 from hypothesis import given
 from strategies import DTYPES, normal
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._score_gradients import check_undo
-from .._vjp import Gradients, names_of, score_of
+from .._attention.gradients import Gradients, names_of, score_of
 from ..scores import NAMED, Additive, Bilinear, Concat, Cosine, Gaussian, Location
+from ..scores._undo import check_undo
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
 from ._quiet import quiet

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._hard import HardAttention
-from .._random import key_of
+from .._attention.hard import HardAttention
+from .._inputs.random import key_of
 from ._attention import check_dtypes, logits_of
 from ._random import HARD_ATTENTION, philox, uniform
 from ._reach import lead_of

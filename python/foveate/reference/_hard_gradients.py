@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._hard import HardAttention
-from .._score_gradients import check_undo
-from .._vjp import HardGradients, names_of
+from .._attention.gradients import HardGradients, names_of
+from .._attention.hard import HardAttention
+from ..scores._undo import check_undo
 from ._attention import weights_of
 from ._gradients import sum_to, through_logits
 from ._hard import hard_attention

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._score import widened as widened_score
-from .._score_gradients import check_undo
-from .._vjp import HierarchicalGradients, names_of, score_of, sum_of_scores
+from .._attention.gradients import HierarchicalGradients, names_of, score_of, sum_of_scores
+from ..scores._base import widened as widened_score
+from ..scores._undo import check_undo
 from ._attention import attention
 from ._gradients import attention_vjp, sum_to
 from ._quiet import quiet

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._score_gradients import check_undo
-from .._vjp import CenterGradients, LocalGradients, names_of
+from .._attention.gradients import CenterGradients, LocalGradients, names_of
+from ..scores._undo import check_undo
 from ._attention import check_dtypes, weights_of
 from ._gradients import of_matrix, over_queries, sum_to, through_logits
 from ._local import gaussian, predict_centers

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._random import generator_of
-from .._score import widened as widened_score
-from .._vjp import MemoryGradients, names_of, score_of, sum_of_scores
+from .._attention.gradients import MemoryGradients, names_of, score_of, sum_of_scores
+from .._inputs.random import generator_of
 from ..scores import Cosine
+from ..scores._base import widened as widened_score
 from ._attention import attention, attention_weights
 from ._gradients import attention_vjp, sum_to
 from ._hard import hard_attention

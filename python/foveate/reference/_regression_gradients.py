@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._vjp import RegressionGradients, names_of
+from .._attention.gradients import RegressionGradients, names_of
 from ._gradients import over_queries
 from ._quiet import quiet
 from ._regression import Weighted, weigh

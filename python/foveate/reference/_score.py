@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .._score_gradients import has_undo
 from ..scores import (
     NAMED,
     Additive,
@@ -20,6 +19,7 @@ from ..scores import (
     ScaledDot,
     Score,
 )
+from ..scores._undo import has_undo
 
 Array = NDArray[Any]
 

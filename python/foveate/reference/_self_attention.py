@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._vjp import SelfGradients, names_of
+from .._attention.gradients import SelfGradients, names_of
 from ._attention import attention
 from ._gradients import attention_vjp, of_matrix
 from ._quiet import quiet

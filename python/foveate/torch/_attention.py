@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import scores as of_arrays
-from .._arrays import real
-from .._reach import Window
+from .._inputs.arrays import real
+from .._inputs.reach import Window
 from . import _operator  # noqa: F401  (registers the operators)
 from ._derivatives import is_forward_mode, named
 from ._reach import Reach, resolve

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._arrays import integer, real
-from .._hard import draws_of
-from .._hard_gradients import Choices
-from .._reach import Window
+from .._attention.hard import draws_of
+from .._attention.hard_vjp import Choices
+from .._inputs.arrays import integer, real
+from .._inputs.reach import Window
 from ._attention import AnyScore, draw_seed
 from ._problem import (
     ARGUMENTS,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arrays import real
-from .._local import deviation_of, positive
+from .._attention.local import deviation_of, positive
+from .._inputs.arrays import real
 from ._attention import AnyScore, Options, call
 from ._reach import Reach, bounded, integers
 from ._rows import wide_product

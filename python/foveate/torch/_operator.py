@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._backward import Answers, Problem
-from .._score_gradients import sum_to
+from .._attention.problem import Answers, Problem
+from ..scores._undo import sum_to
 from ._derivatives import below_autograd, learns
 from ._problem import (
     ARGUMENTS,

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._additive import Additive
-from .._arrays import Array
-from .._backward import Problem
-from .._gaussian import Gaussian
-from .._reach import Reach
-from .._score import Reduced
+from .._attention.problem import Problem
+from .._inputs.arrays import Array
+from .._inputs.reach import Reach
 from ..scores import ScaledDot, Score
+from ..scores._additive import Additive
+from ..scores._base import Reduced
+from ..scores._gaussian import Gaussian
 from ._derivatives import autograd_kernel
 from ._tensors import as_array, as_tensor
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
-from .._reach import sides
+from .._inputs.reach import sides
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
 
 MASKS = (torch.bool, *FLOATS)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arrays import Array, real
-from .._regression import KERNELS, check_bool
-from .._regression import kernel_regression as of_arrays
-from .._regression_gradients import kernel_regression_vjp
+from .._inputs.arrays import Array, real
+from .._regression.regression import KERNELS, check_bool
+from .._regression.regression import kernel_regression as of_arrays
+from .._regression.regression_vjp import kernel_regression_vjp
 from ._problem import (
     TAGS,
     chosen,

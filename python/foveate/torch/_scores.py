@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .. import scores as of_arrays
-from .._additive import activation_name
-from .._score import finite
+from ..scores._additive import activation_name
+from ..scores._base import finite
 from ._rows import activate, product, scaled, unit, wide_product
 from ._tensors import FLOATS, check_tensor, number
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention.bias import CausalBias
 
-from .._arrays import broadcasts_into
+from .._inputs.arrays import broadcasts_into
 from ..scores import ScaledDot
 from ._attention import Options, call, rate_of
 from ._derivatives import is_forward_mode

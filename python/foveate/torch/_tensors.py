@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.utils.dlpack import to_dlpack
 
 from .. import _core
-from .._arrays import Array, bfloat16
+from .._inputs.arrays import Array, bfloat16
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

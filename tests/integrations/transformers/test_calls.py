@@ -237,7 +237,7 @@ def test_a_part_with_a_table_may_differ(torch, transformers, module):
 
 
 def test_every_table_of_transformers_is_known(transformers):
-    tables = importlib.import_module("foveate._transformers_tables").TABLES
+    tables = importlib.import_module("foveate.transformers._tables").TABLES
     found = set()
     for path in (Path(transformers.__file__).parent / "models").rglob("modeling_*.py"):
         for table in re.findall(r'^(\w+) = \{\n    "eager": \w+,', path.read_text(), re.M):

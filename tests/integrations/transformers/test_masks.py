@@ -429,7 +429,7 @@ def test_a_compiled_model(torch, transformers):
 @pytest.mark.parametrize("missing", ["transformers", "torch"])
 @pytest.mark.usefixtures("module")
 def test_without_transformers_it_says_what_to_install(monkeypatch, missing):
-    for path in ("foveate.transformers", "foveate._transformers_mask"):
+    for path in ("foveate.transformers", "foveate.transformers._mask"):
         monkeypatch.delitem(sys.modules, path)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r"pip install 'foveate\[transformers\]'"):

@@ -1,0 +1,1 @@
+"""Attention, soft, hard and local, with gradients: the functions over arrays."""

@@ -1,0 +1,314 @@
+"""What a pullback returns, and what it may be asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._inputs.arrays import Array
+
+
+class Gradients(NamedTuple):
+    """What the pullback of `attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    mask : numpy.ndarray or None
+        Of a float mask, in its shape and dtype; 0 where it is -inf.
+    sink : numpy.ndarray or None
+        In the shape of the sink, float64 (of the dtype of the computation in the reference).
+    score : Score or None
+        A score object of the same class, whose parameters are the gradients of the score's own;
+        None where those are none, as of a score that is named by a string.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> output, pullback = fv.attention_vjp(np.ones((1, 2)), np.eye(3, 2), np.eye(3))
+    >>> pullback(np.ones((1, 3))).mask is None
+    True
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    mask: Array | None = None
+    sink: Array | None = None
+    score: Any = None
+
+
+class RegressionGradients(NamedTuple):
+    """What the pullback of `kernel_regression_vjp` returns: None where nothing was wanted.
+
+    Parameters
+    ----------
+    x, x_train, y_train : numpy.ndarray or None
+        Of the shape and the dtype of the arrays.
+    w : float, numpy.ndarray (d,) or None
+        A number where w is one; an array in the dtype of the computation: float32, or float64 for
+        float64.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> x_train = np.array([0.0, 1.0, 2.0])
+    >>> output, pullback = fv.kernel_regression_vjp(x_train, x_train, x_train, wrt="w")
+    >>> pullback(np.ones(3)).x is None
+    True
+    """
+
+    x: Array | None = None
+    x_train: Array | None = None
+    y_train: Array | None = None
+    w: Any = None
+
+
+class HardGradients(NamedTuple):
+    """What the pullback of `hard_attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    mask : numpy.ndarray or None
+        Of a float mask, in its shape and dtype; 0 where it is -inf.
+    score : Score or None
+        A score object of the same class, whose parameters are the gradients of the score's own;
+        None where those are none, as of a score that is named by a string.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> drawn, pullback = fv.hard_attention_vjp(np.ones((1, 2)), np.eye(3, 2), np.eye(3), rng=0)
+    >>> pullback(np.ones((1, 3)), advantage=1.0).mask is None
+    True
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    mask: Array | None = None
+    score: Any = None
+
+
+def names_of(
+    wrt: str | Collection[str] | None, fields: Collection[str] = Gradients._fields
+) -> frozenset[str]:
+    """Take the names of the gradients that are wanted, of these fields; None: all of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another type, and for a name that no field has.
+    """
+    if wrt is None:
+        return frozenset(fields)
+    is_one = isinstance(wrt, str) or (isinstance(wrt, np.ndarray) and wrt.ndim == 0)
+    names: Any = [wrt] if is_one else wrt
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"wrt: got {wrt!r}, wanted a name, or a collection of names")
+    for name in names:
+        if name not in fields:
+            raise ValueError(f"wrt: got {name!r}, wanted names among {list(fields)}")
+    return frozenset(names)
+
+
+def score_of(score: Any, **parts: Any) -> Any:
+    """Make a score of the same class with gradients as its parameters, which may be NaN or inf.
+
+    Arrays are of the dtype of the parameter. A parameter without a gradient stays as it is.
+    """
+    made = object.__new__(type(score))
+    for field in dataclasses.fields(score):
+        given = getattr(score, field.name)
+        part = parts.get(field.name, given)
+        if isinstance(part, np.ndarray) and part is not given:
+            part = part.astype(np.asarray(given).dtype)
+        object.__setattr__(made, field.name, part)
+    return made
+
+
+def sum_of_scores(one: Any, other: Any) -> Any:
+    """Add the gradients of one score from two places, parameter by parameter; None is nothing."""
+    if one is None or other is None:
+        return one if other is None else other
+    parts = {}
+    for field in dataclasses.fields(one):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(a, np.ndarray | float):
+            parts[field.name] = a + b
+    return score_of(one, **parts)
+
+
+class LocalGradients(NamedTuple):
+    """What the pullback of `local_attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    centers : numpy.ndarray or None
+        Of the shape of the centres, and of their dtype where that is a float one, else float64.
+        None also where there is no Gaussian: the gradient goes through it alone.
+    sigma : float or None
+        The sum over all queries, also where sigma was "half" with `centers`.
+    score : Score or None
+        A score object of the same class, whose parameters are the gradients of the score's own;
+        None where those are none, as of a score that is named by a string.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> q, k, v = np.zeros((1, 1)), np.zeros((4, 1)), np.array([[0.0], [0.0], [0.0], [1.0]])
+    >>> output, pullback = fv.local_attention_vjp(q, k, v, half_width=2, centers=np.array([2.5]))
+    >>> pullback(np.ones((1, 1))).centers.round(3)  # nearer to the last key: more of its value
+    array([0.147])
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    centers: Array | None = None
+    sigma: float | None = None
+    score: Any = None
+
+
+class CenterGradients(NamedTuple):
+    """What the pullback of `predict_centers_vjp` returns.
+
+    Parameters
+    ----------
+    query, w, v : numpy.ndarray
+        Of the shape and the dtype of the arrays.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query, w, v = np.array([[0.5]]), np.array([[1.0]]), np.array([2.0])
+    >>> centers, pullback = fv.predict_centers_vjp(query, w, v, 10)
+    >>> pullback(np.ones(1)).v.round(3)
+    array([0.94])
+    """
+
+    query: Array
+    w: Array
+    v: Array
+
+
+class SelfGradients(NamedTuple):
+    """What the pullback of `self_attention_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    x, wq, wk, wv : numpy.ndarray or None
+        Of the shape and the dtype of the arrays.
+    mask, sink, score : optional
+        As of `Gradients`.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> output, pullback = fv.self_attention_vjp(np.eye(2), np.eye(2), np.eye(2), np.eye(2))
+    >>> pullback(np.ones((2, 2))).sink is None
+    True
+    """
+
+    x: Array | None = None
+    wq: Array | None = None
+    wk: Array | None = None
+    wv: Array | None = None
+    mask: Array | None = None
+    sink: Array | None = None
+    score: Any = None
+
+
+class MultiHeadGradients(NamedTuple):
+    """What the pullback of `multi_head_attention_vjp` returns: None if not wanted, or not given.
+
+    Parameters
+    ----------
+    x, memory, wq, wk, wv, wo, bq, bk, bv, bo : numpy.ndarray or None
+        Of the shape and the dtype of the arrays. Without a `memory`, x has the gradient of both.
+    mask, sink, score : optional
+        As of `Gradients`.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
+    >>> output, pullback = fv.multi_head_attention_vjp(np.eye(2), **weights, num_heads=2)
+    >>> pullback(np.ones((2, 2))).memory is None
+    True
+    """
+
+    x: Array | None = None
+    memory: Array | None = None
+    wq: Array | None = None
+    wk: Array | None = None
+    wv: Array | None = None
+    wo: Array | None = None
+    bq: Array | None = None
+    bk: Array | None = None
+    bv: Array | None = None
+    bo: Array | None = None
+    mask: Array | None = None
+    sink: Array | None = None
+    score: Any = None
+
+
+class HierarchicalGradients(NamedTuple):
+    """What the pullback of `hierarchical_attention_vjp` returns: None if not wanted, or not given.
+
+    Parameters
+    ----------
+    query, key, value : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    score, upper_score : Score or None
+        As of `Gradients`. Without an `upper_score`, score has the gradient of both levels.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> arrays, ids = np.ones((3, 2, 2)), np.arange(2)
+    >>> output, pullback = fv.hierarchical_attention_vjp(*arrays, segments=ids)
+    >>> pullback(np.ones((2, 2))).score is None
+    True
+    """
+
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    score: Any = None
+    upper_score: Any = None
+
+
+class MemoryGradients(NamedTuple):
+    """What the pullback of `Memory.read_vjp` returns: None where nothing was wanted, or given.
+
+    Parameters
+    ----------
+    query, keys, values : numpy.ndarray or None
+        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+    sharpness : float or None
+        None where there is a `score`.
+    score : Score or None
+        As of `Gradients`.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> output, pullback = fv.Memory(np.eye(2), np.eye(2)).read_vjp(np.ones((1, 2)))
+    >>> pullback(np.ones((1, 2))).score is None
+    True
+    """
+
+    query: Array | None = None
+    keys: Array | None = None
+    values: Array | None = None
+    sharpness: float | None = None
+    score: Any = None

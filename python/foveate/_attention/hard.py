@@ -1,0 +1,169 @@
+"""Hard attention: each query takes the value of one key, the most probable or one that is drawn.
+
+    index[i] ~ softmax_j(score(query[i], key[j])),  output[i] = value[index[i]]
+
+over the keys j in the reach of query i.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from .. import _core
+from .._inputs.arrays import Array, ArrayInput, float_arrays, real, sizes
+from .._inputs.random import Seed, key_of
+from .._inputs.reach import Segments, Window, resolve
+from ..scores import Score, reduce
+
+SELECTIONS = ("argmax", "sample")
+
+
+class HardAttention(NamedTuple):
+    """What `hard_attention` returns.
+
+    Parameters
+    ----------
+    output : numpy.ndarray (..., Lq, Dv) or (..., Lq, size, Dv)
+        The values of the chosen keys, of the dtype of the query.
+    index : numpy.ndarray (..., Lq) or (..., Lq, size)
+        int64: the chosen keys; -1 for a query that sees no key.
+    log_prob : numpy.ndarray (..., Lq) or (..., Lq, size)
+        The natural logarithms of their probabilities; float32, or float64 for float64.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> fv.hard_attention(np.ones((1, 2)), np.eye(3, 2), np.eye(3), select="argmax").index
+    array([0])
+    """
+
+    output: Array
+    index: Array  # type: ignore[assignment]  # hides a method of tuples, which nobody wants here
+    log_prob: Array
+
+
+def hard_attention(
+    query: ArrayInput,
+    key: ArrayInput,
+    value: ArrayInput,
+    *,
+    select: str = "sample",
+    size: int | tuple[int, ...] | None = None,
+    rng: Seed = None,
+    score: Score | str = "scaled_dot",
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+) -> HardAttention:
+    """Attend to one key for each query, instead of to all of them softly [1]_.
+
+    The weights are never stored: a draw is made in one pass over the keys, tile by tile, by a
+    weighted reservoir [2]_, for one draw or many. Hard attention is not differentiable; it is
+    trained by REINFORCE [3]_, with `hard_attention_vjp`.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        As for `attention`.
+    key : array (..., Lk, D)
+        Of the dtype of `query`.
+    value : array (..., Lk, Dv)
+        Of the dtype of `query`. Only the chosen rows are read.
+    select : {"sample", "argmax"}, default "sample"
+        Draw from the distribution that `attention_weights` has, exactly up to rounding (multinoulli
+        sampling), or take the most probable key, of equals the first.
+    size : int or tuple of ints, optional
+        How many keys to draw for each query, with replacement. None is one, without an axis of its
+        own; the first of many draws is the same. A tuple is the shape of so many draws. Only for
+        "sample".
+    rng : None, int, SeedSequence, BitGenerator or Generator
+        What `numpy.random.default_rng` takes; a Generator advances. Draws are counted by leading
+        index, query and draw: they are the same for any number of threads and whatever else is in
+        the batch. Not used by "argmax".
+    score, mask, causal, window, offset, key_lengths, segments, softcap : optional
+        As for `attention`.
+
+    Returns
+    -------
+    HardAttention
+        A named tuple of `output` (..., Lq, Dv), the values of the chosen keys, of the dtype of
+        `query`; `index` (..., Lq), int64; and `log_prob` (..., Lq), the natural logarithms of their
+        probabilities, float32, or float64 for float64. With `size` they are (..., Lq, size, Dv),
+        (..., Lq, size) and (..., Lq, size). A query that sees no key has the output 0, the index -1
+        and the log_prob 0. One that sees a score of NaN or inf, or of -inf alone, has no
+        distribution: output NaN, index -1 and log_prob NaN.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `attention`; ValueError also for another `select`, and for a negative `size`, or any with
+        "argmax".
+
+    See Also
+    --------
+    hard_attention_vjp : the same with its gradients, to train it.
+    attention : the expectation of the output over the draws.
+    multinoulli : draws from probabilities that are at hand.
+
+    References
+    ----------
+    .. [1] K. Xu et al., "Show, Attend and Tell: Neural Image Caption Generation with Visual
+       Attention", ICML 2015.
+    .. [2] M. T. Chao, "A general purpose unequal probability sampling plan", Biometrika 69, 1982.
+    .. [3] R. J. Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist
+       Reinforcement Learning", Machine Learning 8, 1992.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query = np.array([[1.0, 0.0]])
+    >>> key = np.array([[4.0, 0.0], [0.0, 4.0]])
+    >>> value = np.array([[10.0], [20.0]])
+    >>> best = fv.hard_attention(query, key, value, select="argmax")
+    >>> best.output, best.index, np.exp(best.log_prob).round(3)
+    (array([[10.]]), array([0]), array([0.944]))
+
+    Draws have the attention weights as their frequencies, and soft attention as their mean:
+
+    >>> drawn = fv.hard_attention(query, key, value, size=100_000, rng=0)
+    >>> (np.bincount(drawn.index[0]) / 100_000).round(3)
+    array([0.944, 0.056])
+    >>> bool(abs(drawn.output.mean() - fv.attention(query, key, value)) < 0.02)
+    True
+    """
+    draws = draws_of(select, size)
+    if not _core.are_plain(query, key, value):
+        query, key, value = float_arrays(query=query, key=key, value=value)
+    q: Any = query
+    k: Any = key
+    v: Any = value
+    dtype = q.dtype
+    q, k, scale, family = reduce(score, q, k)
+    cap = None if softcap is None else real("softcap", softcap)
+    reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
+    random = key_of(rng) if select == "sample" else None
+    answer = _core.hard_attention(q, k, v, scale, cap, *reach, None, draws, random, dtype, family)
+    return of_draws(size, *answer)
+
+
+def draws_of(select: object, size: object) -> int:
+    """Return how many draws a selection makes for each query."""
+    if not isinstance(select, str) or select not in SELECTIONS:
+        raise ValueError(f"select: got {select!r}, wanted one of {list(SELECTIONS)}")
+    if select == "argmax" and size is not None:
+        raise ValueError(f'size: got {size} with select="argmax", wanted None: there is one')
+    return math.prod(sizes("size", size))
+
+
+def of_draws(size: object, output: Array, index: Array, log_prob: Array) -> HardAttention:
+    """Give the axes of `size` to an answer whose arrays have one axis of draws."""
+    *lead, _ = index.shape
+    shape = (*lead, *sizes("size", size))
+    return HardAttention(
+        output.reshape(*shape, output.shape[-1]), index.reshape(shape), log_prob.reshape(shape)
+    )

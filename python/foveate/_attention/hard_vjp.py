@@ -1,0 +1,237 @@
+"""Hard attention with its gradients: the choices, and a pullback that holds them.
+
+<d_output, output> + sum(advantage * log_prob): d_output goes to the values that were chosen, and
+d logits_j = sum_s advantage_s ([index_s = j] - P_j), from tiles of weights P that are made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals
+from .._inputs.random import Seed, key_of
+from .._inputs.reach import Segments, Window, resolve
+from ..scores import Score, reduce
+from ..scores._undo import check_undo
+from .gradients import HardGradients, names_of
+from .hard import HardAttention, draws_of, of_draws
+from .problem import Problem
+
+HardPullback = Callable[..., HardGradients]
+
+
+def hard_attention_vjp(
+    query: ArrayInput,
+    key: ArrayInput,
+    value: ArrayInput,
+    *,
+    wrt: str | Collection[str] | None = None,
+    select: str = "sample",
+    size: int | tuple[int, ...] | None = None,
+    rng: Seed = None,
+    score: Score | str = "scaled_dot",
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+) -> tuple[HardAttention, HardPullback]:
+    """Attend to one key for each query, and return the answer with a pullback that trains it.
+
+    A choice has no derivative. Its gradient is that of `<d_output, output> + sum(advantage *
+    log_prob)` with the choices held: the values that were chosen learn from the gradient of the
+    output, and the scores from how good each choice was, by REINFORCE [1]_.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        As for `hard_attention`. The arrays are kept, not copied: leave them, and the answer, as
+        they are until the last pullback.
+    key : array (..., Lk, D)
+        Of the dtype of `query`.
+    value : array (..., Lk, Dv)
+        Of the dtype of `query`.
+    wrt : str or collection of str, optional
+        What the gradients are taken of: names of fields of `HardGradients`. None is everything;
+        what is not wanted is not computed.
+    select, size, rng : optional
+        As for `hard_attention`.
+    score, mask, causal, window, offset, key_lengths, segments, softcap : optional
+        As for `attention`.
+
+    Returns
+    -------
+    result : HardAttention
+        What `hard_attention` returns, the same bits.
+    pullback : function
+        `pullback(d_output=None, advantage=None)` returns the `HardGradients`. Any number of times.
+        `d_output` is the gradient of a number with respect to the output, of its shape and dtype;
+        None: the output does not count. `advantage` is real and broadcasts to the shape of
+        `log_prob`: the reward of a choice, less a baseline; it is rounded to the dtype of
+        `log_prob`. None: no REINFORCE term, and query, key, mask and score have gradients of 0.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `hard_attention`, and for a `wrt` that names no field.
+
+    See Also
+    --------
+    hard_attention : the answer alone.
+    MovingAverageBaseline, leave_one_out_advantage : from rewards to advantages.
+    attention_vjp : the gradients of soft attention.
+
+    Notes
+    -----
+    The gradient of an expected reward is the expectation of this one, with the reward as the
+    advantage; a baseline changes how far the draws are from it, not the expectation.
+
+    A query that sees no key has gradients of 0; one that has no distribution, and so a log_prob of
+    NaN, has gradients of NaN, as do the keys that it sees, where there is an advantage. Keys and
+    values that are not seen change nothing, whatever they hold. The same bits come out for any
+    number of threads.
+
+    *The variational lower bound* [2]_. A model that answers y with the probability `p(y | s)` after
+    it has looked at the keys s, is trained on `L = E_s[log p(y | s)] <= log p(y)`, and on the
+    entropy `H[s]` of its choices, weighed by some c >= 0, which keeps it looking around. A step of
+    ascent on `L + c H` is, with `log_p` and `d_output` from what comes after the attention::
+
+        drawn, pullback = fv.hard_attention_vjp(query, key, value, rng=rng)
+        log_p, d_output = ...  # log p(y | drawn.output), and its gradient
+        advantage = baseline(log_p - c * drawn.log_prob)
+        gradients = pullback(d_output, advantage)
+
+    Here `baseline` is a `MovingAverageBaseline`. Where several queries answer together, each has
+    the same log_p, `log_p[..., None]`, and the log_prob of its own. With `size=S` take the mean
+    over the draws: `pullback(d_output / S, leave_one_out_advantage(reward) / S)`.
+
+    The bound is below log p(y) by the divergence of p(s) from p(s | y), and equal where both look
+    at the same key.
+
+    References
+    ----------
+    .. [1] R. J. Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist
+       Reinforcement Learning", Machine Learning 8, 1992.
+    .. [2] K. Xu et al., "Show, Attend and Tell: Neural Image Caption Generation with Visual
+       Attention", ICML 2015, section 4.1.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query = np.array([[1.0, 0.0]])
+    >>> key = np.array([[4.0, 0.0], [0.0, 4.0]])
+    >>> value = np.array([[10.0], [20.0]])
+    >>> best, pullback = fv.hard_attention_vjp(query, key, value, select="argmax")
+    >>> gradients = pullback(np.ones_like(best.output), advantage=1.0)
+    >>> gradients.value
+    array([[1.],
+           [0.]])
+    >>> gradients.query.round(3)
+    array([[ 0.158, -0.158]])
+
+    The gradient of an expected reward, from many draws, and from soft attention:
+
+    >>> reward = np.array([0.0, 1.0])  # of each key
+    >>> drawn, pullback = fv.hard_attention_vjp(query, key, value, size=100_000, rng=0)
+    >>> advantage = fv.leave_one_out_advantage(reward[drawn.index]) / 100_000
+    >>> pullback(advantage=advantage).query.round(2)
+    array([[-0.15,  0.15]])
+    >>> output, pullback = fv.attention_vjp(query, key, reward[:, None])
+    >>> pullback(np.ones_like(output)).query.round(2)
+    array([[-0.15,  0.15]])
+    """
+    wanted = names_of(wrt, HardGradients._fields)
+    check_undo(score)
+    draws = draws_of(select, size)
+    q, k, v = float_arrays(query=query, key=key, value=value)
+    given = q, k, v
+    reduced = reduce(score, *given[:2])
+    q, k, scale, family = reduced
+    cap = None if softcap is None else real("softcap", softcap)
+    reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
+    random = key_of(rng) if select == "sample" else None
+    dtype = given[0].dtype
+    output, index, log_prob = _core.hard_attention(
+        q, k, given[2], scale, cap, *reach, None, draws, random, dtype, family
+    )
+    result = of_draws(size, output, index, log_prob)
+    choices = Choices(Problem(*given, score, reduced, cap, reach), index)
+
+    def pullback(
+        d_output: ArrayInput | None = None, advantage: ArrayInput | None = None
+    ) -> HardGradients:
+        """Return the gradients, from that of the output and the advantage of each choice."""
+        d_out = signal = None
+        if d_output is not None:
+            d_out = like("d_output", d_output, result.output.shape, dtype).reshape(output.shape)
+        if advantage is not None:
+            signal = _advantage(advantage, result.log_prob).reshape(log_prob.shape)
+        return choices.gradients(wanted, d_out, signal)
+
+    return result, pullback
+
+
+class Choices:
+    """A problem, and the keys that were chosen, index (..., Lq, S)."""
+
+    def __init__(self, problem: Problem, index: Array) -> None:
+        self.problem = problem
+        self.index = index
+
+    @cached_property
+    def lse(self) -> Array:
+        """The lse with its parts: of soft attention over values without columns, at no cost."""
+        value = self.problem.value[..., :0]
+        return dataclasses.replace(self.problem, value=value).forward()[1]
+
+    def gradients(
+        self, wanted: frozenset[str], d_output: Array | None, advantage: Array | None
+    ) -> HardGradients:
+        """Call the kernel for what is wanted of what counts, and undo the reduction of the score.
+
+        Parameters
+        ----------
+        wanted : names of fields of HardGradients
+        d_output, advantage : arrays (..., Lq, S, Dv), (..., Lq, S), or None
+        """
+        places = self.problem.places(wanted)
+        rest = (places.query, places.key, places.mask, places.weights)
+        d_query, d_key, d_mask, d_weights = rest if advantage is not None else (None,) * 4
+        if advantage is None and places.query is not None:
+            places.query.fill(0)  # the others are made of zeros
+        d_value = None if d_output is None else places.value
+        is_of_scores = any(x is not None for x in (d_query, d_key, d_mask, d_weights))
+        if is_of_scores or d_value is not None:
+            shape, wide = self.index.shape, self.problem.wide
+            nothing = np.zeros((), wide)
+            lse = self.lse if is_of_scores else np.broadcast_to(nothing, shape[:-1])
+            if d_output is None:
+                d_output = np.broadcast_to(nothing, (*shape, self.problem.value.shape[-1]))
+            if advantage is None:
+                advantage = np.broadcast_to(nothing, shape)
+            made = (self.index, lse, d_output, advantage, d_query, d_key, d_value, d_mask)
+            family = self.problem.reduced.family
+            arguments: Any = (*self.problem.operands(), *made, family, d_weights)
+            _core.hard_attention_backward(*arguments)
+        found = self.problem.undone(wanted, places)
+        return HardGradients(*(getattr(found, name) for name in HardGradients._fields))
+
+
+def _advantage(x: object, log_prob: Array) -> Array:
+    array = np.asarray(reals("advantage", x))
+    try:
+        array = np.broadcast_to(array, log_prob.shape)
+    except ValueError:
+        raise ValueError(
+            f"advantage: got shape {array.shape}, wanted one that broadcasts to {log_prob.shape}"
+        ) from None
+    with np.errstate(over="ignore"):  # what is too large for it is inf
+        return array.astype(log_prob.dtype)

@@ -1,0 +1,319 @@
+"""Local attention: a window of keys round a centre of each query's own (Luong et al. 2015).
+
+output[i] = sum_j softmax_j(score(query[i], key[j])) exp(-(j - p_i)^2 / (2 sigma^2)) value[j]
+
+over the keys j with |j - p_i| <= half_width. The weights of the Gaussian come after the softmax,
+and are not normalised again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .. import _core
+from .._inputs.arrays import (
+    Array,
+    ArrayInput,
+    broadcast_together,
+    compute_dtype,
+    float_arrays,
+    integers,
+    real,
+    reals,
+    room_for,
+)
+from .._inputs.reach import Reach
+from ..scores import Score, reduce
+from ..scores._base import fitted, parameter, project
+
+if TYPE_CHECKING:
+    from .._core import Centers
+
+
+def local_attention(
+    query: ArrayInput,
+    key: ArrayInput,
+    value: ArrayInput,
+    *,
+    half_width: float,
+    centers: ArrayInput | None = None,
+    sigma: float | str | None = "half",
+    score: Score | str = "scaled_dot",
+    key_lengths: ArrayInput | None = None,
+    softcap: float | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Attend to the keys near a centre of each query's own [1]_.
+
+    Query i sees the keys at the positions j with |j - p_i| <= half_width, as far as there are such:
+    windows end where the keys do. The time grows with the queries times the width of a window, and
+    once with the number of keys, whatever the centres and their order; no matrix is stored.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        As for `attention`.
+    key : array (..., Lk, D)
+        Of the dtype of `query`.
+    value : array (..., Lk, Dv)
+        Of the dtype of `query`.
+    half_width : float
+        How far a query sees to both sides, in keys: the paper's D. Positive, and need not be whole.
+    centers : array (..., Lq), optional
+        The positions p_i, of any real dtype: local-p of the paper, where `predict_centers` makes
+        them. They need not be whole, nor in order, nor lie among the keys; leading axes broadcast
+        with those of the query, and may add some. Without them query i stands at key i, p_i = i:
+        local-m, also where Lq != Lk.
+    sigma : float, "half" or None, default "half"
+        With "half", weights are multiplied by a Gaussian round `centers` of sigma = half_width / 2,
+        as in the paper, and not at all where there are no `centers`. A number is a sigma of one's
+        own, also for local-m, then round p_i = i. None: no Gaussian.
+    score : str or score object, default "scaled_dot"
+        As for `attention`.
+    key_lengths : int or int array (...), optional
+        How many keys are valid, 0 to Lk: those at and beyond are not seen.
+    softcap : float, optional
+        Scores become softcap * tanh(score / softcap). None and 0 mean none.
+    out : numpy.ndarray (..., Lq, Dv), optional
+        Where the output is written, of the dtype of `query`; any strides but those of a broadcast.
+
+    Returns
+    -------
+    numpy.ndarray (..., Lq, Dv)
+        Of the dtype of `query`; `out` where it was given. A query whose window holds no key has the
+        output 0.
+
+    Raises
+    ------
+    TypeError
+        For dtypes that are not taken, or mixed, and for keywords of a wrong type.
+    ValueError
+        For shapes that do not fit, a half_width or sigma that is not positive and finite, centres
+        that are NaN or infinite, lengths outside 0..Lk, and a negative softcap.
+    MemoryError
+        For an output that is too large, before any work.
+    KeyboardInterrupt
+        At Ctrl-C, within a tenth of a second or so; `out` is half written then.
+
+    See Also
+    --------
+    predict_centers : where each query looks.
+    attention : with `window`, for windows that are not symmetric or do not begin at the first key.
+
+    Notes
+    -----
+    Centres are taken as float64, so that they are exact beyond 2^24 keys. The order of the queries
+    changes no bit of their answers, nor does the number of threads.
+
+    References
+    ----------
+    .. [1] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
+       Machine Translation", EMNLP 2015.
+
+    Examples
+    --------
+    The mean of three keys where all are related alike, and of two at the ends:
+
+    >>> import foveate as fv, numpy as np
+    >>> query = key = np.zeros((4, 1))
+    >>> value = np.array([[0.0], [1.0], [2.0], [9.0]])
+    >>> fv.local_attention(query, key, value, half_width=1).ravel()
+    array([0.5, 1. , 4. , 5.5])
+
+    The last query looks back to between the first two keys; weights fall off with the distance:
+
+    >>> centers = [1.0, 2.0, 3.0, 0.5]
+    >>> fv.local_attention(query, key, value, half_width=1, centers=centers).ravel().round(3)
+    array([0.424, 1.118, 4.635, 0.303])
+    >>> fv.local_attention(query, key, value, half_width=1, centers=centers, sigma=None).ravel()
+    array([1. , 4. , 5.5, 0.5])
+    """
+    q: Any
+    k: Any
+    v: Any
+    if _core.are_plain(query, key, value):
+        q, k, v = query, key, value
+    else:
+        q, k, v = float_arrays(query=query, key=key, value=value)
+    cap, reach, places = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
+    dtype = q.dtype
+    q, k, scale, family = reduce(score, q, k)
+    answer: Array = _core.attention(
+        q, k, v, scale, cap, *reach, None, out, False, dtype, family, places
+    )
+    return answer
+
+
+class Local(NamedTuple):
+    """The choices of a local attention, as the extension takes them."""
+
+    softcap: float | None
+    reach: Reach
+    centers: Centers | None
+
+
+def resolve_local(
+    query: Array,
+    half_width: object,
+    centers: object,
+    sigma: object,
+    key_lengths: object,
+    softcap: object,
+) -> Local:
+    """Check the keywords of a local attention.
+
+    Where no centres are given and no Gaussian is wanted, it is a window like any other.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a keyword is not what `local_attention` documents.
+    """
+    width = positive("half_width", half_width)
+    deviation = deviation_of(sigma, width, centers is not None)
+    cap = None if softcap is None else real("softcap", softcap)
+    lengths = None if key_lengths is None else integers("key_lengths", key_lengths)
+    places: Centers | None = None
+    side = None
+    if centers is not None:
+        places = (_positions(centers), width, deviation)
+    elif deviation is not None:
+        own = np.arange(query.shape[-2] if query.ndim > 1 else 0, dtype=np.float64)
+        places = (own, width, deviation)
+    else:
+        side = math.floor(width)
+    return Local(cap, (None, side, side, None, lengths, None, None), places)
+
+
+@room_for("query")
+def predict_centers(
+    query: ArrayInput, w: ArrayInput, v: ArrayInput, length: float | ArrayInput
+) -> Array:
+    """Predict where each query looks: `length * sigmoid(tanh(query @ w) @ v)` [1]_.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        float16, bfloat16 (of ml_dtypes), float32 or float64.
+    w : array (D, H)
+        Of a float dtype that fits into the dtype of the computation: float32, or float64 where the
+        query is float64.
+    v : array (H,)
+        Likewise.
+    length : float or int array (...)
+        How many keys there are: a number, or one for each of the leading axes, with which it
+        broadcasts. Not negative.
+
+    Returns
+    -------
+    numpy.ndarray (..., Lq)
+        Positions in [0, length], for the `centers` of `local_attention`; float32, or float64 where
+        the query is float64.
+
+    Raises
+    ------
+    TypeError
+        For other dtypes.
+    ValueError
+        For shapes that do not fit, and a length that is negative, NaN or infinite.
+
+    See Also
+    --------
+    local_attention : attention round these centres.
+
+    References
+    ----------
+    .. [1] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
+       Machine Translation", EMNLP 2015.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query = np.array([[0.0], [1.0], [-1.0]])
+    >>> fv.predict_centers(query, np.array([[1.0]]), np.array([2.0]), 10).round(3)
+    array([5.  , 8.21, 1.79])
+    """
+    rows, matrix, vector, keys = resolve_centers(query, w, v, length)
+    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+        share = shrunk_share(hidden_logits(rows, matrix, vector)[1])[1]
+        centers: Array = keys * share
+    return centers
+
+
+def resolve_centers(
+    query: object, w: object, v: object, length: object
+) -> tuple[Array, Array, Array, Array]:
+    """Check what centres are predicted from: arrays that fit, the last as a factor of positions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is not what `predict_centers` documents.
+    """
+    (rows,) = float_arrays(query=query)
+    if rows.ndim < 2:
+        raise ValueError(f"query: got shape {rows.shape}, wanted two axes or more, (..., Lq, D)")
+    matrix = fitted("w", parameter("w", w, rows.shape[-1], "H"), rows)
+    vector = fitted("v", parameter("v", v, matrix.shape[1]), rows)
+    keys = np.asarray(_length(length, rows.shape[:-2]), compute_dtype(rows.dtype))
+    return rows, matrix, vector, keys
+
+
+def hidden_logits(query: Array, w: Array, v: Array) -> tuple[Array, Array]:
+    """Return tanh(query @ w), and its products with v."""
+    hidden = np.tanh(project(query, w))
+    return hidden, hidden @ v
+
+
+def shrunk_share(logits: Array) -> tuple[Array, Array]:
+    """Return e^-|x| and the sigmoid of x.
+
+    e^-|x| does not overflow: 1 / (1 + e^-x), or e^x / (1 + e^x) where x is negative.
+    """
+    shrunk = np.exp(-np.abs(logits))
+    return shrunk, np.where(logits >= 0, 1, shrunk) / (1 + shrunk)
+
+
+def positive(name: str, x: object) -> float:
+    number = real(name, x)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name}: got {number}, wanted a finite number > 0")
+    return number
+
+
+def deviation_of(sigma: object, half_width: float, has_centers: bool) -> float | None:
+    if sigma is None:
+        return None
+    if not isinstance(sigma, str):
+        return positive("sigma", sigma)
+    if sigma != "half":
+        raise ValueError(f'sigma: got {sigma!r}, wanted a number, "half" or None')
+    return half_width / 2 if has_centers else None
+
+
+def _positions(centers: object) -> Array:
+    positions = reals("centers", centers)
+    if isinstance(positions, float):
+        raise TypeError(f"centers: got the number {positions}, wanted an array (..., Lq)")
+    return positions
+
+
+def _length(length: object, lead: tuple[int, ...]) -> float | Array:
+    """Give one number, or numbers (..., 1) that broadcast against positions (..., Lq)."""
+    if isinstance(length, float | np.floating):
+        number = real("length", length)
+        if not (math.isfinite(number) and number >= 0):
+            raise ValueError(f"length: got {number}, wanted a finite number >= 0")
+        return number
+    counts = np.asarray(integers("length", length))
+    if counts.size and (least := counts.min()) < 0:
+        raise ValueError(f"length: got {least}, wanted values >= 0")
+    if not broadcast_together(counts.shape, lead):
+        raise ValueError(
+            f"length: got shape {counts.shape}, wanted one that broadcasts with the leading axes, "
+            f"{lead}"
+        )
+    return counts[..., None] if counts.ndim else int(counts)

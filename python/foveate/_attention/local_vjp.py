@@ -1,0 +1,227 @@
+"""The gradients of local attention, and of the centres that are predicted for it.
+
+With P the softmax, G the Gaussian, dP = dO V^T and delta = rowsum(dO O):
+
+    d logits = P (G dP - delta),  dV = (P G)^T dO
+    d center = sum_j P G dP (j - p) / sigma^2,  d sigma = sum P G dP (j - p)^2 / sigma^3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from .._inputs.arrays import (
+    Array,
+    ArrayInput,
+    array_or_list,
+    as_array,
+    float_arrays,
+    like,
+    room_for,
+)
+from ..scores import Score, reduce
+from ..scores._undo import check_undo, of_matrix, sum_to
+from .gradients import CenterGradients, LocalGradients, names_of
+from .local import hidden_logits, resolve_centers, resolve_local, shrunk_share
+from .problem import Answers, Problem
+
+
+def local_attention_vjp(
+    query: ArrayInput,
+    key: ArrayInput,
+    value: ArrayInput,
+    *,
+    wrt: str | Collection[str] | None = None,
+    half_width: float,
+    centers: ArrayInput | None = None,
+    sigma: float | str | None = "half",
+    score: Score | str = "scaled_dot",
+    key_lengths: ArrayInput | None = None,
+    softcap: float | None = None,
+) -> tuple[Array, Callable[[ArrayInput], LocalGradients]]:
+    """Attend locally, and return the output with the function that pulls gradients back [1]_.
+
+    Which keys a query sees is held fixed: the gradient of a centre goes through the Gaussian alone,
+    and there is none without it. No weights are stored.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        As for `attention`. The arrays are kept, not copied: leave them, and the output, as they
+        are until the last pullback.
+    key : array (..., Lk, D)
+        Of the dtype of `query`.
+    value : array (..., Lk, Dv)
+        Of the dtype of `query`.
+    wrt : str or collection of str, optional
+        What the gradients are taken of: names of fields of `LocalGradients`. None is everything;
+        what is not wanted is not computed.
+    half_width, centers, sigma, score, key_lengths, softcap : optional but for `half_width`
+        As for `local_attention`.
+
+    Returns
+    -------
+    output : numpy.ndarray (..., Lq, Dv)
+        What `local_attention` returns.
+    pullback : function
+        `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
+        and dtype, and returns the `LocalGradients` of that number. Any number of times.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `local_attention`, and for a `wrt` that names no field.
+
+    See Also
+    --------
+    local_attention : the output alone.
+    predict_centers_vjp : takes the gradient of the centres further.
+
+    Notes
+    -----
+    A query whose window holds no key has gradients of 0. Centres that are predicted are learned by
+    both pullbacks, one after the other, and the query, from which both the centres and the scores
+    are made, by the sum of its two gradients: see the example.
+
+    References
+    ----------
+    .. [1] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
+       Machine Translation", EMNLP 2015.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query, key = np.array([[0.5]]), np.zeros((10, 1))
+    >>> value = np.arange(10.0)[:, None]
+    >>> w, v = np.array([[1.0]]), np.array([0.3])
+    >>> centers, pull_centers = fv.predict_centers_vjp(query, w, v, 10)
+    >>> keys = {"half_width": 3, "centers": centers}
+    >>> output, pull_output = fv.local_attention_vjp(query, key, value, **keys)
+    >>> local = pull_output(np.ones_like(output))
+    >>> predicted = pull_centers(local.centers)
+    >>> d_query, d_w, d_v = local.query + predicted.query, predicted.w, predicted.v
+    >>> d_v.shape
+    (1,)
+    """
+    wanted = names_of(wrt, LocalGradients._fields)
+    check_undo(score)
+    q, k, v = float_arrays(query=query, key=key, value=value)
+    given = q, k, v
+    cap, reach, places = resolve_local(given[0], half_width, centers, sigma, key_lengths, softcap)
+    problem = Problem(*given, score, reduce(score, *given[:2]), cap, reach, centers=places)
+    dtype = None if centers is None else _gradient_dtype(centers)
+    output, lse = problem.forward()
+
+    def pullback(d_output: ArrayInput) -> LocalGradients:
+        """Return the gradients, from that of the output."""
+        d_out = like("d_output", d_output, output.shape, given[0].dtype)
+        found, of_centers, of_sigma = problem.gradients(wanted, Answers(output, lse, d_out))
+        with np.errstate(all="ignore"):
+            of_sigma = None if of_sigma is None else of_sigma.sum()
+            if of_centers is not None and dtype is not None and places is not None:
+                of_centers = sum_to(of_centers, places[0].shape).astype(dtype, copy=False)
+        return LocalGradients(
+            found.query,
+            found.key,
+            found.value,
+            None if dtype is None else of_centers,
+            None if of_sigma is None else float(of_sigma),
+            found.score,
+        )
+
+    return problem.narrowed(output), pullback
+
+
+def _gradient_dtype(centers: object) -> np.dtype:
+    """The dtype of centres where it is a float one, else float64."""
+    dtype = array_or_list("centers", centers).dtype
+    if dtype.kind != "f" and dtype.name != "bfloat16":
+        return np.dtype(np.float64)
+    return dtype.newbyteorder("=")
+
+
+@room_for("query")
+def predict_centers_vjp(
+    query: ArrayInput, w: ArrayInput, v: ArrayInput, length: float | ArrayInput
+) -> tuple[Array, Callable[[ArrayInput], CenterGradients]]:
+    """Predict where each query looks, and return that with its pullback [1]_.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        As for `predict_centers`. The arrays are kept, not copied: leave them as they are until the
+        last pullback.
+    w : array (D, H)
+    v : array (H,)
+    length : float or int array (...)
+
+    Returns
+    -------
+    centers : numpy.ndarray (..., Lq)
+        What `predict_centers` returns.
+    pullback : function
+        `pullback(d_centers)` takes the gradient of a number with respect to the centres, of their
+        shape and dtype, as `local_attention_vjp` gives it; it returns the `CenterGradients` of that
+        number. Any number of times.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `predict_centers`.
+
+    See Also
+    --------
+    predict_centers : the centres alone.
+    local_attention_vjp : attention round these centres, and an example of the two in a row.
+
+    Notes
+    -----
+    A query whose centre has the gradient 0 adds nothing, whatever it holds.
+
+    References
+    ----------
+    .. [1] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
+       Machine Translation", EMNLP 2015.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query, w, v = np.array([[0.0], [0.5]]), np.array([[1.0]]), np.array([2.0])
+    >>> centers, pullback = fv.predict_centers_vjp(query, w, v, 10)
+    >>> centers.round(3)
+    array([5.   , 7.159])
+    >>> pullback(np.ones(2)).query.round(3)
+    array([[5.   ],
+           [3.199]])
+    """
+    rows, matrix, vector, keys = resolve_centers(query, w, v, length)
+    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+        centers = keys * shrunk_share(hidden_logits(rows, matrix, vector)[1])[1]
+    dtypes = [rows.dtype, *(as_array("", x).dtype for x in (w, v))]
+
+    def pullback(d_centers: ArrayInput) -> CenterGradients:
+        """Return the gradients, from that of the centres."""
+        of_centers = like("d_centers", d_centers, centers.shape, centers.dtype)
+        with np.errstate(all="ignore"):
+            hidden, logits = hidden_logits(rows, matrix, vector)
+            shrunk, _ = shrunk_share(logits)
+            # sigmoid (1 - sigmoid) = e^-|x| / (1 + e^-|x|)^2
+            d_logits = of_centers * keys * shrunk / np.square(1 + shrunk)
+            d_logits = np.where(of_centers == 0, 0, d_logits)
+            d_logits = sum_to(d_logits, rows.shape[:-1])[..., None]  # lengths may have more axes
+            d_v = of_matrix(hidden, d_logits)[:, 0]
+            np.multiply(hidden, hidden, out=hidden)
+            d_hidden = np.subtract(1, hidden, out=hidden)
+            d_hidden *= d_logits * vector
+            d_hidden = np.where(d_logits == 0, 0, d_hidden)
+            found = (d_hidden @ matrix.T, of_matrix(rows, d_hidden), d_v)
+            return CenterGradients(
+                *(
+                    x.astype(dtype.newbyteorder("="), copy=False)
+                    for x, dtype in zip(found, dtypes, strict=True)
+                )
+            )
+
+    return centers, pullback

@@ -1,0 +1,391 @@
+"""Soft attention: the weighted sum of the values, and the weights themselves.
+
+    output[i] = sum_j softmax_j(score(query[i], key[j])) value[j]
+
+over the keys j in the reach of query i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from .. import _core
+from .._inputs.arrays import Array, ArrayInput, float_arrays, real, reals
+from .._inputs.random import Seed, dropout_of
+from .._inputs.reach import Reach, Segments, Window, resolve
+from ..scores import Score, reduce
+
+_DEFAULT_SCORE = "scaled_dot"
+_NO_DROPOUT = 0.0
+
+
+@overload
+def attention(
+    query: ArrayInput,
+    key: ArrayInput,
+    value: ArrayInput,
+    *,
+    score: Score | str = ...,
+    mask: ArrayInput | None = ...,
+    causal: bool = ...,
+    window: Window | None = ...,
+    offset: ArrayInput | str | None = ...,
+    key_lengths: ArrayInput | None = ...,
+    segments: Segments | None = ...,
+    softcap: float | None = ...,
+    sink: ArrayInput | None = ...,
+    dropout: float = ...,
+    rng: Seed = ...,
+    return_lse: Literal[False] = ...,
+    out: Array | None = ...,
+) -> Array: ...
+
+
+@overload
+def attention(
+    query: ArrayInput,
+    key: ArrayInput,
+    value: ArrayInput,
+    *,
+    score: Score | str = ...,
+    mask: ArrayInput | None = ...,
+    causal: bool = ...,
+    window: Window | None = ...,
+    offset: ArrayInput | str | None = ...,
+    key_lengths: ArrayInput | None = ...,
+    segments: Segments | None = ...,
+    softcap: float | None = ...,
+    sink: ArrayInput | None = ...,
+    dropout: float = ...,
+    rng: Seed = ...,
+    return_lse: Literal[True],
+    out: Array | None = ...,
+) -> tuple[Array, Array]: ...
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    score: Any = _DEFAULT_SCORE,
+    mask: Any = None,
+    causal: bool = False,
+    window: Any = None,
+    offset: Any = None,
+    key_lengths: Any = None,
+    segments: Any = None,
+    softcap: Any = None,
+    sink: Any = None,
+    dropout: Any = _NO_DROPOUT,
+    rng: Seed = None,
+    return_lse: bool = False,
+    out: Array | None = None,
+) -> Any:
+    """Attend softly: for each query, the sum of the values weighted by how related the keys are.
+
+    The order is score, scale, softcap, mask, softmax [1]_ [2]_ [3]_, dropout [6]_. The weights are
+    never stored: the softmax is computed online, tile by tile [4]_ [5]_.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        Leading axes broadcast as in `numpy.matmul`, without copies: grouped queries are an axis of
+        keys and values that has length 1. Those of `mask`, `offset`, `key_lengths`, `segments` and
+        `sink` broadcast with them, and may add some. float16, bfloat16 (of ml_dtypes), float32 or
+        float64; sums are float32, or float64 for float64. Lists and integers are float64. Any
+        object with `__array__`, `__dlpack__` or the buffer protocol.
+    key : array (..., Lk, D)
+        Of the dtype of `query`.
+    value : array (..., Lk, Dv)
+        Of the dtype of `query`.
+    score : str or score object, default "scaled_dot"
+        `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, `Dot()`, `ScaledDot(scale)`,
+        `Cosine(scale)`, `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`,
+        `Concat(v, w, b, activation)`, `Location(w, b, activation)`, `Gaussian(w)`, or one of your
+        own (`foveate.scores.Score`).
+    mask : array that broadcasts with (..., Lq, Lk), optional
+        bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
+        seen, as False is.
+    causal : bool, default False
+        No query sees a key beyond its own position.
+    window : int or pair (left, right), optional
+        Query i, at position p = i + offset, sees the keys p - left <= j <= p + right. An int is
+        both; None is no bound.
+    offset : int, int array (...), or "end", optional
+        Where query 0 stands on the key axis, for `causal` and `window`; with "end" the last query
+        stands at the last valid key. It may be left out where Lq = Lk, and is 0 then.
+    key_lengths : int or int array (...), optional
+        How many keys are valid, 0 to Lk: those at and beyond are not seen.
+    segments : int array (..., L), or pair (of_queries, of_keys), optional
+        An id for each position; a query sees the keys of its own id. One array where Lq = Lk, or
+        a tuple of arrays (..., Lq) and (..., Lk).
+    softcap : float, optional
+        Scores become softcap * tanh(score / softcap). None and 0 mean none.
+    sink : float or array (...), optional
+        One more logit in the denominator of the softmax, with a value of 0.
+    dropout : float, default 0
+        Probability, less than 1, that a weight becomes 0 after the softmax; the others are divided
+        by 1 - dropout. The lse and the sink are those without it.
+    rng : None, int, SeedSequence, BitGenerator or Generator
+        What `numpy.random.default_rng` takes, for the dropout; a Generator advances. Which weights
+        are dropped is counted by leading index, query and key: it is the same for any number of
+        threads, and depends on no array. Not used where `dropout` is 0.
+    return_lse : bool, default False
+        Also return the logarithm of the denominator, for `merge`.
+    out : numpy.ndarray (..., Lq, Dv), optional
+        Where the output is written, of the dtype of `query`; any strides but those of a broadcast.
+
+    Returns
+    -------
+    output : numpy.ndarray (..., Lq, Dv)
+        Of the dtype of `query`; `out` where it was given. A query that sees no key has the
+        output 0.
+    lse : numpy.ndarray (..., Lq)
+        Only with `return_lse`: the natural logarithm of the denominator, with the sink; float32,
+        or float64 for float64. -inf (or the sink) where no key is seen.
+
+    Raises
+    ------
+    TypeError
+        For dtypes that are not taken, or mixed, and for keywords of a wrong type.
+    ValueError
+        For shapes that do not fit, lengths outside 0..Lk, a negative window or softcap, a dropout
+        outside [0, 1), and `causal` or `window` with Lq != Lk and no `offset`.
+    MemoryError
+        For an output that is too large, before any work.
+    KeyboardInterrupt
+        At Ctrl-C, within a tenth of a second or so; `out` is half written then.
+
+    See Also
+    --------
+    attention_weights : the weights, to look at.
+    merge : join answers over parts of the keys.
+
+    Notes
+    -----
+    Keys and values that are not seen change nothing, whatever they hold. NaN or inf that is seen
+    spoils the rows that see it, and no other. The same bits come out for any number of threads. A
+    finite number of a float mask or a sink counts as 2e38 (1e308 in float64) where it is larger in
+    size, as the most negative one is, and so does the lse of a row that has nothing else.
+    Time does not depend on the values: numbers below the smallest normal one, 1.2e-38 (2.2e-308),
+    count as 0, among the weights, the operands and the results.
+
+    References
+    ----------
+    .. [1] D. Bahdanau, K. Cho and Y. Bengio, "Neural Machine Translation by Jointly Learning to
+       Align and Translate", ICLR 2015.
+    .. [2] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
+       Machine Translation", EMNLP 2015.
+    .. [3] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+    .. [4] M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax",
+       arXiv:1805.02867, 2018.
+    .. [5] T. Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work
+       Partitioning", arXiv:2307.08691, 2023; T. Dao et al., "FlashAttention: Fast and
+       Memory-Efficient Exact Attention with IO-Awareness", NeurIPS 2022.
+    .. [6] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: A
+       Simple Way to Prevent Neural Networks from Overfitting", JMLR 15, 2014.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query = np.array([[1.0, 0.0]])
+    >>> key = np.array([[4.0, 0.0], [0.0, 4.0]])
+    >>> value = np.array([[10.0], [20.0]])
+    >>> fv.attention(query, key, value).round(2)
+    array([[10.56]])
+
+    Only the first key is valid:
+
+    >>> fv.attention(query, key, value, key_lengths=1)
+    array([[10.]])
+
+    Four query heads that share two key heads, and one query a batch at the end of its keys:
+
+    >>> q = np.ones((3, 2, 2, 1, 8), np.float32)  # batch, key heads, group, queries, D
+    >>> k = v = np.ones((3, 2, 1, 5, 8), np.float32)
+    >>> fv.attention(q, k, v, causal=True, offset="end", key_lengths=np.array(
+    ...     [[[5]], [[2]], [[4]]])).shape
+    (3, 2, 2, 1, 8)
+
+    The weights of 1/8 that dropout leaves are doubled:
+
+    >>> fv.attention(np.zeros((1, 8)), np.zeros((8, 8)), np.eye(8), dropout=0.5, rng=1)
+    array([[0.25, 0.25, 0.25, 0.25, 0.  , 0.  , 0.25, 0.25]])
+    """
+    if not _core.are_plain(query, key, value):
+        query, key, value = float_arrays(query=query, key=key, value=value)
+    scale = dtype = family = None  # 1 / sqrt(D), the dtype of query, the inner product
+    alike = False
+    if score is not _DEFAULT_SCORE:
+        dtype = query.dtype
+        query, key, scale, family = reduce(score, query, key)
+        alike = _are_alike(query)
+    if softcap is not None:
+        softcap = real("softcap", softcap)
+    if sink is not None:
+        sink = reals("sink", sink)
+    dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
+    if (
+        not alike
+        and dropped is None
+        and mask is None
+        and causal is False
+        and window is None
+        and offset is None
+        and key_lengths is None
+        and segments is None
+    ):
+        return _core.attention(
+            query,
+            key,
+            value,
+            scale,
+            softcap,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            sink,
+            out,
+            return_lse,
+            dtype,
+            family,
+        )
+    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
+    if alike and dropped is None and _is_for_all(reach):
+        operands, options = (key, value, scale, softcap), (return_lse, dtype, family)
+        return _once_for_all(_core.attention, query, operands, reach, sink, out, options)
+    rest = (out, return_lse, dtype, family, None, dropped)
+    return _core.attention(query, key, value, scale, softcap, *reach, sink, *rest)
+
+
+def attention_weights(
+    query: ArrayInput,
+    key: ArrayInput,
+    *,
+    score: Score | str = _DEFAULT_SCORE,
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+    sink: ArrayInput | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Return the weights that `attention` gives the values, to look at and to plot.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        As for `attention`.
+    key : array (..., Lk, D)
+        Of the dtype of `query`.
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
+        As for `attention`.
+    out : numpy.ndarray (..., Lq, Lk), optional
+        Where the weights are written, of the dtype of `query`; any strides but those of a
+        broadcast.
+
+    Returns
+    -------
+    numpy.ndarray (..., Lq, Lk)
+        Of the dtype of `query`; `out` where it was given. A row sums to 1, or to less where there
+        is a `sink`; it is 0 where the query sees no key.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `attention`.
+
+    See Also
+    --------
+    attention : the weighted sum, which never stores the weights.
+
+    References
+    ----------
+    .. [1] D. Bahdanau, K. Cho and Y. Bengio, "Neural Machine Translation by Jointly Learning to
+       Align and Translate", ICLR 2015.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> fv.attention_weights(np.zeros((2, 1)), np.zeros((2, 1)), causal=True)
+    array([[1. , 0. ],
+           [0.5, 0.5]])
+    """
+    if not _core.are_plain(query, key):
+        query, key = float_arrays(query=query, key=key)
+    q: Any = query
+    k: Any = key
+    dtype = q.dtype
+    q, k, scale, family = reduce(score, q, k)
+    cap = None if softcap is None else real("softcap", softcap)
+    extra = None if sink is None else reals("sink", sink)
+    reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
+    if _are_alike(q) and _is_for_all(reach):
+        operands, options = (k, scale, cap), (dtype, family)
+        weights: Array = _once_for_all(
+            _core.attention_weights, q, operands, reach, extra, out, options
+        )
+        return weights
+    return _core.attention_weights(q, k, scale, cap, *reach, extra, out, dtype, family)
+
+
+def _are_alike(query: Array) -> bool:
+    """Whether all queries are one that is repeated, as those of a location score are."""
+    return query.strides[-2] == 0 and query.shape[-2] > 1
+
+
+def _is_for_all(reach: Reach) -> bool:
+    """Whether a reach says the same for all queries."""
+    mask, left, right, _, _, of_queries, _ = reach
+    of_keys_alone = mask is None or mask.ndim < 2 or mask.shape[-2] == 1
+    return left is None and right is None and of_queries is None and of_keys_alone
+
+
+def _once_for_all(
+    compute: Callable[..., Any],
+    query: Array,
+    operands: tuple[Any, ...],
+    reach: Reach,
+    sink: float | Array | None,
+    out: Array | None,
+    options: tuple[Any, ...],
+) -> Any:
+    """Compute the answer of one query, and give it to all: those are alike, and see the same.
+
+    Without an `out` the whole is made first: what is too large is refused before any work.
+    """
+
+    def answer_of(some: Array) -> Any:
+        """Answer some of the queries."""
+        return compute(some, *operands, *reach, sink, None, *options)
+
+    def whole(like: Any) -> Any:
+        """Check `out`, or make it, over the leading axes of this answer: no key is seen."""
+        first = like[0] if isinstance(like, tuple) else like
+        no_key = np.broadcast_to(np.int64(0), first.shape[:-2])
+        nothing: Reach = (None, None, None, None, no_key, None, None)
+        return compute(query, *operands, *nothing, sink, out, *options)
+
+    if out is None:
+        answer = whole(answer_of(query[..., :0, :]))
+        of_one = answer_of(query[..., :1, :])
+    else:
+        of_one = answer_of(query[..., :1, :])
+        answer = whole(of_one)
+    if not isinstance(answer, tuple):
+        answer[...] = of_one
+        return answer
+    for part, of_first in zip(answer, of_one, strict=True):
+        part[...] = of_first
+    return answer

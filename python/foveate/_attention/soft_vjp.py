@@ -1,0 +1,125 @@
+"""Soft attention with its gradients: the output, and a pullback that makes tiles of weights again.
+
+What is kept between the two are the inputs, the output and the lse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals
+from .._inputs.random import Seed, dropout_of
+from .._inputs.reach import Segments, Window, resolve
+from ..scores import Score, reduce
+from ..scores._undo import check_undo
+from .gradients import Gradients, names_of
+from .problem import Answers, Problem
+
+Pullback = Callable[..., Gradients]
+
+
+def attention_vjp(
+    query: ArrayInput,
+    key: ArrayInput,
+    value: ArrayInput,
+    *,
+    wrt: str | Collection[str] | None = None,
+    score: Score | str = "scaled_dot",
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+    sink: ArrayInput | None = None,
+    dropout: float = 0.0,
+    rng: Seed = None,
+) -> tuple[Array, Pullback]:
+    """Attend softly, and return the output with the function that pulls gradients back.
+
+    No weights are stored: the pullback makes them again, tile by tile, from the output and the
+    logarithm of the denominator [1]_ [2]_.
+
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+        As for `attention`. The arrays are kept, not copied: leave them, and the output, as they
+        are until the last pullback.
+    key : array (..., Lk, D)
+        Of the dtype of `query`.
+    value : array (..., Lk, Dv)
+        Of the dtype of `query`.
+    wrt : str or collection of str, optional
+        What the gradients are taken of: names of fields of `Gradients`. None is everything; what is
+        not wanted is not computed.
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
+        As for `attention`.
+    dropout, rng : optional
+        As for `attention`. The pullback drops the same weights, whatever `rng` does in between.
+
+    Returns
+    -------
+    output : numpy.ndarray (..., Lq, Dv)
+        What `attention` returns; the same bits but for `Location`.
+    pullback : function
+        `pullback(d_output, d_lse=None)` takes the gradient of a number with respect to the output,
+        of its shape and dtype, and to the lse (..., Lq), of float32, or float64 for float64; it
+        returns the `Gradients` of that number. Any number of times.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `attention`, and for a `wrt` that names no field.
+
+    See Also
+    --------
+    attention : the output alone.
+
+    Notes
+    -----
+    A query that sees no key has gradients of 0, and keys and values that are not seen change
+    nothing, whatever they hold. The same bits come out for any number of threads. The slope of
+    "relu" is 0 at 0. Memory beside the gradients: tiles, for some heads at a time up to 16 parts of
+    the gradient of the queries, and what a score projects, `(..., Lq, H)` and `(..., Lk, H)`.
+
+    References
+    ----------
+    .. [1] T. Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with
+       IO-Awareness", NeurIPS 2022.
+    .. [2] T. Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work
+       Partitioning", arXiv:2307.08691, 2023.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> query = np.array([[1.0, 0.0]])
+    >>> key = np.array([[4.0, 0.0], [0.0, 4.0]])
+    >>> value = np.array([[10.0], [20.0]])
+    >>> output, pullback = fv.attention_vjp(query, key, value)
+    >>> gradients = pullback(np.ones_like(output))
+    >>> gradients.value.round(3)
+    array([[0.944],
+           [0.056]])
+    >>> gradients.query.round(3)
+    array([[-1.49,  1.49]])
+    """
+    wanted = names_of(wrt)
+    check_undo(score)
+    q, k, v = float_arrays(query=query, key=key, value=value)
+    given = q, k, v
+    reduced = reduce(score, *given[:2])
+    cap = None if softcap is None else real("softcap", softcap)
+    extra = None if sink is None else reals("sink", sink)
+    reach = resolve(*given[:2], mask, causal, window, offset, key_lengths, segments)
+    dropped = dropout_of(dropout, rng)
+    problem = Problem(*given, score, reduced, cap, reach, extra, dropout=dropped)
+    output, lse = problem.forward()
+
+    def pullback(d_output: ArrayInput, d_lse: ArrayInput | None = None) -> Gradients:
+        """Return the gradients, from that of the output and, if it counts, that of the lse."""
+        d_out = like("d_output", d_output, output.shape, given[0].dtype)
+        of_lse = None if d_lse is None else like("d_lse", d_lse, lse.shape[:-1], problem.wide)
+        return problem.gradients(wanted, Answers(output, lse, d_out, of_lse))[0]
+
+    return problem.narrowed(output), pullback

@@ -1,0 +1,1 @@
+"""Whole blocks over attention: multi-head, self, hierarchical, memory."""

@@ -1,0 +1,433 @@
+"""Multi-head attention: several attentions over projections of the same rows, joined by another.
+
+    output = concat_h(attention(x @ wq_h, memory @ wk_h, memory @ wv_h)) @ wo
+
+The heads are views of the projected rows, and groups of them share keys by an axis that broadcasts:
+the engine takes them as they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._attention.gradients import MultiHeadGradients, names_of
+from .._attention.soft import attention
+from .._attention.soft_vjp import attention_vjp
+from .._inputs.arrays import (
+    Array,
+    ArrayInput,
+    broadcast_together,
+    compute_dtype,
+    float_arrays,
+    integer,
+    like,
+    reals,
+    room_for,
+)
+from .._inputs.random import Seed
+from .._inputs.reach import Segments, Window, mask_of, of_heads
+from ..scores import Score
+from .projection import Projection, Projections, check_columns, rounded, rows_of
+
+
+@room_for("x, memory")
+def multi_head_attention(
+    x: ArrayInput,
+    memory: ArrayInput | None = None,
+    *,
+    wq: ArrayInput,
+    wk: ArrayInput,
+    wv: ArrayInput,
+    wo: ArrayInput,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    bq: ArrayInput | None = None,
+    bk: ArrayInput | None = None,
+    bv: ArrayInput | None = None,
+    bo: ArrayInput | None = None,
+    score: Score | str = "scaled_dot",
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+    sink: ArrayInput | None = None,
+    dropout: float = 0.0,
+    rng: Seed = None,
+) -> Array:
+    """Attend by several heads at once, each with projections of its own [1]_.
+
+    Parameters
+    ----------
+    x : array (..., Lq, E)
+        What the queries are made of: float16, bfloat16, float32 or float64. Leading axes are
+        batches.
+    memory : array (..., Lk, Em), optional
+        What the keys and the values are made of, of the dtype of `x`; None is `x` itself.
+    wq : array (E, num_heads * D)
+        Weights multiply from the right: the queries are x @ wq + bq, the first D columns those of
+        the first head. Of a float dtype that fits into the dtype of the computation: float32, or
+        float64 where x is float64; so are the other weights.
+    wk : array (Em, num_kv_heads * D)
+        Of the keys. For a score with matrices of its own a head may have another number of columns.
+    wv : array (Em, num_kv_heads * Dv)
+        Of the values.
+    wo : array (num_heads * Dv, Eo)
+        Multiplies the answers of the heads, one beside the other.
+    num_heads : int
+    num_kv_heads : int, optional
+        How many heads of keys and values there are, which divides `num_heads`: as many neighbouring
+        heads of queries as that gives share one [2]_. None is `num_heads`.
+    bq, bk, bv, bo : arrays (num_heads * D,), (num_kv_heads * D,), (num_kv_heads * Dv,), (Eo,)
+        What is added to each product; optional.
+    score, causal, window, softcap : optional
+        As for `attention`, the same for all heads; a score of `ScaledDot()` has the D of a head.
+    mask : array (..., Lq, Lk) or (..., num_heads, Lq, Lk), optional
+        As for `attention`. It has the heads third from last, or 1 for all of them, where it has
+        three axes more than the batch; with fewer axes it is the same for all heads.
+    offset, key_lengths, segments : optional
+        As for `attention`, the same for all heads: leading axes are those of the batches, and have
+        none of heads.
+    sink : float or array (..., num_heads), optional
+        As for `attention`; an array has an axis of heads.
+    dropout, rng : optional
+        As for `attention`: of the weights of every head.
+
+    Returns
+    -------
+    numpy.ndarray (..., Lq, Eo)
+        Of the dtype of `x`. A query that sees no key has the output `bo`, or 0.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `attention`, for weights that do not fit, and for numbers of heads that do not divide.
+
+    See Also
+    --------
+    multi_head_attention_vjp : the same with its gradients.
+    self_attention : one head, without an output projection.
+
+    Notes
+    -----
+    Of 16-bit rows everything between is float32: the output alone is rounded.
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+    .. [2] J. Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models from
+       Multi-Head Checkpoints", EMNLP 2023.
+
+    Examples
+    --------
+    Four heads of size 8, which share two heads of keys and values:
+
+    >>> import foveate as fv, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(3, 10, 16))  # batch, length, size
+    >>> shapes = {"wq": (16, 32), "wk": (16, 16), "wv": (16, 16), "wo": (32, 16)}
+    >>> weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    >>> fv.multi_head_attention(x, **weights, num_heads=4, num_kv_heads=2, causal=True).shape
+    (3, 10, 16)
+    """
+    weights = ((wq, bq), (wk, bk), (wv, bv), (wo, bo))
+    reach = {"mask": mask, "offset": offset, "key_lengths": key_lengths, "segments": segments}
+    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score, sink, **reach)
+    attention(
+        *block.operands(),
+        score=score,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        dropout=dropout,
+        rng=rng,
+        out=block.answers(),
+        **block.reach,
+    )
+    return rounded(block.output.forward(), block.dtype)
+
+
+@room_for("x, memory")
+def multi_head_attention_vjp(
+    x: ArrayInput,
+    memory: ArrayInput | None = None,
+    *,
+    wq: ArrayInput,
+    wk: ArrayInput,
+    wv: ArrayInput,
+    wo: ArrayInput,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    bq: ArrayInput | None = None,
+    bk: ArrayInput | None = None,
+    bv: ArrayInput | None = None,
+    bo: ArrayInput | None = None,
+    wrt: str | Collection[str] | None = None,
+    score: Score | str = "scaled_dot",
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+    sink: ArrayInput | None = None,
+    dropout: float = 0.0,
+    rng: Seed = None,
+) -> tuple[Array, Callable[[ArrayInput], MultiHeadGradients]]:
+    """Attend by several heads, and return the output with the pullback of its gradients.
+
+    Parameters
+    ----------
+    x, memory : arrays (..., Lq, E), (..., Lk, Em)
+        As for `multi_head_attention`. The arrays are kept, not copied: leave them as they are until
+        the last pullback.
+    wq, wk, wv, wo, num_heads, num_kv_heads, bq, bk, bv, bo : optional from num_kv_heads on
+        As for `multi_head_attention`.
+    wrt : str or collection of str, optional
+        What the gradients are taken of: names of fields of `MultiHeadGradients`. None is
+        everything; what is not wanted is not computed.
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
+        As for `multi_head_attention`.
+    dropout, rng : optional
+        As for `attention_vjp`.
+
+    Returns
+    -------
+    output : numpy.ndarray (..., Lq, Eo)
+        What `multi_head_attention` returns.
+    pullback : function
+        `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
+        and dtype, and returns the `MultiHeadGradients` of that number. Any number of times.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `multi_head_attention`, and for a `wrt` that names no field.
+
+    See Also
+    --------
+    multi_head_attention : the output alone.
+    attention_vjp : what it is made of.
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
+    >>> x = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> output, pullback = fv.multi_head_attention_vjp(x, **weights, num_heads=2)
+    >>> pullback(np.ones_like(output)).wv.round(3)
+    array([[1.231, 0.769],
+           [0.769, 1.231]])
+    """
+    wanted = names_of(wrt, MultiHeadGradients._fields)
+    weights = ((wq, bq), (wk, bk), (wv, bv), (wo, bo))
+    reach = {"mask": mask, "offset": offset, "key_lengths": key_lengths, "segments": segments}
+    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score, sink, **reach)
+    inner = block.inputs.inner_names(wanted)
+    answers, pull = attention_vjp(
+        *block.operands(),
+        wrt=inner,
+        score=score,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        dropout=dropout,
+        rng=rng,
+        **block.reach,
+    )
+    block.answers()[...] = answers
+    output = rounded(block.output.forward(), block.dtype)
+
+    def pullback(d_output: ArrayInput) -> MultiHeadGradients:
+        """Return the gradients, from that of the output."""
+        d_out = like("d_output", d_output, output.shape, output.dtype).astype(answers.dtype)
+        made: dict[str, Any] = {}
+        with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+            if inner:
+                found = pull(block.split(block.output.of_rows(d_out)))
+                made |= block.inputs.gradients(wanted, map(_joined, found[:3]))
+                made |= {"score": found.score, "mask": found.mask, "sink": found.sink}
+                for name, shape in block.shapes.items():  # without the axes of the heads
+                    if made[name] is not None:
+                        made[name] = made[name].reshape(shape)
+            if "wo" in wanted:
+                made["wo"] = block.output.of_weight(d_out)
+            if "bo" in wanted:
+                made["bo"] = block.output.of_bias(d_out)
+        return MultiHeadGradients(**made)
+
+    return output, pullback
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """The projections, and how many heads there are; those of the output are its rows."""
+
+    inputs: Projections
+    output: Projection
+    heads: int
+    kv_heads: int
+    reach: dict[str, Any]  # and the sink, as `attention` takes them
+    shapes: dict[str, tuple[int, ...]]  # of the mask and the sink, as they came
+
+    @classmethod
+    def of(
+        cls,
+        x: object,
+        memory: object,
+        weights: tuple[tuple[object, object], ...],
+        num_heads: object,
+        num_kv_heads: object,
+        score: object,
+        sink: object,
+        **reach: object,
+    ) -> _Block:
+        """Check the arguments, and make the rows that the answers of the heads are written into.
+
+        `weights` are pairs of a weight and its bias, of q, k, v and o.
+        """
+        given = {"x": x} if memory is None else {"x": x, "memory": memory}
+        arrays = float_arrays(**given)
+        for name, array in zip(given, arrays, strict=True):
+            rows_of(name, array)
+        rows, others, of_keys = arrays[0], arrays[-1], [*given][-1]
+        heads, kv_heads = _heads(num_heads, num_kv_heads)
+        (wq, bq), (wk, bk), (wv, bv), (wo, bo) = weights
+        query = Projection.of(rows, wq=wq, bq=bq)
+        key = Projection.of(others, wk=wk, bk=bk)
+        value = Projection.of(others, wv=wv, bv=bv)
+        counts = {"wq": (query, heads), "wk": (key, kv_heads), "wv": (value, kv_heads)}
+        for name, (projection, count) in counts.items():
+            if projection.columns % count:
+                raise ValueError(
+                    f"{name}: got {projection.columns} columns, wanted a multiple of the {count} "
+                    f"heads"
+                )
+        sizes = key.columns // kv_heads, query.columns // heads
+        check_columns(score, *sizes, heads=" for each head")
+        try:
+            lead = np.broadcast_shapes(rows.shape[:-2], others.shape[:-2])
+        except ValueError:
+            raise ValueError(
+                f"memory: got shape {others.shape}, wanted leading axes that broadcast with those "
+                f"of x, {rows.shape}"
+            ) from None
+        mask = None if reach["mask"] is None else mask_of(reach["mask"])
+        logits = None if sink is None else reals("sink", sink)
+        given = {"mask": mask, "sink": logits}
+        shapes = {name: x.shape for name, x in given.items() if isinstance(x, np.ndarray)}
+        split = kv_heads, heads // kv_heads
+        shape = (*lead, rows.shape[-2], others.shape[-2])
+        keywords = of_heads(shape, split, **reach | {"mask": mask})
+        keywords["sink"] = _sink(logits, lead, split)
+        lead = _lead_with(lead, **keywords)
+        size = heads * (value.columns // kv_heads)
+        answers = np.empty((*lead, rows.shape[-2], size), compute_dtype(rows.dtype))
+        inputs = Projections(query, key, value, ("x", of_keys, of_keys))
+        return cls(inputs, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads, keywords, shapes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the output is rounded to."""
+        return self.inputs.query.rows.dtype
+
+    def operands(self) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values; those of keys and values have groups of 1."""
+        key, value = (
+            _split(projection.forward(), self.kv_heads, 1)
+            for projection in (self.inputs.key, self.inputs.value)
+        )
+        return self.split(self.inputs.query.forward()), key, value
+
+    def split(self, rows: Array) -> Array:
+        """View rows (..., Lq, heads * D) as (..., kv_heads, group, Lq, D)."""
+        return _split(rows, self.kv_heads, self.heads // self.kv_heads)
+
+    def answers(self) -> Array:
+        """Return the places of the heads' answers, (..., kv_heads, group, Lq, Dv)."""
+        return self.split(self.output.rows)
+
+
+def _sink(
+    logits: float | Array | None, lead: tuple[int, ...], heads: tuple[int, int]
+) -> float | Array | None:
+    """Give a sink (..., heads) the two axes of the heads."""
+    if not isinstance(logits, np.ndarray) or logits.ndim == 0:
+        return logits
+    *others, count = logits.shape
+    every = heads[0] * heads[1]
+    if count not in (1, every) or not broadcast_together(tuple(others), lead):
+        raise ValueError(
+            f"sink: got shape {logits.shape}, wanted a number, or an array that broadcasts with "
+            f"{(*lead, every)}, with one for each head"
+        )
+    return logits.reshape(*others, *((1, 1) if count == 1 else heads))
+
+
+def _lead_with(
+    lead: tuple[int, ...],
+    mask: Any = None,
+    offset: Any = None,
+    key_lengths: Any = None,
+    segments: Any = None,
+    sink: Any = None,
+) -> tuple[int, ...]:
+    """Return the leading axes of the output, of the batch and of all that has two axes of heads.
+
+    Raises
+    ------
+    ValueError
+        For those that do not broadcast.
+    """
+    ids = segments if isinstance(segments, tuple) else (segments,)
+    pairs = {"mask": [mask], "segments": ids, "offset": [offset], "key_lengths": [key_lengths]}
+    own = {"mask": 4, "segments": 3}
+    for name, arrays in {**pairs, "sink": [sink]}.items():
+        for x in arrays:
+            others = np.shape(x)[: max(0, np.ndim(x) - own.get(name, 2))]
+            if not broadcast_together(lead, others):
+                raise ValueError(
+                    f"{name}: got leading axes {others}, wanted ones that broadcast with those of "
+                    f"the others, {lead}"
+                )
+            lead = np.broadcast_shapes(lead, others)
+    return lead
+
+
+def _heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:
+    heads = integer("num_heads", num_heads)
+    if heads < 1:
+        raise ValueError(f"num_heads: got {heads}, wanted one or more")
+    if num_kv_heads is None:
+        return heads, heads
+    kv_heads = integer("num_kv_heads", num_kv_heads)
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(
+            f"num_kv_heads: got {kv_heads}, wanted a number that divides num_heads, {heads}"
+        )
+    return heads, kv_heads
+
+
+def _split(rows: Array, heads: int, group: int) -> Array:
+    """View rows (..., L, heads * group * D) as (..., heads, group, L, D)."""
+    size = rows.shape[-1] // (heads * group)
+    return np.moveaxis(rows.reshape(*rows.shape[:-1], heads, group, size), -4, -2)
+
+
+def _joined(heads: Array | None) -> Array | None:
+    """Copy (..., heads, group, L, D) into rows (..., L, heads * group * D)."""
+    if heads is None:
+        return None
+    rows = np.moveaxis(heads, -2, -4)
+    return rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2] * rows.shape[-1])

@@ -1,0 +1,160 @@
+"""The projections of a block: rows @ weight + bias, and their gradients.
+
+They are matrix products of NumPy, in the dtype of the computation, and are not rounded before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._inputs.arrays import Array, compute_dtype
+from ..scores import Cosine, Dot, Gaussian, ScaledDot
+from ..scores._base import fitted, parameter, project
+from ..scores._undo import of_matrix
+
+
+def rows_of(name: str, x: Array) -> Array:
+    """Check that an array has rows.
+
+    Raises
+    ------
+    ValueError
+        For fewer axes than two.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"{name}: got shape {x.shape}, wanted two axes or more, (..., L, E)")
+    return x
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Rows (..., L, E), a weight (E, H), and a bias (H,) or none."""
+
+    rows: Array
+    weight: Array
+    bias: Array | None = None
+
+    @classmethod
+    def of(cls, rows: Array, **named: Any) -> Projection:
+        """Check a weight, and a bias if there is one, under the names of their arguments.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For dtypes that are not float, or not taken with these rows, and for other shapes.
+        """
+        (name, given), *rest = named.items()
+        weight = parameter(name, given, rows.shape[-1], "H")
+        fitted(name, weight, rows)
+        bias = None
+        for of_bias, x in rest:
+            if x is not None:
+                bias = parameter(of_bias, x, weight.shape[1])
+                fitted(of_bias, bias, rows)
+        return cls(rows, weight, bias)
+
+    @property
+    def columns(self) -> int:
+        """How long a projected row is."""
+        return int(self.weight.shape[1])
+
+    def forward(self) -> Array:
+        """Return the projected rows (..., L, H), in the dtype of the computation."""
+        wide = compute_dtype(self.rows.dtype)
+        bias = None if self.bias is None else self.bias.astype(wide, copy=False)
+        return project(self.rows, self.weight.astype(wide, copy=False), bias)
+
+    def of_rows(self, d_projected: Array) -> Array:
+        """Return the gradient of the rows from that of the projected ones, in their dtype."""
+        gradient: Array = d_projected @ self.weight.T.astype(d_projected.dtype, copy=False)
+        return gradient
+
+    def of_weight(self, d_projected: Array) -> Array:
+        """Return the gradient of the weight."""
+        return of_matrix(self.rows, d_projected).astype(self.weight.dtype, copy=False)
+
+    def of_bias(self, d_projected: Array) -> Array | None:
+        """Return the gradient of the bias, if there is one."""
+        if self.bias is None:
+            return None
+        axes = tuple(range(d_projected.ndim - 1))
+        total: Array = d_projected.sum(axis=axes, dtype=np.float64)
+        return total.astype(self.bias.dtype)
+
+
+def wants_one_size(score: object) -> bool:
+    """Whether a score relates queries and keys of one size alone."""
+    return isinstance(score, str | Dot | ScaledDot | Cosine | Gaussian)
+
+
+def check_columns(score: Any, columns: int, wanted: int, heads: str = "") -> None:
+    """Refuse keys that are not as long as the queries, where a score needs that.
+
+    Raises
+    ------
+    ValueError
+        By the name of the weight, wk.
+    """
+    if columns != wanted and wants_one_size(score):
+        raise ValueError(
+            f"wk: got {columns} columns{heads}, wanted {wanted}, as wq has: the score relates "
+            "queries and keys of one size"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Projections:
+    """Those of queries, keys and values, and the names of the arguments whose rows they project."""
+
+    query: Projection
+    key: Projection
+    value: Projection
+    sources: tuple[str, str, str]
+
+    def _each(self) -> Iterator[tuple[str, str, Projection]]:
+        """Yield with what the names of a weight and a bias end; whose rows; and the projection."""
+        yield from zip("qkv", self.sources, (self.query, self.key, self.value), strict=True)
+
+    def inner_names(self, wanted: Collection[str]) -> frozenset[str]:
+        """Tell which gradients of `attention_vjp` those that are wanted are made of."""
+        inner = {name for name in ("mask", "sink", "score") if name in wanted}
+        for name, (end, source, _) in zip(("query", "key", "value"), self._each(), strict=True):
+            if not {source, f"w{end}", f"b{end}"}.isdisjoint(wanted):
+                inner.add(name)
+        return frozenset(inner)
+
+    def gradients(
+        self, wanted: Collection[str], d_projected: Iterable[Array | None]
+    ) -> dict[str, Array | None]:
+        """Return those that are wanted of rows, weights and biases, from those of the projected."""
+        made: dict[str, Array | None] = {}
+        for (end, source, projection), d in zip(self._each(), d_projected, strict=True):
+            if d is None:
+                continue
+            if f"w{end}" in wanted:
+                made[f"w{end}"] = projection.of_weight(d)
+            if f"b{end}" in wanted:
+                made[f"b{end}"] = projection.of_bias(d)
+            if source in wanted:
+                made[source] = total(made.get(source), projection.of_rows(d))
+        dtype = self.query.rows.dtype
+        return {
+            name: rounded(d, dtype) if name in self.sources and d is not None else d
+            for name, d in made.items()
+        }
+
+
+def total(*parts: Array | None) -> Array | None:
+    """Add the parts of a gradient that are there."""
+    there = [x for x in parts if x is not None]
+    return sum(there[1:], there[0]) if there else None
+
+
+def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Give an answer in the dtype of what was given; what is too large for it is inf."""
+    with np.errstate(all="ignore"):
+        return x.astype(dtype, copy=False)

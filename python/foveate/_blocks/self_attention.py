@@ -1,0 +1,217 @@
+"""Self-attention: queries, keys and values are projections of the same rows.
+
+output = attention(x @ wq, x @ wk, x @ wv)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from .._attention.gradients import SelfGradients, names_of
+from .._attention.soft import attention
+from .._attention.soft_vjp import attention_vjp
+from .._inputs.arrays import Array, ArrayInput, float_arrays, like, room_for
+from .._inputs.random import Seed
+from .._inputs.reach import Segments, Window
+from ..scores import Score
+from .projection import Projection, Projections, check_columns, rounded, rows_of
+
+
+@room_for("x")
+def self_attention(
+    x: ArrayInput,
+    wq: ArrayInput,
+    wk: ArrayInput,
+    wv: ArrayInput,
+    *,
+    score: Score | str = "scaled_dot",
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+    sink: ArrayInput | None = None,
+    dropout: float = 0.0,
+    rng: Seed = None,
+) -> Array:
+    """Let each row of x attend to the rows of x: one head of self-attention [1]_ [2]_.
+
+    Parameters
+    ----------
+    x : array (..., L, E)
+        float16, bfloat16, float32 or float64. Leading axes are batches.
+    wq : array (E, D)
+        Weights multiply from the right: the queries are x @ wq. Of a float dtype that fits into the
+        dtype of the computation: float32, or float64 where x is float64.
+    wk : array (E, D)
+        Of the keys. For a score with matrices of its own its columns may be of another number.
+    wv : array (E, Dv)
+        Of the values.
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
+        As for `attention`, with Lq = Lk = L.
+    dropout, rng : optional
+        As for `attention`.
+
+    Returns
+    -------
+    numpy.ndarray (..., L, Dv)
+        Of the dtype of `x`. A row that sees none has the output 0.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `attention`, and for weights that do not fit.
+
+    See Also
+    --------
+    self_attention_vjp : the same with its gradients.
+    multi_head_attention : several heads, and their output projection.
+
+    Notes
+    -----
+    Of 16-bit rows the projections are float32: the output alone is rounded.
+
+    References
+    ----------
+    .. [1] Z. Lin et al., "A Structured Self-Attentive Sentence Embedding", ICLR 2017.
+    .. [2] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> x = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> fv.self_attention(x, 4 * np.eye(2), np.eye(2), np.array([[10.0], [20.0]])).round(2)
+    array([[10.56],
+           [19.44]])
+    """
+    projections = _projections(score, x, wq, wk, wv)
+    output = attention(
+        projections.query.forward(),
+        projections.key.forward(),
+        projections.value.forward(),
+        score=score,
+        mask=mask,
+        causal=causal,
+        window=window,
+        offset=offset,
+        key_lengths=key_lengths,
+        segments=segments,
+        softcap=softcap,
+        sink=sink,
+        dropout=dropout,
+        rng=rng,
+    )
+    return rounded(output, projections.query.rows.dtype)
+
+
+@room_for("x")
+def self_attention_vjp(
+    x: ArrayInput,
+    wq: ArrayInput,
+    wk: ArrayInput,
+    wv: ArrayInput,
+    *,
+    wrt: str | Collection[str] | None = None,
+    score: Score | str = "scaled_dot",
+    mask: ArrayInput | None = None,
+    causal: bool = False,
+    window: Window | None = None,
+    offset: ArrayInput | str | None = None,
+    key_lengths: ArrayInput | None = None,
+    segments: Segments | None = None,
+    softcap: float | None = None,
+    sink: ArrayInput | None = None,
+    dropout: float = 0.0,
+    rng: Seed = None,
+) -> tuple[Array, Callable[[ArrayInput], SelfGradients]]:
+    """Let each row attend to all, and return the output with the pullback of its gradients.
+
+    Parameters
+    ----------
+    x : array (..., L, E)
+        As for `self_attention`. The arrays are kept, not copied: leave them as they are until the
+        last pullback.
+    wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
+        As for `self_attention`.
+    wrt : str or collection of str, optional
+        What the gradients are taken of: names of fields of `SelfGradients`. None is everything;
+        what is not wanted is not computed.
+    score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
+        As for `self_attention`.
+    dropout, rng : optional
+        As for `attention_vjp`.
+
+    Returns
+    -------
+    output : numpy.ndarray (..., L, Dv)
+        What `self_attention` returns.
+    pullback : function
+        `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
+        and dtype, and returns the `SelfGradients` of that number. Any number of times.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError, KeyboardInterrupt
+        As `self_attention`, and for a `wrt` that names no field.
+
+    See Also
+    --------
+    self_attention : the output alone.
+    attention_vjp : what it is made of.
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> x, w = np.array([[1.0, 0.0], [0.0, 1.0]]), np.eye(2)
+    >>> output, pullback = fv.self_attention_vjp(x, w, w, np.array([[10.0], [20.0]]))
+    >>> pullback(np.ones_like(output)).wv.round(3)
+    array([[1.],
+           [1.]])
+    """
+    wanted = names_of(wrt, SelfGradients._fields)
+    projections = _projections(score, x, wq, wk, wv)
+    dtype = projections.query.rows.dtype
+    wide, pull = attention_vjp(
+        projections.query.forward(),
+        projections.key.forward(),
+        projections.value.forward(),
+        wrt=projections.inner_names(wanted),
+        score=score,
+        mask=mask,
+        causal=causal,
+        window=window,
+        offset=offset,
+        key_lengths=key_lengths,
+        segments=segments,
+        softcap=softcap,
+        sink=sink,
+        dropout=dropout,
+        rng=rng,
+    )
+    output = rounded(wide, dtype)
+
+    def pullback(d_output: ArrayInput) -> SelfGradients:
+        """Return the gradients, from that of the output."""
+        found = pull(like("d_output", d_output, output.shape, dtype).astype(wide.dtype))
+        with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+            made = projections.gradients(wanted, found[:3])
+        return SelfGradients(**made, mask=found.mask, sink=found.sink, score=found.score)
+
+    return output, pullback
+
+
+def _projections(score: object, x: object, wq: object, wk: object, wv: object) -> Projections:
+    (rows,) = float_arrays(x=x)
+    rows_of("x", rows)
+    of_query = Projection.of(rows, wq=wq)
+    of_key = Projection.of(rows, wk=wk)
+    check_columns(score, of_key.columns, of_query.columns)
+    return Projections(of_query, of_key, Projection.of(rows, wv=wv), ("x", "x", "x"))

@@ -1,0 +1,1 @@
+"""What comes in: arrays, the reach and random numbers, checked."""

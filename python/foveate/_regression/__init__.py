@@ -1,0 +1,1 @@
+"""Kernel regression, with gradients, bandwidths and an order of points."""

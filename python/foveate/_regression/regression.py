@@ -1,0 +1,491 @@
+"""Kernel regression (Nadaraya-Watson): the weighted mean of what was observed nearby.
+
+    output[i] = sum_j K(u_ij) s_j y_j / sum_j K(u_ij) s_j,    u_ij = ||w (x_i - x_train_j)||
+
+It is attention: the queries are x, the keys x_train, the values y_train. A Gaussian K is a softmax
+of -u^2 / 2, so that a query far from every point is no 0 / 0; a compact K is a weight as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _core
+from .._inputs.arrays import Array, ArrayInput, compute_dtype, real, reals, widest_arrays
+from ..scores import Gaussian
+from .hilbert import curve_order, scatter
+
+COMPACT = ("boxcar", "epanechnikov", "triangular")
+KERNELS = ("gaussian", *COMPACT, "constant")
+
+# Points of so many dimensions are ordered, so that the engine can skip far ones, where queries and
+# training points are at least so many each. Measured with float32 and two threads, 1,024 to 16,384
+# points in the unit cube: from there on a w of 300 gains (up to four times at twice as many), and a
+# w of 3, for which all points count, loses 0.3 ms to 2 ms.
+SKIP_FROM = {1: 2048, 2: 4096, 3: 8192}
+
+
+def kernel_regression(
+    x: ArrayInput,
+    x_train: ArrayInput,
+    y_train: ArrayInput,
+    *,
+    w: ArrayInput = 1.0,
+    kernel: str = "gaussian",
+    leave_one_out: bool = False,
+    sample_weight: ArrayInput | None = None,
+    skip_far: bool = True,
+    fill_value: float = math.nan,
+) -> Array:
+    """Estimate y at x: the mean of `y_train`, weighted by how near the training points are.
+
+    The estimator of Nadaraya [1]_ and Watson [2]_, in memory that does not grow with n times m.
+
+    Parameters
+    ----------
+    x : array (n,) or (n, d)
+        Where to estimate. float16, bfloat16 (of ml_dtypes), float32 or float64; sums are float32,
+        or float64 for float64. Lists and integers are float64. Of several dtypes the widest is that
+        of all, as in NumPy. Any object with `__array__`, `__dlpack__` or the buffer protocol.
+    x_train : array (m,) or (m, d)
+        Where y was observed.
+    y_train : array (m,) or (m, k)
+        What was observed.
+    w : float or array (d,), default 1.0
+        The inverse of the bandwidth, for all dimensions or for each: the distance of two points is
+        u = ||w (a - b)||. Finite and not negative; with 0 a dimension does not count.
+    kernel : str, default "gaussian"
+        Of u: "gaussian" exp(-u^2 / 2), "boxcar" 1 where u <= 1, "epanechnikov" max(1 - u^2, 0),
+        "triangular" max(1 - u, 0), or "constant" 1 everywhere, the mean of all [3]_.
+    leave_one_out : bool, default False
+        Query i does not see training point i: for the error at the training points. `x` and
+        `x_train` have the same number of rows then.
+    sample_weight : array (m,), optional
+        Factors of the weights, finite and not negative, not all 0. A point of weight 0 is not seen.
+    skip_far : bool, default True
+        Leave out points that are too far away to count, in up to three dimensions: the points are
+        ordered along a curve for it. The answer changes by 2^-24 (2^-53 for float64) of the median
+        of the nonzero |y| of a column at most. Where y holds NaN or inf, nothing is left out.
+    fill_value : float, default NaN
+        The answer where all weights are 0: no training point within reach of a compact kernel, or
+        none but the one left out.
+
+    Returns
+    -------
+    numpy.ndarray (n,) or (n, k)
+        Of the dtype of `x`, or the widest one.
+
+    Raises
+    ------
+    TypeError
+        For dtypes that are not taken, and for keywords of a wrong type.
+    ValueError
+        For shapes that do not fit, another kernel, and w or weights outside their ranges.
+    MemoryError
+        For an output that is too large.
+    KeyboardInterrupt
+        At Ctrl-C, within a tenth of a second or so.
+
+    See Also
+    --------
+    foveate.sklearn.NadarayaWatson : the same as a scikit-learn estimator, which finds a bandwidth.
+    attention : with `score=Gaussian(w)`, for batches, and with a reach.
+
+    Notes
+    -----
+    NaN and inf in `y_train` are passed on to the queries that see them: to those within reach, for
+    a compact kernel. A training point or a query that holds NaN has no distance, and gives NaN. A
+    finite distance whose square overflows weighs nothing.
+
+    References
+    ----------
+    .. [1] E. A. Nadaraya, "On Estimating Regression", Theory of Probability and its Applications
+       9(1), 1964.
+    .. [2] G. S. Watson, "Smooth Regression Analysis", Sankhya A 26(4), 1964.
+    .. [3] A. Zhang, Z. C. Lipton, M. Li and A. J. Smola, "Dive into Deep Learning", section
+       "Attention Pooling by Similarity", 2023.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> x_train, y_train = np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 8.0])
+    >>> fv.kernel_regression(np.array([0.0, 0.5, 100.0]), x_train, y_train, w=2.0).round(2)
+    array([1.24, 2.05, 8.  ])
+    >>> fv.kernel_regression(np.array([0.5, 100.0]), x_train, y_train, kernel="boxcar")
+    array([ 2., nan])
+    >>> fv.kernel_regression(x_train, x_train, y_train, kernel="constant", leave_one_out=True)
+    array([5.5, 4.5, 2. ])
+    """
+    given = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
+    check_bool("skip_far", skip_far)
+    points, value, sample = given.points, given.value, given.sample
+    if len(value) == 0:
+        return given.nothing()
+    with np.errstate(all="ignore"):
+        if kernel == "constant":
+            answer, total = mean(len(points.query), value, sample, leave_one_out)
+            empty = total == 0
+        elif kernel == "gaussian":
+            answer, lse = gaussian(points, value, sample, skip_far=skip_far)
+            empty = lse == -np.inf
+        else:
+            found = compact(points, kernel, value, sample, skip_far=skip_far)
+            answer, empty = found.answer, found.empty
+        return given.fill(answer, empty)
+
+
+# --- what comes in --------------------------------------------------------------------------------
+
+
+class Taken(NamedTuple):
+    """What was given, checked, without the points that have no weight."""
+
+    points: Points
+    value: Array  # (m, k)
+    sample: Array | None  # (m,), whose largest is 1
+    kept: Array | None  # which training points these are, of those that were given; None: all
+    fill_value: float
+    shape: tuple[int, ...]  # of the output
+    shapes: dict[str, tuple[int, ...]]  # of x, x_train and y_train
+    dtypes: dict[str, np.dtype[Any]]  # likewise; integers are float64
+
+    def nothing(self) -> Array:
+        """Make the output where there are no training points."""
+        return np.full(self.shape, self.fill_value, self.points.query.dtype)
+
+    def fill(self, answer: Array, empty: Array) -> Array:
+        """Make the output of answers (n, k), but for the queries that have none."""
+        answer[empty] = self.fill_value
+        return answer.astype(self.points.query.dtype, copy=False).reshape(self.shape)
+
+
+def take(
+    x: ArrayInput,
+    x_train: ArrayInput,
+    y_train: ArrayInput,
+    w: ArrayInput,
+    kernel: str,
+    leave_one_out: bool,
+    sample_weight: ArrayInput | None,
+    fill_value: float,
+) -> Taken:
+    """Check the arguments of `kernel_regression`, and make matrices of the arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `kernel_regression`.
+    """
+    (query, key, value), dtypes = widest_arrays(x=x, x_train=x_train, y_train=y_train)
+    _check_shapes(query, key, value)
+    if not isinstance(kernel, str):
+        raise TypeError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
+    check_bool("leave_one_out", leave_one_out)
+    fill_value = real("fill_value", fill_value)
+    if leave_one_out and len(query) != len(key):
+        raise ValueError(
+            f"leave_one_out: got {len(query)} rows of x and {len(key)} of x_train, wanted as many "
+            "of one as of the other"
+        )
+    shape = (len(query), *value.shape[1:])
+    shapes = {"x": query.shape, "x_train": key.shape, "y_train": value.shape}
+    query, key, value = (a[:, None] if a.ndim == 1 else a for a in (query, key, value))
+    inverse = _inverse_bandwidth(w, query.shape[1], compute_dtype(query.dtype))
+    sample = None if sample_weight is None else _sample_weights(sample_weight, len(key))
+    kept = None
+    if sample is not None and not sample.all():  # what has no weight is not seen
+        there = sample > 0
+        if leave_one_out:  # which goes by position
+            value = np.where(there[:, None], value, value.dtype.type(0))
+        else:
+            kept = np.flatnonzero(there)
+            key, value, sample = key[kept], value[kept], sample[kept]
+    points = Points(query, key, inverse, leave_one_out)
+    return Taken(points, value, sample, kept, fill_value, shape, shapes, dtypes)
+
+
+def _check_shapes(query: Array, key: Array, value: Array) -> None:
+    if query.ndim not in (1, 2):
+        raise ValueError(f"x: got shape {query.shape}, wanted (n,) or (n, d)")
+    if key.ndim != query.ndim or key.shape[1:] != query.shape[1:]:
+        wanted = "(m,)" if query.ndim == 1 else f"(m, {query.shape[1]})"
+        raise ValueError(
+            f"x_train: got shape {key.shape}, wanted {wanted}, like x of shape {query.shape}"
+        )
+    if value.ndim not in (1, 2) or len(value) != len(key):
+        raise ValueError(
+            f"y_train: got shape {value.shape}, wanted ({len(key)},) or ({len(key)}, k), a row for "
+            f"each of x_train"
+        )
+
+
+def check_bool(name: str, x: object) -> None:
+    if not isinstance(x, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {x!r}, wanted True or False")
+
+
+def _inverse_bandwidth(w: ArrayInput, size: int, accumulated: np.dtype[Any]) -> float | Array:
+    inverse = reals("w", w)
+    if not isinstance(inverse, float) and inverse.ndim == 0:
+        inverse = float(inverse)
+    if not isinstance(inverse, float) and inverse.shape != (size,):
+        raise ValueError(f"w: got shape {inverse.shape}, wanted a number or shape ({size},)")
+    factors = np.array(inverse, ndmin=1)
+    with np.errstate(over="ignore"):
+        wrong = ~(np.isfinite(factors.astype(accumulated)) & (factors >= 0))
+    if wrong.any():
+        raise ValueError(
+            f"w: got {factors[wrong][0]}, wanted numbers that are not negative, and finite as "
+            f"{accumulated}"
+        )
+    return inverse
+
+
+def _sample_weights(sample_weight: ArrayInput, count: int) -> Array | None:
+    """Weights whose largest is 1, in float64; None where all are alike."""
+    sample = reals("sample_weight", sample_weight)
+    if isinstance(sample, float) or sample.shape != (count,):
+        raise ValueError(
+            f"sample_weight: got shape {np.shape(sample)}, wanted ({count},), one for each row of "
+            "x_train"
+        )
+    wrong = sample[~(np.isfinite(sample) & (sample >= 0))]
+    if wrong.size:
+        raise ValueError(
+            f"sample_weight: got {wrong[0]}, wanted finite numbers that are not negative"
+        )
+    if count and not sample.any():
+        raise ValueError("sample_weight: got zeros only, wanted one that is not")
+    with np.errstate(under="ignore"):
+        sample = sample / sample.max(initial=0)
+    return None if (sample == 1).all() else sample
+
+
+# --- the kernels ----------------------------------------------------------------------------------
+
+
+class Points:
+    """Queries (n, d) and keys (m, d), and how the engine is asked about them."""
+
+    def __init__(
+        self, query: Array, key: Array, inverse: float | Array, leave_one_out: bool
+    ) -> None:
+        self.query, self.key = query, key
+        self.inverse = inverse
+        self.leave_one_out = leave_one_out
+        self.accumulated = compute_dtype(query.dtype)
+
+    def weights(self) -> Array:
+        """The factors of the dimensions, (d,), as the engine takes them."""
+        return np.full(self.query.shape[1], self.inverse, self.accumulated)
+
+    def order(self, skip_far: bool) -> tuple[Array, Array] | None:
+        """In which order queries and keys have their neighbours close, where that pays."""
+        fewest = SKIP_FROM.get(self.query.shape[1])
+        if not skip_far or fewest is None or min(len(self.query), len(self.key)) < fewest:
+            return None
+        factors = np.broadcast_to(self.inverse, self.query.shape[1])
+        of_keys = curve_order(self.key, factors)
+        if self.leave_one_out or self.query is self.key:  # query i stays beside key i
+            return of_keys, of_keys
+        return curve_order(self.query, factors), of_keys
+
+    def ask(
+        self,
+        kind: str,
+        value: Array,
+        dtype: Any,
+        *,
+        order: tuple[Array, Array] | None = None,
+        negligible: float = 0.0,
+        bias: Array | None = None,
+        by_differences: bool = False,
+    ) -> tuple[Array, Array]:
+        """The weighted means (n, k) of this dtype, and the logarithms of the sums of weights.
+
+        These come with their parts, (n, 3). `bias` (m,) is added to the logits, whose scale 1 it
+        has. With `by_differences` a Gaussian is never reduced to an inner product, and its weights
+        are those of `weights`.
+        """
+        query, key = self.query, self.key
+        if order is not None:
+            query, key, value = query[order[0]], key[order[1]], value[order[1]]
+            bias = None if bias is None else bias[order[1]]
+        scale: float | None = 1.0
+        weights: Array | None = None
+        if kind == "gaussian" and not by_differences:
+            w = self.inverse if isinstance(self.inverse, float) else self.weights()
+            query, key, scale, family = Gaussian(w).reduce_whole(query, key)
+            kind, weights = ("dot", None) if family is None else family[:2]
+        else:
+            weights = self.weights()
+        output, lse = _core.attention(
+            query,
+            key,
+            value,
+            scale,
+            None,
+            None if bias is None else bias[None, :],
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            "parts",
+            dtype,
+            (kind, weights, negligible, self.leave_one_out),
+        )
+        if order is not None:
+            output, lse = scatter(output, order[0]), scatter(lse, order[0])
+        return output, lse
+
+
+def gaussian(
+    points: Points, value: Array, sample: Array | None, *, skip_far: bool
+) -> tuple[Array, Array]:
+    """Answers, and the logarithms of the sums of weights. Sample weights are biases of logits."""
+    order = points.order(skip_far)
+    negligible = 0.0
+    if order is not None:
+        negligible = negligible_weight(value, 2.0**-53 if value.dtype == np.float64 else 2.0**-24)
+        order = None if negligible == 0 else order
+    bias = None if sample is None else np.log(sample).astype(points.accumulated)
+    output, lse = points.ask(
+        "gaussian", value, value.dtype, order=order, negligible=negligible, bias=bias
+    )
+    return output, lse[:, 0]
+
+
+def negligible_weight(value: Array, rounding: float) -> float:
+    """Return how small a share of the weight may be left out of the mean of these values (m, k).
+
+    Let the points that are kept weigh W and have the mean g, and those left out weigh L <= share W
+    and have the mean h. The answer with all of them is f = (W g + L h) / (W + L), so that
+
+        |f - g| = L |h - g| / (W + L) <= share (max y - min y),
+
+    since both means lie between the extremes of y. With share = rounding * median / (max - min) of
+    a column it is at most rounding times the median of the nonzero |y|. A share larger than
+    `rounding` is not taken, even where it would do. NaN or inf leaves no share.
+
+    Examples
+    --------
+    >>> negligible_weight(np.array([[0.0], [1.0], [1.0], [10.0]]), 2**-24) == 0.1 * 2**-24
+    True
+    """
+    share = 1.0
+    for column in value.T:
+        y = column.astype(np.float64)
+        if not np.isfinite(y).all():
+            return 0.0
+        sizes = np.abs(y[y != 0])
+        if sizes.size:
+            spread = float(y.max()) - float(y.min())
+            share = min(share, float(np.median(sizes)) / spread) if spread else share
+    return rounding * share
+
+
+class Compact(NamedTuple):
+    """Answers of a compact kernel, and the means that they are made of."""
+
+    answer: Array  # (n, k), in the dtype of the computation
+    empty: Array  # (n,): where there is none
+    nowhere: Array  # (n,): where a distance is NaN, and so the answer
+    value: Array  # (m, k) or (m, k + 1): y without NaN and inf; or s y, and the weights s
+    means: Array  # of the value, (n, k) or (n, k + 1)
+    lse: Array  # (n, 3): the logarithms of the sums of weights, without s, with their parts
+
+
+def compact(
+    points: Points, kernel: str, value: Array, sample: Array | None, *, skip_far: bool
+) -> Compact:
+    """Answer by a compact kernel.
+
+    Sample weights s need no kernel of their own: the mean of s y over the mean of s. NaN and inf of
+    y must not meet the weight 0 of a point out of reach: they are means of indicators.
+    """
+    columns, accumulated = value.shape[1], points.accumulated
+    parts = [value]
+    finite = np.isfinite(value)
+    spoilt = not finite.all()
+    if spoilt:
+        parts = [np.where(finite, value, value.dtype.type(0))]
+    if sample is not None:
+        parts = [parts[0] * sample[:, None], sample[:, None]]
+    averaged = sum(part.shape[1] for part in parts)
+    if spoilt:
+        parts += [value == np.inf, value == -np.inf, np.isnan(value)]
+    if len(parts) > 1:
+        value = np.concatenate([part.astype(accumulated) for part in parts], axis=1)
+
+    output, lse = points.ask(kernel, value, accumulated, order=points.order(skip_far))
+    empty = lse[:, 0] == -np.inf
+    answer = output[:, :columns]
+    if sample is not None:
+        total = output[:, columns : columns + 1]
+        empty |= total[:, 0] == 0
+        answer = answer / total
+    if spoilt:
+        for part, spoils in enumerate((np.inf, -np.inf, np.nan)):
+            begin = averaged + part * columns
+            there = output[:, begin : begin + columns] > 0
+            answer = answer + np.where(there, spoils, 0).astype(accumulated)
+    nowhere = np.zeros(len(answer), np.bool_)
+    if not (np.isfinite(points.query).all() and np.isfinite(points.key).all()):
+        # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.
+        bias = None if sample is None else np.log(sample).astype(accumulated)
+        nothing = np.zeros((len(value), 1), accumulated)
+        nowhere = np.isnan(points.ask("gaussian", nothing, accumulated, bias=bias)[1][:, 0])
+        answer[nowhere] = np.nan
+        empty &= ~nowhere
+    means = output[:, :averaged]
+    return Compact(answer, empty, nowhere, value[:, :averaged], means, lse)
+
+
+def mean(
+    count: int, value: Array, sample: Array | None, leave_one_out: bool
+) -> tuple[Array, Array]:
+    """The same mean for each query, or that of all points but one, and the sums of the weights.
+
+    Sums are of float64.
+    """
+    weights = np.ones(len(value)) if sample is None else sample
+    terms = np.empty((value.shape[1] + 1, len(value)))  # contiguous sums are pairwise in NumPy
+    terms[:-1] = value.astype(np.float64).T * weights
+    terms[-1] = weights
+    if leave_one_out:
+        sums = sums_of_others(terms)
+    else:
+        sums = np.repeat(terms.sum(axis=1, keepdims=True), count, axis=1)
+    answer = (sums[:-1] / sums[-1]).T.astype(compute_dtype(value.dtype))
+    return answer, sums[-1]
+
+
+def sums_of_others(terms: Array) -> Array:
+    """For each place of the last axis the sum of what stands before it and of what stands after.
+
+    The total less the term itself would lose the others' digits beside an outlier.
+    """
+    return _sums_before(terms) + _sums_before(terms[:, ::-1])[:, ::-1]
+
+
+def _sums_before(terms: Array) -> Array:
+    """For each place of the last axis the sum of what stands before it, by doubling.
+
+    Each sum is a tree of log2(m) levels, so that rounding grows with that, and not with m.
+    """
+    sums = np.zeros_like(terms)
+    sums[:, 1:] = terms[:, :-1]
+    step = 1
+    while step < terms.shape[1]:
+        sums[:, step:] = sums[:, step:] + sums[:, :-step]
+        step *= 2
+    return sums

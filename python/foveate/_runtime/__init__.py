@@ -1,0 +1,1 @@
+"""The installation: threads, versions, paths."""

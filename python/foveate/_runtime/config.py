@@ -1,0 +1,196 @@
+"""Running: how many threads, and what this installation is made of."""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from .. import _core
+from .._inputs.arrays import integer
+
+__version__ = version("foveate")
+
+_MOST_THREADS = _core.most_threads
+
+
+def _count(n: int) -> int:
+    count = integer("n", n)
+    if not 0 <= count <= _MOST_THREADS:
+        raise ValueError(
+            f"n: got {count}, wanted a number of threads up to {_MOST_THREADS}, or 0 for the "
+            "default"
+        )
+    return count
+
+
+def _check_environment() -> None:
+    """Warn of a FOVEATE_NUM_THREADS that the engine, which reads it, cannot take."""
+    text = os.environ.get("FOVEATE_NUM_THREADS", "").strip()
+    number = text.removeprefix("+")
+    whole = number.isascii() and number.isdigit()
+    large = whole and (len(number.lstrip("0")) > 9 or int(number) > _MOST_THREADS)
+    if not text or (whole and not large):
+        return
+    warnings.warn(
+        f"FOVEATE_NUM_THREADS: got {text!r}, wanted a number of threads up to {_MOST_THREADS}; "
+        + (f"{_MOST_THREADS} are used" if large else "it is ignored"),
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+_check_environment()
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads later calls use, in the whole process.
+
+    Parameters
+    ----------
+    n : int
+        1 to 1,024; 0 returns to the default: `FOVEATE_NUM_THREADS`, else what OpenMP says at each
+        call (`OMP_NUM_THREADS`, `threadpoolctl`). `OMP_THREAD_LIMIT` holds for all of these.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but an int from 0 to 1,024.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> fv.set_num_threads(1)
+    >>> fv.get_num_threads()
+    1
+    >>> fv.set_num_threads(0)
+    """
+    _core.set_num_threads(_count(n))
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call made now would use.
+
+    Returns
+    -------
+    int
+        1 or more.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> fv.get_num_threads() >= 1
+    True
+    """
+    return _core.get_num_threads()
+
+
+class num_threads:  # noqa: N801  (used as a function)
+    """Set the number of threads within a `with` block, in the whole process.
+
+    Parameters
+    ----------
+    n : int
+        As for `set_num_threads`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but an int from 0 to 1,024.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> with fv.num_threads(1):
+    ...     fv.get_num_threads()
+    1
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = _count(n)
+        self._before: list[int] = []
+
+    def __enter__(self) -> None:
+        """Set the number, and note the one before."""
+        self._before.append(_core.requested_num_threads())
+        _core.set_num_threads(self._n)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Return to the number before."""
+        _core.set_num_threads(self._before.pop())
+
+
+def _facts() -> dict[str, dict[str, Any]]:
+    return {
+        "foveate": {"version": __version__, "compiler": _core.compiler},
+        "instruction set": {
+            "in use": _core.isa_selected(),
+            "features": _core.isa_features(),
+            "available": _core.isa_names(),
+        },
+        "threads": {
+            "in use": _core.get_num_threads(),
+            "requested": _core.requested_num_threads() or None,
+            "at most": _MOST_THREADS,
+        },
+        "platform": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "machine": platform.machine(),
+            "system": platform.platform(),
+        },
+    }
+
+
+@overload
+def show_config(mode: Literal["stdout"] = ...) -> None: ...
+
+
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, dict[str, Any]]: ...
+
+
+def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
+    """Show the version, the compiler, the instruction sets and the threads.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, default "stdout"
+        Print, or return as a dictionary of dictionaries.
+
+    Returns
+    -------
+    dict or None
+
+    Raises
+    ------
+    ValueError
+        For another mode.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> sorted(fv.show_config("dicts"))
+    ['foveate', 'instruction set', 'platform', 'threads']
+    """
+    if not isinstance(mode, str) or mode not in ("stdout", "dicts"):
+        raise ValueError(f'mode: got {mode!r}, wanted "stdout" or "dicts"')
+    facts = _facts()
+    if mode == "dicts":
+        return facts
+    for title, section in facts.items():
+        print(f"{title}:")
+        for name, fact in section.items():
+            text = ", ".join(fact) if isinstance(fact, list) else fact
+            print(f"  {name}: {'default' if fact is None else text}")
+    return None
