@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 from foveate import reference
 from strategies import BFLOAT16
-from test_regression import _floor
-from test_regression import rows as columns_of
-from test_regression_gradients import FLOOR_ULP, Sizes
 from tolerances import FLOORS, RATIO, eps, wider
 
 from fuzz.case import Case
@@ -17,6 +14,9 @@ from fuzz.formulas import of_dtype, same, within, worst
 from fuzz.gradients import wrt_of
 from fuzz.memory import Laid, lay, true
 from fuzz.problem import DTYPES, KEYS, compute
+from tests.regression.test_regression import _floor
+from tests.regression.test_regression import rows as columns_of
+from tests.regression.test_regression_gradients import FLOOR_ULP, Sizes
 
 POINTS = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 0, 33, 65]
 

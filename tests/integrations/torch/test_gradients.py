@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from gradient_checks import reach_of
 from strategies import normal, problem
-from test_gradients import EVERY
 from torch_checks import (
     array,
     as_torch,
@@ -21,6 +20,8 @@ from torch_checks import (
     torch,
     with_tensors,
 )
+
+from tests.gradients.test_gradients import EVERY
 
 
 def gradcheck(function: Any, inputs: Any) -> None:

@@ -8,8 +8,9 @@ import foveate as fv
 import numpy as np
 import pytest
 from strategies import DTYPES, normal, problem
-from test_torch_attention import SCORES, case, score_named
 from torch_checks import array, as_torch, ft, leaf, tensor, torch
+
+from tests.integrations.torch.test_attention import SCORES, case, score_named
 
 # --- layouts and memory ---------------------------------------------------------------------------
 

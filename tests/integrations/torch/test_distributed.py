@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from strategies import normal
-from test_torch_runtime import output_of
 from torch_checks import ft, leaf, tensor, torch
+
+from tests.integrations.torch.test_runtime import output_of
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 

@@ -15,8 +15,9 @@ import foveate as fv
 import numpy as np
 import pytest
 from strategies import problem
-from test_runtime import PATIENCE, stop_by_ctrl_c, wait_for
 from torch_checks import array, ft, leaf, tensor, torch
+
+from tests.runtime.test_runtime import PATIENCE, stop_by_ctrl_c, wait_for
 
 
 @pytest.fixture(autouse=True)

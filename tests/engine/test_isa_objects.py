@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from kernel_build import kernel_build
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.slow,

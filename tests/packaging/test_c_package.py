@@ -13,7 +13,7 @@ import foveate as fv
 import pytest
 from kernel_build import kernel_build
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONSUMER = Path(__file__).parent / "c_consumer"
 # cmake and ninja of the `test` extra stand beside Python, in an environment that is not active
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -25,8 +25,9 @@ from strategies import (
     problems,
     score_of,
 )
-from test_random import numpy_philox
 from tolerances import check_attention
+
+from tests.inputs.test_random import numpy_philox
 
 DROP = {"dropout": 0.3, "rng": 5}
 

@@ -1,4 +1,4 @@
-"""The API for Cython and C: users in tests/cython_consumer, compiled against the installed package.
+"""The API for Cython and C: users in cython_consumer, compiled against the installed package.
 
 They loop over heads without the GIL, and are held against `fv.attention` bit for bit: the kernels
 are the same, those of foveate._core.

@@ -21,9 +21,10 @@ from gradient_checks import (
     top,
 )
 from strategies import LAYOUTS, normal, problem
-from test_gradients import EVERY, LEADS
-from test_score_gradients import NAMES, case
 from tolerances import wider
+
+from tests.gradients.test_gradients import EVERY, LEADS
+from tests.scores.test_score_gradients import NAMES, case
 
 REACHES = ["all", "bool mask", "float mask", "mask of heads", "mask of keys", "mask of queries",
            "causal", "window", "lengths", "segments", "softcap"]  # fmt: skip

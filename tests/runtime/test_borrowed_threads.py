@@ -12,7 +12,8 @@ import foveate as fv
 import numpy as np
 import pytest
 from strategies import normal, problem
-from test_runtime import output_of, wait_for
+
+from tests.runtime.test_runtime import output_of, wait_for
 
 
 @pytest.fixture

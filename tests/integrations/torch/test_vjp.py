@@ -11,7 +11,6 @@ import pytest
 from foveate import reference
 from gradient_checks import FLOATS, REACHES, hold, reach_of, sizes
 from strategies import DTYPES, WITH_PARAMETERS, normal, problem, score_of
-from test_torch_attention import rounded, score_named
 from tolerances import RATIO, eps, wider
 from torch_checks import (
     array,
@@ -24,6 +23,8 @@ from torch_checks import (
     torch,
     with_tensors,
 )
+
+from tests.integrations.torch.test_attention import rounded, score_named
 
 
 @pytest.fixture

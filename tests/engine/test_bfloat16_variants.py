@@ -14,12 +14,13 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-import test_attention_against_reference as forward
-import test_gradients as backward
-import test_same_bits as same_bits
 from foveate import _core
 from strategies import BFLOAT16, normal, problem
 from tolerances import check_attention
+
+from tests.attention import test_attention_against_reference as forward
+from tests.attention import test_same_bits as same_bits
+from tests.gradients import test_gradients as backward
 
 VARIANTS = ["avx512 bf16", "avx512 float32"]
 
@@ -186,7 +187,7 @@ def test_nothing_is_read_beyond_the_arrays():
     """A page that nobody may read stands behind each array; in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", BEFORE_A_WALL],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1] / "helpers",
         capture_output=True,
         text=True,
         check=False,

@@ -14,7 +14,8 @@ from foveate._regression.hilbert import curve_order, hilbert_code, scatter
 from foveate._regression.regression import negligible_weight
 from hypothesis import given
 from strategies import DTYPES, normal
-from test_regression import COMPACT, check_regression, rows
+
+from tests.regression.test_regression import COMPACT, check_regression, rows
 
 ROUNDING = {"float16": 2.0**-24, "bfloat16": 2.0**-24, "float32": 2.0**-24, "float64": 2.0**-53}
 

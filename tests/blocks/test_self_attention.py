@@ -18,7 +18,8 @@ from block_checks import (
 )
 from gradient_checks import reach_of
 from strategies import BFLOAT16, LAYOUTS, normal, score_of
-from test_gradients import EVERY
+
+from tests.gradients.test_gradients import EVERY
 
 
 def operands(
