@@ -8,7 +8,7 @@ import foveate as fv
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from chances import LARGEST_Z, z_of_chi_square, z_of_draws
+from chances import LARGEST_Z, numpy_philox, z_of_chi_square, z_of_draws
 from foveate import reference
 from foveate._inputs.random import key_of
 from hypothesis import given
@@ -26,8 +26,6 @@ from strategies import (
     score_of,
 )
 from tolerances import check_attention
-
-from tests.inputs.test_random import numpy_philox
 
 DROP = {"dropout": 0.3, "rng": 5}
 

@@ -16,10 +16,8 @@ from block_checks import (
     huge,
     weight,
 )
-from gradient_checks import reach_of
+from gradient_checks import EVERY, reach_of
 from strategies import BFLOAT16, LAYOUTS, normal, score_of
-
-from tests.gradients.test_gradients import EVERY
 
 
 def operands(

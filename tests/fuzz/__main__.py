@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PLACES = [HERE.parent, HERE.parent / "helpers", HERE.parents[1]]  # as pythonpath in pyproject.toml
+PLACES = [HERE.parent, HERE.parent / "helpers"]
 sys.path[:] = [*map(str, PLACES), *(x for x in sys.path if Path(x or ".").resolve() != HERE)]
 
 HANG = 60.0  # seconds that a case may take

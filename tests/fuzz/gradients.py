@@ -8,7 +8,7 @@ import foveate as fv
 import numpy as np
 from foveate import reference
 from foveate.reference._gradients import sum_to
-from gradient_checks import FLOOR_ULP, OPERANDS, _hidden_sizes, parts, score_sizes, top
+from gradient_checks import FLOOR_ULP, OPERANDS, _hidden_sizes, held, parts, score_sizes, top
 from strategies import BFLOAT16
 from tolerances import FLOORS, RATIO, eps, wider
 
@@ -17,7 +17,6 @@ from fuzz.formulas import Soft, of_dtype, same, within
 from fuzz.memory import Laid, lay, true
 from fuzz.problem import Problem, compute, make
 from fuzz.soft import check_hard, local
-from tests.gradients.test_hard_gradients import held
 
 
 def wrt_of(case: Case, fields: tuple[str, ...]) -> tuple[str, ...] | None:

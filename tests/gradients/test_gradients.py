@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from foveate import reference
 from gradient_checks import (
+    EVERY,
     FLOATS,
+    LEADS,
     OPERANDS,
     REACHES,
     check,
@@ -22,30 +24,6 @@ from gradient_checks import (
 from strategies import normal, problem
 
 # --- the reference itself: central differences ---------------------------------------------------
-
-EVERY = {
-    "dot": "dot",
-    "scaled_dot": fv.ScaledDot(0.7),
-    "cosine": fv.Cosine(1.5),
-    "bilinear": fv.Bilinear(normal(20, (3, 3), np.float64)),
-    "additive": fv.Additive(
-        normal(21, (4,), np.float64), normal(22, (3, 4), np.float64),
-        normal(23, (3, 4), np.float64), normal(24, (4,), np.float64),
-    ),
-    "relu": fv.Additive(
-        normal(21, (4,), np.float64), normal(22, (3, 4), np.float64),
-        normal(23, (3, 4), np.float64), None, "relu",
-    ),
-    "projected": fv.Additive(normal(21, (3,), np.float64), activation="tanh"),
-    "concat": fv.Concat(normal(25, (4,), np.float64), normal(26, (6, 4), np.float64)),
-    "identity": fv.Concat(
-        normal(25, (4,), np.float64), normal(26, (6, 4), np.float64), normal(27, (4,), np.float64),
-        "identity",
-    ),
-    "location": fv.Location(normal(28, (3,), np.float64), 0.3),
-    "gaussian": fv.Gaussian(0.8),
-    "gaussian of w": fv.Gaussian(np.array([0.5, 1.0, 0.7])),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("score", EVERY.values(), ids=EVERY)
@@ -123,12 +101,6 @@ def test_several_groups_of_keys_and_chunks():
 def test_scores(score, softcap):
     for dtype in FLOATS:
         check(*problem(40, 70, size=16, dtype=dtype), score=score, softcap=softcap)
-
-
-LEADS = [
-    ((), (), ()), ((3,), (), ()), ((), (3,), (3,)), ((), (3,), ()), ((), (), (3,)),
-    ((2, 4), (2, 1), (2, 1)), ((2, 1), (2, 3), (2, 1)), ((2, 3), (3,), (1, 3)), ((1,), (1,), (1,)),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("leads", LEADS, ids=str)

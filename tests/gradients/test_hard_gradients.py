@@ -9,13 +9,17 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from foveate.reference._hard_gradients import of_choices
 from gradient_checks import (
+    EVERY,
     FLOATS,
+    LEADS,
+    NOT_PRODUCTS,
     differences,
+    held,
     hold,
     parts,
     reach_of,
+    score_case,
     score_sizes,
     sizes,
     top,
@@ -23,21 +27,9 @@ from gradient_checks import (
 from strategies import LAYOUTS, normal, problem
 from tolerances import wider
 
-from tests.gradients.test_gradients import EVERY, LEADS
-from tests.scores.test_score_gradients import NAMES, case
-
 REACHES = ["all", "bool mask", "float mask", "mask of heads", "mask of keys", "mask of queries",
            "causal", "window", "lengths", "segments", "softcap"]  # fmt: skip
 SIZES = [None, 1, 5]
-
-
-def held(arrays: Any, index: Any, d_output: Any, advantage: Any, **keywords: Any) -> Any:
-    """The reference for choices (..., Lq, S) that are given."""
-    names = ("mask", "causal", "window", "offset", "key_lengths", "segments", "softcap")
-    defaults = dict.fromkeys(names) | {"causal": False, "score": "scaled_dot"}
-    query, key, value = (np.asarray(x) for x in arrays)
-    gradients = of_choices(query, key, value, index, **(defaults | keywords))
-    return fv.HardGradients(**gradients(d_output, advantage))
 
 
 def check(*arrays: np.ndarray, seed: int = 9, **keywords: Any) -> None:
@@ -168,10 +160,12 @@ def test_scores_of_inner_products(score, size):
         check(*arrays, score=score, size=size, softcap=1.0)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "additive identity", "concat identity", "location tanh"])
+@pytest.mark.parametrize(
+    "name", [*NOT_PRODUCTS, "additive identity", "concat identity", "location tanh"]
+)
 @pytest.mark.parametrize("queries", [3, 40])
 def test_scores_with_parameters(name, queries, dtype):
-    score, arrays = case(name, problem(queries, 70, size=10, value_size=6, dtype=dtype))
+    score, arrays = score_case(name, problem(queries, 70, size=10, value_size=6, dtype=dtype))
     for reach in ("all", "mask of heads", "softcap"):
         check(*arrays, score=score, size=5, **reach_of(reach, (2,), queries, 70))
 

@@ -58,3 +58,12 @@ def poisson_bounds(expected: float, chance: float = 1e-6) -> tuple[int, int]:
         count += 1
         term *= expected / count
     return low, high
+
+
+def numpy_philox(key: tuple[int, int], counter: np.ndarray) -> np.ndarray:
+    """NumPy adds 1 to the counter before it draws: one less is given."""
+    number = sum(int(word) << (64 * place) for place, word in enumerate(counter))
+    before = (number - 1) % 2**256
+    words = [before >> (64 * place) & (2**64 - 1) for place in range(4)]
+    bits = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(words, np.uint64))
+    return bits.random_raw(4)

@@ -8,9 +8,10 @@ from typing import Any
 import foveate as fv
 import numpy as np
 from foveate import reference
+from foveate.reference._hard_gradients import of_choices
 from foveate.reference._reach import lead_of
 from foveate.scores import reduce
-from strategies import BFLOAT16, DTYPES, Site, normal
+from strategies import BFLOAT16, DTYPES, Site, normal, score_of
 from tolerances import FLOORS, RATIO, assert_within, eps, expect, magnitude_of, wider
 
 FLOATS = [dtype for dtype in DTYPES if dtype.itemsize > 2]
@@ -321,3 +322,67 @@ def differences(function: Any, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
         down[at] -= step
         gradient[at] = (function(up) - function(down)) / (2 * step)
     return gradient
+
+
+EVERY = {
+    "dot": "dot",
+    "scaled_dot": fv.ScaledDot(0.7),
+    "cosine": fv.Cosine(1.5),
+    "bilinear": fv.Bilinear(normal(20, (3, 3), np.float64)),
+    "additive": fv.Additive(
+        normal(21, (4,), np.float64), normal(22, (3, 4), np.float64),
+        normal(23, (3, 4), np.float64), normal(24, (4,), np.float64),
+    ),
+    "relu": fv.Additive(
+        normal(21, (4,), np.float64), normal(22, (3, 4), np.float64),
+        normal(23, (3, 4), np.float64), None, "relu",
+    ),
+    "projected": fv.Additive(normal(21, (3,), np.float64), activation="tanh"),
+    "concat": fv.Concat(normal(25, (4,), np.float64), normal(26, (6, 4), np.float64)),
+    "identity": fv.Concat(
+        normal(25, (4,), np.float64), normal(26, (6, 4), np.float64), normal(27, (4,), np.float64),
+        "identity",
+    ),
+    "location": fv.Location(normal(28, (3,), np.float64), 0.3),
+    "gaussian": fv.Gaussian(0.8),
+    "gaussian of w": fv.Gaussian(np.array([0.5, 1.0, 0.7])),
+}  # fmt: skip
+
+LEADS = [
+    ((), (), ()), ((3,), (), ()), ((), (3,), (3,)), ((), (3,), ()), ((), (), (3,)),
+    ((2, 4), (2, 1), (2, 1)), ((2, 1), (2, 3), (2, 1)), ((2, 3), (3,), (1, 3)), ((1,), (1,), (1,)),
+]  # fmt: skip
+
+NOT_PRODUCTS = [
+    "additive tanh", "additive relu", "concat tanh", "concat relu",
+    "gaussian", "gaussian of dimensions",
+]  # fmt: skip
+
+
+def coarse(*arrays: Any) -> Any:
+    """Multiples of 1/8 below 4, which all dtypes hold, and float32 their products and sums.
+
+    A relu is 0 or has a slope of 1: where what goes into it is rounded, the sign may be another.
+    """
+    return tuple(
+        np.clip(np.round(np.asarray(x, np.float64) * 8) / 8, -4, 4).astype(x.dtype) for x in arrays
+    )
+
+
+def score_case(name: str, arrays: Any, hidden: int = 16, seed: int = 50) -> tuple[Any, Any]:
+    """A score of this name, and the arrays as it wants them."""
+    score = score_of(name, arrays[0].shape[-1], arrays[0].dtype, hidden=hidden, seed=seed)
+    if not name.endswith("relu"):
+        return score, arrays
+    fields = [x for x in ("v", "wq", "wk", "w", "b") if hasattr(score, x)]
+    score = dataclasses.replace(score, **{x: coarse(getattr(score, x))[0] for x in fields})
+    return score, coarse(*arrays)
+
+
+def held(arrays: Any, index: Any, d_output: Any, advantage: Any, **keywords: Any) -> Any:
+    """The reference for choices (..., Lq, S) that are given."""
+    names = ("mask", "causal", "window", "offset", "key_lengths", "segments", "softcap")
+    defaults = dict.fromkeys(names) | {"causal": False, "score": "scaled_dot"}
+    query, key, value = (np.asarray(x) for x in arrays)
+    gradients = of_choices(query, key, value, index, **(defaults | keywords))
+    return fv.HardGradients(**gradients(d_output, advantage))

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from chances import numpy_philox
 from foveate import reference
 from foveate._inputs.random import key_of
 from strategies import plain_name
 
 KEYS = [(0, 0), (1, 2), (2**64 - 1, 2**64 - 3), (0x0123456789ABCDEF, 0xFEDCBA9876543210)]
-
-
-def numpy_philox(key: tuple[int, int], counter: np.ndarray) -> np.ndarray:
-    """NumPy adds 1 to the counter before it draws: one less is given."""
-    number = sum(int(word) << (64 * place) for place, word in enumerate(counter))
-    before = (number - 1) % 2**256
-    words = [before >> (64 * place) & (2**64 - 1) for place in range(4)]
-    bits = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(words, np.uint64))
-    return bits.random_raw(4)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)

@@ -13,9 +13,8 @@ from foveate import _order, _regression
 from foveate._regression.hilbert import curve_order, hilbert_code, scatter
 from foveate._regression.regression import negligible_weight
 from hypothesis import given
+from regression_checks import COMPACT, check_regression, rows
 from strategies import DTYPES, normal
-
-from tests.regression.test_regression import COMPACT, check_regression, rows
 
 ROUNDING = {"float16": 2.0**-24, "bfloat16": 2.0**-24, "float32": 2.0**-24, "float64": 2.0**-53}
 

@@ -8,99 +8,10 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from foveate.reference._regression import KERNELS, kernel_values, squared_distances
+from foveate.reference._regression import KERNELS
+from regression_checks import COMPACT, check_regression
 from strategies import BFLOAT16, DTYPES, normal
-from tolerances import FLOORS, RATIO, assert_within, eps, wider
-
-COMPACT = ("boxcar", "epanechnikov", "triangular")
-
-
-def rows(x: Any) -> np.ndarray:
-    x = np.asarray(x)
-    return x[:, None] if x.ndim == 1 else x
-
-
-def check_regression(
-    x: Any, x_train: Any, y_train: Any, *, allowance: float = 0.0, **keywords: Any
-) -> np.ndarray:
-    """Run `foveate.kernel_regression`, and hold it against the reference, one precision wider.
-
-    The yardstick of tolerances.py: twice the error of the plain formula in the same dtype, plus a
-    floor. Sizes are means of |y|, with the weights of the query.
-
-    - Gaussian: the floors of an output and of a logit there. A logit, log s - u^2 / 2 with a weight
-      s of the sample, that is off by e moves its weight by the factor 1 + e, in the sum of the
-      products and in that of the weights.
-    - Compact kernels: a weight is a difference from 1 of sums of squares, off by half an ulp of 1
-      for each dimension, for the factor, for the root and for the difference. So each point within
-      reach may move the answer by that times |y| over the sum of weights.
-
-    Queries for which rounding decides whether a point is within reach are left out of account.
-    """
-    skip_far = keywords.pop("skip_far", True)
-    inputs = [a for a in (x, x_train, y_train) if isinstance(a, np.ndarray)]
-    before = [a.tobytes() for a in inputs]
-    got = fv.kernel_regression(x, x_train, y_train, skip_far=skip_far, **keywords)
-    assert before == [a.tobytes() for a in inputs], "an input was modified"
-    dtype = np.asarray(x).dtype.newbyteorder("=")
-    assert got.dtype == dtype
-    assert got.shape == (len(x), *np.shape(y_train)[1:])
-
-    wide = [wider(a) for a in (x, x_train, y_train)]
-    exact = reference.kernel_regression(*wide, **keywords)
-    plain = reference.kernel_regression(x, x_train, y_train, **keywords).astype(exact.dtype)
-    with np.errstate(all="ignore"):
-        size = rows(reference.kernel_regression(wide[0], wide[1], np.abs(wide[2]), **keywords))
-        error, clear = _floor(*wide, dtype, size, **keywords)
-        differences = np.abs(rows(plain) - rows(exact))[clear]
-    worst = np.max(differences, initial=0, where=np.isfinite(differences))
-    allowed = RATIO * worst + np.where(np.isfinite(error), error, 0) + allowance
-    assert_within(rows(got)[clear], rows(exact)[clear], allowed[clear], "output")
-    assert clear.sum() >= 0.9 * len(clear), "hardly anything was compared"
-    return got
-
-
-def _floor(
-    x: np.ndarray,
-    x_train: np.ndarray,
-    y: np.ndarray,
-    dtype: np.dtype,
-    size: np.ndarray,
-    *,
-    w: Any = 1.0,
-    kernel: str = "gaussian",
-    leave_one_out: bool = False,
-    sample_weight: Any = None,
-    fill_value: float = np.nan,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The floor (n, k), and for which queries it holds (n,)."""
-    x, x_train, y = rows(x), rows(x_train), rows(y)
-    step = eps(reference.compute_dtype(dtype))
-    output = FLOORS[dtype].output * eps(dtype) * size
-    if np.isfinite(fill_value):
-        output = output + eps(dtype) * abs(fill_value)
-    clear = np.ones(len(x), bool)
-    sample = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight)
-    seen = np.broadcast_to(sample > 0, (len(x), len(y)))
-    if leave_one_out:
-        seen = seen & ~np.eye(len(x), dtype=bool)
-    if kernel == "constant":
-        return output, clear
-    squares = squared_distances(x, x_train, np.broadcast_to(w, x.shape[1:]).astype(x.dtype))
-    if kernel == "gaussian":
-        logits = np.where(seen, np.log(sample / sample.max(initial=0)) - squares / 2, -np.inf)
-        weights = np.exp(logits - logits.max(axis=1, initial=-np.inf, keepdims=True))
-        weights = weights / weights.sum(axis=1, keepdims=True)
-        moved = np.where(weights > 0, weights * (1 + np.abs(logits)), 0)
-        error = moved @ np.abs(np.where(np.isfinite(y), y, 0))
-        error = error + moved.sum(axis=1, keepdims=True) * size
-        return output + FLOORS[dtype].logit * step * error, clear
-    terms = x.shape[1] + 3
-    clear = ~(seen & (np.abs(squares - 1) <= terms * step) & (squares != 1)).any(axis=1)
-    near = np.where(seen & (squares <= 1), sample, 0)
-    total = np.where(seen, kernel_values(squares, kernel) * sample, 0).sum(axis=1, keepdims=True)
-    within = near @ np.abs(np.where(np.isfinite(y), y, 0))
-    return output + terms * step / 2 * within / total, clear
+from tolerances import FLOORS, eps
 
 
 def points(n: int, d: int | None, dtype: Any, seed: int) -> np.ndarray:

@@ -8,101 +8,18 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from foveate.reference._regression import KERNELS, kernel_values, squared_distances
+from foveate.reference._regression import KERNELS
 from foveate.reference._regression_gradients import kernel_slopes
+from regression_checks import COMPACT, FLOOR_ULP, Sizes, rows
 from strategies import BFLOAT16, normal
 from tolerances import FLOORS, RATIO, eps, wider
 
-COMPACT = ("boxcar", "epanechnikov", "triangular")
 NAMES = fv.RegressionGradients._fields
-
-# How far from the formulas one precision wider: twice the error of the formulas in the same
-# precision, and a floor in ulp of the size of the sums before their terms cancel. A cell is
-# K' s / sum K s (dP - delta), times w^2 (x - x_train): the rounding of the distance, of the weight,
-# of dP, of delta and of the sums, 4 ulp each at most of sums this short, and a few products.
-FLOOR_ULP = 24
-
-# Below this sum of weights the distances that barely reach decide the answer of a compact kernel.
-LEAST_TOTAL = 0.02
 
 
 def vjp(function: Any, arrays: Any, d_output: Any, **keywords: Any) -> Any:
     output, pullback = function(*arrays, **keywords)
     return output, pullback(d_output)
-
-
-def rows(x: Any) -> np.ndarray:
-    x = np.asarray(x)
-    return x[:, None] if x.ndim == 1 else x
-
-
-class Sizes:
-    """How large the terms of each gradient are before they cancel, and which queries count.
-
-    In the precision of the arrays, by absolute values. The error of a weight is relative for the
-    Gaussian: of the logit's and the lse's size. That of a compact kernel is absolute, an ulp of 1
-    or so for each point within reach.
-    """
-
-    def __init__(
-        self,
-        arrays: Any,
-        step: float,
-        *,
-        w: Any = 1.0,
-        kernel: str = "gaussian",
-        leave_one_out: bool = False,
-        sample_weight: Any = None,
-        **_keywords: Any,
-    ) -> None:
-        self.x, self.known, self.y = (rows(a) for a in arrays)
-        self.factors = np.broadcast_to(np.asarray(w, self.x.dtype), self.x.shape[1:])
-        sample = np.ones(len(self.y)) if sample_weight is None else np.asarray(sample_weight)
-        sample = (sample / (sample.max(initial=0) or 1)).astype(self.x.dtype)
-        seen = np.broadcast_to(sample > 0, (len(self.x), len(self.y)))
-        if leave_one_out:
-            seen = seen & ~np.eye(len(self.x), dtype=bool)
-        squares = squared_distances(self.x, self.known, self.factors)
-        self.clear = np.ones(len(self.x), bool)
-        if kernel == "gaussian":
-            logits = np.where(seen, np.log(sample) - squares / 2, -np.inf)
-            top = logits.max(axis=1, initial=-np.inf, keepdims=True)
-            top = np.where(np.isfinite(top), top, 0)
-            weights = np.exp(logits - top)
-            total = weights.sum(axis=1, keepdims=True)
-            off = 1 + np.where(seen, np.abs(logits), 0) + np.abs(top)
-            # what underflows is off by all of it
-            weights = np.where(seen, weights / total * off + np.finfo(np.float32).tiny / step, 0)
-            self.weights, self.slopes = weights, weights / 2
-            return
-        near = seen & (squares <= 1) if kernel != "constant" else seen
-        total = np.where(seen, kernel_values(squares, kernel) * sample, 0).sum(axis=1)
-        terms = (self.x.shape[1] + 3) * step
-        if kernel != "constant":
-            self.clear = ~(seen & (np.abs(squares - 1) <= terms)).any(axis=1) & (
-                (total == 0) | (total > LEAST_TOTAL * sample.max(initial=0))
-            )
-        near_sample = np.where(near, sample, 0)
-        reach = near_sample.sum(axis=1)
-        inverse = np.where(total > 0, (1 + reach / total) / total, 0)[:, None]
-        self.weights = near_sample * inverse
-        slopes = np.where(near, np.abs(kernel_slopes(squares, kernel)), 0)
-        self.slopes = slopes * sample * inverse
-
-    def of(self, d_output: np.ndarray) -> dict[str, np.ndarray]:
-        d = np.abs(d_output)
-        d_weights = d @ np.abs(self.y).T
-        shift = np.sum(self.weights * d_weights, axis=1, keepdims=True)
-        cells = 2 * self.slopes * (d_weights + shift)
-        difference = self.factors * np.abs(self.x[:, None] - self.known[None])
-        return {
-            "x": self.factors * np.einsum("ij,ijd->id", cells, difference),
-            "x_train": self.factors * np.einsum("ij,ijd->jd", cells, difference),
-            "y_train": self.weights.T @ d,
-            "w": np.einsum(
-                "ij,ijd,ijd->d", cells, difference, np.abs(self.x[:, None] - self.known[None])
-            ),
-        }
 
 
 def check(*arrays: np.ndarray, seed: int = 9, **keywords: Any) -> fv.RegressionGradients:

@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import foveate as fv
 import numpy as np
 import pytest
+from processes import output_of, wait_for
 from strategies import normal, problem
-
-from tests.runtime.test_runtime import output_of, wait_for
 
 
 @pytest.fixture

@@ -11,73 +11,50 @@ import pytest
 from foveate import reference
 from gradient_checks import (
     FLOATS,
+    NOT_PRODUCTS,
     OPERANDS,
     REACHES,
     check,
+    coarse,
     gradients,
     hold_precise,
     parts,
     reach_of,
+    score_case,
 )
 from strategies import DTYPES, normal, problem, score_of
 from tolerances import wider
 
-NAMES = [
-    "additive tanh", "additive relu", "concat tanh", "concat relu",
-    "gaussian", "gaussian of dimensions",
-]  # fmt: skip
-
-
-def coarse(*arrays: Any) -> Any:
-    """Multiples of 1/8 below 4, which all dtypes hold, and float32 their products and sums.
-
-    A relu is 0 or has a slope of 1: where what goes into it is rounded, the sign may be another.
-    """
-    return tuple(
-        np.clip(np.round(np.asarray(x, np.float64) * 8) / 8, -4, 4).astype(x.dtype) for x in arrays
-    )
-
-
-def case(name: str, arrays: Any, hidden: int = 16, seed: int = 50) -> tuple[Any, Any]:
-    """A score of this name, and the arrays as it wants them."""
-    score = score_of(name, arrays[0].shape[-1], arrays[0].dtype, hidden=hidden, seed=seed)
-    if not name.endswith("relu"):
-        return score, arrays
-    fields = [x for x in ("v", "wq", "wk", "w", "b") if hasattr(score, x)]
-    score = dataclasses.replace(score, **{x: coarse(getattr(score, x))[0] for x in fields})
-    return score, coarse(*arrays)
-
-
 # --- against the reference -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 @pytest.mark.parametrize("reach", REACHES)
 def test_reaches(name, reach, dtype):
     arrays = problem(33, 65, lead=(2, 2), size=10, value_size=6, dtype=dtype)
-    score, arrays = case(name, arrays)
+    score, arrays = score_case(name, arrays)
     check(*arrays, score=score, **reach_of(reach, (2, 2), 33, 65))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_several_groups_of_keys_and_chunks(name):
     """More keys than one worker holds, and more queries than a block."""
     for dtype in FLOATS:
         arrays = problem(150, 700, lead=(1,), size=5, value_size=7, dtype=dtype)
-        score, arrays = case(name, arrays, hidden=5)
+        score, arrays = score_case(name, arrays, hidden=5)
         check(*arrays, score=score)
     arrays = problem(9, 4000, lead=(), size=3, value_size=2)
-    score, arrays = case(name, arrays, hidden=3)
+    score, arrays = score_case(name, arrays, hidden=3)
     check(*arrays, score=score, causal=True, offset="end")
 
 
 @pytest.mark.parametrize("hidden", [0, 1, 3, 8, 17, 64, 130])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_sizes(name, hidden, dtype):
     """The hidden layer, or the dimensions of a distance; queries and keys project from 4 others."""
     size = hidden if name.startswith("gaussian") else 4
     arrays = problem(20, 37, size=size, value_size=5, dtype=dtype)
-    score, arrays = case(name, arrays, hidden=hidden)
+    score, arrays = score_case(name, arrays, hidden=hidden)
     check(*arrays, score=score)
 
 
@@ -86,12 +63,12 @@ SHAPES = [(0, 5, 4, 3), (5, 0, 4, 3), (5, 6, 0, 3), (5, 6, 4, 0), (0, 0, 0, 0), 
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_shapes(name, shape):
     queries, keys, size, value_size = shape
     for dtype in DTYPES:
         arrays = problem(queries, keys, size=size, value_size=value_size, dtype=dtype)
-        score, arrays = case(name, arrays)
+        score, arrays = score_case(name, arrays)
         check(*arrays, score=score)
 
 
@@ -102,7 +79,7 @@ LEADS = [
 
 
 @pytest.mark.parametrize("leads", LEADS, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_broadcasting(name, leads):
     """Grouped heads among them: each gradient is summed over the axes that its array lacks."""
     for dtype in DTYPES:
@@ -110,20 +87,20 @@ def test_broadcasting(name, leads):
             normal(n, (*lead, length, 6), dtype)
             for n, (lead, length) in enumerate(zip(leads, (20, 70, 70), strict=True))
         )
-        score, arrays = case(name, arrays)
+        score, arrays = score_case(name, arrays)
         check(*arrays, score=score, **reach_of("mask of keys", (), 20, 70))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_broadcast_views_and_layouts(name):
     q, k, v = problem(9, 12, lead=(3,), size=6, dtype=np.float64)
     k, v = (np.broadcast_to(x[:1], x.shape) for x in (k, v))
-    score, _ = case(name, (q, k, v))
+    score, _ = score_case(name, (q, k, v))
     if not name.endswith("relu"):
         _, found = check(q, k, v, score=score)
         assert found.key.shape == k.shape
     q, k, v = coarse(*problem(9, 12, lead=(3,), size=6))
-    score, _ = case(name, (q, k, v))
+    score, _ = score_case(name, (q, k, v))
     d_output = normal(7, q.shape, np.float32)
     _, one = gradients(fv.attention_vjp, (q, k, v), d_output, score=score)
     swapped = [x.astype(x.dtype.newbyteorder()) for x in (q[..., ::-1, :], k, v)]
@@ -200,11 +177,11 @@ def check_precision(arrays: Any, score: Any) -> None:
     hold_precise(found, exact, plain)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_precision(name):
     for dtype in FLOATS:
         arrays = problem(60, 100, size=10, value_size=6, dtype=dtype)
-        score, arrays = case(name, arrays)
+        score, arrays = score_case(name, arrays)
         check_precision(arrays, score)
         if name.startswith("gaussian"):
             far = [x + dtype.type(1e4) for x in arrays[:2]]
@@ -226,7 +203,7 @@ def test_near_points_far_from_the_origin(name, offset):
     """By differences, which are exact: as precise as near the origin."""
     q, k, v = problem(30, 50, size=4, dtype=np.float64)
     for dtype in FLOATS:
-        score, _ = case(name, (q.astype(dtype),))
+        score, _ = score_case(name, (q.astype(dtype),))
         far = [(x + offset).astype(dtype) for x in (q, k)]
         check(*far, v.astype(dtype), score=score)
 
@@ -262,7 +239,7 @@ def test_the_range_of_widths():
 def test_zeros(kind, activation, dtype):
     """v = 0: all keys weigh alike, and v has a gradient though the other parameters have none."""
     arrays = problem(20, 30, size=8, dtype=dtype)
-    score, arrays = case(f"{kind} {activation}", arrays)
+    score, arrays = score_case(f"{kind} {activation}", arrays)
     score = dataclasses.replace(score, v=np.zeros_like(score.v))
     _, found = check(*arrays, score=score)
     assert found.score.v.any()
@@ -283,7 +260,7 @@ def test_the_slope_of_relu_at_zero():
 
 # --- what is promised -----------------------------------------------------------------------------
 
-EVERY = [*NAMES, "additive identity", "concat identity", "location tanh", "location relu"]
+EVERY = [*NOT_PRODUCTS, "additive identity", "concat identity", "location tanh", "location relu"]
 UNSEEN = {
     **dict.fromkeys(EVERY),
     "dot": fv.ScaledDot(0.5),
@@ -320,10 +297,10 @@ def test_what_is_not_seen_changes_nothing(name, softcap, bad, dtype):
     assert not spoilt.value[:, 40:].any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_nan_that_is_seen_spoils_what_it_meets_and_nothing_else(name, dtype):
     q, k, v = problem(40, 300, size=8, dtype=dtype)
-    score, (q, k, v) = case(name, (q, k, v))
+    score, (q, k, v) = score_case(name, (q, k, v))
     d_output = normal(5, q.shape, dtype)
     keywords: dict[str, Any] = {"window": 5, "offset": 0, "score": score}
     _, clean = gradients(fv.attention_vjp, (q, k, v), d_output, **keywords)
@@ -341,11 +318,11 @@ def test_nan_that_is_seen_spoils_what_it_meets_and_nothing_else(name, dtype):
         assert np.isnan(gradient.astype(np.float64)).any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 @pytest.mark.parametrize("reach", ["all", "all of it", "window"])
 def test_the_same_bits_for_any_number_of_threads(name, reach, dtype):
     arrays = problem(200, 700, lead=(2,), size=12, dtype=dtype)
-    keywords = {"score": case(name, arrays)[0], **reach_of(reach, (2,), 200, 700)}
+    keywords = {"score": score_case(name, arrays)[0], **reach_of(reach, (2,), 200, 700)}
     d_output = normal(5, arrays[0].shape, dtype)
 
     def bits() -> list[bytes]:
@@ -360,10 +337,10 @@ def test_the_same_bits_for_any_number_of_threads(name, reach, dtype):
             assert bits() == one
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_a_leading_index_alone_and_in_a_batch(name, dtype):
     arrays = problem(50, 300, lead=(3,), size=8, dtype=dtype)
-    score = case(name, arrays)[0]
+    score = score_case(name, arrays)[0]
     if not name.startswith("gaussian"):  # BLAS may sum in another order for other shapes
         score = fv.Additive(normal(3, (8,), dtype), activation=score.activation)
     d_output = normal(5, arrays[0].shape, dtype)
@@ -374,7 +351,9 @@ def test_a_leading_index_alone_and_in_a_batch(name, dtype):
             assert getattr(found, of)[n].tobytes() == getattr(alone, of).tobytes(), of
 
 
-@pytest.mark.parametrize("score", [*PROJECTED.values(), *NAMES], ids=[*PROJECTED, *NAMES])
+@pytest.mark.parametrize(
+    "score", [*PROJECTED.values(), *NOT_PRODUCTS], ids=[*PROJECTED, *NOT_PRODUCTS]
+)
 def test_only_what_is_wanted(score):
     arrays = problem(20, 30, size=8, dtype=np.float64)
     score = score_of(score, 8, np.float64) if isinstance(score, str) else score
@@ -394,7 +373,7 @@ def test_only_what_is_wanted(score):
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_against_autograd_of_torch(torch, name, softcap):
     """In float64, where both are within 1e-10 of sums of a few hundred terms of size one."""
     q = normal(0, (2, 3, 30, 6), np.float64)

@@ -14,51 +14,25 @@ from foveate import reference
 from strategies import (
     BFLOAT16,
     REACHES,
-    WITH_PARAMETERS,
-    combine,
     normal,
     problem,
-    score_of,
 )
 from tolerances import RATIO, assert_within, expect
-from torch_checks import array, as_torch, ft, leaf, tensor, torch
+from torch_checks import (
+    MORE,
+    SCORES,
+    array,
+    as_torch,
+    case,
+    ft,
+    leaf,
+    rounded,
+    score_named,
+    tensor,
+    torch,
+)
 
-RNG = np.random.default_rng(7)
-MORE: dict[str, Any] = {
-    "all": {},
-    "softcap": {"softcap": 1.5},
-    "no softcap": {"softcap": 0},
-    "sink": {"sink": 0.25},
-    "sink of each head": {"sink": RNG.standard_normal((2, 3))},
-    "sink of each batch": {"sink": RNG.standard_normal((2, 1)).astype(np.float32)},
-    "sink of ints": {"sink": np.array([1, 0, 3])},
-    "all of it": {
-        **combine(RNG, (2, 3), 20, 40, "causal at array", "window left", "key_lengths"),
-        "mask": RNG.random((2, 1, 20, 40)) < 0.7,
-        "segments": (RNG.integers(0, 2, (2, 1, 20)), RNG.integers(0, 2, 40)),
-        "softcap": 3.0,
-        "sink": RNG.standard_normal(3),
-    },
-    "mask of float16": {"mask": RNG.standard_normal((20, 40)).astype(np.float16)},
-    "mask of bfloat16": {"mask": RNG.standard_normal((20, 40)).astype(BFLOAT16)},
-    "ints of all kinds": {
-        "causal": True,
-        "offset": np.array([[3], [4]], np.int8),
-        "key_lengths": np.array([40, 20, 0], np.uint8),
-        "segments": (np.arange(20, dtype=np.int16) // 8, np.arange(40, dtype=np.int32) // 16),
-    },
-    "one segment for both": {"segments": np.arange(20) // 6},
-    "NumPy's ints": {"causal": True, "offset": np.int64(4), "key_lengths": np.int32(33)},
-    "a window wider than 64 bits": {"window": (2**70, 2), "offset": 3},
-}
 CASES = [*REACHES, *MORE]
-
-
-def case(name: str, dtype: Any) -> tuple[Any, dict[str, Any]]:
-    queries, keys = (20, 20) if name == "one segment for both" else (20, 40)
-    rng = np.random.default_rng(3)
-    keywords = MORE[name] if name in MORE else combine(rng, (2, 3), queries, keys, name)
-    return problem(queries, keys, lead=(2, 3), value_size=7, dtype=dtype), keywords
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -117,39 +91,6 @@ def test_empty_tensors(shapes, dtype):
 
 
 # --- scores ---------------------------------------------------------------------------------------
-
-SCORES = ["dot", "cosine", "scaled", "cosine of scale", "bilinear", "projected", *WITH_PARAMETERS]
-
-
-def score_named(name: str, size: int, dtype: Any) -> Any:
-    """A score of NumPy's side."""
-    kinds = {
-        "scaled": lambda: fv.ScaledDot(0.3),
-        "cosine of scale": lambda: fv.Cosine(3.0),
-        "bilinear": lambda: fv.Bilinear((normal(3, (size, size), np.float64) / 4).astype(dtype)),
-        "projected": lambda: fv.Additive(normal(4, (size,), dtype)),
-    }
-    if name in WITH_PARAMETERS:
-        return score_of(name, size, dtype)
-    return kinds[name]() if name in kinds else name
-
-
-def rounded(score: Any, q: Any, k: Any) -> Any:
-    """The logits where torch rounds what it projects to the dtype of the tensors, in float64."""
-
-    def product(x: Any, w: Any) -> Any:
-        return x if w is None else x @ w
-
-    if isinstance(score, ft.Bilinear):
-        return (q @ score.w).double() @ k.double().mT
-    if isinstance(score, ft.Concat):
-        size = q.shape[-1]
-        score = ft.Additive(score.v, score.w[:size], score.w[size:], score.b, score.activation)
-    a, b = product(q, score.wq), product(k, score.wk)
-    a = a if score.b is None else a + score.b
-    hidden = a.double()[..., :, None, :] + b.double()[..., None, :, :]
-    hidden = hidden if score.activation == "identity" else getattr(torch, score.activation)(hidden)
-    return hidden @ score.v.double()
 
 
 @pytest.mark.parametrize("name", SCORES)

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from strategies import normal
-from torch_checks import ft, leaf, tensor, torch
-
-from tests.integrations.torch.test_runtime import output_of
+from torch_checks import ft, leaf, output_of, tensor, torch
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 

@@ -7,7 +7,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from gradient_checks import reach_of
+from gradient_checks import EVERY, reach_of
 from strategies import normal, problem
 from torch_checks import (
     array,
@@ -20,8 +20,6 @@ from torch_checks import (
     torch,
     with_tensors,
 )
-
-from tests.gradients.test_gradients import EVERY
 
 
 def gradcheck(function: Any, inputs: Any) -> None:

@@ -8,9 +8,7 @@ import foveate as fv
 import numpy as np
 import pytest
 from strategies import DTYPES, normal, problem
-from torch_checks import array, as_torch, ft, leaf, tensor, torch
-
-from tests.integrations.torch.test_attention import SCORES, case, score_named
+from torch_checks import SCORES, array, as_torch, case, ft, leaf, score_named, tensor, torch
 
 # --- layouts and memory ---------------------------------------------------------------------------
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +12,9 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
+from processes import stop_by_ctrl_c, wait_for
 from strategies import problem
-from torch_checks import array, ft, leaf, tensor, torch
-
-from tests.runtime.test_runtime import PATIENCE, stop_by_ctrl_c, wait_for
+from torch_checks import array, ft, leaf, output_of, tensor, torch
 
 
 @pytest.fixture(autouse=True)
@@ -26,19 +23,6 @@ def _threads_of_torch() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def output_of(code: str) -> str:
-    """What code prints in a fresh interpreter, with torch."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 # --- random numbers -------------------------------------------------------------------------------

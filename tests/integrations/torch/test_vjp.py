@@ -18,13 +18,13 @@ from torch_checks import (
     ft,
     gradients,
     leaf,
+    rounded,
+    score_named,
     tensor,
     tensors_of,
     torch,
     with_tensors,
 )
-
-from tests.integrations.torch.test_attention import rounded, score_named
 
 
 @pytest.fixture
