@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,8 @@ def _reduce(
     """Project queries and keys; without an activation what is left is a number for each."""
     of_query, of_key = project(query, wq, b), project(key, wk)
     if activation != "identity":
-        return Reduced(of_query, of_key, 1.0, (activation, np.ascontiguousarray(v), 0.0, False))
+        family: Any = activation  # of the same name
+        return Reduced(of_query, of_key, 1.0, family, np.ascontiguousarray(v))
     # (a + b) . v = a . v + b . v, the inner product of [a . v, 1] and [1, b . v].
     of_query, of_key = project(of_query, v[:, None]), project(of_key, v[:, None])
     return Reduced(

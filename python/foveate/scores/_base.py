@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,20 +21,35 @@ from .._inputs.arrays import (
     real,
 )
 
-# kind, weights (D,) or None, negligible, leave_one_out: as the extension takes them.
-Family: TypeAlias = tuple[str, Array | None, float, bool]
+# The families of kernels: scale times q . k, sum_h factors_h act(q_h + k_h) with the activation of
+# that name, or -|factors (q - k)|^2 / 2.
+Family: TypeAlias = Literal["inner", "tanh", "relu", "distance"]
 
 
 class Reduced(NamedTuple):
     """A score in its reduced form: the operands of a family of kernels.
 
-    A scale of None is 1 / sqrt(D); a family of None is the inner product, `scale * (query . key)`.
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+    key : array (..., Lk, D)
+    scale : float, optional
+        A factor of the scores; None is 1 / sqrt(D).
+    family : {"inner", "tanh", "relu", "distance"}
+        `q . k`; `sum_h factors_h act(q_h + k_h)`; or `-|factors (q - k)|^2 / 2`.
+    factors : array (D,), optional
+        Contiguous, of the dtype of the computation. Without them those of a distance are 1.
+    negligible : float, default 0
+        Distances only: the share of the weight of a query that far keys may hold together to be
+        left out.
     """
 
     query: Array
     key: Array
-    scale: float | None
-    family: Family | None = None
+    scale: float | None = None
+    family: Family = "inner"
+    factors: Array | None = None
+    negligible: float = 0.0
 
 
 class Score(ABC):

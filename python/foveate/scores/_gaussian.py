@@ -86,8 +86,8 @@ class Gaussian(ArrayScore):
         """Take the differences; a single w is the scale of their squares."""
         scale = self.scale()
         if scale is not None:
-            return Reduced(query, key, scale, ("gaussian", None, 0.0, False))
-        return Reduced(query, key, 1.0, ("gaussian", self._weights(query), 0.0, False))
+            return Reduced(query, key, scale, "distance")
+        return Reduced(query, key, 1.0, "distance", self._weights(query))
 
     def scale(self) -> float | None:
         """Return w^2 where it is the scale of squares of differences; None: these are weighted."""
