@@ -29,7 +29,7 @@ from ._inputs.random import Seed, key_of
 _TREE_FROM = 24
 _TREE_AT_LEAST = 1 << 15
 
-_MULTINOMIAL_TREE = 3 << 56  # after the streams of csrc/random.hpp, in the same place
+_MULTINOMIAL_TREE = 3 << 56  # after the streams of csrc/runtime/random.hpp, in the same place
 
 
 def multinoulli(

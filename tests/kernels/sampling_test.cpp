@@ -5,7 +5,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "../../csrc/random.hpp"
+#include "../../csrc/runtime/random.hpp"
 #include "report.hpp"
 #include "tensor.hpp"
 

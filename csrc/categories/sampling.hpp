@@ -1,0 +1,25 @@
+// A validated problem of draws from rows of categories, and its drivers.
+#pragma once
+#include "runtime/operand.hpp"
+
+namespace foveate {
+
+struct Sampling {
+  int lead_ndim = 0;
+  int64_t lead_shape[FV_MAX_DIMS] = {};
+  int64_t rows = 0;        // their number, of all leading axes together
+  int64_t categories = 0;  // K
+  int64_t draws = 0;       // from each row
+  bool logits = false;
+  uint64_t key[2] = {};
+  Operand p;       // (K,): column_stride
+  Operand index;   // (draws,): column_stride
+  Operand trials;  // multinomial: one int64 a row
+  int64_t most_trials = 0;
+  Operand counts;  // multinomial: (draws, K), row_stride and column_stride
+};
+
+fv_status multinoulli(const Sampling&, fv_error*) noexcept;
+fv_status multinomial(const Sampling&, fv_error*) noexcept;
+
+}  // namespace foveate

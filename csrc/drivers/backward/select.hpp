@@ -1,0 +1,98 @@
+// The gradient of the selection, on one tile: from scores to the weights that multiplied the values, and to the gradients
+// of the logits. With P the weights of the softmax, F the factors that they had after it (Gaussian, dropout), dP = dO V^T,
+// delta = rowsum(dO O) and dlse the gradient of lse,
+//   soft   dS = P (F dP - delta + dlse)
+//   hard   dS = sum_s advantage_s ([key is the s-th choice] - P)
+#pragma once
+#include "drivers/common/dropout.hpp"
+#include "rows.hpp"
+
+namespace foveate {
+
+template <class T>
+class SelectGradient {
+ public:
+  // stride: of the block's weights and d_scores. scored: gradients beyond those of the values are wanted.
+  SelectGradient(const Plan& plan, const Blocks& blocks, int64_t stride, bool scored, Carver& carver) noexcept
+      : plan_(plan),
+        p_(plan.problem),
+        stride_(stride),
+        scored_(scored),
+        factors_(plan.problem.sigma > 0 || plan.problem.dropout > 0),
+        dropout_(plan, carver) {
+    const int64_t cells = plan_.tile_keys * blocks.width;
+    cells_ = carver.take<T>(cells);
+    plain_ = carver.take<T>(factors_ ? cells : 0);
+    d_weights_ = carver.take<T>(p_.sigma > 0 ? cells : 0);
+  }
+
+  // The stretch s of panel p, which the block has scored, in the tile from `key`. Weights and d_scores are cells for
+  // query_sum, of s's first key and the panel's first query; d_scores also go to cells(), [key][query], and alone where
+  // d_scores is null: see soft_gradient. moments: see Family.
+  void run(Block& block, const BlockRows<T>& rows, int p, const Stretch& s, int64_t key, char* weights, char* d_scores,
+           T* moments) noexcept {
+    const Family& family = plan_.family;
+    const int32_t vectors = block.vectors(p);
+    const int64_t width = vectors * family.lanes;
+    if (p_.advantage)
+      std::fill_n(cells_, s.count() * width, T(0));
+    else if (scored_)
+      family.inner.scores(rows.d_out_panel(p), vectors, block.values_as_keys(s.begin), s.count(), p_.value_size,
+                          nullptr, cells_, nullptr, block.corners(), Ahead{});
+    const Gaussian gaussian = p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{};
+    const uint32_t* const kept =
+        dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr;
+    const auto multiply = [&](T* cells) {
+      if (p_.sigma > 0) family.gaussian(cells, vectors, s.count(), gaussian);
+      if (kept) family.clear_unset(cells, vectors, s.count(), kept);
+    };
+    if (factors_ && scored_) multiply(cells_);
+    if (moments) std::memcpy(d_weights_, cells_, size_t(s.count() * width) * sizeof(T));
+    if (plan_.compact)
+      family.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.rest(p), rows.shift(p),
+                              weights, stride_);
+    else
+      family.soft_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), rows.top(p), rows.rest(p),
+                           rows.shift(p), weights, d_scores, stride_);
+    if (factors_) {
+      T* const plain_weights = reinterpret_cast<T*>(weights);
+      copy_rows(plain_weights, stride_, plain_, width, width, s.count());
+      if (moments) family.gaussian_gradient(plain_, d_weights_, vectors, s.count(), gaussian, moments);
+      multiply(plain_);
+      copy_rows(plain_, width, plain_weights, stride_, width, s.count());
+    }
+    if (p_.advantage) add_choices(block, p, s, key, width);
+  }
+
+  T* cells() { return cells_; }
+  double factor() const { return dropout_.factor(); }  // of dO, which the weights that are kept leave out
+
+ private:
+  static void copy_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t columns, int64_t rows) {
+    for (int64_t j = 0; j < rows; ++j)
+      std::memcpy(to + j * to_stride, from + j * from_stride, size_t(columns) * sizeof(T));
+  }
+
+  void add_choices(const Block& block, int p, const Stretch& s, int64_t key, int64_t width) noexcept {
+    const Panel& panel = block.panel(p);
+    for (int32_t i = 0; i < panel.live; ++i) {
+      const char* const advantage = row_of(plan_, p_.advantage, block.batch(), panel, i);
+      each_choice(plan_, block.batch(), panel.group[i], panel.row[i], [&](int64_t draw, int64_t chosen) {
+        const int64_t j = chosen - key - s.begin;
+        if (j < 0 || j >= s.count()) return;
+        T more;
+        std::memcpy(&more, advantage + draw * p_.advantage.column_stride, sizeof more);
+        cells_[j * width + i] += more;
+      });
+    }
+  }
+
+  const Plan& plan_;
+  const Problem& p_;
+  int64_t stride_;
+  bool scored_, factors_;
+  Dropout dropout_;
+  T *cells_, *plain_, *d_weights_;
+};
+
+}  // namespace foveate

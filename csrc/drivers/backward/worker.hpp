@@ -1,0 +1,335 @@
+// The work of one thread on the backward pass: a group of keys against a stretch of queries, tile by tile, with what each
+// tile adds to the gradients. With P the weights, dS the gradient of the logits (select.hpp),
+//   dV = P^T dO,  dQ and dK by the score (score.hpp): five products a tile, where it is an inner product.
+// S, dP and dQ are products of the forward pass, dV and dK sum over a block of queries.
+#pragma once
+#include <cmath>
+#include <cstring>
+
+#include "backward.hpp"
+#include "score.hpp"
+#include "select.hpp"
+
+namespace foveate {
+
+// Gradients beyond those of the values are wanted.
+inline bool is_scored(const Problem& p) {
+  return p.d_query || p.d_key || p.d_mask || p.d_weights || p.d_centers || p.d_sigma;
+}
+
+// query_sum may look at so many rows of cells beyond the last.
+constexpr int64_t most_rows_beyond = 15;
+
+template <class T>
+class BackwardWorker {
+ public:
+  BackwardWorker(const Plan& plan, const Blocks& blocks, const Pass& pass, Carver& carver) noexcept
+      : plan_(plan),
+        p_(plan.problem),
+        family_(plan.family),
+        blocks_(blocks),
+        pass_(pass),
+        block_(plan, blocks, carver),
+        rows_(plan, blocks, carver),
+        width_(blocks.width),
+        // whole lines; rows a power of 2 apart would share few sets of the cache
+        stride_(blocks.rows + 64 / plan.family.cell_size),
+        scored_(is_scored(p_)),
+        changed_(p_.softcap > 0 || p_.d_mask || p_.advantage),
+        select_(plan, blocks, stride_, scored_, carver),
+        score_(plan, blocks, carver),
+        query_sum_(plan, blocks, carver) {
+    const int64_t longest = std::max({p_.head_size, padded(plan, p_.value_size), plan_.tile_keys, int64_t(1)});
+    const int64_t rows = plan_.tile_keys + (family_.pairs ? most_rows_beyond : 0);
+    weights_ = carver.take(rows * stride_ * family_.cell_size);
+    d_scores_ = carver.take(rows * stride_ * family_.cell_size);
+    bent_ = carver.take<T>(p_.softcap > 0 ? plan_.tile_keys * width_ : 0);
+    row_ = carver.take<T>(width_);
+    scratch_ = carver.take<T>(width_ * longest);
+    zeros_ = carver.take<T>(pass.panel);
+    bits_ = carver.take<uint32_t>(blocks.panels * plan_.tile_keys);
+  }
+
+  // Once for all tasks of a worker.
+  void prepare() noexcept { score_.prepare(blocks_); }
+
+  // lse and shift of a batch's rows, the gradient of the sink, and the keys that each block may see.
+  void start_batch(int64_t batch) noexcept {
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    const RowSums<T> rows = rows_of(batch);
+    for (int64_t group = 0; group < plan_.groups; ++group) {
+      double d_sink = 0;
+      for (int64_t first = 0; first < p_.queries; first += width_ / 2) {
+        const int64_t count = std::min<int64_t>(width_ / 2, p_.queries - first);
+        if (asked_to_stop(4.0 * double(count) * double(p_.value_size))) return;
+        sum_rows(batch, group, first, count);
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t r = (first + i) * plan_.groups + group;
+          const Lse lse = read_lse(plan_, plan_.row(p_.lse, batch, group, first + i));
+          T d_lse = 0;
+          if (p_.d_lse) std::memcpy(&d_lse, plan_.row(p_.d_lse, batch, group, first + i), sizeof d_lse);
+          rows.shift[r] = row_[i] - d_lse;
+          // a row that sees nothing has an lse of -inf, and no weight
+          const bool nothing = lse.lse == -infinity;
+          rows.top[r] = nothing || plan_.compact ? T(0) : T(lse.top);
+          rows.rest[r] = T(nothing ? infinity : (plan_.compact ? lse.lse : lse.rest) * log2_e);
+          if (!p_.d_sink || nothing) continue;
+          const double above = (sink_score_of(plan_, batch, group) - double(rows.top[r])) * plan_.softmax_scale();
+          d_sink -= std::exp2(above - double(rows.rest[r])) * double(rows.shift[r]);
+        }
+      }
+      if (p_.d_sink) std::memcpy(plan_.row(p_.d_sink, batch, group, 0), &d_sink, sizeof d_sink);
+    }
+    for (int64_t b = 0; b < blocks_.per_batch; ++b) {
+      const int64_t block = batch * blocks_.per_batch + b;
+      block_.look_at(block);
+      pass_.spans[block] = {block_.first_key(0, block_.panels()), block_.end_key(0, block_.panels())};
+    }
+  }
+
+  // A group of a chunk against a stretch of the blocks of its batch. part: of this chunk, or null.
+  void run(int64_t batch, int64_t chunk, int64_t step, int64_t stretch, T* part, const ChunkSums<T>& sums) noexcept {
+    const int64_t group = pass_.first_group(chunk) + step;
+    if (group >= pass_.first_group(chunk + 1)) return;
+    const Interval keys = pass_.keys_of(group);
+    const int64_t first = stretch * pass_.stretch, last = std::min(first + pass_.stretch, blocks_.per_batch);
+    if (first == 0) clear(sums, keys.high - keys.low, step == 0);
+    if (scored_ || !p_.advantage) {
+      bool ready = false;  // for the first block that sees some of the keys
+      for (int64_t b = first; b < last; ++b) {
+        T* const d_query = part ? part + b * blocks_.panels * pass_.panel : nullptr;
+        if (d_query && step == 0 && pass_.meet(batch, b, chunk))
+          std::fill_n(d_query, blocks_.panels * pass_.panel, T(0));
+        const Interval span = pass_.spans[batch * blocks_.per_batch + b];
+        const Interval seen = {std::max(keys.low, span.low), std::min(keys.high, span.high)};
+        if (seen.low >= seen.high) continue;
+        if (!ready) {
+          look_at_keys(batch, keys);
+          score_.start();
+        }
+        ready = true;
+        add_block(batch, b, keys, seen, d_query, sums);
+      }
+      if (ready && sums.weights) score_.add_weights(sums.weights);
+    }
+    if (last < blocks_.per_batch) return;
+    if (p_.advantage && p_.d_value) add_chosen(batch, keys, sums.value);
+    if (p_.d_key) store(p_.d_key, batch, keys, sums.key, p_.head_size, [&](int64_t d) { return score_.key_factor(d); });
+    if (p_.d_value)
+      store(p_.d_value, batch, keys, sums.value, p_.value_size, [&](int64_t) { return select_.factor(); });
+  }
+
+  // The rows of a panel of a batch's queries: the sum over the chunks, in order.
+  void finish(int64_t batch, int64_t panel, T* parts) noexcept {
+    const int64_t first = panel * width_;
+    const int32_t live = int32_t(std::min<int64_t>(plan_.rows - first, width_));
+    const int32_t vectors = live <= family_.lanes ? 1 : family_.max_vectors;
+    T* sum = nullptr;
+    for (int64_t c = 0; c < pass_.chunks; ++c) {
+      if (!pass_.meet(batch, panel / blocks_.panels, c)) continue;
+      T* const part = parts + c * pass_.part + panel * pass_.panel;
+      for (int64_t i = 0; sum && i < pass_.panel; ++i) sum[i] += part[i];
+      if (!sum) sum = part;
+    }
+    if (!sum) std::fill_n(sum = zeros_, pass_.panel, T(0));
+    const int64_t width = vectors * family_.lanes;
+    for (int64_t d = 0; d < p_.head_size; ++d)
+      for (int64_t i = 0; i < width; ++i) sum[d * width + i] *= T(score_.query_factor(d));
+    char* rows[most_lanes];
+    const double unit = plan_.gaussian_unit(), sigma = p_.sigma / unit;
+    for (int32_t i = 0; i < live; ++i) {
+      const int64_t r = plan_.order ? plan_.order[batch * plan_.rows + first + i] : first + i;
+      const int64_t group = r % plan_.groups, query = r / plan_.groups;
+      if (p_.d_query) rows[i] = plan_.row(p_.d_query, batch, group, query);
+      const T* const moments = sum + p_.head_size * width + i;
+      if (p_.d_centers) write(p_.d_centers, batch, group, query, double(moments[0]) / sigma / sigma / unit);
+      if (p_.d_sigma) write(p_.d_sigma, batch, group, query, double(moments[width]) / sigma / sigma / sigma / unit);
+    }
+    std::fill_n(row_, width_, T(1));
+    if (p_.d_query && p_.head_size > 0)
+      family_.store_rows(sum, vectors, p_.head_size, row_, live, scratch_, rows, dtype_of(p_.d_query),
+                         p_.d_query.column_stride);
+  }
+
+  const ScoreGradient<T>& score() const { return score_; }
+
+ private:
+  void write(const Operand& x, int64_t batch, int64_t group, int64_t row, double value) const noexcept {
+    std::memcpy(plan_.row(x, batch, group, row), &value, sizeof value);
+  }
+
+  RowSums<T> rows_of(int64_t batch) const {
+    const auto of = [&](void* all) { return static_cast<T*>(all) + batch * plan_.rows; };
+    return {of(pass_.top), of(pass_.rest), of(pass_.shift)};
+  }
+
+  // To row_[i]: what is taken off the gradients of the weights of query first + i, but for that of lse.
+  void sum_rows(int64_t batch, int64_t group, int64_t first, int64_t count) noexcept {
+    if (p_.advantage) {
+      for (int64_t i = 0; i < count; ++i) {
+        const char* const advantage = plan_.row(p_.advantage, batch, group, first + i);
+        double sum = 0;
+        each_choice(plan_, batch, group, first + i, [&](int64_t draw, int64_t key) {
+          T one;
+          std::memcpy(&one, advantage + draw * p_.advantage.column_stride, sizeof one);
+          if (key >= 0) sum += double(one);
+        });
+        row_[i] = T(sum);
+      }
+      return;
+    }
+    const int64_t columns = padded(plan_, p_.value_size);
+    T *const out = scratch_, *const d_out = scratch_ + width_ / 2 * columns;
+    std::fill_n(scratch_, width_ / 2 * 2 * columns, T(0));
+    for (int64_t i = 0; i < count; ++i) {
+      rows_.load_row(plan_.row(p_.out, batch, group, first + i), p_.out, p_.value_size, out + i * columns);
+      rows_.load_row(plan_.row(p_.d_out, batch, group, first + i), p_.d_out, p_.value_size, d_out + i * columns);
+    }
+    family_.row_products(out, d_out, count, columns, row_);
+  }
+
+  void clear(const ChunkSums<T>& sums, int64_t keys, bool weights) const noexcept {
+    if (sums.key) std::fill_n(sums.key, keys * padded(plan_, p_.head_size), T(0));
+    if (sums.value) std::fill_n(sums.value, keys * padded(plan_, p_.value_size), T(0));
+    if (sums.weights && weights) std::fill_n(sums.weights, p_.head_size, 0.0);
+  }
+
+  void look_at_keys(int64_t batch, Interval keys) noexcept {
+    const Operand& x = p_.key;
+    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
+      finite_[(key - keys.low) / plan_.tile_keys] =
+          score_.look_at({plan_.row(x, batch, 0, key), dtype_of(x), x.row_stride, x.column_stride},
+                         std::min(plan_.tile_keys, keys.high - key), (key - keys.low) / plan_.tile_keys);
+  }
+
+  // seen: of the keys, those that the block may see
+  void add_block(int64_t batch, int64_t b, Interval keys, Interval seen, T* d_query,
+                 const ChunkSums<T>& sums) noexcept {
+    block_.look_at(batch * blocks_.per_batch + b);
+    block_.pack_all();
+    rows_.load(block_, rows_of(batch), scored_, select_.factor());
+    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
+      if (key < seen.high && key + plan_.tile_keys > seen.low)
+        add_tile(key, keys.high, finite_[(key - keys.low) / plan_.tile_keys], d_query, sums, key - keys.low);
+  }
+
+  // place: of the tile in its group
+  void add_tile(int64_t key, int64_t end, bool keys_finite, T* d_query, const ChunkSums<T>& sums,
+                int64_t place) noexcept {
+    block_.open_tile(key, end);
+    const int64_t count = std::min(plan_.tile_keys, end - key);
+    const bool careful = !(keys_finite && rows_.finite());
+    const SeenCells seen = {bits_, width_, plan_.tile_keys};
+    T* const d_key = sums.key ? sums.key + place * padded(plan_, p_.head_size) : nullptr;
+    int64_t low = count, high = 0;
+    Interval parts[most_panels];
+    for (int p = 0; p < block_.panels(); ++p) {
+      const Stretch s = block_.score(p, careful, p_.softcap > 0 ? bent_ : nullptr);
+      const int64_t width = block_.vectors(p) * family_.lanes;
+      parts[p] = s.empty() ? Interval{0, 0} : Interval{s.begin, s.end};
+      if (careful) keep_bits(p, s, count);
+      if (s.empty()) continue;
+      low = std::min(low, s.begin);
+      high = std::max(high, s.end);
+      T* const panel = d_query ? d_query + p * pass_.panel : nullptr;
+      T* const cells = select_.cells();
+      char* const d_scores = scored_ && !plan_.scoring.gradients ? cell(d_scores_, s.begin, p) : nullptr;
+      select_.run(block_, rows_, p, s, key, cell(weights_, s.begin, p), changed_ ? nullptr : d_scores,
+                  panel && pass_.moments ? panel + p_.head_size * width : nullptr);
+      if (!scored_) continue;
+      if (p_.d_mask) add_to_mask(p, s, key);
+      if (p_.softcap > 0) family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
+      if (changed_ && d_scores) family_.lay_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
+      score_.add(block_, p, s, place / plan_.tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
+                 d_key ? d_key + s.begin * padded(plan_, p_.head_size) : nullptr);
+    }
+    if (low >= high) return;
+    for (int p = 0; p < block_.panels(); ++p) {
+      clear(p, low, parts[p].low);
+      clear(p, std::max(low, parts[p].high), high);
+    }
+    if (p_.d_value && !p_.advantage)
+      query_sum_.add(weights_, stride_, low, high, rows_, rows_.d_out(), seen,
+                     sums.value + place * padded(plan_, p_.value_size));
+    if (p_.d_key && !plan_.scoring.gradients)
+      query_sum_.add(d_scores_, stride_, low, high, rows_, rows_.query(), seen, d_key);
+  }
+
+  char* cell(char* cells, int64_t key, int p) const { return cells + (key * stride_ + p * width_) * family_.cell_size; }
+
+  void clear(int p, int64_t begin, int64_t end) noexcept {
+    for (int64_t j = begin; j < end; ++j) {
+      std::memset(cell(weights_, j, p), 0, size_t(width_ * family_.cell_size));
+      std::memset(cell(d_scores_, j, p), 0, size_t(width_ * family_.cell_size));
+    }
+  }
+
+  void keep_bits(int p, const Stretch& s, int64_t count) noexcept {
+    uint32_t* const bits = bits_ + p * plan_.tile_keys;
+    const int32_t live = block_.panel(p).live;
+    std::fill_n(bits, count, 0u);
+    for (int64_t j = s.begin; j < s.end; ++j)
+      bits[j] = s.bits ? s.bits[j - s.begin] : live >= 32 ? ~0u : (1u << live) - 1;
+  }
+
+  void add_to_mask(int p, const Stretch& s, int64_t key) noexcept {
+    const Panel& panel = block_.panel(p);
+    char* rows[most_lanes];
+    for (int32_t i = 0; i < panel.live; ++i) rows[i] = reinterpret_cast<char*>(scratch_ + i * s.count());
+    std::fill_n(row_, width_, T(1));
+    family_.store_rows(select_.cells(), block_.vectors(p), s.count(), row_, panel.live, scratch_, rows,
+                       sizeof(T) == 8 ? Dtype::float64 : Dtype::float32, sizeof(T));
+    for (int32_t i = 0; i < panel.live; ++i) {
+      char* to = row_of(plan_, p_.d_mask, block_.batch(), panel, i) + (key + s.begin) * p_.d_mask.column_stride;
+      const T* const row = scratch_ + i * s.count();
+      for (int64_t j = 0; j < s.count(); ++j, to += p_.d_mask.column_stride) {
+        T sum;
+        std::memcpy(&sum, to, sizeof sum);
+        sum += row[j];
+        std::memcpy(to, &sum, sizeof sum);
+      }
+    }
+  }
+
+  // The gradients of the chosen values: that of what was made of them.
+  void add_chosen(int64_t batch, Interval keys, T* sum) noexcept {
+    const int64_t columns = padded(plan_, p_.value_size);
+    for (int64_t r = 0; r < plan_.rows; ++r) {
+      const int64_t group = r % plan_.groups, query = r / plan_.groups;
+      const char* const d_out = plan_.row(p_.d_out, batch, group, query);
+      each_choice(plan_, batch, group, query, [&](int64_t draw, int64_t key) {
+        if (key < keys.low || key >= keys.high) return;
+        rows_.load_row(d_out + draw * p_.d_out_draw_stride, p_.d_out, p_.value_size, scratch_);
+        T* const to = sum + (key - keys.low) * columns;
+        for (int64_t d = 0; d < p_.value_size; ++d) to[d] += scratch_[d];
+      });
+    }
+  }
+
+  template <class Factor>
+  void store(const Operand& x, int64_t batch, Interval keys, T* sum, int64_t columns, Factor&& factor) noexcept {
+    for (int64_t key = keys.low; key < keys.high; ++key, sum += padded(plan_, columns)) {
+      for (int64_t d = 0; d < columns; ++d) sum[d] *= T(factor(d));
+      family_.store_row(sum, columns, plan_.row(x, batch, 0, key), dtype_of(x), x.column_stride);
+    }
+  }
+
+  const Plan& plan_;
+  const Problem& p_;
+  const Family& family_;
+  const Blocks& blocks_;
+  const Pass& pass_;
+  Block block_;
+  BlockRows<T> rows_;
+  int64_t width_, stride_;
+  bool scored_, changed_;  // changed: dS becomes another after the softmax's
+  SelectGradient<T> select_;
+  ScoreGradient<T> score_;
+  QuerySum<T> query_sum_;
+  char *weights_, *d_scores_;
+  T *bent_, *row_, *scratch_, *zeros_;
+  bool finite_[most_group_tiles];  // the keys of each tile
+  uint32_t* bits_;
+};
+
+}  // namespace foveate

@@ -1,0 +1,205 @@
+// Few queries against many keys: rows that share their keys are handled together, four at a time, so that keys are read
+// once, and scored tile by tile, [key][query], -inf where they are not seen. A driver then selects.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "reach.hpp"
+#include "runtime/parallel.hpp"
+#include "runtime/refuse.hpp"
+#include "runtime/workspace.hpp"
+
+namespace foveate {
+
+constexpr int64_t quad = 4;        // queries that share a load
+constexpr int64_t task_quads = 8;  // of a task: further queries of a group read the keys again
+constexpr int64_t task_rows = quad * task_quads;
+constexpr int64_t sum_keys = 32;  // sums run over so many keys, from a multiple: at least a vector's lanes
+
+// 16-bit keys are widened to float32 in registers here.
+inline Kernels without_pairs(Kernels kernels) {
+  kernels.bfloat16 = nullptr;
+  return kernels;
+}
+
+template <class T>
+class FewQueries {
+ protected:
+  // tile: keys whose scores are held at once
+  FewQueries(Plan& plan, int64_t tile) noexcept
+      : plan_(plan),
+        p_(plan.problem),
+        family_(plan.family),
+        scoring_(plan.scoring),
+        direct_(plan.problem.kind == FV_DOT),
+        width_(int64_t(plan.family.lanes) * plan.family.max_vectors),
+        tile_(tile) {
+    plan.share_tiles();
+    plan.step = 1;  // stretches begin at a multiple of sum_keys, and may end anywhere
+    row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
+    query_stride_ = padded(p_.head_size);
+    keys_contiguous_ = p_.key.column_stride == item_size(p_.key);
+  }
+
+  // A score that is no inner product has keys on the lanes, as panels, and the queries as rows.
+  struct Swapped {
+    Swapped(const FewQueries& d, Carver& carver) {
+      if (d.direct_) return;
+      const int64_t width = d.width_, columns = d.p_.head_size;
+      rows = carver.take(task_rows * d.scoring_.row_size(columns));
+      panel = carver.take(width * d.scoring_.panel_size(columns));
+      scores = carver.take<T>(width * quad);
+      top = carver.take<T>(width);
+      scratch = carver.take<T>(width * columns);
+    }
+    char *rows = nullptr, *panel = nullptr;
+    T *scores = nullptr, *top = nullptr, *scratch = nullptr;
+  };
+
+  struct QueryScratch {
+    QueryScratch(const FewQueries& d, Carver& carver)
+        : queries(carver.take<T>(task_rows * d.query_stride_)),
+          s(carver.take<T>((d.tile_ + sum_keys) * quad)),
+          keys(carver.take<T>(d.keys_contiguous_ ? 0 : d.tile_ * d.p_.head_size)),
+          bits(carver.take<uint32_t>(d.tile_)),
+          swapped(d, carver),
+          panels(carver.take<Panel>(task_quads)) {}
+    T *queries, *s, *keys;
+    uint32_t* bits;
+    Swapped swapped;
+    Panel* panels;
+  };
+
+  // Takes the memory of a call, the score's weights first, and calls run(scratch_of), scratch_of(task) for a thread's part.
+  // carve: lays out what all tasks share; make: the Scratch of a thread. Both count with a null base.
+  template <class Carve, class Make, class Run>
+  static fv_status with_scratch(Plan& plan, int threads, fv_error* error, Carve&& carve, Make&& make, Run&& run) {
+    const size_t prepared = round_up(size_t(plan.prepared_size()));
+    Carver part(nullptr), all(nullptr);
+    make(part);
+    carve(all);
+    const size_t shared = prepared + all.used();
+    const Workspace workspace(shared + part.used() * size_t(threads));
+    if (!workspace.data()) return no_memory(error, double(shared) + double(part.used()) * threads);
+    plan.prepare(workspace.data());
+    Carver carver(workspace.data() + prepared);
+    carve(carver);
+    const bool done = run([&](const Task& task) {
+      Carver own(workspace.data() + shared + part.used() * size_t(task.thread));
+      return make(own);
+    });
+    return done ? FV_OK : FV_INTERRUPTED;
+  }
+
+  int64_t padded(int64_t columns) const {
+    return std::max<int64_t>(1, (columns + family_.lanes - 1) / family_.lanes) * family_.lanes;
+  }
+  // A quad of 3 is handled as 4, one of its rows being zero.
+  static int32_t width(const Panel& panel) { return panel.live > 2 ? 4 : panel.live; }
+
+  Rows rows_of(const Operand& x, int64_t batch, int64_t key) const {
+    return {x.data + plan_.batch_offset(x, batch) + key * x.row_stride, dtype_of(x), x.row_stride, x.column_stride};
+  }
+
+  // Loads the queries of a task's rows; returns in how many quads.
+  int start(int64_t batch, int64_t first_row, QueryScratch& scratch) const noexcept {
+    const int64_t rows = std::min(plan_.rows - first_row, task_rows);
+    const int quads = int((rows + quad - 1) / quad);
+    for (int i = 0; i < quads; ++i) {
+      start_panel(plan_, batch, first_row + i * quad, int32_t(std::min(rows - i * quad, quad)), scratch.panels[i]);
+      load_queries(batch, i, scratch);
+    }
+    return quads;
+  }
+
+  void load_queries(int64_t batch, int i, QueryScratch& scratch) const noexcept {
+    const Panel& panel = scratch.panels[i];
+    if (!direct_) {
+      const int64_t size = scoring_.row_size(p_.head_size);
+      for (int32_t q = 0; q < quad; ++q)  // of three, the last one twice
+        scoring_.load_keys({row_of(plan_, p_.query, batch, panel, std::min(q, panel.live - 1)), dtype_of(p_.query), 0,
+                            p_.query.column_stride},
+                           1, p_.head_size, scratch.swapped.rows + (i * quad + q) * size);
+      return;
+    }
+    T* to = scratch.queries + i * quad * query_stride_;
+    std::fill_n(to, quad * query_stride_, T(0));
+    for (int32_t q = 0; q < panel.live; ++q)
+      family_.load_values({row_of(plan_, p_.query, batch, panel, q), dtype_of(p_.query), 0, p_.query.column_stride}, 1,
+                          p_.head_size, false, to + q * query_stride_);
+    for (int64_t d = 0; d < panel.live * query_stride_; ++d) to[d] *= T(plan_.query_factor);
+  }
+
+  // The keys of a tile, in contiguous columns.
+  Rows keys_of(int64_t batch, KeyTile tile, QueryScratch& scratch) const noexcept {
+    const Rows keys = rows_of(p_.key, batch, tile.first);
+    return keys_contiguous_ ? keys : loaded(keys, tile.count, p_.head_size, false, scratch.keys);
+  }
+
+  Rows loaded(const Rows& rows, int64_t count, int64_t columns, bool finite, T* to) const {
+    family_.load_values(rows, count, columns, finite, to);
+    return {reinterpret_cast<const char*>(to), sizeof(T) == 8 ? Dtype::float64 : Dtype::float32,
+            columns * int64_t(sizeof(T)), int64_t(sizeof(T))};
+  }
+
+  // Scores of quad i for a tile, in scratch.s; with the bits of hidden cells.
+  Stretch scores(int i, KeyTile tile, Rows keys, TileIds& ids, QueryScratch& scratch) const noexcept {
+    Panel& panel = scratch.panels[i];
+    const Stretch stretch = look(plan_, panel, tile, sum_keys, true, scratch.bits, {}, ids);
+    if (stretch.empty()) return stretch;
+    const int32_t queries = width(panel);
+    const int64_t count = stretch.count();
+    T* s = scratch.s;
+    keys.data += stretch.begin * keys.row_stride;
+    if (direct_)
+      family_.decode_scores(scratch.queries + i * quad * query_stride_, query_stride_, queries, keys, count,
+                            p_.head_size, s);
+    else
+      swapped_scores(i, queries, keys, count, scratch.swapped, s);
+    const int64_t vectors = (count * queries + family_.lanes - 1) / family_.lanes;
+    if (plan_.bent) family_.bend(s, 1, vectors, plan_.scale, p_.softcap);
+    if (plan_.biased) {
+      const char* rows[quad];
+      for (int32_t q = 0; q < panel.live; ++q)
+        rows[q] = panel.mask[q] + (tile.first + stretch.begin) * p_.mask.column_stride;
+      family_.decode_bias(s, queries, count, rows, dtype_of(p_.mask), p_.mask.column_stride, panel.live);
+    }
+    if (stretch.hidden)
+      for (int64_t j = 0; j < count; ++j)
+        for (int32_t q = 0; q < panel.live; ++q)
+          if (!(stretch.bits[j] >> q & 1)) s[j * queries + q] = -std::numeric_limits<T>::infinity();
+    return stretch;
+  }
+
+  void swapped_scores(int i, int32_t queries, const Rows& keys, int64_t count, const Swapped& scratch,
+                      T* s) const noexcept {
+    const int64_t size = scoring_.row_size(p_.head_size);
+    const Tile rows{scratch.rows + i * quad * size, size};
+    for (int64_t first = 0; first < count; first += width_) {
+      const int32_t live = int32_t(std::min(width_, count - first));
+      const int32_t vectors = live <= family_.lanes ? 1 : family_.max_vectors;
+      const char* panel[most_lanes];
+      for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
+      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.weights,
+                            scratch.scratch, scratch.panel);
+      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.weights, scratch.scores, scratch.top,
+                      {0, queries}, {});
+      for (int32_t j = 0; j < live; ++j)
+        for (int32_t q = 0; q < queries; ++q)
+          s[(first + j) * queries + q] = scratch.scores[q * vectors * family_.lanes + j];
+    }
+  }
+
+  const Plan& plan_;
+  const Problem& p_;
+  const Family& family_;
+  const Scoring& scoring_;
+  const bool direct_;    // an inner product
+  const int64_t width_;  // of a panel
+  const int64_t tile_;
+  int64_t row_blocks_, query_stride_;
+  bool keys_contiguous_;
+};
+
+}  // namespace foveate

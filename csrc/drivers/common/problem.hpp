@@ -1,0 +1,67 @@
+// A validated problem: what the drivers work on. `api/` makes it from the views of the public header, so that no
+// driver checks anything again. Leading axes are broadcast by strides of 0; nothing is expanded.
+//
+// What stands in memory may change while a call runs, by another thread of the caller. Answers are anything then; but what
+// says how long a loop is or where something stands (lengths, offsets, centers, indices, trials, tables) is brought
+// within its bounds at every reading, or read once.
+#pragma once
+#include "runtime/operand.hpp"
+
+namespace foveate {
+
+// Of a position of a query on the key axis; leaves room to add a few lengths without overflow.
+constexpr int64_t kMaxOffset = int64_t{1} << 61;
+
+struct Problem {
+  int lead_ndim = 0;  // leading axes of the output, outermost first
+  int64_t lead_shape[FV_MAX_DIMS] = {};
+  int64_t queries = 0, keys = 0;  // Lq, Lk
+  int64_t head_size = 0;          // D
+  int64_t value_size = 0;         // Dv (0 where there is no value)
+
+  Operand query, key, value;
+  Operand out;   // (Lq, Dv), or (Lq, Lk) for the weights
+  Operand lse;   // (Lq,): row_stride; or (Lq, 3), with its parts: column_stride too; optional
+  Operand sink;  // one float64 a leading index; optional
+
+  // hard attention: out is (Lq, draws, Dv), index and log_prob are (Lq, draws); there is no value to sum, but choices
+  int64_t draws = 0;
+  Operand choices;
+  int64_t out_draw_stride = 0;
+  Operand index, log_prob;
+  fv_selection selection = FV_ARGMAX;
+  fv_random random = {};  // of hard attention, or of dropout
+
+  // backward: out and lse are the forward's answers; what is wanted is given, and has an address for each element
+  Operand d_out, d_lse;  // d_lse optional
+  Operand advantage;     // (Lq, draws), of hard attention: d_out is (Lq, draws, Dv), index as it was given
+  int64_t d_out_draw_stride = 0;
+  Operand d_query;             // like the query, over all leading axes
+  Operand d_key, d_value;      // over the leading axes along which key or value move, 0 along the others: a sum
+  Operand d_mask;              // like the mask, of the accumulator's type: a sum where that is broadcast
+  Operand d_sink;              // one float64 a leading index
+  Operand d_weights;           // (D,) float64: row_stride; the sum over everything
+  Operand d_centers, d_sigma;  // (Lq,) float64: row_stride
+
+  double scale = 1.0, softcap = 0.0;  // softcap 0: none
+  fv_score_kind kind = FV_DOT;
+  const void* weights = nullptr;  // (D,) of the accumulator's type, contiguous; optional for distances
+  double negligible = 0.0;        // share of a query's weight that far keys may have and be left out
+
+  // reach
+  Operand mask;                   // (Lq, Lk), FV_BOOL or a float; optional
+  int64_t left = -1, right = -1;  // negative: unbounded
+  Operand offset;                 // one int64 a leading index; optional (0)
+  bool offset_at_end = false;
+  bool leave_one_out = false;
+  Operand key_lengths;     // one int64 a leading index; optional (all keys)
+  Operand query_segments;  // (Lq,) int64: row_stride; optional
+  Operand key_segments;    // (Lk,) int64: row_stride; optional
+  Operand centers;         // (Lq,) float64: row_stride; optional
+  double half_width = 0;   // with centers: the keys j with |j - center| <= half_width
+  double sigma = 0;        // with centers, of a Gaussian round them that multiplies the weights; 0: none
+
+  double dropout = 0;  // probability that a weight is 0, of numbers from `random`
+};
+
+}  // namespace foveate

@@ -1,0 +1,342 @@
+#include "query_block.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace foveate {
+namespace {
+
+// A mask's bits are kept from head to head up to this many keys: 1 MB a thread for blocks of 8 panels.
+constexpr int64_t most_kept_keys = 32768;
+
+}  // namespace
+
+Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads, bool even) noexcept {
+  width = plan.family.lanes * plan.family.max_vectors;
+  batches = plan.batches;
+  const int64_t all = (plan.rows + width - 1) / width;
+  int64_t fitting = std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, bytes_a_query * width), 1, most_panels);
+  // where blocks are few, smaller ones keep all threads busy to the end
+  if (threads > 1) fitting = std::clamp<int64_t>(all * batches / (int64_t(threads) * 8), 1, fitting);
+  const int64_t least_blocks = (all + fitting - 1) / fitting;
+  panels = int32_t(even ? (all + least_blocks - 1) / least_blocks : std::min(all, fitting));
+  per_batch = (all + panels - 1) / panels;
+  count = per_batch * batches;
+  batch_innermost = plan.problem.mask && batches > 1 && plan.span == 0;
+  rows = int64_t(panels) * width;
+  last_first = plan.span == 0;
+  if (plan.span > 0) panels = 1;
+}
+
+// Within a batch the last rows come first: where a reach is causal they are the heaviest. Windows are all alike.
+int64_t Blocks::row_of(int64_t task) const {
+  const int64_t block = batch_innermost ? task / batches : task % per_batch;
+  return (last_first ? per_batch - 1 - block : block) * rows;
+}
+
+Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+    : plan_(plan), blocks_(blocks), family_(plan.family) {
+  const Problem& p = plan.problem;
+  const int64_t key_row = plan.scoring.row_size(p.head_size);
+  const int64_t keys = plan.span > 0 ? plan.span : plan_.tile_keys;
+  const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
+  const bool load_values =
+      p.value && (!plan.values_in_place || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 || p.key_lengths ||
+                  p.centers || p.leave_one_out || plan.groups > 1);
+  panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
+  panels_ = carver.take<Panel>(blocks.panels);
+  queries_ = carver.take(blocks.panels * panel_bytes_);
+  scores_ = carver.take(keys * blocks.width * family_.element_size);
+  top_ = carver.take(blocks.width * family_.element_size);
+  keys_ = carver.take(plan.keys_in_place ? 0 : keys * key_row);
+  const int64_t groups = (keys + family_.group - 1) / family_.group;
+  const int64_t values = load_values ? groups * family_.value_size(p.value_size) : 0;
+  const int64_t as_keys = p.d_out && !plan.values_as_keys_in_place ? keys * family_.inner.row_size(p.value_size) : 0;
+  values_ = carver.take(std::max(values, as_keys));
+  scratch_ = carver.take(blocks.width * longest * family_.element_size);
+  bits_ = carver.take<uint32_t>(keys);
+  wants_top_ = !p.d_out || plan.scoring.gradients;
+  const double flops_a_cell = is_additive(p.kind) ? 40.0 : 2.0;  // of a column: a division among them
+  flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
+  tiles_ = (p.keys + plan_.tile_keys - 1) / plan_.tile_keys;
+  keeps_ = p.mask && p.keys <= most_kept_keys && plan.span == 0 && !plan.scattered;
+  kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * plan_.tile_keys * blocks.panels : 0);
+  kept_ready_ = carver.take<uint8_t>(keeps_ ? tiles_ * blocks.panels : 0);
+}
+
+void Block::look_at(int64_t task) noexcept {
+  insist(plan_.span == 0, "a plan with a span is taken window by window");
+  const Problem& p = plan_.problem;
+  batch_ = blocks_.batch_of(task);
+  first_row_ = blocks_.row_of(task);
+  const int64_t rows = std::min(plan_.rows - first_row_, blocks_.rows);
+  count_ = int((rows + blocks_.width - 1) / blocks_.width);
+  keys_base_ = base(p.key);
+  values_base_ = p.value ? base(p.value) : nullptr;
+  for (int i = 0; i < count_; ++i) {
+    const int64_t done = int64_t(i) * blocks_.width;
+    start_panel(plan_, batch_, first_row_ + done, int32_t(std::min<int64_t>(rows - done, blocks_.width)), panels_[i]);
+  }
+  next_task_ = next_key_ = -1;
+  if (keeps_ && (kept_mask_ != panels_[0].mask[0] || kept_row_ != first_row_)) {
+    kept_mask_ = panels_[0].mask[0];
+    kept_row_ = first_row_;
+    std::memset(kept_ready_, 0, size_t(tiles_ * blocks_.panels));
+  }
+}
+
+void Block::start(int64_t task, int64_t next) noexcept {
+  const Problem& p = plan_.problem;
+  look_at(task);
+  pack_all();
+  next_task_ = next;
+  if (next >= 0) {
+    next_batch_ = blocks_.batch_of(next);
+    const int64_t query = blocks_.row_of(next) / plan_.groups;
+    int64_t first = reach_of(plan_, next_batch_, 0).of(query, p.left, p.right).low;
+    if (plan_.ranges) first = std::max(first, Ranges(plan_, next_batch_).of(0, query).low);
+    first = first / plan_.tile_keys * plan_.tile_keys;
+    if (next_batch_ != batch_ || first < first_key(0, count_)) next_key_ = first;
+  }
+}
+
+void Block::pack(int i) noexcept {
+  const Operand& query = plan_.problem.query;
+  char* const queries_base = base(query);
+  const char* queries[most_lanes];
+  for (int32_t lane = 0; lane < panels_[i].live; ++lane) queries[lane] = row(query, queries_base, i, lane);
+  plan_.scoring.pack_queries(queries, dtype_of(query), query.column_stride, panels_[i].live, vectors(i),
+                             plan_.problem.head_size, plan_.query_factor, plan_.weights, scratch_,
+                             queries_ + i * panel_bytes_);
+}
+
+void Block::start_windows(int64_t task) noexcept {
+  insist(plan_.span > 0, "only a plan with a span is taken window by window");
+  const Problem& p = plan_.problem;
+  batch_ = blocks_.batch_of(task);
+  first_row_ = blocks_.row_of(task);
+  end_row_ = std::min(plan_.rows, first_row_ + blocks_.rows);
+  count_ = 1;
+  keys_base_ = base(p.key);
+  values_base_ = p.value ? base(p.value) : nullptr;
+}
+
+bool Block::next_window() noexcept {
+  if (first_row_ >= end_row_) return false;
+  const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
+  first_row_ = start_window(plan_, batch_, first_row_, rows, panels_[0]);
+  pack(0);
+  return true;
+}
+
+bool Block::open_window() noexcept {
+  const int64_t first = panels_[0].low_first & -plan_.step;
+  const int64_t end = std::min(plan_.problem.keys, (panels_[0].high_last + plan_.step - 1) & -plan_.step);
+  if (first >= end) return false;
+  open({first, end - first});
+  return true;
+}
+
+void Block::add_ahead(Ahead& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows, int64_t columns) const {
+  if (rows <= 0 || columns <= 0) return;
+  const char* const first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
+  ahead.parts[ahead.count++] = lines_of(first, {rows, x.row_stride}, {columns, x.column_stride}, item_size(x));
+}
+
+Ahead Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
+  const Problem& problem = plan_.problem;
+  Ahead ahead{};
+  // the next panel's windows begin as many keys farther on as it has queries, where windows move with the queries
+  const int64_t next = tile_.first + tile_.count;
+  add_ahead(ahead, x, batch_, next, std::min<int64_t>(problem.keys - next, blocks_.width), columns);
+  if (plan_.groups > 1) return ahead;
+  const Operand& of = keys ? problem.query : problem.out;
+  const int64_t rows = keys ? std::min<int64_t>(end_row_ - first_row_, blocks_.width) : panels_[0].live;
+  ahead.write = !keys;
+  if (!plan_.order) {
+    add_ahead(ahead, of, batch_, keys ? first_row_ : panels_[0].row[0], rows, columns);
+  } else if (rows > 0 && columns > 0) {
+    const int64_t* const order = plan_.order + batch_ * plan_.rows + first_row_ - (keys ? 0 : rows);
+    char* const first = base(of);
+    for (int64_t i = 0; i < rows; ++i) ahead_rows_[i] = first + order[i] * of.row_stride;
+    Ahead::Part part = lines_of(ahead_rows_[0], {columns, of.column_stride}, item_size(of));
+    part.rows = rows;
+    part.list = ahead_rows_;
+    ahead.parts[ahead.count++] = part;
+  }
+  return ahead;
+}
+
+Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
+  if (plan_.span > 0) return ahead_of_window(x, columns, keys);
+  const Problem& problem = plan_.problem;
+  Ahead ahead{};
+  // the panels of a block share a tile: panel p takes the p-th part
+  const auto share = [&](int64_t batch, int64_t first, int64_t end) {
+    const int64_t rows = std::min(plan_.tile_keys, end - first);
+    add_ahead(ahead, x, batch, first + rows * p / count_, rows * (p + 1) / count_ - rows * p / count_, columns);
+  };
+  if (tile_.first + plan_.tile_keys < pass_end_) share(batch_, tile_.first + plan_.tile_keys, pass_end_);
+  if (tile_.first + tile_.count < panels_[p].high_last) return ahead;
+  if (next_key_ >= 0) share(next_batch_, next_key_, problem.keys);
+  if (plan_.groups > 1 || plan_.order) return ahead;
+  if (keys) {
+    const int64_t row = blocks_.row_of(next_task_) + int64_t(p) * blocks_.width;
+    if (next_task_ >= 0)
+      add_ahead(ahead, problem.query, next_batch_, row, std::min<int64_t>(problem.queries - row, blocks_.width),
+                columns);
+  } else {
+    ahead.write = true;
+    add_ahead(ahead, problem.out, batch_, panels_[p].row[0], panels_[p].live, columns);
+  }
+  return ahead;
+}
+
+int64_t Block::first_key(int first, int last) const {
+  int64_t key = plan_.problem.keys;
+  for (int p = first; p < last; ++p) key = std::min(key, panels_[p].low_first);
+  return key / plan_.tile_keys * plan_.tile_keys;
+}
+
+int64_t Block::end_key(int first, int last) const {
+  int64_t key = 0;
+  for (int p = first; p < last; ++p) key = std::max(key, panels_[p].high_last);
+  return key;
+}
+
+void Block::open_tile(int64_t key, int64_t end) noexcept {
+  pass_end_ = end;
+  if (stopped_) return;
+  open({key, std::min(plan_.tile_keys, plan_.problem.keys - key)});
+}
+
+void Block::open(KeyTile tile) noexcept {
+  insist(tile.count <= (plan_.span > 0 ? plan_.span : plan_.tile_keys), "a tile fits into the room for its scores");
+  const Problem& p = plan_.problem;
+  tile_ = tile;
+  tile_ids_ = {};
+  values_ready_ = Values::not_loaded;
+  const Rows rows = {keys_base_ + tile.first * p.key.row_stride, dtype_of(p.key), p.key.row_stride,
+                     p.key.column_stride};
+  if (plan_.keys_in_place) {
+    key_tile_ = {rows.data, rows.row_stride};
+  } else {
+    plan_.scoring.load_keys(rows, tile_.count, p.head_size, keys_);
+    key_tile_ = {keys_, plan_.scoring.row_size(p.head_size)};
+  }
+}
+
+Rows Block::value_rows(int64_t begin) const {
+  const Operand& v = plan_.problem.value;
+  return {values_base_ + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride, v.column_stride};
+}
+
+Tile Block::values(int64_t begin, bool finite) noexcept {
+  const int64_t size = plan_.problem.value_size;
+  if (plan_.values_in_place && !finite) {
+    const Rows rows = value_rows(begin);
+    return {rows.data, rows.row_stride};
+  }
+  const Values wanted = finite ? Values::finite : Values::as_they_are;
+  if (values_ready_ != wanted) {
+    family_.load_values(value_rows(0), tile_.count, size, finite, values_);
+    values_ready_ = wanted;
+  }
+  const int64_t row = family_.value_size(size);  // of a key, or of a group of keys
+  return {values_ + begin / family_.group * row, row};
+}
+
+Tile Block::values_as_keys(int64_t begin) noexcept {
+  const Rows rows = value_rows(plan_.values_as_keys_in_place ? begin : 0);
+  if (plan_.values_as_keys_in_place) return {rows.data, rows.row_stride};
+  const int64_t size = plan_.problem.value_size, row = family_.inner.row_size(size);
+  if (values_ready_ != Values::as_keys) {
+    family_.inner.load_keys(rows, tile_.count, size, values_);
+    values_ready_ = Values::as_keys;
+  }
+  return {values_ + begin * row, row};
+}
+
+// Only where windows move with the lanes is there something to leave out.
+Corners Block::corners_of(int p, const Stretch& s) const {
+  const Panel& panel = panels_[p];
+  const int64_t count = s.count();
+  if (plan_.span == 0 || panel.live <= family_.lanes) return {0, count};
+  int64_t first = count, last = 0;
+  const int32_t last_vector = family_.lanes * (family_.max_vectors - 1);
+  for (int32_t i = 0; i < panel.live; ++i) {
+    if (panel.low[i] >= panel.high[i]) continue;
+    if (i >= family_.lanes) first = std::min(first, panel.low[i] - tile_.first - s.begin);
+    if (i < last_vector) last = std::max(last, panel.high[i] - tile_.first - s.begin);
+  }
+  first = std::max<int64_t>(0, first) & -plan_.step;
+  last = std::clamp((last + plan_.step - 1) & -plan_.step, int64_t(0), count);
+  return {std::min(first, last), last};
+}
+
+Rows Block::key_rows(int64_t begin) const {
+  const Operand& k = plan_.problem.key;
+  return {keys_base_ + (tile_.first + begin) * k.row_stride, dtype_of(k), k.row_stride, k.column_stride};
+}
+
+Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
+  stopped_ = stopped_ || asked_to_stop(flops_a_key_ * double(tile_.count));
+  if (stopped_) return {};
+  Panel& panel = panels_[p];
+  const Problem& problem = plan_.problem;
+  KeptBits kept;
+  if (keeps_)
+    kept = {kept_bits_ + p * tiles_ * plan_.tile_keys + tile_.first,
+            kept_ready_ + p * tiles_ + tile_.first / plan_.tile_keys};
+  const Stretch s = look(plan_, panel, tile_, plan_.step, want_bits, bits_, kept, tile_ids_);
+  if (s.empty()) return s;
+
+  const int32_t v = vectors(p);
+  const int64_t count = s.count();
+  corners_ = corners_of(p, s);
+  plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys(s.begin), count, problem.head_size, plan_.weights, scores_,
+                       wants_top_ ? top_ : nullptr, corners_, ahead(problem.key, problem.head_size, p, true));
+  if (plan_.bent) family_.bend(scores_, v, count, plan_.scale, problem.softcap);
+  if (bent) std::memcpy(bent, scores_, size_t(count * v * family_.lanes * family_.element_size));
+  if (plan_.biased) {
+    const char* rows[most_lanes];
+    for (int32_t i = 0; i < panel.live; ++i)
+      rows[i] = panel.mask[i] + (tile_.first + s.begin) * problem.mask.column_stride;
+    family_.add_bias(scores_, v, count, rows, dtype_of(problem.mask), problem.mask.column_stride, panel.live);
+  }
+  if (s.bits) {
+    family_.hide_unset(scores_, v, count, s.bits);
+  } else if (s.hidden) {
+    int32_t low[most_lanes], high[most_lanes];
+    for (int i = 0; i < most_lanes; ++i) {
+      low[i] = int32_t(std::clamp(panel.low[i] - tile_.first - s.begin, int64_t(0), count));
+      high[i] = int32_t(std::clamp(panel.high[i] - tile_.first - s.begin, int64_t(0), count));
+    }
+    family_.hide_outside(scores_, v, 0, s.open - s.begin, low, high);
+    family_.hide_outside(scores_, v, s.shut - s.begin, count, low, high);
+  }
+  if (wants_top_ && (plan_.bent || plan_.biased || s.hidden)) family_.find_top(scores_, v, count, top_);
+  return s;
+}
+
+Gaussian Block::gaussian(int p, const Stretch& stretch) const {
+  const Panel& panel = panels_[p];
+  const double first = double(tile_.first + stretch.begin);
+  Gaussian gaussian;
+  const double unit = plan_.gaussian_unit();
+  gaussian.rate = std::sqrt(log2_e / 2) / (plan_.problem.sigma / unit);  // 2^-(rate x)^2 = exp(-x^2 / (2 sigma^2))
+  // so far beyond the last key no weight is left, and float32 has room for the distance
+  const double beyond = double(plan_.problem.keys) + 64 / gaussian.rate;
+  for (int i = 0; i < most_lanes; ++i) {
+    const double center = std::clamp(panel.center[i] / unit, -beyond, beyond);
+    // the nearest key; from 2^52 on every number is whole
+    const bool whole = std::fabs(center) >= 0x1p52;
+    const double nearest = whole ? center : double(int64_t(center < 0 ? center - 0.5 : center + 0.5));
+    gaussian.whole[i] = nearest - first;
+    gaussian.rest[i] = center - nearest;
+  }
+  return gaussian;
+}
+
+}  // namespace foveate

@@ -1,0 +1,197 @@
+// A block of queries, in panels, against the keys: what every driver of queries-on-lanes shares. It holds the packed
+// queries and makes the scores of one tile of keys for one panel, -inf where they are not seen; a driver then selects.
+#pragma once
+#include <algorithm>
+#include <limits>
+#include <new>
+
+#include "prefetch.hpp"
+#include "reach.hpp"
+#include "row_order.hpp"
+#include "runtime/parallel.hpp"
+#include "runtime/refuse.hpp"
+#include "runtime/workspace.hpp"
+
+namespace foveate {
+
+// Blocks: as many panels as share a tile while their queries and outputs stay within a part of a small L2.
+constexpr int64_t block_bytes = 256 << 10;
+constexpr int64_t most_panels = 16;
+
+// How a plan is cut into blocks of panels.
+struct Blocks {
+  // even: all of about one size; else as large as they may be, so that where they are cut does not depend on the rows.
+  Blocks(const Plan&, int64_t bytes_a_query, int threads, bool even = true) noexcept;
+  int64_t row_of(int64_t task) const;
+  int64_t batch_of(int64_t task) const { return batch_innermost ? task % batches : task / per_batch; }
+
+  int64_t batches;
+  int32_t width;         // queries in a panel
+  int32_t panels;        // panels in a block, held at once
+  int64_t rows;          // queries in a block
+  int64_t per_batch;     // blocks in a batch
+  int64_t count;         // in all
+  bool last_first;       // the last rows of a batch come first
+  bool batch_innermost;  // blocks that may share a mask follow each other, so that its bits are made once
+};
+
+class Block {
+ public:
+  // Carves its scratch out of a thread's part; with a null base it only counts.
+  Block(const Plan&, const Blocks&, Carver&) noexcept;
+
+  void start(int64_t task, int64_t next) noexcept;  // packs the queries of a task; next: a guess, or -1
+  // The same in two steps: what the queries see, and where that matters the packing.
+  void look_at(int64_t task) noexcept;
+  void pack_all() noexcept {
+    for (int p = 0; p < count_; ++p) pack(p);
+  }
+  // Narrow windows, one panel after the other: the rows of a task; the next panel of them, whether there is one; and its
+  // keys as a tile of their own, whether there are any.
+  void start_windows(int64_t task) noexcept;
+  bool next_window() noexcept;
+  bool open_window() noexcept;
+  int panels() const { return count_; }
+  Panel& panel(int p) { return panels_[p]; }
+  const Panel& panel(int p) const { return panels_[p]; }
+  int32_t vectors(int p) const { return panels_[p].live <= family_.lanes ? 1 : family_.max_vectors; }
+  int64_t batch() const { return batch_; }
+
+  // Keys that some query of the panels first..last-1 may see, from a multiple of the tile.
+  int64_t first_key(int first, int last) const;
+  int64_t end_key(int first, int last) const;
+
+  // The first key of a stretch of the open tile.
+  int64_t key_of(const Stretch& stretch) const { return tile_.first + stretch.begin; }
+
+  // Loads keys where they cannot be read in place. `end`: of the pass.
+  void open_tile(int64_t key, int64_t end) noexcept;
+
+  // Whether the call was told to stop: from then on no tile has a key.
+  bool stopped() const { return stopped_; }
+
+  // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
+  // reach is plain intervals. bent: room for the scores as they are after the softcap, before a mask is added.
+  Stretch score(int p, bool want_bits, void* bent = nullptr) noexcept;
+  // With a sigma: what multiplies the weights of a stretch, round each query's centre.
+  Gaussian gaussian(int p, const Stretch&) const;
+  char* scores() { return scores_; }
+  const Corners& corners() const { return corners_; }  // of the stretch that was scored
+  const char* top() const { return top_; }             // the largest of them, of each query
+  double softmax_scale() const { return plan_.softmax_scale(); }
+
+  // Values of the open tile from key `begin`, the first of a group; finite: with 0 for inf and NaN.
+  Tile values(int64_t begin, bool finite) noexcept;
+  // What a product will read of them.
+  Ahead values_next(const Tile& values, int64_t count) const {
+    const int64_t groups = family_.pairs ? (count + family_.group - 1) / family_.group : 0;
+    const Elements lines{groups * values.row_stride / line_bytes, line_bytes};
+    return {{lines_of(static_cast<const char*>(values.data), lines, line_bytes), {}, {}}, 1, false};
+  }
+  Tile values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
+  Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
+  Rows value_rows(int64_t begin) const;
+  // The queries of a panel as the scores read them.
+  const void* packed(int p) const { return queries_ + p * panel_bytes_; }
+  // Keys of the open tile as the scores read them, and as they lie in memory.
+  Tile keys(int64_t begin) const {
+    return {static_cast<const char*>(key_tile_.data) + begin * key_tile_.row_stride, key_tile_.row_stride};
+  }
+  Rows key_rows(int64_t begin) const;
+
+  // Row of a query of an operand like the output; `base`: of its batch.
+  char* row(const Operand& x, char* base, int p, int lane) const {
+    const Panel& panel = panels_[p];
+    return base + panel.row[lane] * x.row_stride + (plan_.groups > 1 ? plan_.group_offset(x, panel.group[lane]) : 0);
+  }
+  char* base(const Operand& x) const { return x.data + plan_.batch_offset(x, batch_); }
+
+  void* scratch() { return scratch_; }  // a panel of rows as long as any
+
+  // A softmax's m, in units of the scores, and l before the first tile: nothing, or the sink.
+  template <class T>
+  void start_softmax(int p, T* m, T* l) noexcept {
+    for (int i = 0; i < blocks_.width; ++i) {
+      const bool sink = plan_.problem.sink && i < panels_[p].live;
+      m[i] = T(sink ? sink_score_of(plan_, batch_, panels_[p].group[i]) : -std::numeric_limits<double>::infinity());
+      l[i] = T(sink ? 1 : 0);
+    }
+  }
+
+ private:
+  void pack(int p) noexcept;
+  void open(KeyTile) noexcept;
+  Corners corners_of(int p, const Stretch&) const;
+  // What to prefetch while keys or values are at work on panel p: its share of the next tile; and in the panel's last
+  // tile its share of the next task's first one, with the next queries or the rows that it is about to write.
+  Ahead ahead(const Operand&, int64_t columns, int p, bool keys);
+  Ahead ahead_of_window(const Operand&, int64_t columns, bool keys);
+  void add_ahead(Ahead&, const Operand&, int64_t batch, int64_t row, int64_t rows, int64_t columns) const;
+
+  const Plan& plan_;
+  const Blocks& blocks_;
+  const Family& family_;
+  Panel* panels_;
+  char *queries_, *scores_, *top_, *keys_, *values_, *scratch_;
+  int64_t panel_bytes_;
+  uint32_t* bits_;
+  uint32_t* kept_bits_;
+  uint8_t* kept_ready_;
+  int64_t tiles_;
+  bool keeps_, wants_top_;           // gradients of inner products do without: they know lse
+  const char* kept_mask_ = nullptr;  // whose bits are kept: the mask's row, and the first query
+  int64_t kept_row_ = -1;
+
+  int count_ = 0;
+  int64_t batch_ = 0, first_row_ = 0, end_row_ = 0;
+  char *keys_base_ = nullptr, *values_base_ = nullptr;
+  int64_t next_task_ = 0, next_batch_ = 0, next_key_ = 0;  // a guess; its first key, or none
+  int64_t pass_end_ = 0;
+  bool stopped_ = false;
+  double flops_a_key_;  // of a panel
+  KeyTile tile_{};
+  TileIds tile_ids_{};
+  Tile key_tile_{};
+  Corners corners_{};
+  const char* ahead_rows_[most_lanes];
+  enum class Values { not_loaded, as_they_are, finite, as_keys } values_ready_ = Values::not_loaded;
+};
+
+// Runs Worker<T> over all blocks: made once for each thread, it takes task after task. bytes_a_query: of what a worker
+// keeps for each query of a block.
+template <class T, template <class> class Worker>
+fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* error) noexcept {
+  const int threads = threads_for(plan.batches * plan.rows, flops);
+  const Blocks blocks(plan, bytes_a_query, threads);
+  Carver size(nullptr);
+  size.take<Worker<T>>(1);
+  Worker<T>(plan, blocks, size);
+  const size_t part = size.used();
+  // what is shared: the score's weights, and the order of the rows, with room to find it
+  const size_t prepared = round_up(size_t(plan.prepared_size()));
+  const int sorters = int(std::min<int64_t>(threads, plan.batches));
+  const size_t order = order_size(plan);
+  const size_t shared = prepared + order + order_scratch(plan) * size_t(sorters);
+  const Workspace workspace(shared + part * size_t(threads));
+  if (!workspace.data()) return no_memory(error, double(shared) + double(part) * threads);
+  plan.prepare(workspace.data());
+  if (plan.scattered && !order_all(plan, sorters, workspace.data() + prepared, workspace.data() + prepared + order)) {
+    return FV_INTERRUPTED;
+  }
+  char* const parts = workspace.data() + shared;
+  for (int t = 0; t < threads; ++t) {
+    Carver carver(parts + part * size_t(t));
+    Worker<T>* worker = carver.take<Worker<T>>(1);
+    new (worker) Worker<T>(plan, blocks, carver);
+  }
+  // heads apart, each thread with its own; but where there is one head, all take its heaviest blocks first
+  const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.span > 0;
+  const bool done =
+      run_tasks(blocks.count, threads, ranges ? Order::by_ranges : Order::in_order, [&](const Task& task) {
+        const KernelSession session(plan.family);
+        reinterpret_cast<Worker<T>*>(parts + part * size_t(task.thread))->run(task.index, task.next);
+      });
+  return done ? FV_OK : FV_INTERRUPTED;
+}
+
+}  // namespace foveate

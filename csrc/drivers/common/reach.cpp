@@ -1,0 +1,218 @@
+#include "reach.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/poison.hpp"
+
+namespace foveate {
+namespace {
+
+Interval common(Interval a, Interval b) {
+  const int64_t low = std::max(a.low, b.low), high = std::min(a.high, b.high);
+  return low < high ? Interval{low, high} : Interval{0, 0};
+}
+
+constexpr uint32_t all_of(int32_t live) { return live >= 32 ? ~uint32_t(0) : (uint32_t(1) << live) - 1; }
+
+void start_masks(const Plan& plan, int64_t batch, Panel& panel) noexcept {
+  const Problem& p = plan.problem;
+  panel.seen = 0;  // known only when the masks are read
+  const auto base = [&](const Operand& x, int64_t group) {
+    return x.data + plan.batch_offset(x, batch) + (group ? plan.group_offset(x, group) : 0);
+  };
+  panel.one_segment_row = true;
+  for (int32_t i = 0; i < panel.live; ++i) {
+    const int64_t group = panel.group[i];
+    if (p.mask) panel.mask[i] = base(p.mask, group) + panel.row[i] * p.mask.row_stride;
+    if (!plan.by_ids) continue;
+    std::memcpy(&panel.segment[i], base(p.query_segments, group) + panel.row[i] * p.query_segments.row_stride,
+                sizeof(int64_t));
+    panel.key_segments[i] = base(p.key_segments, group);
+    panel.one_segment_row = panel.one_segment_row && panel.key_segments[i] == panel.key_segments[0];
+    panel.segment_first = i ? std::min(panel.segment_first, panel.segment[i]) : panel.segment[i];
+    panel.segment_last = i ? std::max(panel.segment_last, panel.segment[i]) : panel.segment[i];
+  }
+}
+
+// No query of the panel has an id between the smallest and the largest of the tile's keys.
+bool segments_miss(const Plan& plan, const Panel& panel, KeyTile tile, TileIds& ids) noexcept {
+  if (!panel.one_segment_row) return false;
+  if (!ids.ready) {
+    const int64_t stride = plan.problem.key_segments.row_stride;
+    for (int64_t j = 0; j < tile.count; ++j) {
+      int64_t id;
+      std::memcpy(&id, panel.key_segments[0] + (tile.first + j) * stride, sizeof id);
+      ids.first = j ? std::min(ids.first, id) : id;
+      ids.last = j ? std::max(ids.last, id) : id;
+    }
+    ids.ready = true;
+  }
+  return panel.segment_last < ids.first || panel.segment_first > ids.last;
+}
+
+// Clears the bits of the cells outside each query's interval.
+void clear_outside(const Panel& panel, KeyTile tile, const Stretch& stretch, uint32_t* bits) {
+  for (int32_t i = 0; i < panel.live; ++i) {
+    const uint32_t others = ~(uint32_t(1) << i);
+    const int64_t low = std::clamp(panel.low[i] - tile.first, stretch.begin, stretch.end);
+    const int64_t high = std::clamp(panel.high[i] - tile.first, low, stretch.end);
+    for (int64_t j = stretch.begin; j < low; ++j) bits[j - stretch.begin] &= others;
+    for (int64_t j = high; j < stretch.end; ++j) bits[j - stretch.begin] &= others;
+  }
+}
+
+// Clears the bit of the key at each query's own position.
+void clear_own(const Panel& panel, KeyTile tile, const Stretch& stretch, uint32_t* bits) {
+  for (int32_t i = 0; i < panel.live; ++i) {
+    const int64_t own = panel.own[i] - tile.first;
+    if (stretch.begin <= own && own < stretch.end) bits[own - stretch.begin] &= ~(uint32_t(1) << i);
+  }
+}
+
+// The bits of a mask: of bools those set, of a float mask those that are not -inf.
+void read_mask(const Plan& plan, const Panel& panel, int64_t first, int64_t count, uint32_t* bits) {
+  const Operand& mask = plan.problem.mask;
+  const int64_t stride = mask.column_stride;
+  std::fill_n(bits, count, plan.biased ? all_of(panel.live) : 0);
+  for (int32_t i = 0; i < panel.live; ++i) {
+    const char* row = panel.mask[i] + first * stride;
+    if (plan.biased)
+      plan.kernels.clear_minus_infinity(row, dtype_of(mask), stride, count, i, bits);
+    else
+      plan.kernels.bits_of_bools(row, stride, count, i, bits);
+  }
+}
+
+// The bits of the mask and the segments.
+void read_bits(const Plan& plan, const Panel& panel, KeyTile tile, const Stretch& stretch, uint32_t* bits,
+               KeptBits kept) {
+  const Problem& p = plan.problem;
+  if (!p.mask) {
+    std::fill_n(bits, stretch.count(), all_of(panel.live));
+  } else if (!kept.bits) {
+    read_mask(plan, panel, tile.first + stretch.begin, stretch.count(), bits);
+  } else {
+    if (!*kept.ready) read_mask(plan, panel, tile.first, tile.count, kept.bits);
+    *kept.ready = 1;
+    std::copy_n(kept.bits + stretch.begin, stretch.count(), bits);
+  }
+  if (!plan.by_ids) return;
+  const int64_t stride = p.key_segments.row_stride;
+  for (int32_t i = 0; i < panel.live; ++i)
+    plan.kernels.clear_other_segments(panel.key_segments[i] + (tile.first + stretch.begin) * stride, stride,
+                                      panel.segment[i], stretch.count(), i, bits);
+}
+
+// span: of the keys that the rows see together, beyond which the panel ends; 0: it takes all rows.
+void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int64_t span, Panel& panel) noexcept {
+  insist(!plan.scattered || plan.order, "rows that come in an order of their own have one");
+  const Problem& p = plan.problem;
+  panel.seen = 0;
+  panel.hidden = false;
+  panel.low_first = panel.high_first = p.keys;
+  panel.low_last = panel.high_last = 0;
+  Reach reach = reach_of(plan, batch, 0);
+  const Centers centers(plan, batch);
+  Ranges ranges(plan, batch);
+  int64_t first = p.keys, end = 0;  // of the span
+  int32_t i = 0;
+  for (; i < live; ++i) {
+    const int64_t r = plan.order ? plan.order[batch * plan.rows + row + i] : row + i;
+    const int64_t group = plan.groups == 1 ? 0 : r % plan.groups;
+    const int64_t index = plan.groups == 1 ? r : r / plan.groups;
+    if (plan.groups > 1 && (p.offset || p.key_lengths)) reach = reach_of(plan, batch, group);
+    Interval keys = reach.of(index, p.left, p.right);
+    if (p.centers) {
+      panel.center[i] = centers.of(group, index);
+      keys = common(keys, round_center(panel.center[i], p.half_width, reach.keys));
+    }
+    if (plan.ranges) keys = common(keys, ranges.of(group, index));
+    if (span > 0 && keys.low < keys.high) {
+      const int64_t low = std::min(first, keys.low), high = std::max(end, keys.high);
+      if (i > 0 && high + plan.step - 1 - (low & -plan.step) > span) break;
+      first = low;
+      end = high;
+    }
+    panel.row[i] = index;
+    panel.group[i] = group;
+    panel.low[i] = keys.low;
+    panel.high[i] = keys.high;
+    panel.own[i] = index + reach.offset;
+    const bool own_alone = p.leave_one_out && panel.own[i] == keys.low && keys.high == keys.low + 1;
+    if (keys.low < keys.high && !own_alone) {
+      panel.seen |= uint32_t(1) << i;
+      panel.low_first = std::min(panel.low_first, keys.low);
+    }
+    panel.low_last = std::max(panel.low_last, keys.low);
+    panel.high_first = std::min(panel.high_first, keys.high);
+    panel.high_last = std::max(panel.high_last, keys.high);
+  }
+  panel.live = live = i;
+  for (; i < most_lanes; ++i) {  // a lane without a query asks for nothing of its own
+    panel.low[i] = panel.low[0];
+    panel.high[i] = panel.high[0];
+    panel.center[i] = 0;
+  }
+  panel.own_first = *std::min_element(panel.own, panel.own + live);
+  panel.own_last = *std::max_element(panel.own, panel.own + live);
+  if (plan.bits) start_masks(plan, batch, panel);
+}
+
+}  // namespace
+
+void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
+  fill_panel(plan, batch, row, live, 0, panel);
+}
+
+int64_t start_window(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
+  fill_panel(plan, batch, row, live, plan.span, panel);
+  return row + panel.live;
+}
+
+char* row_of(const Plan& plan, const Operand& x, int64_t batch, const Panel& panel, int lane) noexcept {
+  return plan.row(x, batch, panel.group[lane], panel.row[lane]);
+}
+
+Stretch look(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool want_bits, uint32_t* bits, KeptBits kept,
+             TileIds& ids) noexcept {
+  Stretch s;
+  s.begin = std::max<int64_t>(0, panel.low_first - tile.first) & -align;
+  s.end = std::min(tile.count, panel.high_last - tile.first);
+  // the key that shares a pair with the last one seen is hidden, not forgotten: its value may be NaN
+  s.end = std::min(tile.count, (s.end + plan.step - 1) & -plan.step);
+  if (s.empty()) return s;
+  s.open = std::clamp(panel.low_last - tile.first, s.begin, s.end);
+  s.shut = std::clamp(panel.high_first - tile.first, s.open, s.end);
+  const bool partial = s.open > s.begin || s.shut < s.end;
+  const bool own =
+      plan.problem.leave_one_out && panel.own_first < tile.first + s.end && tile.first + s.begin <= panel.own_last;
+
+  if (!plan.bits) {
+    s.hidden = partial || own;
+    if (own || (partial && want_bits)) {
+      std::fill_n(bits, s.count(), all_of(panel.live));
+      if (partial) clear_outside(panel, tile, s, bits);
+      if (own) clear_own(panel, tile, s, bits);
+      s.bits = bits;
+    }
+  } else {
+    if (plan.by_ids && segments_miss(plan, panel, tile, ids)) return {};
+    read_bits(plan, panel, tile, s, bits, kept);
+    if (partial) clear_outside(panel, tile, s, bits);
+    if (own) clear_own(panel, tile, s, bits);
+    uint32_t any = 0, every = all_of(panel.live);
+    for (int64_t j = 0; j < s.count(); ++j) {
+      any |= bits[j];
+      every &= bits[j];
+    }
+    if (any == 0) return {};
+    panel.seen |= any;
+    s.hidden = every != all_of(panel.live);
+    if (s.hidden) s.bits = bits;
+  }
+  panel.hidden = panel.hidden || s.hidden;
+  return s;
+}
+
+}  // namespace foveate

@@ -1,0 +1,83 @@
+// What the drivers of hard attention share: where the random numbers of a query are counted, and how a choice is written.
+//   log_prob = log P(key) = log w + scale (m' - m) - log l,   with the weight w and the maximum m' when it was chosen.
+#pragma once
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "drivers/common/plan.hpp"
+#include "runtime/random.hpp"
+#include "runtime/workspace.hpp"
+
+namespace foveate {
+
+constexpr int64_t random_words = 4;  // tiles of keys that one block of random numbers serves
+
+// Few queries against many keys, as soft/few_queries.hpp is to soft attention; the draws are the same, up to rounding.
+fv_status hard_attention_of_few(const Problem&, fv_error*) noexcept;
+
+// A query's outputs, and the values to choose from.
+struct Cells {
+  char *index, *log_prob, *out;
+  const char* values;
+};
+
+template <class T>
+class Choices {
+ public:
+  Choices(const Plan& plan, Carver& carver) noexcept
+      : plan_(plan),
+        problem_(plan.problem),
+        plain_(sizeof(T) == 8 ? plan.kernels.float64 : plan.kernels.float32),
+        philox_(problem_.random.key[0], problem_.random.key[1]),
+        leads_(plan) {
+    value_ = carver.take<T>(problem_.value_size);
+  }
+
+  bool sampled() const { return problem_.selection == FV_SAMPLE; }
+
+  int64_t lead(int64_t batch, int64_t group) const { return leads_.of(batch, group); }
+  // The numbers of tiles block * random_words and on.
+  RandomBlock numbers(int64_t block, int64_t draw, int64_t query, int64_t lead) const {
+    return philox_(Stream::hard_attention, uint64_t(block), uint64_t(draw), uint64_t(query), uint64_t(lead));
+  }
+
+  // key: -1 where none was chosen. m, log_l: of all keys that are seen.
+  void write(const Cells& cells, int64_t draw, int64_t key, double weight, double chosen_m, double m, double log_l,
+             bool seen) noexcept {
+    const bool chosen = key >= 0 && log_l == log_l;  // else nothing is seen, or NaN is
+    const int64_t index = chosen ? key : -1;
+    T log_prob = seen ? std::numeric_limits<T>::quiet_NaN() : T(0);
+    if (chosen) log_prob = T(std::log(weight) - log_l + (chosen_m - m) * plan_.softmax_scale() * ln_2);
+    std::memcpy(cells.index + draw * problem_.index.column_stride, &index, sizeof index);
+    std::memcpy(cells.log_prob + draw * problem_.log_prob.column_stride, &log_prob, sizeof log_prob);
+    write_value(chosen ? cells.values + key * problem_.choices.row_stride : nullptr, log_prob,
+                cells.out + draw * problem_.out_draw_stride);
+  }
+
+ private:
+  // A row of the values; without one all columns are `otherwise`.
+  void write_value(const char* row, T otherwise, char* to) noexcept {
+    const Operand &value = problem_.choices, &out = problem_.out;
+    const int64_t size = problem_.value_size;
+    const int64_t item = item_size(value);
+    if (row && value.dtype == out.dtype && value.column_stride == item && out.column_stride == item) {
+      std::memcpy(to, row, size_t(size * item));
+      return;
+    }
+    if (row)
+      plain_.load_values({row, dtype_of(value), 0, value.column_stride}, 1, size, false, value_);
+    else
+      for (int64_t d = 0; d < size; ++d) value_[d] = otherwise;
+    plain_.store_row(value_, size, to, dtype_of(out), out.column_stride);
+  }
+
+  const Plan& plan_;
+  const Problem& problem_;
+  const Family& plain_;
+  Philox philox_;
+  Leads leads_;
+  T* value_;
+};
+
+}  // namespace foveate

@@ -1,0 +1,183 @@
+// Hard attention: for every query the most probable key, or keys drawn from the distribution that soft attention weighs
+// the values by. One pass over the tiles of keys, whatever the number of draws; the weights of one tile are stored at a
+// time, and of the values only the chosen rows are read. Uniform numbers are counted by (leading index, query, draw; tile
+// of keys), so that a draw depends on nothing else.
+#include "choices.hpp"
+
+#include <algorithm>
+
+#include "drivers/common/query_block.hpp"
+#include "drivers/drivers.hpp"
+#include "drivers/soft/few_queries.hpp"
+
+namespace foveate {
+namespace {
+
+constexpr int64_t words = random_words;
+constexpr int64_t most_fetched = 64;  // lines of a row of values
+
+template <class T>
+class Hard {
+ public:
+  Hard(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+      : plan_(plan),
+        problem_(plan.problem),
+        plain_(sizeof(T) == 8 ? plan.kernels.float64 : plan.kernels.float32),
+        block_(plan, blocks, carver),
+        choices_(plan, carver),
+        width_(blocks.width),
+        draws_(plan.problem.draws) {
+    const int64_t queries = int64_t(blocks.panels) * width_;
+    m_ = carver.take<T>(queries);
+    l_ = carver.take<T>(queries);
+    alpha_ = carver.take<T>(width_);
+    runs_ = carver.take<T>(plain_.runs_of(tile_keys) * width_);
+    place_ = carver.take<int32_t>(width_);
+    key_ = carver.take<int64_t>(queries * draws_);
+    weight_ = carver.take<T>(queries * draws_);
+    chosen_m_ = carver.take<T>(queries * draws_);
+    uniforms_ = carver.take<T>(choices_.sampled() ? queries * draws_ * words : 0);
+  }
+
+  static int64_t bytes_a_query(const Plan& plan) {
+    const int64_t a_draw = int64_t(sizeof(int64_t) + (2 + words) * sizeof(T));
+    return plan.scoring.panel_size(plan.problem.head_size) + plan.problem.draws * a_draw;
+  }
+
+  void run(int64_t task, int64_t next) noexcept {
+    block_.start(task, next);
+    const int count = block_.panels();
+    for (int p = 0; p < count; ++p) block_.start_softmax(p, m_ + p * width_, l_ + p * width_);
+    std::fill_n(key_, count * width_ * draws_, int64_t(-1));
+    words_of_ = -1;
+    const int64_t end = block_.end_key(0, count);
+    for (int64_t key = block_.first_key(0, count); key < end; key += tile_keys) {
+      block_.open_tile(key, end);
+      if (choices_.sampled()) count_on(key / tile_keys);
+      for (int p = 0; p < count; ++p) select(p, key);
+      if (block_.stopped()) return;
+    }
+    for (int i = 0; i < block_.panel(0).live; ++i) fetch(0, i);
+    for (int p = 0; p < count; ++p) write(p);
+  }
+
+ private:
+  int64_t place_of(int p, int64_t draw) const { return (p * draws_ + draw) * width_; }  // of a panel's first query
+
+  // Random numbers for this tile and those that share its block.
+  void count_on(int64_t tile) noexcept {
+    if (words_of_ == tile / words) return;
+    words_of_ = tile / words;
+    for (int p = 0; p < block_.panels(); ++p) {
+      const Panel& panel = block_.panel(p);
+      for (int i = 0; i < panel.live; ++i) {
+        const int64_t lead = choices_.lead(block_.batch(), panel.group[i]);
+        for (int64_t draw = 0; draw < draws_; ++draw) {
+          const RandomBlock random = choices_.numbers(words_of_, draw, panel.row[i], lead);
+          T* const to = uniforms_ + place_of(p, draw) * words + i;
+          for (int64_t w = 0; w < words; ++w) to[w * width_] = uniform<T>(random.words[w]);
+        }
+      }
+    }
+  }
+
+  // The open tile, for a panel.
+  void select(int p, int64_t key) noexcept {
+    const Stretch stretch = block_.score(p, false);
+    if (stretch.empty()) return;
+    const int32_t vectors = block_.vectors(p);
+    const int64_t count = stretch.count(), first = key + stretch.begin;
+    T *m = m_ + p * width_, *l = l_ + p * width_;
+    const uint32_t live = block_.panel(p).live >= 32 ? ~uint32_t(0) : (uint32_t(1) << block_.panel(p).live) - 1;
+    const double scale = block_.softmax_scale();
+    if (!choices_.sampled()) {
+      const uint32_t found = plain_.first_of_top(block_.scores(), vectors, count, block_.top(), m, place_);
+      plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, nullptr, alpha_, nullptr, Ahead{});
+      take(found & live, place_of(p, 0), p, first, vectors);
+      return;
+    }
+    plain_.soft_runs(block_.scores(), vectors, count, scale, block_.top(), m, l, alpha_, runs_);
+    const int64_t word = key / tile_keys % words;
+    for (int64_t draw = 0; draw < draws_; ++draw) {
+      const T* numbers = uniforms_ + place_of(p, draw) * words + word * width_;
+      const uint32_t drawn = plain_.draw(block_.scores(), vectors, count, runs_, l, numbers, place_);
+      take(drawn & live, place_of(p, draw), p, first, vectors);
+    }
+  }
+
+  // Notes the keys that were found at place_, with their weights.
+  void take(uint32_t found, int64_t at, int p, int64_t first, int32_t vectors) noexcept {
+    const T* weights = reinterpret_cast<const T*>(block_.scores());
+    const int64_t step = int64_t(vectors) * plan_.family.lanes;
+    for (; found; found &= found - 1) {
+      const int i = __builtin_ctz(found);
+      key_[at + i] = first + place_[i];
+      weight_[at + i] = weights[place_[i] * step + i];
+      chosen_m_[at + i] = m_[p * width_ + i];
+    }
+  }
+
+  void write(int p) noexcept {
+    const Panel& panel = block_.panel(p);
+    char* const values = block_.base(problem_.choices);
+    char* const indices = block_.base(problem_.index);
+    char* const log_probs = block_.base(problem_.log_prob);
+    char* const outputs = block_.base(problem_.out);
+    for (int i = 0; i < panel.live; ++i) {
+      if (p + 1 < block_.panels() && i < block_.panel(p + 1).live) fetch(p + 1, i);
+      const bool seen = panel.seen >> i & 1;
+      const double m = double(m_[p * width_ + i]), log_l = std::log(double(l_[p * width_ + i]));
+      const Cells cells{block_.row(problem_.index, indices, p, i), block_.row(problem_.log_prob, log_probs, p, i),
+                        block_.row(problem_.out, outputs, p, i), values_of(p, i, values)};
+      for (int64_t draw = 0; draw < draws_; ++draw) {
+        const int64_t at = place_of(p, draw) + i;
+        choices_.write(cells, draw, key_[at], double(weight_[at]), double(chosen_m_[at]), m, log_l, seen);
+      }
+    }
+  }
+
+  const char* values_of(int p, int i, const char* base) const {
+    return base + (plan_.groups > 1 ? plan_.group_offset(problem_.choices, block_.panel(p).group[i]) : 0);
+  }
+
+  // The rows of values that a query chose stand anywhere: they are asked for while the panel before is written. In line,
+  // since GCC 12 drops calls of a function that does nothing but prefetch.
+  [[gnu::always_inline]] void fetch(int p, int i) const {
+    const Operand& values = problem_.choices;
+    const char* const rows = values_of(p, i, block_.base(values));
+    const Ahead::Part row = lines_of(rows, {problem_.value_size, values.column_stride}, item_size(values));
+    const int64_t lines = std::min(row.touches, most_fetched);
+    for (int64_t draw = 0; draw < draws_; ++draw) {
+      const int64_t key = std::max<int64_t>(key_[place_of(p, draw) + i], 0);
+      for (int64_t at = 0; at < lines; ++at) __builtin_prefetch(rows + key * values.row_stride + at * row.step);
+    }
+  }
+
+  const Plan& plan_;
+  const Problem& problem_;
+  const Family& plain_;  // whose weights are T, one a query, as they are read here
+  Block block_;
+  Choices<T> choices_;
+  int64_t width_, draws_;
+  T *m_, *l_, *alpha_, *runs_;
+  int32_t* place_;
+  int64_t* key_;  // of each panel, draw and query: the key that is chosen so far, or -1
+  T *weight_, *chosen_m_;
+  T* uniforms_;            // of each panel, draw, word and query
+  int64_t words_of_ = -1;  // the block of random numbers that is at hand
+};
+
+}  // namespace
+
+fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
+  if (problem.queries <= decode_queries && !problem.centers) return hard_attention_of_few(problem, error);
+  Plan plan(problem, kernels());
+  plan.share_tiles();
+  plan.tile_keys = tile_keys;  // which decides what is drawn
+  const double flops =
+      2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
+  return plan.family.element_size == 8 ? run_blocks<double, Hard>(plan, Hard<double>::bytes_a_query(plan), flops, error)
+                                       : run_blocks<float, Hard>(plan, Hard<float>::bytes_a_query(plan), flops, error);
+}
+
+}  // namespace foveate

@@ -1,0 +1,212 @@
+// Few queries against many keys, bound by memory: the keys are split into chunks of fixed size, whose answers are merged in
+// order, so that any number of threads gives the same bits.
+#include "few_queries.hpp"
+
+#include <cmath>
+
+#include "drivers/common/few_queries.hpp"
+
+namespace foveate {
+namespace {
+
+constexpr int64_t chunk_keys = 2048;  // a unit of work for a thread
+constexpr int64_t decode_tile = 256;
+
+template <class T>
+class Decode : private FewQueries<T> {
+ public:
+  explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile), plan_(plan) {
+    chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
+    value_stride_ = this->padded(p_.value_size);
+    values_contiguous_ = p_.value.column_stride == item_size(p_.value);
+  }
+
+  fv_status run(fv_error* error) noexcept {
+    const int64_t tasks = plan_.batches * row_blocks_ * chunks_;
+    const double cells = double(plan_.batches) * double(plan_.rows) * double(p_.keys);
+    const int threads = threads_for(tasks, 2.0 * cells * double(p_.head_size + p_.value_size));
+    const int64_t rows = plan_.batches * plan_.rows;
+    return this->with_scratch(
+        plan_, threads, error, [&](Carver& carver) { carve_partial(carver, chunks_ > 1 ? rows * chunks_ : 0); },
+        [&](Carver& carver) { return Scratch(*this, carver); },
+        [&](auto&& scratch_of) {
+          const bool done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
+            const KernelSession session(family_);
+            Scratch scratch = scratch_of(task);
+            chunk(task.index, scratch);
+          });
+          if (!done || chunks_ == 1) return done;
+          return run_tasks(rows, threads, Order::by_ranges, [&](const Task& row) {
+            const KernelSession session(family_);
+            merge(row.index);
+          });
+        });
+  }
+
+ private:
+  using Base = FewQueries<T>;
+  using Base::family_;
+  using Base::p_;
+  using Base::row_blocks_;
+
+  struct Scratch : Base::QueryScratch {
+    Scratch(const Decode& d, Carver& carver)
+        : Base::QueryScratch(d, carver),
+          outputs(carver.take<T>(task_rows * d.value_stride_)),
+          m(carver.take<T>(task_rows)),
+          l(carver.take<T>(task_rows)),
+          values(carver.take<T>(decode_tile * d.p_.value_size)) {}
+    T *outputs, *m, *l, *values;
+  };
+
+  void carve_partial(Carver& carver, int64_t count) {
+    partial_ = carver.take<T>(count * value_stride_);
+    partial_m_ = carver.take<T>(count);
+    partial_l_ = carver.take<T>(count);
+    partial_seen_ = carver.take<uint8_t>(count);
+  }
+
+  void chunk(int64_t task, Scratch& scratch) noexcept {
+    const int64_t chunk = task % chunks_;
+    const int64_t batch = task / chunks_ / row_blocks_;
+    const int64_t first_row = task / chunks_ % row_blocks_ * task_rows;
+    const int quads = this->start(batch, first_row, scratch);
+    pass(batch, chunk, 0, quads, false, scratch);
+    for (int i = 0; i < quads; ++i) {
+      if (scratch.panels[i].hidden && !all_finite(i, scratch)) pass(batch, chunk, i, i + 1, true, scratch);
+      for (int32_t q = 0; q < scratch.panels[i].live; ++q)
+        finish(batch, chunk, first_row + i * quad + q, i, q, scratch);
+    }
+  }
+
+  // The keys of a chunk against the quads first..last-1. exact: values that are not finite are left out of the sum,
+  // and added for the queries that see them.
+  void pass(int64_t batch, int64_t chunk, int first, int last, bool exact, Scratch& scratch) noexcept {
+    int64_t begin = p_.keys, end = 0;
+    for (int i = first; i < last; ++i) {
+      begin = std::min(begin, scratch.panels[i].low_first);
+      end = std::max(end, scratch.panels[i].high_last);
+      std::fill_n(scratch.outputs + i * quad * value_stride_, quad * value_stride_, T(0));
+      for (int32_t q = 0; q < quad; ++q) {
+        const bool sink = p_.sink && chunk == 0 && q < scratch.panels[i].live;
+        scratch.m[i * quad + q] = T(sink ? sink_score_of(plan_, batch, scratch.panels[i].group[q])
+                                         : -std::numeric_limits<double>::infinity());
+        scratch.l[i * quad + q] = T(sink ? 1 : 0);
+      }
+    }
+    begin = std::max(begin / decode_tile * decode_tile, chunk * chunk_keys);
+    end = std::min(end, (chunk + 1) * chunk_keys);
+    for (int64_t key = begin; key < end; key += decode_tile) {
+      const KeyTile tile{key, std::min(decode_tile, p_.keys - key)};
+      const Rows keys = this->keys_of(batch, tile, scratch);
+      Rows values = this->rows_of(p_.value, batch, key);
+      const bool load = exact || !values_contiguous_;
+      if (load) values = this->loaded(values, tile.count, p_.value_size, exact, scratch.values);
+      TileIds ids;
+      for (int i = first; i < last; ++i) {
+        const Stretch s = this->scores(i, tile, keys, ids, scratch);
+        if (!s.empty()) select(batch, tile, i, s, exact, values, scratch);
+      }
+    }
+  }
+
+  // The scores of a tile become weights, and their sum of the values.
+  void select(int64_t batch, KeyTile tile, int i, const Stretch& stretch, bool exact, Rows values,
+              Scratch& scratch) noexcept {
+    const Panel& panel = scratch.panels[i];
+    const int32_t queries = this->width(panel);
+    const int64_t count = stretch.count();
+    T* s = scratch.s;
+    T* output = scratch.outputs + i * quad * value_stride_;
+    values.data += stretch.begin * values.row_stride;
+    family_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * quad, scratch.l + i * quad, output,
+                        value_stride_, p_.value_size);
+    family_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
+    if (exact) {
+      const uint32_t all = (uint32_t(1) << panel.live) - 1;
+      if (!stretch.hidden) std::fill_n(scratch.bits, count, all);
+      family_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + stretch.begin), count,
+                             p_.value_size, scratch.bits, output, 1, value_stride_);
+    }
+  }
+
+  bool all_finite(int i, const Scratch& scratch) const {
+    const T* output = scratch.outputs + i * quad * value_stride_;
+    T probe = 0;
+    for (int64_t d = 0; d < scratch.panels[i].live * value_stride_; ++d) probe += output[d] * T(0);
+    return probe == T(0);
+  }
+
+  // Writes the answer, or keeps the chunk's part of it.
+  void finish(int64_t batch, int64_t chunk, int64_t row, int i, int32_t q, const Scratch& scratch) noexcept {
+    const Panel& panel = scratch.panels[i];
+    const bool seen = panel.seen >> q & 1;
+    const T m = scratch.m[i * quad + q], l = scratch.l[i * quad + q];
+    T* output = scratch.outputs + (i * quad + q) * value_stride_;
+    if (chunks_ == 1) {
+      write(batch, panel, q, seen, m, l, output);
+      return;
+    }
+    const int64_t at = (batch * plan_.rows + row) * chunks_ + chunk;
+    std::copy_n(output, p_.value_size, partial_ + at * value_stride_);
+    partial_m_[at] = m;
+    partial_l_[at] = l;
+    partial_seen_[at] = seen;
+  }
+
+  void write(int64_t batch, const Panel& panel, int32_t q, bool seen, T m, T l, T* output) noexcept {
+    const T factor = seen ? T(1) / l : T(0);
+    for (int64_t d = 0; d < p_.value_size; ++d) output[d] *= factor;
+    char* const to = row_of(plan_, p_.out, batch, panel, q);
+    family_.store_row(output, p_.value_size, to, dtype_of(p_.out), p_.out.column_stride);
+    if (!p_.lse) return;
+    write_lse(p_.lse, row_of(plan_, p_.lse, batch, panel, q),
+              seen ? lse_of(plan_, double(m), double(l)) : lse_of_nothing(plan_, batch, panel.group[q]));
+  }
+
+  // The chunks of one row, in order.
+  void merge(int64_t index) noexcept {
+    const int64_t batch = index / plan_.rows, row = index % plan_.rows;
+    Panel panel;
+    start_panel(plan_, batch, row, 1, panel);
+    const T* m = partial_m_ + index * chunks_;
+    const T* l = partial_l_ + index * chunks_;
+    T* parts = partial_ + index * chunks_ * value_stride_;
+    bool seen = false;
+    T top = -std::numeric_limits<T>::infinity();
+    for (int64_t c = 0; c < chunks_; ++c) {
+      seen = seen || partial_seen_[index * chunks_ + c];
+      top = m[c] > top ? m[c] : top;
+    }
+    const T offset = top == -std::numeric_limits<T>::infinity() ? T(0) : top;
+    T sum = 0;
+    for (int64_t c = 0; c < chunks_; ++c) {
+      // a chunk of which nothing is seen adds nothing
+      if (!partial_seen_[index * chunks_ + c] && l[c] == T(0)) {
+        if (c == 0) std::fill_n(parts, p_.value_size, T(0));
+        continue;
+      }
+      const T factor = std::exp2((m[c] - offset) * T(plan_.softmax_scale()));
+      sum += l[c] * factor;
+      const T* part = parts + c * value_stride_;
+      for (int64_t d = 0; d < p_.value_size; ++d) parts[d] = (c == 0 ? T(0) : parts[d]) + part[d] * factor;
+    }
+    write(batch, panel, 0, seen, top, sum, parts);
+  }
+
+  Plan& plan_;
+  int64_t chunks_, value_stride_;
+  bool values_contiguous_;
+  T *partial_ = nullptr, *partial_m_ = nullptr, *partial_l_ = nullptr;
+  uint8_t* partial_seen_ = nullptr;
+};
+
+}  // namespace
+
+fv_status decode(const Problem& problem, fv_error* error) noexcept {
+  const Kernels plain = without_pairs(kernels());
+  Plan plan(problem, plain);
+  return plan.family.element_size == 8 ? Decode<double>(plan).run(error) : Decode<float>(plan).run(error);
+}
+
+}  // namespace foveate

@@ -1,0 +1,22 @@
+// Which driver serves a problem of soft attention.
+#include "tiled.hpp"
+
+#include "drivers/drivers.hpp"
+#include "few_queries.hpp"
+#include "narrow_windows.hpp"
+#include "prune_by_distance.hpp"
+
+namespace foveate {
+
+fv_status attention(const Problem& problem, fv_error* error) noexcept {
+  const bool compact = is_compact(problem.kind);
+  const bool dropout = problem.dropout > 0;
+  const bool few = problem.queries <= decode_queries && !problem.centers && !dropout;
+  if (few && !compact && !(problem.negligible > 0)) return decode(problem, error);
+  Plan plan(problem, kernels());
+  if (plan.span > 0) return attention_in_windows(plan, error);
+  if (!dropout && skips_far_keys(plan)) return attention_to_near_keys(plan, error);
+  return run_forward<Forward>(plan, error);
+}
+
+}  // namespace foveate

@@ -1,0 +1,149 @@
+// Soft attention: for every block of queries, one pass over the tiles of keys that it sees, an online softmax (or the
+// weights of a compact kernel), and the weighted sum of the values. Scratch is a block's queries and outputs and one
+// tile, for each thread.
+#pragma once
+#include <algorithm>
+#include <cstring>
+
+#include "drivers/common/dropout.hpp"
+#include "drivers/common/query_block.hpp"
+
+namespace foveate {
+
+template <class T>
+class Forward {
+ public:
+  Forward(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+      : plan_(plan), block_(plan, blocks, carver), dropout_(plan, carver), width_(blocks.width) {
+    const int64_t queries = int64_t(blocks.panels) * width_;
+    outputs_ = carver.take<T>(queries * plan.problem.value_size);
+    m_ = carver.take<T>(queries);
+    l_ = carver.take<T>(queries);
+    exact_ = carver.take<T>(with_exact() ? queries : 0);
+    alpha_ = carver.take<T>(width_);
+  }
+
+  void run(int64_t task, int64_t next) noexcept {
+    block_.start(task, next);
+    const int count = block_.panels();
+    pass(0, count, false);
+    if (block_.stopped()) return;
+    for (int p = 0; p < count; ++p) {
+      if (finish(p) || !block_.panel(p).hidden) continue;
+      // inf or NaN: perhaps of a value that is not seen, times its weight of 0; again, leaving such values out
+      pass(p, p + 1, true);
+      finish(p);
+    }
+  }
+
+ protected:
+  // The open tile, for a panel: scores, weights, and their sum of the values. exact: values that are not finite are
+  // left out of the sum, and added for the queries that see them.
+  void add_tile(int p, bool exact) noexcept {
+    const int64_t value_size = plan_.problem.value_size;
+    const Stretch stretch = block_.score(p, exact);
+    if (stretch.empty()) return;
+    const int32_t vectors = block_.vectors(p);
+    const int64_t count = stretch.count();
+    const bool careful = exact && stretch.hidden;
+    const Tile values = block_.values(stretch.begin, careful);
+    select(p, stretch, values);
+    plan_.family.weighted_sum(block_.scores(), vectors, values, count, value_size, alpha_, output(p), block_.corners(),
+                              block_.values_ahead(p));
+    if (!careful) return;
+    const int32_t width = vectors * plan_.family.lanes;
+    plan_.family.add_not_finite(block_.scores(), width, block_.value_rows(stretch.begin), count, value_size,
+                                stretch.bits, output(p), width, 1);
+  }
+
+  T* output(int p) { return outputs_ + int64_t(p) * width_ * plan_.problem.value_size; }
+
+  const T* m(int p) const { return m_ + p * width_; }
+  const T* l(int p) const { return l_ + p * width_; }
+
+  void reset(int p) noexcept {
+    std::fill_n(output(p), block_.vectors(p) * plan_.family.lanes * plan_.problem.value_size, T(0));
+    block_.start_softmax(p, m_ + p * width_, l_ + p * width_);
+    if (with_exact()) std::copy_n(l_ + p * width_, width_, exact_ + p * width_);
+  }
+
+  // Whether lse needs a sum of its own: of weights that are not rounded.
+  bool with_exact() const { return plan_.family.pairs && plan_.problem.lse; }
+
+  void pass(int first, int last, bool exact) noexcept {
+    for (int p = first; p < last; ++p) reset(p);
+    const int64_t end = block_.end_key(first, last);
+    for (int64_t key = block_.first_key(first, last); key < end && !block_.stopped(); key += plan_.tile_keys) {
+      block_.open_tile(key, end);
+      for (int p = first; p < last; ++p) add_tile(p, exact);
+    }
+  }
+
+  // The scores of a panel become its weights.
+  void select(int p, const Stretch& stretch, const Tile& values) noexcept {
+    const int64_t count = stretch.count();
+    Gaussian gaussian;
+    if (plan_.problem.sigma > 0) gaussian = block_.gaussian(p, stretch);
+    T *m = m_ + p * width_, *l = l_ + p * width_;
+    if (!plan_.compact) {
+      plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l,
+                        with_exact() ? exact_ + p * width_ : nullptr, alpha_,
+                        plan_.problem.sigma > 0 ? &gaussian : nullptr, block_.values_next(values, count));
+      if (dropout_.any()) drop(p, stretch);
+      return;
+    }
+    plan_.family.compact(block_.scores(), block_.vectors(p), count, plan_.profile, l);
+    if (plan_.problem.sigma > 0) plan_.family.gaussian(block_.scores(), block_.vectors(p), count, gaussian);
+    std::fill_n(m, width_, T(0));
+    std::fill_n(alpha_, width_, T(1));
+  }
+
+  void drop(int p, const Stretch& stretch) noexcept {
+    const int64_t count = stretch.count();
+    const uint32_t* const kept = dropout_.kept(block_.panel(p), block_.batch(), block_.key_of(stretch), count);
+    plan_.family.clear_unset(block_.scores(), block_.vectors(p), count, kept);
+  }
+
+  // Divides by l and writes; whether the outputs are all finite.
+  bool finish(int p) noexcept {
+    const Problem& problem = plan_.problem;
+    const Panel& panel = block_.panel(p);
+    const T *m = m_ + p * width_, *l = l_ + p * width_, factor = T(dropout_.factor());
+    const T* const exact = with_exact() ? exact_ + p * width_ : l;
+    char* const out = block_.base(problem.out);
+    char* const lses = problem.lse ? block_.base(problem.lse) : nullptr;
+    char* rows[most_lanes];
+    for (int i = 0; i < panel.live; ++i) {
+      const bool seen = panel.seen >> i & 1;
+      alpha_[i] = seen ? factor / l[i] : T(0);
+      rows[i] = block_.row(problem.out, out, p, i);
+      if (problem.lse) {
+        write_lse(problem.lse, block_.row(problem.lse, lses, p, i),
+                  seen ? lse_of(plan_, double(m[i]), double(exact[i]))
+                       : lse_of_nothing(plan_, block_.batch(), panel.group[i]));
+      }
+    }
+    for (int i = panel.live; i < width_; ++i) alpha_[i] = T(0);
+    return plan_.family.store_rows(output(p), block_.vectors(p), problem.value_size, alpha_, panel.live,
+                                   block_.scratch(), rows, dtype_of(problem.out), problem.out.column_stride);
+  }
+
+  const Plan& plan_;
+  Block block_;
+  Dropout dropout_;
+  int64_t width_;
+  T *outputs_, *m_, *l_, *exact_, *alpha_;
+};
+
+// Runs Worker<T>, a Forward or one that does its own passes, over a plan.
+template <template <class> class Worker>
+fv_status run_forward(Plan& plan, fv_error* error) noexcept {
+  const Problem& p = plan.problem;
+  const double cells = double(plan.batches) * double(plan.rows) * double(plan.window);
+  const double flops = 2.0 * cells * double(p.head_size + p.value_size);
+  const int64_t bytes = plan.scoring.panel_size(p.head_size) + p.value_size * plan.family.element_size;
+  return plan.family.element_size == 8 ? run_blocks<double, Worker>(plan, bytes, flops, error)
+                                       : run_blocks<float, Worker>(plan, bytes, flops, error);
+}
+
+}  // namespace foveate
