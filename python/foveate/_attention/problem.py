@@ -45,6 +45,14 @@ class Places(NamedTuple):
     sigma: Array | None
 
 
+def kind_of(reduced: Reduced) -> tuple[str, Array | None, float, bool] | None:
+    """Give the family of a reduced score as the extension takes it."""
+    if reduced.family == "inner":
+        return None
+    kind = "gaussian" if reduced.family == "distance" else reduced.family
+    return kind, reduced.factors, reduced.negligible, False
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """The operands of a problem, as they were given and as they were reduced, and its choices."""
@@ -77,7 +85,7 @@ class Problem:
 
     def answer(self, out: Array | None, return_lse: bool | str) -> Any:
         """Return the output, of the wide dtype or that of `out`, alone or with the lse."""
-        q, k, scale, family = self.reduced
+        q, k, scale = self.reduced[:3]
         return _core.attention(
             q,
             k,
@@ -89,7 +97,7 @@ class Problem:
             out,
             return_lse,
             self.wide if out is None else out.dtype,
-            family,
+            kind_of(self.reduced),
             self.centers,
             self.dropout,
         )
@@ -108,7 +116,7 @@ class Problem:
         axes, as the kernel wrote them.
         """
         places = self.places(wanted)
-        of_family = (self.reduced.family, places.weights)
+        of_family = (kind_of(self.reduced), places.weights)
         of_centers = (self.centers, places.centers, places.sigma)
         written = (*places[:5], *of_family, *of_centers, self.dropout)
         arguments: Any = (*self.operands(), *answers, *written)
@@ -118,7 +126,7 @@ class Problem:
     @property
     def _is_flat(self) -> bool:
         """Whether a scale of 0 hides that of which the gradient of the scale is made."""
-        return self.reduced.family is None and self.reduced.scale == 0
+        return self.reduced.family == "inner" and self.reduced.scale == 0
 
     @property
     def _learned(self) -> bool:
@@ -129,7 +137,7 @@ class Problem:
 
         Of a scale of 0 the logits stay 0, and the gradients of the operands are those of scale 1.
         """
-        q, k, scale, _ = self.reduced
+        q, k, scale = self.reduced[:3]
         if self._is_flat:
             q, scale = np.zeros_like(q), 1.0
         arrays = (q, _apart(k), _apart(self.value))
@@ -140,7 +148,7 @@ class Problem:
 
         Zeros where a kernel may not write: what has no query, or no leading index at all.
         """
-        q, k, _, family = self.reduced
+        q, k, _, family, *_ = self.reduced
         wide = self.wide
         centers = None if self.centers is None else self.centers[0]
         operands = (q, k, self.value)
@@ -171,7 +179,7 @@ class Problem:
             else None,
             np.zeros(mask.shape, wide) if mask is not None and "mask" in wanted else None,
             np.empty(lead, np.float64) if self.sink is not None and "sink" in wanted else None,
-            np.zeros(q.shape[-1], np.float64) if family is not None and of_weights else None,
+            np.zeros(q.shape[-1], np.float64) if family != "inner" and of_weights else None,
             np.zeros(rows, np.float64) if has_gaussian and "centers" in wanted else None,
             np.zeros(rows, np.float64) if has_gaussian and "sigma" in wanted else None,
         )
@@ -204,11 +212,11 @@ class Problem:
             )
 
     def _of_operands(self, places: Places, own: bool) -> OfOperands:
-        q, k, scale, family = self.reduced
+        q, k, scale, family, *_ = self.reduced
         d_query = _summed(places.query, (*self.query.shape[:-1], q.shape[-1]))
         d_key = _summed(places.key, (*self.key.shape[:-1], k.shape[-1]))
         d_scale = None
-        if own and family is None and scale is not None and d_query is not None:
+        if own and family == "inner" and scale is not None and d_query is not None:
             rows = np.einsum("...i,...i->...", q.astype(np.float64, copy=False), d_query)
             if not np.isfinite(rows).all():  # a query that sees nothing may hold what it likes
                 rows = np.where(d_query.any(axis=-1), rows, 0)

@@ -176,15 +176,14 @@ def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array
 
 def _reduced(score: Score, query: Array, key: Array) -> Array:
     """Compute a score of the user's own, by the family of formulas that it reduces itself to."""
-    q, k, scale, family = score.reduce(query, key)
+    q, k, scale, family, factors, *_ = score.reduce(query, key)
     size = q.shape[-1]
     factor = q.dtype.type(scale if scale is not None else 1 / np.sqrt(size) if size else 1.0)
-    kind, weights = ("dot", None) if family is None else family[:2]
-    if kind == "dot":
+    if family == "inner":
         return np.asarray(factor * (q @ np.swapaxes(k, -1, -2)))
-    if kind == "gaussian":
+    if family == "distance":
         difference = q[..., :, None, :] - k[..., None, :, :]
-        difference = difference if weights is None else weights * difference
+        difference = difference if factors is None else factors * difference
         return np.asarray(-factor / 2 * np.sum(difference * difference, axis=-1))
-    assert weights is not None
-    return np.asarray(factor * additive(q, k, weights, kind))
+    assert factors is not None
+    return np.asarray(factor * additive(q, k, factors, family))
