@@ -57,11 +57,10 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   // batches whose partial sums are held at once: enough for all threads
   const int64_t enough = (8 * int64_t(threads) + pass.chunks - 1) / pass.chunks;
   const int64_t batch_group = share_mask(p) ? 1 : std::min(plan.batches, enough);
-  const int sorters = int(std::min<int64_t>(threads, plan.batches));
   const bool by_columns = plan.scoring.gradients != nullptr;
 
   // what is shared, and then the workers; counted first
-  char *prepared, *order, *sorting, *first_worker;
+  char *prepared, *first_worker;
   double* d_weights;
   ChunkSums<T> sums;
   size_t worker = 0;
@@ -70,9 +69,7 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   const int64_t weight_sums = p.d_weights ? p.head_size : 0;
   const auto lay_out = [&](char* base) {
     Carver carver(base);
-    prepared = carver.take(plan.prepared_size());
-    order = carver.take(int64_t(order_size(plan)));
-    sorting = carver.take(int64_t(order_scratch(plan)) * sorters);
+    prepared = carver.take(plan.prepared_size(threads));
     pass.lse_high = carver.take<T>(plan.batches * plan.rows);
     pass.lse_low = carver.take<T>(plan.batches * plan.rows);
     pass.delta = carver.take<T>(plan.batches * plan.rows);
@@ -96,8 +93,7 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   const auto worker_of = [&](int thread) {
     return reinterpret_cast<BackwardWorker<T>*>(first_worker + worker * size_t(thread));
   };
-  plan.prepare(prepared);
-  if (plan.scattered && !order_all(plan, sorters, order, sorting)) return FV_INTERRUPTED;
+  if (!plan.prepare(threads, prepared)) return FV_INTERRUPTED;
   for (int t = 0; t < threads; ++t) {
     Carver carver(first_worker + worker * size_t(t));
     BackwardWorker<T>* const place = carver.take<BackwardWorker<T>>(1);
@@ -152,11 +148,9 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
 }  // namespace
 
 fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
-  Kernels some = kernels();
   // 16-bit operands are widened tile by tile, but where all five products are of bfloat16
-  if (problem.advantage || problem.d_out.dtype != FV_BFLOAT16) some.bfloat16 = nullptr;
-  Plan plan(problem, some);
-  plan.share_tiles(/*in_order=*/true);
+  const bool pairs = !problem.advantage && problem.d_out.dtype == FV_BFLOAT16;
+  Plan plan(problem, kernels(), {.whole_weights = !pairs, .windows = Windows::on_grid});
   const bool nothing = plan.batches == 0 || plan.rows == 0;
   if (nothing) {
     clear(plan, problem.d_key, problem.head_size);

@@ -36,9 +36,9 @@ class SelectGradient {
     const int64_t width = vectors * family.lanes;
     if (p_.advantage)
       std::fill_n(cells_, s.count() * width, T(0));
-    else if (scored_)
+    else if (scored_)  // moments take hidden cells, of weight 0, times what stands there
       family.inner.scores(rows.d_out_panel(p), vectors, block.values_as_keys(s.begin), s.count(), p_.value_size,
-                          nullptr, cells_, nullptr, block.partial(), Prefetch{});
+                          nullptr, cells_, nullptr, moments ? PartialKeys{0, s.count()} : block.partial(), Prefetch{});
     const Gaussian gaussian = p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{};
     const uint32_t* const kept =
         dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr;

@@ -82,8 +82,8 @@ class BackwardWorker {
     }
     for (int64_t b = 0; b < blocks_.per_batch; ++b) {
       const int64_t block = batch * blocks_.per_batch + b;
-      block_.look_at(block);
-      pass_.seen_keys[block] = {block_.first_key(0, block_.panels()), block_.end_key(0, block_.panels())};
+      block_.see(block);
+      pass_.seen_keys[block] = block_.keys_seen(0, block_.panels());
     }
   }
 
@@ -198,28 +198,32 @@ class BackwardWorker {
 
   void look_at_keys(int64_t batch, Interval keys) noexcept {
     const Operand& x = p_.key;
-    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
-      finite_[(key - keys.low) / plan_.tile_keys] =
-          score_.look_at({plan_.row(x, batch, 0, key), dtype_of(x), x.row_stride, x.column_stride},
-                         std::min(plan_.tile_keys, keys.high - key), (key - keys.low) / plan_.tile_keys);
+    for (Traversal tiles = tiles_of(keys, keys); !tiles.done(); tiles.next()) {
+      const KeyTile tile = tiles.tile();
+      const int64_t n = (tile.first - keys.low) / plan_.tile_keys;
+      finite_[n] = score_.look_at({plan_.row(x, batch, 0, tile.first), dtype_of(x), x.row_stride, x.column_stride},
+                                  tile.count, n);
+    }
   }
 
   // seen: of the keys, those that the block may see
   void add_block(int64_t batch, int64_t b, Interval keys, Interval seen, T* d_query,
                  const ChunkSums<T>& sums) noexcept {
-    block_.look_at(batch * blocks_.per_batch + b);
-    block_.pack_all();
+    block_.see(batch * blocks_.per_batch + b);
+    block_.pack();
     rows_.load(block_, rows_of(batch), scored_, select_.factor());
-    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
-      if (key < seen.high && key + plan_.tile_keys > seen.low)
-        add_tile(key, keys.high, finite_[(key - keys.low) / plan_.tile_keys], d_query, sums, key - keys.low);
+    for (Traversal tiles = tiles_of(seen, keys); block_.open(tiles); tiles.next()) {
+      const int64_t place = tiles.tile().first - keys.low;
+      add_tile(tiles.tile(), finite_[place / plan_.tile_keys], d_query, sums, place);
+    }
   }
 
+  // The tiles of a group of keys that hold some of these.
+  Traversal tiles_of(Interval seen, Interval group) const { return Traversal::grid(seen, plan_.tile_keys, group.high); }
+
   // place: of the tile in its group
-  void add_tile(int64_t key, int64_t end, bool keys_finite, T* d_query, const ChunkSums<T>& sums,
-                int64_t place) noexcept {
-    block_.open_tile(key, end);
-    const int64_t count = std::min(plan_.tile_keys, end - key);
+  void add_tile(KeyTile tile, bool keys_finite, T* d_query, const ChunkSums<T>& sums, int64_t place) noexcept {
+    const int64_t key = tile.first, count = tile.count;
     const bool careful = !(keys_finite && rows_.finite());
     const SeenCells seen = {bits_, width_, plan_.tile_keys};
     T* const d_key = sums.key ? sums.key + place * padded(plan_, p_.head_size) : nullptr;

@@ -13,7 +13,7 @@ Dropout::Dropout(const Plan& plan, Carver& carver) noexcept
       least_kept_(uint8_t(rate_ * 256)),
       rest_(rate_ * 256 - least_kept_) {
   // blocks begin where they do, not where a tile does
-  const int64_t keys = (plan.window_tile_keys > 0 ? plan.window_tile_keys : tile_keys) + 2 * block_keys;
+  const int64_t keys = plan.most_tile_keys() + 2 * block_keys;
   kept_ = carver.take<uint32_t>(any() ? keys : 0);
 }
 

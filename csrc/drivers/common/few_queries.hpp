@@ -17,17 +17,14 @@ constexpr int64_t task_quads = 8;  // of a task: further queries of a group read
 constexpr int64_t task_rows = quad * task_quads;
 constexpr int64_t sum_keys = 32;  // sums run over so many keys, from a multiple: at least a vector's lanes
 
-// 16-bit keys are widened to float32 in registers here.
-inline Kernels without_pairs(Kernels kernels) {
-  kernels.bfloat16 = nullptr;
-  return kernels;
-}
+// 16-bit keys are widened to float32 in registers here. Ranges begin at a multiple of sum_keys, and may end anywhere.
+constexpr Needs needs_of_few = {.whole_weights = true, .windows = Windows::shared, .key_step = 1};
 
 template <class T>
 class FewQueries {
  protected:
   // tile: keys whose scores are held at once
-  FewQueries(Plan& plan, int64_t tile) noexcept
+  FewQueries(const Plan& plan, int64_t tile) noexcept
       : plan_(plan),
         p_(plan.problem),
         family_(plan.family),
@@ -35,8 +32,6 @@ class FewQueries {
         direct_(plan.problem.kind == FV_DOT),
         width_(int64_t(plan.family.lanes) * plan.family.max_vectors),
         tile_(tile) {
-    plan.share_tiles();
-    plan.key_step = 1;  // ranges begin at a multiple of sum_keys, and may end anywhere
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
     keys_contiguous_ = p_.key.column_stride == item_size(p_.key);
@@ -75,14 +70,14 @@ class FewQueries {
   // carve: lays out what all tasks share; make: the Scratch of a thread. Both count with a null base.
   template <class Carve, class Make, class Run>
   static fv_status with_scratch(Plan& plan, int threads, fv_error* error, Carve&& carve, Make&& make, Run&& run) {
-    const size_t prepared = round_up(size_t(plan.prepared_size()));
+    const size_t prepared = size_t(plan.prepared_size(threads));
     Carver part(nullptr), all(nullptr);
     make(part);
     carve(all);
     const size_t shared = prepared + all.used();
     const Workspace workspace(shared + part.used() * size_t(threads));
     if (!workspace.data()) return no_memory(error, double(shared) + double(part.used()) * threads);
-    plan.prepare(workspace.data());
+    if (!plan.prepare(threads, workspace.data())) return FV_INTERRUPTED;
     Carver carver(workspace.data() + prepared);
     carve(carver);
     const bool done = run([&](const Task& task) {

@@ -5,14 +5,18 @@
 #include <cstring>
 #include <limits>
 
+#include "row_order.hpp"
+#include "runtime/workspace.hpp"
+
 namespace foveate {
 namespace {
 
-const Family& family_of(const Problem& p, const Kernels& kernels) {
+const Family& family_of(const Problem& p, const Kernels& kernels, const Needs& needs) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
-  const bool pairs = p.kind == FV_DOT && p.sigma == 0 && p.dropout == 0 && p.query.dtype == FV_BFLOAT16 &&
-                     p.key.dtype == FV_BFLOAT16 && (!p.value || p.value.dtype == FV_BFLOAT16);
+  const bool pairs = !needs.whole_weights && p.kind == FV_DOT && p.sigma == 0 && p.dropout == 0 &&
+                     p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 &&
+                     (!p.value || p.value.dtype == FV_BFLOAT16);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
 
@@ -77,12 +81,14 @@ static_assert(int(Profile::epanechnikov) == FV_EPANECHNIKOV - FV_BOXCAR &&
 
 }  // namespace
 
-Plan::Plan(const Problem& p, const Kernels& k) noexcept
+Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
     : problem(p),
       kernels(k),
-      family(family_of(p, k)),
+      family(family_of(p, k, needs)),
       scoring(scoring_of(p, family)),
-      tile_keys(family.tile_keys > 0 ? family.tile_keys : foveate::tile_keys) {
+      tile_keys(needs.tile_keys > 0    ? needs.tile_keys
+                : family.tile_keys > 0 ? family.tile_keys
+                                       : default_tile_keys) {
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
@@ -103,13 +109,13 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
   weights = p.weights;
   compact = is_compact(p.kind);
   if (compact) profile = static_cast<Profile>(p.kind - FV_BOXCAR);
-  fit_windows();
+  fit_windows(needs);
   keys_in_place = scoring.in_place && in_place(p.key, family, p.head_size, family.group);
   values_in_place = p.value && !family.pairs && in_place(p.value, family, p.value_size, 1);
   values_as_keys_in_place = p.value && in_place(p.value, family, p.value_size, family.group);
 }
 
-void Plan::fit_windows() noexcept {
+void Plan::fit_windows(const Needs& needs) noexcept {
   const Problem& p = problem;
   double most = double(p.keys);
   const bool bounded = p.left >= 0 && p.right >= 0;
@@ -118,13 +124,14 @@ void Plan::fit_windows() noexcept {
   widest_window = int64_t(most);
   // A full panel of neighbors, both ends in whole steps. Queries farther apart than neighbors may share a panel
   // while that is no more than two windows; else it is cut.
-  const int64_t whole_step = std::max<int64_t>(4, family.group);
-  const int64_t neighbors = widest_window + most_lanes - 1 + 2 * (whole_step - 1);
+  key_step = needs.key_step > 0 ? needs.key_step : std::max<int64_t>(4, family.group);
+  if (needs.windows == Windows::shared) return;
+  const int64_t neighbors = widest_window + most_lanes - 1 + 2 * (key_step - 1);
   if ((bounded || p.centers) && neighbors <= most_window_tile_keys)
     window_tile_keys = std::min(widest_window + neighbors, most_window_tile_keys);
+  own_tiles = narrow() && needs.windows == Windows::own_tile;
   const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
-  scattered = p.centers || (window_tile_keys > 0 && apart);
-  key_step = whole_step;
+  scattered = p.centers || (narrow() && apart);
 }
 
 void Plan::scale_by(double factor) noexcept {
@@ -136,12 +143,37 @@ void Plan::scale_by(double factor) noexcept {
   bent = problem.softcap > 0;
 }
 
-int64_t Plan::prepared_size() const { return is_additive(problem.kind) ? family.prepared_size(problem.head_size) : 0; }
+namespace {
 
-void Plan::prepare(void* to) noexcept {
-  if (!is_additive(problem.kind)) return;
-  scale_by(problem.scale * family.prepare(problem.weights, problem.head_size, to));
-  weights = to;
+// Cuts up the memory of a plan.
+struct Prepared {
+  Prepared(const Plan& plan, int threads, char* memory) : sorters(int(std::min<int64_t>(threads, plan.batches))) {
+    Carver carver(memory);
+    weights = carver.take(is_additive(plan.problem.kind) ? plan.family.prepared_size(plan.problem.head_size) : 0);
+    order = carver.take<int64_t>(plan.scattered ? plan.batches * plan.rows : 0);
+    sorting = carver.take(plan.scattered ? int64_t(order_scratch(plan)) * sorters : 0);
+    bytes = int64_t(carver.used());
+  }
+  int sorters;
+  char* weights;
+  int64_t* order;
+  char* sorting;
+  int64_t bytes;
+};
+
+}  // namespace
+
+int64_t Plan::prepared_size(int threads) const noexcept { return Prepared(*this, threads, nullptr).bytes; }
+
+bool Plan::prepare(int threads, char* memory) noexcept {
+  const Prepared to(*this, threads, memory);
+  if (is_additive(problem.kind)) {
+    scale_by(problem.scale * family.prepare(problem.weights, problem.head_size, to.weights));
+    weights = to.weights;
+  }
+  if (!scattered) return true;
+  order = to.order;
+  return order_rows(*this, to.sorters, to.order, to.sorting);
 }
 
 Reach reach_of(const Plan& plan, int64_t batch, int64_t group) noexcept {

@@ -1,6 +1,7 @@
-// How a problem is cut into tasks, for every driver. Leading axes along which keys or values move make batches; the
-// others (grouped queries) are folded into the rows, so that one pass over the keys serves the whole group:
-// row r is query r / groups of group r % groups. Nothing here depends on anything but shapes and strides.
+// How a problem is cut up and which kernels serve it, for every driver. Leading axes along which keys or values move make
+// batches; the others (grouped queries) are folded into the rows, so that one pass over the keys serves the whole group:
+// row r is query r / groups of group r % groups. A plan depends on the problem and on the driver's needs alone, and never
+// on the number of threads; it is made before the scratch memory of the call, and completed by prepare() after it.
 #pragma once
 #include <cstring>
 
@@ -8,47 +9,71 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/kernel_session.hpp"
 #include "runtime/logarithms.hpp"
+#include "traversal.hpp"
 
 namespace foveate {
-
-class Boxes;
 
 // Tiles: 168 keys, a multiple of every register tile; rates are flat within 1.5% from 56 to 896 keys, so it is fixed,
 // for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many. Families that
 // are much faster have fewer: 96 keys, values and scores stay in 48 KB beside a panel (15% over 168; 64 and 128 are alike).
-constexpr int64_t tile_keys = 168;
-constexpr int64_t most_window_tile_keys = 2 * tile_keys;
+constexpr int64_t default_tile_keys = 168;
+constexpr int64_t most_window_tile_keys = 2 * default_tile_keys;
 
-// Keys low <= j < high.
-struct Interval {
-  int64_t low, high;
+// What becomes of narrow windows, of which a panel of neighbors sees few keys.
+enum class Windows {
+  shared,   // nothing: the panels of a block go over the tiles of the grid together, and rows come as they stand
+  on_grid,  // panel after panel, each over the tiles of the grid that it sees
+  own_tile  // panel after panel, the keys of each in one tile of its own
+};
+
+// What a driver asks of its plan.
+struct Needs {
+  bool whole_weights = false;  // weights and products of the accumulator's type, where pairs would round them
+  Windows windows = Windows::own_tile;
+  int64_t tile_keys = 0;  // of the grid, where it is the driver's to say
+  int64_t key_step = 0;   // likewise
 };
 
 struct Plan {
-  Plan(const Problem&, const Kernels&) noexcept;
+  Plan(const Problem&, const Kernels&, const Needs& = {}) noexcept;
 
   const Problem& problem;
   const Kernels& kernels;
   const Family& family;
   const Scoring& scoring;
 
-  // Tiles that all panels share, however narrow the windows; rows as they come, or in the order of their centers.
-  void share_tiles(bool in_order = false) noexcept {
-    window_tile_keys = 0;
-    scattered = scattered && in_order;
-  }
+  // What is made before the first task, in memory that lasts as long as the call: the score's weights as kernels take them,
+  // and the order of the rows. Bytes, for so many threads; and the making, false where the call was told to stop.
+  int64_t prepared_size(int threads) const noexcept;
+  bool prepare(int threads, char* memory) noexcept;
 
-  // What the score's weights become before the first tile: bytes, and the making.
-  int64_t prepared_size() const;
-  void prepare(void* to) noexcept;
-  const void* weights = nullptr;
-
-  int64_t tile_keys;  // of this plan
-
+  // Rows.
   int64_t batches = 1, groups = 1;
-  int64_t rows = 0;  // groups * queries
+  int64_t rows = 0;  // of a batch: groups * queries
+  // Where rows do not come in the order in which they stand on the key axis, order[batch * rows + i] is the i-th.
+  bool scattered = false;
+  const int64_t* order = nullptr;
 
-  // score: log2(e) is folded into the scale, and the scale into the queries of an inner product, but for pairs. bent:
+  // Keys.
+  int64_t tile_keys;          // of the grid
+  int64_t widest_window = 0;  // keys that a query sees at most, by a window or a center: an estimate of the work
+  // Windows are narrow: panels are taken one by one, none of which sees more keys than this. Else 0.
+  int64_t window_tile_keys = 0;
+  bool own_tiles = false;  // and these keys are one tile
+  bool narrow() const { return window_tile_keys > 0; }
+  int64_t most_tile_keys() const { return own_tiles ? window_tile_keys : tile_keys; }
+  // A range of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
+  // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more.
+  int64_t key_step = 1;
+  bool ranges = false;  // ids of keys never fall: those of a query's own are an interval
+  bool by_ids = false;  // elsewhere they are compared
+  bool bits = false;    // there is a mask, or ids to compare: one bit a cell
+  // What products read where it stands: values as such, and as the keys of the gradients of the weights.
+  bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
+
+  // Scores.
+  const void* weights = nullptr;  // the score's own, as its kernels take them
+  // log2(e) is folded into the scale, and the scale into the queries of an inner product, but for pairs. bent:
   // softcap, or elsewhere a bias or a scale that is not positive, or so small that a sink in its units may be none,
   // needs a pass of its own, after which the scale is 1.
   double query_factor = 1.0;
@@ -62,23 +87,6 @@ struct Plan {
   bool compact = false;  // no logits, but weights
   Profile profile = Profile::boxcar;
 
-  const Boxes* boxes = nullptr;  // of the keys, where far ones are left out
-  bool ranges = false;           // ids of keys never fall: those of a query's own are an interval
-  bool by_ids = false;           // elsewhere they are compared
-  bool bits = false;             // there is a mask, or ids to compare: one bit a cell
-  // What products read where it stands: values as such, and as the keys of the gradients of the weights.
-  bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
-
-  // Narrow windows: the most keys that a panel looks at, as one tile that starts at its own first key; else 0.
-  int64_t widest_window = 0;  // keys that a query sees at most, with a window or centers
-  int64_t window_tile_keys = 0;
-  // Rows of a batch do not come in the order in which they stand on the key axis: order[batch * rows + i] is the i-th.
-  bool scattered = false;
-  const int64_t* order = nullptr;
-  // A range of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
-  // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more.
-  int64_t key_step = 1;
-
   // Row of an operand, of a query or a key.
   char* row(const Operand& x, int64_t batch, int64_t group, int64_t index) const {
     return x.data + batch_offset(x, batch) + (group ? group_offset(x, group) : 0) + index * x.row_stride;
@@ -89,7 +97,7 @@ struct Plan {
 
  private:
   void scale_by(double factor) noexcept;
-  void fit_windows() noexcept;
+  void fit_windows(const Needs&) noexcept;
   struct Axes {
     int count = 0;
     int axis[FV_MAX_DIMS];

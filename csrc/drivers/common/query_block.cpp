@@ -23,10 +23,10 @@ QueryBlocks::QueryBlocks(const Plan& plan, int64_t bytes_a_query, int threads, b
   panels = int32_t(even ? (all + least_blocks - 1) / least_blocks : std::min(all, fitting));
   per_batch = (all + panels - 1) / panels;
   count = per_batch * batches;
-  batch_innermost = plan.problem.mask && batches > 1 && plan.window_tile_keys == 0;
+  batch_innermost = plan.problem.mask && batches > 1 && !plan.narrow();
   rows = int64_t(panels) * width;
-  last_first = plan.window_tile_keys == 0;
-  if (plan.window_tile_keys > 0) panels = 1;
+  last_first = !plan.narrow();
+  if (plan.own_tiles) panels = 1;
 }
 
 // Within a batch the last rows come first: where a reach is causal they are the heaviest. Windows are all alike.
@@ -39,7 +39,7 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
     : plan_(plan), blocks_(blocks), family_(plan.family) {
   const Problem& p = plan.problem;
   const int64_t key_row = plan.scoring.row_size(p.head_size);
-  const int64_t keys = plan.window_tile_keys > 0 ? plan.window_tile_keys : plan_.tile_keys;
+  const int64_t keys = plan.most_tile_keys();
   const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
   const bool load_values =
       p.value && (!plan.values_in_place || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 || p.key_lengths ||
@@ -60,45 +60,70 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   const double flops_a_cell = is_additive(p.kind) ? 40.0 : 2.0;  // of a column: a division among them
   flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
   tiles_ = (p.keys + plan_.tile_keys - 1) / plan_.tile_keys;
-  keeps_ = p.mask && p.keys <= most_kept_keys && plan.window_tile_keys == 0 && !plan.scattered;
+  keeps_ = p.mask && p.keys <= most_kept_keys && !plan.narrow() && !plan.scattered;
   kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * plan_.tile_keys * blocks.panels : 0);
   kept_ready_ = carver.take<uint8_t>(keeps_ ? tiles_ * blocks.panels : 0);
 }
 
-void QueryBlock::look_at(int64_t task) noexcept {
-  insist(plan_.window_tile_keys == 0, "narrow windows are taken one by one");
+void QueryBlock::start_rows(int64_t task) noexcept {
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
-  const int64_t rows = std::min(plan_.rows - first_row_, blocks_.rows);
-  count_ = int((rows + blocks_.width - 1) / blocks_.width);
+  end_row_ = std::min(plan_.rows, first_row_ + blocks_.rows);
   keys_base_ = base(p.key);
   values_base_ = p.value ? base(p.value) : nullptr;
+  next_task_ = next_key_ = -1;
+}
+
+void QueryBlock::see(int64_t task) noexcept {
+  start_rows(task);
+  see_all();
+}
+
+void QueryBlock::see_all() noexcept {
+  const int64_t rows = end_row_ - first_row_;
+  count_ = int((rows + blocks_.width - 1) / blocks_.width);
   for (int i = 0; i < count_; ++i) {
     const int64_t done = int64_t(i) * blocks_.width;
     start_panel(plan_, batch_, first_row_ + done, int32_t(std::min<int64_t>(rows - done, blocks_.width)), panels_[i]);
   }
-  next_task_ = next_key_ = -1;
   if (keeps_ && (kept_mask_ != panels_[0].mask[0] || kept_row_ != first_row_)) {
     kept_mask_ = panels_[0].mask[0];
     kept_row_ = first_row_;
     std::memset(kept_ready_, 0, size_t(tiles_ * blocks_.panels));
   }
+  first_row_ = end_row_;
 }
 
 void QueryBlock::start(int64_t task, int64_t next) noexcept {
-  const Problem& p = plan_.problem;
-  look_at(task);
-  pack_all();
+  start_rows(task);
   next_task_ = next;
-  if (next >= 0) {
-    next_batch_ = blocks_.batch_of(next);
-    const int64_t query = blocks_.row_of(next) / plan_.groups;
-    int64_t first = reach_of(plan_, next_batch_, 0).of(query, p.left, p.right).low;
-    if (plan_.ranges) first = std::max(first, Ranges(plan_, next_batch_).of(0, query).low);
-    first = first / plan_.tile_keys * plan_.tile_keys;
-    if (next_batch_ != batch_ || first < first_key(0, count_)) next_key_ = first;
+}
+
+bool QueryBlock::next_panels() noexcept {
+  if (first_row_ >= end_row_) return false;
+  if (plan_.narrow()) {
+    for (count_ = 0; count_ < blocks_.panels && first_row_ < end_row_; ++count_) {
+      const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
+      first_row_ = start_window(plan_, batch_, first_row_, rows, panels_[count_]);
+    }
+  } else {
+    see_all();
+    if (next_task_ >= 0) guess_next();
   }
+  pack();
+  return true;
+}
+
+// The first key of the next task, where it is none of this one.
+void QueryBlock::guess_next() noexcept {
+  const Problem& p = plan_.problem;
+  next_batch_ = blocks_.batch_of(next_task_);
+  const int64_t query = blocks_.row_of(next_task_) / plan_.groups;
+  int64_t first = reach_of(plan_, next_batch_, 0).of(query, p.left, p.right).low;
+  if (plan_.ranges) first = std::max(first, Ranges(plan_, next_batch_).of(0, query).low);
+  first = first / plan_.tile_keys * plan_.tile_keys;
+  if (next_batch_ != batch_ || first < keys_seen(0, count_).low / plan_.tile_keys * plan_.tile_keys) next_key_ = first;
 }
 
 void QueryBlock::pack(int i) noexcept {
@@ -111,33 +136,6 @@ void QueryBlock::pack(int i) noexcept {
                              queries_ + i * panel_bytes_);
 }
 
-void QueryBlock::start_windows(int64_t task) noexcept {
-  insist(plan_.window_tile_keys > 0, "only narrow windows are taken one by one");
-  const Problem& p = plan_.problem;
-  batch_ = blocks_.batch_of(task);
-  first_row_ = blocks_.row_of(task);
-  end_row_ = std::min(plan_.rows, first_row_ + blocks_.rows);
-  count_ = 1;
-  keys_base_ = base(p.key);
-  values_base_ = p.value ? base(p.value) : nullptr;
-}
-
-bool QueryBlock::next_window() noexcept {
-  if (first_row_ >= end_row_) return false;
-  const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
-  first_row_ = start_window(plan_, batch_, first_row_, rows, panels_[0]);
-  pack(0);
-  return true;
-}
-
-bool QueryBlock::open_window() noexcept {
-  const int64_t first = panels_[0].low_first & -plan_.key_step;
-  const int64_t end = std::min(plan_.problem.keys, (panels_[0].high_last + plan_.key_step - 1) & -plan_.key_step);
-  if (first >= end) return false;
-  open({first, end - first});
-  return true;
-}
-
 void QueryBlock::add_ahead(Prefetch& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows,
                            int64_t columns) const {
   if (rows <= 0 || columns <= 0) return;
@@ -145,18 +143,18 @@ void QueryBlock::add_ahead(Prefetch& ahead, const Operand& x, int64_t batch, int
   ahead.parts[ahead.count++] = lines_of(first, {rows, x.row_stride}, {columns, x.column_stride}, item_size(x));
 }
 
-Prefetch QueryBlock::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
+Prefetch QueryBlock::ahead_of_panel(const Operand& x, int64_t columns, int p, bool keys) {
   const Problem& problem = plan_.problem;
   Prefetch ahead{};
   // the next panel's windows begin as many keys farther on as it has queries, where windows move with the queries
-  const int64_t next = tile_.first + tile_.count;
+  const int64_t next = std::min(tile_.first + tile_.count, panels_[p].high_last);
   add_ahead(ahead, x, batch_, next, std::min<int64_t>(problem.keys - next, blocks_.width), columns);
   if (plan_.groups > 1) return ahead;
   const Operand& of = keys ? problem.query : problem.out;
-  const int64_t rows = keys ? std::min<int64_t>(end_row_ - first_row_, blocks_.width) : panels_[0].live;
+  const int64_t rows = keys ? std::min<int64_t>(end_row_ - first_row_, blocks_.width) : panels_[p].live;
   ahead.write = !keys;
   if (!plan_.order) {
-    add_ahead(ahead, of, batch_, keys ? first_row_ : panels_[0].row[0], rows, columns);
+    add_ahead(ahead, of, batch_, keys ? first_row_ : panels_[p].row[0], rows, columns);
   } else if (rows > 0 && columns > 0) {
     const int64_t* const order = plan_.order + batch_ * plan_.rows + first_row_ - (keys ? 0 : rows);
     char* const first = base(of);
@@ -170,7 +168,7 @@ Prefetch QueryBlock::ahead_of_window(const Operand& x, int64_t columns, bool key
 }
 
 Prefetch QueryBlock::ahead(const Operand& x, int64_t columns, int p, bool keys) {
-  if (plan_.window_tile_keys > 0) return ahead_of_window(x, columns, keys);
+  if (plan_.narrow()) return ahead_of_panel(x, columns, p, keys);
   const Problem& problem = plan_.problem;
   Prefetch ahead{};
   // the panels of a block share a tile: panel p takes the p-th part
@@ -178,7 +176,7 @@ Prefetch QueryBlock::ahead(const Operand& x, int64_t columns, int p, bool keys) 
     const int64_t rows = std::min(plan_.tile_keys, end - first);
     add_ahead(ahead, x, batch, first + rows * p / count_, rows * (p + 1) / count_ - rows * p / count_, columns);
   };
-  if (tile_.first + plan_.tile_keys < pass_end_) share(batch_, tile_.first + plan_.tile_keys, pass_end_);
+  if (next_tile_.count > 0) share(batch_, next_tile_.first, next_tile_.first + next_tile_.count);
   if (tile_.first + tile_.count < panels_[p].high_last) return ahead;
   if (next_key_ >= 0) share(next_batch_, next_key_, problem.keys);
   if (plan_.groups > 1 || plan_.order) return ahead;
@@ -194,27 +192,27 @@ Prefetch QueryBlock::ahead(const Operand& x, int64_t columns, int p, bool keys) 
   return ahead;
 }
 
-int64_t QueryBlock::first_key(int first, int last) const {
-  int64_t key = plan_.problem.keys;
-  for (int p = first; p < last; ++p) key = std::min(key, panels_[p].low_first);
-  return key / plan_.tile_keys * plan_.tile_keys;
+Interval QueryBlock::keys_seen(int first, int last) const {
+  Interval keys = {plan_.problem.keys, 0};
+  for (int p = first; p < last; ++p) {
+    keys.low = std::min(keys.low, panels_[p].low_first);
+    keys.high = std::max(keys.high, panels_[p].high_last);
+  }
+  return keys;
 }
 
-int64_t QueryBlock::end_key(int first, int last) const {
-  int64_t key = 0;
-  for (int p = first; p < last; ++p) key = std::max(key, panels_[p].high_last);
-  return key;
+Traversal QueryBlock::tiles(int first, int last) const {
+  const Interval keys = keys_seen(first, last);
+  const int64_t all = plan_.problem.keys, step = plan_.key_step;
+  if (!plan_.own_tiles) return Traversal::grid(keys, plan_.tile_keys, all);
+  return Traversal::one({keys.low & -step, std::min(all, (keys.high + step - 1) & -step)});
 }
 
-void QueryBlock::open_tile(int64_t key, int64_t end) noexcept {
-  pass_end_ = end;
-  if (stopped_) return;
-  open({key, std::min(plan_.tile_keys, plan_.problem.keys - key)});
-}
-
-void QueryBlock::open(KeyTile tile) noexcept {
-  insist(tile.count <= (plan_.window_tile_keys > 0 ? plan_.window_tile_keys : plan_.tile_keys),
-         "a tile fits into the room for its scores");
+bool QueryBlock::open(const Traversal& tiles) noexcept {
+  if (stopped_ || tiles.done()) return false;
+  const KeyTile tile = tiles.tile();
+  insist(tile.count <= plan_.most_tile_keys(), "a tile fits into the room for its scores");
+  next_tile_ = tiles.following();
   const Problem& p = plan_.problem;
   tile_ = tile;
   tile_ids_ = {};
@@ -227,6 +225,7 @@ void QueryBlock::open(KeyTile tile) noexcept {
     plan_.scoring.load_keys(rows, tile_.count, p.head_size, keys_);
     key_tile_ = {keys_, plan_.scoring.row_size(p.head_size)};
   }
+  return true;
 }
 
 Rows QueryBlock::value_rows(int64_t begin) const {
@@ -264,7 +263,7 @@ Tile QueryBlock::values_as_keys(int64_t begin) noexcept {
 PartialKeys QueryBlock::partial_keys_of(int p, const KeyRange& s) const {
   const Panel& panel = panels_[p];
   const int64_t count = s.count();
-  if (plan_.window_tile_keys == 0 || panel.live <= family_.lanes) return {0, count};
+  if (!plan_.narrow() || panel.live <= family_.lanes) return {0, count};
   int64_t first = count, last = 0;
   const int32_t last_vector = family_.lanes * (family_.max_vectors - 1);
   for (int32_t i = 0; i < panel.live; ++i) {

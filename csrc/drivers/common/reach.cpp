@@ -149,9 +149,8 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int6
     panel.high_last = std::max(panel.high_last, keys.high);
   }
   panel.live = live = i;
-  for (; i < most_lanes; ++i) {  // a lane without a query asks for nothing of its own
-    panel.low[i] = panel.low[0];
-    panel.high[i] = panel.high[0];
+  for (; i < most_lanes; ++i) {  // a lane without a query sees nothing
+    panel.low[i] = panel.high[i] = 0;
     panel.center[i] = 0;
   }
   panel.own_first = *std::min_element(panel.own, panel.own + live);

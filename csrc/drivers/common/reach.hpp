@@ -33,10 +33,6 @@ void start_panel(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) 
 // Where a query's row of an operand stands.
 char* row_of(const Plan&, const Operand&, int64_t batch, const Panel&, int lane) noexcept;
 
-struct KeyTile {
-  int64_t first, count;
-};
-
 // The part of a tile that a panel has to look at, in keys from the tile's start, `begin` even. Every query sees all of
 // full_begin..full_end, as far as intervals go. bits: some cell is hidden, and there is one word of bits a key from `begin`.
 struct KeyRange {

@@ -5,12 +5,11 @@
 
 namespace foveate {
 
-// Bytes of the order of all rows, and of the room to find it, for one thread. 0 where rows come as they stand.
-size_t order_size(const Plan&) noexcept;
+// Bytes of the room to find it, for one thread.
 size_t order_scratch(const Plan&) noexcept;
 
-// Finds the order of every batch's rows, those that stand at one key in the order that they come in; the plan has it
-// then. scratch: of each thread. False: the interrupt check said stop.
-bool order_all(Plan&, int threads, char* order, char* scratch) noexcept;
+// Finds the order of every batch's rows, those that stand at one key in the order that they come in. scratch: of each
+// thread. False: the interrupt check said stop.
+bool order_rows(const Plan&, int threads, int64_t* order, char* scratch) noexcept;
 
 }  // namespace foveate

@@ -11,13 +11,14 @@ namespace foveate {
 namespace {
 
 constexpr int64_t chunk_tiles = 12;  // a unit of work for a thread: 2,016 keys
+constexpr int64_t chunk_keys = chunk_tiles * default_tile_keys;
 constexpr double flops_a_tile = 16;  // of a draw: a random number, which costs as much
 
 template <class T>
 class HardOfFew : private FewQueries<T> {
  public:
-  explicit HardOfFew(Plan& plan) noexcept : Base(plan, tile_keys), plan_(plan), draws_(p_.draws) {
-    tiles_ = (p_.keys + tile_keys - 1) / tile_keys;
+  explicit HardOfFew(Plan& plan) noexcept : Base(plan, default_tile_keys), plan_(plan), draws_(p_.draws) {
+    tiles_ = (p_.keys + default_tile_keys - 1) / default_tile_keys;
     chunks_ = std::max<int64_t>(1, (tiles_ + chunk_tiles - 1) / chunk_tiles);
   }
 
@@ -76,7 +77,10 @@ class HardOfFew : private FewQueries<T> {
     chunk_seen_ = carver.take<uint8_t>(rows * chunks_);
   }
 
-  KeyTile tile_at(int64_t t) const { return {t * tile_keys, std::min(tile_keys, p_.keys - t * tile_keys)}; }
+  KeyTile tile_at(int64_t t) const {
+    const int64_t first = t * default_tile_keys;
+    return {first, std::min(default_tile_keys, p_.keys - first)};
+  }
 
   // s becomes the weights of quad i, which start anew: their maximum m and sum l, one a query.
   void weigh(int i, const KeyRange& range, Scratch& scratch, T* m, T* l) const noexcept {
@@ -96,9 +100,10 @@ class HardOfFew : private FewQueries<T> {
       begin = std::min(begin, scratch.panels[i].low_first);
       end = std::max(end, scratch.panels[i].high_last);
     }
-    const int64_t last = std::min(tiles_, (chunk + 1) * chunk_tiles);
-    for (int64_t t = chunk * chunk_tiles; t < last; ++t) {
-      const KeyTile tile = tile_at(t);
+    const Interval all = {chunk * chunk_keys, std::min(p_.keys, (chunk + 1) * chunk_keys)};
+    for (Traversal tiles = Traversal::grid(all, default_tile_keys, p_.keys); !tiles.done(); tiles.next()) {
+      const KeyTile tile = tiles.tile();
+      const int64_t t = tile.first / default_tile_keys;
       const bool any = tile.first < end && tile.first + tile.count > begin;
       const Rows keys = any ? this->keys_of(batch, tile, scratch) : Rows{};
       TileIds ids;
@@ -132,7 +137,7 @@ class HardOfFew : private FewQueries<T> {
       for (int32_t q = 0; q < scratch.panels[i].live; ++q) choose_tiles(batch, first_row, i, q, scratch);
     for (int64_t t = 0; t < tiles_; ++t) {
       if (scratch.first[t] < 0) continue;
-      if (asked_to_stop(double(quads * quad * tile_keys) * 2.0 * double(p_.head_size))) return;
+      if (asked_to_stop(double(quads * quad * default_tile_keys) * 2.0 * double(p_.head_size))) return;
       const Rows keys = this->keys_of(batch, tile_at(t), scratch);
       TileIds ids;
       for (int i = 0; i < quads; ++i) find_keys(batch, i, t, keys, ids, scratch);
@@ -210,7 +215,7 @@ class HardOfFew : private FewQueries<T> {
       const T* weights = scratch.s + q;
       const int64_t place =
           scratch.choices.sampled() ? first_beyond(weights, queries, range.count(), scratch.share[c]) : best[q];
-      scratch.choices.write(cells_of(batch, panel, int(q)), c % draws_, t * tile_keys + range.begin + place,
+      scratch.choices.write(cells_of(batch, panel, int(q)), c % draws_, t * default_tile_keys + range.begin + place,
                             double(weights[place * queries]), double(m[q]), scratch.m[row], scratch.log_l[row], true);
     }
   }
@@ -259,8 +264,7 @@ class HardOfFew : private FewQueries<T> {
 }  // namespace
 
 fv_status hard_attention_of_few(const Problem& problem, fv_error* error) noexcept {
-  const Kernels plain = without_pairs(kernels());
-  Plan plan(problem, plain);
+  Plan plan(problem, kernels(), needs_of_few);
   return plan.family.element_size == 8 ? HardOfFew<double>(plan).run(error) : HardOfFew<float>(plan).run(error);
 }
 

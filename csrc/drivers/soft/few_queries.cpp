@@ -94,12 +94,12 @@ class Decode : private FewQueries<T> {
         scratch.l[i * quad + q] = T(sink ? 1 : 0);
       }
     }
-    begin = std::max(begin / decode_tile * decode_tile, chunk * chunk_keys);
+    begin = std::max(begin, chunk * chunk_keys);
     end = std::min(end, (chunk + 1) * chunk_keys);
-    for (int64_t key = begin; key < end; key += decode_tile) {
-      const KeyTile tile{key, std::min(decode_tile, p_.keys - key)};
+    for (Traversal tiles = Traversal::grid({begin, end}, decode_tile, p_.keys); !tiles.done(); tiles.next()) {
+      const KeyTile tile = tiles.tile();
       const Rows keys = this->keys_of(batch, tile, scratch);
-      Rows values = this->rows_of(p_.value, batch, key);
+      Rows values = this->rows_of(p_.value, batch, tile.first);
       const bool load = exact || !values_contiguous_;
       if (load) values = this->loaded(values, tile.count, p_.value_size, exact, scratch.values);
       TileIds ids;
@@ -204,8 +204,7 @@ class Decode : private FewQueries<T> {
 }  // namespace
 
 fv_status decode(const Problem& problem, fv_error* error) noexcept {
-  const Kernels plain = without_pairs(kernels());
-  Plan plan(problem, plain);
+  Plan plan(problem, kernels(), needs_of_few);
   return plan.family.element_size == 8 ? Decode<double>(plan).run(error) : Decode<float>(plan).run(error);
 }
 

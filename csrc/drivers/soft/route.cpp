@@ -3,7 +3,6 @@
 
 #include "drivers/drivers.hpp"
 #include "few_queries.hpp"
-#include "narrow_windows.hpp"
 #include "prune_by_distance.hpp"
 
 namespace foveate {
@@ -14,7 +13,6 @@ fv_status attention(const Problem& problem, fv_error* error) noexcept {
   const bool few = problem.queries <= decode_queries && !problem.centers && !dropout;
   if (few && !compact && !(problem.negligible > 0)) return decode(problem, error);
   Plan plan(problem, kernels());
-  if (plan.window_tile_keys > 0) return attention_in_windows(plan, error);
   if (!dropout && skips_far_keys(plan)) return attention_to_near_keys(plan, error);
   return run_forward<Forward>(plan, error);
 }

@@ -25,14 +25,16 @@ class Forward {
 
   void run(int64_t task, int64_t next) noexcept {
     block_.start(task, next);
-    const int count = block_.panels();
-    pass(0, count, false);
-    if (block_.stopped()) return;
-    for (int p = 0; p < count; ++p) {
-      if (finish(p) || !block_.panel(p).hidden) continue;
-      // inf or NaN: perhaps of a value that is not seen, times its weight of 0; again, leaving such values out
-      pass(p, p + 1, true);
-      finish(p);
+    while (block_.next_panels()) {
+      const int count = block_.panels();
+      pass(0, count, false);
+      if (block_.stopped()) return;
+      for (int p = 0; p < count; ++p) {
+        if (finish(p) || !block_.panel(p).hidden) continue;
+        // inf or NaN: perhaps of a value that is not seen, times its weight of 0; again, leaving such values out
+        pass(p, p + 1, true);
+        finish(p);
+      }
     }
   }
 
@@ -72,11 +74,8 @@ class Forward {
 
   void pass(int first, int last, bool exact) noexcept {
     for (int p = first; p < last; ++p) reset(p);
-    const int64_t end = block_.end_key(first, last);
-    for (int64_t key = block_.first_key(first, last); key < end && !block_.stopped(); key += plan_.tile_keys) {
-      block_.open_tile(key, end);
+    for (Traversal tiles = block_.tiles(first, last); block_.open(tiles); tiles.next())
       for (int p = first; p < last; ++p) add_tile(p, exact);
-    }
   }
 
   // The scores of a panel become its weights.
@@ -136,14 +135,14 @@ class Forward {
 };
 
 // Runs Worker<T>, a Forward or one that does its own passes, over a plan.
-template <template <class> class Worker>
-fv_status run_forward(Plan& plan, fv_error* error) noexcept {
+template <template <class> class Worker, class... With>
+fv_status run_forward(Plan& plan, fv_error* error, const With&... with) noexcept {
   const Problem& p = plan.problem;
   const double cells = double(plan.batches) * double(plan.rows) * double(plan.widest_window);
   const double flops = 2.0 * cells * double(p.head_size + p.value_size);
   const int64_t bytes = plan.scoring.panel_size(p.head_size) + p.value_size * plan.family.element_size;
-  return plan.family.element_size == 8 ? run_blocks<double, Worker>(plan, bytes, flops, error)
-                                       : run_blocks<float, Worker>(plan, bytes, flops, error);
+  return plan.family.element_size == 8 ? run_blocks<double, Worker>(plan, bytes, flops, error, with...)
+                                       : run_blocks<float, Worker>(plan, bytes, flops, error, with...);
 }
 
 }  // namespace foveate
