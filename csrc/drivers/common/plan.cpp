@@ -11,7 +11,7 @@
 namespace foveate {
 namespace {
 
-const Family& family_of(const Problem& p, const Kernels& kernels, const Needs& needs) {
+const Arithmetic& arithmetic_of(const Problem& p, const Kernels& kernels, const Needs& needs) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
   const bool pairs = !needs.whole_weights && p.kind == FV_DOT && p.sigma == 0 && p.dropout == 0 &&
@@ -20,20 +20,20 @@ const Family& family_of(const Problem& p, const Kernels& kernels, const Needs& n
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
 
-const Scoring& scoring_of(const Problem& p, const Family& family) {
+const Scoring& scoring_of(const Problem& p, const Arithmetic& arithmetic) {
   switch (p.kind) {
-    case FV_DOT: return family.inner;
-    case FV_TANH: return family.tanh;
-    case FV_RELU: return family.relu;
-    default: return family.distance;
+    case FV_DOT: return arithmetic.inner;
+    case FV_TANH: return arithmetic.tanh;
+    case FV_RELU: return arithmetic.relu;
+    default: return arithmetic.distance;
   }
 }
 
 // Contiguous rows that start at whole elements of the family's products can be read where they stand.
-bool in_place(const Operand& x, const Family& family, int64_t columns, int64_t multiple) {
-  const int64_t word = family.element_size;
-  const int64_t item = family.in_place == Dtype::bfloat16 ? 2 : word;
-  if (dtype_of(x) != family.in_place || (columns > 1 && x.column_stride != item)) return false;
+bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, int64_t multiple) {
+  const int64_t word = arithmetic.element_size;
+  const int64_t item = arithmetic.in_place == Dtype::bfloat16 ? 2 : word;
+  if (dtype_of(x) != arithmetic.in_place || (columns > 1 && x.column_stride != item)) return false;
   if (columns % multiple) return false;
   int64_t odd = x.row_stride % word | int64_t(reinterpret_cast<uintptr_t>(x.data) % uintptr_t(word));
   for (const int64_t stride : x.lead) odd |= stride % word;
@@ -49,7 +49,7 @@ T bounded(double x) {
 // A natural logarithm in units of the scores, as they are held.
 double score_of(const Plan& plan, double natural) {
   const double score = natural * log2_e / plan.softmax_scale();
-  return plan.family.element_size == 8 ? bounded<double>(score) : double(bounded<float>(score));
+  return plan.arithmetic.element_size == 8 ? bounded<double>(score) : double(bounded<float>(score));
 }
 
 template <class T>
@@ -84,11 +84,11 @@ static_assert(int(Profile::epanechnikov) == FV_EPANECHNIKOV - FV_BOXCAR &&
 Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
     : problem(p),
       kernels(k),
-      family(family_of(p, k, needs)),
-      scoring(scoring_of(p, family)),
-      tile_keys(needs.tile_keys > 0    ? needs.tile_keys
-                : family.tile_keys > 0 ? family.tile_keys
-                                       : default_tile_keys) {
+      arithmetic(arithmetic_of(p, k, needs)),
+      scoring(scoring_of(p, arithmetic)),
+      tile_keys(needs.tile_keys > 0        ? needs.tile_keys
+                : arithmetic.tile_keys > 0 ? arithmetic.tile_keys
+                                           : default_tile_keys) {
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
@@ -110,9 +110,9 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   compact = is_compact(p.kind);
   if (compact) profile = static_cast<Profile>(p.kind - FV_BOXCAR);
   fit_windows(needs);
-  keys_in_place = scoring.in_place && in_place(p.key, family, p.head_size, family.group);
-  values_in_place = p.value && !family.pairs && in_place(p.value, family, p.value_size, 1);
-  values_as_keys_in_place = p.value && in_place(p.value, family, p.value_size, family.group);
+  keys_in_place = scoring.in_place && in_place(p.key, arithmetic, p.head_size, arithmetic.group);
+  values_in_place = p.value && !arithmetic.pairs && in_place(p.value, arithmetic, p.value_size, 1);
+  values_as_keys_in_place = p.value && in_place(p.value, arithmetic, p.value_size, arithmetic.group);
 }
 
 void Plan::fit_windows(const Needs& needs) noexcept {
@@ -124,7 +124,7 @@ void Plan::fit_windows(const Needs& needs) noexcept {
   widest_window = int64_t(most);
   // A full panel of neighbors, both ends in whole steps. Queries farther apart than neighbors may share a panel
   // while that is no more than two windows; else it is cut.
-  key_step = needs.key_step > 0 ? needs.key_step : std::max<int64_t>(4, family.group);
+  key_step = needs.key_step > 0 ? needs.key_step : std::max<int64_t>(4, arithmetic.group);
   if (needs.windows == Windows::shared) return;
   const int64_t neighbors = widest_window + most_lanes - 1 + 2 * (key_step - 1);
   if ((bounded || p.centers) && neighbors <= most_window_tile_keys)
@@ -137,7 +137,7 @@ void Plan::fit_windows(const Needs& needs) noexcept {
 void Plan::scale_by(double factor) noexcept {
   scale = problem.softcap > 0 ? factor : factor * log2_e;
   bent = problem.softcap > 0 || biased || !(factor > 1e-15);
-  if (problem.kind != FV_DOT || family.pairs) return;
+  if (problem.kind != FV_DOT || arithmetic.pairs) return;
   query_factor = scale;
   scale = 1;
   bent = problem.softcap > 0;
@@ -149,7 +149,7 @@ namespace {
 struct Prepared {
   Prepared(const Plan& plan, int threads, char* memory) : sorters(int(std::min<int64_t>(threads, plan.batches))) {
     Carver carver(memory);
-    weights = carver.take(is_additive(plan.problem.kind) ? plan.family.prepared_size(plan.problem.head_size) : 0);
+    weights = carver.take(is_additive(plan.problem.kind) ? plan.arithmetic.prepared_size(plan.problem.head_size) : 0);
     order = carver.take<int64_t>(plan.scattered ? plan.batches * plan.rows : 0);
     sorting = carver.take(plan.scattered ? int64_t(order_scratch(plan)) * sorters : 0);
     bytes = int64_t(carver.used());
@@ -168,7 +168,7 @@ int64_t Plan::prepared_size(int threads) const noexcept { return Prepared(*this,
 bool Plan::prepare(int threads, char* memory) noexcept {
   const Prepared to(*this, threads, memory);
   if (is_additive(problem.kind)) {
-    scale_by(problem.scale * family.prepare(problem.weights, problem.head_size, to.weights));
+    scale_by(problem.scale * arithmetic.prepare(problem.weights, problem.head_size, to.weights));
     weights = to.weights;
   }
   if (!scattered) return true;
@@ -214,7 +214,7 @@ Interval round_center(double center, double half_width, int64_t keys) noexcept {
 double sink_score_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   const double sink = sink_of(plan, batch, group);
   if (!std::isfinite(sink)) return sink;
-  if (!plan.biased || plan.family.element_size == 8) return score_of(plan, sink);
+  if (!plan.biased || plan.arithmetic.element_size == 8) return score_of(plan, sink);
   return bounded<float>(
       double(bounded<float>(sink) * float(log2_e)));  // rounded as a bias is: of equals each weighs as much
 }
@@ -228,7 +228,7 @@ double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
 // Pairs hold scores without their scale, but another family may take up what they leave: float32, which loses nothing here.
 Lse lse_of(const Plan& plan, double m, double l) noexcept {
   const double scaled = m * plan.softmax_scale(), low = std::log(l);
-  return {scaled * ln_2 + low, plan.family.pairs ? scaled : m, low};
+  return {scaled * ln_2 + low, plan.arithmetic.pairs ? scaled : m, low};
 }
 
 Lse lse_of_nothing(const Plan& plan, int64_t batch, int64_t group) noexcept {
@@ -262,7 +262,7 @@ Lse read_lse(const Plan& plan, const char* at) noexcept {
   if (lse.column_stride == 0 || numbers[1] != numbers[1]) {
     numbers[1] = std::isfinite(numbers[0]) ? score_of(plan, numbers[0]) : numbers[0];
     numbers[2] = numbers[0] - numbers[1] * plan.softmax_scale() * ln_2;
-  } else if (plan.family.pairs) {
+  } else if (plan.arithmetic.pairs) {
     numbers[1] /= plan.softmax_scale();
   }
   return {numbers[0], numbers[1], numbers[2]};

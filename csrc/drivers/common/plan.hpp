@@ -39,7 +39,7 @@ struct Plan {
 
   const Problem& problem;
   const Kernels& kernels;
-  const Family& family;
+  const Arithmetic& arithmetic;
   const Scoring& scoring;
 
   // What is made before the first task, in memory that lasts as long as the call: the score's weights as kernels take them,

@@ -53,7 +53,7 @@ class QueryBlock {
   int together() const { return plan_.narrow() ? 1 : count_; }  // so many go over the keys in one pass
   Panel& panel(int p) { return panels_[p]; }
   const Panel& panel(int p) const { return panels_[p]; }
-  int32_t vectors(int p) const { return panels_[p].live <= family_.lanes ? 1 : family_.max_vectors; }
+  int32_t vectors(int p) const { return panels_[p].live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors; }
   int64_t batch() const { return batch_; }
 
   // Keys that the queries of the panels first..last-1 may see; and the tiles of these in which a pass goes over them.
@@ -81,20 +81,20 @@ class QueryBlock {
   double softmax_scale() const { return plan_.softmax_scale(); }
 
   // Values of the open tile from key `begin`, the first of a group; finite: with 0 for inf and NaN.
-  Tile values(int64_t begin, bool finite) noexcept;
+  LoadedRows values(int64_t begin, bool finite) noexcept;
   // What a product will read of them.
-  Prefetch values_next(const Tile& values, int64_t count) const {
-    const int64_t groups = family_.pairs ? (count + family_.group - 1) / family_.group : 0;
+  Prefetch values_next(const LoadedRows& values, int64_t count) const {
+    const int64_t groups = arithmetic_.pairs ? (count + arithmetic_.group - 1) / arithmetic_.group : 0;
     const Elements lines{groups * values.row_stride / line_bytes, line_bytes};
     return {{lines_of(static_cast<const char*>(values.data), lines, line_bytes), {}, {}}, 1, false};
   }
-  Tile values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
+  LoadedRows values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
   Prefetch values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;
   // The queries of a panel as the scores read them.
   const void* packed(int p) const { return queries_ + p * panel_bytes_; }
   // Keys of the open tile as the scores read them, and as they lie in memory.
-  Tile keys(int64_t begin) const {
+  LoadedRows keys(int64_t begin) const {
     return {static_cast<const char*>(key_tile_.data) + begin * key_tile_.row_stride, key_tile_.row_stride};
   }
   Rows key_rows(int64_t begin) const;
@@ -132,7 +132,7 @@ class QueryBlock {
 
   const Plan& plan_;
   const QueryBlocks& blocks_;
-  const Family& family_;
+  const Arithmetic& arithmetic_;
   Panel* panels_;
   char *queries_, *scores_, *row_max_, *keys_, *values_, *scratch_;
   int64_t panel_bytes_;
@@ -152,7 +152,7 @@ class QueryBlock {
   double flops_a_key_;            // of a panel
   KeyTile tile_{}, next_tile_{};  // the open one, and what will be read of the next one of the pass
   TileIds tile_ids_{};
-  Tile key_tile_{};
+  LoadedRows key_tile_{};
   PartialKeys partial_{};
   const char* ahead_rows_[most_lanes];
   enum class Values { not_loaded, as_they_are, finite, as_keys } values_ready_ = Values::not_loaded;
@@ -182,7 +182,7 @@ fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* 
   const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.narrow();
   const bool done =
       run_tasks(blocks.count, threads, ranges ? Order::by_ranges : Order::in_order, [&](const Task& task) {
-        const KernelSession session(plan.family);
+        const KernelSession session(plan.arithmetic);
         reinterpret_cast<Worker<T>*>(parts + part * size_t(task.thread))->run(task.index, task.next);
       });
   return done ? FV_OK : FV_INTERRUPTED;
