@@ -63,7 +63,7 @@ class TestOpcheck:
         opcheck(operators.attention, (*operands(), *(AFTER | STATED[name]()).values()))
 
     def test_attention_of_16_bits(self):
-        for dtype in (np.float16, fv._arrays.bfloat16("")):
+        for dtype in (np.float16, fv._inputs.arrays.bfloat16("")):
             opcheck(operators.attention, operands(dtype))
 
     def test_attention_of_other_leading_axes(self):
