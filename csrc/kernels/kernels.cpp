@@ -1,29 +1,29 @@
 // The one kernel source, compiled once per ISA: FOVEATE_ISA names it and is its namespace. It includes no header of
 // the standard library whose inline functions could leak instructions of this ISA into others; everything but the
 // table at the end has internal linkage.
-#include "bfloat16.hpp"
+#include "amx.hpp"
+#include "bf16_pairs.hpp"
 #include "decode.hpp"
 #include "draw.hpp"
+#include "factor/dropout.hpp"
+#include "factor/gaussian.hpp"
 #include "gemm.hpp"
-#include "gradient.hpp"
+#include "hide/bits.hpp"
+#include "hide/cells.hpp"
 #include "measure.hpp"
 #include "pack.hpp"
-#include "reach/bits.hpp"
-#include "reach/hide.hpp"
+#include "query_sum.hpp"
 #include "score/additive.hpp"
-#include "score/bend.hpp"
 #include "score/columns.hpp"
 #include "score/distance.hpp"
 #include "score/inner.hpp"
+#include "score/softcap.hpp"
 #include "select/argmax.hpp"
 #include "select/compact.hpp"
-#include "select/drop.hpp"
-#include "select/gaussian.hpp"
 #include "select/sample.hpp"
 #include "select/soft.hpp"
 #include "select/weights.hpp"
 #include "table.hpp"
-#include "tiles.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {

@@ -1,9 +1,9 @@
 // What this machine can do with this ISA, to judge the kernels by, and the elementary functions, to test them.
 #pragma once
-#include "bfloat16.hpp"
+#include "amx.hpp"
+#include "bf16_pairs.hpp"
 #include "gemm.hpp"
 #include "math.hpp"
-#include "tiles.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {

@@ -148,7 +148,7 @@ struct Family {
   // s = 2^(scale (s - m)) * factor
   void (*weights)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
 
-  // backward, see gradient.hpp
+  // backward, see query_sum.hpp
   // s, the scores, and d_weights, the gradients of the weights, become cells for query_sum, rows `stride` apart, in
   // `weights` and `d_scores`, and d_weights the gradients of the scores as weighted_sum takes them; but where d_scores is
   // null, as T, for lay_cells to finish. scale: of the scores; scale top + rest is lse, in base 2; shift: one T a query each.

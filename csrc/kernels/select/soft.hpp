@@ -7,8 +7,8 @@
 // m starts at -inf with l = 0, or at the sink with l = 1. While nothing was seen, m' is -inf and is taken as 0 in the
 // differences: weights of cells that are not seen (score -inf) are then 0, not NaN. NaN does not enter m, but l.
 #pragma once
+#include "../factor/gaussian.hpp"
 #include "../math.hpp"
-#include "gaussian.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import MultiHeadGradients, names_of
 from ._attention import attention
-from ._gradients import attention_vjp, of_matrix
+from ._gradients import attention_vjp
 from ._quiet import quiet
+from ._rows import of_matrix
 from ._self_attention import widened
 
 Array = NDArray[Any]
@@ -64,6 +65,7 @@ def multi_head_attention(
 
     Examples
     --------
+    >>> import numpy as np
     >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
     >>> multi_head_attention([[0.0, 0.0], [0.0, 0.0]], **weights, num_heads=2)
     array([[0., 0.],
@@ -133,6 +135,7 @@ def multi_head_attention_vjp(
 
     Examples
     --------
+    >>> import numpy as np
     >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
     >>> output, pullback = multi_head_attention_vjp(np.ones((1, 2)), **weights, num_heads=2)
     >>> pullback(np.ones((1, 2))).wo

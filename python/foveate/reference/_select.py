@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._quiet import quiet
-from ._score import compute_dtype
+from ._rows import compute_dtype
 
 Array = NDArray[Any]
 
@@ -30,6 +30,7 @@ def softmax(logits: Array, seen: Array, sink: Array) -> tuple[Array, Array]:
 
     Examples
     --------
+    >>> import numpy as np
     >>> softmax(np.log([[1.0, 3.0, 5.0]]), np.array([[True, True, False]]), np.array([[-np.inf]]))
     (array([[0.25, 0.75, 0.  ]]), array([1.38629436]))
     """
@@ -59,6 +60,7 @@ def weighted_sum(weights: Array, seen: Array, value: Array) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> weights, value = np.array([[1.0, 0.0]]), np.array([[2.0], [np.nan]])
     >>> weighted_sum(weights, np.array([[True, False]]), value)
     array([[2.]])
@@ -69,6 +71,27 @@ def weighted_sum(weights: Array, seen: Array, value: Array) -> Array:
     for j in np.flatnonzero(~finite.all(axis=(*range(value.ndim - 2), value.ndim - 1))):
         total += np.where(seen[..., j, None], weights[..., j, None] * rest[..., None, j, :], 0)
     return total
+
+
+def over_queries(weights: Array, seen: Array, rows: Array) -> Array:
+    """Sum the rows of the queries that see a key, weighed by its column, for each key.
+
+    Parameters
+    ----------
+    weights, seen : arrays (..., Lq, Lk)
+    rows : array (..., Lq, D)
+
+    Returns
+    -------
+    array (..., Lk, D)
+
+    Examples
+    --------
+    >>> over_queries(np.array([[1.0, 0.0]]), np.array([[True, False]]), np.array([[np.nan]]))
+    array([[nan],
+           [ 0.]])
+    """
+    return weighted_sum(np.swapaxes(weights, -1, -2), np.swapaxes(seen, -1, -2), rows)
 
 
 @quiet
@@ -90,6 +113,7 @@ def merge(
 
     Examples
     --------
+    >>> import numpy as np
     >>> merge([[[1.0]], [[5.0]]], [[0.0], [np.log(3.0)]])
     (array([[4.]]), array([1.38629436]))
     """
