@@ -5,7 +5,7 @@
 // same tile of scores, S[key][query], so that any of them goes with any other:
 //   score:   Scoring (inner product, additive, distance);   bend, add_bias (softcap, float mask)
 //   reach:   hide_outside, hide_unset (what is not seen becomes -inf)
-//   select:  soft or compact (then gaussian or clear_unset, weighted_sum), weights, first_of_top (argmax), draw (sample)
+//   select:  soft or compact (then gaussian or clear_unset, weighted_sum), weights, argmax_place (argmax), draw (sample)
 #pragma once
 #include <stdint.h>
 
@@ -125,7 +125,7 @@ struct Family {
                void* alpha, const Gaussian*, const Ahead& next);
   // s becomes the weights of a compact kernel, whose sum is added to l
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
-  void (*gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
+  void (*multiply_gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
   // Multiplied by 0 where bit i of kept[j] is not set; no pairs.
   void (*clear_unset)(void* weights, int32_t vectors, int64_t count, const uint32_t* kept);
   void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
@@ -135,7 +135,7 @@ struct Family {
   void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,
                          const uint32_t* seen, void* output, int64_t column_step, int64_t query_step);
   // The queries whose top is larger than m, one bit each, and the first place of it in the tile.
-  uint32_t (*first_of_top)(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
+  uint32_t (*argmax_place)(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
                            int32_t* place);
   // soft, of weights as T for any product, with running sums of the tile in `runs`: T, runs_of(count) a query
   void (*soft_runs)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
@@ -146,16 +146,16 @@ struct Family {
   uint32_t (*draw)(const void* weights, int32_t vectors, int64_t count, const void* runs, const void* l,
                    const void* uniform, int32_t* place);
   // s = 2^(scale (s - m)) * factor
-  void (*weights)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
+  void (*weigh)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
 
   // backward, see query_sum.hpp
   // s, the scores, and d_weights, the gradients of the weights, become cells for query_sum, rows `stride` apart, in
   // `weights` and `d_scores`, and d_weights the gradients of the scores as weighted_sum takes them; but where d_scores is
-  // null, as T, for lay_cells to finish. scale: of the scores; scale top + rest is lse, in base 2; shift: one T a query each.
+  // null, as T, for store_cells to finish. scale: of the scores; scale top + rest is lse, in base 2; shift: one T a query each.
   // A query with a rest of inf has no weight.
   void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
                         const void* rest, const void* shift, void* weights, void* d_scores, int64_t stride);
-  void (*lay_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
+  void (*store_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
   // The same of a compact kernel, with lse = rest; d_weights are left as T.
   void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* rest,
                            const void* shift, void* weights, int64_t stride);
@@ -175,7 +175,7 @@ struct Family {
   // are anything.
   void (*query_sum)(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x, int64_t columns,
                     void* to);
-  void (*row_products)(const void* a, const void* b, int64_t count, int64_t columns, void* to);  // columns: likewise
+  void (*dot_rows)(const void* a, const void* b, int64_t count, int64_t columns, void* to);  // columns: likewise
 
   // Writes a panel's columns as rows: to[i][r] = panel[r][i] * factor[i], for `live` queries; returns whether all are
   // finite. scratch: lanes * rows of T.

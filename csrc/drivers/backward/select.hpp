@@ -43,7 +43,7 @@ class SelectGradient {
     const uint32_t* const kept =
         dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr;
     const auto multiply = [&](T* cells) {
-      if (p_.sigma > 0) family.gaussian(cells, vectors, s.count(), gaussian);
+      if (p_.sigma > 0) family.multiply_gaussian(cells, vectors, s.count(), gaussian);
       if (kept) family.clear_unset(cells, vectors, s.count(), kept);
     };
     if (factors_ && scored_) multiply(cells_);

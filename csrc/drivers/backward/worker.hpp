@@ -185,7 +185,7 @@ class BackwardWorker {
       rows_.load_row(plan_.row(p_.out, batch, group, first + i), p_.out, p_.value_size, out + i * columns);
       rows_.load_row(plan_.row(p_.d_out, batch, group, first + i), p_.d_out, p_.value_size, d_out + i * columns);
     }
-    family_.row_products(out, d_out, count, columns, row_);
+    family_.dot_rows(out, d_out, count, columns, row_);
   }
 
   void clear(const ChunkSums<T>& sums, int64_t keys, bool weights) const noexcept {
@@ -239,7 +239,7 @@ class BackwardWorker {
       if (!scored_) continue;
       if (p_.d_mask) add_to_mask(p, s, key);
       if (p_.softcap > 0) family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
-      if (changed_ && d_scores) family_.lay_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
+      if (changed_ && d_scores) family_.store_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
       score_.add(block_, p, s, place / plan_.tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
                  d_key ? d_key + s.begin * padded(plan_, p_.head_size) : nullptr);
     }

@@ -91,7 +91,7 @@ class Hard {
     const uint32_t live = block_.panel(p).live >= 32 ? ~uint32_t(0) : (uint32_t(1) << block_.panel(p).live) - 1;
     const double scale = block_.softmax_scale();
     if (!choices_.sampled()) {
-      const uint32_t found = plain_.first_of_top(block_.scores(), vectors, count, block_.top(), m, place_);
+      const uint32_t found = plain_.argmax_place(block_.scores(), vectors, count, block_.top(), m, place_);
       plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, nullptr, alpha_, nullptr, Ahead{});
       take(found & live, place_of(p, 0), p, first, vectors);
       return;

@@ -93,7 +93,7 @@ class Forward {
       return;
     }
     plan_.family.compact(block_.scores(), block_.vectors(p), count, plan_.profile, l);
-    if (plan_.problem.sigma > 0) plan_.family.gaussian(block_.scores(), block_.vectors(p), count, gaussian);
+    if (plan_.problem.sigma > 0) plan_.family.multiply_gaussian(block_.scores(), block_.vectors(p), count, gaussian);
     std::fill_n(m, width_, T(0));
     std::fill_n(alpha_, width_, T(1));
   }

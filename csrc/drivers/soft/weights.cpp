@@ -64,11 +64,11 @@ class Weights {
       rows[i] += begin * step;
     }
     if (stretch.empty()) return;
-    plan_.family.weights(block_.scores(), block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
+    plan_.family.weigh(block_.scores(), block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
                          l_ + p * width_);
     if (problem.sigma > 0) {
       const Gaussian gaussian = block_.gaussian(p, stretch);
-      plan_.family.gaussian(block_.scores(), block_.vectors(p), end - begin, gaussian);
+      plan_.family.multiply_gaussian(block_.scores(), block_.vectors(p), end - begin, gaussian);
     }
     std::fill_n(alpha_, width_, T(1));
     plan_.family.store_rows(block_.scores(), block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(), rows,
