@@ -143,8 +143,8 @@ template <int vectors>
   if (top_) unroll<vectors>([&](auto v) { store<float>(top_ + v * lanes<float>, top[v]); });
 }
 
-inline void amx_scores(const char* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*,
-                       float* s, float* top, const Corners&, const Ahead& ahead) {
+inline void amx_scores(const char* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t head_size,
+                       const void*, float* s, float* top, const Corners&, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     amx_scores_tile<v>(panel, static_cast<const char*>(keys.data), keys.row_stride, count, head_size, s, top, ahead);
   });
@@ -210,7 +210,7 @@ template <int vectors>
   if (value_size > 0) add((value_size - 1) / 32 * 32, sums[(value_size - 1) / 32 % 2]);
 }
 
-inline void amx_weighted_sum(const char* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
+inline void amx_weighted_sum(const char* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
                              const float* alpha, float* output, const Corners&, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     amx_weighted_sum_tile<v>(weights, static_cast<const char*>(values.data), values.row_stride, count, value_size,

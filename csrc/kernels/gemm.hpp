@@ -219,8 +219,8 @@ void weighted_columns(const T* weights, const T* values, int64_t value_stride, i
 }
 
 template <class Product, class T = typename Product::T>
-void weighted_sum(const T* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size, const T* alpha,
-                  T* output, const Corners& corners, const Ahead& ahead) {
+void weighted_sum(const T* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
+                  const T* alpha, T* output, const Corners& corners, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, value_size / value_columns<v>);
     const Corners words = {Product::words(corners.first), Product::words(corners.last)};

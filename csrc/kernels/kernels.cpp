@@ -32,9 +32,9 @@ namespace {
 
 // Products of T itself.
 template <class T>
-constexpr Family plain_family(Dtype in_place) {
+constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   using Product = MultiplyAdd<T>;
-  Family f{};
+  Arithmetic f{};
   f.lanes = lanes<T>;
   f.max_vectors = panel_vectors;
   f.element_size = int32_t(sizeof(T));
@@ -109,8 +109,8 @@ constexpr Family plain_family(Dtype in_place) {
 }
 
 #if defined(__AVX512BF16__)
-constexpr Family pair_family() {
-  Family f = plain_family<float>(Dtype::bfloat16);
+constexpr Arithmetic pair_arithmetic() {
+  Arithmetic f = plain_arithmetic<float>(Dtype::bfloat16);
   f.pairs = true;
   f.group = 2;
   f.value_size = pair_value_size;
@@ -132,16 +132,16 @@ constexpr Family pair_family() {
   f.query_sum = untyped<query_sum<PairProduct>>;
   return f;
 }
-constexpr Family pair_kernels = pair_family();
-constexpr const Family* pairs_or_null = &pair_kernels;
+constexpr Arithmetic bf16_pairs = pair_arithmetic();
+constexpr const Arithmetic* pairs_or_null = &bf16_pairs;
 #else
-constexpr const Family* pairs_or_null = nullptr;
+constexpr const Arithmetic* pairs_or_null = nullptr;
 #endif
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__)
-constexpr Family amx_family() {
+constexpr Arithmetic amx_arithmetic() {
   constexpr int depth = int(tile_depth);
-  Family f = pair_family();
+  Arithmetic f = pair_arithmetic();
   f.group = depth;
   f.tile_keys = 3 * depth;
   f.value_size = amx_value_size;
@@ -160,10 +160,10 @@ constexpr Family amx_family() {
   f.query_sum = untyped<amx_query_sum>;
   return f;
 }
-constexpr Family amx_kernels = amx_family();
-constexpr const Family* amx_or_null = &amx_kernels;
+constexpr Arithmetic amx = amx_arithmetic();
+constexpr const Arithmetic* amx_or_null = &amx;
 #else
-constexpr const Family* amx_or_null = nullptr;
+constexpr const Arithmetic* amx_or_null = nullptr;
 #endif
 
 #define FOVEATE_TEXT_OF(x) #x
@@ -173,8 +173,8 @@ constexpr const Family* amx_or_null = nullptr;
 
 extern const Kernels kernels;
 constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
-                             plain_family<float>(Dtype::float32),
-                             plain_family<double>(Dtype::float64),
+                             plain_arithmetic<float>(Dtype::float32),
+                             plain_arithmetic<double>(Dtype::float64),
                              pairs_or_null,
                              amx_or_null,
                              bits_of_bools,

@@ -23,7 +23,7 @@ struct Rows {
 };
 
 // Rows as a kernel reads them: in place, or as load_keys and load_values laid them out. Stride in bytes.
-struct Tile {
+struct LoadedRows {
   const void* data;
   int64_t row_stride;
 };
@@ -49,9 +49,9 @@ struct Corners {
 };
 
 // One way to score: how it lays out queries and keys, and the product of a panel with a tile of them. `weights`: what
-// Family::prepare made for the additive family; one T a dimension, or null, for distances; unused by the inner product.
+// Arithmetic::prepare made for additive scores; one T a dimension, or null, for distances; unused by the inner product.
 struct Scoring {
-  bool in_place;                           // keys of the family's in_place dtype, in contiguous rows, need no loading
+  bool in_place;  // keys of the arithmetic's in_place dtype, in contiguous rows, need no loading
   int64_t (*panel_size)(int64_t columns);  // bytes of a packed panel, for each query
   int64_t (*row_size)(int64_t columns);    // bytes of a loaded key
   void (*load_keys)(const Rows&, int64_t count, int64_t columns, void* to);
@@ -60,12 +60,12 @@ struct Scoring {
   void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
                        int64_t columns, double factor, const void* weights, void* scratch, void* panel);
   // top: the largest score of each query; of an inner product, null where it is not wanted
-  void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
-                 void* s, void* top, const Corners&, const Ahead&);
+  void (*scores)(const void* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
+                 const void* weights, void* s, void* top, const Corners&, const Ahead&);
   // Gradients, but for constants of a column, see score/columns.hpp; of the weights as they were given. Null for the
   // inner product, whose gradients are products.
-  void (*gradients)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
-                    const void* d_scores, void* to_query, void* to_key, void* to_weights);
+  void (*gradients)(const void* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
+                    const void* weights, const void* d_scores, void* to_query, void* to_key, void* to_weights);
 };
 
 // 2^-(rate (j - center))^2 of the keys j of a tile, from its first; center = whole[i] + rest[i] of each query, |rest| <= 1/2.
@@ -78,7 +78,7 @@ struct Gaussian {
 enum class Profile : int32_t { boxcar, epanechnikov, triangular };
 
 // The kernels of one accumulator (float32 or float64) and one kind of product. `T` below is the accumulator.
-struct Family {
+struct Arithmetic {
   int32_t lanes;         // queries on one vector
   int32_t max_vectors;   // vectors in a panel; kernels take 1 or max_vectors
   int32_t element_size;  // of T, in bytes
@@ -128,7 +128,7 @@ struct Family {
   void (*multiply_gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
   // Multiplied by 0 where bit i of kept[j] is not set; no pairs.
   void (*clear_unset)(void* weights, int32_t vectors, int64_t count, const uint32_t* kept);
-  void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
+  void (*weighted_sum)(const void* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
                        const void* alpha, void* output, const Corners&, const Ahead&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries
   // wide; output is at d * column_step + query * query_step, in elements.
@@ -247,9 +247,9 @@ struct DrawTable {
 
 struct Kernels {
   const char* name;
-  Family float32, float64;
-  const Family* bfloat16;  // where the ISA multiplies bfloat16 pairs; else null, and float32 serves
-  const Family* tiles;     // the same by AMX, where it was compiled; dispatch.cpp puts it in the place of bfloat16
+  Arithmetic float32, float64;
+  const Arithmetic* bfloat16;  // where the ISA multiplies bfloat16 pairs; else null, and float32 serves
+  const Arithmetic* amx;       // the same by AMX, where it was compiled; dispatch.cpp puts it in the place of bfloat16
 
   // bits[j] |= (row[j] != 0) << lane
   void (*bits_of_bools)(const char* row, int64_t stride, int64_t count, int32_t lane, uint32_t* bits);

@@ -290,7 +290,7 @@ struct ChooseRelu {
 };
 
 template <class T, class Choose>
-void additive_scores(const T* panel, int32_t vectors, Tile tile, int64_t count, int64_t size, const T* prepared,
+void additive_scores(const T* panel, int32_t vectors, LoadedRows tile, int64_t count, int64_t size, const T* prepared,
                      T* scores, T* top, const Corners&, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     const Weights<T> weights(prepared, size);

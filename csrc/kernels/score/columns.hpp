@@ -97,8 +97,8 @@ template <class T, class F, int vectors>
 // d_scores: [key][vectors * lanes], 0 in lanes without a query. weights: T[columns] of distances. to_key: rows of whole
 // vectors; to_weights: a vector for each column.
 template <class T, class F>
-void column_gradients(const T* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const T* weights,
-                      const T* d_scores, T* to_query, T* to_key, T* to_weights) {
+void column_gradients(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
+                      const T* weights, const T* d_scores, T* to_query, T* to_key, T* to_weights) {
   by_width(vectors, [&](auto v) {
     constexpr int width = v * lanes<T>;
     const int64_t to_key_stride = (columns + lanes<T> - 1) / lanes<T> * lanes<T>;

@@ -56,8 +56,8 @@ void distances(const T* panel, const T* keys, int64_t key_stride, int64_t count,
 }
 
 template <class T>
-void distance_scores(const T* panel, int32_t vectors, Tile keys, int64_t count, int64_t size, const T* weights, T* s,
-                     T* top, const Corners&, const Ahead& ahead) {
+void distance_scores(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t size, const T* weights,
+                     T* s, T* top, const Corners&, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, count / (weights ? distance_rows<true> : distance_rows<false>));
     const auto run = weights ? distances<T, v, true> : distances<T, v, false>;

@@ -7,7 +7,7 @@ namespace {
 
 // Rows are those of Product, in words of T's size.
 template <class Product, class T = typename Product::T>
-void inner_scores(const T* panel, int32_t vectors, Tile keys, int64_t count, int64_t head_size, const void*, T* s,
+void inner_scores(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t head_size, const void*, T* s,
                   T* top, const Corners& corners, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, count / key_rows<v>);
