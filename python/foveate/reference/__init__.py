@@ -8,13 +8,14 @@ give it float64 copies to have a precise answer. One file for each of the three 
 reach, select), and one that puts them together.
 """
 
+from .._runtime.public import publish as _publish
 from ._attention import attention, attention_weights
-from ._dropout import kept
-from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
-from ._hard import draw, hard_attention
+from ._dropout import dropout_mask
+from ._gradients import attention_vjp
+from ._hard import draw_categories, hard_attention
 from ._hard_gradients import hard_attention_vjp
 from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
-from ._local import gaussian, local_attention, predict_centers
+from ._local import local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._memory import Memory
 from ._multi_head import multi_head_attention, multi_head_attention_vjp
@@ -33,13 +34,12 @@ __all__ = [
     "attention_vjp",
     "attention_weights",
     "compute_dtype",
-    "draw",
-    "gaussian",
+    "draw_categories",
+    "dropout_mask",
     "hard_attention",
     "hard_attention_vjp",
     "hierarchical_attention",
     "hierarchical_attention_vjp",
-    "kept",
     "kernel_regression",
     "kernel_regression_vjp",
     "local_attention",
@@ -50,7 +50,6 @@ __all__ = [
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
-    "over_queries",
     "philox",
     "predict_centers",
     "predict_centers_vjp",
@@ -59,8 +58,8 @@ __all__ = [
     "self_attention",
     "self_attention_vjp",
     "softmax",
-    "sum_to",
     "uniform",
-    "unit_gradient",
     "weighted_sum",
 ]
+
+_publish(__name__)

@@ -148,6 +148,7 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> sum_to(np.ones((2, 3, 4)), (3, 1))
     array([[8.],
            [8.],
@@ -172,6 +173,7 @@ def over_queries(weights: Array, seen: Array, rows: Array) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> over_queries(np.array([[1.0, 0.0]]), np.array([[True, False]]), np.array([[np.nan]]))
     array([[nan],
            [ 0.]])
@@ -265,6 +267,7 @@ def unit_gradient(x: Array, d_unit: Array) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> unit_gradient(np.array([[3.0, 4.0]]), np.array([[1.0, 0.0]])).round(3)
     array([[ 0.128, -0.096]])
     """

@@ -7,12 +7,14 @@ the right.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .._inputs.arrays import Array, ArrayInput, by_rows, compute_dtype, plain_rows
+from .._runtime.public import publish as _publish
 from ._additive import Additive, Concat, Location
 from ._base import ArrayScore, Family, Reduced, Score, finite, fitted, parameter, project
 from ._gaussian import Gaussian
@@ -196,6 +198,19 @@ NAMED: dict[str, Score] = {
 }
 
 
+def how_to_make(kind: type) -> str:
+    """Write the call that makes a score of a class: of what has no default.
+
+    Examples
+    --------
+    >>> how_to_make(Dot), how_to_make(Concat)
+    ('Dot()', 'Concat(v, w)')
+    """
+    parameters = inspect.signature(kind).parameters.values()
+    needed = [x.name for x in parameters if x.default is x.empty]
+    return f"{kind.__name__}({', '.join(needed)})"
+
+
 def reduce(score: Any, query: Array, key: Array, name: str = "score") -> Reduced:
     """Reduce a score, or the one that a string names, to the operands of a kernel.
 
@@ -224,7 +239,8 @@ def reduce(score: Any, query: Array, key: Array, name: str = "score") -> Reduced
             )
         score = NAMED[score]
     if not isinstance(score, Score):
-        hint = f"; write {score.__name__}()" if isinstance(score, type) else ""
+        is_class = isinstance(score, type) and issubclass(score, Score)
+        hint = f"; write {how_to_make(score)}" if is_class else ""
         raise TypeError(
             f"{name}: got {score!r}, wanted one of {sorted(NAMED)}, or a score object{hint}"
         )
@@ -238,3 +254,6 @@ def reduce(score: Any, query: Array, key: Array, name: str = "score") -> Reduced
             "Reduced"
         )
     return reduced
+
+
+_publish(__name__)
