@@ -20,8 +20,8 @@ void clear(const Plan& plan, const Operand& x, int64_t columns, int axis = 0, in
   const double zeros[1] = {0};
   for (int64_t j = 0; j < p.keys; ++j)
     for (int64_t d = 0; d < columns; ++d)
-      plan.family.store_row(zeros, 1, x.data + offset + j * x.row_stride + d * x.column_stride, dtype_of(x),
-                            x.column_stride);
+      plan.arithmetic.store_row(zeros, 1, x.data + offset + j * x.row_stride + d * x.column_stride, dtype_of(x),
+                                x.column_stride);
 }
 
 void clear_sink(const Plan& plan) noexcept {
@@ -107,7 +107,7 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
 
   const auto each = [&](int64_t tasks, auto&& f) {
     return run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
-      const KernelSession session(plan.family);
+      const KernelSession session(plan.arithmetic);
       f(*worker_of(task.thread), task.index);
     });
   };
@@ -165,7 +165,7 @@ fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
     if (problem.d_sink) clear_sink(plan);
     return FV_OK;
   }
-  return plan.family.element_size == 8 ? run<double>(plan, error) : run<float>(plan, error);
+  return plan.arithmetic.element_size == 8 ? run<double>(plan, error) : run<float>(plan, error);
 }
 
 }  // namespace foveate
