@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._inputs.arrays import Array
-from .scores import Family
 
 Centers: TypeAlias = tuple[Array, float, float | None]  # the centers, half_width, sigma
+Family: TypeAlias = tuple[str, Array | None, float, bool]  # and whether one is left out
 Dropout: TypeAlias = tuple[float, tuple[int, int]]  # the rate, the key of its random numbers
 
 compiler: str

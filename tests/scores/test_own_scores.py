@@ -41,7 +41,7 @@ class Near(Score):
 
     def reduce(self, query: Any, key: Any) -> Reduced:
         weights = (np.arange(query.shape[-1]) < self.columns).astype(np.result_type(query, "f4"))
-        return Reduced(query, key, 1.0, ("gaussian", weights, 0.0, False))
+        return Reduced(query, key, 1.0, "distance", weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Hidden(Score):
 
     def reduce(self, query: Any, key: Any) -> Reduced:
         ones = np.ones(query.shape[-1], np.result_type(query, "f4"))
-        return Reduced(query, key, 1.0, ("tanh", ones, 0.0, False))
+        return Reduced(query, key, 1.0, "tanh", ones)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from .._inputs.arrays import Array, ArrayInput, float_arrays, real, sizes
 from .._inputs.random import Seed, key_of
 from .._inputs.reach import Segments, Window, resolve
 from ..scores import Score, reduce
+from .problem import kind_of
 
 SELECTIONS = ("argmax", "sample")
 
@@ -143,7 +144,8 @@ def hard_attention(
     k: Any = key
     v: Any = value
     dtype = q.dtype
-    q, k, scale, family = reduce(score, q, k)
+    reduced = reduce(score, q, k)
+    q, k, scale, family = *reduced[:3], kind_of(reduced)
     cap = None if softcap is None else real("softcap", softcap)
     reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
     random = key_of(rng) if select == "sample" else None

@@ -18,10 +18,9 @@ from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals
 from .._inputs.random import Seed, key_of
 from .._inputs.reach import Segments, Window, resolve
 from ..scores import Score, reduce
-from ..scores._undo import check_undo
 from .gradients import HardGradients, names_of
 from .hard import HardAttention, draws_of, of_draws
-from .problem import Problem
+from .problem import Problem, kind_of
 
 HardPullback = Callable[..., HardGradients]
 
@@ -149,12 +148,11 @@ def hard_attention_vjp(
     array([[-0.15,  0.15]])
     """
     wanted = names_of(wrt, HardGradients._fields)
-    check_undo(score)
     draws = draws_of(select, size)
     q, k, v = float_arrays(query=query, key=key, value=value)
     given = q, k, v
-    reduced = reduce(score, *given[:2])
-    q, k, scale, family = reduced
+    reduced = reduce(score, *given[:2], learns=True)
+    q, k, scale, family = *reduced[:3], kind_of(reduced)
     cap = None if softcap is None else real("softcap", softcap)
     reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
     random = key_of(rng) if select == "sample" else None
@@ -218,7 +216,7 @@ class Choices:
             if advantage is None:
                 advantage = np.broadcast_to(nothing, shape)
             made = (self.index, lse, d_output, advantage, d_query, d_key, d_value, d_mask)
-            family = self.problem.reduced.family
+            family = kind_of(self.problem.reduced)
             arguments: Any = (*self.problem.operands(), *made, family, d_weights)
             _core.hard_attention_backward(*arguments)
         found = self.problem.undone(wanted, places)

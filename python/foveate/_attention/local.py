@@ -27,7 +27,9 @@ from .._inputs.arrays import (
 )
 from .._inputs.reach import Reach
 from ..scores import Score, reduce
-from ..scores._base import fitted, parameter, project
+from ..scores._base import parameter
+from ..scores._rows import fitted, project
+from .problem import kind_of
 
 if TYPE_CHECKING:
     from .._core import Centers
@@ -140,7 +142,8 @@ def local_attention(
         q, k, v = float_arrays(query=query, key=key, value=value)
     cap, reach, places = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
     dtype = q.dtype
-    q, k, scale, family = reduce(score, q, k)
+    reduced = reduce(score, q, k)
+    q, k, scale, family = *reduced[:3], kind_of(reduced)
     answer: Array = _core.attention(
         q, k, v, scale, cap, *reach, None, out, False, dtype, family, places
     )

@@ -17,6 +17,7 @@ from .._inputs.arrays import Array, ArrayInput, float_arrays, real, reals
 from .._inputs.random import Seed, dropout_of
 from .._inputs.reach import Reach, Segments, Window, resolve
 from ..scores import Score, reduce
+from .problem import kind_of
 
 _DEFAULT_SCORE = "scaled_dot"
 _NO_DROPOUT = 0.0
@@ -222,7 +223,8 @@ def attention(
     alike = False
     if score is not _DEFAULT_SCORE:
         dtype = query.dtype
-        query, key, scale, family = reduce(score, query, key)
+        reduced = reduce(score, query, key)
+        query, key, scale, family = *reduced[:3], kind_of(reduced)
         alike = _are_alike(query)
     if softcap is not None:
         softcap = real("softcap", softcap)
@@ -327,7 +329,8 @@ def attention_weights(
     q: Any = query
     k: Any = key
     dtype = q.dtype
-    q, k, scale, family = reduce(score, q, k)
+    reduced = reduce(score, q, k)
+    q, k, scale, family = *reduced[:3], kind_of(reduced)
     cap = None if softcap is None else real("softcap", softcap)
     extra = None if sink is None else reals("sink", sink)
     reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)

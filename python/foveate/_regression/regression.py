@@ -320,8 +320,8 @@ class Points:
         weights: Array | None = None
         if kind == "gaussian" and not by_differences:
             w = self.inverse if isinstance(self.inverse, float) else self.weights()
-            query, key, scale, family = Gaussian(w).reduce_whole(query, key)
-            kind, weights = ("dot", None) if family is None else family[:2]
+            query, key, scale, family, weights, *_ = Gaussian(w).reduce_whole(query, key)
+            kind = {"inner": "dot", "distance": "gaussian"}[family]
         else:
             weights = self.weights()
         output, lse = _core.attention(

@@ -23,8 +23,9 @@ from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
 from ._regression_gradients import kernel_regression_vjp
+from ._rows import compute_dtype
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._score import compute_dtype, scores
+from ._score import scores
 from ._select import merge, softmax, weighted_sum
 from ._self_attention import self_attention, self_attention_vjp
 

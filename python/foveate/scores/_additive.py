@@ -1,62 +1,20 @@
-"""The scores of a hidden layer: additive, concat, location.
+"""The scores of a hidden layer: additive, and concat.
 
 `act(q @ wq + k @ wk + b) . v`: the two products are matrix products, done here; what is left for
-each pair of a query and a key is `sum_h v_h act(a_h + b_h)`, the additive family.
+each pair of a query and a key is `sum_h v_h act(a_h + c_h)`, the additive family.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, ArrayInput, by_rows, compute_dtype
-from ._base import ArrayScore, Reduced, finite, fitted, parameter, project
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0),
-    "identity": lambda x: x,
-}
-
-
-def activation_name(name: object) -> str:
-    """Take the name of an activation.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For anything else.
-    """
-    wanted = f"wanted one of {sorted(ACTIVATIONS)}"
-    if not isinstance(name, str):
-        raise TypeError(f"activation: got {name!r}, {wanted}")
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation: got {name!r}, {wanted}")
-    return name
-
-
-def _reduce(
-    query: Array,
-    key: Array,
-    v: Array,
-    wq: Array | None,
-    wk: Array | None,
-    b: Array | None,
-    activation: str,
-) -> Reduced:
-    """Project queries and keys; without an activation what is left is a number for each."""
-    of_query, of_key = project(query, wq, b), project(key, wk)
-    if activation != "identity":
-        return Reduced(of_query, of_key, 1.0, (activation, np.ascontiguousarray(v), 0.0, False))
-    # (a + b) . v = a . v + b . v, the inner product of [a . v, 1] and [1, b . v].
-    of_query, of_key = project(of_query, v[:, None]), project(of_key, v[:, None])
-    return Reduced(
-        by_rows(of_query, lambda x: np.concatenate([x, np.ones_like(x)], axis=-1)),
-        by_rows(of_key, lambda x: np.concatenate([np.ones_like(x), x], axis=-1)),
-        1.0,
-    )
+from .._inputs.arrays import ArrayInput
+from ._base import ArrayScore, Need, Reduced, gradient_of, parameter
+from ._rows import activation_name, matrix_gradient, times
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +25,8 @@ class Additive(ArrayScore):
 
     Parameters
     ----------
-    v : array (H,)
-        This and the other arrays are of a float dtype that fits into the dtype of the computation:
+    v : array or tensor (H,)
+        This and the others are of a float dtype that fits into the dtype of the computation:
         float32, or float64 where the query is float64. They are kept, not copied.
     wq : array (Dq, H), optional
         None: the queries (..., Lq, H) are projected already.
@@ -109,7 +67,7 @@ class Additive(ArrayScore):
     def __post_init__(self) -> None:
         """Check the parameters."""
         v = parameter("v", self.v, "H")
-        hidden = v.shape[0]
+        hidden = v.shape[0] if v.ndim else "H"
         self._keep(
             v=v,
             wq=None if self.wq is None else parameter("wq", self.wq, "Dq", hidden),
@@ -118,26 +76,38 @@ class Additive(ArrayScore):
             activation=activation_name(self.activation),
         )
 
-    def reduce(self, query: Array, key: Array) -> Reduced:
+    @property
+    def parameters_need(self) -> Need:
+        """A matrix and b are learned by what they project, v by the hidden layer."""
+        if self.activation == "identity":
+            return Need(query=True, key=True)
+        projects = self.wq is not None or self.b is not None
+        return Need(query=projects, key=self.wk is not None, factors=True)
+
+    def over(self, query: Any, key: Any, rows: Any) -> Reduced:
         """Project queries and keys, in the dtype of the computation."""
-        v = fitted("v", self.v, query)
-        wq, wk = (
-            None if matrix is None else fitted(name, matrix, query)
-            for name, matrix in (("wq", self.wq), ("wk", self.wk))
-        )
-        for name, matrix, rows, of in (("wq", wq, query, "query"), ("wk", wk, key, "key")):
-            if matrix is None and rows.shape[-1] != v.shape[0]:
+        v = rows.parameter("v", self.v, query, "H")
+        hidden, given = v.shape[0], []
+        for name, of, x in (("wq", "query", query), ("wk", "key", key)):
+            matrix = getattr(self, name)
+            if matrix is not None:
+                matrix = rows.parameter(name, matrix, query, x.shape[-1], hidden)
+            elif x.shape[-1] != hidden:
                 raise ValueError(
-                    f"{of}: got shape {rows.shape}, wanted a last axis of {v.shape[0]}, H of v: "
+                    f"{of}: got shape {tuple(x.shape)}, wanted a last axis of {hidden}, H of v: "
                     f"without {name} it is projected already"
                 )
-            if matrix is not None and matrix.shape[0] != rows.shape[-1]:
-                raise ValueError(
-                    f"{name}: got shape {matrix.shape}, wanted {(rows.shape[-1], v.shape[0])}: "
-                    f"the last axis of {of} {rows.shape}, and H of v {v.shape}"
-                )
-        b = None if self.b is None else fitted("b", self.b, query)
-        return _reduce(query, key, v, wq, wk, b, self.activation)
+            given.append(matrix)
+        wq, wk = given
+        b = None if self.b is None else rows.parameter("b", self.b, query, hidden)
+
+        def gradients(d_a: Any, d_c: Any, **parts: Any) -> Any:
+            for name, x, d in (("wq", query, d_a), ("wk", key, d_c)):
+                if getattr(self, name) is not None:
+                    parts[name] = matrix_gradient(x, d)
+            return gradient_of(self, **parts)
+
+        return hidden_layer(rows, query, key, v, wq, wk, b, self.activation, gradients)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +118,8 @@ class Concat(ArrayScore):
 
     Parameters
     ----------
-    v : array (H,)
-        This and the other arrays are of a float dtype that fits into the dtype of the computation:
+    v : array or tensor (H,)
+        This and the others are of a float dtype that fits into the dtype of the computation:
         float32, or float64 where the query is float64. They are kept, not copied.
     w : array (Dq + Dk, H)
         The rows for the query first.
@@ -185,7 +155,7 @@ class Concat(ArrayScore):
     def __post_init__(self) -> None:
         """Check the parameters."""
         v = parameter("v", self.v, "H")
-        hidden = v.shape[0]
+        hidden = v.shape[0] if v.ndim else "H"
         self._keep(
             v=v,
             w=parameter("w", self.w, "Dq + Dk", hidden),
@@ -193,73 +163,64 @@ class Concat(ArrayScore):
             activation=activation_name(self.activation),
         )
 
-    def reduce(self, query: Array, key: Array) -> Reduced:
+    @property
+    def parameters_need(self) -> Need:
+        """The matrix is learned by what it projects, v by the hidden layer."""
+        return Need(query=True, key=True, factors=self.activation != "identity")
+
+    def over(self, query: Any, key: Any, rows: Any) -> Reduced:
         """Project queries and keys by their rows of the matrix."""
-        v, w = (fitted(name, getattr(self, name), query) for name in ("v", "w"))
-        of_query, of_key = query.shape[-1], key.shape[-1]
-        if w.shape[0] != of_query + of_key:
-            raise ValueError(
-                f"w: got shape {w.shape}, wanted {(of_query + of_key, v.shape[0])}: the last axes "
-                f"of query {query.shape} and key {key.shape} together, and H of v {v.shape}"
-            )
-        b = None if self.b is None else fitted("b", self.b, query)
-        return _reduce(query, key, v, w[:of_query], w[of_query:], b, self.activation)
+        size = query.shape[-1]
+        v = rows.parameter("v", self.v, query, "H")
+        w = rows.parameter("w", self.w, query, size + key.shape[-1], v.shape[0])
+        b = None if self.b is None else rows.parameter("b", self.b, query, v.shape[0])
+
+        def gradients(d_a: Any, d_c: Any, **parts: Any) -> Any:
+            d_w = np.concatenate([matrix_gradient(query, d_a), matrix_gradient(key, d_c)])
+            return gradient_of(self, w=d_w, **parts)
+
+        return hidden_layer(rows, query, key, v, w[:size], w[size:], b, self.activation, gradients)
 
 
-@dataclass(frozen=True, eq=False)
-class Location(ArrayScore):
-    """The location score, `act(k @ w + b)` [1]_: of the keys alone, the same for all queries.
+def hidden_layer(
+    rows: Any,
+    query: Any,
+    key: Any,
+    v: Any,
+    wq: Any,
+    wk: Any,
+    b: Any,
+    activation: str,
+    gradients: Callable[..., Any],
+) -> Reduced:
+    """Project queries and keys; without an activation what is left is a number for each.
 
-    Where the reach is the same for all queries too, their answer is computed once. Two are equal
-    where their parameters are; arrays in dtype, shape and values.
-
-    Parameters
-    ----------
-    w : array (Dk,)
-        Of a float dtype that fits into the dtype of the computation: float32, or float64 where the
-        query is float64. It is kept, not copied.
-    b : float, default 0.0
-        A finite number.
-    activation : {"tanh", "relu", "identity"}
-
-    Raises
-    ------
-    TypeError, ValueError
-        For other dtypes, shapes and activations.
-
-    References
-    ----------
-    .. [1] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
-       Machine Translation", EMNLP 2015 (location-based).
-
-    Examples
-    --------
-    >>> import foveate as fv, numpy as np
-    >>> q, k = np.zeros((2, 5)), np.array([[1.0, 0.0], [0.0, 2.0]])
-    >>> fv.attention_weights(q, k, score=fv.Location(np.array([1.0, 1.0]))).round(3)
-    array([[0.45, 0.55],
-           [0.45, 0.55]])
+    `gradients` makes the gradients of the parameters from those of the projections, v and b.
     """
+    a, c = rows.project(query, wq, b, wide=False), rows.project(key, wk, wide=False)
+    is_identity = activation == "identity"
 
-    w: ArrayInput
-    b: float = 0.0
-    activation: str = "tanh"
+    def undo(d_query: Any, d_key: Any, d_v: Any = None) -> tuple[Any, Any, Any]:
+        d_a, d_c = d_query, d_key
+        if is_identity:
+            d_a = None if d_query is None else d_query[..., :1] * v
+            d_c = None if d_key is None else d_key[..., 1:] * v
 
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        self._keep(
-            w=parameter("w", self.w, "Dk"),
-            b=finite("b", self.b),
-            activation=activation_name(self.activation),
-        )
+        def of_parameters() -> Any:
+            parts = {"v": d_v}
+            if is_identity:
+                d_column = matrix_gradient(a, d_query[..., :1])
+                parts["v"] = (d_column + matrix_gradient(c, d_key[..., 1:]))[:, 0]
+            if b is not None:
+                parts["b"] = d_a.sum(axis=tuple(range(d_a.ndim - 1)), dtype=np.float64)
+            return gradients(d_a, d_c, **parts)
 
-    def reduce(self, query: Array, key: Array) -> Reduced:
-        """Score the keys; a query is the number 1, for each the same one."""
-        w = fitted("w", self.w, query)
-        if w.shape != key.shape[-1:]:
-            raise ValueError(
-                f"w: got shape {w.shape}, wanted {key.shape[-1:]}, the last axis of key {key.shape}"
-            )
-        one = np.broadcast_to(np.ones(1, compute_dtype(query.dtype)), (*query.shape[:-1], 1))
-        scores = by_rows(project(key, w[:, None], self.b), ACTIVATIONS[self.activation])
-        return Reduced(one, scores, 1.0)
+        return times(d_a, wq), times(d_c, wk), of_parameters
+
+    if not is_identity:
+        family: Any = activation  # of the same name
+        return Reduced(a, c, 1.0, family, rows.factors("v", v, a), undo=undo)
+    # (a + c) . v = a . v + c . v, the inner product of [a . v, 1] and [1, c . v].
+    column = v[:, None]
+    of_a, of_c = rows.project(a, column), rows.project(c, column)
+    return Reduced(rows.with_one(of_a), rows.with_one(of_c, first=True), 1.0, undo=undo)

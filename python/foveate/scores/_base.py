@@ -1,64 +1,145 @@
-"""What scores are made of: the reduced form, the base class, and the checks of their parameters."""
+"""What a score is: the reduced form, the base classes, and what the gradients of one are made of.
+
+A score turns queries and keys into operands of a family of kernels (`reduce`), and knows the way
+back (`undo`): from the gradients of these operands to those of query, key and its own parameters.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._inputs.arrays import (
-    FLOATS,
-    Array,
-    ArrayInput,
-    as_array,
-    by_rows,
-    compute_dtype,
-    native,
-    plain_rows,
-    real,
-)
+from .._inputs.arrays import FLOATS, Array, as_array, native, real
+from . import _rows
 
-# kind, weights (D,) or None, negligible, leave_one_out: as the extension takes them.
-Family: TypeAlias = tuple[str, Array | None, float, bool]
+# The families of kernels: scale times q . k, sum_h factors_h act(q_h + k_h) with the activation of
+# that name, or -|factors (q - k)|^2 / 2.
+Family: TypeAlias = Literal["inner", "tanh", "relu", "distance"]
 
 
 class Reduced(NamedTuple):
-    """A score in its reduced form: the operands of a family of kernels.
+    """A score in its reduced form: the operands of a family of kernels, and the way back.
 
-    A scale of None is 1 / sqrt(D); a family of None is the inner product, `scale * (query . key)`.
+    Parameters
+    ----------
+    query : array (..., Lq, D)
+    key : array (..., Lk, D)
+    scale : float, optional
+        A factor of the scores; None is 1 / sqrt(D).
+    family : {"inner", "tanh", "relu", "distance"}
+        `q . k`; `sum_h factors_h act(q_h + k_h)`; or `-|factors (q - k)|^2 / 2`.
+    factors : array (D,), optional
+        Contiguous, of the dtype of the computation. Without them those of a distance are 1.
+    negligible : float, default 0
+        Distances only: the share of the weight of a query that far keys may hold together to be
+        left out.
+    undo : function, optional
+        `undo(d_query, d_key)` takes the gradients with respect to `query` and `key` above, in their
+        shapes, with the scale in them. It returns three things: the gradients of the query and the
+        key that were reduced, in their shapes, and an object of the class of the score that holds
+        those of its parameters; None where it has none, or a function that makes it, which is
+        called where it is wanted. Of a family with factors it is called with their gradient (D,)
+        too: `undo(d_query, d_key, d_factors)`.
     """
 
     query: Array
     key: Array
-    scale: float | None
-    family: Family | None = None
+    scale: float | None = None
+    family: Family = "inner"
+    factors: Array | None = None
+    negligible: float = 0.0
+    undo: Callable[..., tuple[Any, Any, Any]] | None = None
+
+
+class Need(NamedTuple):
+    """Of which reduced operands the gradients are needed."""
+
+    query: bool = False
+    key: bool = False
+    factors: bool = False
+    is_final: bool = False  # whether those of query and key are what is wanted, as they are
 
 
 class Score(ABC):
     """What every score is: it reduces itself to a family of kernels.
 
-    A subclass of your own is taken by every function that needs no gradients; those that do refuse
-    it, since they do not know how its reduction is undone.
+    A subclass of your own is taken wherever a score is, with gradients where its `Reduced` has an
+    `undo`. The functions that return gradients refuse one that has none.
+
+    Attributes
+    ----------
+    needs_one_size : bool
+        Of the class: whether a query and a key have as many columns as each other.
 
     Examples
     --------
     >>> import foveate as fv, numpy as np
     >>> class Doubled(fv.scores.Score):
     ...     def reduce(self, query, key):
-    ...         return fv.scores.Reduced(2 * query, key, 1.0)
-    >>> fv.attention_weights(np.ones((1, 1)), np.array([[1.0], [0.0]]), score=Doubled()).round(3)
+    ...         def undo(d_query, d_key):
+    ...             return 2 * d_query, d_key, None
+    ...         return fv.scores.Reduced(2 * query, key, 1.0, undo=undo)
+    >>> query, key = np.ones((1, 1)), np.array([[1.0], [0.0]])
+    >>> output, pullback = fv.attention_vjp(query, key, np.eye(2), score=Doubled())
+    >>> output.round(3)
     array([[0.881, 0.119]])
+    >>> pullback(np.array([[1.0, 0.0]])).query.round(3)
+    array([[0.21]])
     """
+
+    needs_one_size: ClassVar[bool] = False
+    is_over_rows: ClassVar[bool] = False
 
     @abstractmethod
     def reduce(self, query: Array, key: Array) -> Reduced:
-        """Turn queries (..., Lq, Dq) and keys (..., Lk, Dk) into operands of a kernel."""
+        """Turn queries (..., Lq, Dq) and keys (..., Lk, Dk) into operands of a kernel.
+
+        Returns
+        -------
+        Reduced
+        """
 
 
-class ArrayScore(Score):
+class RowScore(Score):
+    """A score of the library: written once over rows, which are arrays or tensors.
+
+    A subclass that brings a `reduce` is another score, the user's own.
+    """
+
+    is_over_rows: ClassVar[bool] = True  # whether it reduces itself by `over`
+    keeps_rows: ClassVar[bool] = False  # whether undo gives the rows' gradients back as they are
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Look whether the subclass reduces itself in a way of its own."""
+        super().__init_subclass__(**options)
+        cls.is_over_rows = cls.reduce is RowScore.reduce
+        cls.keeps_rows = cls.keeps_rows and cls.is_over_rows
+
+    @property
+    def parameters_need(self) -> Need | None:
+        """What the gradients of the parameters are made of; None: there are no parameters."""
+        return None
+
+    @abstractmethod
+    def over(self, query: Any, key: Any, rows: Any) -> Reduced:
+        """Reduce query and key by the operations of `rows`: NumPy's (`_rows`), or torch's.
+
+        A gradient of the query is made of that of the reduced query alone, and so for keys. Undo
+        is called for arrays alone, with None for what is not wanted.
+        """
+
+    def reduce(self, query: Array, key: Array) -> Reduced:
+        """Turn query and key into operands of a kernel."""
+        reduced: Reduced = with_arrays(self).over(query, key, _rows)
+        return reduced
+
+
+class ArrayScore(RowScore):
     """A score with arrays among its parameters: two are equal where these are.
 
     In dtype, shape and values. Subclasses are dataclasses with `eq=False`.
@@ -68,8 +149,8 @@ class ArrayScore(Score):
         """Compare the parameters."""
         if not isinstance(other, ArrayScore) or type(other) is not type(self):
             return NotImplemented
-        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
-        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
+        one, another = parameters_of(self), parameters_of(other)
+        return all(_same(x, another[name]) for name, x in one.items())
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -82,7 +163,18 @@ class ArrayScore(Score):
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
+    if is_tensor(one) and is_tensor(other):
+        alike = one.dtype == other.dtype and one.shape == other.shape
+        return one is other or (alike and bool((one == other).all()))
     return type(one) is type(other) and bool(one == other)
+
+
+# --- parameters ----------------------------------------------------------------------------------
+
+
+def is_tensor(x: object) -> bool:
+    """Tell a tensor of torch, without importing that."""
+    return hasattr(x, "__torch_function__")
 
 
 def finite(name: str, x: object) -> float:
@@ -99,14 +191,29 @@ def finite(name: str, x: object) -> float:
     return number
 
 
-def parameter(name: str, x: object, *axes: str | int) -> Array:
+def number(name: str, x: object) -> Any:
+    """Take a finite real number, or a tensor, which is checked where it is used.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `finite`.
+    """
+    return x if is_tensor(x) else finite(name, x)
+
+
+def parameter(name: str, x: object, *axes: str | int) -> Any:
     """Take an array of a float dtype, with axes of these lengths; a str names one of any length.
+
+    A tensor stays as it is: it is checked where it is used.
 
     Raises
     ------
     TypeError, ValueError
         For another dtype, and for another shape.
     """
+    if is_tensor(x):
+        return x
     array = as_array(name, x)
     if array.dtype.name not in FLOATS:
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)}")
@@ -119,21 +226,22 @@ def parameter(name: str, x: object, *axes: str | int) -> Array:
     return native(array)
 
 
-def fitted(name: str, x: ArrayInput, query: Array) -> Array:
-    """Give a parameter in the dtype that this query is computed in.
+def parameters_of(score: Any) -> dict[str, Any]:
+    """Give the parameters of a score by name: the fields of a dataclass, or the attributes."""
+    if dataclasses.is_dataclass(score):
+        return {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
+    return dict(vars(score))
 
-    Raises
-    ------
-    TypeError
-        Where that would lose precision.
-    """
-    array, dtype = np.asarray(x), compute_dtype(query.dtype)
-    if array.dtype.name not in ("float16", "bfloat16", "float32", dtype.name):
-        raise TypeError(
-            f"{name}: got {array.dtype}, wanted a dtype that fits into {dtype}, in which "
-            f"{query.dtype} is computed"
-        )
-    return array.astype(dtype, copy=False)
+
+def with_arrays(score: Any) -> Any:
+    """Give a score whose tensors are arrays; most have none, and are returned as they are."""
+    arrays: dict[str, Any] = {
+        name: as_array(name, x) for name, x in vars(score).items() if is_tensor(x)
+    }
+    if not arrays:
+        return score
+    arrays = {name: x if x.ndim else float(x) for name, x in arrays.items()}
+    return dataclasses.replace(score, **arrays)
 
 
 def widened(score: Any, dtype: np.dtype[Any]) -> Any:
@@ -143,29 +251,119 @@ def widened(score: Any, dtype: np.dtype[Any]) -> Any:
     """
     if not isinstance(score, ArrayScore):
         return score
+    score = with_arrays(score)
     wide = {
         name: x.astype(dtype)
         for name, x in vars(score).items()
         if isinstance(x, np.ndarray) and x.dtype.itemsize < dtype.itemsize
     }
-    if not wide:
-        return score
-    return dataclasses.replace(score, **wide)  # type: ignore[type-var]  # each score is a dataclass
+    return dataclasses.replace(score, **wide) if wide else score
 
 
-def project(rows: Array, matrix: Array | None, bias: Array | float | None = None) -> Array:
-    """Multiply rows (..., L, D) by a matrix (D, H), in the dtype of the computation; add a bias.
+# --- gradients -----------------------------------------------------------------------------------
 
-    Without a matrix they are projected already.
+
+def needed(score: Score, wanted: Collection[str]) -> Need:
+    """Tell of which reduced operands the gradients are needed for those that are wanted.
+
+    A score of the user's own may make any of its gradients of all of them.
     """
-    dtype = compute_dtype(rows.dtype)
+    if not isinstance(score, RowScore) or not score.is_over_rows:
+        some = any(name in wanted for name in ("query", "key", "score"))
+        return Need(some, some, some)
+    own = score.parameters_need if "score" in wanted else None
+    query, key, factors, _ = own or Need()
+    is_final = score.keeps_rows and own is None
+    return Need("query" in wanted or query, "key" in wanted or key, factors, is_final)
 
-    def product(x: Array) -> Array:
-        x = plain_rows(x, dtype)
-        projected = x if matrix is None else x @ matrix
-        if bias is None:
-            return projected
-        return np.add(projected, bias, out=None if matrix is None else projected)
 
-    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
-        return by_rows(rows, product)
+def checked(
+    score: Score, reduced: Any, query: Array, key: Array, name: str, learns: bool
+) -> Reduced:
+    """Check what a score of the user's own returns, now and from its undo.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By the names of the class and the method.
+    """
+    kind = type(score).__name__
+    if not isinstance(reduced, Reduced):
+        raise TypeError(f"{name}: got {type(reduced).__name__} of {kind}.reduce, wanted a Reduced")
+    back = reduced.undo
+    if back is None:
+        if learns:
+            raise TypeError(
+                f"{name}: got {kind}, which has no undo, wanted one whose Reduced has it: "
+                "Reduced(..., undo=undo), with the gradients of query and key from those of the "
+                "operands"
+            )
+        return reduced
+
+    def undo(*found: Any) -> tuple[Any, Any, Any]:
+        made: Any = back(*found)
+        if not isinstance(made, tuple) or len(made) != 3:
+            got = f"{len(made)} things" if isinstance(made, tuple) else type(made).__name__
+            raise TypeError(
+                f"{name}: got {got} of {kind}.undo, wanted the gradients of query and key, and of "
+                "the parameters, or None"
+            )
+        for at, d, x in (("query", made[0], query), ("key", made[1], key)):
+            if not isinstance(d, np.ndarray) or d.dtype.name not in FLOATS:
+                got = d.dtype if isinstance(d, np.ndarray) else type(d).__name__
+                raise TypeError(
+                    f"{name}: got {got} of {kind}.undo for the {at}, wanted an array of a float "
+                    "dtype"
+                )
+            if d.shape != x.shape:
+                raise ValueError(
+                    f"{name}: got shape {d.shape} of {kind}.undo for the {at}, wanted {x.shape}, "
+                    f"as {kind}.reduce was given"
+                )
+        return made[0], made[1], lambda: _checked_parameters(score, made[2], name)
+
+    return reduced._replace(undo=undo)
+
+
+def _checked_parameters(score: Score, gradients: Any, name: str) -> Any:
+    if callable(gradients) and not isinstance(gradients, Score):
+        gradients = gradients()
+    if gradients is not None and type(gradients) is not type(score):
+        kind = type(score).__name__
+        raise TypeError(
+            f"{name}: got {type(gradients).__name__} of {kind}.undo for the parameters, wanted a "
+            f"{kind} that holds their gradients, or None"
+        )
+    return gradients
+
+
+def unchanged(d_query: Any, d_key: Any, _: Any = None) -> tuple[Any, Any, None]:
+    """Undo nothing: the gradients of the operands are those of query and key."""
+    return d_query, d_key, None
+
+
+def gradient_of(score: Any, **parts: Any) -> Any:
+    """Make a score of the same class with gradients as its parameters, which may be NaN or inf.
+
+    Arrays are of the dtype of the parameter. A parameter without a gradient stays as it is.
+    """
+    made = object.__new__(type(score))
+    for name, given in parameters_of(score).items():
+        part = parts.get(name, given)
+        if isinstance(part, np.ndarray) and part is not given:
+            part = part.astype(as_array(name, given).dtype)
+        object.__setattr__(made, name, part)
+    return made
+
+
+def sum_of_gradients(one: Any, other: Any) -> Any:
+    """Add the gradients of one score from two places, parameter by parameter; None is nothing."""
+    if one is None or other is None:
+        return one if other is None else other
+    added = parameters_of(other)
+    parts = {
+        name: x + added[name]
+        for name, x in parameters_of(one).items()
+        if isinstance(x, np.ndarray | float)
+    }
+    return gradient_of(one, **parts)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, ArrayInput, compute_dtype, once, plain_rows
-from ._base import ArrayScore, Reduced, finite, fitted, parameter
+from .._inputs.arrays import Array, ArrayInput, once, plain_rows
+from . import _rows
+from ._base import ArrayScore, Need, Reduced, gradient_of, is_tensor, number, parameter
 
 # Within these, w^2 is a scale that any dtype of computation holds, and multiplies squares of
 # differences that are in its range; beyond, the differences are weighted before they are squared.
@@ -44,7 +45,7 @@ class Gaussian(ArrayScore):
 
     Parameters
     ----------
-    w : float or array (D,), default 1.0
+    w : float, array or tensor (D,), default 1.0
         An inverse bandwidth, one or one for each dimension. Finite; the sign does not count. An
         array is of a float dtype that fits into the dtype of the computation: float32, or float64
         where the query is float64. It is kept, not copied.
@@ -71,23 +72,35 @@ class Gaussian(ArrayScore):
 
     w: float | ArrayInput = 1.0
 
+    needs_one_size = True
+    keeps_rows = True
+
     def __post_init__(self) -> None:
         """Check the inverse bandwidth."""
         given: Any = self.w
         if np.isscalar(given) or given is None or getattr(given, "ndim", 1) == 0:
-            self._keep(w=finite("w", given))
+            self._keep(w=number("w", given))
             return
         w = parameter("w", given, "D")
-        if not np.isfinite(once(w)).all():
+        if not is_tensor(w) and not np.isfinite(once(w)).all():
             raise ValueError("w: got NaN or inf, wanted finite numbers")
         self._keep(w=w)
 
-    def reduce(self, query: Array, key: Array) -> Reduced:
+    @property
+    def parameters_need(self) -> Need:
+        """The width is learned by what multiplies the differences."""
+        return Need(factors=True)
+
+    def over(self, query: Any, key: Any, rows: Any) -> Reduced:
         """Take the differences; a single w is the scale of their squares."""
         scale = self.scale()
+
+        def undo(d_query: Any, d_key: Any, d_factors: Any) -> tuple[Any, Any, Any]:
+            return d_query, d_key, lambda: gradient_of(self, w=self._width_gradient(d_factors))
+
         if scale is not None:
-            return Reduced(query, key, scale, ("gaussian", None, 0.0, False))
-        return Reduced(query, key, 1.0, ("gaussian", self._weights(query), 0.0, False))
+            return Reduced(query, key, scale, "distance", undo=undo)
+        return Reduced(query, key, 1.0, "distance", rows.factors("w", self.w, query), undo=undo)
 
     def scale(self) -> float | None:
         """Return w^2 where it is the scale of squares of differences; None: these are weighted."""
@@ -99,7 +112,7 @@ class Gaussian(ArrayScore):
     def reduce_whole(self, query: Array, key: Array) -> Reduced:
         """Reduce one problem, queries (Lq, D) and keys (Lk, D), of which all keys are seen.
 
-        By the inner product where that pays and keeps the error within the promise. It centres the
+        By the inner product where that pays and keeps the error within the promise. It centers the
         points on the mean of the keys, and looks at the largest norm of all: so keys that are not
         seen would change the bits of the answer, and a batch those of its members. Where there
         may be such, it is `reduce`.
@@ -110,31 +123,29 @@ class Gaussian(ArrayScore):
                 return Reduced(*operands, 1.0)
         return self.reduce(query, key)
 
-    def _weights(self, query: Array) -> Array:
-        """Return w for each dimension, in the dtype of the computation."""
-        size, dtype = query.shape[-1], compute_dtype(query.dtype)
-        if isinstance(self.w, float):
-            if abs(self.w) > float(np.finfo(dtype).max):
-                raise ValueError(f"w: got {self.w}, wanted a number that {dtype} holds")
-            return np.full(size, self.w, dtype)
-        w = fitted("w", self.w, query)
-        if w.shape != (size,):
-            raise ValueError(
-                f"w: got shape {w.shape}, wanted a number or {(size,)}, the last axis of query "
-                f"{query.shape}"
-            )
-        return np.ascontiguousarray(w)
+    def _width_gradient(self, d_factors: Array) -> Any:
+        """Return the gradient of w from that of the factors of the differences.
+
+        Where w^2 is a scale, these are factors f = 1 beside it, of which 1 / w times the gradient
+        is that of w: f and w multiply the same differences.
+        """
+        if not isinstance(self.w, float):
+            return d_factors
+        total = float(d_factors.sum())
+        if self.scale() is None:
+            return total
+        return total / self.w if self.w else total * 0.0
 
     def _inner(self, query: Array, key: Array) -> tuple[Array, Array] | None:
         """Rows [wq, -|wq|^2 / 2, 1] and [wk, 1, -|wk|^2 / 2]; None where the norms are too large.
 
         NaN and inf make a norm that is no number within the bound, and so differences.
         """
-        w = self._weights(query)
+        w = _rows.factors("w", self.w, query)
         with np.errstate(all="ignore"):
             query, key = (plain_rows(x, w.dtype) for x in (query, key))
-            centre = key.mean(axis=0, dtype=w.dtype)
-            rows, columns = (w * (x - centre) for x in (query, key))
+            center = key.mean(axis=0, dtype=w.dtype)
+            rows, columns = (w * (x - center) for x in (query, key))
             of_rows, of_columns = (np.einsum("ij,ij->i", x, x)[:, None] for x in (rows, columns))
             largest = of_rows.max(initial=0) + of_columns.max(initial=0)
         if not largest <= _LARGEST_NORMS:

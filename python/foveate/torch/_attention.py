@@ -233,14 +233,14 @@ def call(
     caller: str = "attention",
 ) -> Any:
     """Call the operator, for gradients where any are wanted."""
-    query, key, kind, scale, weights = reduced
+    query, key, scale, family, factors = reduced
     learns = query.requires_grad or key.requires_grad or value.requires_grad
-    stated: tuple[Any, ...] = (query, key, value, kind, scale)
-    if options is not None or weights is not None or return_lse:
+    stated: tuple[Any, ...] = (query, key, value, scale)
+    if options is not None or family != "inner" or return_lse:
         reach, softcap, sink, centers, half_width, sigma, dropout = options or Options()
-        others = (weights, reach.mask, sink, centers, sigma)
+        others = (factors, reach.mask, sink, centers, sigma)
         learns = learns or any(x is not None and x.requires_grad for x in others)
-        stated += (weights, *reach, softcap, sink, centers, half_width, sigma, dropout)
+        stated += (family, factors, *reach, softcap, sink, centers, half_width, sigma, dropout)
         stated += (draw_seed(generator) if dropout > 0 else None,)
     if is_forward_mode():
         output, parts, _ = named(caller, _with_gradients, *stated)

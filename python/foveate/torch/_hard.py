@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import _core
 from .._attention.hard import draws_of
 from .._attention.hard_vjp import Choices
+from .._attention.problem import kind_of
 from .._inputs.arrays import integer, real
 from .._inputs.reach import Window
 from ._attention import AnyScore, draw_seed
@@ -140,12 +141,12 @@ def hard_attention(
     draws = draws_of(select, size)
     query, key, value = float_tensors(query, key, value)
     reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    q, k, kind, scale, weights = reduce(score, query, key)
+    q, k, *formula = reduce(score, query, key)
     cap = None if softcap is None else real("softcap", softcap)
     seed = draw_seed(generator) if select == "sample" else None
     rest = (cap, None, None, 0.0, None, 0.0, seed)  # from softcap to seed
     output, index, log_prob = torch.ops.foveate.hard_attention.default(
-        q, k, value, kind, scale, weights, *reach, *rest, draws
+        q, k, value, *formula, *reach, *rest, draws
     )
     if size is None:
         return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
@@ -159,7 +160,7 @@ def hard_attention(
 # --- the operators --------------------------------------------------------------------------------
 
 # Of what gradients are taken, and where it stands among the arguments.
-_GRADIENTS = {"query": 0, "key": 1, "value": 2, "weights": 5, "mask": 6}
+_GRADIENTS = {"query": 0, "key": 1, "value": 2, "factors": 5, "mask": 6}
 
 # The arguments from `sink` to `dropout` are not taken. Keys are drawn where there is a seed; else
 # the most probable one is taken.
@@ -197,7 +198,7 @@ def _hard_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     problem = problem_of(*stated)
     seed = stated[COUNT - 1] if len(stated) == COUNT else None
     random = None if seed is None else key_of(seed)
-    q, k, scale, family = problem.reduced
+    q, k, scale, family = *problem.reduced[:3], kind_of(problem.reduced)
     dtype = problem.value.dtype
     with threads_of_torch:
         answer = _core.hard_attention(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import _core
 from .._attention.problem import Answers, Problem
-from ..scores._undo import sum_to
+from .._inputs.arrays import sum_to
 from ._derivatives import below_autograd, learns
 from ._problem import (
     ARGUMENTS,
@@ -39,7 +39,7 @@ _GRADIENTS = {
     "query": 0,
     "key": 1,
     "value": 2,
-    "weights": 5,
+    "factors": 5,
     "mask": 6,
     "sink": 15,
     "centers": 16,
@@ -121,8 +121,8 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Te
 
 
 def _attention_inference(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> list[Tensor]:
-    if not rest or (len(rest) <= 2 and rest[0] == "dot"):  # of which the dispatcher gives no more
-        return [_plain(query, key, value, rest[1] if len(rest) > 1 else None)]
+    if len(rest) <= 1:  # the dispatcher gives no defaults at the end
+        return [_plain(query, key, value, rest[0] if rest else None)]
     with_lse = len(rest) > COUNT - 3 and rest[-1]
     stated = (query, key, value, *rest[: COUNT - 3])
     return _answer(problem_of(*stated), stated, bool(with_lse))

@@ -24,11 +24,11 @@ from ._derivatives import autograd_kernel
 from ._tensors import as_array, as_tensor
 
 # What a problem is, in the order of the operators' arguments: everything but what is wanted of it.
-# scale: of the inner product, None is 1 / sqrt(D). weights: of "tanh" and "relu" (H,), of
-# "gaussian" () or (D,). seed: int64 (2,), the key of the random numbers of dropout.
-ARGUMENTS = """Tensor query, Tensor key, Tensor value, str kind="dot", float? scale=None,
-    Tensor? weights=None, Tensor? mask=None, SymInt? left=None, SymInt? right=None,
-    Tensor? offset=None, bool offset_at_end=False, Tensor? key_lengths=None,
+# scale: of the inner product, None is 1 / sqrt(D). factors: of "tanh" and "relu" (H,), of
+# "distance" () or (D,). seed: int64 (2,), the key of the random numbers of dropout.
+ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
+    str family="inner", Tensor? factors=None, Tensor? mask=None, SymInt? left=None,
+    SymInt? right=None, Tensor? offset=None, bool offset_at_end=False, Tensor? key_lengths=None,
     Tensor? query_segments=None, Tensor? key_segments=None, float? softcap=None,
     Tensor? sink=None, Tensor? centers=None, float half_width=0.0, Tensor? sigma=None,
     float dropout=0.0, Tensor? seed=None"""
@@ -41,22 +41,22 @@ TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
 library = torch.library.Library("foveate", "DEF")
 
 
-def score_of(kind: str, scale: float | None, weights: Array | None) -> Score:
+def score_of(scale: float | None, family: str, factors: Array | None) -> Score:
     """Give the score that stands for a reduced one."""
-    if kind == "dot":
+    if family == "inner":
         return ScaledDot(scale)
-    if weights is None:
-        raise ValueError(f"weights: got None, wanted a tensor with kind={kind!r}")
-    return Gaussian(weights) if kind == "gaussian" else Additive(weights, activation=kind)
+    if factors is None:
+        raise ValueError(f"factors: got None, wanted a tensor with family={family!r}")
+    return Gaussian(factors) if family == "distance" else Additive(factors, activation=family)
 
 
 def problem_of(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    kind: str = "dot",
     scale: float | None = None,
-    weights: Tensor | None = None,
+    family: str = "inner",
+    factors: Tensor | None = None,
     mask: Tensor | None = None,
     left: int | None = None,
     right: int | None = None,
@@ -75,9 +75,9 @@ def problem_of(
 ) -> Problem:
     """Make the problem that the arguments of an operator state; memory is shared."""
     q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
-    of_score = None if weights is None else as_array("weights", weights)
-    score = score_of(kind, scale, of_score)
-    reduced = Reduced(q, k, scale) if kind == "dot" else score.reduce(q, k)
+    of_score = None if factors is None else as_array("factors", factors)
+    score = score_of(scale, family, of_score)
+    reduced = Reduced(q, k, scale) if family == "inner" else score.reduce(q, k)
     place: Any = "end" if offset_at_end else _integers(offset)
     segments = _integers(query_segments), _integers(key_segments)
     seen = None if mask is None else as_array("mask", mask)
@@ -175,15 +175,15 @@ def chosen(places: Mapping[str, int], wanted: Sequence[bool]) -> dict[str, int]:
 
 
 def fields_of(names: Mapping[str, int]) -> frozenset[str]:
-    """Return the names of the gradients as the library has them: weights are those of a score."""
-    return frozenset("score" if name == "weights" else name for name in names)
+    """Return the names of the gradients as the library has them: factors are those of a score."""
+    return frozenset("score" if name == "factors" else name for name in names)
 
 
 def as_gradients(found: Any, stated: Sequence[Any], places: Mapping[str, int]) -> list[Tensor]:
     """Give what the library found, for these arguments, as tensors like them."""
     made = dict(found)
     if made.get("score") is not None:
-        made["weights"] = made["score"].w if stated[3] == "gaussian" else made["score"].v
+        made["factors"] = made["score"].w if stated[4] == "distance" else made["score"].v
     return [as_tensor(made[name], stated[place]) for name, place in places.items()]
 
 

@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 
 from .. import scores as of_arrays
-from ..scores._additive import activation_name
-from ..scores._base import finite
+from ..scores._base import Family, finite
+from ..scores._rows import activation_name
 from ._rows import activate, product, scaled, unit, wide_product
 from ._tensors import FLOATS, check_tensor, number
 
 
 class Reduced(NamedTuple):
-    """Query and key, and the kind of kernel, its scale (None: 1 / sqrt(D)) and its weights."""
+    """As `foveate.scores.Reduced`, of tensors."""
 
     query: Tensor
     key: Tensor
-    kind: str = "dot"
-    scale: float | None = 1.0
-    weights: Tensor | None = None
+    scale: float | None = None
+    family: Family = "inner"
+    factors: Tensor | None = None
 
 
 def parameter(name: str, x: Any, query: Tensor, *axes: int | str) -> Tensor:
@@ -87,7 +87,7 @@ class Cosine:
         """Normalise queries and keys."""
         if isinstance(self.scale, Tensor):
             scale = parameter("scale", self.scale, query)
-            return Reduced(scaled(unit(query), scale), unit(key))
+            return Reduced(scaled(unit(query), scale), unit(key), 1.0)
         return Reduced(unit(query), unit(key), scale=finite("scale", self.scale))
 
 
@@ -114,7 +114,7 @@ class Bilinear:
     def reduce(self, query: Tensor, key: Tensor) -> Reduced:
         """Multiply the queries by the matrix."""
         w = parameter("w", self.w, query, query.shape[-1], key.shape[-1])
-        return Reduced(product(query, w), key)
+        return Reduced(product(query, w), key, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +155,12 @@ class Additive:
         if self.b is not None:
             of_query = of_query + parameter("b", self.b, query, v.shape[0])
         if self.activation != "identity":
-            return Reduced(of_query, of_key, self.activation, 1.0, v)
+            family: Any = self.activation
+            return Reduced(of_query, of_key, 1.0, family, v)
         # (a + b) . v = a . v + b . v, the inner product of [a . v, 1] and [1, b . v].
         a, b = (wide_product(x, v[:, None]) for x in (of_query, of_key))
-        return Reduced(
-            torch.cat([a, torch.ones_like(a)], dim=-1), torch.cat([torch.ones_like(b), b], dim=-1)
-        )
+        one = torch.cat([a, torch.ones_like(a)], dim=-1)
+        return Reduced(one, torch.cat([torch.ones_like(b), b], dim=-1), 1.0)
 
 
 def _projected(
@@ -240,7 +240,7 @@ class Location:
         b = self.b
         b = parameter("b", b, query) if isinstance(b, Tensor) else finite("b", b)
         scores = activate(wide_product(key, w[:, None]) + b, self.activation)
-        return Reduced(scores.new_ones(1).expand(*query.shape[:-1], 1), scores)
+        return Reduced(scores.new_ones(1).expand(*query.shape[:-1], 1), scores, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +271,7 @@ class Gaussian:
             w = parameter("w", w, query, query.shape[-1])
         else:
             w = parameter("w", w, query)
-        return Reduced(query, key, "gaussian", 1.0, w)
+        return Reduced(query, key, 1.0, "distance", w)
 
 
 Score = Cosine | Bilinear | Additive | Concat | Location | Gaussian
@@ -290,9 +290,9 @@ def reduce(score: Any, query: Tensor, key: Tensor) -> Reduced:
     """
     if isinstance(score, str):
         if score == "scaled_dot":
-            return Reduced(query, key, scale=None)
-        if score == "dot":
             return Reduced(query, key)
+        if score == "dot":
+            return Reduced(query, key, 1.0)
         if score == "cosine":
             return Cosine().reduce(query, key)
         if score == "gaussian":
@@ -301,7 +301,7 @@ def reduce(score: Any, query: Tensor, key: Tensor) -> Reduced:
     if type(score) is of_arrays.ScaledDot:  # a subclass may reduce itself otherwise
         return Reduced(query, key, scale=score.scale)
     if type(score) is of_arrays.Dot:
-        return Reduced(query, key)
+        return Reduced(query, key, 1.0)
     if isinstance(score, of_arrays.Score):
         score = _of_tensors(score)
     if not isinstance(score, _SCORES):

@@ -1,6 +1,6 @@
 """torch.vmap of the operators: its axis becomes one more leading axis of the tensors.
 
-What holds for a whole call, such as the weights of an additive score, is one for each sample where
+What holds for a whole call, such as the factors of an additive score, is one for each sample where
 it has the axis: then each sample is a call of its own.
 """
 
@@ -25,7 +25,7 @@ _BEHIND = {
     "sink": 0,
     "centers": 1,
 }
-_OF_A_CALL = frozenset({"weights", "sigma"})
+_OF_A_CALL = frozenset({"factors", "sigma"})
 
 Rule = Callable[..., Any]
 

@@ -23,7 +23,7 @@ def operands(dtype: Any = np.float32, learn: bool = True, size: int = 4) -> list
 
 # The arguments of the operators behind query, key and value, in their order.
 AFTER: dict[str, Any] = {
-    "kind": "dot", "scale": None, "weights": None, "mask": None, "left": None, "right": None,
+    "scale": None, "family": "inner", "factors": None, "mask": None, "left": None, "right": None,
     "offset": None, "offset_at_end": False, "key_lengths": None, "query_segments": None,
     "key_segments": None, "softcap": None, "sink": None, "centers": None, "half_width": 0.0,
     "sigma": None, "dropout": 0.0, "seed": None,
@@ -40,8 +40,8 @@ STATED: dict[str, Any] = {
     "bool mask": lambda: {"mask": torch.ones(3, 5, dtype=torch.bool)},
     "float mask": lambda: {"mask": leaf(normal(1, (2, 1, 5), np.float32)), "offset_at_end": True},
     "reach, sink": lambda: {**REACH, "sink": leaf(normal(2, (2,), np.float64))},
-    "tanh": lambda: {"kind": "tanh", "scale": 1.0, "weights": leaf(normal(3, (4,), np.float32))},
-    "gaussian": lambda: {"kind": "gaussian", "scale": 1.0, "weights": leaf(np.array(0.5))},
+    "tanh": lambda: {"scale": 1.0, "family": "tanh", "factors": leaf(normal(3, (4,), np.float32))},
+    "gaussian": lambda: {"scale": 1.0, "family": "distance", "factors": leaf(np.array(0.5))},
     "dropout": lambda: {"dropout": 0.3, "seed": SEED},
     "local": lambda: {"centers": leaf(np.array([0.5, 2.2, 4.1])), "half_width": 1.5,
                       "sigma": leaf(np.array(0.9))},
@@ -63,7 +63,7 @@ class TestOpcheck:
         opcheck(operators.attention, (*operands(), *(AFTER | STATED[name]()).values()))
 
     def test_attention_of_16_bits(self):
-        for dtype in (np.float16, fv._arrays.bfloat16("")):
+        for dtype in (np.float16, fv._inputs.arrays.bfloat16("")):
             opcheck(operators.attention, operands(dtype))
 
     def test_attention_of_other_leading_axes(self):
@@ -90,7 +90,7 @@ class TestOpcheck:
                  for x, y in (AFTER | STATED[name]()).items()}  # fmt: skip
         stated = (*operands(learn=False), *after.values())
         output, lse, _ = operators.attention(*stated)
-        wanted = [True] * 3 + [after[x] is not None for x in ("weights", "mask", "sink")] + [
+        wanted = [True] * 3 + [after[x] is not None for x in ("factors", "mask", "sink")] + [
             name == "local"] * 2  # fmt: skip
         for d_lse in (None, torch.ones_like(lse[..., 0])):
             given = (torch.ones_like(output), d_lse, output, lse, wanted)

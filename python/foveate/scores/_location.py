@@ -1,0 +1,84 @@
+"""The location score: of the keys alone, so that their scores are one number each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._inputs.arrays import ArrayInput
+from ._base import ArrayScore, Need, Reduced, gradient_of, number, parameter
+from ._rows import activation_name, matrix_gradient, slope
+
+
+@dataclass(frozen=True, eq=False)
+class Location(ArrayScore):
+    """The location score, `act(k @ w + b)` [1]_: of the keys alone, the same for all queries.
+
+    Where the reach is the same for all queries too, their answer is computed once. Two are equal
+    where their parameters are; arrays in dtype, shape and values.
+
+    Parameters
+    ----------
+    w : array or tensor (Dk,)
+        Of a float dtype that fits into the dtype of the computation: float32, or float64 where the
+        query is float64. It is kept, not copied.
+    b : float or tensor (), default 0.0
+        A finite number.
+    activation : {"tanh", "relu", "identity"}
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other dtypes, shapes and activations.
+
+    References
+    ----------
+    .. [1] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural
+       Machine Translation", EMNLP 2015 (location-based).
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> q, k = np.zeros((2, 5)), np.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> fv.attention_weights(q, k, score=fv.Location(np.array([1.0, 1.0]))).round(3)
+    array([[0.45, 0.55],
+           [0.45, 0.55]])
+    """
+
+    w: ArrayInput
+    b: Any = 0.0
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        self._keep(
+            w=parameter("w", self.w, "Dk"),
+            b=number("b", self.b),
+            activation=activation_name(self.activation),
+        )
+
+    @property
+    def parameters_need(self) -> Need:
+        """All are learned by the keys."""
+        return Need(key=True)
+
+    def over(self, query: Any, key: Any, rows: Any) -> Reduced:
+        """Score the keys; a query is the number 1, for each the same one."""
+        w = rows.parameter("w", self.w, query, key.shape[-1])
+        before = rows.project(key, w[:, None], rows.number("b", self.b, query))
+
+        def undo(d_ones: Any, d_scores: Any) -> tuple[Any, Any, Any]:
+            d_query = None if d_ones is None else np.zeros(query.shape, w.dtype)
+            if d_scores is None:
+                return d_query, None, None
+            d_before = np.where(d_scores == 0, 0, d_scores * slope(before, self.activation))
+
+            def gradients() -> Any:
+                total = float(d_before.sum(dtype=np.float64))
+                return gradient_of(self, w=matrix_gradient(key, d_before)[:, 0], b=total)
+
+            return d_query, d_before * w, gradients
+
+        return Reduced(rows.ones(query), rows.activate(before, self.activation), 1.0, undo=undo)

@@ -1,0 +1,232 @@
+"""What the scores do with rows that are arrays, and the gradients of that.
+
+`foveate.torch._rows` has the functions of the same names for tensors, down to `ones`. A row of
+which no gradient came, as of a key that nothing sees, adds nothing, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._inputs.arrays import Array, by_rows, compute_dtype, plain_rows
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "identity": lambda x: x,
+}
+
+
+def activation_name(name: object) -> str:
+    """Take the name of an activation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    """
+    wanted = f"wanted one of {sorted(ACTIVATIONS)}"
+    if not isinstance(name, str):
+        raise TypeError(f"activation: got {name!r}, {wanted}")
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation: got {name!r}, {wanted}")
+    return name
+
+
+# --- what torch has too --------------------------------------------------------------------------
+
+
+def parameter(name: str, x: Array, query: Array, *axes: int | str) -> Array:
+    """Give a parameter in the dtype that this query is computed in, and of this shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where that would lose precision, and for another shape; a str names an axis of any length.
+    """
+    array = fitted(name, x, query)
+    if len(axes) != array.ndim or any(
+        axis != n for axis, n in zip(axes, array.shape, strict=True) if not isinstance(axis, str)
+    ):
+        wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+        raise ValueError(
+            f"{name}: got shape {array.shape}, wanted {wanted}, with a query of {query.shape}"
+        )
+    return array
+
+
+def fitted(name: str, x: Array, query: Array) -> Array:
+    """Give a parameter in the dtype that this query is computed in.
+
+    Raises
+    ------
+    TypeError
+        Where that would lose precision.
+    """
+    array, dtype = np.asarray(x), compute_dtype(query.dtype)
+    if array.dtype.name not in ("float16", "bfloat16", "float32", dtype.name):
+        raise TypeError(
+            f"{name}: got {array.dtype}, wanted a dtype that fits into {dtype}, in which "
+            f"{query.dtype} is computed"
+        )
+    return array.astype(dtype, copy=False)
+
+
+def number(name: str, x: float, query: Array) -> float:
+    """Give a number that was checked."""
+    del name, query  # of a tensor these count
+    return x
+
+
+def factors(name: str, x: Any, query: Array) -> Array:
+    """Give what the columns of these rows are multiplied by, (D,), from one number or so many.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `parameter`, and for a number that the dtype of the computation does not hold.
+    """
+    size, dtype = query.shape[-1], compute_dtype(query.dtype)
+    if isinstance(x, float):
+        if abs(x) > float(np.finfo(dtype).max):
+            raise ValueError(f"{name}: got {x}, wanted a number that {dtype} holds")
+        return np.full(size, x, dtype)
+    return np.ascontiguousarray(parameter(name, x, query, size))
+
+
+def project(
+    rows: Array, matrix: Array | None, bias: Array | float | None = None, wide: bool = True
+) -> Array:
+    """Multiply rows (..., L, D) by a matrix (D, H), in the dtype of the computation; add a bias.
+
+    Without a matrix they are projected already. `wide` counts for tensors alone.
+    """
+    del wide
+    dtype = compute_dtype(rows.dtype)
+
+    def product(x: Array) -> Array:
+        x = plain_rows(x, dtype)
+        projected = x if matrix is None else x @ matrix
+        if bias is None:
+            return projected
+        return np.add(projected, bias, out=None if matrix is None else projected)
+
+    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+        return by_rows(rows, product)
+
+
+def unit(x: Array) -> Array:
+    """Divide rows by their lengths, in the dtype of the computation; a zero row stays zero."""
+    return by_rows(x, _unit)
+
+
+def scaled(x: Array, scale: float) -> Array:
+    """Multiply rows by one number."""
+    return by_rows(x, lambda rows: rows * rows.dtype.type(scale))
+
+
+def activate(x: Array, activation: str) -> Array:
+    """Apply an activation by its name."""
+    return by_rows(x, ACTIVATIONS[activation])
+
+
+def with_one(x: Array, first: bool = False) -> Array:
+    """Put a column of ones behind the others, or before them."""
+
+    def beside(rows: Array) -> Array:
+        ones = np.ones_like(rows[..., :1])
+        return np.concatenate([ones, rows] if first else [rows, ones], axis=-1)
+
+    return by_rows(x, beside)
+
+
+def ones(rows: Array) -> Array:
+    """Give the number 1 for each of these rows, (..., L, 1), the same one."""
+    one = np.ones(1, compute_dtype(rows.dtype))
+    return np.broadcast_to(one, (*rows.shape[:-1], 1))
+
+
+def _squares(x: Array) -> Array:
+    squares: Array = np.einsum("...i,...i->...", x, x)
+    return squares[..., None]
+
+
+def _unit(x: Array) -> Array:
+    x = plain_rows(x, compute_dtype(x.dtype))
+    limits = np.finfo(x.dtype)
+    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+        squares = _squares(x)
+        # Where a square may have overflowed, or vanished beside the others, the row is scaled
+        # first. Below this sum the squares that vanish are no longer beneath its rounding.
+        plain = (squares > limits.tiny / limits.eps**2) & (squares < np.inf)
+        if not plain.all():
+            largest = np.max(np.abs(x), axis=-1, keepdims=True, initial=0)
+            x = x / np.where(plain | (largest == 0), 1, largest)
+            squares = _squares(x)
+            squares[squares == 0] = 1  # a zero row stays zero
+        made: Array = x / np.sqrt(squares)
+    return made
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
+def times(d_products: Array | None, matrix: Array | None) -> Array | None:
+    """Return the gradient of rows from that of their products with a matrix, if there is one."""
+    if d_products is None or matrix is None:
+        return d_products
+    gradient: Array = d_products @ matrix.T
+    return gradient
+
+
+def matrix_gradient(rows: Array, d_products: Array | None) -> Array:
+    """Return the gradient of a matrix that multiplied rows (..., L, D): (D, H)."""
+    assert d_products is not None
+    count = math.prod(rows.shape[:-1])  # which -1 does not find where there are no columns
+    flat = rows.reshape(count, rows.shape[-1]).astype(d_products.dtype, copy=False)
+    products = d_products.reshape(count, d_products.shape[-1])
+    gradient: Array = flat.T @ products
+    if not np.isfinite(gradient).all():
+        gradient = np.where(products.any(axis=-1, keepdims=True), flat, 0).T @ products
+    return gradient
+
+
+def scale_gradient(rows: Array, d_rows: Array | None, scale: float) -> float:
+    """Return the gradient of a scale from that of the rows that it multiplies, the scale in it."""
+    assert d_rows is not None
+    products = np.einsum("...i,...i->...", rows.astype(np.float64, copy=False), d_rows)
+    if not np.isfinite(products).all():  # a query that sees nothing may hold what it likes
+        products = np.where(d_rows.any(axis=-1), products, 0)
+    return float(products.sum() / scale)
+
+
+def unit_gradient(x: Array, d_unit: Array | None) -> Array | None:
+    """Return the gradient of rows from that of the rows over their lengths.
+
+    0 of a zero row, and where that gradient is 0.
+    """
+    if d_unit is None:
+        return None
+    x = plain_rows(x, compute_dtype(x.dtype))
+    u = _unit(x)
+    largest = np.max(np.abs(x), axis=-1, keepdims=True, initial=0)
+    scaled = x / np.where(largest == 0, 1, largest)  # so that no square overflows or vanishes
+    length = largest * np.sqrt(np.einsum("...i,...i->...", scaled, scaled)[..., None])
+    across = d_unit - u * np.einsum("...i,...i->...", u, d_unit)[..., None]
+    counts = (length != 0) & d_unit.any(axis=-1, keepdims=True)
+    gradient: Array = np.where(counts, across / np.where(length == 0, 1, length), 0)
+    return gradient
+
+
+def slope(x: Array, activation: str) -> Array:
+    """Return the derivative of an activation; that of relu is 0 at 0."""
+    if activation == "identity":
+        return np.ones_like(x)
+    if activation == "relu":
+        return (x > 0).astype(x.dtype)
+    derivative: Array = 1 - np.square(ACTIVATIONS["tanh"](x))
+    return derivative
