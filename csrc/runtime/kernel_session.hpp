@@ -1,4 +1,4 @@
-// A thread that uses the kernels of a arithmetic, for one task: registers that have to be set up are, and subnormal numbers
+// A thread that uses the kernels of an arithmetic, for one task: registers that have to be set up are, and subnormal numbers
 // count as 0. In the middle of a task code of others may run, a signal handler's, which may call the kernels itself: it
 // finds the thread as it was.
 #pragma once

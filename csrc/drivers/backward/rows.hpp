@@ -25,7 +25,7 @@ bool all_finite(const T* x, int64_t count) {
   return any == 0;
 }
 
-// The family that has single rows as its accumulators, whatever the products.
+// The arithmetic that has single rows as its accumulators, whatever the products.
 inline const Arithmetic& plain_arithmetic(const Plan& plan) {
   return plan.arithmetic.element_size == 8 ? plan.kernels.float64 : plan.kernels.float32;
 }

@@ -29,7 +29,7 @@ class FewQueries {
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
         scoring_(plan.scoring),
-        direct_(plan.problem.kind == FV_DOT),
+        direct_(plan.problem.family == FV_INNER),
         width_(int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors),
         tile_(tile) {
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
@@ -176,9 +176,9 @@ class FewQueries {
       const int32_t vectors = live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors;
       const char* panel[most_lanes];
       for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
-      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.weights,
+      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.factors,
                             scratch.scratch, scratch.panel);
-      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.weights, scratch.scores,
+      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.factors, scratch.scores,
                       scratch.row_max, {0, queries}, {});
       for (int32_t j = 0; j < live; ++j)
         for (int32_t q = 0; q < queries; ++q)

@@ -14,22 +14,23 @@ namespace {
 const Arithmetic& arithmetic_of(const Problem& p, const Kernels& kernels, const Needs& needs) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
-  const bool pairs = !needs.whole_weights && p.kind == FV_DOT && p.sigma == 0 && p.dropout == 0 &&
+  const bool pairs = !needs.whole_weights && p.family == FV_INNER && p.sigma == 0 && p.dropout == 0 &&
                      p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 &&
                      (!p.value || p.value.dtype == FV_BFLOAT16);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
 
 const Scoring& scoring_of(const Problem& p, const Arithmetic& arithmetic) {
-  switch (p.kind) {
-    case FV_DOT: return arithmetic.inner;
+  switch (p.family) {
+    case FV_INNER: return arithmetic.inner;
     case FV_TANH: return arithmetic.tanh;
     case FV_RELU: return arithmetic.relu;
-    default: return arithmetic.distance;
+    case FV_DISTANCE: break;
   }
+  return arithmetic.distance;
 }
 
-// Contiguous rows that start at whole elements of the family's products can be read where they stand.
+// Contiguous rows that start at whole elements of the products can be read where they stand.
 bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, int64_t multiple) {
   const int64_t word = arithmetic.element_size;
   const int64_t item = arithmetic.in_place == Dtype::bfloat16 ? 2 : word;
@@ -76,8 +77,8 @@ bool never_fall(const Problem& p, const char* ids, int axis = 0) noexcept {
   return true;
 }
 
-static_assert(int(Profile::epanechnikov) == FV_EPANECHNIKOV - FV_BOXCAR &&
-              int(Profile::triangular) == FV_TRIANGULAR - FV_BOXCAR);
+static_assert(int(Profile::boxcar) == FV_BOXCAR && int(Profile::epanechnikov) == FV_EPANECHNIKOV &&
+              int(Profile::triangular) == FV_TRIANGULAR);
 
 }  // namespace
 
@@ -100,15 +101,15 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   rows = groups * p.queries;
 
   biased = p.mask && p.mask.dtype != FV_BOOL;
-  scale_by(p.kind == FV_GAUSSIAN ? p.scale / 2 : p.scale);  // its kernel leaves out the half
+  compact = p.weighing != FV_SOFTMAX;
+  if (compact) profile = static_cast<Profile>(p.weighing);
+  scale_by(p.family == FV_DISTANCE && !compact ? p.scale / 2 : p.scale);  // its kernel leaves out the half
   // few rows would wait for this as long as for the keys
   ranges = p.query_segments && rows > most_lanes && never_fall(p, p.key_segments.data);
   by_ids = p.query_segments && !ranges;
   bits = p.mask || by_ids;
 
-  weights = p.weights;
-  compact = is_compact(p.kind);
-  if (compact) profile = static_cast<Profile>(p.kind - FV_BOXCAR);
+  factors = p.factors;
   fit_windows(needs);
   keys_in_place = scoring.in_place && in_place(p.key, arithmetic, p.head_size, arithmetic.group);
   values_in_place = p.value && !arithmetic.pairs && in_place(p.value, arithmetic, p.value_size, 1);
@@ -122,10 +123,10 @@ void Plan::fit_windows(const Needs& needs) noexcept {
   if (bounded) most = std::min(most, double(p.left) + double(p.right) + 1);
   if (p.centers) most = std::min(most, 2 * p.half_width + 2);
   widest_window = int64_t(most);
-  // A full panel of neighbors, both ends in whole steps. Queries farther apart than neighbors may share a panel
-  // while that is no more than two windows; else it is cut.
   key_step = needs.key_step > 0 ? needs.key_step : std::max<int64_t>(4, arithmetic.group);
   if (needs.windows == Windows::shared) return;
+  // A full panel of neighbors, both ends in whole steps. Queries farther apart than neighbors may share a panel
+  // while that is no more than two windows; else it is cut.
   const int64_t neighbors = widest_window + most_lanes - 1 + 2 * (key_step - 1);
   if ((bounded || p.centers) && neighbors <= most_window_tile_keys)
     window_tile_keys = std::min(widest_window + neighbors, most_window_tile_keys);
@@ -137,7 +138,7 @@ void Plan::fit_windows(const Needs& needs) noexcept {
 void Plan::scale_by(double factor) noexcept {
   scale = problem.softcap > 0 ? factor : factor * log2_e;
   bent = problem.softcap > 0 || biased || !(factor > 1e-15);
-  if (problem.kind != FV_DOT || arithmetic.pairs) return;
+  if (problem.family != FV_INNER || arithmetic.pairs) return;
   query_factor = scale;
   scale = 1;
   bent = problem.softcap > 0;
@@ -149,13 +150,13 @@ namespace {
 struct Prepared {
   Prepared(const Plan& plan, int threads, char* memory) : sorters(int(std::min<int64_t>(threads, plan.batches))) {
     Carver carver(memory);
-    weights = carver.take(is_additive(plan.problem.kind) ? plan.arithmetic.prepared_size(plan.problem.head_size) : 0);
+    factors = carver.take(is_additive(plan.problem.family) ? plan.arithmetic.prepared_size(plan.problem.head_size) : 0);
     order = carver.take<int64_t>(plan.scattered ? plan.batches * plan.rows : 0);
     sorting = carver.take(plan.scattered ? int64_t(order_scratch(plan)) * sorters : 0);
     bytes = int64_t(carver.used());
   }
   int sorters;
-  char* weights;
+  char* factors;
   int64_t* order;
   char* sorting;
   int64_t bytes;
@@ -167,9 +168,9 @@ int64_t Plan::prepared_size(int threads) const noexcept { return Prepared(*this,
 
 bool Plan::prepare(int threads, char* memory) noexcept {
   const Prepared to(*this, threads, memory);
-  if (is_additive(problem.kind)) {
-    scale_by(problem.scale * arithmetic.prepare(problem.weights, problem.head_size, to.weights));
-    weights = to.weights;
+  if (is_additive(problem.family)) {
+    scale_by(problem.scale * arithmetic.prepare(problem.factors, problem.head_size, to.factors));
+    factors = to.factors;
   }
   if (!scattered) return true;
   order = to.order;
@@ -225,7 +226,7 @@ double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   return value_at<double>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group));
 }
 
-// Pairs hold scores without their scale, but another family may take up what they leave: float32, which loses nothing here.
+// Pairs hold scores without their scale, but another arithmetic may take up what they leave: float32, which loses nothing here.
 Lse lse_of(const Plan& plan, double m, double l) noexcept {
   const double scaled = m * plan.softmax_scale(), low = std::log(l);
   return {scaled * ln_2 + low, plan.arithmetic.pairs ? scaled : m, low};

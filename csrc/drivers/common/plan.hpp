@@ -42,7 +42,7 @@ struct Plan {
   const Arithmetic& arithmetic;
   const Scoring& scoring;
 
-  // What is made before the first task, in memory that lasts as long as the call: the score's weights as kernels take them,
+  // What is made before the first task, in memory that lasts as long as the call: the score's factors as kernels take them,
   // and the order of the rows. Bytes, for so many threads; and the making, false where the call was told to stop.
   int64_t prepared_size(int threads) const noexcept;
   bool prepare(int threads, char* memory) noexcept;
@@ -72,7 +72,7 @@ struct Plan {
   bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
 
   // Scores.
-  const void* weights = nullptr;  // the score's own, as its kernels take them
+  const void* factors = nullptr;  // of the columns, as the score's kernels take them
   // log2(e) is folded into the scale, and the scale into the queries of an inner product, but for pairs. bent:
   // softcap, or elsewhere a bias or a scale that is not positive, or so small that a sink in its units may be none,
   // needs a pass of its own, after which the scale is 1.
@@ -195,9 +195,6 @@ class Ranges {
   int64_t id_ = 0;
   Interval found_{};
 };
-
-inline bool is_additive(fv_score_kind kind) { return kind == FV_TANH || kind == FV_RELU; }
-inline bool is_compact(fv_score_kind kind) { return kind >= FV_BOXCAR; }
 
 // The reach's interval of keys of query `query`, at these batch and group offsets.
 struct Reach {
