@@ -58,7 +58,7 @@ class Call {
         view("lse", arguments[14], &lse) && view("d_output", arguments[15], &d_out) &&
         optional("d_lse", arguments[16], &d_lse, &d_lse_or_null) && wanted(arguments + 17) &&
         optional("d_sink", arguments[21], &d_sink_, &gradients_.sink) && family(arguments[22]) &&
-        optional("d_weights", arguments[23], &d_weights_, &gradients_.weights) && centers(arguments[24]) &&
+        optional("d_weights", arguments[23], &d_weights_, &gradients_.factors) && centers(arguments[24]) &&
         optional("d_centers", arguments[25], &d_centers_, &gradients_.centers) &&
         optional("d_sigma", arguments[26], &d_sigma_, &gradients_.sigma) && dropout(arguments[27]);
     if (!parsed) return nullptr;
@@ -76,7 +76,7 @@ class Call {
         required("value", *at++, &value_, &problem_.value) && parse_rest(at) && view("index", arguments[13], &index) &&
         view("lse", arguments[14], &lse) && view("d_output", arguments[15], &d_out) &&
         view("advantage", arguments[16], &advantage) && wanted(arguments + 17) && family(arguments[21]) &&
-        optional("d_weights", arguments[22], &d_weights_, &gradients_.weights);
+        optional("d_weights", arguments[22], &d_weights_, &gradients_.factors);
     if (!parsed) return nullptr;
     const int64_t draws = index.ndim > 0 ? index.shape[index.ndim - 1] : 0;
     return nothing_or_error(released(index.ndim, index.shape, [&] {
@@ -167,7 +167,7 @@ class Call {
     const int alone = PyObject_IsTrue(PyTuple_GET_ITEM(object, 3));
     problem_.reach.leave_one_out = alone;
     return alone >= 0 && kind(PyTuple_GET_ITEM(object, 0)) &&
-           optional("weights", PyTuple_GET_ITEM(object, 1), &weights_, &problem_.score.weights) &&
+           optional("weights", PyTuple_GET_ITEM(object, 1), &weights_, &problem_.score.factors) &&
            number("negligible", PyTuple_GET_ITEM(object, 2), 0.0, &problem_.score.negligible);
   }
 
@@ -185,10 +185,21 @@ class Call {
   }
 
   bool kind(PyObject* object) {
-    static constexpr const char* names[] = {"dot", "tanh", "relu", "gaussian", "boxcar", "epanechnikov", "triangular"};
-    for (int i = 0; PyUnicode_Check(object) && i < 7; ++i) {
-      if (PyUnicode_CompareWithASCIIString(object, names[i]) != 0) continue;
-      problem_.score.kind = static_cast<fv_score_kind>(i);
+    static constexpr struct {
+      const char* name;
+      fv_family family;
+      fv_weighing weighing;
+    } kinds[] = {{"dot", FV_INNER, FV_SOFTMAX},
+                 {"tanh", FV_TANH, FV_SOFTMAX},
+                 {"relu", FV_RELU, FV_SOFTMAX},
+                 {"gaussian", FV_DISTANCE, FV_SOFTMAX},
+                 {"boxcar", FV_DISTANCE, FV_BOXCAR},
+                 {"epanechnikov", FV_DISTANCE, FV_EPANECHNIKOV},
+                 {"triangular", FV_DISTANCE, FV_TRIANGULAR}};
+    for (const auto& kind : kinds) {
+      if (!PyUnicode_Check(object) || PyUnicode_CompareWithASCIIString(object, kind.name) != 0) continue;
+      problem_.score.family = kind.family;
+      problem_.score.weighing = kind.weighing;
       return true;
     }
     PyErr_Format(PyExc_ValueError, "kind: got %R, wanted the name of a kernel", object);
@@ -402,7 +413,7 @@ class Call {
   bool overlaps_operand(const fv_array& out) const {
     const fv_reach& reach = problem_.reach;
     for (const fv_array* operand :
-         {problem_.query, problem_.key, problem_.value, problem_.sink, problem_.score.weights, reach.mask, reach.offset,
+         {problem_.query, problem_.key, problem_.value, problem_.sink, problem_.score.factors, reach.mask, reach.offset,
           reach.key_lengths, reach.query_segments, reach.key_segments, reach.centers}) {
       if (operand != nullptr && may_overlap(out, *operand)) return true;
     }

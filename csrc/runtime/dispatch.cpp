@@ -59,7 +59,7 @@ struct Available {
     isas[count++] = {name, features, kernels};
   }
   // Kernels of AVX-512 with these products of bfloat16, if any.
-  void add_avx512(const char* features, Kernels kernels, const Family* bfloat16) {
+  void add_avx512(const char* features, Kernels kernels, const Arithmetic* bfloat16) {
     kernels.bfloat16 = bfloat16;
     const bool first = count == 0;
     (first ? isas[count++] : lesser[lesser_count++]) = {"avx512", features, kernels};
@@ -75,7 +75,7 @@ struct Available {
     if (avx512 && __builtin_cpu_supports("avx512bf16")) {
       const Kernels& k = avx512bf16::kernels;
       const bool amx = has_amx();
-      if (amx && k.tiles && may_use_amx()) add_avx512("avx512 bf16 amx", k, k.tiles);
+      if (amx && k.amx && may_use_amx()) add_avx512("avx512 bf16 amx", k, k.amx);
       if (amx && count == 0) add_avx512("avx512", k, nullptr);
       add_avx512("avx512 bf16", k, k.bfloat16);
     }

@@ -30,10 +30,10 @@ class FewQueries {
   FewQueries(Plan& plan, int64_t tile) noexcept
       : plan_(plan),
         p_(plan.problem),
-        family_(plan.family),
+        arithmetic_(plan.arithmetic),
         scoring_(plan.scoring),
-        direct_(plan.problem.kind == FV_DOT),
-        width_(int64_t(plan.family.lanes) * plan.family.max_vectors),
+        direct_(plan.problem.family == FV_INNER),
+        width_(int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors),
         tile_(tile) {
     plan.share_tiles();
     plan.step = 1;  // stretches begin at a multiple of sum_keys, and may end anywhere
@@ -93,7 +93,7 @@ class FewQueries {
   }
 
   int64_t padded(int64_t columns) const {
-    return std::max<int64_t>(1, (columns + family_.lanes - 1) / family_.lanes) * family_.lanes;
+    return std::max<int64_t>(1, (columns + arithmetic_.lanes - 1) / arithmetic_.lanes) * arithmetic_.lanes;
   }
   // A quad of 3 is handled as 4, one of its rows being zero.
   static int32_t width(const Panel& panel) { return panel.live > 2 ? 4 : panel.live; }
@@ -126,8 +126,8 @@ class FewQueries {
     T* to = scratch.queries + i * quad * query_stride_;
     std::fill_n(to, quad * query_stride_, T(0));
     for (int32_t q = 0; q < panel.live; ++q)
-      family_.load_values({row_of(plan_, p_.query, batch, panel, q), dtype_of(p_.query), 0, p_.query.column_stride}, 1,
-                          p_.head_size, false, to + q * query_stride_);
+      arithmetic_.load_values({row_of(plan_, p_.query, batch, panel, q), dtype_of(p_.query), 0, p_.query.column_stride},
+                              1, p_.head_size, false, to + q * query_stride_);
     for (int64_t d = 0; d < panel.live * query_stride_; ++d) to[d] *= T(plan_.query_factor);
   }
 
@@ -138,7 +138,7 @@ class FewQueries {
   }
 
   Rows loaded(const Rows& rows, int64_t count, int64_t columns, bool finite, T* to) const {
-    family_.load_values(rows, count, columns, finite, to);
+    arithmetic_.load_values(rows, count, columns, finite, to);
     return {reinterpret_cast<const char*>(to), sizeof(T) == 8 ? Dtype::float64 : Dtype::float32,
             columns * int64_t(sizeof(T)), int64_t(sizeof(T))};
   }
@@ -153,17 +153,17 @@ class FewQueries {
     T* s = scratch.s;
     keys.data += stretch.begin * keys.row_stride;
     if (direct_)
-      family_.decode_scores(scratch.queries + i * quad * query_stride_, query_stride_, queries, keys, count,
-                            p_.head_size, s);
+      arithmetic_.decode_scores(scratch.queries + i * quad * query_stride_, query_stride_, queries, keys, count,
+                                p_.head_size, s);
     else
       swapped_scores(i, queries, keys, count, scratch.swapped, s);
-    const int64_t vectors = (count * queries + family_.lanes - 1) / family_.lanes;
-    if (plan_.bent) family_.bend(s, 1, vectors, plan_.scale, p_.softcap);
+    const int64_t vectors = (count * queries + arithmetic_.lanes - 1) / arithmetic_.lanes;
+    if (plan_.bent) arithmetic_.bend(s, 1, vectors, plan_.scale, p_.softcap);
     if (plan_.biased) {
       const char* rows[quad];
       for (int32_t q = 0; q < panel.live; ++q)
         rows[q] = panel.mask[q] + (tile.first + stretch.begin) * p_.mask.column_stride;
-      family_.decode_bias(s, queries, count, rows, dtype_of(p_.mask), p_.mask.column_stride, panel.live);
+      arithmetic_.decode_bias(s, queries, count, rows, dtype_of(p_.mask), p_.mask.column_stride, panel.live);
     }
     if (stretch.hidden)
       for (int64_t j = 0; j < count; ++j)
@@ -175,25 +175,25 @@ class FewQueries {
   void swapped_scores(int i, int32_t queries, const Rows& keys, int64_t count, const Swapped& scratch,
                       T* s) const noexcept {
     const int64_t size = scoring_.row_size(p_.head_size);
-    const Tile rows{scratch.rows + i * quad * size, size};
+    const LoadedRows rows{scratch.rows + i * quad * size, size};
     for (int64_t first = 0; first < count; first += width_) {
       const int32_t live = int32_t(std::min(width_, count - first));
-      const int32_t vectors = live <= family_.lanes ? 1 : family_.max_vectors;
+      const int32_t vectors = live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors;
       const char* panel[most_lanes];
       for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
-      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.weights,
+      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.factors,
                             scratch.scratch, scratch.panel);
-      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.weights, scratch.scores, scratch.top,
+      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.factors, scratch.scores, scratch.top,
                       {0, queries}, {});
       for (int32_t j = 0; j < live; ++j)
         for (int32_t q = 0; q < queries; ++q)
-          s[(first + j) * queries + q] = scratch.scores[q * vectors * family_.lanes + j];
+          s[(first + j) * queries + q] = scratch.scores[q * vectors * arithmetic_.lanes + j];
     }
   }
 
   const Plan& plan_;
   const Problem& p_;
-  const Family& family_;
+  const Arithmetic& arithmetic_;
   const Scoring& scoring_;
   const bool direct_;    // an inner product
   const int64_t width_;  // of a panel

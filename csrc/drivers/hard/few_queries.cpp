@@ -30,13 +30,13 @@ class HardOfFew : private FewQueries<T> {
         [&](Carver& carver) { return Scratch(*this, carver); },
         [&](auto&& scratch_of) {
           const bool done = run_tasks(blocks * chunks_, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(family_);
+            const KernelSession session(arithmetic_);
             Scratch scratch = scratch_of(task);
             sum(task.index, scratch);
           });
           if (!done) return false;
           return run_tasks(blocks, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(family_);
+            const KernelSession session(arithmetic_);
             Scratch scratch = scratch_of(task);
             choose(task.index, scratch);
           });
@@ -45,7 +45,7 @@ class HardOfFew : private FewQueries<T> {
 
  private:
   using Base = FewQueries<T>;
-  using Base::family_;
+  using Base::arithmetic_;
   using Base::p_;
   using Base::row_blocks_;
 
@@ -82,8 +82,8 @@ class HardOfFew : private FewQueries<T> {
   void weigh(int i, const Stretch& stretch, Scratch& scratch, T* m, T* l) const noexcept {
     std::fill_n(m, quad, lowest);
     std::fill_n(l, quad, T(0));
-    family_.decode_soft(scratch.s, this->width(scratch.panels[i]), stretch.count(), plan_.softmax_scale(), m, l,
-                        nullptr, 0, 0);
+    arithmetic_.decode_soft(scratch.s, this->width(scratch.panels[i]), stretch.count(), plan_.softmax_scale(), m, l,
+                            nullptr, 0, 0);
   }
 
   // The sums of a chunk's tiles.
@@ -261,7 +261,7 @@ class HardOfFew : private FewQueries<T> {
 fv_status hard_attention_of_few(const Problem& problem, fv_error* error) noexcept {
   const Kernels plain = without_pairs(kernels());
   Plan plan(problem, plain);
-  return plan.family.element_size == 8 ? HardOfFew<double>(plan).run(error) : HardOfFew<float>(plan).run(error);
+  return plan.arithmetic.element_size == 8 ? HardOfFew<double>(plan).run(error) : HardOfFew<float>(plan).run(error);
 }
 
 }  // namespace foveate

@@ -31,13 +31,13 @@ class Decode : private FewQueries<T> {
         [&](Carver& carver) { return Scratch(*this, carver); },
         [&](auto&& scratch_of) {
           const bool done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(family_);
+            const KernelSession session(arithmetic_);
             Scratch scratch = scratch_of(task);
             chunk(task.index, scratch);
           });
           if (!done || chunks_ == 1) return done;
           return run_tasks(rows, threads, Order::by_ranges, [&](const Task& row) {
-            const KernelSession session(family_);
+            const KernelSession session(arithmetic_);
             merge(row.index);
           });
         });
@@ -45,7 +45,7 @@ class Decode : private FewQueries<T> {
 
  private:
   using Base = FewQueries<T>;
-  using Base::family_;
+  using Base::arithmetic_;
   using Base::p_;
   using Base::row_blocks_;
 
@@ -119,14 +119,14 @@ class Decode : private FewQueries<T> {
     T* s = scratch.s;
     T* output = scratch.outputs + i * quad * value_stride_;
     values.data += stretch.begin * values.row_stride;
-    family_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * quad, scratch.l + i * quad, output,
-                        value_stride_, p_.value_size);
-    family_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
+    arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * quad, scratch.l + i * quad,
+                            output, value_stride_, p_.value_size);
+    arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
     if (exact) {
       const uint32_t all = (uint32_t(1) << panel.live) - 1;
       if (!stretch.hidden) std::fill_n(scratch.bits, count, all);
-      family_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + stretch.begin), count,
-                             p_.value_size, scratch.bits, output, 1, value_stride_);
+      arithmetic_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + stretch.begin), count,
+                                 p_.value_size, scratch.bits, output, 1, value_stride_);
     }
   }
 
@@ -158,7 +158,7 @@ class Decode : private FewQueries<T> {
     const T factor = seen ? T(1) / l : T(0);
     for (int64_t d = 0; d < p_.value_size; ++d) output[d] *= factor;
     char* const to = row_of(plan_, p_.out, batch, panel, q);
-    family_.store_row(output, p_.value_size, to, dtype_of(p_.out), p_.out.column_stride);
+    arithmetic_.store_row(output, p_.value_size, to, dtype_of(p_.out), p_.out.column_stride);
     if (!p_.lse) return;
     write_lse(p_.lse, row_of(plan_, p_.lse, batch, panel, q),
               seen ? lse_of(plan_, double(m), double(l)) : lse_of_nothing(plan_, batch, panel.group[q]));
@@ -206,7 +206,7 @@ class Decode : private FewQueries<T> {
 fv_status decode(const Problem& problem, fv_error* error) noexcept {
   const Kernels plain = without_pairs(kernels());
   Plan plan(problem, plain);
-  return plan.family.element_size == 8 ? Decode<double>(plan).run(error) : Decode<float>(plan).run(error);
+  return plan.arithmetic.element_size == 8 ? Decode<double>(plan).run(error) : Decode<float>(plan).run(error);
 }
 
 }  // namespace foveate
