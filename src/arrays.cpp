@@ -1,3 +1,4 @@
+// What NumPy says of an array, as the C ABI takes it: its dtype, its view; whether two overlap; exceptions.
 #include "arrays.hpp"
 
 #include <algorithm>

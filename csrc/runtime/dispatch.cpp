@@ -1,3 +1,4 @@
+// The ISAs that were compiled, those that this CPU (and its system, of AMX) runs, and the one in use.
 #include "dispatch.hpp"
 
 #include <atomic>

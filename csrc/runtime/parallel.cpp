@@ -1,3 +1,4 @@
+// The pool of threads, how many of it a call uses, and how its tasks are shared out, interrupted and survive a fork.
 #include "parallel.hpp"
 
 #include <algorithm>
