@@ -1,4 +1,5 @@
-// Validation of what the forward passes write: the outputs of attention, soft and hard, and what hard attention chooses.
+// Validation of what the forward passes write: the outputs of attention, soft and hard, and what hard attention
+// chooses.
 #pragma once
 #include "validate.hpp"
 

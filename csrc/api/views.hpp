@@ -1,6 +1,6 @@
-// The checks that every view of the public header goes through: what it says of itself, and how its leading axes fit those
-// of the problem, which broadcast by strides of 0. A check says whether it holds, so that checks are joined by &&; the
-// first one that does not keeps its status and writes its message.
+// The checks that every view of the public header goes through: what it says of itself, and how its leading axes fit
+// those of the problem, which broadcast by strides of 0. A check says whether it holds, so that checks are joined by
+// &&; the first one that does not keeps its status and writes its message.
 #pragma once
 #include <cfloat>
 #include <cmath>
@@ -54,7 +54,7 @@ class Views {
  protected:
   Views(P& problem, fv_error* error) : problem_(problem), error_(error) {}
 
-  // Says false, for its caller to return.
+  // Keeps the status, writes the message, and returns false.
   __attribute__((format(printf, 3, 4))) bool refuse(fv_status status, const char* format, ...) {
     va_list arguments;
     va_start(arguments, format);
@@ -114,8 +114,8 @@ class Views {
     }
   }
 
-  // The strides of the last two axes, or of the last one alone. An axis with one element or none has no stride that means
-  // anything, whatever the array says: rows have 0, columns are contiguous.
+  // The strides of the last two axes, or of the last one alone. An axis with one element or none has no stride that
+  // means anything, whatever the array says: rows have 0, columns are contiguous.
   static void place_core(const fv_array& array, int row_axis, Operand& operand) {
     const int last = array.ndim - 1;
     operand.row_stride = array.shape[row_axis] > 1 ? array.strides[row_axis] : 0;

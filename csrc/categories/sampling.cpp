@@ -336,8 +336,8 @@ class Sampler {
     });
   }
 
-  // Every bucket of the block gets a group, whatever the weights have become; the last category of a block has its end, and
-  // that of all is beyond every target: nothing is looked up behind it.
+  // Every bucket of the block gets a group, whatever the weights have become; the last category of a block has its end,
+  // and that of all is beyond every target: nothing is looked up behind it.
   void point_guide(int64_t b, RowMemory& memory) const noexcept {
     const int shift = int(table_bits) - memory.bits;
     const int64_t part = (int64_t(1) << shift) - 1, start = b ? memory.ends[b - 1] : 0, end = memory.ends[b];

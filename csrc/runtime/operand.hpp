@@ -1,5 +1,5 @@
-// An array as drivers see it: an address, a dtype, and strides in bytes over the leading axes of a problem, 0 along those
-// that it is broadcast over. Nothing is checked here; `api/` has done so.
+// An array as drivers see it: an address, a dtype, and strides in bytes over the leading axes of a problem, 0 along
+// those that it is broadcast over. Nothing is checked here; `api/` has done so.
 #pragma once
 #include "foveate/foveate.h"
 #include "kernels/table.hpp"
@@ -30,8 +30,8 @@ inline int64_t size_of(fv_dtype dtype) {
 }
 inline int64_t item_size(const Operand& x) { return size_of(x.dtype); }
 
-// Calls f(address) at every index of these axes, the last one fastest, for as long as it says true. The extents alone say
-// how often: an axis of any extent, 0 too, may have any stride.
+// Calls f(address) at every index of these axes, the last one fastest, for as long as it says true. The extents alone
+// say how often: an axis of any extent, 0 too, may have any stride.
 template <class F>
 bool each_address(char* at, int ndim, const int64_t* shape, const int64_t* strides, F&& f) {
   int64_t index[FV_MAX_DIMS] = {};

@@ -1,4 +1,4 @@
-// Refusals: a status, and a message "argument: got this, wanted that". Used only where a call has failed already.
+// Refusals: a status, and a message "argument: got this, wanted that". Used only by calls that fail.
 #pragma once
 #include <cstdarg>
 #include <cstdio>
