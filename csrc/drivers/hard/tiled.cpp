@@ -8,7 +8,6 @@
 
 #include "drivers/common/query_block.hpp"
 #include "drivers/drivers.hpp"
-#include "drivers/soft/few_queries.hpp"
 
 namespace foveate {
 namespace {
@@ -95,7 +94,7 @@ class Hard {
     const int32_t vectors = block_.vectors(p);
     const int64_t count = range.count(), first = block_.key_of(range);
     T *m = m_ + p * width_, *l = l_ + p * width_;
-    const uint32_t live = block_.panel(p).live >= 32 ? ~uint32_t(0) : (uint32_t(1) << block_.panel(p).live) - 1;
+    const uint32_t live = low_bits(block_.panel(p).live);
     const double scale = block_.softmax_scale();
     if (!choices_.sampled()) {
       const uint32_t found = plain_.argmax_place(block_.scores(), vectors, count, block_.row_max(), m, place_);
@@ -177,7 +176,7 @@ class Hard {
 }  // namespace
 
 fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
-  if (problem.queries <= decode_queries && !problem.centers) return hard_attention_of_few(problem, error);
+  if (problem.queries <= query_group && !problem.centers) return hard_attention_of_few(problem, error);
   // the grid of tiles decides what is drawn
   Plan plan(problem, kernels(), {.windows = Windows::on_grid, .tile_keys = default_tile_keys});
   const double flops =
