@@ -1,4 +1,4 @@
-"""Local attention: windows round centres, the Gaussian, and the centres that are predicted."""
+"""Local attention: windows round centers, the Gaussian, and the centers that are predicted."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_leading_axes_broadcast(dtype):
 
 @pytest.mark.parametrize("half_width", [12, 200])
 def test_grouped_heads(half_width, dtype):
-    """Heads that share a key head, each with centres of its own: the bits do not tell."""
+    """Heads that share a key head, each with centers of its own: the bits do not tell."""
     q, k, v = normal(0, (2, 4, 60, 16), dtype), *(normal(n, (2, 1, 120, 16), dtype) for n in (1, 2))
     for centers in (None, np.random.default_rng(3).uniform(0, 120, (2, 4, 60))):
         together = check_local(q, k, v, half_width=half_width, centers=centers)
@@ -204,7 +204,7 @@ def test_bounds_that_round():
         np.testing.assert_array_equal(output > 0, seen)
 
 
-def test_the_gaussian_is_not_normalised():
+def test_the_gaussian_is_not_normalized():
     output = fv.local_attention(
         np.zeros((1, 1)), np.zeros((9, 1)), np.ones((9, 1)), half_width=2, centers=[4.5]
     )
@@ -214,7 +214,7 @@ def test_the_gaussian_is_not_normalised():
 
 @pytest.mark.parametrize("sigma", [1e-320, 1e-30, 1e-6, 1e6, 1e300])
 def test_extreme_sigmas(sigma, dtype):
-    """From a single key at the centre, to a factor of 1."""
+    """From a single key at the center, to a factor of 1."""
     arrays = problem(50, 90, dtype=dtype)
     for name in ("whole", "random"):
         output = check_local(
@@ -483,7 +483,7 @@ def test_wrong_input(name, error, wrong):
         fv.local_attention(given.pop("query"), given.pop("key"), given.pop("value"), **given)
 
 
-def test_the_bad_centre_is_named():
+def test_the_bad_center_is_named():
     with pytest.raises(ValueError, match="centers: got nan, wanted finite numbers"):
         fv.local_attention(Q, K, V, half_width=2, centers=np.full((2, 4), np.nan))
 

@@ -104,7 +104,7 @@ def _logit_size(arrays: Any, seen: Any, **keywords: Any) -> float:
 
 
 def _distances(shape: tuple[int, ...], **keywords: Any) -> tuple[np.ndarray, float]:
-    """How far each key is from the centre of each query, 0 beyond the window, and sigma."""
+    """How far each key is from the center of each query, 0 beyond the window, and sigma."""
     centers, sigma = keywords.get("centers"), keywords.get("sigma", "half")
     if "half_width" not in keywords:
         return np.zeros(shape), np.inf

@@ -166,7 +166,7 @@ def test_the_edge_on_exact_grids(d, dtype):
 
 
 @pytest.mark.parametrize("kernel", COMPACT)
-def test_without_a_neighbour(kernel, dtype):
+def test_without_a_neighbor(kernel, dtype):
     x_train = np.array([0.0, 1.0, 4.0], dtype)
     x = np.array([0.25, 2.5, 4.0, -100.0], dtype)
     y = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], dtype)

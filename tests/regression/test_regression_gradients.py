@@ -73,7 +73,7 @@ def points(n: int, d: int | None, dtype: Any, seed: int) -> np.ndarray:
 
 
 def w_of(d: int | None) -> float:
-    """One with which a query has many neighbours, and not all of the points: u^2 is about 2."""
+    """One with which a query has many neighbors, and not all of the points: u^2 is about 2."""
     return (1.0 / (d or 1)) ** 0.5 * (0.9 if d == 16 else 1.0)
 
 
@@ -316,7 +316,7 @@ def test_flat_kernels(kernel):
 @pytest.mark.parametrize("kernel", COMPACT)
 @pytest.mark.parametrize("fill_value", [np.nan, 3.0])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_queries_without_a_neighbour_pass_nothing_on(kernel, fill_value, weighted, dtype):
+def test_queries_without_a_neighbor_pass_nothing_on(kernel, fill_value, weighted, dtype):
     x, x_train, y = points(40, 2, dtype, 0), points(50, 2, dtype, 1), normal(2, (50, 3), dtype)
     sample = np.random.default_rng(0).integers(1, 9, 50) if weighted else None
     keywords = {"kernel": kernel, "fill_value": fill_value, "sample_weight": sample}
@@ -347,7 +347,7 @@ def test_a_single_point_left_out(kernel, dtype):
 
 
 def test_all_weight_on_the_point_left_out(dtype):
-    """Its mean is over no weight at all, though it has neighbours."""
+    """Its mean is over no weight at all, though it has neighbors."""
     x, y = np.array([0.0, 0.25, 0.5], dtype), np.array([1.0, 2.0, 4.0], dtype)
     for kernel in KERNELS:
         output, found = vjp(

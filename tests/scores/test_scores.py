@@ -155,7 +155,7 @@ def test_inputs_of_any_magnitude(activation, queries, spread, dtype):
 
 @pytest.mark.parametrize("queries", QUERIES)
 def test_each_magnitude_in_one_call(queries, dtype):
-    """From row to row: every tile chooses its own way, and has neighbours of another."""
+    """From row to row: every tile chooses its own way, and has neighbors of another."""
     q, k, v = problem(queries, 80, size=4, dtype=dtype)
     q *= (10.0 ** np.linspace(-4, 2.5, queries))[:, None].astype(dtype)
     k *= (10.0 ** np.linspace(2.5, -4, 80))[:, None].astype(dtype)
@@ -427,7 +427,7 @@ def test_a_dimension_with_w_0_does_not_count(dtype):
 @pytest.mark.parametrize("size", [8, 16, 33, 64])
 @pytest.mark.parametrize("offset", [0, 1000])
 @pytest.mark.parametrize("kind", ["gaussian", "gaussian of dimensions"])
-def test_inner_product_of_centred_points(kind, size, offset, dtype):
+def test_inner_product_of_centered_points(kind, size, offset, dtype):
     """Where the norms are within the bound, the reduction of a whole problem is one."""
     q, k, v = (x[0].astype(np.float64) for x in problem(40, 60, size=size))
     score = score_of(kind, size, dtype, spread=0.45)
@@ -526,7 +526,7 @@ def test_what_is_not_seen_changes_nothing(name, dtype):
 
 @pytest.mark.parametrize("name", WITH_PARAMETERS)
 @pytest.mark.parametrize("queries", [1, 3, 70])
-def test_a_hidden_key_changes_nothing_for_its_neighbours(name, queries, dtype):
+def test_a_hidden_key_changes_nothing_for_its_neighbors(name, queries, dtype):
     """Not even which way their scores are computed: a large key that a mask hides."""
     q, k, v = problem(queries, 130, size=12, dtype=dtype)
     score = score_of(name, 12, dtype, hidden=7)
