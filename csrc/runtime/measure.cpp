@@ -49,9 +49,7 @@ using namespace foveate;
 
 double fv_measure_flops(fv_dtype dtype, int32_t threads, double seconds) noexcept {
   const Kernels& k = kernels();
-  const int32_t kind = dtype == FV_FLOAT64                  ? 1
-                       : dtype == FV_BFLOAT16 && k.bfloat16 ? (k.bfloat16 == k.amx ? 3 : 2)
-                                                            : 0;
+  const int32_t kind = dtype == FV_FLOAT64 ? 1 : dtype == FV_BFLOAT16 && k.bfloat16 ? (k.bfloat16 == k.amx ? 3 : 2) : 0;
   return sum_over_threads(threads, [&] { return best_rate(seconds, [&] { return k.spin(kind, 200000); }); });
 }
 
