@@ -101,14 +101,12 @@ inline T element(const char* p, Dtype dtype) {
       memcpy(&x, p, 4);
       return T(x);
     }
-    default: {
-      double x;
-      memcpy(&x, p, 8);
-      return narrowed<T>(x);
-    }
+    case Dtype::float64: break;
   }
+  double x;
+  memcpy(&x, p, 8);
+  return narrowed<T>(x);
 }
-constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 
 // `lanes` elements of a dtype, widened to T.
 template <class T, Dtype dtype>

@@ -11,7 +11,6 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-constexpr int decode_queries = 4;
 // How far ahead of the loads to prefetch, in bytes: 4 to 6 KB in sequential order is where DRAM kept up.
 constexpr int64_t prefetch_ahead = 6144;
 
@@ -132,7 +131,7 @@ void decode_soft(T* s, int32_t queries, int64_t count, double scale, T* m, T* l,
   const Vec<T> lowest = minus_infinity<T>();
   const int64_t whole = (count + lanes<T> - 1) / lanes<T> * lanes<T> * queries;
   for (int64_t i = count * queries; i < whole; ++i) s[i] = lowest[0];
-  Vec<T> top[decode_queries], offset[decode_queries], sum[decode_queries] = {};
+  Vec<T> top[query_group], offset[query_group], sum[query_group] = {};
   for (int32_t t = 0; t < queries; ++t) top[t] = lowest;
   for (int64_t i = 0; i < whole; i += lanes<T> * queries)
     for (int32_t t = 0; t < queries; ++t) top[t] = max(load(s + i + t * lanes<T>), top[t]);
@@ -231,7 +230,7 @@ void decode_sum_for(const T* weights, int32_t queries, Rows values, int64_t coun
     };
     if (queries == 1) rows(Constant<1>{}, 0);
     if (queries == 2) rows(Constant<2>{}, 0);
-    for (int32_t q = 0; queries == decode_queries && q < queries; q += together) rows(Constant<together>{}, q);
+    for (int32_t q = 0; queries == query_group && q < queries; q += together) rows(Constant<together>{}, q);
   }
 }
 

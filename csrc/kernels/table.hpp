@@ -12,8 +12,21 @@
 namespace foveate {
 
 constexpr int most_lanes = 32;  // queries in a panel, of any ISA: one bit each in a word
+// A word with a bit for each of the first `count` lanes. Static: what is compiled for one ISA is shared with no other.
+static constexpr uint32_t low_bits(int64_t count) { return count >= 32 ? ~uint32_t(0) : (uint32_t(1) << count) - 1; }
+
+constexpr int64_t query_group = 4;  // few queries: as many as share a load of the keys, at most
 
 enum class Dtype : int32_t { float16, bfloat16, float32, float64 };
+static constexpr int64_t size_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float16:
+    case Dtype::bfloat16: return 2;
+    case Dtype::float32: return 4;
+    case Dtype::float64: break;
+  }
+  return 8;
+}
 
 // Rows of a matrix of any dtype and layout, strides in bytes.
 struct Rows {

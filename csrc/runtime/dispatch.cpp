@@ -1,3 +1,4 @@
+// The ISAs that were compiled, those that this CPU (and its system, of AMX) runs, and the one in use.
 #include "dispatch.hpp"
 
 #include <atomic>
@@ -31,8 +32,9 @@ struct Isa {
 };
 
 #if defined(__x86_64__)
-// AMX with bfloat16: by the CPU; and whether this process may use its registers, for which Linux has to be asked, once and
-// for all threads and children. Without them pairs of vectors serve, which these CPUs do at half the rate of float32.
+// AMX with bfloat16: by the CPU; and whether this process may use its registers, for which Linux has to be asked, once
+// and for all threads and children. Without them pairs of vectors serve, which these CPUs do at half the rate of
+// float32.
 [[maybe_unused]] bool has_amx() noexcept {
   unsigned a, b, c, d = 0;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
@@ -47,8 +49,8 @@ struct Isa {
 }
 #endif
 
-// Best first; variants that have the name of another stand behind the best of it, and are chosen by their features alone.
-// AVX-512 with bfloat16 products, and with AMX, is the same ISA to a user: a name and features.
+// Best first. AVX-512, with bfloat16 products, and with AMX are one ISA to a user, with one name: it stands for the
+// best variant; the lesser ones are chosen by their features.
 struct Available {
   Isa isas[4];
   int count = 0;

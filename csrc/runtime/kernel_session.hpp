@@ -1,6 +1,6 @@
-// A thread that uses the kernels of an arithmetic, for one task: registers that have to be set up are, and subnormal numbers
-// count as 0. In the middle of a task code of others may run, a signal handler's, which may call the kernels itself: it
-// finds the thread as it was.
+// While a thread uses kernels, for one task: the registers that they need are set up, and subnormal numbers count as 0.
+// In the middle of a task other code may run, such as a signal handler, which may call the kernels itself: for it the
+// thread is put back as it was.
 #pragma once
 #include "kernels/table.hpp"
 #include "subnormals.hpp"
@@ -28,7 +28,7 @@ class KernelSession {
   SubnormalsAsZero subnormals_;
 };
 
-// While this stands, between two kernels, the thread uses none.
+// While this stands, between two kernels, the thread is as it was before the session.
 class KernelPause {
  public:
   KernelPause() noexcept : use_(KernelSession::present) {

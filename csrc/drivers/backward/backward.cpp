@@ -9,19 +9,17 @@ namespace foveate {
 namespace {
 
 // Zeros in a gradient of the keys or the values, where nothing is summed.
-void clear(const Plan& plan, const Operand& x, int64_t columns, int axis = 0, int64_t offset = 0) noexcept {
+void clear(const Plan& plan, const Operand& x, int64_t columns) noexcept {
   const Problem& p = plan.problem;
   if (!x) return;
-  if (axis < p.lead_ndim) {
-    const int64_t extent = x.moves(axis) ? p.lead_shape[axis] : 1;  // of its own
-    for (int64_t i = 0; i < extent; ++i) clear(plan, x, columns, axis + 1, offset + i * x.lead[axis]);
-    return;
-  }
   const double zeros[1] = {0};
-  for (int64_t j = 0; j < p.keys; ++j)
-    for (int64_t d = 0; d < columns; ++d)
-      plan.arithmetic.store_row(zeros, 1, x.data + offset + j * x.row_stride + d * x.column_stride, dtype_of(x),
-                                x.column_stride);
+  each_part(x, p.lead_ndim, p.lead_shape, [&](char* part) {
+    for (int64_t j = 0; j < p.keys; ++j)
+      for (int64_t d = 0; d < columns; ++d)
+        plan.arithmetic.store_row(zeros, 1, part + j * x.row_stride + d * x.column_stride, dtype_of(x),
+                                  x.column_stride);
+    return true;
+  });
 }
 
 void clear_sink(const Plan& plan) noexcept {

@@ -268,10 +268,9 @@ class BackwardWorker {
 
   void keep_bits(int p, const Stretch& s, int64_t count) noexcept {
     uint32_t* const bits = bits_ + p * plan_.tile_keys;
-    const int32_t live = block_.panel(p).live;
+    const uint32_t live = low_bits(block_.panel(p).live);
     std::fill_n(bits, count, 0u);
-    for (int64_t j = s.begin; j < s.end; ++j)
-      bits[j] = s.bits ? s.bits[j - s.begin] : live >= 32 ? ~0u : (1u << live) - 1;
+    for (int64_t j = s.begin; j < s.end; ++j) bits[j] = s.bits ? s.bits[j - s.begin] : live;
   }
 
   void add_to_mask(int p, const Stretch& s, int64_t key) noexcept {

@@ -1,3 +1,5 @@
+// The plan of a problem: kernels, batches and groups, scale, windows; and the small things that hang on it: a query's
+// reach as an interval, its sink, and its lse in parts.
 #include "plan.hpp"
 
 #include <algorithm>
@@ -29,7 +31,7 @@ const Scoring& scoring_of(const Problem& p, const Arithmetic& arithmetic) {
 // Contiguous rows that start at whole elements of the products can be read where they stand.
 bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, int64_t multiple) {
   const int64_t word = arithmetic.element_size;
-  const int64_t item = arithmetic.in_place == Dtype::bfloat16 ? 2 : word;
+  const int64_t item = size_of(arithmetic.in_place);
   if (dtype_of(x) != arithmetic.in_place || (columns > 1 && x.column_stride != item)) return false;
   if (columns % multiple) return false;
   int64_t odd = x.row_stride % word | int64_t(reinterpret_cast<uintptr_t>(x.data) % uintptr_t(word));
@@ -56,21 +58,16 @@ T value_at(const Operand& operand, int64_t bytes) {
   return x;
 }
 
-// Whether ids of keys never fall from one to the next, from this leading axis on inwards.
-bool never_fall(const Problem& p, const char* ids, int axis = 0) noexcept {
-  const int64_t stride = axis < p.lead_ndim ? p.key_segments.lead[axis] : p.key_segments.row_stride;
-  if (axis < p.lead_ndim) {
-    const int64_t extent = stride ? p.lead_shape[axis] : std::min<int64_t>(p.lead_shape[axis], 1);
-    for (int64_t i = 0; i < extent; ++i)
-      if (!never_fall(p, ids + i * stride, axis + 1)) return false;
+// Whether ids of keys never fall from one to the next.
+bool never_fall(const Problem& p) noexcept {
+  return each_part(p.key_segments, p.lead_ndim, p.lead_shape, [&](const char* ids) {
+    int64_t last = std::numeric_limits<int64_t>::min(), id;
+    for (int64_t j = 0; j < p.keys; ++j, last = id) {
+      std::memcpy(&id, ids + j * p.key_segments.row_stride, sizeof id);
+      if (id < last) return false;
+    }
     return true;
-  }
-  int64_t last = std::numeric_limits<int64_t>::min(), id;
-  for (int64_t j = 0; j < p.keys; ++j, last = id) {
-    std::memcpy(&id, ids + j * stride, sizeof id);
-    if (id < last) return false;
-  }
-  return true;
+  });
 }
 
 static_assert(int(Profile::boxcar) == FV_BOXCAR && int(Profile::epanechnikov) == FV_EPANECHNIKOV &&
@@ -99,7 +96,7 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
   if (compact) profile = static_cast<Profile>(p.weighing);
   scale_by(p.family == FV_DISTANCE && !compact ? p.scale / 2 : p.scale);  // its kernel leaves out the half
   // few rows would wait for this as long as for the keys
-  ranges = p.query_segments && rows > most_lanes && never_fall(p, p.key_segments.data);
+  ranges = p.query_segments && rows > most_lanes && never_fall(p);
   by_ids = p.query_segments && !ranges;
   bits = p.mask || by_ids;
 

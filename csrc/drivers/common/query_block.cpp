@@ -1,3 +1,5 @@
+// A block of queries: packing its panels, opening a tile of keys (loaded, or in place), and scoring it. What is read next
+// is prefetched by the products.
 #include "query_block.hpp"
 
 #include <algorithm>

@@ -8,7 +8,6 @@
 
 #include "drivers/common/query_block.hpp"
 #include "drivers/drivers.hpp"
-#include "drivers/soft/few_queries.hpp"
 
 namespace foveate {
 namespace {
@@ -88,7 +87,7 @@ class Hard {
     const int32_t vectors = block_.vectors(p);
     const int64_t count = stretch.count(), first = key + stretch.begin;
     T *m = m_ + p * width_, *l = l_ + p * width_;
-    const uint32_t live = block_.panel(p).live >= 32 ? ~uint32_t(0) : (uint32_t(1) << block_.panel(p).live) - 1;
+    const uint32_t live = low_bits(block_.panel(p).live);
     const double scale = block_.softmax_scale();
     if (!choices_.sampled()) {
       const uint32_t found = plain_.argmax_place(block_.scores(), vectors, count, block_.top(), m, place_);
@@ -170,7 +169,7 @@ class Hard {
 }  // namespace
 
 fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
-  if (problem.queries <= decode_queries && !problem.centers) return hard_attention_of_few(problem, error);
+  if (problem.queries <= query_group && !problem.centers) return hard_attention_of_few(problem, error);
   Plan plan(problem, kernels());
   plan.share_tiles();
   plan.tile_keys = tile_keys;  // which decides what is drawn

@@ -70,28 +70,28 @@ class Decode : private FewQueries<T> {
     const int64_t chunk = task % chunks_;
     const int64_t batch = task / chunks_ / row_blocks_;
     const int64_t first_row = task / chunks_ % row_blocks_ * task_rows;
-    const int quads = this->start(batch, first_row, scratch);
-    pass(batch, chunk, 0, quads, false, scratch);
-    for (int i = 0; i < quads; ++i) {
+    const int query_groups = this->start(batch, first_row, scratch);
+    pass(batch, chunk, 0, query_groups, false, scratch);
+    for (int i = 0; i < query_groups; ++i) {
       if (scratch.panels[i].hidden && !all_finite(i, scratch)) pass(batch, chunk, i, i + 1, true, scratch);
       for (int32_t q = 0; q < scratch.panels[i].live; ++q)
-        finish(batch, chunk, first_row + i * quad + q, i, q, scratch);
+        finish(batch, chunk, first_row + i * query_group + q, i, q, scratch);
     }
   }
 
-  // The keys of a chunk against the quads first..last-1. exact: values that are not finite are left out of the sum,
+  // The keys of a chunk against the query groups first..last-1. exact: values that are not finite are left out of the sum,
   // and added for the queries that see them.
   void pass(int64_t batch, int64_t chunk, int first, int last, bool exact, Scratch& scratch) noexcept {
     int64_t begin = p_.keys, end = 0;
     for (int i = first; i < last; ++i) {
       begin = std::min(begin, scratch.panels[i].low_first);
       end = std::max(end, scratch.panels[i].high_last);
-      std::fill_n(scratch.outputs + i * quad * value_stride_, quad * value_stride_, T(0));
-      for (int32_t q = 0; q < quad; ++q) {
+      std::fill_n(scratch.outputs + i * query_group * value_stride_, query_group * value_stride_, T(0));
+      for (int32_t q = 0; q < query_group; ++q) {
         const bool sink = p_.sink && chunk == 0 && q < scratch.panels[i].live;
-        scratch.m[i * quad + q] = T(sink ? sink_score_of(plan_, batch, scratch.panels[i].group[q])
-                                         : -std::numeric_limits<double>::infinity());
-        scratch.l[i * quad + q] = T(sink ? 1 : 0);
+        scratch.m[i * query_group + q] = T(sink ? sink_score_of(plan_, batch, scratch.panels[i].group[q])
+                                                : -std::numeric_limits<double>::infinity());
+        scratch.l[i * query_group + q] = T(sink ? 1 : 0);
       }
     }
     begin = std::max(begin / decode_tile * decode_tile, chunk * chunk_keys);
@@ -117,10 +117,10 @@ class Decode : private FewQueries<T> {
     const int32_t queries = this->width(panel);
     const int64_t count = stretch.count();
     T* s = scratch.s;
-    T* output = scratch.outputs + i * quad * value_stride_;
+    T* output = scratch.outputs + i * query_group * value_stride_;
     values.data += stretch.begin * values.row_stride;
-    arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * quad, scratch.l + i * quad,
-                            output, value_stride_, p_.value_size);
+    arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * query_group,
+                            scratch.l + i * query_group, output, value_stride_, p_.value_size);
     arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
     if (exact) {
       const uint32_t all = (uint32_t(1) << panel.live) - 1;
@@ -131,7 +131,7 @@ class Decode : private FewQueries<T> {
   }
 
   bool all_finite(int i, const Scratch& scratch) const {
-    const T* output = scratch.outputs + i * quad * value_stride_;
+    const T* output = scratch.outputs + i * query_group * value_stride_;
     T probe = 0;
     for (int64_t d = 0; d < scratch.panels[i].live * value_stride_; ++d) probe += output[d] * T(0);
     return probe == T(0);
@@ -141,8 +141,8 @@ class Decode : private FewQueries<T> {
   void finish(int64_t batch, int64_t chunk, int64_t row, int i, int32_t q, const Scratch& scratch) noexcept {
     const Panel& panel = scratch.panels[i];
     const bool seen = panel.seen >> q & 1;
-    const T m = scratch.m[i * quad + q], l = scratch.l[i * quad + q];
-    T* output = scratch.outputs + (i * quad + q) * value_stride_;
+    const T m = scratch.m[i * query_group + q], l = scratch.l[i * query_group + q];
+    T* output = scratch.outputs + (i * query_group + q) * value_stride_;
     if (chunks_ == 1) {
       write(batch, panel, q, seen, m, l, output);
       return;

@@ -260,7 +260,6 @@ class Near : public Forward<T> {
     return best;
   }
 
-  static uint32_t low_bits(int32_t count) { return count >= 32 ? ~uint32_t(0) : (uint32_t(1) << count) - 1; }
   int64_t first_of(int64_t g) const { return g * Boxes::group_tiles; }
   int64_t end_of(int64_t g) const { return std::min(boxes_.tiles(), (g + 1) * Boxes::group_tiles); }
 

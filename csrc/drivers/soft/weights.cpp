@@ -77,7 +77,7 @@ class Weights {
 
   void zero(char* to, int64_t count) const {
     const Dtype dtype = dtype_of(plan_.problem.out);
-    const int64_t item = dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
+    const int64_t item = size_of(dtype);
     for (int64_t j = 0; j < count; ++j) std::fill_n(to + j * plan_.problem.out.column_stride, item, char(0));
   }
 
