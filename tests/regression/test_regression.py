@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import foveate as fv
 import numpy as np
 import pytest
@@ -14,10 +12,6 @@ from strategies import BFLOAT16, DTYPES, normal
 from tolerances import FLOORS, eps
 
 pytestmark = pytest.mark.threads
-
-
-def points(n: int, d: int | None, dtype: Any, seed: int) -> np.ndarray:
-    return normal(seed, (n,) if d is None else (n, d), dtype)
 
 
 # --- against the reference ------------------------------------------------------------------------
