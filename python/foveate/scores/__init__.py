@@ -51,15 +51,17 @@ def score_object(score: Any, name: str = "score") -> Score:
     TypeError, ValueError
         By the name of the argument, for anything else.
     """
-    if isinstance(score, Score):
+    if isinstance(score, str):
+        named = NAMED.get(score)
+        if named is not None:
+            return named
+    elif isinstance(score, Score):
         return score
     wanted = f"wanted one of {sorted(NAMED)}, or a score object"
-    if not isinstance(score, str):
-        hint = f"; write {score.__name__}()" if isinstance(score, type) else ""
-        raise TypeError(f"{name}: got {score!r}, {wanted}{hint}")
-    if score not in NAMED:
+    if isinstance(score, str):
         raise ValueError(f"{name}: got {score!r}, {wanted}")
-    return NAMED[score]
+    hint = f"; write {score.__name__}()" if isinstance(score, type) else ""
+    raise TypeError(f"{name}: got {score!r}, {wanted}{hint}")
 
 
 def reduce(
@@ -89,8 +91,9 @@ def reduce(
         where it is to learn.
     """
     score = score_object(score, name)
-    for operand, array, axes in (("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")):
-        if array.ndim < 2:
-            raise ValueError(f"{operand}: got shape {array.shape}, wanted two axes or more, {axes}")
+    if query.ndim < 2 or key.ndim < 2:
+        given = ("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")
+        at, x, axes = next(one for one in given if one[1].ndim < 2)
+        raise ValueError(f"{at}: got shape {x.shape}, wanted two axes or more, {axes}")
     reduced = score.reduce(query, key)
     return reduced if score.is_over_rows else checked(score, reduced, query, key, name, learns)

@@ -11,6 +11,7 @@ except ImportError as error:
     message = "foveate.torch needs torch 2.9 or later: pip install 'foveate[torch]'"
     raise ImportError(message) from error
 
+from ..scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location
 from ._attention import attention
 from ._hard import hard_attention
 from ._local import local_attention, predict_centers
@@ -22,7 +23,6 @@ from ._modules import (
     NadarayaWatson,
 )
 from ._regression import kernel_regression
-from ._scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location
 from ._sdpa import scaled_dot_product_attention
 
 __all__ = [
