@@ -1,8 +1,8 @@
 // Attention, soft and hard, the weights, and the gradients: positional arguments -> fv_problem -> arrays.
 //
-// These entries are called for every answer, so they are plain vectorcall functions: pybind11's dispatch over so many
-// arguments costs more than all else here. They promise what pybind11 would: no argument is converted or copied
-// silently, pointers are taken first, and the GIL is released in an inner scope.
+// Every answer goes through these entries, so they are plain vectorcall functions: pybind11's dispatch over so many
+// arguments costs more than all else here. They keep its promises: no argument is converted or copied silently,
+// pointers are taken first, and the GIL is released in an inner scope.
 #include "arrays.hpp"
 #include "register.hpp"
 
@@ -58,7 +58,7 @@ class Call {
         view("lse", arguments[14], &lse) && view("d_output", arguments[15], &d_out) &&
         optional("d_lse", arguments[16], &d_lse, &d_lse_or_null) && wanted(arguments + 17) &&
         optional("d_sink", arguments[21], &d_sink_, &gradients_.sink) && family(arguments[22]) &&
-        optional("d_weights", arguments[23], &d_weights_, &gradients_.weights) && centers(arguments[24]) &&
+        optional("d_weights", arguments[23], &d_weights_, &gradients_.factors) && centers(arguments[24]) &&
         optional("d_centers", arguments[25], &d_centers_, &gradients_.centers) &&
         optional("d_sigma", arguments[26], &d_sigma_, &gradients_.sigma) && dropout(arguments[27]);
     if (!parsed) return nullptr;
@@ -76,7 +76,7 @@ class Call {
         required("value", *at++, &value_, &problem_.value) && parse_rest(at) && view("index", arguments[13], &index) &&
         view("lse", arguments[14], &lse) && view("d_output", arguments[15], &d_out) &&
         view("advantage", arguments[16], &advantage) && wanted(arguments + 17) && family(arguments[21]) &&
-        optional("d_weights", arguments[22], &d_weights_, &gradients_.weights);
+        optional("d_weights", arguments[22], &d_weights_, &gradients_.factors);
     if (!parsed) return nullptr;
     const int64_t draws = index.ndim > 0 ? index.shape[index.ndim - 1] : 0;
     return nothing_or_error(released(index.ndim, index.shape, [&] {
@@ -167,7 +167,7 @@ class Call {
     const int alone = PyObject_IsTrue(PyTuple_GET_ITEM(object, 3));
     problem_.reach.leave_one_out = alone;
     return alone >= 0 && kind(PyTuple_GET_ITEM(object, 0)) &&
-           optional("weights", PyTuple_GET_ITEM(object, 1), &weights_, &problem_.score.weights) &&
+           optional("weights", PyTuple_GET_ITEM(object, 1), &weights_, &problem_.score.factors) &&
            number("negligible", PyTuple_GET_ITEM(object, 2), 0.0, &problem_.score.negligible);
   }
 
@@ -185,10 +185,21 @@ class Call {
   }
 
   bool kind(PyObject* object) {
-    static constexpr const char* names[] = {"dot", "tanh", "relu", "gaussian", "boxcar", "epanechnikov", "triangular"};
-    for (int i = 0; PyUnicode_Check(object) && i < 7; ++i) {
-      if (PyUnicode_CompareWithASCIIString(object, names[i]) != 0) continue;
-      problem_.score.kind = static_cast<fv_score_kind>(i);
+    static constexpr struct {
+      const char* name;
+      fv_family family;
+      fv_weighing weighing;
+    } kinds[] = {{"dot", FV_INNER, FV_SOFTMAX},
+                 {"tanh", FV_TANH, FV_SOFTMAX},
+                 {"relu", FV_RELU, FV_SOFTMAX},
+                 {"gaussian", FV_DISTANCE, FV_SOFTMAX},
+                 {"boxcar", FV_DISTANCE, FV_BOXCAR},
+                 {"epanechnikov", FV_DISTANCE, FV_EPANECHNIKOV},
+                 {"triangular", FV_DISTANCE, FV_TRIANGULAR}};
+    for (const auto& kind : kinds) {
+      if (!PyUnicode_Check(object) || PyUnicode_CompareWithASCIIString(object, kind.name) != 0) continue;
+      problem_.score.family = kind.family;
+      problem_.score.weighing = kind.weighing;
       return true;
     }
     PyErr_Format(PyExc_ValueError, "kind: got %R, wanted the name of a kernel", object);
@@ -329,7 +340,8 @@ class Call {
     });
   }
 
-  // Calls without the GIL where there is work enough. shape: of the output, of which the first ndim - 1 axes count rows.
+  // Calls without the GIL where there is work enough. shape: of the output, of which the first ndim - 1 axes count
+  // rows.
   template <typename Function>
   fv_status released(int ndim, const int64_t* shape, Function&& call) const {
     const auto extent = [](const View& array, int from_end) {  // 0 of what is about to be refused
@@ -380,7 +392,8 @@ class Call {
     return true;
   }
 
-  // A new array, or none: then, where there is no room for it, a MemoryError that says how large it is, and what makes it so.
+  // A new array, or none: then, where there is no room for it, a MemoryError that says how large it is, and what makes
+  // it so.
   static py::object made(const char* name, PyObject* array, int ndim, const int64_t* shape) {
     if (array == nullptr && ndim <= kNumpyAxes &&
         (PyErr_ExceptionMatches(PyExc_MemoryError) || PyErr_ExceptionMatches(PyExc_ValueError))) {
@@ -402,7 +415,7 @@ class Call {
   bool overlaps_operand(const fv_array& out) const {
     const fv_reach& reach = problem_.reach;
     for (const fv_array* operand :
-         {problem_.query, problem_.key, problem_.value, problem_.sink, problem_.score.weights, reach.mask, reach.offset,
+         {problem_.query, problem_.key, problem_.value, problem_.sink, problem_.score.factors, reach.mask, reach.offset,
           reach.key_lengths, reach.query_segments, reach.key_segments, reach.centers}) {
       if (operand != nullptr && may_overlap(out, *operand)) return true;
     }

@@ -82,11 +82,6 @@ const char* name_of(fv_dtype dtype) {
   return names[dtype];
 }
 
-const char* name_of(fv_score_kind kind) {
-  static const char* const names[] = {"dot", "tanh", "relu", "gaussian", "boxcar", "epanechnikov", "triangular"};
-  return names[kind];
-}
-
 double epsilon_of(fv_dtype dtype) {
   switch (dtype) {
     case FV_FLOAT16: return 0x1p-10;
@@ -140,7 +135,7 @@ Tensor Tensor::scattered() const {
   t.contiguous_ = false;
   const size_t ndim = shape_.size();
   int64_t stride = size_of(dtype_);
-  auto lay = [&](size_t axis) {  // with a gap of one element between neighbours
+  auto lay = [&](size_t axis) {  // with a gap of one element between neighbors
     t.strides_[axis] = 2 * stride;
     stride *= 2 * shape_[axis];
   };

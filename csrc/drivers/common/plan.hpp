@@ -29,7 +29,7 @@ struct Plan {
 
   const Problem& problem;
   const Kernels& kernels;
-  const Family& family;
+  const Arithmetic& arithmetic;
   const Scoring& scoring;
 
   // Tiles that all panels share, however narrow the windows; rows as they come, or in the order of their centres.
@@ -38,24 +38,27 @@ struct Plan {
     scattered = scattered && in_order;
   }
 
-  // What the score's weights become before the first tile: bytes, and the making.
+  // What the score's factors become before the first tile: bytes, and the making.
   int64_t prepared_size() const;
   void prepare(void* to) noexcept;
-  const void* weights = nullptr;
+  const void* factors = nullptr;
 
   int64_t tile_keys;  // of this plan
 
   int64_t batches = 1, groups = 1;
   int64_t rows = 0;  // groups * queries
 
-  // score: log2(e) is folded into the scale, and the scale into the queries of an inner product, but for pairs. bent:
-  // softcap, or elsewhere a bias or a scale that is not positive, or so small that a sink in its units may be none,
-  // needs a pass of its own, after which the scale is 1.
+  // score: log2(e) is part of the scale, and the scale part of the queries of an inner product, except of pairs. Elsewhere
+  // the softmax multiplies by it; but a bias, or a scale that is not positive or so small that a sink in its units may be
+  // none, needs scaled scores. They, and those that have a link by themselves, go through `link`, null where there is none,
+  // after which the scale is 1.
   double query_factor = 1.0;
   double scale = 1.0;
-  bool bent = false;
+  const Link* link = nullptr;
+  LinkParameters link_parameters{};
   bool biased = false;
-  double softmax_scale() const { return bent ? 1.0 : scale; }
+  double softmax_scale() const { return link ? 1.0 : scale; }
+  bool link_has_gradient() const { return link && link->gradient; }
   // What the distances from a center are divided by, so that float32 holds them: 1, but where sigma is more than 2^100, and
   // the places of keys, beside it, are all the same.
   double gaussian_unit() const { return problem.sigma > 0x1p100 ? problem.sigma / 0x1p100 : 1; }
@@ -187,9 +190,6 @@ class Ranges {
   int64_t id_ = 0;
   Interval found_{};
 };
-
-inline bool is_additive(fv_score_kind kind) { return kind == FV_TANH || kind == FV_RELU; }
-inline bool is_compact(fv_score_kind kind) { return kind >= FV_BOXCAR; }
 
 // The reach's interval of keys of query `query`, at these batch and group offsets.
 struct Reach {

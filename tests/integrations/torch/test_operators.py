@@ -63,7 +63,7 @@ class TestOpcheck:
         opcheck(operators.attention, (*operands(), *(AFTER | STATED[name]()).values()))
 
     def test_attention_of_16_bits(self):
-        for dtype in (np.float16, fv._arrays.bfloat16("")):
+        for dtype in (np.float16, fv._inputs.arrays.bfloat16("")):
             opcheck(operators.attention, operands(dtype))
 
     def test_attention_of_other_leading_axes(self):
@@ -90,7 +90,7 @@ class TestOpcheck:
                  for x, y in (AFTER | STATED[name]()).items()}  # fmt: skip
         stated = (*operands(learn=False), *after.values())
         output, lse, _ = operators.attention(*stated)
-        wanted = [True] * 3 + [after[x] is not None for x in ("weights", "mask", "sink")] + [
+        wanted = [True] * 3 + [after[x] is not None for x in ("factors", "mask", "sink")] + [
             name == "local"] * 2  # fmt: skip
         for d_lse in (None, torch.ones_like(lse[..., 0])):
             given = (torch.ones_like(output), d_lse, output, lse, wanted)
