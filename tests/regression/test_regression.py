@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from foveate import reference
 from foveate.reference._regression import KERNELS
-from regression_checks import COMPACT, check_regression
+from regression_checks import COMPACT, check_regression, points
 from strategies import BFLOAT16, DTYPES, normal
 from tolerances import FLOORS, eps
 
