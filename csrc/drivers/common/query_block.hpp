@@ -71,8 +71,8 @@ class QueryBlock {
   bool stopped() const { return stopped_; }
 
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
-  // reach is plain intervals. bent: room for the scores as they are after the softcap, before a mask is added.
-  KeyRange score(int p, bool want_bits, void* bent = nullptr) noexcept;
+  // reach is plain intervals. link_kept: room for what the gradient of the link needs; or null.
+  KeyRange score(int p, bool want_bits, void* link_kept = nullptr) noexcept;
   // With a sigma: what multiplies the weights of a range, round each query's center.
   Gaussian gaussian(int p, const KeyRange&) const;
   char* scores() { return scores_; }

@@ -141,7 +141,7 @@ def hard_attention(
     draws = draws_of(select, size)
     query, key, value = float_tensors(query, key, value)
     reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    q, k, *formula = reduce(score, query, key)
+    q, k, *formula = reduce(score, query, key)[:5]
     cap = None if softcap is None else real("softcap", softcap)
     seed = draw_seed(generator) if select == "sample" else None
     rest = (cap, None, None, 0.0, None, 0.0, seed)  # from softcap to seed

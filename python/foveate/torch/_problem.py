@@ -16,10 +16,8 @@ from torch import Tensor
 from .._attention.problem import Problem
 from .._inputs.arrays import Array
 from .._inputs.reach import Reach
-from ..scores import ScaledDot, Score
-from ..scores._additive import Additive
-from ..scores._base import Reduced
-from ..scores._gaussian import Gaussian
+from ..scores import Additive, Dot, Gaussian, Reduced, Score
+from ..scores._base import unchanged
 from ._derivatives import autograd_kernel
 from ._tensors import as_array, as_tensor
 
@@ -41,13 +39,18 @@ TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
 library = torch.library.Library("foveate", "DEF")
 
 
-def score_of(scale: float | None, family: str, factors: Array | None) -> Score:
-    """Give the score that stands for a reduced one."""
-    if family == "inner":
-        return ScaledDot(scale)
+def stated_score(
+    query: Array, key: Array, scale: float | None, family: Any, factors: Array | None
+) -> tuple[Score, Reduced]:
+    """Give a score that stands for a reduced one, and this; its parameter are the factors."""
     if factors is None:
-        raise ValueError(f"factors: got None, wanted a tensor with family={family!r}")
-    return Gaussian(factors) if family == "distance" else Additive(factors, activation=family)
+        if family in ("tanh", "relu"):
+            raise ValueError(f"factors: got None, wanted a tensor with family={family!r}")
+        return Dot(), Reduced(query, key, scale, family, undo=unchanged)
+    score = Gaussian(factors) if family == "distance" else Additive(factors, activation=family)
+    reduced = score.reduce(query, key)
+    own = scale if scale is not None else 1 / max(1, query.shape[-1]) ** 0.5
+    return score, reduced._replace(scale=own * (reduced.scale or 0.0))
 
 
 def problem_of(
@@ -76,8 +79,7 @@ def problem_of(
     """Make the problem that the arguments of an operator state; memory is shared."""
     q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
     of_score = None if factors is None else as_array("factors", factors)
-    score = score_of(scale, family, of_score)
-    reduced = Reduced(q, k, scale) if family == "inner" else score.reduce(q, k)
+    score, reduced = stated_score(q, k, scale, family, of_score)
     place: Any = "end" if offset_at_end else _integers(offset)
     segments = _integers(query_segments), _integers(key_segments)
     seen = None if mask is None else as_array("mask", mask)
