@@ -1,7 +1,7 @@
 // Reach: which keys each query of a panel sees, by arithmetic on intervals first and bit by bit where there is a mask
 // or segments whose keys are not in order. A tile of keys that no query sees is skipped, one that all see costs nothing.
 #pragma once
-#include "plan.hpp"
+#include "intervals.hpp"
 
 namespace foveate {
 
