@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(x for x in sys.path if Path(x or ".").resolve() != HERE)]
+PLACES = [HERE.parent, HERE.parent / "helpers"]
+sys.path[:] = [*map(str, PLACES), *(x for x in sys.path if Path(x or ".").resolve() != HERE)]
 
 HANG = 60.0  # seconds that a case may take
 

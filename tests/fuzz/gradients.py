@@ -7,10 +7,9 @@ from typing import Any
 import foveate as fv
 import numpy as np
 from foveate import reference
-from foveate.reference._gradients import sum_to
-from gradient_checks import FLOOR_ULP, OPERANDS, _hidden_sizes, parts, score_sizes, top
+from foveate.reference import sum_to
+from gradient_checks import FLOOR_ULP, OPERANDS, _hidden_sizes, held, parts, score_sizes, top
 from strategies import BFLOAT16
-from test_hard_gradients import held
 from tolerances import FLOORS, RATIO, eps, wider
 
 from fuzz.case import Case

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 from foveate import reference
+from regression_checks import FLOOR_ULP, Sizes, floor_of
+from regression_checks import rows as columns_of
 from strategies import BFLOAT16
-from test_regression import _floor
-from test_regression import rows as columns_of
-from test_regression_gradients import FLOOR_ULP, Sizes
 from tolerances import FLOORS, RATIO, eps, wider
 
 from fuzz.case import Case
@@ -81,7 +80,7 @@ def kernel_regression(case: Case) -> None:
         exact = reference.kernel_regression(x, x_train, y, **keywords)
         plain = reference.kernel_regression(*given.clean, **keywords)
         size = columns_of(reference.kernel_regression(x, x_train, np.abs(y), **keywords))
-        error, clear = _floor(x, x_train, y, dtype, size, **keywords)
+        error, clear = floor_of(x, x_train, y, dtype, size, **keywords)
         shaped = clear.reshape(-1, *([1] * (exact.ndim - 1)))
         off = worst(np.where(shaped, plain.astype(exact.dtype), 0), np.where(shaped, exact, 0))
         # what skip_far leaves out of points that are many

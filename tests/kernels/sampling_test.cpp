@@ -78,7 +78,7 @@ bool is_inversion(const Tensor& p, const Tensor& index, bool logits, double edge
 }
 
 void test_inversion(Report& report, const std::string& title, fv_dtype dtype) {
-  // as in tests/test_multinoulli.py: sums of 64 numbers of float32; exp of logits below 8, by an ulp and its argument
+  // as in test_multinoulli.py: sums of 64 numbers of float32; exp of logits below 8, by an ulp and its argument
   const double edge = dtype == FV_FLOAT64 ? 0x1p-39 : 66 * 0x1p-24 + 50 * 0x1p-24;
   bool right = true, of_logits = true, scattered = true, threads = true;
   for (const int64_t categories : {1, 2, 7, 64, 65, 300, 4095, 4096, 4097, 9000})

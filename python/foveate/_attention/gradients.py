@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -116,33 +115,6 @@ def names_of(
         if name not in fields:
             raise ValueError(f"wrt: got {name!r}, wanted names among {list(fields)}")
     return frozenset(names)
-
-
-def score_of(score: Any, **parts: Any) -> Any:
-    """Make a score of the same class with gradients as its parameters, which may be NaN or inf.
-
-    Arrays are of the dtype of the parameter. A parameter without a gradient stays as it is.
-    """
-    made = object.__new__(type(score))
-    for field in dataclasses.fields(score):
-        given = getattr(score, field.name)
-        part = parts.get(field.name, given)
-        if isinstance(part, np.ndarray) and part is not given:
-            part = part.astype(np.asarray(given).dtype)
-        object.__setattr__(made, field.name, part)
-    return made
-
-
-def sum_of_scores(one: Any, other: Any) -> Any:
-    """Add the gradients of one score from two places, parameter by parameter; None is nothing."""
-    if one is None or other is None:
-        return one if other is None else other
-    parts = {}
-    for field in dataclasses.fields(one):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(a, np.ndarray | float):
-            parts[field.name] = a + b
-    return score_of(one, **parts)
 
 
 class LocalGradients(NamedTuple):

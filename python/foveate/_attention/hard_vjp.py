@@ -18,7 +18,6 @@ from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals
 from .._inputs.random import Seed, key_of
 from .._inputs.reach import Segments, Window, resolve
 from ..scores import Score, reduce
-from ..scores._undo import check_undo
 from .gradients import HardGradients, names_of
 from .hard import HardAttention, draws_of, of_draws
 from .problem import Problem, kind_of
@@ -149,11 +148,10 @@ def hard_attention_vjp(
     array([[-0.15,  0.15]])
     """
     wanted = names_of(wrt, HardGradients._fields)
-    check_undo(score)
     draws = draws_of(select, size)
     q, k, v = float_arrays(query=query, key=key, value=value)
     given = q, k, v
-    reduced = reduce(score, *given[:2])
+    reduced = reduce(score, *given[:2], learns=True)
     q, k, scale, family = *reduced[:3], kind_of(reduced)
     cap = None if softcap is None else real("softcap", softcap)
     reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)

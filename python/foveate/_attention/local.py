@@ -27,7 +27,8 @@ from .._inputs.arrays import (
 )
 from .._inputs.reach import Reach
 from ..scores import Score, reduce
-from ..scores._base import fitted, parameter, project
+from ..scores._base import parameter
+from ..scores._rows import fitted, project
 from .problem import kind_of
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from .._inputs.arrays import (
     float_arrays,
     like,
     room_for,
+    sum_to,
 )
 from ..scores import Score, reduce
-from ..scores._undo import check_undo, of_matrix, sum_to
+from ..scores._rows import matrix_gradient
 from .gradients import CenterGradients, LocalGradients, names_of
 from .local import hidden_logits, resolve_centers, resolve_local, shrunk_share
 from .problem import Answers, Problem
@@ -106,11 +107,12 @@ def local_attention_vjp(
     (1,)
     """
     wanted = names_of(wrt, LocalGradients._fields)
-    check_undo(score)
     q, k, v = float_arrays(query=query, key=key, value=value)
     given = q, k, v
     cap, reach, places = resolve_local(given[0], half_width, centers, sigma, key_lengths, softcap)
-    problem = Problem(*given, score, reduce(score, *given[:2]), cap, reach, centers=places)
+    problem = Problem(
+        *given, score, reduce(score, *given[:2], learns=True), cap, reach, centers=places
+    )
     dtype = None if centers is None else _gradient_dtype(centers)
     output, lse = problem.forward()
 
@@ -211,12 +213,12 @@ def predict_centers_vjp(
             d_logits = of_centers * keys * shrunk / np.square(1 + shrunk)
             d_logits = np.where(of_centers == 0, 0, d_logits)
             d_logits = sum_to(d_logits, rows.shape[:-1])[..., None]  # lengths may have more axes
-            d_v = of_matrix(hidden, d_logits)[:, 0]
+            d_v = matrix_gradient(hidden, d_logits)[:, 0]
             np.multiply(hidden, hidden, out=hidden)
             d_hidden = np.subtract(1, hidden, out=hidden)
             d_hidden *= d_logits * vector
             d_hidden = np.where(d_logits == 0, 0, d_hidden)
-            found = (d_hidden @ matrix.T, of_matrix(rows, d_hidden), d_v)
+            found = (d_hidden @ matrix.T, matrix_gradient(rows, d_hidden), d_v)
             return CenterGradients(
                 *(
                     x.astype(dtype.newbyteorder("="), copy=False)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from .._inputs.arrays import Array, compute_dtype
+from .._inputs.arrays import Array, compute_dtype, sum_to
 from .._inputs.reach import Reach, lead_of
-from ..scores import NAMED, Score
-from ..scores._base import Reduced
-from ..scores._undo import OfOperands, parameters_need, sum_to, undo
+from ..scores import Score, score_object
+from ..scores._base import Need, Reduced, needed
 from .gradients import Gradients
 
 if TYPE_CHECKING:
@@ -123,23 +122,17 @@ class Problem:
         _core.attention_backward(*arguments)
         return self.undone(wanted, places), places.centers, places.sigma
 
-    @property
-    def _is_flat(self) -> bool:
-        """Whether a scale of 0 hides that of which the gradient of the scale is made."""
-        return self.reduced.family == "inner" and self.reduced.scale == 0
+    def _learns(self, wanted: Collection[str]) -> bool:
+        """Whether the gradients of the score's parameters are wanted; one by its name has none."""
+        return "score" in wanted and not isinstance(self.score, str)
 
-    @property
-    def _learned(self) -> bool:
-        return not isinstance(self.score, str)
+    def _needed(self, wanted: Collection[str]) -> Need:
+        rows = [name for name in wanted if name != "score"]
+        return needed(score_object(self.score), wanted if self._learns(wanted) else rows)
 
     def operands(self) -> tuple[Any, ...]:
-        """Return the arguments of a backward kernel from query to sink.
-
-        Of a scale of 0 the logits stay 0, and the gradients of the operands are those of scale 1.
-        """
+        """Return the arguments of a backward kernel from query to sink."""
         q, k, scale = self.reduced[:3]
-        if self._is_flat:
-            q, scale = np.zeros_like(q), 1.0
         arrays = (q, _apart(k), _apart(self.value))
         return (*arrays, scale, self.softcap, *self.reach, self.sink)
 
@@ -155,31 +148,25 @@ class Problem:
         lead = lead_of(*operands, reach=self.reach, sink=self.sink, centers=centers)
         shared = np.broadcast_shapes(k.shape[:-2], self.value.shape[:-2])
         shared = (1,) * (len(lead) - len(shared)) + shared
-        need = parameters_need(self.score) if self._learned and "score" in wanted else None
-        of_query, of_key, of_weights = need or (False, False, False)
+        need = self._needed(wanted)
         mask = self._float_mask
         rows = (*lead, q.shape[-2])
         # what nothing is done to afterwards is rounded by the kernel
-        whole = need is None and not self._is_flat
-        whole = whole and q is self.query and k is self.key
+        whole = need.is_final and q is self.query and k is self.key
 
         def dtype_of(x: Array, parts: tuple[int, ...], whole: bool = True) -> np.dtype[Any]:
             return x.dtype.newbyteorder("=") if whole and x.shape[:-2] == parts else wide
 
         has_gaussian = self.centers is not None and self.centers[2] is not None
         return Places(
-            np.empty((*rows, q.shape[-1]), dtype_of(q, lead, whole))
-            if of_query or "query" in wanted
-            else None,
-            np.zeros((*shared, *k.shape[-2:]), dtype_of(k, shared, whole))
-            if of_key or "key" in wanted
-            else None,
+            np.empty((*rows, q.shape[-1]), dtype_of(q, lead, whole)) if need.query else None,
+            np.zeros((*shared, *k.shape[-2:]), dtype_of(k, shared, whole)) if need.key else None,
             np.zeros((*shared, *self.value.shape[-2:]), dtype_of(self.value, shared))
             if "value" in wanted
             else None,
             np.zeros(mask.shape, wide) if mask is not None and "mask" in wanted else None,
             np.empty(lead, np.float64) if self.sink is not None and "sink" in wanted else None,
-            np.zeros(q.shape[-1], np.float64) if family != "inner" and of_weights else None,
+            np.zeros(q.shape[-1], np.float64) if family != "inner" and need.factors else None,
             np.zeros(rows, np.float64) if has_gaussian and "centers" in wanted else None,
             np.zeros(rows, np.float64) if has_gaussian and "sigma" in wanted else None,
         )
@@ -192,10 +179,7 @@ class Problem:
     def undone(self, wanted: Collection[str], places: Places) -> Gradients:
         """Turn what a kernel wrote into the gradients of what was given."""
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
-            own = self._learned and "score" in wanted
-            of_operands = self._of_operands(places, own)
-            score = NAMED[self.score] if isinstance(self.score, str) else self.score
-            undone = undo(score, self.query, self.key, of_operands, own)
+            d_query, d_key, d_score = self._undone_rows(places)
             dtype = self.query.dtype.newbyteorder("=")
 
             def fit(name: str, x: Array | None, to: Any = dtype) -> Array | None:
@@ -203,27 +187,22 @@ class Problem:
 
             mask = self._float_mask
             return Gradients(
-                fit("query", undone.query),
-                fit("key", undone.key),
+                fit("query", d_query),
+                fit("key", d_key),
                 fit("value", _summed(places.value, self.value.shape)),
                 None if mask is None else fit("mask", places.mask, mask.dtype),
                 None if self.sink is None else _summed(places.sink, np.shape(self.sink)),
-                undone.score,
+                d_score() if d_score is not None and self._learns(wanted) else None,
             )
 
-    def _of_operands(self, places: Places, own: bool) -> OfOperands:
-        q, k, scale, family, *_ = self.reduced
-        d_query = _summed(places.query, (*self.query.shape[:-1], q.shape[-1]))
-        d_key = _summed(places.key, (*self.key.shape[:-1], k.shape[-1]))
-        d_scale = None
-        if own and family == "inner" and scale is not None and d_query is not None:
-            rows = np.einsum("...i,...i->...", q.astype(np.float64, copy=False), d_query)
-            if not np.isfinite(rows).all():  # a query that sees nothing may hold what it likes
-                rows = np.where(d_query.any(axis=-1), rows, 0)
-            d_scale = float(rows.sum() / (1 if self._is_flat else scale))
-        if self._is_flat:
-            d_query, d_key = (None if x is None else x * 0 for x in (d_query, d_key))
-        return OfOperands(d_query, d_key, d_scale, places.weights)
+    def _undone_rows(self, places: Places) -> tuple[Array | None, Array | None, Any]:
+        """Return the gradients of query and key, and a function that makes those of the score."""
+        q, k, _, family, _, _, undo = self.reduced
+        assert undo is not None
+        found = _summed(places.query, q.shape), _summed(places.key, k.shape), places.weights
+        if all(x is None for x in found):
+            return None, None, None
+        return undo(*(found[:2] if family == "inner" else found))
 
 
 def _summed(x: Array | None, shape: tuple[int, ...]) -> Array | None:

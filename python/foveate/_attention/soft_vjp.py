@@ -11,7 +11,6 @@ from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals
 from .._inputs.random import Seed, dropout_of
 from .._inputs.reach import Segments, Window, resolve
 from ..scores import Score, reduce
-from ..scores._undo import check_undo
 from .gradients import Gradients, names_of
 from .problem import Answers, Problem
 
@@ -105,10 +104,9 @@ def attention_vjp(
     array([[-1.49,  1.49]])
     """
     wanted = names_of(wrt)
-    check_undo(score)
     q, k, v = float_arrays(query=query, key=key, value=value)
     given = q, k, v
-    reduced = reduce(score, *given[:2])
+    reduced = reduce(score, *given[:2], learns=True)
     cap = None if softcap is None else real("softcap", softcap)
     extra = None if sink is None else reals("sink", sink)
     reach = resolve(*given[:2], mask, causal, window, offset, key_lengths, segments)

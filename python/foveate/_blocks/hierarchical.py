@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from .._attention.gradients import HierarchicalGradients, names_of, score_of
+from .._attention.gradients import HierarchicalGradients, names_of
 from .._inputs.arrays import Array, ArrayInput, like, room_for
 from ..scores import Score
-from ..scores._undo import check_undo
+from ..scores._base import gradient_of, parameters_of
 from .hierarchy import Levels
 from .projection import rounded
 
@@ -162,10 +162,9 @@ def hierarchical_attention_vjp(
     array([0.25, 0.25, 0.25, 0.25])
     """
     wanted = names_of(wrt, HierarchicalGradients._fields)
-    check_undo(score)
-    check_undo(upper_score, "upper_score")
     with room_for("query, value"):
         levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
+        levels.check_undo()
         dtype = levels.query.dtype
         answered = levels.forward(wanted)
         output = rounded(answered.output, dtype)
@@ -177,7 +176,7 @@ def hierarchical_attention_vjp(
             made = levels.gradients(wanted, answered, d)
             for name, given in (("score", score), ("upper_score", upper_score)):
                 if made.get(name) is not None:
-                    made[name] = score_of(given, **vars(made[name]))
+                    made[name] = gradient_of(given, **parameters_of(made[name]))
             return HierarchicalGradients(**made)
 
     return output, pullback

@@ -15,16 +15,22 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._attention.gradients import sum_of_scores
 from .._attention.merge import merge
 from .._attention.problem import Answers, Problem
 from .._attention.soft import attention
 from .._attention.soft_vjp import Pullback, attention_vjp
-from .._inputs.arrays import Array, broadcast_together, compute_dtype, float_arrays, integers
+from .._inputs.arrays import (
+    Array,
+    broadcast_together,
+    compute_dtype,
+    float_arrays,
+    integers,
+    sum_to,
+)
 from .._inputs.reach import resolve
 from ..scores import reduce
-from ..scores._base import project, widened
-from ..scores._undo import sum_to
+from ..scores._base import sum_of_gradients, widened
+from ..scores._rows import project
 from .projection import rows_of
 
 # Numbers in the answers of a part, for each leading index: in float32 4 MB. Of 64 queries and 512
@@ -128,6 +134,19 @@ class Levels:
         """The dtype of the computation."""
         return compute_dtype(self.query.dtype)
 
+    def check_undo(self) -> None:
+        """Refuse scores that have no gradients, by one row of each operand.
+
+        Raises
+        ------
+        TypeError
+            By the name of the argument.
+        """
+        rows = self.query[..., :1, :], self.key[..., :1, :]
+        for name, score in (("score", self.score), ("upper_score", self.upper_score)):
+            if score is not None:
+                reduce(score, *rows, name, learns=True)
+
     def forward(self, wanted: frozenset[str] | None = None) -> Forward:
         """Answer; `wanted` are the gradients that will be."""
         places = self._places()
@@ -154,7 +173,7 @@ class Levels:
             made[name] = sum_to(whole, self.shapes[name]).astype(self.query.dtype, copy=False)
         for name in wanted - self.shapes.keys():
             for sums in found:
-                made[name] = sum_of_scores(made.get(name), sums.get(name))
+                made[name] = sum_of_gradients(made.get(name), sums.get(name))
         return made
 
     @property
@@ -319,7 +338,7 @@ class _Sums(dict[str, Any]):
         self[name][..., keys, :] += d
 
     def add_score(self, name: str, d: Any) -> None:
-        self[name] = sum_of_scores(self.get(name), d)
+        self[name] = sum_of_gradients(self.get(name), d)
 
 
 def _at(x: Array, place: Place) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._attention.gradients import MemoryGradients, names_of, score_of, sum_of_scores
+from .._attention.gradients import MemoryGradients, names_of
 from .._attention.hard import SELECTIONS, hard_attention
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
@@ -24,14 +24,15 @@ from .._inputs.arrays import (
     integer,
     like,
     room_for,
+    sum_to,
 )
 from .._inputs.random import Seed, generator_of
 from ..scores import Cosine, Score
-from ..scores._base import finite, project, widened
-from ..scores._undo import sum_to
+from ..scores._base import finite, gradient_of, parameters_of, sum_of_gradients, widened
+from ..scores._rows import project
 from . import memory_file as _memory_file
 from .memory_write import written
-from .projection import rounded, rows_of, total, wants_one_size
+from .projection import needs_one_size, rounded, rows_of, total
 
 # What the gradients of `attention_vjp` are called.
 _INNER = {"keys": "key", "values": "value", "sharpness": "score"}
@@ -240,7 +241,7 @@ class Memory:
                     d_found = d_query = total(hop.query, d_query)
                     sums["keys"] = total(hop.key, sums["keys"])
                     sums["values"] = total(hop.value, sums["values"])
-                of_score = sum_of_scores(hop.score, of_score)
+                of_score = sum_of_gradients(hop.score, of_score)
             sums["query"] = d_query
             made: dict[str, Any] = {
                 name: rounded(x, dtype)
@@ -248,7 +249,11 @@ class Memory:
                 if x is not None and name in wanted
             }
             if of_score is not None:
-                own = of_score.scale if score is None else score_of(score, **vars(of_score))
+                own = (
+                    of_score.scale
+                    if score is None
+                    else gradient_of(score, **parameters_of(of_score))
+                )
                 made[of_sharpness] = own
             return MemoryGradients(**made)
 
@@ -365,7 +370,7 @@ class Memory:
         q = float_arrays(query=query, keys=self._keys)[0]
         rows_of("query", q)
         _check_lead("query", q, "keys", self._keys)
-        if q.shape[-1] != self._keys.shape[-1] and wants_one_size(score):
+        if q.shape[-1] != self._keys.shape[-1] and needs_one_size(score):
             raise ValueError(
                 f"query: got shape {q.shape}, wanted {self._keys.shape[-1]} columns, as the keys "
                 f"{self._keys.shape} have"

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._attention.soft import attention_weights
 from .._inputs.arrays import Array, broadcasts_into, compute_dtype, reals
-from ..scores._base import project
+from ..scores._rows import project
 from .projection import rounded
 
 _BLOCK = 16  # queries whose weights are kept at a time

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from .._inputs.arrays import Array, compute_dtype
-from ..scores import Cosine, Dot, Gaussian, ScaledDot
-from ..scores._base import fitted, parameter, project
-from ..scores._undo import of_matrix
+from ..scores import score_object
+from ..scores._base import parameter
+from ..scores._rows import fitted, matrix_gradient, project
 
 
 def rows_of(name: str, x: Array) -> Array:
@@ -75,7 +75,7 @@ class Projection:
 
     def of_weight(self, d_projected: Array) -> Array:
         """Return the gradient of the weight."""
-        return of_matrix(self.rows, d_projected).astype(self.weight.dtype, copy=False)
+        return matrix_gradient(self.rows, d_projected).astype(self.weight.dtype, copy=False)
 
     def of_bias(self, d_projected: Array) -> Array | None:
         """Return the gradient of the bias, if there is one."""
@@ -86,9 +86,9 @@ class Projection:
         return total.astype(self.bias.dtype)
 
 
-def wants_one_size(score: object) -> bool:
+def needs_one_size(score: Any) -> bool:
     """Whether a score relates queries and keys of one size alone."""
-    return isinstance(score, str | Dot | ScaledDot | Cosine | Gaussian)
+    return score_object(score).needs_one_size
 
 
 def check_columns(score: Any, columns: int, wanted: int, heads: str = "") -> None:
@@ -99,7 +99,7 @@ def check_columns(score: Any, columns: int, wanted: int, heads: str = "") -> Non
     ValueError
         By the name of the weight, wk.
     """
-    if columns != wanted and wants_one_size(score):
+    if columns != wanted and needs_one_size(score):
         raise ValueError(
             f"wk: got {columns} columns{heads}, wanted {wanted}, as wq has: the score relates "
             "queries and keys of one size"

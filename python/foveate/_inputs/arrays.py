@@ -335,6 +335,17 @@ def broadcast_together(*shapes: tuple[int, ...]) -> bool:
     return True
 
 
+def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over the axes along which an array of this shape was broadcast."""
+    if x.shape == shape:
+        return x
+    if x.ndim > len(shape):
+        x = x.sum(axis=tuple(range(x.ndim - len(shape))))
+    axes = tuple(a for a, size in enumerate(shape) if size == 1 and x.shape[a] != 1)
+    total: Array = x.sum(axis=axes, keepdims=True) if axes else x
+    return total
+
+
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype that inputs of this dtype are computed in: float64, or float32."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)

@@ -10,7 +10,7 @@ reach, select), and one that puts them together.
 
 from ._attention import attention, attention_weights
 from ._dropout import kept
-from ._gradients import attention_vjp, over_queries, sum_to, unit_gradient
+from ._gradients import attention_vjp
 from ._hard import draw, hard_attention
 from ._hard_gradients import hard_attention_vjp
 from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
@@ -22,9 +22,10 @@ from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
 from ._regression_gradients import kernel_regression_vjp
+from ._rows import compute_dtype, sum_to, unit_gradient
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
-from ._score import compute_dtype, scores
-from ._select import merge, softmax, weighted_sum
+from ._score import scores
+from ._select import merge, over_queries, softmax, weighted_sum
 from ._self_attention import self_attention, self_attention_vjp
 
 __all__ = [

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._dropout import factors_of
 from ._reach import bias_of, lead_of, narrowed, per_lead, reach
-from ._score import compute_dtype, floats, scores
+from ._rows import compute_dtype, floats
+from ._score import scores
 from ._select import softmax, weighted_sum
 
 Array = NDArray[Any]

@@ -13,8 +13,8 @@ from .._inputs.random import key_of
 from ._attention import check_dtypes, logits_of
 from ._random import HARD_ATTENTION, philox, uniform
 from ._reach import lead_of
+from ._rows import floats
 from ._sampling import shape_of
-from ._score import floats
 
 Array = NDArray[Any]
 

@@ -17,14 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import HardGradients, names_of
 from .._attention.hard import HardAttention
-from ..scores._undo import check_undo
 from ._attention import weights_of
-from ._gradients import sum_to, through_logits
+from ._gradients import through_logits
 from ._hard import hard_attention
 from ._quiet import quiet
 from ._reach import bias_of
+from ._rows import compute_dtype, floats, sum_to
 from ._sampling import shape_of
-from ._score import compute_dtype, floats
+from ._score import check_undo
 
 Array = NDArray[Any]
 
@@ -72,8 +72,8 @@ def hard_attention_vjp(
            [1.]]), mask=None, score=None)
     """
     wanted = names_of(wrt, HardGradients._fields)
-    check_undo(score)
     q, k, v = floats(query), floats(key), floats(value)
+    check_undo(score, q, k)
     problem: dict[str, Any] = {
         "score": score,
         "softcap": softcap,

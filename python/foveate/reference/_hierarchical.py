@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import HierarchicalGradients, names_of, score_of, sum_of_scores
+from .._attention.gradients import HierarchicalGradients, names_of
+from ..scores._base import gradient_of, parameters_of, sum_of_gradients
 from ..scores._base import widened as widened_score
-from ..scores._undo import check_undo
 from ._attention import attention
-from ._gradients import attention_vjp, sum_to
+from ._gradients import attention_vjp
 from ._quiet import quiet
 from ._reach import lead_of
+from ._rows import sum_to
+from ._score import check_undo
 from ._self_attention import widened
 
 Array = NDArray[Any]
@@ -103,11 +105,13 @@ def hierarchical_attention_vjp(
            [0.5 ]])
     """
     wanted = names_of(wrt, HierarchicalGradients._fields)
-    check_undo(upper_score, "upper_score")
     dtype = np.asarray(query).dtype
     q, k, v = _alike(query, key, value, segments=segments, key_lengths=key_lengths)
     masks, there = _masks(segments, key_lengths)
     one_score = upper_score is None
+    for name, each in (("score", score), ("upper_score", upper_score)):
+        if each is not None:
+            check_undo(each, q, k, name)
     wide = np.dtype(np.float64 if q.dtype.itemsize > 4 else np.float32)
     own, above = (widened_score(x, wide) for x in (score, score if one_score else upper_score))
     of_keys = [attention_vjp(q, k, k, score=own, mask=mask) for mask in masks]
@@ -131,18 +135,18 @@ def hierarchical_attention_vjp(
             d: Any = pull_key(over.key[..., n, :])
             found["query"] = found["query"] + d.query
             found["key"] = found["key"] + d.key + d.value
-            found["score"] = sum_of_scores(found["score"], d.score)
+            found["score"] = sum_of_gradients(found["score"], d.score)
         for n, (_, pull_value) in enumerate(of_values):
             d = pull_value(over.value[..., n, :])
             found["query"] = found["query"] + d.query
             found["key"] = found["key"] + d.key
             found["value"] = found["value"] + d.value
-            found["score"] = sum_of_scores(found["score"], d.score)
+            found["score"] = sum_of_gradients(found["score"], d.score)
         for at, x in (("query", query), ("key", key), ("value", value)):
             found[at] = sum_to(found[at], np.shape(x)).astype(dtype)
         for at, given in (("score", score), ("upper_score", upper_score)):
             if found[at] is not None:
-                found[at] = score_of(given, **vars(found[at]))
+                found[at] = gradient_of(given, **parameters_of(found[at]))
         return HierarchicalGradients(**{at: d for at, d in found.items() if at in wanted})
 
     return output[..., 0, :].astype(dtype), pullback

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._attention import check_dtypes, weights_of
 from ._reach import lead_of
-from ._score import compute_dtype, floats
+from ._rows import compute_dtype, floats
 from ._select import weighted_sum
 
 Array = NDArray[Any]

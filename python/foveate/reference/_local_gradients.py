@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import CenterGradients, LocalGradients, names_of
-from ..scores._undo import check_undo
 from ._attention import check_dtypes, weights_of
-from ._gradients import of_matrix, over_queries, sum_to, through_logits
+from ._gradients import through_logits
 from ._local import gaussian, predict_centers
 from ._quiet import quiet
 from ._reach import lead_of
-from ._score import compute_dtype, floats
-from ._select import weighted_sum
+from ._rows import compute_dtype, floats, of_matrix, sum_to
+from ._score import check_undo
+from ._select import over_queries, weighted_sum
 
 Array = NDArray[Any]
 
@@ -64,9 +64,9 @@ def local_attention_vjp(
     array([0.221])
     """
     wanted = names_of(wrt, LocalGradients._fields)
-    check_undo(score)
     q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
+    check_undo(score, q, k)
     dtype, wide = q.dtype, compute_dtype(q.dtype)
     if sigma == "half":
         sigma = None if centers is None else half_width / 2

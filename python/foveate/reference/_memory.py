@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import MemoryGradients, names_of, score_of, sum_of_scores
+from .._attention.gradients import MemoryGradients, names_of
 from .._inputs.random import generator_of
 from ..scores import Cosine
+from ..scores._base import gradient_of, parameters_of, sum_of_gradients
 from ..scores._base import widened as widened_score
 from ._attention import attention, attention_weights
-from ._gradients import attention_vjp, sum_to
+from ._gradients import attention_vjp
 from ._hard import hard_attention
 from ._quiet import quiet
-from ._score import floats
+from ._rows import floats, sum_to
 from ._self_attention import widened
 
 Array = NDArray[Any]
@@ -103,14 +104,14 @@ class Memory:
                 if after is not None:  # q[hop + 1] = q[hop] + found[hop]
                     d_query = d_query + sum_to(after, d_query.shape)
                 d_keys, d_values = d_keys + own.key, d_values + own.value
-                d_score = sum_of_scores(own.score, d_score)
+                d_score = sum_of_gradients(own.score, d_score)
                 d_found = after = d_query
             found = {"query": d_query, "keys": d_keys, "values": d_values}
             found = {at: np.asarray(d).astype(dtype) for at, d in found.items()}
             if score is None:
                 found["sharpness"] = d_score.scale
             elif d_score is not None:
-                found["score"] = score_of(score, **vars(d_score))
+                found["score"] = gradient_of(score, **parameters_of(d_score))
             return MemoryGradients(**{at: d for at, d in found.items() if at in wanted})
 
         return found.astype(dtype), pullback

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import MultiHeadGradients, names_of
 from ._attention import attention
-from ._gradients import attention_vjp, of_matrix
+from ._gradients import attention_vjp
 from ._quiet import quiet
+from ._rows import of_matrix
 from ._self_attention import widened
 
 Array = NDArray[Any]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._score import compute_dtype, floats
+from ._rows import compute_dtype, floats
 from ._select import softmax, weighted_sum
 
 Array = NDArray[Any]

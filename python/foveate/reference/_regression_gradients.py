@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import RegressionGradients, names_of
-from ._gradients import over_queries
 from ._quiet import quiet
 from ._regression import Weighted, weigh
-from ._score import floats
-from ._select import weighted_sum
+from ._rows import floats
+from ._select import over_queries, weighted_sum
 
 Array = NDArray[Any]
 

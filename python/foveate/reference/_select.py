@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._quiet import quiet
-from ._score import compute_dtype
+from ._rows import compute_dtype
 
 Array = NDArray[Any]
 
@@ -69,6 +69,27 @@ def weighted_sum(weights: Array, seen: Array, value: Array) -> Array:
     for j in np.flatnonzero(~finite.all(axis=(*range(value.ndim - 2), value.ndim - 1))):
         total += np.where(seen[..., j, None], weights[..., j, None] * rest[..., None, j, :], 0)
     return total
+
+
+def over_queries(weights: Array, seen: Array, rows: Array) -> Array:
+    """Sum the rows of the queries that see a key, weighed by its column, for each key.
+
+    Parameters
+    ----------
+    weights, seen : arrays (..., Lq, Lk)
+    rows : array (..., Lq, D)
+
+    Returns
+    -------
+    array (..., Lk, D)
+
+    Examples
+    --------
+    >>> over_queries(np.array([[1.0, 0.0]]), np.array([[True, False]]), np.array([[np.nan]]))
+    array([[nan],
+           [ 0.]])
+    """
+    return weighted_sum(np.swapaxes(weights, -1, -2), np.swapaxes(seen, -1, -2), rows)
 
 
 @quiet

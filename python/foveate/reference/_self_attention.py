@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import SelfGradients, names_of
 from ._attention import attention
-from ._gradients import attention_vjp, of_matrix
+from ._gradients import attention_vjp
 from ._quiet import quiet
-from ._score import compute_dtype
+from ._rows import compute_dtype, of_matrix
 
 Array = NDArray[Any]
 

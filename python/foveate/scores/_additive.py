@@ -87,7 +87,7 @@ class Additive(ArrayScore):
     def over(self, query: Any, key: Any, rows: Any) -> Reduced:
         """Project queries and keys, in the dtype of the computation."""
         v = rows.parameter("v", self.v, query, "H")
-        hidden, matrices = v.shape[0], []
+        hidden, given = v.shape[0], []
         for name, of, x in (("wq", "query", query), ("wk", "key", key)):
             matrix = getattr(self, name)
             if matrix is not None:
@@ -97,7 +97,8 @@ class Additive(ArrayScore):
                     f"{of}: got shape {tuple(x.shape)}, wanted a last axis of {hidden}, H of v: "
                     f"without {name} it is projected already"
                 )
-            matrices.append(matrix)
+            given.append(matrix)
+        wq, wk = given
         b = None if self.b is None else rows.parameter("b", self.b, query, hidden)
 
         def gradients(d_a: Any, d_c: Any, **parts: Any) -> Any:
@@ -106,7 +107,7 @@ class Additive(ArrayScore):
                     parts[name] = matrix_gradient(x, d)
             return gradient_of(self, **parts)
 
-        return hidden_layer(rows, query, key, v, *matrices, b, self.activation, gradients)
+        return hidden_layer(rows, query, key, v, wq, wk, b, self.activation, gradients)
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,6 +62,7 @@ class Need(NamedTuple):
     query: bool = False
     key: bool = False
     factors: bool = False
+    is_final: bool = False  # whether those of query and key are what is wanted, as they are
 
 
 class Score(ABC):
@@ -117,6 +118,7 @@ class RowScore(Score):
         """Look whether the subclass reduces itself in a way of its own."""
         super().__init_subclass__(**options)
         cls.is_over_rows = cls.reduce is RowScore.reduce
+        cls.keeps_rows = cls.keeps_rows and cls.is_over_rows
 
     @property
     def parameters_need(self) -> Need | None:
@@ -133,7 +135,8 @@ class RowScore(Score):
 
     def reduce(self, query: Array, key: Array) -> Reduced:
         """Turn query and key into operands of a kernel."""
-        return with_arrays(self).over(query, key, _rows)
+        reduced: Reduced = with_arrays(self).over(query, key, _rows)
+        return reduced
 
 
 class ArrayScore(RowScore):
@@ -268,8 +271,10 @@ def needed(score: Score, wanted: Collection[str]) -> Need:
     if not isinstance(score, RowScore) or not score.is_over_rows:
         some = any(name in wanted for name in ("query", "key", "score"))
         return Need(some, some, some)
-    own = (score.parameters_need if "score" in wanted else None) or Need()
-    return Need("query" in wanted or own.query, "key" in wanted or own.key, own.factors)
+    own = score.parameters_need if "score" in wanted else None
+    query, key, factors, _ = own or Need()
+    is_final = score.keeps_rows and own is None
+    return Need("query" in wanted or query, "key" in wanted or key, factors, is_final)
 
 
 def checked(
@@ -284,9 +289,7 @@ def checked(
     """
     kind = type(score).__name__
     if not isinstance(reduced, Reduced):
-        raise TypeError(
-            f"{name}: got {type(reduced).__name__} of {kind}.reduce, wanted a Reduced"
-        )
+        raise TypeError(f"{name}: got {type(reduced).__name__} of {kind}.reduce, wanted a Reduced")
     back = reduced.undo
     if back is None:
         if learns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from ._base import Need, Reduced, RowScore, is_tensor, number
 from ._dot import scaled_product
@@ -35,7 +35,7 @@ class Cosine(RowScore):
 
     scale: Any = 1.0
 
-    needs_one_size: ClassVar[bool] = True
+    needs_one_size = True
 
     def __post_init__(self) -> None:
         """Check the scale."""
@@ -53,9 +53,10 @@ class Cosine(RowScore):
         if is_tensor(scale):
             return Reduced(rows.scaled(directions, scale), others, 1.0)
         reduced = scaled_product(self, directions, others, scale, rows)
+        undo_scale: Any = reduced.undo
 
         def undo(d_query: Any, d_key: Any) -> tuple[Any, Any, Any]:
-            d_query, d_key, gradients = reduced.undo(d_query, d_key)
+            d_query, d_key, gradients = undo_scale(d_query, d_key)
             return unit_gradient(query, d_query), unit_gradient(key, d_key), gradients
 
         return reduced._replace(undo=undo)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from ._base import Need, Reduced, RowScore, finite, gradient_of, unchanged
 from ._rows import scale_gradient
@@ -26,8 +26,8 @@ class Dot(RowScore):
     array([[0.881, 0.119]])
     """
 
-    needs_one_size: ClassVar[bool] = True
-    keeps_rows: ClassVar[bool] = True
+    needs_one_size = True
+    keeps_rows = True
 
     def over(self, query: Any, key: Any, rows: Any) -> Reduced:
         """Take the inner product as it is."""
@@ -58,8 +58,8 @@ class ScaledDot(RowScore):
 
     scale: float | None = None
 
-    needs_one_size: ClassVar[bool] = True
-    keeps_rows: ClassVar[bool] = True
+    needs_one_size = True
+    keeps_rows = True
 
     def __post_init__(self) -> None:
         """Check the scale."""
@@ -85,12 +85,15 @@ def scaled_product(score: Any, query: Any, key: Any, scale: float, rows: Any) ->
     """
     factor = scale or 1.0
 
+    def times_zero(d: Any) -> Any:
+        return None if d is None else d * 0
+
     def undo(d_query: Any, d_key: Any) -> tuple[Any, Any, Any]:
         def gradients() -> Any:
             return gradient_of(score, scale=scale_gradient(query, d_query, factor))
 
         if scale == 0:
-            return *(None if d is None else d * 0 for d in (d_query, d_key)), gradients
+            return times_zero(d_query), times_zero(d_key), gradients
         return d_query, d_key, gradients
 
     return Reduced(query if scale else rows.scaled(query, 0.0), key, factor, undo=undo)

@@ -9,7 +9,7 @@ other and far from the origin, so it is for centred points with a bound on their
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -72,8 +72,8 @@ class Gaussian(ArrayScore):
 
     w: float | ArrayInput = 1.0
 
-    needs_one_size: ClassVar[bool] = True
-    keeps_rows: ClassVar[bool] = True
+    needs_one_size = True
+    keeps_rows = True
 
     def __post_init__(self) -> None:
         """Check the inverse bandwidth."""

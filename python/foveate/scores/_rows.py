@@ -82,7 +82,7 @@ def number(name: str, x: float, query: Array) -> float:
     return x
 
 
-def factors(name: str, x: Array | float, query: Array) -> Array:
+def factors(name: str, x: Any, query: Array) -> Array:
     """Give what the columns of these rows are multiplied by, (D,), from one number or so many.
 
     Raises

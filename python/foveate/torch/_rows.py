@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..scores._additive import activation_name
+from ..scores._rows import activation_name
 from ._derivatives import is_forward_mode
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .. import scores as of_arrays
-from ..scores._additive import activation_name
 from ..scores._base import Family, finite
+from ..scores._rows import activation_name
 from ._rows import activate, product, scaled, unit, wide_product
 from ._tensors import FLOATS, check_tensor, number
 

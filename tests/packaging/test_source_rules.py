@@ -1,0 +1,301 @@
+"""The rules of the house, read off the sources: dependency direction, flags, docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+
+import foveate as fv
+import foveate.reference
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_sources = pytest.mark.skipif(
+    not (ROOT / "csrc").is_dir(), reason="the C++ sources are not beside the tests"
+)
+
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(<[^>]+>|"[^"]+")', re.MULTILINE)
+EXTERN = re.compile(r'^[ \t]*cdef extern from[ \t]*("[^"]+")', re.MULTILINE)  # Cython's word for it
+SOURCES = (".cpp", ".hpp", ".h", ".pyx", ".pxd")
+
+# python -> src -> foveate.h -> api -> drivers -> runtime -> table -> kernels: what each layer may
+# include, beside itself. Draws from categories are a driver of their own.
+LAYERS = {
+    "src": {"foveate.h"},
+    "foveate.h": set(),
+    "api": {"foveate.h", "drivers", "common", "categories", "runtime", "table"},
+    "drivers": {"common", "runtime", "table"},
+    "common": {"runtime", "table"},
+    "categories": {"runtime", "table"},
+    "runtime": {"foveate.h", "table"},
+    "table": set(),
+    "kernels": {"table"},
+}
+FOLDERS = {  # the layer of a file is that of the first of these that its path begins with
+    "src/": "src",
+    "csrc/include/": "foveate.h",
+    "csrc/api/": "api",
+    "csrc/drivers/common/": "common",
+    "csrc/drivers/": "drivers",
+    "csrc/categories/": "categories",
+    "csrc/runtime/": "runtime",
+    "csrc/kernels/table.hpp": "table",
+    "csrc/kernels/": "kernels",
+}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SOURCES
+    )
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def includes(path: Path) -> list[tuple[str, Path | None]]:
+    """What a file includes: as written, and the project's own file that it is, if it is one."""
+    found = []
+    pattern = EXTERN if path.suffix in (".pyx", ".pxd") else INCLUDE
+    headers = (ROOT / "csrc" / "include", ROOT / "src" / "include")
+    for written in pattern.findall(path.read_text()):
+        target = written[1:-1]
+        places = (path.parent, ROOT / "csrc", ROOT / "src", *headers)
+        own = next((p for p in ((x / target).resolve() for x in places) if p.is_file()), None)
+        found.append((target, own))
+    return found
+
+
+def layer(path: Path) -> str:
+    return next(layer for folder, layer in FOLDERS.items() if name(path).startswith(folder))
+
+
+@needs_sources
+def test_there_are_sources_of_every_layer():
+    """Or else the tests below would pass for want of files."""
+    found = sources("csrc", "src")
+    assert {layer(path) for path in found} == set(LAYERS)
+    assert {path.suffix for path in found} == set(SOURCES)
+    assert any(includes(path) for path in found if path.suffix == ".pxd")
+
+
+@needs_sources
+@pytest.mark.parametrize("path", sources("csrc", "src"), ids=name)
+def test_dependencies_run_one_way(path):
+    here = layer(path)
+    for written, own in includes(path):
+        if own is not None:
+            there = layer(own)
+            reason = f"{name(path)} ({here}) includes {written} ({there})"
+            assert there == here or there in LAYERS[here], reason
+
+
+# What a kernel may include of the system: C headers, which define no inline C++ function that the
+# linker could keep in the flavour of the widest ISA, and the intrinsics.
+KERNEL_SYSTEM = {"stdint.h", "stddef.h", "string.h", "immintrin.h", "arm_neon.h"}
+
+
+@needs_sources
+@pytest.mark.parametrize("path", sources("csrc/kernels"), ids=name)
+def test_kernels_include_no_standard_library(path):
+    for written, own in includes(path):
+        assert own is not None or written in KERNEL_SYSTEM, f"{name(path)} includes <{written}>"
+
+
+@needs_sources
+@pytest.mark.parametrize("path", sources("csrc/kernels"), ids=name)
+def test_kernels_have_internal_linkage(path):
+    """Bodies stand in an anonymous namespace, within the namespace of the ISA."""
+    text = path.read_text()
+    if path.name == "table.hpp":
+        return
+    assert "namespace {" in text, name(path)
+    assert "FOVEATE_ISA" in text, name(path)
+    code = re.sub(r"//[^\n]*|\"[^\"\n]*\"", "", text)
+    for word in ("new ", "malloc", "throw ", "std::"):
+        assert not re.search(rf"\b{re.escape(word)}", code), f"{name(path)} says {word!r}"
+
+
+@needs_sources
+def test_only_parallel_names_openmp():
+    for path in sources("csrc", "src"):
+        if path.stem == "parallel":
+            continue
+        code = re.sub(r"//[^\n]*|/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        assert not re.search(r"#\s*pragma\s+omp|<omp\.h>|\bomp_\w+", code), name(path)
+
+
+@needs_sources
+def test_python_knows_the_extension_alone():
+    """The package reaches the kernels through foveate._core, and by no other way."""
+    for path in sorted((ROOT / "python").rglob("*.py")):
+        assert not re.search(r"\b(ctypes|cffi)\b", path.read_text()), name(path)
+
+
+@needs_sources
+def test_no_flag_changes_the_arithmetic_of_the_process():
+    """-ffast-math and -Ofast, even at link time, set flush-to-zero for the whole process."""
+    files = [ROOT / "CMakeLists.txt", ROOT / "CMakePresets.json", ROOT / "pyproject.toml"]
+    files += [*ROOT.rglob("*.cmake"), *(ROOT / "tests").rglob("CMakeLists.txt")]
+    for path in files:
+        if not path.is_file() or "build" in path.relative_to(ROOT).parts:
+            continue
+        for line in path.read_text().splitlines():
+            if "MATCHES" in line:  # a test that refuses the flag
+                continue
+            code = line.split("#")[0]
+            assert not re.search(r"-ffast-math|-Ofast|-funsafe-math|-ffinite-math", code), (
+                f"{name(path)}: {line.strip()}"
+            )
+
+
+# --- docstrings -----------------------------------------------------------------------------------
+
+PUBLIC = [getattr(fv, x) for x in fv.__all__ if callable(getattr(fv, x))]
+PUBLIC += [getattr(foveate.reference, x) for x in foveate.reference.__all__]
+
+
+def public_id(function: object) -> str:
+    return f"{function.__module__}.{function.__name__}"
+
+
+def modules() -> list:
+    found = {inspect.getmodule(function) for function in PUBLIC}
+    return sorted(found | {fv, foveate.reference}, key=lambda module: module.__name__)
+
+
+@pytest.mark.parametrize("function", PUBLIC, ids=public_id)
+def test_docstrings_have_their_sections(function):
+    """NumPy's style: parameters where there are any, returns where there is something, examples."""
+    text = inspect.getdoc(function)
+    assert text
+
+    def has(section: str) -> bool:
+        return re.search(rf"^{section}\n-+$", text, re.MULTILINE) is not None
+
+    signature = inspect.signature(function)
+    assert has("Examples")
+    assert ">>>" in text
+    if signature.parameters:
+        assert has("Parameters")
+        parameters = text.split("Parameters\n")[1].split("\n\n")[0]
+        for parameter in signature.parameters:
+            assert re.search(rf"^(.*, )?{parameter}(,.*)? :", parameters, re.MULTILINE), parameter
+    if inspect.isfunction(function) and signature.return_annotation not in (None, "None"):
+        assert has("Returns")
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)
+def test_examples_run(module):
+    with np.printoptions(legacy=False):
+        result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+def test_the_public_names_are_these():
+    assert set(fv.__all__) == {
+        "Additive",
+        "Bilinear",
+        "CenterGradients",
+        "Concat",
+        "Gaussian",
+        "Gradients",
+        "HardAttention",
+        "HardGradients",
+        "HierarchicalGradients",
+        "LocalGradients",
+        "Location",
+        "Memory",
+        "MemoryGradients",
+        "MovingAverageBaseline",
+        "MultiHeadGradients",
+        "hard_attention",
+        "RegressionGradients",
+        "hard_attention_vjp",
+        "leave_one_out_advantage",
+        "hierarchical_attention",
+        "hierarchical_attention_vjp",
+        "kernel_regression",
+        "kernel_regression_vjp",
+        "Cosine",
+        "Dot",
+        "ScaledDot",
+        "SelfGradients",
+        "__version__",
+        "attention",
+        "attention_vjp",
+        "attention_weights",
+        "get_cmake_dir",
+        "get_include",
+        "get_num_threads",
+        "local_attention",
+        "local_attention_vjp",
+        "merge",
+        "predict_centers",
+        "predict_centers_vjp",
+        "multi_head_attention",
+        "multi_head_attention_vjp",
+        "multinomial",
+        "multinomial_logpmf",
+        "multinoulli",
+        "num_threads",
+        "reference",
+        "self_attention",
+        "self_attention_vjp",
+        "set_num_threads",
+        "show_config",
+    }
+    assert fv.__version__
+
+
+@needs_sources
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=name
+)
+def test_the_examples_of_pages_run(page, capsys):
+    """All python blocks of a page, one after the other, as a reader would type them in."""
+    if page.name == "README.md":
+        pytest.importorskip("sklearn")
+    text = page.read_text()
+    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    assert blocks
+    names: dict[str, object] = {}
+    for block in blocks:
+        lines_before = text.count("\n", 0, block.start(1))  # errors name the line of the page
+        exec(compile("\n" * lines_before + block[1], str(page), "exec"), names)
+    printed = re.findall(r"^print\(.*\)  # (.*)$", text, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == printed
+
+
+def test_the_reference_takes_the_same_keywords():
+    for function in (
+        "attention",
+        "attention_vjp",
+        "attention_weights",
+        "hard_attention",
+        "kernel_regression_vjp",
+        "hard_attention_vjp",
+        "local_attention",
+        "local_attention_vjp",
+        "merge",
+        "multinomial",
+        "multinomial_logpmf",
+        "multinoulli",
+        "predict_centers",
+        "predict_centers_vjp",
+        "hierarchical_attention",
+        "hierarchical_attention_vjp",
+        "self_attention",
+        "self_attention_vjp",
+        "multi_head_attention",
+        "multi_head_attention_vjp",
+    ):
+        fast = inspect.signature(getattr(fv, function)).parameters
+        plain = inspect.signature(getattr(foveate.reference, function)).parameters
+        assert list(fast) == list(plain)
+        defaults = [parameter.default for parameter in fast.values()]
+        assert defaults == [parameter.default for parameter in plain.values()]
