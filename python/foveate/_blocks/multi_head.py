@@ -27,11 +27,12 @@ from .._inputs.arrays import (
     like,
     reals,
     room_for,
+    rounded,
 )
 from .._inputs.random import Seed
 from .._inputs.reach import Segments, Window, mask_of, of_heads
 from ..scores import Score
-from .projection import Projection, Projections, check_columns, rounded, rows_of
+from .projection import Projection, Projections, check_columns, rows_of
 
 
 @room_for("x, memory")

@@ -12,11 +12,11 @@ import numpy as np
 from .._attention.gradients import SelfGradients, names_of
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
-from .._inputs.arrays import Array, ArrayInput, float_arrays, like, room_for
+from .._inputs.arrays import Array, ArrayInput, float_arrays, like, room_for, rounded
 from .._inputs.random import Seed
 from .._inputs.reach import Segments, Window
 from ..scores import Score
-from .projection import Projection, Projections, check_columns, rounded, rows_of
+from .projection import Projection, Projections, check_columns, rows_of
 
 
 @room_for("x")
