@@ -29,7 +29,7 @@ void poison_all(std::initializer_list<const fv_array*> outputs) {
 }
 
 void poison_all(const fv_gradients& g) {  // the mask's is added to
-  poison_all({g.query, g.key, g.value, g.sink, g.weights, g.centers, g.sigma});
+  poison_all({g.query, g.key, g.value, g.sink, g.factors, g.centers, g.sigma});
 }
 
 }  // namespace

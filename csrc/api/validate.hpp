@@ -53,7 +53,7 @@ class Validator : private Views<Problem> {
                     one ? "1 for the most probable key" : "a number >= 0");
     }
     const char* refused = nullptr;
-    if (given_.score.kind >= FV_BOXCAR) refused = "compact kernel";
+    if (given_.score.weighing != FV_SOFTMAX) refused = "compact kernel";
     if (given_.sink != nullptr) refused = "sink";
     if (given_.sigma != 0) refused = "sigma";
     if (given_.dropout != 0) refused = "dropout";
@@ -271,55 +271,63 @@ class Validator : private Views<Problem> {
     }
     problem_.scale = scale;
     problem_.softcap = at_least_normal(softcap);
-    if (const fv_status status = kind(); status != FV_OK) return status;
+    if (const fv_status status = family(); status != FV_OK) return status;
     if (given_.sink == nullptr) return FV_OK;
     return per_lead("sink", given_.sink, FV_FLOAT64, problem_.sink);
   }
 
-  fv_status kind() {
+  fv_status family() {
     const fv_score& score = given_.score;
-    if (score.kind < FV_DOT || score.kind > FV_TRIANGULAR) {
-      return refuse(error_, FV_VALUE_ERROR, "kind: got %d, wanted one of fv_score_kind", static_cast<int>(score.kind));
+    if (score.family < FV_INNER || score.family > FV_DISTANCE) {
+      return refuse(error_, FV_VALUE_ERROR, "family: got %d, wanted one of fv_family", static_cast<int>(score.family));
     }
-    const bool distance = score.kind >= FV_GAUSSIAN, additive = score.kind == FV_TANH || score.kind == FV_RELU;
+    if (score.weighing < FV_SOFTMAX || score.weighing > FV_TRIANGULAR) {
+      return refuse(error_, FV_VALUE_ERROR, "weighing: got %d, wanted one of fv_weighing",
+                    static_cast<int>(score.weighing));
+    }
+    const bool distance = score.family == FV_DISTANCE;
     if (!(score.negligible >= 0 && score.negligible < 1) || (score.negligible > 0 && !distance)) {
       return refuse(error_, FV_VALUE_ERROR, "negligible: got %g, wanted %s", score.negligible,
                     distance ? "a number in [0, 1)" : "0 for a score that is no distance");
     }
-    problem_.kind = score.kind;
+    problem_.family = score.family;
+    problem_.weighing = score.weighing;
     problem_.negligible = score.negligible;
-    if (score.kind >= FV_BOXCAR) {
+    if (score.weighing != FV_SOFTMAX) {
       const char* refused = nullptr;
+      if (!distance) refused = "score but a distance";
       if (score.scale != 1) refused = "scale";
       if (score.softcap != 0) refused = "softcap";
       if (given_.sink != nullptr) refused = "sink";
       if (given_.reach.mask != nullptr && given_.reach.mask->dtype != FV_BOOL) refused = "float mask";
       if (given_.value == nullptr) refused = "call without a value";
-      if (refused) return refuse(error_, FV_VALUE_ERROR, "kind: got a compact kernel, which takes no %s", refused);
+      if (refused) return refuse(error_, FV_VALUE_ERROR, "weighing: got a compact kernel, which takes no %s", refused);
     }
-    if (score.weights == nullptr) {
-      return additive ? refuse(error_, FV_VALUE_ERROR, "weights: got none, wanted one for each column of query")
-                      : FV_OK;
+    if (score.factors == nullptr) {
+      if (!is_additive(score.family)) return FV_OK;
+      return refuse(error_, FV_VALUE_ERROR, "factors: got none, wanted one for each column of query");
     }
-    if (score.kind == FV_DOT) return refuse(error_, FV_VALUE_ERROR, "weights: got an array, wanted none for FV_DOT");
-    return weights(*score.weights);
+    if (score.family == FV_INNER) {
+      return refuse(error_, FV_VALUE_ERROR, "factors: got an array, wanted none for FV_INNER");
+    }
+    return factors(*score.factors);
   }
 
   // (D,), of the accumulator's type, contiguous and aligned: it is read where it stands.
-  fv_status weights(const fv_array& weights) {
-    if (const fv_status status = view("weights", &weights); status != FV_OK) return status;
+  fv_status factors(const fv_array& factors) {
+    if (const fv_status status = view("factors", &factors); status != FV_OK) return status;
     const fv_dtype wanted = given_.query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32;
-    if (weights.dtype != wanted) return wrong_dtype("weights", weights, dtype_name(wanted));
+    if (factors.dtype != wanted) return wrong_dtype("factors", factors, dtype_name(wanted));
     const int64_t item = wanted == FV_FLOAT64 ? 8 : 4;
-    if (weights.ndim != 1 || weights.shape[0] != problem_.head_size) {
-      return refuse(error_, FV_VALUE_ERROR, "weights: got shape %s, wanted (%lld,), one for each column of query",
-                    ShapeText(weights).c_str(), static_cast<long long>(problem_.head_size));
+    if (factors.ndim != 1 || factors.shape[0] != problem_.head_size) {
+      return refuse(error_, FV_VALUE_ERROR, "factors: got shape %s, wanted (%lld,), one for each column of query",
+                    ShapeText(factors).c_str(), static_cast<long long>(problem_.head_size));
     }
-    const bool has_gaps = weights.shape[0] > 1 && weights.strides[0] != item;
-    if (has_gaps || (weights.shape[0] > 0 && reinterpret_cast<uintptr_t>(weights.data) % item != 0)) {
-      return refuse(error_, FV_VALUE_ERROR, "weights: got an array with gaps or unaligned, wanted a contiguous one");
+    const bool has_gaps = factors.shape[0] > 1 && factors.strides[0] != item;
+    if (has_gaps || (factors.shape[0] > 0 && reinterpret_cast<uintptr_t>(factors.data) % item != 0)) {
+      return refuse(error_, FV_VALUE_ERROR, "factors: got an array with gaps or unaligned, wanted a contiguous one");
     }
-    problem_.weights = weights.data;
+    problem_.factors = factors.data;
     return FV_OK;
   }
 
@@ -427,7 +435,7 @@ class Validator : private Views<Problem> {
       return refuse(error_, FV_VALUE_ERROR, "dropout: got %g, wanted a number in [0, 1)", rate);
     }
     if (weights && rate > 0) return refuse(error_, FV_VALUE_ERROR, "dropout: got %g, wanted 0 for the weights", rate);
-    if (rate > 0 && given_.score.kind >= FV_BOXCAR) {
+    if (rate > 0 && given_.score.weighing != FV_SOFTMAX) {
       return refuse(error_, FV_VALUE_ERROR, "dropout: got %g with a compact kernel, wanted 0", rate);
     }
     problem_.dropout = rate;

@@ -29,7 +29,7 @@ class BackwardValidator : private Views<Problem> {
   fv_status hard_forward(int64_t draws, const fv_array* index, const fv_array* lse, const fv_array* d_out,
                          const fv_array* advantage) {
     const char* refused = nullptr;
-    if (problem_.kind >= FV_BOXCAR) refused = "compact kernel";
+    if (problem_.weighing != FV_SOFTMAX) refused = "compact kernel";
     if (given_.sink != nullptr) refused = "sink";
     if (given_.sigma != 0) refused = "sigma";
     if (given_.dropout != 0) refused = "dropout";
@@ -68,7 +68,7 @@ class BackwardValidator : private Views<Problem> {
     if (status == FV_OK) status = gradient("d_value", gradients.value, shared, value, problem_.d_value);
     if (status == FV_OK && gradients.mask != nullptr) status = mask_gradient(*gradients.mask);
     if (status == FV_OK && gradients.sink != nullptr) status = sink_gradient(gradients.sink);
-    if (status == FV_OK && gradients.weights != nullptr) status = weights_gradient(gradients.weights);
+    if (status == FV_OK && gradients.factors != nullptr) status = factors_gradient(gradients.factors);
     if (status == FV_OK && gradients.centers != nullptr) {
       status = row_gradient("d_centers", gradients.centers, problem_.d_centers);
     }
@@ -145,17 +145,17 @@ class BackwardValidator : private Views<Problem> {
     return status == FV_OK ? place_output("d_sink", *array, problem_.lead_shape, nullptr, 0, problem_.d_sink) : status;
   }
 
-  fv_status weights_gradient(const fv_array* array) {
-    if (problem_.kind == FV_DOT) {
-      return refuse(error_, FV_VALUE_ERROR, "d_weights: got an array with an inner product, which has no weights");
+  fv_status factors_gradient(const fv_array* array) {
+    if (problem_.family == FV_INNER) {
+      return refuse(error_, FV_VALUE_ERROR, "d_factors: got an array with an inner product, which has no factors");
     }
-    if (const fv_status status = of_float64("d_weights", array); status != FV_OK) return status;
+    if (const fv_status status = of_float64("d_factors", array); status != FV_OK) return status;
     if (array->ndim != 1 || array->shape[0] != problem_.head_size || (array->shape[0] > 1 && array->strides[0] == 0)) {
-      return refuse(error_, FV_VALUE_ERROR, "d_weights: got shape %s, wanted (%lld,), with one address an element",
+      return refuse(error_, FV_VALUE_ERROR, "d_factors: got shape %s, wanted (%lld,), with one address an element",
                     ShapeText(*array).c_str(), static_cast<long long>(problem_.head_size));
     }
-    place(*array, 1, problem_.d_weights);
-    place_core(*array, 0, problem_.d_weights);
+    place(*array, 1, problem_.d_factors);
+    place_core(*array, 0, problem_.d_factors);
     return FV_OK;
   }
 

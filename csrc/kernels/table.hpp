@@ -75,7 +75,7 @@ struct Gaussian {
 };
 
 // The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
-enum class Profile : int32_t { boxcar, epanechnikov, triangular };
+enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular };
 
 // The kernels of one accumulator (float32 or float64) and one kind of product. `T` below is the accumulator.
 struct Family {

@@ -40,6 +40,7 @@ from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
 from ._runtime.config import __version__, get_num_threads, num_threads, set_num_threads, show_config
 from ._runtime.paths import get_cmake_dir, get_include
+from ._runtime.public import publish as _publish
 from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
 
 __all__ = [
@@ -94,3 +95,5 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+_publish(__name__)

@@ -47,7 +47,7 @@ def test_the_reference_by_scalars(rate):
     """Each number by itself, from NumPy's own Philox. Of these cells 7 or so are decided by a
     second number, where the rate has one; some of them are dropped, and some kept."""
     key, shape = (3, 2**63 + 5), (2, 9, 100)
-    kept = reference.kept(key, rate, shape)
+    kept = reference.dropout_mask(key, rate, shape)
     assert kept.shape == shape
     bound, rest = int(256 * rate), 256 * rate % 1
     for lead, query, block in np.ndindex(2, 9, 4):
@@ -66,14 +66,14 @@ def test_the_rate_is_exact(rate):
     """Within 4.76 deviations of four million cells. One rounded to 1/256 would be 8 off and more;
     of 0.5 and 1/256, which need no second number, it would be the same."""
     cells = 2**22
-    dropped = cells - np.count_nonzero(reference.kept((7, 8), rate, (8, 2**10, 2**9)))
+    dropped = cells - np.count_nonzero(reference.dropout_mask((7, 8), rate, (8, 2**10, 2**9)))
     z = (dropped - cells * rate) / np.sqrt(cells * rate * (1 - rate))
     assert abs(z) < LARGEST_Z
 
 
 def test_a_cell_is_dropped_whatever_its_place_and_its_neighbours():
     rate = 0.3
-    dropped = ~reference.kept((9, 1), rate, (8, 256, 1024))
+    dropped = ~reference.dropout_mask((9, 1), rate, (8, 256, 1024))
     for axes in ((0, 1), (1, 2), (0, 2)):
         counts = dropped.sum(axis=axes)
         cells = dropped.size / len(counts)
@@ -94,7 +94,7 @@ def test_a_cell_is_dropped_whatever_its_place_and_its_neighbours():
 def test_the_same_weights_are_dropped(rate, dtype):
     for lead, queries, keys in (((2, 3), 40, 400), ((), 1, 33), ((3,), 4, 169), ((2,), 65, 31)):
         found = mask_of(lead, queries, keys, dtype, dropout=rate, rng=11)
-        wanted = reference.kept(key_of(11), rate, (*lead, queries, keys))
+        wanted = reference.dropout_mask(key_of(11), rate, (*lead, queries, keys))
         np.testing.assert_array_equal(found, wanted)
 
 
@@ -336,7 +336,7 @@ def test_far_keys_count_where_others_are_dropped():
     v = np.eye(600)
     found = core(q, k, v, ("gaussian", None, 1e-6, False), None)
     weights = fv.attention_weights(q, k, score=fv.Gaussian(1.0))
-    kept = reference.kept(key_of(DROP["rng"]), DROP["dropout"], weights.shape)
+    kept = reference.dropout_mask(key_of(DROP["rng"]), DROP["dropout"], weights.shape)
     wanted = weights * kept / (1 - DROP["dropout"])
     np.testing.assert_array_equal(found != 0, wanted != 0)
     # a few roundings each, and of an exponent up to 40: 40 ulp
@@ -353,6 +353,6 @@ def test_windows_round_centers(half_width, queries, sigma):
     local: dict[str, Any] = {"centers": centers, "half_width": half_width, "sigma": sigma}
     unit = np.broadcast_to(np.eye(700), (2, 700, 700))
     weights = reference.local_attention(q, k, unit, score="dot", **local)
-    kept = reference.kept(key_of(DROP["rng"]), DROP["dropout"], weights.shape)
+    kept = reference.dropout_mask(key_of(DROP["rng"]), DROP["dropout"], weights.shape)
     # sums of 2 terms to 281, of logits up to 20
     np.testing.assert_allclose(found, (weights * kept / (1 - DROP["dropout"])) @ v, atol=1e-12)

@@ -33,28 +33,28 @@ void spoil(Tensor& x, int64_t row, int64_t columns, double one, double other) {
 
 struct Kind {
   const char* name;
-  fv_score_kind kind;
+  ScoreKind kind;
   std::function<void(Case&)> apply;
 };
 
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all = {
-      {"dot, softcap, float mask", FV_DOT,
+      {"dot, softcap, float mask", kDot,
        [](Case& c) {
          c.softcap = 2;
          c.mask = Tensor::random(c.dtype, {c.queries, c.keys}, 1.0, 3);
        }},
-      {"tanh", FV_TANH, [](Case& c) { c.weights = Tensor::random(lse_dtype(c.dtype), {c.head_size}, 1.0, 4); }},
-      {"relu", FV_RELU, [](Case& c) { c.weights = Tensor::random(lse_dtype(c.dtype), {c.head_size}, 1.0, 5); }},
-      {"gaussian, centers, sigma", FV_GAUSSIAN,
+      {"tanh", kTanh, [](Case& c) { c.factors = Tensor::random(lse_dtype(c.dtype), {c.head_size}, 1.0, 4); }},
+      {"relu", kRelu, [](Case& c) { c.factors = Tensor::random(lse_dtype(c.dtype), {c.head_size}, 1.0, 5); }},
+      {"gaussian, centers, sigma", kGaussian,
        [](Case& c) {
          c.centers = Tensor(FV_FLOAT64, {c.heads, 1, c.queries});
          for (int64_t i = 0; i < c.centers.count(); ++i) c.centers.set(i, double(i * 11 % 120) + 0.25);
          c.half_width = 90;
          c.sigma = 40;
        }},
-      {"epanechnikov", FV_EPANECHNIKOV,
-       [](Case& c) { c.weights = Tensor::random(lse_dtype(c.dtype), {c.head_size}, 0.2, 6); }},
+      {"epanechnikov", kEpanechnikov,
+       [](Case& c) { c.factors = Tensor::random(lse_dtype(c.dtype), {c.head_size}, 0.2, 6); }},
   };
   return all;
 }
@@ -63,7 +63,7 @@ Case of_kind(const Kind& kind, fv_dtype dtype, int64_t queries, int64_t keys, in
              uint64_t seed, int64_t heads = 2) {
   Case c(dtype, heads, 2, queries, keys, size, value_size, seed);
   c.kind = kind.kind;
-  if (kind.kind != FV_DOT || size == 0) c.scale = 1;
+  if (kind.kind != kDot || size == 0) c.scale = 1;
   kind.apply(c);
   return c;
 }
@@ -236,7 +236,7 @@ void test_nothing(Report& report, const std::string& title, fv_dtype dtype) {
                 {"values of no columns", 2, 5, 9, 4, 0},
                 {"no heads", 0, 5, 9, 4, 3}};
   std::vector<Kind> all = kinds();
-  all.push_back({"sink", FV_DOT, [](Case& c) { c.sink = Tensor(FV_FLOAT64, {c.heads, c.groups}, 0.5); }});
+  all.push_back({"sink", kDot, [](Case& c) { c.sink = Tensor(FV_FLOAT64, {c.heads, c.groups}, 0.5); }});
   for (const auto& shape : shapes)
     for (const Kind& kind : all) {
       const Case c = of_kind(kind, dtype, shape.queries, shape.keys, shape.size, shape.value_size, 61, shape.heads);
@@ -283,8 +283,8 @@ void test_nothing_is_written(Report& report, const std::string& title, fv_dtype 
 void test_stretches(Report& report, const std::string& title) {
   constexpr int64_t queries = 1280, half = queries / 2, keys = 505, size = 64;
   Case c(FV_FLOAT64, 1, 1, queries, keys, size, size, 81);
-  c.kind = FV_TANH;
-  c.weights = Tensor::random(FV_FLOAT64, {size}, 1.0, 82);
+  c.kind = kTanh;
+  c.factors = Tensor::random(FV_FLOAT64, {size}, 1.0, 82);
   const Pulled pulled = pulled_for(c, 0, 82);
   const Forward given = forward(c, FV_FLOAT64);
   const Pullback whole = pull_back(c, given, pulled, FV_FLOAT64, every_part, 1);
@@ -297,7 +297,7 @@ void test_stretches(Report& report, const std::string& title) {
   };
   double off = 0;
   std::vector<double> sums[part_count];
-  for (const Part part : {of_key, of_value, of_weights}) sums[part].resize(size_t(whole.part[part].count()));
+  for (const Part part : {of_key, of_value, of_factors}) sums[part].resize(size_t(whole.part[part].count()));
   for (const int64_t first : {int64_t(0), half}) {
     Case some = c;
     some.queries = half;
@@ -310,10 +310,10 @@ void test_stretches(Report& report, const std::string& title) {
     for (int64_t i = 0; i < half * size; ++i)
       off =
           std::fmax(off, or_infinity(std::fabs(r.part[of_query].get(i) - whole.part[of_query].get(first * size + i))));
-    for (const Part part : {of_key, of_value, of_weights})
+    for (const Part part : {of_key, of_value, of_factors})
       for (size_t i = 0; i < sums[part].size(); ++i) sums[part][i] += r.part[part].get(int64_t(i));
   }
-  for (const Part part : {of_key, of_value, of_weights})
+  for (const Part part : {of_key, of_value, of_factors})
     for (size_t i = 0; i < sums[part].size(); ++i)
       off = std::fmax(off, or_infinity(std::fabs(sums[part][i] - whole.part[part].get(int64_t(i)))));
   report.bounded(title + "stretches of queries, the sum of them", off / 1e-10, "some element");

@@ -58,7 +58,7 @@ struct Call {
     problem.key = view(a_key);
     problem.value = view(a_value);
     fv_gradients g = {};
-    const fv_array** const fields[] = {&g.query, &g.key, &g.value, &g.mask, &g.sink, &g.weights, &g.centers, &g.sigma};
+    const fv_array** const fields[] = {&g.query, &g.key, &g.value, &g.mask, &g.sink, &g.factors, &g.centers, &g.sigma};
     for (int part = 0; part < part_count; ++part) *fields[part] = view(gradient(Part(part)));
     if (draws)
       return fv_hard_attention_backward(&problem, draws, view(an_index), view(an_lse), view(a_d_out),
@@ -160,7 +160,7 @@ void test_soft(Report& report, fv_dtype dtype) {
   for (const Part part : {of_query, of_key, of_value}) append(all, of_gradient(part));
   all.push_back(unasked(of_mask, "without a mask"));
   all.push_back(unasked(of_sink, "without a sink"));
-  all.push_back(unasked(of_weights, "of an inner product"));
+  all.push_back(unasked(of_factors, "of an inner product"));
   all.push_back(unasked(of_centers, "without sigma"));
   all.push_back(unasked(of_sigma, "without sigma"));
   for (const Wrong& wrong : all) check(report, title, plain, 0, wrong);
@@ -174,13 +174,13 @@ void test_soft(Report& report, fv_dtype dtype) {
     for (const Wrong& wrong : of_gradient(part)) check(report, title, masked, 0, wrong);
 
   Case local = plain;
-  local.kind = FV_GAUSSIAN;
+  local.kind = kGaussian;
   local.centers = Tensor(FV_FLOAT64, {4}, 2.5);
   local.half_width = 2;
   local.sigma = 0;
   check(report, title, local, 0, unasked(of_centers, "with centers, without sigma"));
   local.sigma = 1;
-  for (const Part part : {of_weights, of_centers, of_sigma})
+  for (const Part part : {of_factors, of_centers, of_sigma})
     for (const Wrong& wrong : of_gradient(part)) check(report, title, local, 0, wrong);
 }
 
@@ -195,7 +195,7 @@ void test_hard(Report& report, fv_dtype dtype) {
   for (const Part part : {of_query, of_key, of_value}) append(all, of_gradient(part));
   all.push_back(unasked(of_mask, "without a mask"));
   all.push_back(unasked(of_sink, "of hard attention"));
-  all.push_back(unasked(of_weights, "of an inner product"));
+  all.push_back(unasked(of_factors, "of an inner product"));
   all.push_back(unasked(of_sigma, "of hard attention"));
   all.push_back({"of -1", "draws", FV_VALUE_ERROR, [](Call& call) { call.draws = -1; }});
   all.push_back({"beyond the keys", "index", FV_VALUE_ERROR, [](Call& call) { call.pulled.index.set(23, 6); }});
@@ -209,7 +209,8 @@ void test_hard(Report& report, fv_dtype dtype) {
                    call.problem.sigma = 1;
                  }});
   all.push_back({"a compact kernel", "problem", FV_VALUE_ERROR, [](Call& call) {
-                   call.problem.score.kind = FV_BOXCAR;
+                   call.problem.score.family = FV_DISTANCE;
+                   call.problem.score.weighing = FV_BOXCAR;
                    call.problem.score.scale = 1;
                  }});
   for (const Wrong& wrong : all) check(report, title, plain, 3, wrong);

@@ -156,10 +156,10 @@ void test_kinds(Report& report, const std::vector<std::string>& isas) {
 }
 
 std::vector<Numbers> some_numbers() {
-  return {{FV_DOT, "dot", [](Case&, uint64_t) {}},
-          {FV_TANH, "tanh", about(0, 1)},
-          {FV_RELU, "relu", about(0, 1)},
-          {FV_GAUSSIAN, "gaussian", about(0, 1)}};
+  return {{kDot, "dot", [](Case&, uint64_t) {}},
+          {kTanh, "tanh", about(0, 1)},
+          {kRelu, "relu", about(0, 1)},
+          {kGaussian, "gaussian", about(0, 1)}};
 }
 
 void test_choices(Report& report, const std::vector<std::string>& isas) {
@@ -201,7 +201,7 @@ void test_dropped(Report& report, const std::vector<std::string>& isas) {
 // Many keys: several tiles for every chunk, and several groups of tiles for each of the 16 chunks, which is the most.
 void test_many_keys(Report& report, const std::vector<std::string>& isas) {
   for (const fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64, FV_BFLOAT16})
-    for (const fv_score_kind kind : {FV_DOT, FV_GAUSSIAN})
+    for (const ScoreKind kind : {kDot, kGaussian})
       compare_gradients(report, isas, std::string(name_of(kind)) + ", many keys", dtype, false, 0, 2, [&](int64_t n) {
         Case c(dtype, 1, 2, 3, n ? 9000 : 3000, 5, 3, 77);
         c.kind = kind;

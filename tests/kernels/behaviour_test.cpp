@@ -26,11 +26,11 @@ void test_threads(Report& report, const std::string& title, fv_dtype dtype) {
 
 // Scores that are no inner products: many queries, and few against keys of several chunks.
 void test_threads_of_kinds(Report& report, const std::string& title, fv_dtype dtype) {
-  for (fv_score_kind kind : {FV_TANH, FV_RELU, FV_GAUSSIAN, FV_TRIANGULAR}) {
+  for (ScoreKind kind : {kTanh, kRelu, kGaussian, kTriangular}) {
     Case many(dtype, 3, 2, 131, 257, 7, 20, 13), few(dtype, 2, 2, 3, 9001, 3, 5, 14);
     for (Case* c : {&many, &few}) {
       c->kind = kind;
-      c->weights = Tensor::random(lse_dtype(dtype), {c->head_size}, kind == FV_TRIANGULAR ? 0.1 : 1, 15);
+      c->factors = Tensor::random(lse_dtype(dtype), {c->head_size}, kind == kTriangular ? 0.1 : 1, 15);
       c->scale = 1;
       c->leave_one_out = true;
     }
@@ -98,12 +98,12 @@ void test_no_key(Report& report, const std::string& title, fv_dtype dtype) {
 // Key 90 becomes NaN, which the later queries alone see; then query 1. The numbers that they take the place of were 0,
 // so that no maximum over other rows changes, and neither do the bits of those rows.
 void test_contained(Report& report, const std::string& title, fv_dtype dtype) {
-  for (fv_score_kind kind : {FV_TANH, FV_RELU, FV_GAUSSIAN, FV_DOT})
+  for (ScoreKind kind : {kTanh, kRelu, kGaussian, kDot})
     for (int64_t queries : {3, 67}) {
       Case c(dtype, 1, 1, queries, 101, 6, 5, 22);
       c.kind = kind;
       c.scale = 1;
-      if (kind != FV_DOT) c.weights = Tensor::random(lse_dtype(dtype), {6}, 1.0, 23);
+      if (kind != kDot) c.factors = Tensor::random(lse_dtype(dtype), {6}, 1.0, 23);
       c.left = 50;
       c.right = queries < 10 ? -1 : 0;
       c.leave_one_out = true;
@@ -139,7 +139,7 @@ void test_large_logits(Report& report, const std::string& title, fv_dtype dtype)
   for (int64_t queries : {3, 50})
     for (double negligible : {0.0, 0x1p-24}) {
       Case c(dtype, 1, 1, queries, 200, 1, 4, 24);
-      c.kind = FV_GAUSSIAN;
+      c.kind = kGaussian;
       c.scale = 1e10;
       c.negligible = negligible;
       const auto nearest = [](int64_t i) { return i * 83 % 200; };
@@ -154,12 +154,12 @@ void test_large_logits(Report& report, const std::string& title, fv_dtype dtype)
         return right;
       };
       const std::string of = title + std::to_string(queries) + " queries, logits of 1e10, ";
-      report.that(of + name_of(FV_GAUSSIAN) + (negligible > 0 ? ", negligible" : ""), takes(run(c), nearest));
+      report.that(of + name_of(kGaussian) + (negligible > 0 ? ", negligible" : ""), takes(run(c), nearest));
       if (negligible > 0) continue;
-      c.kind = FV_DOT;
+      c.kind = kDot;
       for (int64_t j = 0; j < 200; ++j) c.key.set(j, double(j));
       for (int64_t i = 0; i < queries; ++i) c.query.set(i, i % 2 ? -1 : 1);
-      report.that(of + name_of(FV_DOT), takes(run(c), [](int64_t i) { return i % 2 ? 0 : 199; }));
+      report.that(of + name_of(kDot), takes(run(c), [](int64_t i) { return i % 2 ? 0 : 199; }));
     }
 }
 

@@ -34,7 +34,7 @@ void lay(Tensor& points, uint64_t seed) {
 
 Case points(fv_dtype dtype, int64_t queries, int64_t keys, int64_t size, double width) {
   Case c(dtype, 1, 1, queries, keys, size, 2, 5);
-  c.kind = FV_GAUSSIAN;
+  c.kind = kGaussian;
   c.scale = 1 / (width * width);
   lay(c.query, 71);
   lay(c.key, 72);
@@ -43,12 +43,12 @@ Case points(fv_dtype dtype, int64_t queries, int64_t keys, int64_t size, double 
 
 // Points on a grid fine enough for their order, and a width of a power of 2: squared distances are exact, so that
 // rounding never decides what is within the radius.
-Case points_on_grid(fv_dtype dtype, fv_score_kind kind, int64_t queries, int64_t keys, int64_t size, double width) {
+Case points_on_grid(fv_dtype dtype, ScoreKind kind, int64_t queries, int64_t keys, int64_t size, double width) {
   Case c = points(dtype, queries, keys, size, width);
   for (Tensor* t : {&c.query, &c.key})
     for (int64_t n = 0; n < t->count(); ++n) t->set(n, std::rint(t->get(n) * 0x1p+12) * 0x1p-12);
   c.kind = kind;
-  c.weights = Tensor(lse_dtype(dtype), {size}, 1 / width);
+  c.factors = Tensor(lse_dtype(dtype), {size}, 1 / width);
   c.scale = 1;
   return c;
 }
@@ -87,8 +87,8 @@ const Scene scenes[] = {
      }},
     {"weights",
      [](Case& c) {
-       c.weights = Tensor(lse_dtype(c.dtype), {c.head_size}, -0.75);
-       c.weights.set(0, 1.5);
+       c.factors = Tensor(lse_dtype(c.dtype), {c.head_size}, -0.75);
+       c.factors.set(0, 1.5);
      },
      true},
     {"leave one out",
@@ -184,7 +184,7 @@ void check_gaussian(Report& report, const std::string& isa, fv_dtype dtype, cons
     const Result all = run(c);
     Case precise = c;  // the same numbers
     precise.dtype = FV_FLOAT64;
-    for (Tensor* t : {&precise.query, &precise.key, &precise.value, &precise.weights})
+    for (Tensor* t : {&precise.query, &precise.key, &precise.value, &precise.factors})
       if (t->view()) *t = t->as(FV_FLOAT64);
     const Result truth = dtype == FV_FLOAT64 ? all : run(precise);
     c.negligible = negligible;
@@ -214,7 +214,7 @@ void check_gaussian(Report& report, const std::string& isa, fv_dtype dtype, cons
 // Compact kernels leave out what weighs exactly 0, so that they are held to the formula itself.
 void check_compact(Report& report, const std::vector<std::string>& isas, fv_dtype dtype, const Scene& scene) {
   compare(report, isas, std::string("radius, ") + scene.name, 12, [&](int64_t n) {
-    const fv_score_kind kinds[] = {FV_BOXCAR, FV_EPANECHNIKOV, FV_TRIANGULAR};
+    const ScoreKind kinds[] = {kBoxcar, kEpanechnikov, kTriangular};
     Case c = points_on_grid(dtype, kinds[n % 3], n / 6 ? 3 : 33, 1500, 1 + n % 2, n / 3 % 2 ? 0x1p-2 : 0x1p-7);
     scene.apply(c);
     if (c.mask.view() && c.mask.shape()[0] == 1) {  // the formula has a row for each query
@@ -251,7 +251,7 @@ void check_skipping(Report& report, const std::string& isa, fv_dtype dtype) {
       for (int64_t i = 0; i < everything.output.count(); ++i) reads &= std::isnan(everything.output.get(i));
       c.negligible = 0x1p-24;
       skips &= finite(run(c));
-      for (fv_score_kind kind : {FV_BOXCAR, FV_EPANECHNIKOV, FV_TRIANGULAR})
+      for (ScoreKind kind : {kBoxcar, kEpanechnikov, kTriangular})
         within &= finite(run(poisoned(points_on_grid(dtype, kind, 50, keys, size, 0x1p-4))));
     }
   const std::string title = isa + ": " + name_of(dtype) + ", ";
@@ -266,7 +266,7 @@ void check_threads(Report& report, const std::string& isa, fv_dtype dtype) {
     Case c = points(dtype, 400, 5000, size, 0.01);
     c.negligible = 0x1p-24;
     equal &= same(run(c, 1), run(c, 2));
-    c = points_on_grid(dtype, FV_EPANECHNIKOV, 400, 5000, size, 0x1p-6);
+    c = points_on_grid(dtype, kEpanechnikov, 400, 5000, size, 0x1p-6);
     equal &= same(run(c, 1), run(c, 2));
   }
   report.that(isa + ": " + name_of(dtype) + ", far keys, 1 and 2 threads, the same bits", equal);

@@ -33,8 +33,8 @@ Real squared_distance(const Case& c, const Real* q, const Real* k, const Real* w
 template <class Real, class Round>
 Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rounded) {
   const int64_t size = c.head_size;
-  switch (c.kind) {
-    case FV_DOT: return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) { return q[d] * k[d]; }));
+  switch (c.kind.family) {
+    case FV_INNER: return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) { return q[d] * k[d]; }));
     case FV_TANH:
       return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) { return w[d] * std::tanh(q[d] + k[d]); }));
     case FV_RELU:
@@ -42,15 +42,16 @@ Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rou
                        const Real x = q[d] + k[d];
                        return w[d] * (x < 0 ? Real(0) : x);
                      }));
-    default: break;
+    case FV_DISTANCE: break;
   }
   const Real squared = squared_distance(c, q, k, w);
-  switch (c.kind) {
+  switch (c.kind.weighing) {
     case FV_BOXCAR: return Real(squared <= 1);
     case FV_EPANECHNIKOV: return rounded(squared > 1 ? Real(0) : 1 - squared);
     case FV_TRIANGULAR: return rounded(squared > 1 ? Real(0) : 1 - std::sqrt(squared));
-    default: return rounded(Real(c.scale) * (squared / -2));
+    case FV_SOFTMAX: break;
   }
+  return rounded(Real(c.scale) * (squared / -2));
 }
 
 }  // namespace kernel_tests

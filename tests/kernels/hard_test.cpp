@@ -127,7 +127,7 @@ void test_refused(Report& report) {
       {"sink", FV_VALUE_ERROR, [](Case& c, auto&...) { c.sink = Tensor(FV_FLOAT64, {1, 1}); }},
       {"compact", FV_VALUE_ERROR,
        [](Case& c, auto&...) {
-         c.kind = FV_BOXCAR;
+         c.kind = kBoxcar;
          c.scale = 1;
        }},
       {"out", FV_TYPE_ERROR, [](Case&, fv_selection&, int64_t&, Tensor& x, auto&...) { x = x.as(FV_INT64); }},

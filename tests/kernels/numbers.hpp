@@ -10,7 +10,7 @@
 namespace kernel_tests {
 
 struct Numbers {
-  fv_score_kind kind;
+  ScoreKind kind;
   std::string name;
   std::function<void(Case&, uint64_t seed)> fill;  // query, key, weights and scale
   double formulas = 2;                             // as compare() takes it

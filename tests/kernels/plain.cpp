@@ -11,7 +11,7 @@ template <class Real, class Round>
 Answer attend(const Case& c, Round rounded) {
   const int64_t leads = c.heads * c.groups, keys = c.keys;
   const auto query = numbers<Real>(c.query), key = numbers<Real>(c.key), value = numbers<Real>(c.value);
-  const auto factors = numbers<Real>(c.weights), sink = numbers<Real>(c.sink);
+  const auto factors = numbers<Real>(c.factors), sink = numbers<Real>(c.sink);
   const auto bias = c.mask.view() && c.mask.view()->dtype != FV_BOOL ? numbers<Real>(c.mask) : std::vector<Real>();
   std::vector<char> seen(size_t(leads * c.queries * keys));
   for (int64_t n = 0; n < leads * c.queries * keys; ++n)
@@ -86,8 +86,9 @@ fv_problem Case::problem() const {
   p.sink = sink.view();
   p.score.scale = scale;
   p.score.softcap = softcap;
-  p.score.kind = kind;
-  p.score.weights = weights.view();
+  p.score.family = kind.family;
+  p.score.weighing = kind.weighing;
+  p.score.factors = factors.view();
   p.score.negligible = negligible;
   p.reach.mask = mask.view();
   p.reach.left = left;
@@ -119,6 +120,12 @@ bool Case::sees(int64_t head, int64_t i, int64_t j) const {
   if (!mask.view()) return true;
   const double cell = mask.get(i * keys + j);
   return mask.view()->dtype == FV_BOOL ? cell != 0 : cell != -INFINITY;
+}
+
+const char* name_of(ScoreKind kind) {
+  static const char* const families[] = {"dot", "tanh", "relu", "gaussian"};
+  static const char* const compact[] = {"boxcar", "epanechnikov", "triangular"};
+  return kind.weighing == FV_SOFTMAX ? families[kind.family] : compact[kind.weighing - FV_BOXCAR];
 }
 
 std::string Case::shape() const {

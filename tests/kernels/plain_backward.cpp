@@ -22,7 +22,7 @@ class Formula {
         query_(numbers<Real>(c.query)),
         key_(numbers<Real>(c.key)),
         value_(numbers<Real>(c.value)),
-        factors_(numbers<Real>(c.weights)),
+        factors_(numbers<Real>(c.factors)),
         sink_(numbers<Real>(c.sink)),
         bias_(numbers<Real>(has(c, p, of_mask) ? c.mask : Tensor())),
         d_output_(numbers<Real>(p.d_output)),
@@ -91,16 +91,16 @@ class Formula {
     cell.bend = cell.factor = 1;
     cell.slope = 0;
     double size = 0;
-    for (int64_t d = 0; d < c_.head_size && c_.kind <= FV_RELU; ++d) {
+    for (int64_t d = 0; d < c_.head_size && c_.kind.family != FV_DISTANCE; ++d) {
       const double a = magnitude(q[d]), b = magnitude(k[d]);
-      size += c_.kind == FV_DOT ? a * b : magnitude(w[d]) * (c_.kind == FV_TANH ? 1 : a + b);
+      size += c_.kind == kDot ? a * b : magnitude(w[d]) * (c_.kind == kTanh ? 1 : a + b);
     }
-    cell.uncertain = 1 + (c_.kind <= FV_RELU ? std::fabs(c_.scale) * size : magnitude(cell.logit));
+    cell.uncertain = 1 + (c_.kind.family != FV_DISTANCE ? std::fabs(c_.scale) * size : magnitude(cell.logit));
     if (c_.compact()) {
       cell.uncertain = 1;
       const Real squared = squared_distance(c_, q, k, w);
-      if (c_.kind == FV_EPANECHNIKOV && cell.logit > 0) cell.slope = 1;
-      if (c_.kind == FV_TRIANGULAR && cell.logit > 0 && squared > 0) cell.slope = 1 / (2 * std::sqrt(squared));
+      if (c_.kind == kEpanechnikov && cell.logit > 0) cell.slope = 1;
+      if (c_.kind == kTriangular && cell.logit > 0 && squared > 0) cell.slope = 1 / (2 * std::sqrt(squared));
     }
     if (c_.softcap > 0) {
       const Real t = std::tanh(cell.logit / Real(c_.softcap));
@@ -222,15 +222,15 @@ class Formula {
       const Real w = factors_.empty() ? Real(1) : factors_[size_t(d)];
       Real to_query, to_key, to_weight = 0;
       double to_query_size = -1;
-      if (c_.kind == FV_DOT) {
+      if (c_.kind == kDot) {
         to_query = scale * k[d];
         to_key = scale * q[d];
-      } else if (c_.kind == FV_TANH) {
+      } else if (c_.kind == kTanh) {
         const Real t = std::tanh(q[d] + k[d]);
         to_query = to_key = scale * w * (1 - t) * (1 + t);
         to_query_size = magnitude(scale * w);  // 1 - t^2 has the size of 1
         to_weight = scale * t;
-      } else if (c_.kind == FV_RELU) {
+      } else if (c_.kind == kRelu) {
         const Real x = q[d] + k[d];
         to_query = to_key = x > 0 ? scale * w : Real(0);
         to_weight = x > 0 ? scale * x : Real(0);
@@ -244,7 +244,7 @@ class Formula {
       sums_[of_query][size_t(row * c_.head_size + d)].add(
           d_logit * to_query, size * (to_query_size < 0 ? magnitude(to_query) : to_query_size));
       sums_[of_key][size_t((head * c_.keys + j) * c_.head_size + d)].add(d_logit * to_key, size * key_size);
-      if (c_.kind != FV_DOT) sums_[of_weights][size_t(d)].add(d_logit * to_weight, size * magnitude(to_weight));
+      if (c_.kind != kDot) sums_[of_factors][size_t(d)].add(d_logit * to_weight, size * magnitude(to_weight));
     }
   }
 
@@ -261,7 +261,7 @@ class Formula {
 
 const char* name_of(Part part) {
   static const char* const names[] = {"d_query", "d_key",     "d_value",   "d_mask",
-                                      "d_sink",  "d_weights", "d_centers", "d_sigma"};
+                                      "d_sink",  "d_factors", "d_centers", "d_sigma"};
   return names[part];
 }
 
@@ -269,7 +269,7 @@ bool has(const Case& c, const Pulled& p, Part part) {
   switch (part) {
     case of_mask: return c.mask.view() && c.mask.view()->dtype != FV_BOOL;
     case of_sink: return c.sink.view() && p.draws == 0;
-    case of_weights: return c.kind != FV_DOT;
+    case of_factors: return c.kind != kDot;
     case of_centers:
     case of_sigma: return c.sigma > 0;
     default: return true;
@@ -283,7 +283,7 @@ Shape shape_of(const Case& c, Part part) {
     case of_value: return {c.heads, 1, c.keys, c.value_size};
     case of_mask: return {c.queries, c.keys};
     case of_sink: return {c.heads, c.groups};
-    case of_weights: return {c.head_size};
+    case of_factors: return {c.head_size};
     default: return {c.heads, c.groups, c.queries};
   }
 }

@@ -21,7 +21,7 @@ struct Pulled {
   Tensor kept;        // (heads, groups, Lq, Lk), of dropout: not 0 where a weight stays
 };
 
-enum Part { of_query, of_key, of_value, of_mask, of_sink, of_weights, of_centers, of_sigma, part_count };
+enum Part { of_query, of_key, of_value, of_mask, of_sink, of_factors, of_centers, of_sigma, part_count };
 const char* name_of(Part);
 bool has(const Case&, const Pulled&, Part);
 Shape shape_of(const Case&, Part);

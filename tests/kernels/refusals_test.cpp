@@ -19,10 +19,10 @@ struct Wrong {
   std::function<void(Case&)> apply;
 };
 
-void weigh(Case& c, fv_score_kind kind) {
+void weigh(Case& c, ScoreKind kind) {
   c.kind = kind;
   c.scale = 1;
-  c.weights = Tensor(lse_dtype(c.dtype), {c.head_size}, 0.5);
+  c.factors = Tensor(lse_dtype(c.dtype), {c.head_size}, 0.5);
 }
 
 void check(Report& report, const std::string& title, const Wrong& wrong, fv_dtype dtype, bool weights_alone) {
@@ -45,30 +45,36 @@ void check(Report& report, const std::string& title, const Wrong& wrong, fv_dtyp
 }
 
 const Wrong scores[] = {
-    {"a kind below the first", "kind", FV_VALUE_ERROR, [](Case& c) { c.kind = fv_score_kind(-1); }},
-    {"a kind beyond the last", "kind", FV_VALUE_ERROR, [](Case& c) { c.kind = fv_score_kind(FV_TRIANGULAR + 1); }},
-    {"tanh without weights", "weights", FV_VALUE_ERROR, [](Case& c) { c.kind = FV_TANH; }},
-    {"relu without weights", "weights", FV_VALUE_ERROR, [](Case& c) { c.kind = FV_RELU; }},
-    {"an inner product with weights", "weights", FV_VALUE_ERROR, [](Case& c) { weigh(c, FV_DOT); }},
+    {"a family below the first", "family", FV_VALUE_ERROR, [](Case& c) { c.kind.family = fv_family(-1); }},
+    {"a family beyond the last", "family", FV_VALUE_ERROR, [](Case& c) { c.kind.family = fv_family(FV_DISTANCE + 1); }},
+    {"a weighing below the first", "weighing", FV_VALUE_ERROR, [](Case& c) { c.kind.weighing = fv_weighing(-1); }},
+    {"a weighing beyond the last", "weighing", FV_VALUE_ERROR,
+     [](Case& c) { c.kind = {FV_DISTANCE, fv_weighing(FV_TRIANGULAR + 1)}; }},
+    {"a compact kernel of an inner product", "weighing", FV_VALUE_ERROR, [](Case& c) { c.kind.weighing = FV_BOXCAR; }},
+    {"a compact kernel of an additive score", "weighing", FV_VALUE_ERROR,
+     [](Case& c) { weigh(c, {FV_TANH, FV_EPANECHNIKOV}); }},
+    {"tanh without factors", "factors", FV_VALUE_ERROR, [](Case& c) { c.kind = kTanh; }},
+    {"relu without factors", "factors", FV_VALUE_ERROR, [](Case& c) { c.kind = kRelu; }},
+    {"an inner product with factors", "factors", FV_VALUE_ERROR, [](Case& c) { weigh(c, kDot); }},
     {"negligible of an inner product", "negligible", FV_VALUE_ERROR, [](Case& c) { c.negligible = 0x1p-24; }},
     {"negligible of tanh", "negligible", FV_VALUE_ERROR,
      [](Case& c) {
-       weigh(c, FV_TANH);
+       weigh(c, kTanh);
        c.negligible = 0x1p-24;
      }},
     {"negligible below 0", "negligible", FV_VALUE_ERROR,
      [](Case& c) {
-       weigh(c, FV_GAUSSIAN);
+       weigh(c, kGaussian);
        c.negligible = -0x1p-24;
      }},
     {"negligible of 1", "negligible", FV_VALUE_ERROR,
      [](Case& c) {
-       weigh(c, FV_GAUSSIAN);
+       weigh(c, kGaussian);
        c.negligible = 1;
      }},
     {"negligible of NaN", "negligible", FV_VALUE_ERROR,
      [](Case& c) {
-       weigh(c, FV_GAUSSIAN);
+       weigh(c, kGaussian);
        c.negligible = NAN;
      }},
 };
@@ -109,15 +115,15 @@ const Wrong rates[] = {
     {"NaN", "dropout", FV_VALUE_ERROR, [](Case& c) { c.dropout = NAN; }},
 };
 
-const Wrong weights[] = {
-    {"another dtype", "weights", FV_TYPE_ERROR,
-     [](Case& c) { c.weights = c.weights.as(c.dtype == FV_FLOAT64 ? FV_FLOAT32 : FV_FLOAT64); }},
-    {"float16", "weights", FV_TYPE_ERROR, [](Case& c) { c.weights = c.weights.as(FV_FLOAT16); }},
-    {"int64", "weights", FV_TYPE_ERROR, [](Case& c) { c.weights = c.weights.as(FV_INT64); }},
-    {"one too many", "weights", FV_VALUE_ERROR, [](Case& c) { c.weights = Tensor(lse_dtype(c.dtype), {4}, 1); }},
-    {"one for all", "weights", FV_VALUE_ERROR, [](Case& c) { c.weights = Tensor(lse_dtype(c.dtype), {1}, 1); }},
-    {"another axis", "weights", FV_VALUE_ERROR, [](Case& c) { c.weights = Tensor(lse_dtype(c.dtype), {1, 3}, 1); }},
-    {"no axis", "weights", FV_VALUE_ERROR, [](Case& c) { c.weights = Tensor(lse_dtype(c.dtype), {}, 1); }},
+const Wrong factors[] = {
+    {"another dtype", "factors", FV_TYPE_ERROR,
+     [](Case& c) { c.factors = c.factors.as(c.dtype == FV_FLOAT64 ? FV_FLOAT32 : FV_FLOAT64); }},
+    {"float16", "factors", FV_TYPE_ERROR, [](Case& c) { c.factors = c.factors.as(FV_FLOAT16); }},
+    {"int64", "factors", FV_TYPE_ERROR, [](Case& c) { c.factors = c.factors.as(FV_INT64); }},
+    {"one too many", "factors", FV_VALUE_ERROR, [](Case& c) { c.factors = Tensor(lse_dtype(c.dtype), {4}, 1); }},
+    {"one for all", "factors", FV_VALUE_ERROR, [](Case& c) { c.factors = Tensor(lse_dtype(c.dtype), {1}, 1); }},
+    {"another axis", "factors", FV_VALUE_ERROR, [](Case& c) { c.factors = Tensor(lse_dtype(c.dtype), {1, 3}, 1); }},
+    {"no axis", "factors", FV_VALUE_ERROR, [](Case& c) { c.factors = Tensor(lse_dtype(c.dtype), {}, 1); }},
 };
 
 const Wrong compact[] = {
@@ -129,7 +135,7 @@ const Wrong compact[] = {
 };
 
 // Strides that Tensor does not make: a gap, a step backwards, an address between elements.
-void test_layouts_of_weights(Report& report, const std::string& title, fv_dtype dtype) {
+void test_layouts_of_factors(Report& report, const std::string& title, fv_dtype dtype) {
   const int64_t item = size_of(dtype), shape[] = {3};
   alignas(8) char memory[64] = {};
   const struct {
@@ -141,16 +147,16 @@ void test_layouts_of_weights(Report& report, const std::string& title, fv_dtype 
                  {"unaligned", item / 2, item}};
   for (const auto& layout : layouts) {
     Case c(dtype, 1, 1, 4, 6, 3, 2, 43);
-    weigh(c, FV_GAUSSIAN);
+    weigh(c, kGaussian);
     const fv_array view = {memory + layout.offset, dtype, 1, shape, &layout.stride};
     fv_problem problem = c.problem();
-    problem.score.weights = &view;
+    problem.score.factors = &view;
     Tensor out(dtype, {1, 1, 4, 2}, 7.0);
     const Tensor before = out;
     fv_error error = {};
     const fv_status status = fv_attention(&problem, out.view(), nullptr, &error);
-    report.that(title + "weights, " + layout.what + ", is refused",
-                status == FV_VALUE_ERROR && std::strstr(error.message, "weights") && out.same_bits(before),
+    report.that(title + "factors, " + layout.what + ", is refused",
+                status == FV_VALUE_ERROR && std::strstr(error.message, "factors") && out.same_bits(before),
                 error.message);
   }
 }
@@ -275,16 +281,16 @@ void test_refusals(Report& report, const std::string& isa) {
       for (bool weights_alone : {false, true}) check(report, title, wrong, dtype, weights_alone);
     for (const Wrong& wrong : rates)
       for (bool weights_alone : {false, true}) check(report, title + "a rate, ", wrong, dtype, weights_alone);
-    for (fv_score_kind kind : {FV_TANH, FV_GAUSSIAN, FV_BOXCAR})
-      for (Wrong wrong : weights) {
+    for (ScoreKind kind : {kTanh, kGaussian, kBoxcar})
+      for (Wrong wrong : factors) {
         const auto apply = wrong.apply;
         wrong.apply = [&](Case& c) {
           weigh(c, kind);
           apply(c);
         };
-        check(report, title + name_of(kind) + ", weights, ", wrong, dtype, false);
+        check(report, title + name_of(kind) + ", factors, ", wrong, dtype, false);
       }
-    for (fv_score_kind kind : {FV_BOXCAR, FV_EPANECHNIKOV, FV_TRIANGULAR}) {
+    for (ScoreKind kind : {kBoxcar, kEpanechnikov, kTriangular}) {
       for (Wrong wrong : compact) {
         const auto apply = wrong.apply;
         wrong.apply = [&](Case& c) {
@@ -298,7 +304,7 @@ void test_refusals(Report& report, const std::string& isa) {
     }
   }
   for (fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64})
-    test_layouts_of_weights(report, isa + ": " + name_of(dtype) + ", ", dtype);
+    test_layouts_of_factors(report, isa + ": " + name_of(dtype) + ", ", dtype);
 }
 
 }  // namespace kernel_tests

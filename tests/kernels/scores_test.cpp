@@ -44,11 +44,11 @@ void check_scores(Report& report, const std::vector<std::string>& isas, fv_dtype
   const double spreads[] = {0.05, 0.5, 4};
   for (int64_t n = 0; n < 21; ++n) {
     Case c(dtype, 5, 1, n % 2 ? 3 : 40, 1, sizes[n % 7], 1, uint64_t(n + 50));
-    c.kind = FV_TANH;
+    c.kind = kTanh;
     about(center, spreads[n % 3])(c, uint64_t(n + 50));
     c.scale = 1;
     double sum = 0;
-    for (int64_t d = 0; d < c.head_size; ++d) sum += std::fabs(c.weights.get(d));
+    for (int64_t d = 0; d < c.head_size; ++d) sum += std::fabs(c.factors.get(d));
     const Answer truth = exact(c);
     for (size_t i = 0; i < isas.size(); ++i) {
       fv_error error = {};

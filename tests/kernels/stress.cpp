@@ -102,10 +102,10 @@ std::vector<std::unique_ptr<Problem>> problems() {
     cases.emplace_back(dtype, 2, 3, 1, 900, 16, 16, 2);
     cases.emplace_back(dtype, 3, 1, 5, 7, 8, 8, 3);
   }
-  for (fv_score_kind kind : {FV_TANH, FV_RELU, FV_GAUSSIAN}) {
+  for (ScoreKind kind : {kTanh, kRelu, kGaussian}) {
     cases.emplace_back(FV_FLOAT32, 2, 1, 60, 100, 6, 8, 4);
     cases.back().kind = kind;
-    cases.back().weights = Tensor::random(FV_FLOAT32, {6}, 1.0, 5);
+    cases.back().factors = Tensor::random(FV_FLOAT32, {6}, 1.0, 5);
     cases.back().scale = 1;
   }
   cases.emplace_back(FV_FLOAT32, 2, 1, 100, 100, 32, 32, 6);

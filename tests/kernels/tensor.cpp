@@ -82,11 +82,6 @@ const char* name_of(fv_dtype dtype) {
   return names[dtype];
 }
 
-const char* name_of(fv_score_kind kind) {
-  static const char* const names[] = {"dot", "tanh", "relu", "gaussian", "boxcar", "epanechnikov", "triangular"};
-  return names[kind];
-}
-
 double epsilon_of(fv_dtype dtype) {
   switch (dtype) {
     case FV_FLOAT16: return 0x1p-10;

@@ -12,7 +12,6 @@ using Shape = std::vector<int64_t>;
 
 int64_t size_of(fv_dtype);
 const char* name_of(fv_dtype);
-const char* name_of(fv_score_kind);
 double epsilon_of(fv_dtype);   // the distance from 1 to the next number
 fv_dtype lse_dtype(fv_dtype);  // of a call on arrays of this dtype
 double round_to(fv_dtype, double);

@@ -39,10 +39,10 @@ bool share_mask(const Problem& p) {
   return false;
 }
 
-void write_weights(const Problem& p, const double* sum, double factor) noexcept {
+void write_factors(const Problem& p, const double* sum, double factor) noexcept {
   for (int64_t h = 0; h < p.head_size; ++h) {
     const double value = sum ? sum[h] * factor : 0;
-    std::memcpy(p.d_weights.data + h * p.d_weights.row_stride, &value, sizeof value);
+    std::memcpy(p.d_factors.data + h * p.d_factors.row_stride, &value, sizeof value);
   }
 }
 
@@ -62,12 +62,12 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
 
   // what is shared, and then the workers; counted first
   char *prepared, *order, *sorting, *first_worker;
-  double* d_weights;
+  double* d_factors;
   ChunkSums<T> sums;
   size_t worker = 0;
   const int64_t key_sums = p.d_key || by_columns ? pass.group_keys * padded(plan, p.head_size) : 0;
   const int64_t value_sums = p.d_value ? pass.group_keys * padded(plan, p.value_size) : 0;
-  const int64_t weight_sums = p.d_weights ? p.head_size : 0;
+  const int64_t factor_sums = p.d_factors ? p.head_size : 0;
   const auto lay_out = [&](char* base) {
     Carver carver(base);
     prepared = carver.take(plan.prepared_size());
@@ -77,10 +77,10 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
     pass.rest = carver.take<T>(plan.batches * plan.rows);
     pass.shift = carver.take<T>(plan.batches * plan.rows);
     pass.spans = carver.take<Interval>(plan.batches * blocks.per_batch);
-    d_weights = carver.take<double>(weight_sums);
+    d_factors = carver.take<double>(factor_sums);
     sums.key = carver.take<T>(wave * pass.chunks * key_sums);
     sums.value = carver.take<T>(wave * pass.chunks * value_sums);
-    sums.weights = carver.take<double>(wave * pass.chunks * weight_sums);
+    sums.factors = carver.take<double>(wave * pass.chunks * factor_sums);
     pass.parts = carver.take<T>(wave * pass.chunks * pass.part);
     first_worker = carver.take(int64_t(worker) * threads);
     return carver.used();
@@ -103,7 +103,7 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
     BackwardWorker<T>* const place = carver.take<BackwardWorker<T>>(1);
     (new (place) BackwardWorker<T>(plan, blocks, pass, carver))->prepare();
   }
-  std::fill_n(d_weights, weight_sums, 0.0);
+  std::fill_n(d_factors, factor_sums, 0.0);
 
   const auto each = [&](int64_t tasks, auto&& f) {
     return run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
@@ -115,7 +115,7 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   const auto sums_of = [&](int64_t slot) {
     return ChunkSums<T>{key_sums ? sums.key + slot * key_sums : nullptr,
                         value_sums ? sums.value + slot * value_sums : nullptr,
-                        weight_sums ? sums.weights + slot * weight_sums : nullptr};
+                        factor_sums ? sums.factors + slot * factor_sums : nullptr};
   };
   const bool share_columns = p.d_mask && p.d_mask.column_stride == 0;
   const int64_t panels = (plan.rows + blocks.width - 1) / blocks.width;
@@ -138,14 +138,14 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
                                         });
       if (!done) return FV_INTERRUPTED;
     }
-    for (int64_t i = 0; i < some * pass.chunks * weight_sums; ++i) d_weights[i % weight_sums] += sums.weights[i];
+    for (int64_t i = 0; i < some * pass.chunks * factor_sums; ++i) d_factors[i % factor_sums] += sums.factors[i];
     if (!pass.part) continue;
     const bool done = each(some * panels, [&](auto& w, int64_t task) {
       w.finish(first + task / panels, task % panels, parts + task / panels * pass.chunks * pass.part);
     });
     if (!done) return FV_INTERRUPTED;
   }
-  if (p.d_weights) write_weights(p, d_weights, worker_of(0)->score().weights_factor());
+  if (p.d_factors) write_factors(p, d_factors, worker_of(0)->score().factors_scale());
   return FV_OK;
 }
 
@@ -161,7 +161,7 @@ fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
   if (nothing) {
     clear(plan, problem.d_key, problem.head_size);
     clear(plan, problem.d_value, problem.value_size);
-    if (problem.d_weights) write_weights(problem, nullptr, 0);
+    if (problem.d_factors) write_factors(problem, nullptr, 0);
     if (problem.d_sink) clear_sink(plan);
     return FV_OK;
   }

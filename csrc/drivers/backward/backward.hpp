@@ -30,11 +30,11 @@ constexpr double task_flops = 1e9;
 constexpr double column_flops = 16;
 
 // What a chunk adds up before it is written: the gradients of its present group's keys and values, and those of the
-// score's weights.
+// score's factors.
 template <class T>
 struct ChunkSums {
   T *key, *value;   // [key of the group][column, whole vectors]
-  double* weights;  // [column]
+  double* factors;  // [column]
 };
 
 struct Pass {

@@ -77,7 +77,7 @@ class ScoreGradient {
     tile_bytes_ = (plan_.tile_keys + plan.family.group - 1) / plan.family.group * plan.family.value_size(p_.head_size);
     keys_ = carver.take(inner ? tile_bytes_ * (plan.family.pairs ? group_tiles_of(plan) : 1) : 0);
     spare_ = carver.take<T>(inner ? 0 : blocks.width * p_.head_size);
-    weights_ = carver.take<T>(inner ? 0 : padded(plan, 1) * p_.head_size);
+    factors_ = carver.take<T>(inner ? 0 : padded(plan, 1) * p_.head_size);
     key_factors_ = carver.take<double>(p_.head_size);
   }
 
@@ -104,7 +104,7 @@ class ScoreGradient {
 
   // Before the first tile of a task.
   void start() noexcept {
-    if (plan_.scoring.gradients) std::fill_n(weights_, padded(plan_, 1) * p_.head_size, T(0));
+    if (plan_.scoring.gradients) std::fill_n(factors_, padded(plan_, 1) * p_.head_size, T(0));
   }
 
   // Of a panel, and of the n-th tile of the group: d_query, [column][query], null where it is not wanted; d_key from the
@@ -118,8 +118,8 @@ class ScoreGradient {
       for (int64_t j = 0; block.panel(p).live < width && j < s.count(); ++j)
         std::fill_n(d_scores + j * width + block.panel(p).live, width - block.panel(p).live, T(0));
       plan_.scoring.gradients(block.packed(p), vectors, keys, s.count(), p_.head_size,
-                              is_additive(p_.kind) ? nullptr : p_.weights, d_scores, d_query ? d_query : spare_, d_key,
-                              weights_);
+                              is_additive(p_.family) ? nullptr : p_.factors, d_scores, d_query ? d_query : spare_,
+                              d_key, factors_);
       return;
     }
     if (!d_query) return;
@@ -137,31 +137,31 @@ class ScoreGradient {
   }
 
   // After the last tile of a task.
-  void add_weights(double* sum) const noexcept {
+  void add_factors(double* sum) const noexcept {
     const int64_t lanes = plan_.family.lanes;
     for (int64_t h = 0; h < p_.head_size; ++h)
-      for (int64_t i = 0; i < lanes; ++i) sum[h] += double(weights_[h * lanes + i]);
+      for (int64_t i = 0; i < lanes; ++i) sum[h] += double(factors_[h * lanes + i]);
   }
 
   // What the sums of a column lack: the constants of score/columns.hpp, and the scale.
   double query_factor(int64_t column) const {
-    return p_.kind >= FV_GAUSSIAN ? -key_factor(column) : key_factor(column);
+    return p_.family == FV_DISTANCE ? -key_factor(column) : key_factor(column);
   }
   double key_factor(int64_t column) const { return key_factors_[column]; }
-  double weights_factor() const { return is_additive(p_.kind) ? p_.scale : plan_.compact ? -2.0 : -p_.scale; }
+  double factors_scale() const { return is_additive(p_.family) ? p_.scale : plan_.compact ? -2.0 : -p_.scale; }
 
  private:
   double find_key_factor(int64_t column) const {
     if (!plan_.scoring.gradients) return p_.scale;
-    const double weight = p_.weights ? double(static_cast<const T*>(p_.weights)[column]) : 1.0;
-    return plan_.compact ? 2 * weight : p_.scale * weight;
+    const double factor = p_.factors ? double(static_cast<const T*>(p_.factors)[column]) : 1.0;
+    return plan_.compact ? 2 * factor : p_.scale * factor;
   }
 
   const Plan& plan_;
   const Problem& p_;
   int64_t tile_bytes_;
   char* keys_;
-  T *ones_, *spare_, *weights_;
+  T *ones_, *spare_, *factors_;
   double* key_factors_;
 };
 

@@ -14,7 +14,7 @@ namespace foveate {
 
 // Gradients beyond those of the values are wanted.
 inline bool is_scored(const Problem& p) {
-  return p.d_query || p.d_key || p.d_mask || p.d_weights || p.d_centers || p.d_sigma;
+  return p.d_query || p.d_key || p.d_mask || p.d_factors || p.d_centers || p.d_sigma;
 }
 
 // query_sum may look at so many rows of cells beyond the last.
@@ -110,7 +110,7 @@ class BackwardWorker {
         ready = true;
         add_block(batch, b, keys, seen, d_query, sums);
       }
-      if (ready && sums.weights) score_.add_weights(sums.weights);
+      if (ready && sums.factors) score_.add_factors(sums.factors);
     }
     if (last < blocks_.per_batch) return;
     if (p_.advantage && p_.d_value) add_chosen(batch, keys, sums.value);
@@ -188,10 +188,10 @@ class BackwardWorker {
     family_.row_products(out, d_out, count, columns, row_);
   }
 
-  void clear(const ChunkSums<T>& sums, int64_t keys, bool weights) const noexcept {
+  void clear(const ChunkSums<T>& sums, int64_t keys, bool factors) const noexcept {
     if (sums.key) std::fill_n(sums.key, keys * padded(plan_, p_.head_size), T(0));
     if (sums.value) std::fill_n(sums.value, keys * padded(plan_, p_.value_size), T(0));
-    if (sums.weights && weights) std::fill_n(sums.weights, p_.head_size, 0.0);
+    if (sums.factors && factors) std::fill_n(sums.factors, p_.head_size, 0.0);
   }
 
   void look_at_keys(int64_t batch, Interval keys) noexcept {

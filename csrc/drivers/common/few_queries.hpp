@@ -32,7 +32,7 @@ class FewQueries {
         p_(plan.problem),
         family_(plan.family),
         scoring_(plan.scoring),
-        direct_(plan.problem.kind == FV_DOT),
+        direct_(plan.problem.family == FV_INNER),
         width_(int64_t(plan.family.lanes) * plan.family.max_vectors),
         tile_(tile) {
     plan.share_tiles();
@@ -181,9 +181,9 @@ class FewQueries {
       const int32_t vectors = live <= family_.lanes ? 1 : family_.max_vectors;
       const char* panel[most_lanes];
       for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
-      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.weights,
+      scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.factors,
                             scratch.scratch, scratch.panel);
-      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.weights, scratch.scores, scratch.top,
+      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.factors, scratch.scores, scratch.top,
                       {0, queries}, {});
       for (int32_t j = 0; j < live; ++j)
         for (int32_t q = 0; q < queries; ++q)

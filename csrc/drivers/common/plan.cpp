@@ -11,18 +11,19 @@ namespace {
 const Family& family_of(const Problem& p, const Kernels& kernels) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
-  const bool pairs = p.kind == FV_DOT && p.sigma == 0 && p.dropout == 0 && p.query.dtype == FV_BFLOAT16 &&
+  const bool pairs = p.family == FV_INNER && p.sigma == 0 && p.dropout == 0 && p.query.dtype == FV_BFLOAT16 &&
                      p.key.dtype == FV_BFLOAT16 && (!p.value || p.value.dtype == FV_BFLOAT16);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
 
 const Scoring& scoring_of(const Problem& p, const Family& family) {
-  switch (p.kind) {
-    case FV_DOT: return family.inner;
+  switch (p.family) {
+    case FV_INNER: return family.inner;
     case FV_TANH: return family.tanh;
     case FV_RELU: return family.relu;
-    default: return family.distance;
+    case FV_DISTANCE: break;
   }
+  return family.distance;
 }
 
 // Contiguous rows that start at whole elements of the family's products can be read where they stand.
@@ -72,8 +73,8 @@ bool never_fall(const Problem& p, const char* ids, int axis = 0) noexcept {
   return true;
 }
 
-static_assert(int(Profile::epanechnikov) == FV_EPANECHNIKOV - FV_BOXCAR &&
-              int(Profile::triangular) == FV_TRIANGULAR - FV_BOXCAR);
+static_assert(int(Profile::boxcar) == FV_BOXCAR && int(Profile::epanechnikov) == FV_EPANECHNIKOV &&
+              int(Profile::triangular) == FV_TRIANGULAR);
 
 }  // namespace
 
@@ -94,15 +95,15 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
   rows = groups * p.queries;
 
   biased = p.mask && p.mask.dtype != FV_BOOL;
-  scale_by(p.kind == FV_GAUSSIAN ? p.scale / 2 : p.scale);  // its kernel leaves out the half
+  compact = p.weighing != FV_SOFTMAX;
+  if (compact) profile = static_cast<Profile>(p.weighing);
+  scale_by(p.family == FV_DISTANCE && !compact ? p.scale / 2 : p.scale);  // its kernel leaves out the half
   // few rows would wait for this as long as for the keys
   ranges = p.query_segments && rows > most_lanes && never_fall(p, p.key_segments.data);
   by_ids = p.query_segments && !ranges;
   bits = p.mask || by_ids;
 
-  weights = p.weights;
-  compact = is_compact(p.kind);
-  if (compact) profile = static_cast<Profile>(p.kind - FV_BOXCAR);
+  factors = p.factors;
   fit_windows();
   keys_in_place = scoring.in_place && in_place(p.key, family, p.head_size, family.group);
   values_in_place = p.value && !family.pairs && in_place(p.value, family, p.value_size, 1);
@@ -129,18 +130,20 @@ void Plan::fit_windows() noexcept {
 void Plan::scale_by(double factor) noexcept {
   scale = problem.softcap > 0 ? factor : factor * log2_e;
   bent = problem.softcap > 0 || biased || !(factor > 1e-15);
-  if (problem.kind != FV_DOT || family.pairs) return;
+  if (problem.family != FV_INNER || family.pairs) return;
   query_factor = scale;
   scale = 1;
   bent = problem.softcap > 0;
 }
 
-int64_t Plan::prepared_size() const { return is_additive(problem.kind) ? family.prepared_size(problem.head_size) : 0; }
+int64_t Plan::prepared_size() const {
+  return is_additive(problem.family) ? family.prepared_size(problem.head_size) : 0;
+}
 
 void Plan::prepare(void* to) noexcept {
-  if (!is_additive(problem.kind)) return;
-  scale_by(problem.scale * family.prepare(problem.weights, problem.head_size, to));
-  weights = to;
+  if (!is_additive(problem.family)) return;
+  scale_by(problem.scale * family.prepare(problem.factors, problem.head_size, to));
+  factors = to;
 }
 
 Reach reach_of(const Plan& plan, int64_t batch, int64_t group) noexcept {

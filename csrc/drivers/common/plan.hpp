@@ -38,10 +38,10 @@ struct Plan {
     scattered = scattered && in_order;
   }
 
-  // What the score's weights become before the first tile: bytes, and the making.
+  // What the score's factors become before the first tile: bytes, and the making.
   int64_t prepared_size() const;
   void prepare(void* to) noexcept;
-  const void* weights = nullptr;
+  const void* factors = nullptr;
 
   int64_t tile_keys;  // of this plan
 
@@ -187,9 +187,6 @@ class Ranges {
   int64_t id_ = 0;
   Interval found_{};
 };
-
-inline bool is_additive(fv_score_kind kind) { return kind == FV_TANH || kind == FV_RELU; }
-inline bool is_compact(fv_score_kind kind) { return kind >= FV_BOXCAR; }
 
 // The reach's interval of keys of query `query`, at these batch and group offsets.
 struct Reach {

@@ -40,12 +40,13 @@ struct Problem {
   Operand d_key, d_value;      // over the leading axes along which key or value move, 0 along the others: a sum
   Operand d_mask;              // like the mask, of the accumulator's type: a sum where that is broadcast
   Operand d_sink;              // one float64 a leading index
-  Operand d_weights;           // (D,) float64: row_stride; the sum over everything
+  Operand d_factors;           // (D,) float64: row_stride; the sum over everything
   Operand d_centers, d_sigma;  // (Lq,) float64: row_stride
 
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
-  fv_score_kind kind = FV_DOT;
-  const void* weights = nullptr;  // (D,) of the accumulator's type, contiguous; optional for distances
+  fv_family family = FV_INNER;
+  fv_weighing weighing = FV_SOFTMAX;
+  const void* factors = nullptr;  // (D,) of the accumulator's type, contiguous; optional for distances
   double negligible = 0.0;        // share of a query's weight that far keys may have and be left out
 
   // reach
@@ -63,5 +64,7 @@ struct Problem {
 
   double dropout = 0;  // probability that a weight is 0, of numbers from `random`
 };
+
+inline bool is_additive(fv_family family) { return family == FV_TANH || family == FV_RELU; }
 
 }  // namespace foveate

@@ -57,7 +57,7 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   scratch_ = carver.take(blocks.width * longest * family_.element_size);
   bits_ = carver.take<uint32_t>(keys);
   wants_top_ = !p.d_out || plan.scoring.gradients;
-  const double flops_a_cell = is_additive(p.kind) ? 40.0 : 2.0;  // of a column: a division among them
+  const double flops_a_cell = is_additive(p.family) ? 40.0 : 2.0;  // of a column: a division among them
   flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
   tiles_ = (p.keys + plan_.tile_keys - 1) / plan_.tile_keys;
   keeps_ = p.mask && p.keys <= most_kept_keys && plan.span == 0 && !plan.scattered;
@@ -107,7 +107,7 @@ void Block::pack(int i) noexcept {
   const char* queries[most_lanes];
   for (int32_t lane = 0; lane < panels_[i].live; ++lane) queries[lane] = row(query, queries_base, i, lane);
   plan_.scoring.pack_queries(queries, dtype_of(query), query.column_stride, panels_[i].live, vectors(i),
-                             plan_.problem.head_size, plan_.query_factor, plan_.weights, scratch_,
+                             plan_.problem.head_size, plan_.query_factor, plan_.factors, scratch_,
                              queries_ + i * panel_bytes_);
 }
 
@@ -295,7 +295,7 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
   const int32_t v = vectors(p);
   const int64_t count = s.count();
   corners_ = corners_of(p, s);
-  plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys(s.begin), count, problem.head_size, plan_.weights, scores_,
+  plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys(s.begin), count, problem.head_size, plan_.factors, scores_,
                        wants_top_ ? top_ : nullptr, corners_, ahead(problem.key, problem.head_size, p, true));
   if (plan_.bent) family_.bend(scores_, v, count, plan_.scale, problem.softcap);
   if (bent) std::memcpy(bent, scores_, size_t(count * v * family_.lanes * family_.element_size));

@@ -134,7 +134,7 @@ class Near : public Forward<T> {
 
   void run(int64_t task, int64_t next) noexcept {
     for (int64_t d = 0; d < boxes_.size(); ++d) {
-      const double w = plan_.weights ? double(static_cast<const T*>(plan_.weights)[d]) : 1;
+      const double w = plan_.factors ? double(static_cast<const T*>(plan_.factors)[d]) : 1;
       factors_[d] = w * w;
     }
     block_.start(task, next);
@@ -308,7 +308,7 @@ bool skips_far_keys(const Plan& plan) noexcept {
   if (p.keys <= tile_keys || p.head_size == 0 || plan.groups > 1) return false;
   if (plan.compact) return true;
   // weights that grow with the distance, or a bias of each query's own, leave nothing to bound; a sink is no key
-  return p.kind == FV_GAUSSIAN && p.negligible > 0 && p.softcap == 0 && plan.scale > 0 && !p.sink &&
+  return p.family == FV_DISTANCE && !plan.compact && p.negligible > 0 && p.softcap == 0 && plan.scale > 0 && !p.sink &&
          !(plan.biased && p.mask.row_stride != 0);
 }
 

@@ -9,10 +9,9 @@
 namespace foveate {
 
 fv_status attention(const Problem& problem, fv_error* error) noexcept {
-  const bool compact = is_compact(problem.kind);
   const bool dropout = problem.dropout > 0;
   const bool few = problem.queries <= decode_queries && !problem.centers && !dropout;
-  if (few && !compact && !(problem.negligible > 0)) return decode(problem, error);
+  if (few && problem.weighing == FV_SOFTMAX && !(problem.negligible > 0)) return decode(problem, error);
   Plan plan(problem, kernels());
   if (plan.span > 0) return attention_in_windows(plan, error);
   if (!dropout && skips_far_keys(plan)) return attention_to_near_keys(plan, error);

@@ -48,34 +48,30 @@ typedef struct fv_random {
   uint64_t key[2];
 } fv_random;
 
-/* score: how related a query q and a key k are, of three families of kernels. With d = |weights (q - k)|^2, the squared
- * distance with a factor for each dimension:
- *   FV_DOT             q . k                                   the inner product
- *   FV_TANH, FV_RELU   sum_h weights_h act(q_h + k_h)          additive: query and key are the two projections
- *   FV_GAUSSIAN        -d / 2                                  distance
- * then scale * score, then softcap * tanh(score / softcap) where softcap > 0, then the softmax. Compact kernels are
- * weights as they are, no logits: they take a scale of 1 and no softcap, float mask or sink, and go with fv_attention
- * only. Where all weights of a query are 0, its output is NaN and its lse -inf.
+/* score: how related a query q and a key k are. With d = |factors (q - k)|^2, the squared distance with a factor for each
+ * dimension:
+ *   FV_INNER           q . k                                   the inner product
+ *   FV_TANH, FV_RELU   sum_h factors_h act(q_h + k_h)          additive: query and key are the two projections
+ *   FV_DISTANCE        -d / 2
+ * then scale * score, then softcap * tanh(score / softcap) where softcap > 0. */
+typedef enum fv_family { FV_INNER, FV_TANH, FV_RELU, FV_DISTANCE } fv_family;
+
+/* weighing: what weights are made of. FV_SOFTMAX takes the scores. The others are compact kernels, of FV_DISTANCE alone:
+ * weights as they are, which are not divided by their sum. They take a scale of 1 and no softcap, float mask or sink, and
+ * go with fv_attention and its gradients only. Where all weights of a query are 0, its output is NaN and its lse -inf.
  *   FV_BOXCAR          [d <= 1]
  *   FV_EPANECHNIKOV    max(1 - d, 0)
  *   FV_TRIANGULAR      max(1 - sqrt(d), 0) */
-typedef enum fv_score_kind {
-  FV_DOT,
-  FV_TANH,
-  FV_RELU,
-  FV_GAUSSIAN,
-  FV_BOXCAR,
-  FV_EPANECHNIKOV,
-  FV_TRIANGULAR
-} fv_score_kind;
+typedef enum fv_weighing { FV_SOFTMAX, FV_BOXCAR, FV_EPANECHNIKOV, FV_TRIANGULAR } fv_weighing;
 
 typedef struct fv_score {
   double scale;
   double softcap;
-  fv_score_kind kind;
-  const fv_array* weights; /* (D,), contiguous, float32, or float64 for float64; optional for distances */
+  fv_family family;
+  fv_weighing weighing;
+  const fv_array* factors; /* (D,), contiguous, float32, or float64 for float64; optional for distances */
   /* Distances only. Keys so far away that all of them together weigh less than this fraction of the other keys of each
-   * query may be left out: tile by tile, which pays where neighbours stand close in the order of queries and of keys.
+   * query may be left out: tile by tile, which pays where neighbors stand close in the order of queries and of keys.
    * 0: none but those of weight 0. */
   double negligible;
 } fv_score;
@@ -132,9 +128,8 @@ typedef struct fv_gradients {
   const fv_array* value; /* key and value broadcast together; where both have an extent of 1, the sum over that axis */
   const fv_array* mask;  /* of a float mask, of its shape, holding zeros: it is added to */
   const fv_array* sink;  /* float64, over all leading axes */
-  const fv_array*
-      weights; /* of the score's weights, (D,), float64: the sum over everything. Also where the weights of a
-                            * distance were not given: of factors that are all 1 */
+  /* (D,), float64: the sum over everything. Also where the factors of a distance were not given: as if all were 1 */
+  const fv_array* factors;
   const fv_array* centers; /* (..., Lq), over all leading axes, float64 */
   const fv_array* sigma;   /* (..., Lq), over all leading axes, float64: the part of each query */
 } fv_gradients;

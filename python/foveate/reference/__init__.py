@@ -8,13 +8,14 @@ give it float64 copies to have a precise answer. One file for each of the three 
 reach, select), and one that puts them together.
 """
 
+from .._runtime.public import publish as _publish
 from ._attention import attention, attention_weights
-from ._dropout import kept
+from ._dropout import dropout_mask
 from ._gradients import attention_vjp
-from ._hard import draw, hard_attention
+from ._hard import draw_categories, hard_attention
 from ._hard_gradients import hard_attention_vjp
 from ._hierarchical import hierarchical_attention, hierarchical_attention_vjp
-from ._local import gaussian, local_attention, predict_centers
+from ._local import local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._memory import Memory
 from ._multi_head import multi_head_attention, multi_head_attention_vjp
@@ -22,10 +23,10 @@ from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
 from ._regression_gradients import kernel_regression_vjp
-from ._rows import compute_dtype, sum_to, unit_gradient
+from ._rows import compute_dtype
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import scores
-from ._select import merge, over_queries, softmax, weighted_sum
+from ._select import merge, softmax, weighted_sum
 from ._self_attention import self_attention, self_attention_vjp
 
 __all__ = [
@@ -34,13 +35,12 @@ __all__ = [
     "attention_vjp",
     "attention_weights",
     "compute_dtype",
-    "draw",
-    "gaussian",
+    "draw_categories",
+    "dropout_mask",
     "hard_attention",
     "hard_attention_vjp",
     "hierarchical_attention",
     "hierarchical_attention_vjp",
-    "kept",
     "kernel_regression",
     "kernel_regression_vjp",
     "local_attention",
@@ -51,7 +51,6 @@ __all__ = [
     "multinomial",
     "multinomial_logpmf",
     "multinoulli",
-    "over_queries",
     "philox",
     "predict_centers",
     "predict_centers_vjp",
@@ -60,8 +59,8 @@ __all__ = [
     "self_attention",
     "self_attention_vjp",
     "softmax",
-    "sum_to",
     "uniform",
-    "unit_gradient",
     "weighted_sum",
 ]
+
+_publish(__name__)

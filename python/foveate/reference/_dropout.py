@@ -16,7 +16,7 @@ Array = NDArray[Any]
 BLOCK = 32  # keys that share one block of random numbers of a query, 8 bits each
 
 
-def kept(key: tuple[int, int], rate: float, shape: tuple[int, ...]) -> Array:
+def dropout_mask(key: tuple[int, int], rate: float, shape: tuple[int, ...]) -> Array:
     """Choose the weights that dropout leaves: each one is dropped with the probability `rate`.
 
     With t = 256 rate, a weight is dropped where its number of 8 bits is below floor(t). Where it is
@@ -35,7 +35,7 @@ def kept(key: tuple[int, int], rate: float, shape: tuple[int, ...]) -> Array:
 
     Examples
     --------
-    >>> kept((1, 2), 0.5, (2, 6))
+    >>> dropout_mask((1, 2), 0.5, (2, 6))
     array([[ True,  True, False,  True, False, False],
            [False, False, False,  True,  True,  True]])
     """
@@ -87,5 +87,5 @@ def factors_of(dropout: float, rng: Seed, shape: tuple[int, ...], dtype: DTypeLi
         return np.ones((1, 1), dtype)
     rate, key = dropped
     wide = np.promote_types(dtype, np.float64).type  # a rate may be 1 in float32
-    factors: Array = (kept(key, rate, shape) / (1 - wide(rate))).astype(dtype)
+    factors: Array = (dropout_mask(key, rate, shape) / (1 - wide(rate))).astype(dtype)
     return factors

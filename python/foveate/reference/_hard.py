@@ -21,7 +21,7 @@ Array = NDArray[Any]
 TILE = 168  # keys that share one random number of a query and a draw
 
 
-def draw(weights: Array, key: tuple[int, int], size: int) -> Array:
+def draw_categories(weights: Array, key: tuple[int, int], size: int) -> Array:
     """Draw keys with these weights, by a weighted reservoir over tiles of keys.
 
     A tile's weights sum to t, those of all tiles up to it to l. Where u l < t, of a uniform number
@@ -40,7 +40,8 @@ def draw(weights: Array, key: tuple[int, int], size: int) -> Array:
 
     Examples
     --------
-    >>> draw(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), (1, 2), 2)
+    >>> import numpy as np
+    >>> draw_categories(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), (1, 2), 2)
     array([[ 1,  1],
            [-1, -1]])
     """
@@ -119,7 +120,7 @@ def hard_attention(
             places = np.where(logits == largest, np.arange(k.shape[-2]), k.shape[-2])
             index = places.min(axis=-1, keepdims=True, initial=k.shape[-2])
         else:
-            index = draw(weights, key_of(rng), math.prod(shape_of(size)))
+            index = draw_categories(weights, key_of(rng), math.prod(shape_of(size)))
         index = np.where(np.isfinite(total) & (total > 0), index, -1)
         chosen: Array = np.asarray(index >= 0)
         empty = np.where(seen.any(axis=-1, keepdims=True), np.nan, 0)

@@ -45,6 +45,7 @@ def local_attention(
 
     Examples
     --------
+    >>> import numpy as np
     >>> local_attention(np.zeros((1, 1)), np.zeros((3, 1)), [[1.0], [2.0], [9.0]], half_width=1)
     array([[1.5]])
     """
@@ -95,6 +96,7 @@ def gaussian(centers: Array, keys: int, sigma: float, dtype: Any) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> gaussian(np.array([0.5]), 3, 0.5, np.float64).round(3)
     array([[0.607, 0.607, 0.011]])
     """
@@ -120,6 +122,7 @@ def predict_centers(query: ArrayLike, w: ArrayLike, v: ArrayLike, length: ArrayL
 
     Examples
     --------
+    >>> import numpy as np
     >>> predict_centers(np.zeros((2, 1)), np.zeros((1, 1)), np.zeros(1), 10)
     array([5., 5.])
     """

@@ -58,6 +58,7 @@ def local_attention_vjp(
 
     Examples
     --------
+    >>> import numpy as np
     >>> q, k, v = np.zeros((1, 1)), np.zeros((3, 1)), [[1.0], [2.0], [9.0]]
     >>> _, pullback = local_attention_vjp(q, k, v, half_width=1, centers=[0.5], sigma=1.0)
     >>> pullback([[1.0]]).centers.round(3)
@@ -164,6 +165,7 @@ def predict_centers_vjp(
 
     Examples
     --------
+    >>> import numpy as np
     >>> centers, pullback = predict_centers_vjp([[0.0]], [[1.0]], np.array([2.0]), 10)
     >>> pullback([1.0]).query
     array([[5.]])

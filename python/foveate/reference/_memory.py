@@ -32,6 +32,7 @@ class Memory:
 
     Examples
     --------
+    >>> import numpy as np
     >>> memory = Memory(np.ones((2, 3)), np.array([[8.0], [4.0]]))
     >>> memory.write(np.ones((1, 3)), erase=1.0, add=1.0)
     >>> memory.values

@@ -65,6 +65,7 @@ def multi_head_attention(
 
     Examples
     --------
+    >>> import numpy as np
     >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
     >>> multi_head_attention([[0.0, 0.0], [0.0, 0.0]], **weights, num_heads=2)
     array([[0., 0.],
@@ -134,6 +135,7 @@ def multi_head_attention_vjp(
 
     Examples
     --------
+    >>> import numpy as np
     >>> weights = dict.fromkeys(("wq", "wk", "wv", "wo"), np.eye(2))
     >>> output, pullback = multi_head_attention_vjp(np.ones((1, 2)), **weights, num_heads=2)
     >>> pullback(np.ones((1, 2))).wo

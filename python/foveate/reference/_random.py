@@ -48,6 +48,7 @@ def philox(key: tuple[int, int], counter: ArrayLike) -> Array:
     --------
     NumPy counts before it draws:
 
+    >>> import numpy as np
     >>> after = np.random.Philox(key=[7, 8], counter=[0, 1, 2, 3]).random_raw(4)
     >>> bool((philox((7, 8), [1, 1, 2, 3]) == after).all())
     True
@@ -83,6 +84,7 @@ def uniform(words: ArrayLike, dtype: DTypeLike = np.float64) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> uniform(np.array([2**11, 2**63, 2**64 - 1], np.uint64)) == [2**-53, 0.5, 1 - 2**-53]
     array([ True,  True,  True])
     """

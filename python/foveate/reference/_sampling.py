@@ -112,6 +112,7 @@ def multinoulli(
 
     Examples
     --------
+    >>> import numpy as np
     >>> np.bincount(multinoulli([0.0, 1.0, 3.0], 1000, rng=1)) / 1000
     array([0.   , 0.258, 0.742])
     """
@@ -179,6 +180,7 @@ def multinomial_logpmf(counts: ArrayLike, p: ArrayLike) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> float(np.exp(multinomial_logpmf([1, 1], [1.0, 3.0])).round(12))
     0.375
     """

@@ -30,6 +30,7 @@ def softmax(logits: Array, seen: Array, sink: Array) -> tuple[Array, Array]:
 
     Examples
     --------
+    >>> import numpy as np
     >>> softmax(np.log([[1.0, 3.0, 5.0]]), np.array([[True, True, False]]), np.array([[-np.inf]]))
     (array([[0.25, 0.75, 0.  ]]), array([1.38629436]))
     """
@@ -59,6 +60,7 @@ def weighted_sum(weights: Array, seen: Array, value: Array) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> weights, value = np.array([[1.0, 0.0]]), np.array([[2.0], [np.nan]])
     >>> weighted_sum(weights, np.array([[True, False]]), value)
     array([[2.]])
@@ -111,6 +113,7 @@ def merge(
 
     Examples
     --------
+    >>> import numpy as np
     >>> merge([[[1.0]], [[5.0]]], [[0.0], [np.log(3.0)]])
     (array([[4.]]), array([1.38629436]))
     """

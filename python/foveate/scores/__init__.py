@@ -7,9 +7,11 @@ rows from the right.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from .._inputs.arrays import Array
+from .._runtime.public import publish as _publish
 from ._additive import Additive, Concat
 from ._base import Family, Reduced, Score, checked
 from ._bilinear import Bilinear
@@ -43,6 +45,19 @@ NAMED: dict[str, Score] = {
 }
 
 
+def how_to_make(kind: type) -> str:
+    """Write the call that makes a score of a class: of what has no default.
+
+    Examples
+    --------
+    >>> how_to_make(Dot), how_to_make(Concat)
+    ('Dot()', 'Concat(v, w)')
+    """
+    parameters = inspect.signature(kind).parameters.values()
+    needed = [x.name for x in parameters if x.default is x.empty]
+    return f"{kind.__name__}({', '.join(needed)})"
+
+
 def score_object(score: Any, name: str = "score") -> Score:
     """Take a score object, or the name of one.
 
@@ -55,7 +70,8 @@ def score_object(score: Any, name: str = "score") -> Score:
         return score
     wanted = f"wanted one of {sorted(NAMED)}, or a score object"
     if not isinstance(score, str):
-        hint = f"; write {score.__name__}()" if isinstance(score, type) else ""
+        is_class = isinstance(score, type) and issubclass(score, Score)
+        hint = f"; write {how_to_make(score)}" if is_class else ""
         raise TypeError(f"{name}: got {score!r}, {wanted}{hint}")
     if score not in NAMED:
         raise ValueError(f"{name}: got {score!r}, {wanted}")
@@ -94,3 +110,6 @@ def reduce(
             raise ValueError(f"{operand}: got shape {array.shape}, wanted two axes or more, {axes}")
     reduced = score.reduce(query, key)
     return reduced if score.is_over_rows else checked(score, reduced, query, key, name, learns)
+
+
+_publish(__name__)

@@ -11,6 +11,7 @@ except ImportError as error:
     message = "foveate.torch needs torch 2.9 or later: pip install 'foveate[torch]'"
     raise ImportError(message) from error
 
+from .._runtime.public import publish as _publish
 from ._attention import attention
 from ._hard import hard_attention
 from ._local import local_attention, predict_centers
@@ -44,3 +45,5 @@ __all__ = [
     "predict_centers",
     "scaled_dot_product_attention",
 ]
+
+_publish(__name__)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import _core
 from .._attention.problem import Answers, Problem
-from ..scores._undo import sum_to
+from .._inputs.arrays import sum_to
 from ._derivatives import below_autograd, learns
 from ._problem import (
     ARGUMENTS,

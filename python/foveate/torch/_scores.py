@@ -305,7 +305,8 @@ def reduce(score: Any, query: Tensor, key: Tensor) -> Reduced:
     if isinstance(score, of_arrays.Score):
         score = _of_tensors(score)
     if not isinstance(score, _SCORES):
-        hint = f"; write {score.__name__}()" if isinstance(score, type) else ""
+        is_class = isinstance(score, type) and issubclass(score, (of_arrays.Score, *_SCORES))
+        hint = f"; write {of_arrays.how_to_make(score)}" if is_class else ""
         raise TypeError(
             f"score: got {score!r}, wanted one of {sorted(_NAMES)}, or a score object{hint}"
         )

@@ -35,11 +35,14 @@ cdef extern from "foveate/foveate.h" nogil:
     ctypedef struct fv_random:
         uint64_t key[2]
 
-    ctypedef enum fv_score_kind:
-        FV_DOT
+    ctypedef enum fv_family:
+        FV_INNER
         FV_TANH
         FV_RELU
-        FV_GAUSSIAN
+        FV_DISTANCE
+
+    ctypedef enum fv_weighing:
+        FV_SOFTMAX
         FV_BOXCAR
         FV_EPANECHNIKOV
         FV_TRIANGULAR
@@ -47,8 +50,9 @@ cdef extern from "foveate/foveate.h" nogil:
     ctypedef struct fv_score:
         double scale
         double softcap
-        fv_score_kind kind
-        const fv_array* weights
+        fv_family family
+        fv_weighing weighing
+        const fv_array* factors
         double negligible
 
     ctypedef struct fv_reach:
@@ -81,7 +85,7 @@ cdef extern from "foveate/foveate.h" nogil:
         const fv_array* value
         const fv_array* mask
         const fv_array* sink
-        const fv_array* weights
+        const fv_array* factors
         const fv_array* centers
         const fv_array* sigma
 

@@ -205,7 +205,7 @@ cdef void state(
     place(&problem.key, key, dtype_of(key), keys, head_size, key_stride)
     problem.given.query = &problem.query.view
     problem.given.key = &problem.key.view
-    problem.given.score.kind = FV_DOT
+    problem.given.score.family = FV_INNER
     problem.given.score.scale = scale
     problem.given.reach.left = -1
     problem.given.reach.right = 0 if causal else -1

@@ -18,7 +18,7 @@
 #include "foveate/foveate.h"
 
 /* A table serves who was compiled with its major version, and its minor version or an earlier one. */
-#define FV_API_MAJOR 2 /* one more where what was there changes: a structure, a function, its meaning */
+#define FV_API_MAJOR 3 /* one more where what was there changes: a structure, a function, its meaning */
 #define FV_API_MINOR 0 /* one more where functions are added at the end */
 #define FV_API_CAPSULE "foveate._core._C_API"
 

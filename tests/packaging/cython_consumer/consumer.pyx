@@ -8,7 +8,7 @@ from libc.string cimport memset, strncpy
 
 from foveate.cython_attention cimport (
     FV_ARGMAX,
-    FV_DOT,
+    FV_INNER,
     FV_FLOAT32,
     FV_FLOAT64,
     FV_INT64,
@@ -194,7 +194,7 @@ def window_attention(
     problem.query = view(&q, query)
     problem.key = view(&k, key)
     problem.value = view(&v, value)
-    problem.score.kind = FV_DOT
+    problem.score.family = FV_INNER
     problem.score.scale = scale
     problem.reach.left = left
     problem.reach.right = right

@@ -1,0 +1,39 @@
+"""The address of public things: a public module, and not the file that they stand in.
+
+Pickles, tracebacks and `repr` show it, and so outlive every move of a file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def publish(name: str) -> None:
+    """Let the classes and functions in the `__all__` of a module say that they stand there.
+
+    What the package itself exports says that it stands in the package.
+    """
+    module = sys.modules[name]
+    for thing in (getattr(module, x) for x in module.__all__):
+        home = getattr(thing, "__module__", "")
+        if not home.startswith(f"{_PACKAGE}."):
+            continue
+        if isinstance(thing, type):
+            _resolve_annotations(thing)
+            for member in vars(thing).values():
+                function = getattr(member, "__func__", member)
+                if inspect.isfunction(function) and function.__module__ == home:
+                    function.__module__ = name
+        thing.__module__ = name
+
+
+def _resolve_annotations(kind: type) -> None:
+    """Evaluate annotations while their names are found where the class says that it stands."""
+    own = vars(kind).get("__annotations__")
+    if own:
+        found = typing.get_type_hints(kind)
+        kind.__annotations__ = {name: found[name] for name in own}
