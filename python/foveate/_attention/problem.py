@@ -140,12 +140,14 @@ def attend_by_dot(
     sink: float | Array | None = None,
     out: Array | None = None,
     return_lse: bool = False,
+    scale: float | None = None,
 ) -> Any:
     """Attend by the scaled dot, at the cost of the call alone: as is done for each new token."""
     return _core.attention(
         query=query,
         key=key,
         value=value,
+        scale=scale,
         softcap=softcap,
         reach=reach,
         sink=sink,
