@@ -8,15 +8,19 @@ that is exact by luck. Prints a Markdown table.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import foveate
 import numpy as np
 from foveate import reference
-from foveate._cli.promise import Promise
 from numpy.typing import NDArray
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
+from promise import Promise
 
 QUERIES, KEYS, SIZE = 128, 1000, 64
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from kinds import PAIRS
-from measurements import Measurements
+from shared_measurements import Measurements
 
 
 class Replay:

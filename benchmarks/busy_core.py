@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from statistics import median
 
 import foveate
-from contenders import CONTENDERS
 from foveate._cli.compare import Comparison, format_seconds, prepare
 from foveate._cli.contenders import choose
 from foveate._cli.measure import SETTLE_SECONDS, time_calls
 from foveate._cli.workloads import WORKLOADS, select
+from kinds.dot_products import CONTENDERS
 
 # It ends by itself when its parent is gone.
 SPIN = """

@@ -6,10 +6,10 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import pytest
-from threads import pin
+from pin_threads import pin
 
 if TYPE_CHECKING:
-    from measurements import Measurements
+    from shared_measurements import Measurements
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +33,7 @@ MEASUREMENTS: pytest.StashKey[Measurements] = pytest.StashKey()
 @pytest.fixture(scope="session")
 def measurements(request: pytest.FixtureRequest) -> Measurements:
     """What was measured so far, made for the contenders that this run has selected."""
-    from measurements import Measurements  # numpy starts threads: not before pin()
+    from shared_measurements import Measurements  # numpy starts threads: not before pin()
 
     wanted: dict[str, list[str]] = defaultdict(list)
     for item in request.session.items:

@@ -17,7 +17,7 @@ import foveate
 from foveate._cli.compare import format_seconds
 from foveate._cli.contenders import TOLERANCES, difference
 from foveate._cli.measure import interleave
-from regression import as_column, make_points
+from kinds.regression import as_column, make_points
 
 BANDWIDTH = 0.001  # of points in the unit cube
 GOAL = 100.0

@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from contenders import CONTENDERS
 from foveate._cli.compare import compare
 from foveate._cli.contenders import Contender, Data, Prepared, choose, torch_result, torch_tensors
 from foveate._cli.workloads import WORKLOADS, Workload, select
-from threads import pin
+from kinds.dot_products import CONTENDERS
+from pin_threads import pin
 
 WORKLOAD = "float32-short-1x1x16x64"
 GOAL_MICROSECONDS = 5.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from threads import pin
+from pin_threads import pin
 
 if TYPE_CHECKING:
     from foveate._cli.compare import Comparison

@@ -1,3 +1,4 @@
+// What NumPy says of an array, as the C ABI takes it: its dtype, its view; whether two overlap; exceptions.
 #include "arrays.hpp"
 
 #include <algorithm>
@@ -13,7 +14,7 @@ constexpr int kHalf = 23;  // NPY_HALF, which pybind11 does not name
 
 using py::detail::npy_api;
 
-// bfloat16 is a dtype that ml_dtypes registers: its number is known once one was seen. 0 is bool's.
+// bfloat16 is a dtype that ml_dtypes registers: its number is known once one has been seen. 0 is that of bool.
 std::atomic<int> bfloat16_number{0};
 
 bool is_bfloat16(PyObject* descriptor) {
@@ -105,7 +106,7 @@ bool view(const char* name, PyObject* array, View* result) {
 }
 
 PyObject* new_array(PyObject* descriptor, int ndim, const int64_t* shape) {
-  Py_INCREF(descriptor);  // which NumPy takes over
+  Py_INCREF(descriptor);  // NumPy takes the reference
   return npy_api::get().PyArray_NewFromDescr_(npy_api::get().PyArray_Type_, descriptor, ndim,
                                               reinterpret_cast<const Py_intptr_t*>(shape), nullptr, nullptr, 0,
                                               nullptr);

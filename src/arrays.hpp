@@ -10,7 +10,7 @@ namespace foveate::python {
 
 namespace py = pybind11;
 
-// Loads NumPy's C functions, once, when the module is initialised.
+// Loads NumPy's C functions, once, when the module is initialized.
 void load_numpy();
 
 // The dtype of a NumPy dtype object, where the C ABI has it, in native byte order.
@@ -26,7 +26,7 @@ bool is_array(PyObject* object);
 // An aligned float array of NumPy's own class in native byte order: it needs no conversion.
 bool is_plain_float(PyObject* object);
 
-// A view that keeps the shape and the strides itself: another thread may give the array others while a call runs.
+// A view that keeps shape and strides itself, since another thread may change those of the array while a call runs.
 struct View : fv_array {
   View() = default;
   View(const View&) = delete;
@@ -37,15 +37,15 @@ struct View : fv_array {
   int64_t numbers_[2 * FV_MAX_DIMS];
 };
 
-// A view of an array for as long as the array lives. Without one that the C ABI can take: a TypeError that names it,
-// and false.
+// A view of an array, valid as long as the array lives. False, with a TypeError that names the argument, if the C ABI
+// cannot take it.
 bool view(const char* name, PyObject* array, View* result);
 
-// A new array in C order. nullptr, with an exception, where NumPy could not make it.
+// A new array in C order. nullptr, with an exception, if NumPy could not make it.
 PyObject* new_array(PyObject* descriptor, int ndim, const int64_t* shape);
 PyObject* new_array(fv_dtype dtype, int ndim, const int64_t* shape);  // float32, float64 or int64
 
-// Whether the elements of two views may stand on common bytes, judged by the bounds of both.
+// Whether the elements of two views may share bytes, judged by the bounds of both.
 bool may_overlap(const fv_array& a, const fv_array& b);
 
 // Sets the exception that a failed status stands for; an interrupt keeps the one that the signal handler raised.

@@ -36,7 +36,7 @@ struct VersionedTensor {  // DLManagedTensorVersioned
   Tensor tensor;
 };
 
-// Whether the capsule, which nobody has consumed yet, was of bfloat16; it is of uint16 then.
+// Whether the capsule, which nobody has consumed yet, was of bfloat16; if so, it is one of uint16 now.
 bool relabel_bfloat16(const py::capsule& capsule) {
   Tensor* tensor = nullptr;
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor") != 0) {
@@ -58,7 +58,7 @@ struct Exchange {  // DLPackExchangeAPI, of the objects of one class
   int (*read)(void* object, Tensor* tensor);  // not 0: with an exception
 };
 
-// Where the capsule of a class says how its objects are read; 0: it does not, or by a standard that we do not know.
+// The address of the functions that read objects of a class, from its capsule; 0: there are none of a version we know.
 std::uintptr_t find_exchange(const py::object& capsule) {
   constexpr const char* name = "dlpack_exchange_api";
   if (PyCapsule_IsValid(capsule.ptr(), name) == 0) return 0;
@@ -66,8 +66,8 @@ std::uintptr_t find_exchange(const py::object& capsule) {
   return exchange->version[0] == 1 && exchange->read != nullptr ? reinterpret_cast<std::uintptr_t>(exchange) : 0;
 }
 
-// The memory of a tensor as an array of a dtype of the same size, which keeps the tensor. numpy() of torch would mark
-// the storage as one that may not be resized again, and takes longer. Without an exchange the tensor is a capsule.
+// The memory of a tensor as an array, of a dtype of the same size, which keeps the tensor alive. torch's numpy() takes
+// longer, and would mark the storage as one that can no longer be resized. If `exchange` is 0, the object is a capsule.
 py::array array_of_tensor(const char* name, const py::object& object, const py::dtype& dtype, std::uintptr_t exchange) {
   Tensor tensor;
   if (exchange != 0) {
@@ -100,9 +100,9 @@ py::array array_of_tensor(const char* name, const py::object& object, const py::
 
 void register_dlpack(py::module_& module) {
   module.def("relabel_bfloat16", &relabel_bfloat16, py::arg("capsule"), py::pos_only(),
-             "Relabel a DLPack capsule of bfloat16 as uint16; whether it was one.");
+             "Relabel a DLPack capsule of bfloat16 as uint16; return whether it was one.");
   module.def("find_exchange", &find_exchange, py::arg("capsule"), py::pos_only(),
-             "Where the DLPack exchange of a class is, of its capsule; 0: nowhere.");
+             "The address of the DLPack exchange of a class, from its capsule; 0: there is none.");
   module.def("array_of_tensor", &array_of_tensor, py::arg("name"), py::arg("tensor"), py::arg("dtype"),
              py::arg("exchange"), py::pos_only(),
              "The memory of a tensor, or of an unversioned DLPack capsule where the exchange is 0, as an array.");

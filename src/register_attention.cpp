@@ -1,8 +1,8 @@
 // Attention, soft and hard, the weights, and the gradients: keywords -> fv_problem -> arrays.
 //
-// These entries are called for every answer, so they are plain vectorcall functions: pybind11's dispatch over so many
-// arguments costs more than all else here. They promise what pybind11 would: no argument is converted or copied
-// silently, pointers are taken first, and the GIL is released in an inner scope.
+// Every answer goes through these entries, so they are plain vectorcall functions: pybind11's dispatch over so many
+// arguments costs more than all else here. They keep its promises: no argument is converted or copied silently,
+// pointers are taken first, and the GIL is released in an inner scope.
 #include "arguments.hpp"
 #include "register.hpp"
 
@@ -134,7 +134,8 @@ class Call {
         new_array(parts ? FV_FLOAT64 : accumulated(), parts ? ndim : ndim - 1, shape));
   }
 
-  // Calls without the GIL where there is work enough. shape: of the output, of which the first ndim - 1 axes count rows.
+  // Calls without the GIL where there is work enough. shape: of the output, of which the first ndim - 1 axes count
+  // rows.
   template <typename Function>
   fv_status released(int ndim, const int64_t* shape, Function&& call) const {
     const auto extent = [](const View& array, int from_end) {  // 0 of what is about to be refused
@@ -185,7 +186,8 @@ class Call {
     return true;
   }
 
-  // A new array, or none: then, where there is no room for it, a MemoryError that says how large it is, and what makes it so.
+  // A new array, or none: then, where there is no room for it, a MemoryError that says how large it is, and what makes
+  // it so.
   static py::object made(const char* name, PyObject* array, int ndim, const int64_t* shape) {
     if (array == nullptr && ndim <= kNumpyAxes &&
         (PyErr_ExceptionMatches(PyExc_MemoryError) || PyErr_ExceptionMatches(PyExc_ValueError))) {

@@ -19,7 +19,7 @@ std::atomic<unsigned long> main_thread{0};
 
 void note_main_thread() { main_thread = PyThread_get_thread_ident(); }
 
-// Asked by a long call, without the GIL. Signals are the main thread's, so that no other needs to take the GIL for it.
+// Called by long calls, without the GIL. Only the main thread handles signals, so that no other thread takes the GIL.
 int interrupted() {
   if (PyThread_get_thread_ident() != main_thread) return 0;
   const PyGILState_STATE state = PyGILState_Ensure();
@@ -30,7 +30,7 @@ int interrupted() {
 
 void install_interrupt_check() {
   main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
-  // In a forked child the thread that forked is the main one.
+  // In a forked child, the thread that forked is the main thread.
   py::module_::import("os").attr("register_at_fork")(py::arg("after_in_child") = py::cpp_function(note_main_thread));
   fv_set_interrupt_check(interrupted);
 }
@@ -63,13 +63,13 @@ void select_isa_of_environment() {
 
 // ---- threads of another library
 
-// The address of GOMP_parallel in a library that is loaded, or in what it stands on; 0: there is none.
+// The address of GOMP_parallel in a loaded library, or in one that it depends on; 0: there is none.
 uintptr_t find_parallel(const std::string& path) {
 #if defined(__unix__) || defined(__APPLE__)
   void* const library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) return 0;
   void* const found = dlsym(library, "GOMP_parallel");
-  dlclose(library);  // it stays loaded: it was
+  dlclose(library);  // it was loaded before, and stays so
   return reinterpret_cast<uintptr_t>(found);
 #else
   return 0;
@@ -131,7 +131,7 @@ void register_runtime(py::module_& module) {
 #else
   module.attr("compiler") = "GCC " __VERSION__;
 #endif
-  module.def("isa_names", &isa_names, "The instruction sets that this build holds and this CPU runs, best first.");
+  module.def("isa_names", &isa_names, "The instruction sets that were compiled and that this CPU runs, best first.");
   module.def("isa_features", &fv_isa_features, "The features of the instruction set in use.");
   module.def("isa_select", &isa_select, arg("name"), pos_only(), "Choose an instruction set by name.");
   module.def("isa_selected", &fv_isa_selected, "The instruction set in use.");
@@ -144,9 +144,9 @@ void register_runtime(py::module_& module) {
   module.def("get_num_threads", &fv_get_num_threads, "The number of threads that a call made now would use.");
 
   module.def("find_parallel", &find_parallel, arg("path"), pos_only(),
-             "The address of GOMP_parallel in a loaded library, or in what it stands on; 0: there is none.");
+             "The address of GOMP_parallel in a loaded library, or in one that it depends on; 0: there is none.");
   module.def("borrow_threads", &borrow_threads, arg("parallel").noconvert(), arg("count").noconvert(), pos_only(),
-             "The threads of later calls from this thread: a parallel function, or 0, and how many; 0: no longer.");
+             "Let later calls from this thread use a parallel function, or 0, and so many threads; 0 ends that.");
 
   module.def("elementary", &elementary, arg("name"), arg("array").noconvert(), pos_only(),
              "exp2, log or tanh as the kernels compute them, of a float32 or float64 array in C order.");

@@ -14,4 +14,4 @@ for tool in cmake ninja aarch64-linux-gnu-g++ qemu-aarch64; do
 done
 cmake --preset aarch64 "$@"
 cmake --build --preset aarch64
-ctest --preset aarch64
+ctest --preset aarch64 -j "$(nproc)"

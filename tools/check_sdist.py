@@ -18,6 +18,7 @@ TOP_LEVEL = {
     "README.md",
     "cmake",
     "csrc",
+    "examples",
     "pyproject.toml",
     "python",
     "src",

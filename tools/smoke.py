@@ -1,9 +1,10 @@
-"""One call of each kind against the plain formula, where nothing but NumPy is installed."""
+"""One call of each kind against the plain formula, and a demo, beside nothing but NumPy."""
 
 from __future__ import annotations
 
 import foveate as fv
 import numpy as np
+from foveate._cli import main as command
 
 
 def main() -> None:
@@ -39,6 +40,7 @@ def main() -> None:
     near = fv.local_attention(query, key, value, half_width=0.5, centers=centers, sigma=None)
     np.testing.assert_array_equal(near, np.broadcast_to(value[..., 7:8, :], near.shape))
 
+    assert command(["demo", "alignment", "--no-picture"]) == 0  # the examples are installed too
     fv.show_config()
     print(f"smoke: passed with NumPy {np.__version__}")
 

@@ -2,8 +2,8 @@
 #include <initializer_list>
 
 #include "drivers/drivers.hpp"
-#include "validate.hpp"
 #include "validate_backward.hpp"
+#include "validate_forward.hpp"
 
 namespace foveate {
 namespace {
@@ -45,7 +45,8 @@ fv_status fv_output_shape(const fv_problem* given, int32_t* ndim, int64_t shape[
   }
   Problem problem;
   const bool weights = given->value == nullptr;
-  if (const fv_status status = Validator(*given, problem, error).inputs(weights); status != FV_OK) return status;
+  Validator validator(*given, problem, error);
+  if (!validator.inputs(weights)) return validator.status();
   *ndim = problem.lead_ndim + 2;
   for (int axis = 0; axis < problem.lead_ndim; ++axis) shape[axis] = problem.lead_shape[axis];
   shape[problem.lead_ndim] = problem.queries;
@@ -57,25 +58,22 @@ fv_status fv_attention(const fv_problem* given, const fv_array* out, const fv_ar
   using namespace foveate;
   if (given == nullptr) return missing_problem(error);
   Problem problem;
-  Validator validator(*given, problem, error);
-  fv_status status = validator.inputs(/*weights=*/false);
-  if (status == FV_OK) status = validator.output(out, problem.value_size);
-  if (status == FV_OK) status = validator.lse(lse);
-  if (status == FV_OK) poison_all({out, lse});
-  if (status != FV_OK || nothing_to_compute(problem, problem.value_size)) return status;
-  return attention(problem, error);
+  ForwardValidator validator(*given, problem, error);
+  if (!(validator.inputs(/*weights=*/false) && validator.output(out, problem.value_size) && validator.lse(lse))) {
+    return validator.status();
+  }
+  poison_all({out, lse});
+  return nothing_to_compute(problem, problem.value_size) ? FV_OK : attention(problem, error);
 }
 
 fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_error* error) noexcept {
   using namespace foveate;
   if (given == nullptr) return missing_problem(error);
   Problem problem;
-  Validator validator(*given, problem, error);
-  fv_status status = validator.inputs(/*weights=*/true);
-  if (status == FV_OK) status = validator.output(out, problem.keys);
-  if (status == FV_OK) poison_all({out});
-  if (status != FV_OK || nothing_to_compute(problem, problem.keys)) return status;
-  return attention_weights(problem, error);
+  ForwardValidator validator(*given, problem, error);
+  if (!(validator.inputs(/*weights=*/true) && validator.output(out, problem.keys))) return validator.status();
+  poison_all({out});
+  return nothing_to_compute(problem, problem.keys) ? FV_OK : attention_weights(problem, error);
 }
 
 fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, const fv_array* lse,
@@ -86,11 +84,12 @@ fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, co
   if (gradients == nullptr) return missing_gradients(error);
   Problem problem;
   BackwardValidator validator(*given, problem, error);
-  fv_status status = Validator(*given, problem, error).inputs(/*weights=*/false);
-  if (status == FV_OK) status = validator.forward(out, lse, d_out, d_lse);
-  if (status == FV_OK) status = validator.gradients(*gradients);
-  if (status == FV_OK) poison_all(*gradients);
-  return status == FV_OK ? attention_backward(problem, error) : status;
+  if (!(validator.inputs(/*weights=*/false) && validator.forward(out, lse, d_out, d_lse) &&
+        validator.gradients(*gradients))) {
+    return validator.status();
+  }
+  poison_all(*gradients);
+  return attention_backward(problem, error);
 }
 
 fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, const fv_array* index, const fv_array* lse,
@@ -101,11 +100,12 @@ fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, con
   if (gradients == nullptr) return missing_gradients(error);
   Problem problem;
   BackwardValidator validator(*given, problem, error);
-  fv_status status = Validator(*given, problem, error).inputs(/*weights=*/false);
-  if (status == FV_OK) status = validator.hard_forward(draws, index, lse, d_out, advantage);
-  if (status == FV_OK) status = validator.gradients(*gradients);
-  if (status == FV_OK) poison_all(*gradients);
-  return status == FV_OK ? attention_backward(problem, error) : status;
+  if (!(validator.inputs(/*weights=*/false) && validator.hard_forward(draws, index, lse, d_out, advantage) &&
+        validator.gradients(*gradients))) {
+    return validator.status();
+  }
+  poison_all(*gradients);
+  return attention_backward(problem, error);
 }
 
 fv_status fv_hard_attention(const fv_problem* given, fv_selection selection, const fv_random* random, int64_t draws,
@@ -114,11 +114,11 @@ fv_status fv_hard_attention(const fv_problem* given, fv_selection selection, con
   using namespace foveate;
   if (given == nullptr) return missing_problem(error);
   Problem problem;
-  Validator validator(*given, problem, error);
-  fv_status status = validator.inputs(/*weights=*/false);
-  if (status == FV_OK) status = validator.hard(selection, random, draws);
-  if (status == FV_OK) status = validator.hard_outputs(out, index, log_prob);
-  if (status == FV_OK) poison_all({out, index, log_prob});
-  if (status != FV_OK || draws == 0 || nothing_to_compute(problem, 1)) return status;
-  return hard_attention(problem, error);
+  ForwardValidator validator(*given, problem, error);
+  if (!(validator.inputs(/*weights=*/false) && validator.hard(selection, random, draws) &&
+        validator.hard_outputs(out, index, log_prob))) {
+    return validator.status();
+  }
+  poison_all({out, index, log_prob});
+  return draws == 0 || nothing_to_compute(problem, 1) ? FV_OK : hard_attention(problem, error);
 }

@@ -63,7 +63,7 @@ class Row {
                                   : x >= 0 && x < std::numeric_limits<double>::infinity();
         if (!fits) {
           refuse(error, FV_VALUE_ERROR, "p: got %g for category %lld of row %lld, wanted %s", x,
-                 static_cast<long long>(b * draw_block + k), static_cast<long long>(row),
+                 printable(b * draw_block + k), printable(row),
                  logits_ ? "logits that are numbers or -inf" : "weights that are finite and not negative");
           return false;
         }
@@ -72,7 +72,7 @@ class Row {
     }
     if (!(largest > (logits_ ? -std::numeric_limits<double>::infinity() : 0))) {
       refuse(error, FV_VALUE_ERROR, "p: got only %s in row %lld, wanted a category that can be drawn",
-             logits_ ? "logits of -inf" : "weights of 0", static_cast<long long>(row));
+             logits_ ? "logits of -inf" : "weights of 0", printable(row));
       return false;
     }
     if (!logits_) {
@@ -86,7 +86,7 @@ class Row {
   void explain(double* buffer, int64_t row, fv_error* error) noexcept {
     if (!inspect(buffer, row, error)) return;
     refuse(error, FV_VALUE_ERROR, "p: got weights that changed during the call, in row %lld, wanted them to stay",
-           static_cast<long long>(row));
+           printable(row));
   }
 
  private:

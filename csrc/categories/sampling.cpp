@@ -115,7 +115,7 @@ class Sampler {
 
   // Shares rows among threads, or each row where they are few and long.
   fv_status run(double flops, fv_error* error) noexcept {
-    const int64_t item = problem_.p.dtype == FV_FLOAT64 ? 8 : problem_.p.dtype == FV_FLOAT32 ? 4 : 2;
+    const int64_t item = item_size(problem_.p);
     const int64_t rows_a_task =
         table_ || blocks_ > 1 ? 1 : std::max<int64_t>(1, task_bytes / (problem_.categories * item));
     const int64_t tasks = (problem_.rows + rows_a_task - 1) / rows_a_task;
@@ -336,8 +336,8 @@ class Sampler {
     });
   }
 
-  // Every bucket of the block gets a group, whatever the weights have become; the last category of a block has its end, and
-  // that of all is beyond every target: nothing is looked up behind it.
+  // Every bucket of the block gets a group, whatever the weights have become; the last category of a block has its end,
+  // and that of all is beyond every target: nothing is looked up behind it.
   void point_guide(int64_t b, RowMemory& memory) const noexcept {
     const int shift = int(table_bits) - memory.bits;
     const int64_t part = (int64_t(1) << shift) - 1, start = b ? memory.ends[b - 1] : 0, end = memory.ends[b];

@@ -28,11 +28,11 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-void enter_tiles() {
+inline void enter_amx() {
   static constexpr TileConfig config;
   _tile_loadconfig(&config);
 }
-void leave_tiles() { _tile_release(); }
+inline void leave_amx() { _tile_release(); }
 
 // Tiles 0 to 3 are sums, (first row, first column), (first, second), (second, first), (second, second); 4 and 5 the rows
 // of A, 6 and 7 the columns of B. step(k): adds the k-th 32. rows, columns: 1 or 2.
@@ -105,8 +105,8 @@ inline void raise_top(const float* s, int64_t begin, int64_t end, Vec<float> (&t
 }
 
 template <int vectors>
-[[gnu::noinline]] void tile_scores(const char* panel, const char* keys, int64_t key_stride, int64_t count,
-                                   int64_t columns, float* s, float* top_, const Ahead& ahead) {
+[[gnu::noinline]] void amx_scores_tile(const char* panel, const char* keys, int64_t key_stride, int64_t count,
+                                       int64_t columns, float* s, float* top_, const Ahead& ahead) {
   const int64_t depth = round_up(columns, tile_depth) / tile_depth;
   Prefetcher prefetcher(ahead, (count + 31) / 32);
   Vec<float> top[vectors];
@@ -143,11 +143,17 @@ template <int vectors>
   if (top_) unroll<vectors>([&](auto v) { store<float>(top_ + v * lanes<float>, top[v]); });
 }
 
-// Values of 32 keys after the other, [key / 32][d][32 keys], d and keys filled up with zeros.
-inline int64_t tile_values_size(int64_t columns) { return round_up(columns, tile_rows) * 64; }
+inline void amx_scores(const char* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t head_size,
+                       const void*, float* s, float* top, const Corners&, const Ahead& ahead) {
+  by_width(vectors, [&](auto v) {
+    amx_scores_tile<v>(panel, static_cast<const char*>(keys.data), keys.row_stride, count, head_size, s, top, ahead);
+  });
+}
 
-inline void load_tile_values(const Rows& from, int64_t count, int64_t columns, bool finite, void* to_) {
-  char* to = static_cast<char*>(to_);
+// Values of 32 keys after the other, [key / 32][d][32 keys], d and keys filled up with zeros.
+inline int64_t amx_value_size(int64_t columns) { return round_up(columns, tile_rows) * 64; }
+
+inline void load_amx_values(const Rows& from, int64_t count, int64_t columns, bool finite, char* to) {
   Words spoilt = {};
   for (int64_t j = 0; j < count; j += tile_depth)
     for (int64_t d = 0; d < columns; d += tile_rows, to += tile_bytes) {
@@ -174,8 +180,9 @@ inline void value_tiles(const char* weights, const char* values, int64_t group_b
 }
 
 template <int vectors>
-[[gnu::noinline]] void tile_weighted_sum(const char* weights, const char* values, int64_t group_bytes, int64_t count,
-                                         int64_t value_size, const float* alpha_, float* output, const Ahead& ahead) {
+[[gnu::noinline]] void amx_weighted_sum_tile(const char* weights, const char* values, int64_t group_bytes,
+                                             int64_t count, int64_t value_size, const float* alpha_, float* output,
+                                             const Ahead& ahead) {
   constexpr int width = vectors * lanes<float>;
   const int64_t groups = (count + tile_depth - 1) / tile_depth;
   Prefetcher prefetcher(ahead, (value_size + 31) / 32);
@@ -203,11 +210,19 @@ template <int vectors>
   if (value_size > 0) add((value_size - 1) / 32 * 32, sums[(value_size - 1) / 32 % 2]);
 }
 
+inline void amx_weighted_sum(const char* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
+                             const float* alpha, float* output, const Corners&, const Ahead& ahead) {
+  by_width(vectors, [&](auto v) {
+    amx_weighted_sum_tile<v>(weights, static_cast<const char*>(values.data), values.row_stride, count, value_size,
+                             alpha, output, ahead);
+  });
+}
+
 // Rows of queries to tiles of 16 pairs, [query / 32][d / 16][16 pairs][16 d]: rows a power of 2 apart, as in a matrix,
 // would share few sets of the cache.
-inline bool load_tile_summands(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int64_t columns,
-                               bool finite, void* x, int64_t first) {
-  char* to = static_cast<char*>(x) + first / 2 * round_up(columns, tile_rows) * 4;
+inline bool load_amx_summands(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int64_t columns,
+                              bool finite, char* x, int64_t first) {
+  char* to = x + first / 2 * round_up(columns, tile_rows) * 4;
   Words spoilt = {};
   for (int64_t d = 0; d < columns; d += tile_rows)
     for (int32_t i = 0; i < 2 * tile_pairs; i += 2, to += 64)
@@ -238,9 +253,10 @@ inline void last_query_tiles(const char* cells, int64_t stride, int64_t count, i
   for (int64_t j = 0; j < count; ++j) memcpy(to + j * (to_stride / 4), sum + j * 16, 64);
 }
 
-// stride: of cells, in bytes. columns: of `to`, a multiple of 16.
-[[gnu::noinline]] inline void tile_query_sum(const char* cells, int64_t stride, int64_t count, int64_t queries,
-                                             const char* x, int64_t columns, float* to) {
+// columns: of `to`, a multiple of 16.
+[[gnu::noinline]] inline void amx_query_sum(const char* cells, int64_t cell_stride, int64_t count, int64_t queries,
+                                            const char* x, int64_t columns, float* to) {
+  const int64_t stride = cell_stride * 2;  // in bytes
   const int64_t depth = (queries + tile_depth - 1) / tile_depth, row = columns * 4, step = tile_pairs * row;
   const auto run = [&](auto rows) {
     int64_t d = 0;
@@ -260,9 +276,9 @@ inline void last_query_tiles(const char* cells, int64_t stride, int64_t count, i
 }
 
 // Multiply-adds from registers; the flops done.
-double spin_tiles(int64_t rounds) {
+double spin_amx(int64_t rounds) {
   alignas(64) static constexpr char zeros[tile_bytes] = {};
-  enter_tiles();
+  enter_amx();
   zero_tiles();
   _tile_loadd(4, zeros, 64);
   _tile_loadd(5, zeros, 64);
@@ -274,7 +290,7 @@ double spin_tiles(int64_t rounds) {
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
-  leave_tiles();
+  leave_amx();
   return double(rounds) * 4 * 16 * 16 * 32 * 2;
 }
 

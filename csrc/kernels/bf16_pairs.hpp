@@ -15,18 +15,32 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-struct PairProduct {
-  using T = float;
-  static Vec<float> apply(Vec<float> sum, Vec<float> a, Vec<float> b) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-  }
-};
-
 using Words = IntVec<float>;  // 16 words, of one bfloat16 or of a pair
 
 constexpr int64_t pairs(int64_t count) { return (count + 1) / 2; }
+
+struct PairProduct {
+  using T = float;  // a pair of bfloat16
+  static Vec<float> apply(Vec<float> sum, Vec<float> a, Vec<float> b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+  }
+  static constexpr int64_t words(int64_t count) { return pairs(count); }
+  static float cell(const float* weights, int64_t key, int64_t query, int64_t width) {
+    uint16_t weight;
+    memcpy(&weight, reinterpret_cast<const char*>(weights + key / 2 * width + query) + key % 2 * 2, 2);
+    return float_of_bfloat16(weight);
+  }
+};
+
 constexpr int64_t tile_rows = 16, tile_pairs = 16;  // of a tile of AMX: 16 rows of 32 elements, or of 16 pairs
 constexpr int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+// Bytes of a key, filled up to a multiple of columns, and of a pair of values.
+template <int multiple>
+inline int64_t pair_row_size(int64_t columns) {
+  return 2 * round_up(columns, multiple);
+}
+inline int64_t pair_value_size(int64_t columns) { return 4 * columns; }
 
 // The columns of a row, to contiguous ones.
 inline void load_bfloat16_row(const char* from, int64_t stride, int64_t columns, uint16_t* to) {
@@ -59,9 +73,8 @@ inline Words some_words(const char* from, int64_t count) {
 
 // Keys in rows of a multiple of columns, the rest 0.
 template <int multiple>
-inline void load_pair_keys(const Rows& from, int64_t count, int64_t columns, void* to) {
+inline void load_pair_keys(const Rows& from, int64_t count, int64_t columns, uint16_t* row) {
   const int64_t whole = round_up(columns, multiple);
-  uint16_t* row = static_cast<uint16_t*>(to);
   if (from.row_stride == 2 && is_across(from, count, columns)) {
     const auto column = [&](int64_t j, int64_t d) {
       return d < columns ? some_words(from.data + j * 2 + d * from.column_stride, count - j) : Words{};
@@ -114,8 +127,7 @@ inline Words pair_words(Words low, Words high, bool finite, Words& spoilt) {
 inline void store_words(void* to, Words words) { store<float>(static_cast<float*>(to), from_bits<float>(words)); }
 
 // Two rows of values become one row of pairs; the row after the last is 0.
-inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, bool finite, void* to) {
-  uint32_t* row = static_cast<uint32_t*>(to);
+inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, bool finite, uint32_t* row) {
   Words spoilt = {};
   if (from.row_stride == 2 && is_across(from, count, columns)) {  // pairs as they stand
     for (int64_t j = 0; j < count; j += 32, row += 16 * columns) {
@@ -178,9 +190,9 @@ inline Words summand_words(const char* const* rows, int64_t column_stride, int32
 
 // Rows of queries to pairs of rows, from row `first` on, with zeros up to a whole panel.
 inline bool load_pair_summands(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int64_t columns,
-                               bool finite, void* x, int64_t first) {
+                               bool finite, uint32_t* x, int64_t first) {
   const int64_t whole = round_up(columns, lanes<float>);
-  uint32_t* to = static_cast<uint32_t*>(x) + first / 2 * whole;
+  uint32_t* to = x + first / 2 * whole;
   Words spoilt = {};
   for (int32_t i = 0; i < panel_vectors * lanes<float>; i += 2)
     for (int64_t d = 0; d < whole; d += 16, to += 16)
@@ -191,14 +203,14 @@ inline bool load_pair_summands(const char* const* rows, Dtype, int64_t column_st
 // A row of queries takes as many columns as one of load_pair_keys.
 template <int multiple>
 inline void pack_pair_queries(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                              int64_t head_size, double, const void*, void* scratch, void* panel) {
-  const float* plain[32];
+                              int64_t head_size, double, const void*, uint16_t* scratch, float* panel) {
+  const float* plain[most_lanes];
   const int64_t whole = round_up(head_size, multiple);
   const int32_t width = vectors * lanes<float>;
   if (live == width && are_neighbors<float>(rows, live, Dtype::bfloat16, column_stride)) {
-    char* to = static_cast<char*>(panel);
+    float* to = panel;
     for (int64_t d = 0; d < whole; d += 2)
-      for (int32_t i = 0; i < width; i += 16, to += 64) {
+      for (int32_t i = 0; i < width; i += 16, to += 16) {
         const auto column = [&](int64_t c) {
           return c < head_size ? some_words(rows[0] + i * 2 + c * column_stride, 16) : Words{};
         };
@@ -210,12 +222,12 @@ inline void pack_pair_queries(const char* const* rows, Dtype, int64_t column_str
   for (int32_t i = 0; i < live; ++i) {
     plain[i] = reinterpret_cast<const float*>(rows[i]);
     if (!in_place) {
-      float* row = static_cast<float*>(scratch) + i * (whole / 2);
+      uint16_t* row = scratch + i * whole;
       load_pair_keys<multiple>({rows[i], Dtype::bfloat16, 0, column_stride}, 1, head_size, row);
-      plain[i] = row;
+      plain[i] = reinterpret_cast<const float*>(row);
     }
   }
-  transpose_to_panel<float>(plain, live, width, whole / 2, [](auto x) { return x; }, static_cast<float*>(panel));
+  transpose_to_panel<float>(plain, live, width, whole / 2, [](auto x) { return x; }, panel);
 }
 
 // 2^x for weights that are rounded to 8 bits: relative error 3e-6, exp2(0) = 1 exactly; x < 128. Where a bit of `seen` is
@@ -278,6 +290,14 @@ template <int vectors, bool with_exact>
   });
 }
 
+inline void soft_pairs(float* scores, int32_t vectors, int64_t count, double scale, const float* top, float* m,
+                       float* l, float* exact, float* alpha, const Gaussian*, const Ahead& next) {
+  by_width(vectors, [&](auto v) {
+    const auto tile = exact ? soft_pair_tile<v, true> : soft_pair_tile<v, false>;
+    tile(scores, count, float(scale), top, m, l, exact, alpha, next);
+  });
+}
+
 // A row of a panel's cells as bfloat16, the upper half 0 where the panel is one vector wide.
 template <int vectors>
 inline __m512i cell_row(const Vec<float> (&row)[vectors]) {
@@ -295,11 +315,11 @@ inline void store_pairs(__m512i first, __m512i second, float* to) {
   });
 }
 
-// query_sum.hpp's soft_gradient: rows of bfloat16, and of dS the pairs too; where d_scores is null, dS as float32.
+// soft.hpp's gradient: rows of bfloat16, and of dS the pairs too; where d_scores is null, dS as float32.
 template <int vectors>
-[[gnu::noinline]] void soft_pair_gradient(const float* s, float* d_weights, int64_t count, float scale,
-                                          const float* top_, const float* rest_, const float* shift_, uint16_t* weights,
-                                          uint16_t* d_scores, int64_t stride) {
+[[gnu::noinline]] void soft_pair_gradient_tile(const float* s, float* d_weights, int64_t count, float scale,
+                                               const float* top_, const float* rest_, const float* shift_,
+                                               uint16_t* weights, uint16_t* d_scores, int64_t stride) {
   constexpr int width = vectors * lanes<float>;
   const Vec<float> lowest = minus_infinity<float>();
   Vec<float> top[vectors], rest[vectors], shift[vectors];
@@ -343,9 +363,17 @@ template <int vectors>
   fill_pairs<vectors>(d_weights, count);
 }
 
+inline void soft_pair_gradient(const float* s, float* d_weights, int32_t vectors, int64_t count, double scale,
+                               const float* top, const float* rest, const float* shift, uint16_t* weights,
+                               uint16_t* d_scores, int64_t stride) {
+  by_width(vectors, [&](auto v) {
+    soft_pair_gradient_tile<v>(s, d_weights, count, float(scale), top, rest, shift, weights, d_scores, stride);
+  });
+}
+
 // What soft_pair_gradient left to do.
 template <int vectors>
-void lay_pair_cells(float* d_weights, int64_t count, uint16_t* d_scores, int64_t stride) {
+void store_pair_cells_tile(float* d_weights, int64_t count, uint16_t* d_scores, int64_t stride) {
   constexpr int width = vectors * lanes<float>;
   const auto row = [&](int64_t j) {
     Vec<float> x[vectors];
@@ -359,6 +387,10 @@ void lay_pair_cells(float* d_weights, int64_t count, uint16_t* d_scores, int64_t
     store_pairs<vectors>(a, b, d_weights + j / 2 * width);
   }
   fill_pairs<vectors>(d_weights, count);
+}
+
+inline void store_pair_cells(float* d_weights, int32_t vectors, int64_t count, uint16_t* d_scores, int64_t stride) {
+  by_width(vectors, [&](auto v) { store_pair_cells_tile<v>(d_weights, count, d_scores, stride); });
 }
 
 }  // namespace

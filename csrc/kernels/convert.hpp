@@ -101,14 +101,12 @@ inline T element(const char* p, Dtype dtype) {
       memcpy(&x, p, 4);
       return T(x);
     }
-    default: {
-      double x;
-      memcpy(&x, p, 8);
-      return narrowed<T>(x);
-    }
+    case Dtype::float64: break;
   }
+  double x;
+  memcpy(&x, p, 8);
+  return narrowed<T>(x);
 }
-constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 
 // `lanes` elements of a dtype, widened to T.
 template <class T, Dtype dtype>
@@ -146,15 +144,19 @@ constexpr bool widens(Dtype dtype) {
   return (sizeof(T) == 8) == (dtype == Dtype::float64);
 }
 
-// Calls f(Constant<dtype>) for a dtype that load_wide takes to T.
+// Calls f(DtypeConstant<dtype>) for a dtype that load_wide takes to T.
+template <Dtype dtype>
+struct DtypeConstant {
+  constexpr operator Dtype() const { return dtype; }
+};
 template <class T, class F>
 inline void by_dtype(Dtype dtype, F&& f) {
   if constexpr (sizeof(T) == 8) {
-    f(Constant<int(Dtype::float64)>{});
+    f(DtypeConstant<Dtype::float64>{});
   } else {
-    if (dtype == Dtype::float32) f(Constant<int(Dtype::float32)>{});
-    if (dtype == Dtype::bfloat16) f(Constant<int(Dtype::bfloat16)>{});
-    if (dtype == Dtype::float16) f(Constant<int(Dtype::float16)>{});
+    if (dtype == Dtype::float32) f(DtypeConstant<Dtype::float32>{});
+    if (dtype == Dtype::bfloat16) f(DtypeConstant<Dtype::bfloat16>{});
+    if (dtype == Dtype::float16) f(DtypeConstant<Dtype::float16>{});
   }
 }
 

@@ -11,7 +11,6 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-constexpr int decode_queries = 4;
 // How far ahead of the loads to prefetch, in bytes: 4 to 6 KB in sequential order is where DRAM kept up.
 constexpr int64_t prefetch_ahead = 6144;
 
@@ -100,28 +99,19 @@ void decode_scores_for(const T* query, int64_t query_stride, int32_t queries, co
 
 // queries: 1, 2 or 4. s: [count rounded up to whole vectors][queries].
 template <class T>
-void decode_scores(const void* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
-                   int64_t head_size, void* s) {
-  const T* q = static_cast<const T*>(query);
-  T* to = static_cast<T*>(s);
-  if constexpr (sizeof(T) == 8) {
-    decode_scores_for<T, Dtype::float64>(q, query_stride, queries, keys, count, head_size, to);
-  } else {
-    if (keys.dtype == Dtype::float32)
-      decode_scores_for<T, Dtype::float32>(q, query_stride, queries, keys, count, head_size, to);
-    if (keys.dtype == Dtype::bfloat16)
-      decode_scores_for<T, Dtype::bfloat16>(q, query_stride, queries, keys, count, head_size, to);
-    if (keys.dtype == Dtype::float16)
-      decode_scores_for<T, Dtype::float16>(q, query_stride, queries, keys, count, head_size, to);
-  }
+void decode_scores(const T* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
+                   int64_t head_size, T* s) {
+  by_dtype<T>(keys.dtype, [&](auto dtype) {
+    decode_scores_for<T, dtype>(query, query_stride, queries, keys, count, head_size, s);
+  });
 }
 
 // s[j][q] += bias[q][j] * log2(e)
 template <class T>
-void decode_bias(void* s, int32_t queries, int64_t count, const char* const* rows, Dtype dtype, int64_t key_stride,
+void decode_bias(T* s, int32_t queries, int64_t count, const char* const* rows, Dtype dtype, int64_t key_stride,
                  int32_t live) {
   for (int32_t q = 0; q < live; ++q) {
-    T* const cells = static_cast<T*>(s) + q;
+    T* const cells = s + q;
     for (int64_t j = 0; j < count; j += lanes<T>) {
       const int64_t keys = count - j < lanes<T> ? count - j : lanes<T>;
       alignas(vector_bytes) T bias[lanes<T>] = {};
@@ -136,15 +126,12 @@ void decode_bias(void* s, int32_t queries, int64_t count, const char* const* row
 // -inf in s. The sum of a query runs in as many chains as a vector has lanes, key j in chain j % lanes, whatever the
 // number of queries: `queries` vectors hold one key of every chain.
 template <class T>
-void decode_soft(void* s_, int32_t queries, int64_t count, double scale, void* m_, void* l_, void* output_,
-                 int64_t output_stride, int64_t value_size) {
-  T* s = static_cast<T*>(s_);
-  T* m = static_cast<T*>(m_);
-  T* l = static_cast<T*>(l_);
+void decode_soft(T* s, int32_t queries, int64_t count, double scale, T* m, T* l, T* outputs, int64_t output_stride,
+                 int64_t value_size) {
   const Vec<T> lowest = minus_infinity<T>();
   const int64_t whole = (count + lanes<T> - 1) / lanes<T> * lanes<T> * queries;
   for (int64_t i = count * queries; i < whole; ++i) s[i] = lowest[0];
-  Vec<T> top[decode_queries], offset[decode_queries], sum[decode_queries] = {};
+  Vec<T> top[query_group], offset[query_group], sum[query_group] = {};
   for (int32_t t = 0; t < queries; ++t) top[t] = lowest;
   for (int64_t i = 0; i < whole; i += lanes<T> * queries)
     for (int32_t t = 0; t < queries; ++t) top[t] = max(load(s + i + t * lanes<T>), top[t]);
@@ -160,7 +147,7 @@ void decode_soft(void* s_, int32_t queries, int64_t count, double scale, void* m
     const T alpha = exp2<T>((broadcast(m[q]) - broadcast(shift)) * T(scale))[0];
     m[q] = now;
     l[q] *= alpha;
-    T* output = static_cast<T*>(output_) + q * output_stride;
+    T* output = outputs + q * output_stride;
     if (alpha != T(1))
       for (int64_t d = 0; d < value_size; ++d) output[d] *= alpha;
   }
@@ -243,26 +230,17 @@ void decode_sum_for(const T* weights, int32_t queries, Rows values, int64_t coun
     };
     if (queries == 1) rows(Constant<1>{}, 0);
     if (queries == 2) rows(Constant<2>{}, 0);
-    for (int32_t q = 0; queries == decode_queries && q < queries; q += together) rows(Constant<together>{}, q);
+    for (int32_t q = 0; queries == query_group && q < queries; q += together) rows(Constant<together>{}, q);
   }
 }
 
 // values: contiguous columns. output: rows of T, of whole vectors.
 template <class T>
-void decode_sum(const void* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size,
-                void* output, int64_t output_stride) {
-  const T* w = static_cast<const T*>(weights);
-  T* to = static_cast<T*>(output);
-  if constexpr (sizeof(T) == 8) {
-    decode_sum_for<T, Dtype::float64>(w, queries, values, count, value_size, to, output_stride);
-  } else {
-    if (values.dtype == Dtype::float32)
-      decode_sum_for<T, Dtype::float32>(w, queries, values, count, value_size, to, output_stride);
-    if (values.dtype == Dtype::bfloat16)
-      decode_sum_for<T, Dtype::bfloat16>(w, queries, values, count, value_size, to, output_stride);
-    if (values.dtype == Dtype::float16)
-      decode_sum_for<T, Dtype::float16>(w, queries, values, count, value_size, to, output_stride);
-  }
+void decode_sum(const T* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size, T* output,
+                int64_t output_stride) {
+  by_dtype<T>(values.dtype, [&](auto dtype) {
+    decode_sum_for<T, dtype>(weights, queries, values, count, value_size, output, output_stride);
+  });
 }
 
 }  // namespace

@@ -8,59 +8,26 @@
 // [row][vectors * lanes], aligned to a vector.
 #pragma once
 #include "math.hpp"
+#include "pack.hpp"
+#include "panel.hpp"
 #include "table.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// Register tiles, by the number of vector registers: measured on AVX-512 (14 x 2: 97% of peak by itself, 12 x 2 and
-// 8 x 3 within 2%) and AVX2 (4 x 3); one register stays free, or compilers spill.
-#if defined(__AVX512F__)
-constexpr int panel_vectors = 2;
-template <int vectors>
-constexpr int key_rows = vectors == 1 ? 28 : 14;
-template <int vectors>
-constexpr int value_columns = vectors == 1 ? 16 : 8;
-#elif defined(__aarch64__)
-constexpr int panel_vectors = 3;
-template <int vectors>
-constexpr int key_rows = 8;
-template <int vectors>
-constexpr int value_columns = 8;
-#elif defined(__AVX2__)
-constexpr int panel_vectors = 3;
-template <int vectors>
-constexpr int key_rows = vectors == 1 ? 8 : 4;
-template <int vectors>
-constexpr int value_columns = vectors == 1 ? 8 : 4;
-#else
-constexpr int panel_vectors = 2;  // a product needs a register of its own without fused multiply-add
-template <int vectors>
-constexpr int key_rows = 4;
-template <int vectors>
-constexpr int value_columns = 4;
-#endif
-
-// The product: an accumulator T, and elements of the same size to multiply and add.
+// A product: an accumulator T, and elements of the same size to multiply and add. `count` elements of an operand stand in
+// so many words of T's size; cell: the weight of a key and a query in a tile `width` queries wide.
 template <class Accumulator>
 struct MultiplyAdd {
   using T = Accumulator;
   static Vec<T> apply(Vec<T> sum, Vec<T> a, Vec<T> b) { return sum + a * b; }
+  static constexpr int64_t words(int64_t count) { return count; }
+  static T cell(const T* weights, int64_t key, int64_t query, int64_t width) { return weights[key * width + query]; }
 };
 
-// Calls f(Constant<vectors>) for the two widths of a panel.
-template <class F>
-inline void by_width(int32_t vectors, F&& f) {
-  if (vectors == 1)
-    f(Constant<1>{});
-  else
-    f(Constant<panel_vectors>{});
-}
-
 template <class T, int vectors>
-inline T* start_top(void* top) {
-  for (int v = 0; v < vectors; ++v) store<T>(static_cast<T*>(top) + v * lanes<T>, minus_infinity<T>());
-  return static_cast<T*>(top);
+inline void start_top(T* top) {
+  for (int v = 0; v < vectors; ++v) store<T>(top + v * lanes<T>, minus_infinity<T>());
 }
 
 // A register tile of scores to its place, in rows of `all` vectors, and their maximum to top.
@@ -236,8 +203,8 @@ template <class Product, int vectors, int columns, class T = typename Product::T
 }
 
 template <class Product, int vectors, int columns = value_columns<vectors>, class T = typename Product::T>
-void weighted_sum(const T* weights, const T* values, int64_t value_stride, int64_t count, int64_t value_size,
-                  const Corners& corners, const T* alpha, T* output, Prefetcher& prefetcher) {
+void weighted_columns(const T* weights, const T* values, int64_t value_stride, int64_t count, int64_t value_size,
+                      const Corners& corners, const T* alpha, T* output, Prefetcher& prefetcher) {
   for (; value_size >= columns; value_size -= columns) {
     prefetcher.step();
     weighted_sum_block<Product, vectors, columns>(weights, values, value_stride, count, corners, alpha, output);
@@ -246,9 +213,33 @@ void weighted_sum(const T* weights, const T* values, int64_t value_stride, int64
   }
   if constexpr (columns > 1) {
     if (value_size > 0)
-      weighted_sum<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, corners,
-                                                        alpha, output, prefetcher);
+      weighted_columns<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, corners,
+                                                            alpha, output, prefetcher);
   }
+}
+
+template <class Product, class T = typename Product::T>
+void weighted_sum(const T* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
+                  const T* alpha, T* output, const Corners& corners, const Ahead& ahead) {
+  by_width(vectors, [&](auto v) {
+    Prefetcher prefetcher(ahead, value_size / value_columns<v>);
+    const Corners words = {Product::words(corners.first), Product::words(corners.last)};
+    weighted_columns<Product, v>(weights, static_cast<const T*>(values.data), values.row_stride / int64_t(sizeof(T)),
+                                 Product::words(count), value_size, words, alpha, output, prefetcher);
+  });
+}
+
+// The values that are inf or NaN, for the queries that see them: 0 * inf is NaN, as in the formula.
+template <class Product, class T = typename Product::T>
+void add_not_finite(const T* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,
+                    const uint32_t* seen, T* output, int64_t column_step, int64_t query_step) {
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t d = 0; d < value_size; ++d) {
+      const T value = element<T>(values.data + j * values.row_stride + d * values.column_stride, values.dtype);
+      if (is_finite(value)) continue;
+      for (int32_t i = 0; i < width; ++i)
+        if (seen[j] >> i & 1) output[d * column_step + i * query_step] += Product::cell(weights, j, i, width) * value;
+    }
 }
 
 }  // namespace

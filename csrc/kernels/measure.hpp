@@ -23,7 +23,7 @@ double spin_chains(int64_t rounds, double flops_a_lane, F&& f) {
 double spin(int32_t kind, int64_t rounds) {
 #if defined(__AVX512BF16__)
 #if defined(__AMX_BF16__)
-  if (kind == 3) return spin_tiles(rounds / 8);
+  if (kind == 3) return spin_amx(rounds / 8);
 #endif
   if (kind == 2) {
     const Vec<float> halves = from_bits<float>(IntVec<float>{} + 0x3f003f00);

@@ -110,9 +110,15 @@ inline bool is_finite(T x) {
   return x - x == T(0);
 }
 
+// Bytes of a contiguous row of T.
+template <class T>
+int64_t row_size(int64_t columns) {
+  return columns * int64_t(sizeof(T));
+}
+
 // `count` rows of any dtype and layout as contiguous rows of T; with `finite`, inf and NaN become 0.
 template <class T>
-void load_rows(const Rows& from, int64_t count, int64_t columns, bool finite, T* to) {
+void load_values(const Rows& from, int64_t count, int64_t columns, bool finite, T* to) {
   const bool across = count >= lanes<T> && widens<T>(from.dtype) && is_across(from, count, columns);
   if (across) load_columns<T>(from, count, columns, to);
   for (int64_t j = 0; j < count; ++j, to += columns) {
@@ -120,6 +126,10 @@ void load_rows(const Rows& from, int64_t count, int64_t columns, bool finite, T*
     if (finite)
       for (int64_t d = 0; d < columns; ++d) to[d] = is_finite(to[d]) ? to[d] : T(0);
   }
+}
+template <class T>
+void load_keys(const Rows& from, int64_t count, int64_t columns, T* to) {
+  load_values<T>(from, count, columns, false, to);
 }
 
 // to[d][i] = change(rows[i][d]): `live` contiguous rows of T to a panel `width` wide, zero beyond the live ones.
@@ -145,14 +155,13 @@ void transpose_to_panel(const T* const* rows, int32_t live, int32_t width, int64
 
 template <class T>
 void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                  int64_t head_size, double factor, const void*, void* scratch, void* panel) {
-  const T* plain[32];
+                  int64_t head_size, double factor, const void*, T* scratch, T* panel) {
+  const T* plain[most_lanes];
   const bool in_place = size_of(dtype) == sizeof(T) && column_stride == sizeof(T);
   const int32_t width = vectors * lanes<T>;
   if (live == width && are_neighbors<T>(rows, live, dtype, column_stride)) {  // a panel as it stands, but for gaps
-    by_dtype<T>(dtype, [&](auto d) {
-      constexpr Dtype of = Dtype(int(d));
-      T* to = static_cast<T*>(panel);
+    by_dtype<T>(dtype, [&](auto of) {
+      T* to = panel;
       for (const char* from = rows[0]; head_size > 0; --head_size, from += column_stride, to += width)
         for (int32_t i = 0; i < width; i += lanes<T>)
           store<T>(to + i, load_wide<T, of>(from + i * size_of(of)) * T(factor));
@@ -163,19 +172,17 @@ void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, i
     if (in_place) {
       plain[i] = reinterpret_cast<const T*>(rows[i]);
     } else {
-      T* row = static_cast<T*>(scratch) + i * head_size;
+      T* row = scratch + i * head_size;
       load_row<T>(rows[i], dtype, column_stride, head_size, row);
       plain[i] = row;
     }
   }
-  transpose_to_panel<T>(plain, live, width, head_size, [&](auto x) { return x * T(factor); }, static_cast<T*>(panel));
+  transpose_to_panel<T>(plain, live, width, head_size, [&](auto x) { return x * T(factor); }, panel);
 }
 
 template <class T>
-bool store_rows(const void* panel_, int32_t vectors, int64_t rows, const void* factor_, int32_t live, void* scratch,
+bool store_rows(const T* panel, int32_t vectors, int64_t rows, const T* factor, int32_t live, T* scratch,
                 char* const* to, Dtype dtype, int64_t column_stride) {
-  const T* panel = static_cast<const T*>(panel_);
-  const T* factor = static_cast<const T*>(factor_);
   const int32_t width = vectors * lanes<T>;
   const bool in_place = size_of(dtype) == sizeof(T) && column_stride == sizeof(T);
   bool finite = true;
@@ -185,7 +192,7 @@ bool store_rows(const void* panel_, int32_t vectors, int64_t rows, const void* f
     Vec<T> probe = {};  // 0 as long as every element is finite
     T* row[lanes<T>];
     for (int i = 0; i < lanes<T>; ++i)
-      row[i] = in_place && i < count ? reinterpret_cast<T*>(to[first + i]) : static_cast<T*>(scratch) + i * rows;
+      row[i] = in_place && i < count ? reinterpret_cast<T*>(to[first + i]) : scratch + i * rows;
     int64_t r = 0;
     for (; r + lanes<T> <= rows; r += lanes<T>) {
       Vec<T> square[lanes<T>];

@@ -1,10 +1,6 @@
-// What the backward pass has beyond the forward's products: a tile of weights and of the gradients of its scores, and
-// the product that sums over queries. With P the weights, dP = dO V^T, delta = rowsum(dO O) and dlse the gradient of lse:
-//   P[j][q]  = 2^(scale (S[j][q] - top[q]) - rest[q]),  dS[j][q] = P[j][q] (dP[j][q] - shift[q]),  shift = delta - dlse
-// lse = scale top + rest in base 2, in two numbers, since its rounding would be an error of every weight of the query: the
-// difference of S and top is exact where it matters, as in the forward pass. No weight is more than 1, whatever the rounding.
-//   to[j][d] += sum_q cells[j][q] X[q][d]        (a chain over the q of one call, from 0: dV from P, dK from dS)
-// A score of -inf is that of a cell that is not seen: both are 0 there, whatever dP holds.
+// Products of the backward pass alone.
+//   query_sum   to[j][d] += sum_q cells[j][q] X[q][d]      (a chain over the q of one call, from 0: dV from P, dK from dS)
+//   dot_rows    to[i] = sum_d a[i][d] b[i][d]              (delta, from dO and O)
 #pragma once
 #include "gemm.hpp"
 #include "pack.hpp"
@@ -12,116 +8,12 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// s and d_weights are [key][vectors * lanes]; dS takes the place of dP. Weights, and dS too unless d_scores is null, also
-// go to rows `stride` apart, in which the panels of a block stand side by side: they point at this panel's first column.
-// cell(v, s, dP): weight and dS of the queries of vector v
-template <class T, int vectors, class Cell>
-inline void each_cell(const T* s, T* d_weights, int64_t count, T* weights, T* d_scores, int64_t stride, Cell&& cell) {
-  constexpr int width = vectors * lanes<T>;
-  const auto run = [&](auto beside) {
-    for (int64_t j = 0; j < count; ++j)
-      unroll<vectors>([&](auto v) {
-        const int64_t here = j * width + v * lanes<T>, there = j * stride + v * lanes<T>;
-        Vec<T> weight, d_score;
-        cell(v, load(s + here), load(d_weights + here), weight, d_score);
-        store<T>(weights + there, weight);
-        if constexpr (beside) store<T>(d_scores + there, d_score);
-        store<T>(d_weights + here, d_score);
-      });
-  };
-  if (d_scores)
-    run(Constant<1>{});
-  else
-    run(Constant<0>{});
-}
-
-template <class T, int vectors>
-[[gnu::noinline]] void soft_gradient(const T* s, T* d_weights, int64_t count, T scale, const T* top_, const T* rest_,
-                                     const T* shift_, T* weights, T* d_scores, int64_t stride) {
-  const Vec<T> lowest = minus_infinity<T>();
-  Vec<T> top[vectors], rest[vectors], shift[vectors];
-  unroll<vectors>([&](auto v) {
-    top[v] = load(top_ + v * lanes<T>);
-    rest[v] = load(rest_ + v * lanes<T>);
-    shift[v] = load(shift_ + v * lanes<T>);
-  });
-  each_cell<T, vectors>(s, d_weights, count, weights, d_scores, stride,
-                        [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
-                          const IntVec<T> hidden = score == lowest;
-                          weight = hidden ? Vec<T>{} : exp2<T>(-max(Vec<T>{}, rest[v] - (score - top[v]) * scale));
-                          d_score = hidden ? Vec<T>{} : weight * (d_weight - shift[v]);
-                        });
-}
-
-// The second half, where d_scores changed after the first: their rows.
-template <class T, int vectors>
-void lay_cells(const T* d_weights, int64_t count, T* d_scores, int64_t stride) {
-  constexpr int width = vectors * lanes<T>;
-  for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>(
-        [&](auto v) { store<T>(d_scores + j * stride + v * lanes<T>, load(d_weights + j * width + v * lanes<T>)); });
-}
-
-// Compact kernels, of s = -d: P = K(d) / l and dS = -K'(d) / l (dP - shift), l = 2^rest. Where K is 0, so are both; K' is
-// taken as 0 where a triangle has its top.
-template <class T, int vectors>
-[[gnu::noinline]] void compact_gradient(const T* s, T* d_weights, int64_t count, Profile profile, const T* rest,
-                                        const T* shift_, T* weights, int64_t stride) {
-  const Vec<T> zero = {}, one = broadcast(T(1));
-  Vec<T> inverse[vectors], shift[vectors];
-  unroll<vectors>([&](auto v) {
-    inverse[v] = exp2<T>(-load(rest + v * lanes<T>));
-    shift[v] = load(shift_ + v * lanes<T>);
-  });
-  const auto run = [&](auto&& profile_of) {
-    each_cell<T, vectors>(s, d_weights, count, weights, nullptr, stride,
-                          [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
-                            Vec<T> value, slope;
-                            profile_of(score, value, slope);
-                            const IntVec<T> flat = slope == zero;
-                            weight = value * inverse[v];
-                            d_score = flat ? zero : slope * inverse[v] * (d_weight - shift[v]);
-                          });
-  };
-  switch (profile) {
-    case Profile::boxcar:
-      return run([&](Vec<T> s, Vec<T>& value, Vec<T>& slope) {
-        value = s >= -one ? one : zero;
-        slope = zero;
-      });
-    case Profile::epanechnikov:
-      return run([&](Vec<T> s, Vec<T>& value, Vec<T>& slope) {
-        value = max(zero, one + s);
-        slope = value > zero ? one : zero;
-      });
-    case Profile::triangular:
-      return run([&](Vec<T> s, Vec<T>& value, Vec<T>& slope) {
-        const Vec<T> distance = square_root(-s);
-        value = max(zero, one - distance);
-        slope = value > zero && distance > zero ? T(0.5) / distance : zero;
-      });
-  }
-}
-
-// dS times the derivative of softcap * tanh(s / softcap), 1 - tanh^2; bent: softcap * tanh(...) * log2(e). 0 stays 0.
-template <class T, int vectors>
-void bend_gradient(const T* bent, T* d_scores, int64_t count, double softcap) {
-  constexpr int width = vectors * lanes<T>;
-  const T factor = T(1 / (softcap * Math<double>::log2_e));
-  for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
-      T* const cell = d_scores + j * width + v * lanes<T>;
-      const Vec<T> d_score = load(cell), t = load(bent + j * width + v * lanes<T>) * factor;
-      store<T>(cell, d_score == T(0) ? d_score : d_score * (T(1) - t * t));
-    });
-}
-
 // Rows to X as query_sum takes them, from row `first` on.
 template <class T>
 bool load_summands(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int64_t columns,
-                   bool finite, void* x, int64_t first) {
+                   bool finite, T* x, int64_t first) {
   const int64_t whole = (columns + lanes<T> - 1) / lanes<T> * lanes<T>;
-  T* to = static_cast<T*>(x) + first * whole;
+  T* to = x + first * whole;
   IntVec<T> spoilt = {};
   for (int32_t i = 0; i < live; ++i, to += whole) {
     load_row<T>(rows[i], dtype, column_stride, columns, to);
@@ -160,9 +52,9 @@ template <class Product, int vectors, int rows, class T = typename Product::T>
   });
 }
 
-// columns: of X and of `to`, a multiple of the lanes.
 template <class Product, int rows = key_rows<panel_vectors>, class T = typename Product::T>
-void query_sum(const T* cells, int64_t stride, int64_t count, int64_t queries, const T* x, int64_t columns, T* to) {
+void query_sum_rows(const T* cells, int64_t stride, int64_t count, int64_t queries, const T* x, int64_t columns,
+                    T* to) {
   for (; count >= rows; count -= rows) {
     int64_t d = 0;
     for (; d + panel_vectors * lanes<T> <= columns; d += panel_vectors * lanes<T>)
@@ -173,13 +65,19 @@ void query_sum(const T* cells, int64_t stride, int64_t count, int64_t queries, c
     to += rows * columns;
   }
   if constexpr (rows > 1) {
-    if (count > 0) query_sum<Product, (rows + 1) / 2>(cells, stride, count, queries, x, columns, to);
+    if (count > 0) query_sum_rows<Product, (rows + 1) / 2>(cells, stride, count, queries, x, columns, to);
   }
+}
+
+// columns: of X and of `to`, a multiple of the lanes.
+template <class Product, class T = typename Product::T>
+void query_sum(const T* cells, int64_t stride, int64_t count, int64_t queries, const T* x, int64_t columns, T* to) {
+  query_sum_rows<Product>(cells, Product::words(stride), count, Product::words(queries), x, columns, to);
 }
 
 // The inner products of rows a[i] and b[i], of whole vectors.
 template <class T>
-void row_products(const T* a, const T* b, int64_t count, int64_t columns, T* to) {
+void dot_rows(const T* a, const T* b, int64_t count, int64_t columns, T* to) {
   for (int64_t i = 0; i < count; ++i, a += columns, b += columns) {
     Vec<T> sum = {};
     for (int64_t d = 0; d < columns; d += lanes<T>) sum += load(a + d) * load(b + d);

@@ -137,9 +137,6 @@ inline Vec<double> square_root(Vec<double> x) {
 #endif
 }
 
-// The lowest `count` lanes set, of a mask with one bit a lane.
-constexpr uint32_t low_bits(int count) { return count >= 32 ? ~uint32_t(0) : (uint32_t(1) << count) - 1; }
-
 // x where bit `lane` of `bits` is set, else y.
 template <class T>
 inline Vec<T> select_bits(uint32_t bits, Vec<T> x, Vec<T> y) {

@@ -48,8 +48,7 @@ template <class T>
     for (int64_t d = 0; d < columns; ++d) to[d] = element<T>(from + d * stride, dtype);
     return;
   }
-  by_dtype<T>(dtype, [&](auto of) {
-    constexpr Dtype type = Dtype(int(of));
+  by_dtype<T>(dtype, [&](auto type) {
     int64_t d = 0;
     by_step(stride, size_of(type), [&](auto step) {
       for (; d + lanes<T> <= columns; d += lanes<T>) store<T>(to + d, load_spaced<T, type, step>(from + d * stride));
@@ -80,8 +79,7 @@ inline void load_square_rows(const char* from, int64_t column_stride, int64_t be
 // of the last square is done again with rows before it.
 template <class T>
 [[gnu::noinline]] void load_columns(const Rows& from, int64_t count, int64_t columns, T* to) {
-  by_dtype<T>(from.dtype, [&](auto of) {
-    constexpr Dtype type = Dtype(int(of));
+  by_dtype<T>(from.dtype, [&](auto type) {
     constexpr int64_t some = 64 / size_of(type) > lanes<T> ? 64 / size_of(type) : lanes<T>;
     const bool in_squares = by_step(from.row_stride, size_of(type), [&](auto step) {
       for (int64_t first = 0; first < count; first += some)

@@ -5,15 +5,28 @@
 // same tile of scores, S[key][query], so that any of them goes with any other:
 //   score:   Scoring (inner product, additive, distance);   bend, add_bias (softcap, float mask)
 //   reach:   hide_outside, hide_unset (what is not seen becomes -inf)
-//   select:  soft or compact (then gaussian or clear_unset, weighted_sum), weights, first_of_top (argmax), draw (sample)
+//   select:  soft or compact (then gaussian or clear_unset, weighted_sum), weights, argmax_place (argmax), draw (sample)
 #pragma once
 #include <stdint.h>
 
 namespace foveate {
 
 constexpr int most_lanes = 32;  // queries in a panel, of any ISA: one bit each in a word
+// A word with a bit for each of the first `count` lanes. Static: what is compiled for one ISA is shared with no other.
+static constexpr uint32_t low_bits(int64_t count) { return count >= 32 ? ~uint32_t(0) : (uint32_t(1) << count) - 1; }
+
+constexpr int64_t query_group = 4;  // few queries: as many as share a load of the keys, at most
 
 enum class Dtype : int32_t { float16, bfloat16, float32, float64 };
+static constexpr int64_t size_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float16:
+    case Dtype::bfloat16: return 2;
+    case Dtype::float32: return 4;
+    case Dtype::float64: break;
+  }
+  return 8;
+}
 
 // Rows of a matrix of any dtype and layout, strides in bytes.
 struct Rows {
@@ -23,7 +36,7 @@ struct Rows {
 };
 
 // Rows as a kernel reads them: in place, or as load_keys and load_values laid them out. Stride in bytes.
-struct Tile {
+struct LoadedRows {
   const void* data;
   int64_t row_stride;
 };
@@ -49,9 +62,9 @@ struct Corners {
 };
 
 // One way to score: how it lays out queries and keys, and the product of a panel with a tile of them. `weights`: what
-// Family::prepare made for the additive family; one T a dimension, or null, for distances; unused by the inner product.
+// Arithmetic::prepare made for additive scores; one T a dimension, or null, for distances; unused by the inner product.
 struct Scoring {
-  bool in_place;                           // keys of the family's in_place dtype, in contiguous rows, need no loading
+  bool in_place;  // keys of the arithmetic's in_place dtype, in contiguous rows, need no loading
   int64_t (*panel_size)(int64_t columns);  // bytes of a packed panel, for each query
   int64_t (*row_size)(int64_t columns);    // bytes of a loaded key
   void (*load_keys)(const Rows&, int64_t count, int64_t columns, void* to);
@@ -60,12 +73,12 @@ struct Scoring {
   void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
                        int64_t columns, double factor, const void* weights, void* scratch, void* panel);
   // top: the largest score of each query; of an inner product, null where it is not wanted
-  void (*scores)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
-                 void* s, void* top, const Corners&, const Ahead&);
+  void (*scores)(const void* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
+                 const void* weights, void* s, void* top, const Corners&, const Ahead&);
   // Gradients, but for constants of a column, see score/columns.hpp; of the weights as they were given. Null for the
   // inner product, whose gradients are products.
-  void (*gradients)(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t columns, const void* weights,
-                    const void* d_scores, void* to_query, void* to_key, void* to_weights);
+  void (*gradients)(const void* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
+                    const void* weights, const void* d_scores, void* to_query, void* to_key, void* to_weights);
 };
 
 // 2^-(rate (j - center))^2 of the keys j of a tile, from its first; center = whole[i] + rest[i] of each query, |rest| <= 1/2.
@@ -78,7 +91,7 @@ struct Gaussian {
 enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular };
 
 // The kernels of one accumulator (float32 or float64) and one kind of product. `T` below is the accumulator.
-struct Family {
+struct Arithmetic {
   int32_t lanes;         // queries on one vector
   int32_t max_vectors;   // vectors in a panel; kernels take 1 or max_vectors
   int32_t element_size;  // of T, in bytes
@@ -125,17 +138,17 @@ struct Family {
                void* alpha, const Gaussian*, const Ahead& next);
   // s becomes the weights of a compact kernel, whose sum is added to l
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
-  void (*gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
+  void (*multiply_gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
   // Multiplied by 0 where bit i of kept[j] is not set; no pairs.
   void (*clear_unset)(void* weights, int32_t vectors, int64_t count, const uint32_t* kept);
-  void (*weighted_sum)(const void* weights, int32_t vectors, Tile values, int64_t count, int64_t value_size,
+  void (*weighted_sum)(const void* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
                        const void* alpha, void* output, const Corners&, const Ahead&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries
   // wide; output is at d * column_step + query * query_step, in elements.
   void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,
                          const uint32_t* seen, void* output, int64_t column_step, int64_t query_step);
   // The queries whose top is larger than m, one bit each, and the first place of it in the tile.
-  uint32_t (*first_of_top)(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
+  uint32_t (*argmax_place)(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
                            int32_t* place);
   // soft, of weights as T for any product, with running sums of the tile in `runs`: T, runs_of(count) a query
   void (*soft_runs)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
@@ -146,16 +159,16 @@ struct Family {
   uint32_t (*draw)(const void* weights, int32_t vectors, int64_t count, const void* runs, const void* l,
                    const void* uniform, int32_t* place);
   // s = 2^(scale (s - m)) * factor
-  void (*weights)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
+  void (*weigh)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
 
   // backward, see query_sum.hpp
   // s, the scores, and d_weights, the gradients of the weights, become cells for query_sum, rows `stride` apart, in
   // `weights` and `d_scores`, and d_weights the gradients of the scores as weighted_sum takes them; but where d_scores is
-  // null, as T, for lay_cells to finish. scale: of the scores; scale top + rest is lse, in base 2; shift: one T a query each.
+  // null, as T, for store_cells to finish. scale: of the scores; scale top + rest is lse, in base 2; shift: one T a query each.
   // A query with a rest of inf has no weight.
   void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
                         const void* rest, const void* shift, void* weights, void* d_scores, int64_t stride);
-  void (*lay_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
+  void (*store_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
   // The same of a compact kernel, with lse = rest; d_weights are left as T.
   void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* rest,
                            const void* shift, void* weights, int64_t stride);
@@ -175,7 +188,7 @@ struct Family {
   // are anything.
   void (*query_sum)(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x, int64_t columns,
                     void* to);
-  void (*row_products)(const void* a, const void* b, int64_t count, int64_t columns, void* to);  // columns: likewise
+  void (*dot_rows)(const void* a, const void* b, int64_t count, int64_t columns, void* to);  // columns: likewise
 
   // Writes a panel's columns as rows: to[i][r] = panel[r][i] * factor[i], for `live` queries; returns whether all are
   // finite. scratch: lanes * rows of T.
@@ -247,9 +260,9 @@ struct DrawTable {
 
 struct Kernels {
   const char* name;
-  Family float32, float64;
-  const Family* bfloat16;  // where the ISA multiplies bfloat16 pairs; else null, and float32 serves
-  const Family* tiles;     // the same by AMX, where it was compiled; dispatch.cpp puts it in the place of bfloat16
+  Arithmetic float32, float64;
+  const Arithmetic* bfloat16;  // where the ISA multiplies bfloat16 pairs; else null, and float32 serves
+  const Arithmetic* amx;       // the same by AMX, where it was compiled; dispatch.cpp puts it in the place of bfloat16
 
   // bits[j] |= (row[j] != 0) << lane
   void (*bits_of_bools)(const char* row, int64_t stride, int64_t count, int32_t lane, uint32_t* bits);

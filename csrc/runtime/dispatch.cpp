@@ -1,3 +1,4 @@
+// The ISAs that were compiled, those that this CPU (and its system, of AMX) runs, and the one in use.
 #include "dispatch.hpp"
 
 #include <atomic>
@@ -31,8 +32,9 @@ struct Isa {
 };
 
 #if defined(__x86_64__)
-// AMX with bfloat16: by the CPU; and whether this process may use its registers, for which Linux has to be asked, once and
-// for all threads and children. Without them pairs of vectors serve, which these CPUs do at half the rate of float32.
+// AMX with bfloat16: by the CPU; and whether this process may use its registers, for which Linux has to be asked, once
+// and for all threads and children. Without them pairs of vectors serve, which these CPUs do at half the rate of
+// float32.
 [[maybe_unused]] bool has_amx() noexcept {
   unsigned a, b, c, d = 0;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
@@ -47,8 +49,8 @@ struct Isa {
 }
 #endif
 
-// Best first; variants that have the name of another stand behind the best of it, and are chosen by their features alone.
-// AVX-512 with bfloat16 products, and with AMX, is the same ISA to a user: a name and features.
+// Best first. AVX-512, with bfloat16 products, and with AMX are one ISA to a user, with one name: it stands for the
+// best variant; the lesser ones are chosen by their features.
 struct Available {
   Isa isas[4];
   int count = 0;
@@ -59,7 +61,7 @@ struct Available {
     isas[count++] = {name, features, kernels};
   }
   // Kernels of AVX-512 with these products of bfloat16, if any.
-  void add_avx512(const char* features, Kernels kernels, const Family* bfloat16) {
+  void add_avx512(const char* features, Kernels kernels, const Arithmetic* bfloat16) {
     kernels.bfloat16 = bfloat16;
     const bool first = count == 0;
     (first ? isas[count++] : lesser[lesser_count++]) = {"avx512", features, kernels};
@@ -75,7 +77,7 @@ struct Available {
     if (avx512 && __builtin_cpu_supports("avx512bf16")) {
       const Kernels& k = avx512bf16::kernels;
       const bool amx = has_amx();
-      if (amx && k.tiles && may_use_amx()) add_avx512("avx512 bf16 amx", k, k.tiles);
+      if (amx && k.amx && may_use_amx()) add_avx512("avx512 bf16 amx", k, k.amx);
       if (amx && count == 0) add_avx512("avx512", k, nullptr);
       add_avx512("avx512 bf16", k, k.bfloat16);
     }

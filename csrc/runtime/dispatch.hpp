@@ -1,4 +1,4 @@
-// Which ISA runs: the best that this CPU has, unless fv_isa_select says another.
+// Which ISA runs: the best one that this CPU has, unless fv_isa_select chose another.
 #pragma once
 #include "kernels/table.hpp"
 

@@ -1,6 +1,6 @@
-// A thread that uses the kernels of a family, for one task: registers that have to be set up are, and subnormal numbers
-// count as 0. In the middle of a task code of others may run, a signal handler's, which may call the kernels itself: it
-// finds the thread as it was.
+// While a thread uses kernels, for one task: the registers that they need are set up, and subnormal numbers count as 0.
+// In the middle of a task other code may run, such as a signal handler, which may call the kernels itself: for it the
+// thread is put back as it was.
 #pragma once
 #include "kernels/table.hpp"
 #include "subnormals.hpp"
@@ -9,12 +9,12 @@ namespace foveate {
 
 class KernelSession {
  public:
-  explicit KernelSession(const Family& family) noexcept : family_(family), outer_(present) {
+  explicit KernelSession(const Arithmetic& arithmetic) noexcept : arithmetic_(arithmetic), outer_(present) {
     present = this;
-    if (family_.enter) family_.enter();
+    if (arithmetic_.enter) arithmetic_.enter();
   }
   ~KernelSession() {
-    if (family_.leave) family_.leave();
+    if (arithmetic_.leave) arithmetic_.leave();
     present = outer_;
   }
   KernelSession(const KernelSession&) = delete;
@@ -23,21 +23,21 @@ class KernelSession {
  private:
   friend class KernelPause;
   static inline thread_local const KernelSession* present = nullptr;
-  const Family& family_;
+  const Arithmetic& arithmetic_;
   const KernelSession* outer_;
   SubnormalsAsZero subnormals_;
 };
 
-// While this stands, between two kernels, the thread uses none.
+// While this stands, between two kernels, the thread is as it was before the session.
 class KernelPause {
  public:
   KernelPause() noexcept : use_(KernelSession::present) {
-    if (use_ && use_->family_.leave) use_->family_.leave();
+    if (use_ && use_->arithmetic_.leave) use_->arithmetic_.leave();
     KernelSession::present = nullptr;
   }
   ~KernelPause() {
     KernelSession::present = use_;
-    if (use_ && use_->family_.enter) use_->family_.enter();
+    if (use_ && use_->arithmetic_.enter) use_->arithmetic_.enter();
   }
   KernelPause(const KernelPause&) = delete;
   KernelPause& operator=(const KernelPause&) = delete;

@@ -15,8 +15,8 @@ namespace {
 
 constexpr int most_threads = 1024;
 
-// Best rate of `step()`, the units of work it did, in time slices over about `seconds`. One slice of a noisy machine
-// may be disturbed; the best is what it can do.
+// The best rate over about `seconds`, where step() returns how many units of work it did. On a noisy machine single
+// steps are disturbed; the best one shows what it can do.
 template <class F>
 double best_rate(double seconds, F&& step) {
   using Clock = std::chrono::steady_clock;
@@ -49,9 +49,7 @@ using namespace foveate;
 
 double fv_measure_flops(fv_dtype dtype, int32_t threads, double seconds) noexcept {
   const Kernels& k = kernels();
-  const int32_t kind = dtype == FV_FLOAT64                  ? 1
-                       : dtype == FV_BFLOAT16 && k.bfloat16 ? (k.bfloat16 == k.tiles ? 3 : 2)
-                                                            : 0;
+  const int32_t kind = dtype == FV_FLOAT64 ? 1 : dtype == FV_BFLOAT16 && k.bfloat16 ? (k.bfloat16 == k.amx ? 3 : 2) : 0;
   return sum_over_threads(threads, [&] { return best_rate(seconds, [&] { return k.spin(kind, 200000); }); });
 }
 

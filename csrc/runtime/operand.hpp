@@ -1,5 +1,5 @@
-// An array as drivers see it: an address, a dtype, and strides in bytes over the leading axes of a problem, 0 along those
-// that it is broadcast over. Nothing is checked here; `api/` has done so.
+// An array as drivers see it: an address, a dtype, and strides in bytes over the leading axes of a problem, 0 along
+// those that it is broadcast over. Nothing is checked here; `api/` has done so.
 #pragma once
 #include "foveate/foveate.h"
 #include "kernels/table.hpp"
@@ -20,11 +20,44 @@ struct Operand {
   explicit operator bool() const { return data != nullptr; }
 };
 
-// Bytes of a float.
-inline int64_t item_size(const Operand& x) { return x.dtype == FV_FLOAT64 ? 8 : x.dtype == FV_FLOAT32 ? 4 : 2; }
-
 inline Dtype dtype_of(const Operand& operand) { return static_cast<Dtype>(operand.dtype); }
 static_assert(int(Dtype::float16) == FV_FLOAT16 && int(Dtype::bfloat16) == FV_BFLOAT16 &&
               int(Dtype::float32) == FV_FLOAT32 && int(Dtype::float64) == FV_FLOAT64);
+
+// Bytes of an element.
+inline int64_t size_of(fv_dtype dtype) {
+  return dtype == FV_BOOL ? 1 : dtype == FV_INT64 ? 8 : size_of(static_cast<Dtype>(dtype));
+}
+inline int64_t item_size(const Operand& x) { return size_of(x.dtype); }
+
+// Calls f(address) at every index of these axes, the last one fastest, for as long as it says true. The extents alone
+// say how often: an axis of any extent, 0 too, may have any stride.
+template <class F>
+bool each_address(char* at, int ndim, const int64_t* shape, const int64_t* strides, F&& f) {
+  int64_t index[FV_MAX_DIMS] = {};
+  for (int axis = 0; axis < ndim; ++axis) {
+    if (shape[axis] == 0) return true;
+  }
+  for (int axis = 0; axis >= 0;) {
+    if (!f(at)) return false;
+    for (axis = ndim - 1; axis >= 0; --axis) {
+      if (++index[axis] < shape[axis]) {
+        at += strides[axis];
+        break;
+      }
+      at -= strides[axis] * (shape[axis] - 1);
+      index[axis] = 0;
+    }
+  }
+  return true;
+}
+
+// The same over those leading axes of a problem along which an operand moves: its own parts, each once.
+template <class F>
+bool each_part(const Operand& x, int lead_ndim, const int64_t* lead_shape, F&& f) {
+  int64_t shape[FV_MAX_DIMS];
+  for (int axis = 0; axis < lead_ndim; ++axis) shape[axis] = x.moves(axis) ? lead_shape[axis] : 1;
+  return each_address(x.data, lead_ndim, shape, x.lead, f);
+}
 
 }  // namespace foveate

@@ -1,3 +1,4 @@
+// The pool of threads, how many of it a call uses, and how its tasks are shared out, interrupted and survive a fork.
 #include "parallel.hpp"
 
 #include <algorithm>
@@ -61,7 +62,7 @@ inline void pause() noexcept {
 }
 
 class Job;
-// What this thread is at.
+// What this thread is working on.
 struct Present {
   Job* job = nullptr;
   bool asks = false;  // the calling thread
@@ -135,7 +136,8 @@ class Job {
   Range ranges_[most_ranges];
 };
 
-// The critical sections below are a few instructions long: a thread that sleeps for one wakes tens of microseconds late.
+// The critical sections below are a few instructions long: a thread that sleeps for one wakes tens of microseconds
+// late.
 void lock_soon(std::unique_lock<std::mutex>& lock) {
   for (int tries = 0; tries < 1000; ++tries) {
     if (lock.try_lock()) return;
@@ -144,9 +146,9 @@ void lock_soon(std::unique_lock<std::mutex>& lock) {
   lock.lock();
 }
 
-// Threads that help a call. Unlike at an OpenMP barrier, the caller waits only for those that took a task: a helper
-// that has lost its core, or is slow to wake, is done without. One call has the helpers at a time; another one that
-// comes meanwhile, from another thread or from a signal handler, runs on its own thread.
+// Threads that help a call. Unlike at an OpenMP barrier, the caller waits only for those that took a task, and does
+// without a helper that has lost its core or is slow to wake. One call has the helpers at a time; a call that comes
+// meanwhile, from another thread or from a signal handler, runs on its own thread alone.
 class Helpers {
  public:
   bool run(Job& job, int helpers) noexcept {
@@ -210,8 +212,8 @@ class Helpers {
     }
   }
 
-  // A helper that is woken on the caller's own CPU, which the scheduler at times prefers to an idle one, only delays the
-  // call: for a few milliseconds calls took twice as long as on one thread. Asked anew where the caller has moved.
+  // A helper that is woken on the caller's own CPU, which the scheduler at times prefers to an idle one, only delays
+  // the call: for a few milliseconds calls took twice as long as on one thread. Done again when the caller has moved.
   void keep_off_this_cpu() noexcept {
 #if defined(__linux__)
     const int cpu = sched_getcpu();
@@ -266,7 +268,7 @@ Helpers& helpers() noexcept {
   return *all;
 }
 
-// On threads that were lent, which are all waited for.
+// Runs a job on threads that were lent; all of them are waited for.
 void run_borrowed(Job& job, int threads) noexcept {
   struct Team {
     Job& job;

@@ -1,6 +1,6 @@
-// Threads. Together with parallel.cpp the only place that names OpenMP, which says how many there may be. Tasks are
-// taken one by one from shared counters, and the caller waits only for those that were taken: a thread which loses its
-// core holds up nothing else.
+// Threads. Only here and in parallel.cpp is OpenMP named, which says how many threads there may be. Tasks are taken one
+// by one from shared counters, and the caller waits only for tasks that were taken: a thread that loses its core holds
+// up nothing else.
 #pragma once
 #include <cstdint>
 
@@ -9,23 +9,23 @@ namespace foveate {
 // How many threads a call with this many tasks and floating-point operations should use.
 int threads_for(int64_t tasks, double flops) noexcept;
 
-// How tasks are handed out. in_order: from one counter, for tasks that grow lighter. by_ranges: each thread takes its own
-// range of neighbours first, which share data, and then what is left of the others'.
+// How tasks are handed out. in_order: from one counter, for tasks that grow lighter. by_ranges: each thread takes its
+// own range first, whose tasks share data with their neighbors, and then what is left of the other ranges.
 enum class Order { in_order, by_ranges };
 
-// One task, the one that its thread takes next (a guess; -1: none), and the thread.
+// One task, the task that its thread will probably take next (-1: none), and the thread.
 struct Task {
   int64_t index, next;
   int thread;
 };
 
-// Calls run(context, task) for every task, 0 <= thread < threads. False: the interrupt check said stop, and some tasks
-// were left out.
+// Calls run(context, task) for every task, 0 <= thread < threads. False: the interrupt check asked to stop, and some
+// tasks were left out.
 bool run_tasks(int64_t tasks, int threads, Order, void (*run)(void* context, const Task&), void* context) noexcept;
 
-// Whether the tasks of this thread's job are to stop, asked within a task that may be long, after so many operations: it
-// then leaves the rest of its work undone, since nobody will look at the answer. The calling thread asks the interrupt
-// check by the clock, the others learn of it.
+// Whether the tasks of this thread's job are to stop. A long task asks this now and then, after `flops` more
+// operations, and then leaves the rest of its work undone, since nobody will read the answer. The calling thread calls
+// the interrupt check, by the clock; the other threads see its result.
 bool asked_to_stop(double flops) noexcept;
 
 template <class F>

@@ -1,6 +1,6 @@
-// The poisoned build, -DFOVEATE_POISON=ON, in which tests run: outputs and scratch hold signalling values before every
-// call, so that what no path writes, or what is read before it is written, shows in the answer; and what must hold is
-// asked. In every other build there is nothing of this.
+// The poisoned build for tests, -DFOVEATE_POISON=ON: outputs and scratch memory hold signaling values before every
+// call, so that what is never written, or is read before it is written, shows in the answer; and invariants are
+// checked. Other builds contain nothing of this.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +16,7 @@ constexpr bool poisoned = true;
 constexpr bool poisoned = false;
 #endif
 
-// NaN in float16, bfloat16, float32 and, signalling, float64; beyond any length as an integer; as an address nowhere.
+// NaN in float16, bfloat16, float32 and, signaling, float64; as an integer beyond any length; no address.
 constexpr uint16_t poison_word = 0x7ff1;
 
 // bytes: even

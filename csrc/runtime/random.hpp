@@ -1,6 +1,7 @@
 // Random numbers by counters: Philox 4x64-10 (J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel Random
 // Numbers: As Easy as 1, 2, 3", SC 2011), the function behind numpy.random.Philox. A number depends on the key and on
-// what it is for, so that draws are the same for any number of threads, any ISA, and whatever else is in the batch.
+// what it is for, so that the same key gives the same draws for any number of threads, any ISA, and any rest of the
+// batch.
 #pragma once
 #include <cstdint>
 
@@ -66,8 +67,8 @@ class Philox {
   uint64_t low_, high_;
 };
 
-// The number in [0, 1) that the leading 53 of 64 random bits stand for as a binary fraction, rounded to T: near 0 it is as
-// fine as 2^-53, for keys that are next to never drawn. It is never 1.
+// The number in [0, 1) that the leading 53 of 64 random bits stand for as a binary fraction, rounded to T: near 0 it is
+// as fine as 2^-53, for keys that are next to never drawn. It is never 1.
 template <class T>
 inline T uniform(uint64_t bits) noexcept {
   const double fraction = static_cast<double>(static_cast<int64_t>(bits >> 11)) * 0x1p-53;

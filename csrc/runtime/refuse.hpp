@@ -1,4 +1,4 @@
-// Refusals: a status, and a message "argument: got this, wanted that". Used only where a call has failed already.
+// Refusals: a status, and a message "argument: got this, wanted that". Used only by calls that fail.
 #pragma once
 #include <cstdarg>
 #include <cstdio>
@@ -6,6 +6,9 @@
 #include "foveate/foveate.h"
 
 namespace foveate {
+
+// For %lld, whatever int64_t is.
+inline long long printable(int64_t x) { return x; }
 
 // A shape as Python prints it, (2, 3, 64); one that is too long for a message ends in an ellipsis.
 class ShapeText {
@@ -29,7 +32,7 @@ class ShapeText {
       }
       const int64_t extent = axis < first_count ? first[axis] : second[axis - first_count];
       const char* after = axis + 1 < count ? ", " : count == 1 ? "," : "";
-      used += std::snprintf(text_ + used, sizeof text_ - used, "%lld%s", static_cast<long long>(extent), after);
+      used += std::snprintf(text_ + used, sizeof text_ - used, "%lld%s", printable(extent), after);
     }
     std::snprintf(text_ + used, sizeof text_ - used, ")");
   }
@@ -49,19 +52,21 @@ inline const char* dtype_name(fv_dtype dtype) {
   return "an unknown dtype";
 }
 
+inline void write_message(fv_error* error, const char* format, va_list arguments) {
+  if (error != nullptr) std::vsnprintf(error->message, sizeof error->message, format, arguments);
+}
+
 __attribute__((format(printf, 3, 4))) inline fv_status refuse(fv_error* error, fv_status status, const char* format,
                                                               ...) {
-  if (error != nullptr) {
-    va_list arguments;
-    va_start(arguments, format);
-    std::vsnprintf(error->message, sizeof error->message, format, arguments);
-    va_end(arguments);
-  }
+  va_list arguments;
+  va_start(arguments, format);
+  write_message(error, format, arguments);
+  va_end(arguments);
   return status;
 }
 
 inline fv_status no_memory(fv_error* error, double bytes) noexcept {
-  return refuse(error, FV_NO_MEMORY, "scratch memory: %.3g bytes could not be had", bytes);
+  return refuse(error, FV_NO_MEMORY, "scratch memory: %.3g bytes could not be allocated", bytes);
 }
 
 }  // namespace foveate

@@ -1,6 +1,6 @@
-// Numbers below the smallest normal one count as 0, as operands and as results, while this stands on a thread's stack.
-// Weights of peaked scores are full of them, and a multiply-add that meets one takes a hundred times as long on many
-// CPUs. The mode is the thread's own, set for one task of the kernels, and goes back to what it was.
+// Subnormal numbers count as 0, as operands and as results, while an object of this stands on a thread's stack. The
+// weights of peaked scores are full of them, and a multiply-add that meets one takes a hundred times as long on many
+// CPUs. The mode belongs to the thread; it is set for one task of the kernels, and restored.
 #pragma once
 #include <cstdint>
 
@@ -39,7 +39,7 @@ class SubnormalsAsZero : FloatingPointMode {
   SubnormalsAsZero() noexcept { set_control(before_ | as_zero); }
 };
 
-// For code of others in between, which is not to see that.
+// For other code in between, which must not see that mode.
 class SubnormalsAsTheyAre : FloatingPointMode {
  public:
   SubnormalsAsTheyAre() noexcept { set_control(before_ & ~as_zero); }

@@ -1,5 +1,5 @@
-// Scratch memory of a call, taken before the parallel region, so that nothing can fail inside it. The calling thread
-// keeps a moderate buffer from call to call: fresh pages cost more than a small call computes.
+// Scratch memory of a call, allocated before its parallel part, so that nothing can fail there. The calling thread
+// keeps a buffer of moderate size from call to call: fresh pages cost more than a small call computes.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -48,7 +48,7 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  char* data() const { return data_; }  // null: the memory could not be had
+  char* data() const { return data_; }  // null: it could not be allocated
 
  private:
   static constexpr size_t most_kept = size_t(4) << 20;

@@ -9,6 +9,8 @@ from hypothesis import given
 from strategies import SIZES, TAILS, normal, problem, problems
 from tolerances import assert_within, check_attention, expect
 
+pytestmark = pytest.mark.threads
+
 
 @pytest.mark.parametrize("length", TAILS)
 def test_tails_of_queries_and_keys(length, dtype):

@@ -8,6 +8,8 @@ import pytest
 from strategies import normal
 from tolerances import check_attention
 
+pytestmark = pytest.mark.threads
+
 # Both sides of the fixed chunk that a long row of keys is split into, and more than two chunks.
 LENGTHS = [1, 100, 1023, 1025, 2047, 2048, 2049, 4095, 4097, 5000, 10000]
 

@@ -8,6 +8,8 @@ import pytest
 from strategies import normal, problem
 from tolerances import assert_within, check_attention, expect
 
+pytestmark = pytest.mark.threads
+
 
 @pytest.mark.parametrize(
     "keywords", [{}, {"sink": 1.5}, {"causal": True, "offset": "end"}], ids=str

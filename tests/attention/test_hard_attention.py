@@ -23,6 +23,8 @@ from strategies import (
 )
 from tolerances import eps, expect, wider
 
+pytestmark = pytest.mark.threads
+
 # A false alarm of a statistical test: with the fixed seeds below none is met, and a change of the
 # random numbers has one chance in a million to meet one in each test.
 LEAST_P_VALUE = 1e-6

@@ -12,6 +12,8 @@ import pytest
 from foveate import reference
 from strategies import normal
 
+pytestmark = pytest.mark.threads
+
 DTYPES = [np.float32, np.float64]
 # A row whose mask holds one of these everywhere has lost its scores: its weights are all alike.
 MASKS = [-1e12, -1e14, -1e30, "lowest", "largest"]

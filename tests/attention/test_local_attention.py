@@ -22,6 +22,8 @@ from strategies import (
 )
 from tolerances import assert_within, check_local, eps, wider
 
+pytestmark = pytest.mark.threads
+
 # Below a key, a few, whole and not; more than a tile of a panel's own takes; all.
 HALF_WIDTHS = [0.3, 0.5, 1, 2.75, 16, 64, 140.5, 151, 400, 1e18]
 

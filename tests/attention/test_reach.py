@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from strategies import BFLOAT16, REACHES, clash, combine, normal, problem
 from tolerances import check_attention
 
+pytestmark = pytest.mark.threads
+
 LEAD = (2, 3)
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from strategies import LAYOUTS, WITH_PARAMETERS, Site, normal, problem, score_of
 
+pytestmark = pytest.mark.threads
+
 CASES = {
     "prefill": (150, 333, {}),
     "square": (300, 300, {"causal": True}),

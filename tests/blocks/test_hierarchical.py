@@ -9,7 +9,7 @@ import foveate as fv
 import numpy as np
 import pytest
 from block_checks import check, check_differences, check_each_wrt, check_threads, huge
-from foveate import _levels
+from foveate._blocks import hierarchy
 from strategies import BFLOAT16, LAYOUTS, normal, problem, score_of
 
 
@@ -65,7 +65,7 @@ def test_the_reference_against_differences(score, upper, name):
 @pytest.mark.parametrize("parts", ["one part", "many parts"])
 def test_segments(name, lengths, parts, dtype, monkeypatch):
     if parts == "many parts":
-        monkeypatch.setattr(_levels, "_ROOM", 1)  # 5 segments a part
+        monkeypatch.setattr(hierarchy, "_ROOM", 1)  # 5 segments a part
     lengths = np.array(lengths) if isinstance(lengths, list) else lengths
     keywords: Any = {"segments": ids_of(name), "key_lengths": lengths}
     check("hierarchical_attention", operands(dtype=dtype), **keywords)
@@ -96,7 +96,7 @@ LEADS: Any = [((), (), ()), ((3,), (), ()), ((), (3,), (3,)), ((), (3,), ()), ((
 @pytest.mark.parametrize("parts", ["one part", "many parts"])
 def test_broadcasting(leads, name, parts, monkeypatch):
     if parts == "many parts":
-        monkeypatch.setattr(_levels, "_ROOM", 1)
+        monkeypatch.setattr(hierarchy, "_ROOM", 1)
     lead = np.broadcast_shapes(*leads)
     q, k, v = (
         normal(n, (*own, length, size), np.float32)
@@ -195,7 +195,7 @@ def test_what_is_not_valid_changes_nothing(name):
 @pytest.mark.parametrize("name", ["additive tanh", "gaussian"])
 def test_gradients_of_scores_are_rounded_once(name, dtype, monkeypatch):
     """However many parts and leading indices they are sums over."""
-    monkeypatch.setattr(_levels, "_ROOM", 1)
+    monkeypatch.setattr(hierarchy, "_ROOM", 1)
     score = score_of(name, 8, dtype)
     ids = np.sort(np.random.default_rng(0).integers(0, 60, (8, 300)), axis=-1)
     check("hierarchical_attention", operands(3, 300, (8,), dtype=dtype), segments=ids, score=score)
@@ -207,7 +207,7 @@ def test_gradients_of_scores_are_rounded_once(name, dtype, monkeypatch):
 def test_the_same_bits_whatever_else_is_in_the_batch(queries, parts, alike, dtype, monkeypatch):
     """A document of 3 segments beside one of 2 long ones, and one of many more."""
     if parts == "many parts":
-        monkeypatch.setattr(_levels, "_ROOM", 1)
+        monkeypatch.setattr(hierarchy, "_ROOM", 1)
     query, key, value = operands(queries, 900, (3,), sizes=(6, 5), dtype=dtype).values()
     ids = np.stack([np.arange(900) // 300, np.arange(900) // 600, np.arange(900) // 20])
     lengths = np.array([611, 900, 873])
@@ -238,7 +238,7 @@ def test_memory_does_not_grow_with_the_segments():
         of_gradients = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    part = _levels._ROOM * 4  # bytes
+    part = hierarchy._ROOM * 4  # bytes
     assert of_answers < 2 * part
     assert of_gradients < 5 * part  # the answers, their gradients, and these in one array
 
@@ -258,7 +258,7 @@ def test_nan_spoils_its_own_document(bad):
 def test_threads(monkeypatch):
     for ids in ("anywhere", "all"):
         check_threads("hierarchical_attention", operands(50, 900), segments=ids_of(ids, 900))
-    monkeypatch.setattr(_levels, "_ROOM", 1)
+    monkeypatch.setattr(hierarchy, "_ROOM", 1)
     check_threads("hierarchical_attention", operands(50, 90), segments=ids_of("all", 90))
 
 

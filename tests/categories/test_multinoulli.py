@@ -11,6 +11,8 @@ from foveate._inputs.random import key_of
 from foveate.reference import _sampling
 from strategies import BFLOAT16, DTYPES, LAYOUTS
 
+pytestmark = pytest.mark.threads
+
 # Both sides of vectors, classes, rows of columns, and blocks.
 TAILS = [*range(1, 20), 31, 32, 33, 63, 64, 65, 66, 127, 128, 129, 191, 255, 256, 257, 300]
 TAILS += [511, 512, 513, 1000, 4031, 4032, 4033, 4095, 4096, 4097, 4160, 8191, 8192, 8200]

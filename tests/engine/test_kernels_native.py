@@ -8,6 +8,8 @@ import subprocess
 import pytest
 from kernel_build import kernel_build
 
+pytestmark = pytest.mark.any_isa
+
 
 @pytest.mark.slow
 def test_kernels_without_python() -> None:

@@ -95,7 +95,7 @@ def guard(memory: Memory) -> None:
     """Give the modules of foveate, but for the reference, this NumPy."""
     guarded = GuardedNumpy(memory)
     for name, module in list(sys.modules.items()):
-        if name.startswith("foveate._") and getattr(module, "np", None) is np:
+        if name.startswith(("foveate._", "foveate.scores")) and getattr(module, "np", None) is np:
             module.np = guarded
 
 

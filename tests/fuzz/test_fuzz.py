@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.any_isa
+
 FUZZ = Path(__file__).resolve().parent
 
 

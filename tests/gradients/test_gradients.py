@@ -23,6 +23,8 @@ from gradient_checks import (
 )
 from strategies import normal, problem
 
+pytestmark = pytest.mark.threads
+
 # --- the reference itself: central differences ---------------------------------------------------
 
 

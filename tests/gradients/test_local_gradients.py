@@ -23,6 +23,8 @@ from strategies import (
 )
 from tolerances import wider
 
+pytestmark = pytest.mark.threads
+
 FIELDS = fv.LocalGradients._fields
 
 

@@ -23,6 +23,8 @@ import foveate as fv
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.any_isa, pytest.mark.python]
+
 ROWS = np.linspace(-1, 1, 24).reshape(3, 8)
 POINTS = np.linspace(0, 1, 5)
 WEIGHT = np.linspace(-1, 1, 64).reshape(8, 8)

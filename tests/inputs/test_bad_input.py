@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from strategies import BFLOAT16, normal, plain_name, problem
 
+pytestmark = pytest.mark.python
+
 Q, K, V = problem(4, 6, lead=(2,), size=8, value_size=5)
 SQUARE = problem(6, 6, lead=(2,), size=8, value_size=5)
 

@@ -8,6 +8,8 @@ import pytest
 from strategies import normal, problem
 from tolerances import check_attention
 
+pytestmark = pytest.mark.python
+
 GROUPED = {
     "prefill": (65, 131, {}),
     "causal": (130, 130, {"causal": True}),

@@ -12,6 +12,8 @@ import textwrap
 
 import pytest
 
+pytestmark = [pytest.mark.any_isa, pytest.mark.threads]
+
 # Some thousand times as long as a run takes.
 PATIENCE = 120
 

@@ -10,6 +10,8 @@ import pytest
 from strategies import BFLOAT16, LAYOUTS, normal, problem
 from tolerances import assert_within, check_attention, expect
 
+pytestmark = pytest.mark.python
+
 SHAPES = {"prefill": (40, 70), "decode": (1, 300)}
 
 

@@ -12,6 +12,8 @@ import pytest
 from foveate import reference
 from strategies import BFLOAT16, normal
 
+pytestmark = pytest.mark.python
+
 LISTS: dict[str, Any] = {
     "query": [[1, 0], [2, -1]],
     "key": [[4, 0], [0, 4], [1, 1]],

@@ -9,6 +9,8 @@ import pytest
 from foveate import _core
 from strategies import normal
 
+pytestmark = [pytest.mark.any_isa, pytest.mark.python]
+
 Q, K = normal(0, (2, 3, 4), np.float64), normal(1, (2, 5, 4), np.float64)
 ROWS, DRAWS = np.zeros((2, 3)), np.zeros((2, 3, 1))
 WEIGHTS = {

@@ -9,6 +9,8 @@ from foveate import reference
 from foveate._inputs.random import key_of
 from strategies import plain_name
 
+pytestmark = pytest.mark.python
+
 KEYS = [(0, 0), (1, 2), (2**64 - 1, 2**64 - 3), (0x0123456789ABCDEF, 0xFEDCBA9876543210)]
 
 

@@ -17,6 +17,8 @@ import pytest
 from foveate import reference
 from strategies import BFLOAT16, DTYPES, normal
 
+pytestmark = [pytest.mark.any_isa, pytest.mark.python]
+
 KINDS = ("plain", "tiny", "subnormal", "huge", "inf", "nan", "zero", "mixed")
 LENGTH, SIZE = 6, 8
 

@@ -24,6 +24,8 @@ from onnx.backend.test.case.node import attention as _attention  # noqa: E402, F
 from onnx.backend.test.runner import Runner  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
+pytestmark = [pytest.mark.any_isa, pytest.mark.python]
+
 CASES = [
     case
     for case in node._NodeTestCases

@@ -12,6 +12,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 matplotlib = pytest.importorskip("matplotlib")
+
+pytestmark = [pytest.mark.any_isa, pytest.mark.python]
 matplotlib.use("Agg")
 
 from foveate import plot  # noqa: E402

@@ -27,6 +27,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tolerances import FLOORS, eps
 
+pytestmark = [pytest.mark.any_isa, pytest.mark.python]
+
 KERNELS = ("gaussian", "boxcar", "epanechnikov", "triangular", "constant")
 
 

@@ -1,48 +1,102 @@
 // Tests of the kernels through the C ABI, without Python: every instruction set that this CPU runs, one after the other,
-// and of AVX-512 the lesser variants too, as far as they have kernels of their own. With a name as the argument, only
-// that one.
+// and of AVX-512 the lesser variants too, as far as they have kernels of their own.
+// Usage: foveate_kernel_tests [ISA] [GROUP ...]; a group is a file GROUP_test.cpp.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
 #include "foveate/foveate.h"
 #include "report.hpp"
 
-int main(int argc, char** argv) {
-  kernel_tests::Report report;
-  std::vector<std::string> isas;
+namespace kernel_tests {
+namespace {
+
+using Names = std::vector<std::string>;
+
+// Tests that know one instruction set at a time.
+template <void (*test)(Report&, const std::string&)>
+void of_each(Report& report, const Names& isas) {
+  for (const std::string& isa : isas) {
+    fv_error error = {};
+    if (fv_isa_select(isa.c_str(), &error) != FV_OK) report.that(isa + ": selected", false, error.message);
+    test(report, isa);
+  }
+}
+
+void test_draws(Report& report, const Names& isas) {
+  of_each<test_sampling>(report, isas);
+  test_random(report);
+}
+
+void test_refusals_of_gradients(Report& report, const Names&) { test_backward_refusals(report); }
+
+struct Group {
+  const char* name;
+  void (*run)(Report&, const Names& isas);
+  bool variants = false;  // the lesser variants too
+};
+
+constexpr Group groups[] = {
+    {"elementary", of_each<test_elementary>},
+    {"behavior", of_each<test_behavior>},
+    {"refusals", of_each<test_refusals>},
+    {"sampling", test_draws},
+    {"scribble", of_each<test_scribbling>},
+    {"attention", test_attention, true},
+    {"scores", test_scores},
+    {"far", test_far},
+    {"hard", test_hard},
+    {"dropout", test_dropout},
+    {"backward", test_backward, true},
+    {"backward_edges", of_each<test_backward_edges>, true},
+    {"backward_refusals", test_refusals_of_gradients},
+};
+
+int run(const Names& wanted) {
+  Names isas, variants, known;
+  for (const Group& group : groups) known.push_back(group.name);
+  const auto is_group = [&](const std::string& name) { return std::count(known.begin(), known.end(), name) != 0; };
+  std::string only;
+  for (const std::string& name : wanted) {
+    if (is_group(name)) continue;
+    if (!only.empty()) {
+      std::printf("got %s and %s, wanted one instruction set, and groups\n", only.c_str(), name.c_str());
+      return 2;
+    }
+    only = name;
+  }
+  const bool all_groups = std::none_of(wanted.begin(), wanted.end(), is_group);
+
+  Report report;
   for (int32_t i = 0; i < fv_isa_count(); ++i) {
     const char* name = fv_isa_name(i);
-    if (argc > 1 && std::strcmp(argv[1], name) != 0) continue;
+    if (!only.empty() && only != name) continue;
     fv_error error = {};
     const bool chosen = fv_isa_select(name, &error) == FV_OK && std::strcmp(fv_isa_selected(), name) == 0;
     report.that(std::string(name) + ": selected", chosen, error.message);
-    if (!chosen) continue;
-    kernel_tests::test_elementary(report, name);
-    kernel_tests::test_behaviour(report, name);
-    kernel_tests::test_refusals(report, name);
-    kernel_tests::test_sampling(report, name);
-    kernel_tests::test_backward_edges(report, name);
-    kernel_tests::test_scribbling(report, name);
-    isas.push_back(name);
+    if (chosen) isas.push_back(name);
   }
-  std::vector<std::string> variants = isas;
+  variants = isas;
   for (const char* features : {"avx512 bf16", "avx512 float32"}) {
     fv_error error = {};
-    if (argc > 1 && std::strcmp(argv[1], "avx512") != 0 && std::strcmp(argv[1], features) != 0) continue;
+    if (!only.empty() && only != "avx512" && only != features) continue;
     if (fv_isa_select(features, &error) != FV_OK) continue;  // the best there is, or not on this CPU
     report.that(std::string(features) + ": selected", std::strcmp(fv_isa_features(), features) == 0, fv_isa_features());
-    kernel_tests::test_backward_edges(report, features);
     variants.push_back(features);
   }
-  kernel_tests::test_random(report);
-  kernel_tests::test_backward_refusals(report);
-  kernel_tests::test_attention(report, variants);
-  kernel_tests::test_scores(report, isas);
-  kernel_tests::test_far(report, isas);
-  kernel_tests::test_hard(report, isas);
-  kernel_tests::test_backward(report, variants);
-  kernel_tests::test_dropout(report, isas);
+  if (variants.empty()) {
+    std::printf("got %s, wanted an instruction set of this CPU, or groups\n", only.c_str());
+    return 2;
+  }
+  for (const Group& group : groups)
+    if (all_groups || std::count(wanted.begin(), wanted.end(), group.name) != 0)
+      group.run(report, group.variants ? variants : isas);
   std::printf("%d checks on %zu instruction sets and variants, %d failed\n", report.checks(), variants.size(),
               report.failures());
-  return report.failures() != 0 || variants.empty();
+  return report.failures() != 0;
 }
+
+}  // namespace
+}  // namespace kernel_tests
+
+int main(int argc, char** argv) { return kernel_tests::run({argv + 1, argv + argc}); }

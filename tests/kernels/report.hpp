@@ -29,7 +29,7 @@ class Report {
 };
 
 void test_elementary(Report&, const std::string& isa);
-void test_behaviour(Report&, const std::string& isa);
+void test_behavior(Report&, const std::string& isa);
 void test_refusals(Report&, const std::string& isa);
 void test_sampling(Report&, const std::string& isa);
 void test_scribbling(Report&, const std::string& isa);

@@ -28,6 +28,8 @@ from foveate import _core, cython_attention, reference
 from strategies import normal, problem
 from tolerances import check_attention, check_weights, eps
 
+pytestmark = pytest.mark.python
+
 SOURCES = Path(__file__).parent / "cython_consumer"
 OK, TYPE_ERROR, VALUE_ERROR, NO_MEMORY, INTERRUPTED = range(5)  # fv_status
 KEY = np.array([7, 11], np.uint64)

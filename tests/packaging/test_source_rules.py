@@ -14,6 +14,8 @@ import foveate.reference
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.python
+
 ROOT = Path(__file__).resolve().parents[2]
 needs_sources = pytest.mark.skipif(
     not (ROOT / "csrc").is_dir(), reason="the C++ sources are not beside the tests"

@@ -13,6 +13,8 @@ from regression_checks import COMPACT, check_regression
 from strategies import BFLOAT16, DTYPES, normal
 from tolerances import FLOORS, eps
 
+pytestmark = pytest.mark.threads
+
 
 def points(n: int, d: int | None, dtype: Any, seed: int) -> np.ndarray:
     return normal(seed, (n,) if d is None else (n, d), dtype)

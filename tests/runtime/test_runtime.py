@@ -14,6 +14,8 @@ import pytest
 from processes import output_of, python, stop_by_ctrl_c, wait_for
 from strategies import normal, problem
 
+pytestmark = [pytest.mark.python, pytest.mark.threads]
+
 # --- fork -----------------------------------------------------------------------------------------
 
 

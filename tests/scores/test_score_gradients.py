@@ -25,6 +25,8 @@ from gradient_checks import (
 from strategies import DTYPES, normal, problem, score_of
 from tolerances import wider
 
+pytestmark = pytest.mark.threads
+
 # --- against the reference -----------------------------------------------------------------------
 
 

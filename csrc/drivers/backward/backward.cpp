@@ -9,19 +9,17 @@ namespace foveate {
 namespace {
 
 // Zeros in a gradient of the keys or the values, where nothing is summed.
-void clear(const Plan& plan, const Operand& x, int64_t columns, int axis = 0, int64_t offset = 0) noexcept {
+void clear(const Plan& plan, const Operand& x, int64_t columns) noexcept {
   const Problem& p = plan.problem;
   if (!x) return;
-  if (axis < p.lead_ndim) {
-    const int64_t extent = x.moves(axis) ? p.lead_shape[axis] : 1;  // of its own
-    for (int64_t i = 0; i < extent; ++i) clear(plan, x, columns, axis + 1, offset + i * x.lead[axis]);
-    return;
-  }
   const double zeros[1] = {0};
-  for (int64_t j = 0; j < p.keys; ++j)
-    for (int64_t d = 0; d < columns; ++d)
-      plan.family.store_row(zeros, 1, x.data + offset + j * x.row_stride + d * x.column_stride, dtype_of(x),
-                            x.column_stride);
+  each_part(x, p.lead_ndim, p.lead_shape, [&](char* part) {
+    for (int64_t j = 0; j < p.keys; ++j)
+      for (int64_t d = 0; d < columns; ++d)
+        plan.arithmetic.store_row(zeros, 1, part + j * x.row_stride + d * x.column_stride, dtype_of(x),
+                                  x.column_stride);
+    return true;
+  });
 }
 
 void clear_sink(const Plan& plan) noexcept {
@@ -107,7 +105,7 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
 
   const auto each = [&](int64_t tasks, auto&& f) {
     return run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
-      const KernelSession session(plan.family);
+      const KernelSession session(plan.arithmetic);
       f(*worker_of(task.thread), task.index);
     });
   };
@@ -165,7 +163,7 @@ fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
     if (problem.d_sink) clear_sink(plan);
     return FV_OK;
   }
-  return plan.family.element_size == 8 ? run<double>(plan, error) : run<float>(plan, error);
+  return plan.arithmetic.element_size == 8 ? run<double>(plan, error) : run<float>(plan, error);
 }
 
 }  // namespace foveate

@@ -17,7 +17,8 @@ inline int64_t group_tiles_of(const Plan& plan) {
   if (plan.scoring.gradients)
     return 1;  // a cell costs more than what a group reads again: more chunks, for the threads
   if (plan.tile_keys == tile_keys) return group_tiles;
-  const int64_t bytes = plan.tile_keys * (plan.problem.head_size + plan.problem.value_size) * plan.family.element_size;
+  const int64_t bytes =
+      plan.tile_keys * (plan.problem.head_size + plan.problem.value_size) * plan.arithmetic.element_size;
   return std::clamp((int64_t(400) << 10) / std::max<int64_t>(1, bytes), group_tiles, most_group_tiles);
 }
 // Queries of a block. With AMX the sums of a tile's keys are loaded and stored as often as there are blocks: 256 are 3 to 5%

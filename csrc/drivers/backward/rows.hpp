@@ -25,9 +25,9 @@ bool all_finite(const T* x, int64_t count) {
   return any == 0;
 }
 
-// The family that has single rows as its accumulators, whatever the products.
-inline const Family& plain_family(const Plan& plan) {
-  return plan.family.element_size == 8 ? plan.kernels.float64 : plan.kernels.float32;
+// The arithmetic that has single rows as its accumulators, whatever the products.
+inline const Arithmetic& plain_arithmetic(const Plan& plan) {
+  return plan.arithmetic.element_size == 8 ? plan.kernels.float64 : plan.kernels.float32;
 }
 
 // Calls f(draw, key) for the choices of a query of hard attention: a key, or -1.
@@ -44,7 +44,7 @@ void each_choice(const Plan& plan, int64_t batch, int64_t group, int64_t row, F&
 
 // Rows are padded to whole vectors.
 inline int64_t padded(const Plan& plan, int64_t columns) {
-  const int64_t lanes = plan.family.lanes;
+  const int64_t lanes = plan.arithmetic.lanes;
   return (columns + lanes - 1) / lanes * lanes;
 }
 
@@ -52,13 +52,13 @@ inline int64_t padded(const Plan& plan, int64_t columns) {
 struct Summands {
   Summands(const Plan& plan, const Operand& x, int64_t size, int64_t room, Carver& carver) noexcept
       : operand(x), size(size), columns(padded(plan, size)) {
-    data = carver.take(room * columns * plan.family.cell_size);
+    data = carver.take(room * columns * plan.arithmetic.cell_size);
     rows = carver.take<const char*>(room);
   }
   // Panel p, of rows that were set.
-  bool load(const Family& family, int p, int64_t width, int32_t live, bool as_finite, char* to) const noexcept {
-    return family.load_summands(rows + p * width, dtype_of(operand), operand.column_stride, live, size, as_finite, to,
-                                p * width);
+  bool load(const Arithmetic& arithmetic, int p, int64_t width, int32_t live, bool as_finite, char* to) const noexcept {
+    return arithmetic.load_summands(rows + p * width, dtype_of(operand), operand.column_stride, live, size, as_finite,
+                                    to, p * width);
   }
 
   const Operand& operand;
@@ -80,13 +80,13 @@ class BlockRows {
   BlockRows(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
       : plan_(plan),
         p_(plan.problem),
-        family_(plan.family),
+        arithmetic_(plan.arithmetic),
         width_(blocks.width),
         hard_(bool(p_.advantage)),
         columns_(plan.scoring.gradients != nullptr),
         query_(plan, p_.query, p_.head_size, columns_ ? 0 : blocks.rows, carver),
         d_out_(plan, p_.d_out, p_.value_size, hard_ ? 0 : blocks.rows, carver) {
-    panel_bytes_ = width_ * family_.inner.panel_size(p_.value_size);
+    panel_bytes_ = width_ * arithmetic_.inner.panel_size(p_.value_size);
     panels_ = carver.take(hard_ ? 0 : blocks.panels * panel_bytes_);
     scratch_ = carver.take(hard_ ? 0 : panel_bytes_);
     top_ = carver.take<T>(blocks.rows);
@@ -113,19 +113,19 @@ class BlockRows {
         rest_[p * width_ + i] = std::numeric_limits<T>::infinity();
         shift_[p * width_ + i] = 0;
       }
-      if (!columns_ && !query_.load(family_, p, width_, panel.live, false, query_.data)) query_.finite = false;
+      if (!columns_ && !query_.load(arithmetic_, p, width_, panel.live, false, query_.data)) query_.finite = false;
       if (hard_) continue;
-      if (!d_out_.load(family_, p, width_, panel.live, false, d_out_.data)) d_out_.finite = false;
+      if (!d_out_.load(arithmetic_, p, width_, panel.live, false, d_out_.data)) d_out_.finite = false;
       if (with_panels)
-        family_.inner.pack_queries(d_out_.rows + p * width_, dtype_of(p_.d_out), p_.d_out.column_stride, panel.live,
-                                   block.vectors(p), p_.value_size, scale, nullptr, scratch_,
-                                   panels_ + p * panel_bytes_);
+        arithmetic_.inner.pack_queries(d_out_.rows + p * width_, dtype_of(p_.d_out), p_.d_out.column_stride, panel.live,
+                                       block.vectors(p), p_.value_size, scale, nullptr, scratch_,
+                                       panels_ + p * panel_bytes_);
     }
   }
 
   // A row as it lies in memory, as T.
   void load_row(const char* from, const Operand& x, int64_t columns, T* to) const {
-    plain_family(plan_).load_values({from, dtype_of(x), 0, x.column_stride}, 1, columns, false, to);
+    plain_arithmetic(plan_).load_values({from, dtype_of(x), 0, x.column_stride}, 1, columns, false, to);
   }
 
   int64_t count() const { return count_; }
@@ -140,7 +140,7 @@ class BlockRows {
  private:
   const Plan& plan_;
   const Problem& p_;
-  const Family& family_;
+  const Arithmetic& arithmetic_;
   int64_t width_;
   bool hard_, columns_;
   Summands query_, d_out_;

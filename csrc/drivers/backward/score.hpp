@@ -15,11 +15,11 @@ struct SeenCells {
   bool of(int64_t query, int64_t key) const { return bits[query / width * keys + key] >> (query % width) & 1; }
 };
 
-// A cell of weights or of d_scores, as the family holds them for query_sum.
+// A cell of weights or of d_scores, as the products hold them for query_sum.
 template <class T>
-T cell_at(const Family& family, const char* cells, int64_t i) {
+T cell_at(const Arithmetic& arithmetic, const char* cells, int64_t i) {
   T cell;
-  if (family.pairs) {
+  if (arithmetic.pairs) {
     uint16_t high;
     std::memcpy(&high, cells + i * 2, sizeof high);
     const uint32_t bits = uint32_t(high) << 16;
@@ -36,9 +36,9 @@ template <class T>
 class QuerySum {
  public:
   QuerySum(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
-      : plan_(plan), family_(plan.family), width_(blocks.width) {
+      : plan_(plan), arithmetic_(plan.arithmetic), width_(blocks.width) {
     const int64_t columns = padded(plan, std::max(plan.problem.head_size, plan.problem.value_size));
-    finite_ = carver.take(blocks.rows * columns * family_.cell_size);
+    finite_ = carver.take(blocks.rows * columns * arithmetic_.cell_size);
     row_ = carver.take<T>(columns);
   }
   void add(const char* cells, int64_t stride, int64_t low, int64_t high, const BlockRows<T>& rows, const Summands& of,
@@ -46,23 +46,23 @@ class QuerySum {
     const int64_t count = rows.count();
     if (!of.finite)
       for (int64_t first = 0; first < count; first += width_)
-        of.load(family_, int(first / width_), width_, int32_t(std::min(width_, count - first)), true, finite_);
-    family_.query_sum(cells + low * stride * family_.cell_size, stride, high - low, count,
-                      of.finite ? of.data : finite_, of.columns, to + low * of.columns);
+        of.load(arithmetic_, int(first / width_), width_, int32_t(std::min(width_, count - first)), true, finite_);
+    arithmetic_.query_sum(cells + low * stride * arithmetic_.cell_size, stride, high - low, count,
+                          of.finite ? of.data : finite_, of.columns, to + low * of.columns);
     if (of.finite) return;
     for (int64_t q = 0; q < count; ++q) {
       rows.load_row(of.rows[q], of.operand, of.size, row_);
       for (int64_t d = 0; d < of.size; ++d) {
         if (std::isfinite(row_[d])) continue;
         for (int64_t j = low; j < high; ++j)
-          if (seen.of(q, j)) to[j * of.columns + d] += cell_at<T>(family_, cells, j * stride + q) * row_[d];
+          if (seen.of(q, j)) to[j * of.columns + d] += cell_at<T>(arithmetic_, cells, j * stride + q) * row_[d];
       }
     }
   }
 
  private:
   const Plan& plan_;
-  const Family& family_;
+  const Arithmetic& arithmetic_;
   int64_t width_;
   char* finite_;
   T* row_;
@@ -74,8 +74,9 @@ class ScoreGradient {
   ScoreGradient(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept : plan_(plan), p_(plan.problem) {
     const bool inner = !plan.scoring.gradients;
     ones_ = carver.take<T>(inner ? blocks.width : 0);
-    tile_bytes_ = (plan_.tile_keys + plan.family.group - 1) / plan.family.group * plan.family.value_size(p_.head_size);
-    keys_ = carver.take(inner ? tile_bytes_ * (plan.family.pairs ? group_tiles_of(plan) : 1) : 0);
+    tile_bytes_ = (plan_.tile_keys + plan.arithmetic.group - 1) / plan.arithmetic.group *
+                  plan.arithmetic.value_size(p_.head_size);
+    keys_ = carver.take(inner ? tile_bytes_ * (plan.arithmetic.pairs ? group_tiles_of(plan) : 1) : 0);
     spare_ = carver.take<T>(inner ? 0 : blocks.width * p_.head_size);
     factors_ = carver.take<T>(inner ? 0 : padded(plan, 1) * p_.head_size);
     key_factors_ = carver.take<double>(p_.head_size);
@@ -92,13 +93,13 @@ class ScoreGradient {
   // do not take rows as they are, they are laid out here once for all queries, with 0 for inf and NaN.
   bool look_at(const Rows& rows, int64_t count, int64_t n) noexcept {
     if (plan_.scoring.gradients) return true;
-    const Family& family = plan_.family;
-    char* const keys = keys_ + (family.pairs ? n * tile_bytes_ : 0);
-    family.load_values(rows, count, p_.head_size, false, keys);
-    if (!family.pairs) return all_finite(reinterpret_cast<const T*>(keys), count * p_.head_size);
-    const int64_t bytes = (count + family.group - 1) / family.group * family.value_size(p_.head_size);
+    const Arithmetic& arithmetic = plan_.arithmetic;
+    char* const keys = keys_ + (arithmetic.pairs ? n * tile_bytes_ : 0);
+    arithmetic.load_values(rows, count, p_.head_size, false, keys);
+    if (!arithmetic.pairs) return all_finite(reinterpret_cast<const T*>(keys), count * p_.head_size);
+    const int64_t bytes = (count + arithmetic.group - 1) / arithmetic.group * arithmetic.value_size(p_.head_size);
     const bool finite = all_finite(reinterpret_cast<const uint16_t*>(keys), bytes / 2);
-    if (!finite) family.load_values(rows, count, p_.head_size, true, keys);
+    if (!finite) arithmetic.load_values(rows, count, p_.head_size, true, keys);
     return finite;
   }
 
@@ -111,9 +112,9 @@ class ScoreGradient {
   // stretch's first key, in rows of whole vectors, which inner products leave to QuerySum.
   void add(const Block& block, int p, const Stretch& s, int64_t n, T* d_scores, bool keys_finite, const SeenCells& seen,
            T* d_query, T* d_key) noexcept {
-    const Family& family = plan_.family;
-    const int32_t vectors = block.vectors(p), width = vectors * family.lanes;
-    Tile keys = block.keys(s.begin);
+    const Arithmetic& arithmetic = plan_.arithmetic;
+    const int32_t vectors = block.vectors(p), width = vectors * arithmetic.lanes;
+    LoadedRows keys = block.keys(s.begin);
     if (plan_.scoring.gradients) {
       for (int64_t j = 0; block.panel(p).live < width && j < s.count(); ++j)
         std::fill_n(d_scores + j * width + block.panel(p).live, width - block.panel(p).live, T(0));
@@ -123,22 +124,22 @@ class ScoreGradient {
       return;
     }
     if (!d_query) return;
-    const int64_t row = family.value_size(p_.head_size);
-    if (family.pairs) {
-      keys = {keys_ + n * tile_bytes_ + s.begin / family.group * row, row};
+    const int64_t row = arithmetic.value_size(p_.head_size);
+    if (arithmetic.pairs) {
+      keys = {keys_ + n * tile_bytes_ + s.begin / arithmetic.group * row, row};
     } else if (!keys_finite) {
-      family.load_values(block.key_rows(s.begin), s.count(), p_.head_size, true, keys_);
+      arithmetic.load_values(block.key_rows(s.begin), s.count(), p_.head_size, true, keys_);
       keys = {keys_, row};
     }
-    family.weighted_sum(d_scores, vectors, keys, s.count(), p_.head_size, ones_, d_query, block.corners(), Ahead{});
+    arithmetic.weighted_sum(d_scores, vectors, keys, s.count(), p_.head_size, ones_, d_query, block.corners(), Ahead{});
     if (!keys_finite)
-      family.add_not_finite(d_scores, width, block.key_rows(s.begin), s.count(), p_.head_size,
-                            seen.bits + p * plan_.tile_keys + s.begin, d_query, width, 1);
+      arithmetic.add_not_finite(d_scores, width, block.key_rows(s.begin), s.count(), p_.head_size,
+                                seen.bits + p * plan_.tile_keys + s.begin, d_query, width, 1);
   }
 
   // After the last tile of a task.
   void add_factors(double* sum) const noexcept {
-    const int64_t lanes = plan_.family.lanes;
+    const int64_t lanes = plan_.arithmetic.lanes;
     for (int64_t h = 0; h < p_.head_size; ++h)
       for (int64_t i = 0; i < lanes; ++i) sum[h] += double(factors_[h * lanes + i]);
   }

@@ -28,36 +28,36 @@ class SelectGradient {
 
   // The stretch s of panel p, which the block has scored, in the tile from `key`. Weights and d_scores are cells for
   // query_sum, of s's first key and the panel's first query; d_scores also go to cells(), [key][query], and alone where
-  // d_scores is null: see soft_gradient. moments: see Family.
+  // d_scores is null: see soft_gradient. moments: see Arithmetic.
   void run(Block& block, const BlockRows<T>& rows, int p, const Stretch& s, int64_t key, char* weights, char* d_scores,
            T* moments) noexcept {
-    const Family& family = plan_.family;
+    const Arithmetic& arithmetic = plan_.arithmetic;
     const int32_t vectors = block.vectors(p);
-    const int64_t width = vectors * family.lanes;
+    const int64_t width = vectors * arithmetic.lanes;
     if (p_.advantage)
       std::fill_n(cells_, s.count() * width, T(0));
     else if (scored_)
-      family.inner.scores(rows.d_out_panel(p), vectors, block.values_as_keys(s.begin), s.count(), p_.value_size,
-                          nullptr, cells_, nullptr, block.corners(), Ahead{});
+      arithmetic.inner.scores(rows.d_out_panel(p), vectors, block.values_as_keys(s.begin), s.count(), p_.value_size,
+                              nullptr, cells_, nullptr, block.corners(), Ahead{});
     const Gaussian gaussian = p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{};
     const uint32_t* const kept =
         dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr;
     const auto multiply = [&](T* cells) {
-      if (p_.sigma > 0) family.gaussian(cells, vectors, s.count(), gaussian);
-      if (kept) family.clear_unset(cells, vectors, s.count(), kept);
+      if (p_.sigma > 0) arithmetic.multiply_gaussian(cells, vectors, s.count(), gaussian);
+      if (kept) arithmetic.clear_unset(cells, vectors, s.count(), kept);
     };
     if (factors_ && scored_) multiply(cells_);
     if (moments) std::memcpy(d_weights_, cells_, size_t(s.count() * width) * sizeof(T));
     if (plan_.compact)
-      family.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.rest(p), rows.shift(p),
-                              weights, stride_);
+      arithmetic.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.rest(p),
+                                  rows.shift(p), weights, stride_);
     else
-      family.soft_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), rows.top(p), rows.rest(p),
-                           rows.shift(p), weights, d_scores, stride_);
+      arithmetic.soft_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), rows.top(p),
+                               rows.rest(p), rows.shift(p), weights, d_scores, stride_);
     if (factors_) {
       T* const plain_weights = reinterpret_cast<T*>(weights);
       copy_rows(plain_weights, stride_, plain_, width, width, s.count());
-      if (moments) family.gaussian_gradient(plain_, d_weights_, vectors, s.count(), gaussian, moments);
+      if (moments) arithmetic.gaussian_gradient(plain_, d_weights_, vectors, s.count(), gaussian, moments);
       multiply(plain_);
       copy_rows(plain_, width, plain_weights, stride_, width, s.count());
     }

@@ -26,23 +26,23 @@ class BackwardWorker {
   BackwardWorker(const Plan& plan, const Blocks& blocks, const Pass& pass, Carver& carver) noexcept
       : plan_(plan),
         p_(plan.problem),
-        family_(plan.family),
+        arithmetic_(plan.arithmetic),
         blocks_(blocks),
         pass_(pass),
         block_(plan, blocks, carver),
         rows_(plan, blocks, carver),
         width_(blocks.width),
         // whole lines; rows a power of 2 apart would share few sets of the cache
-        stride_(blocks.rows + 64 / plan.family.cell_size),
+        stride_(blocks.rows + 64 / plan.arithmetic.cell_size),
         scored_(is_scored(p_)),
         changed_(p_.softcap > 0 || p_.d_mask || p_.advantage),
         select_(plan, blocks, stride_, scored_, carver),
         score_(plan, blocks, carver),
         query_sum_(plan, blocks, carver) {
     const int64_t longest = std::max({p_.head_size, padded(plan, p_.value_size), plan_.tile_keys, int64_t(1)});
-    const int64_t rows = plan_.tile_keys + (family_.pairs ? most_rows_beyond : 0);
-    weights_ = carver.take(rows * stride_ * family_.cell_size);
-    d_scores_ = carver.take(rows * stride_ * family_.cell_size);
+    const int64_t rows = plan_.tile_keys + (arithmetic_.pairs ? most_rows_beyond : 0);
+    weights_ = carver.take(rows * stride_ * arithmetic_.cell_size);
+    d_scores_ = carver.take(rows * stride_ * arithmetic_.cell_size);
     bent_ = carver.take<T>(p_.softcap > 0 ? plan_.tile_keys * width_ : 0);
     row_ = carver.take<T>(width_);
     scratch_ = carver.take<T>(width_ * longest);
@@ -123,7 +123,7 @@ class BackwardWorker {
   void finish(int64_t batch, int64_t panel, T* parts) noexcept {
     const int64_t first = panel * width_;
     const int32_t live = int32_t(std::min<int64_t>(plan_.rows - first, width_));
-    const int32_t vectors = live <= family_.lanes ? 1 : family_.max_vectors;
+    const int32_t vectors = live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors;
     T* sum = nullptr;
     for (int64_t c = 0; c < pass_.chunks; ++c) {
       if (!pass_.meet(batch, panel / blocks_.panels, c)) continue;
@@ -132,7 +132,7 @@ class BackwardWorker {
       if (!sum) sum = part;
     }
     if (!sum) std::fill_n(sum = zeros_, pass_.panel, T(0));
-    const int64_t width = vectors * family_.lanes;
+    const int64_t width = vectors * arithmetic_.lanes;
     for (int64_t d = 0; d < p_.head_size; ++d)
       for (int64_t i = 0; i < width; ++i) sum[d * width + i] *= T(score_.query_factor(d));
     char* rows[most_lanes];
@@ -147,8 +147,8 @@ class BackwardWorker {
     }
     std::fill_n(row_, width_, T(1));
     if (p_.d_query && p_.head_size > 0)
-      family_.store_rows(sum, vectors, p_.head_size, row_, live, scratch_, rows, dtype_of(p_.d_query),
-                         p_.d_query.column_stride);
+      arithmetic_.store_rows(sum, vectors, p_.head_size, row_, live, scratch_, rows, dtype_of(p_.d_query),
+                             p_.d_query.column_stride);
   }
 
   const ScoreGradient<T>& score() const { return score_; }
@@ -185,7 +185,7 @@ class BackwardWorker {
       rows_.load_row(plan_.row(p_.out, batch, group, first + i), p_.out, p_.value_size, out + i * columns);
       rows_.load_row(plan_.row(p_.d_out, batch, group, first + i), p_.d_out, p_.value_size, d_out + i * columns);
     }
-    family_.row_products(out, d_out, count, columns, row_);
+    arithmetic_.dot_rows(out, d_out, count, columns, row_);
   }
 
   void clear(const ChunkSums<T>& sums, int64_t keys, bool factors) const noexcept {
@@ -225,7 +225,7 @@ class BackwardWorker {
     Interval parts[most_panels];
     for (int p = 0; p < block_.panels(); ++p) {
       const Stretch s = block_.score(p, careful, p_.softcap > 0 ? bent_ : nullptr);
-      const int64_t width = block_.vectors(p) * family_.lanes;
+      const int64_t width = block_.vectors(p) * arithmetic_.lanes;
       parts[p] = s.empty() ? Interval{0, 0} : Interval{s.begin, s.end};
       if (careful) keep_bits(p, s, count);
       if (s.empty()) continue;
@@ -238,8 +238,8 @@ class BackwardWorker {
                   panel && pass_.moments ? panel + p_.head_size * width : nullptr);
       if (!scored_) continue;
       if (p_.d_mask) add_to_mask(p, s, key);
-      if (p_.softcap > 0) family_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
-      if (changed_ && d_scores) family_.lay_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
+      if (p_.softcap > 0) arithmetic_.bend_gradient(bent_, cells, block_.vectors(p), s.count(), p_.softcap);
+      if (changed_ && d_scores) arithmetic_.store_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
       score_.add(block_, p, s, place / plan_.tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
                  d_key ? d_key + s.begin * padded(plan_, p_.head_size) : nullptr);
     }
@@ -255,21 +255,22 @@ class BackwardWorker {
       query_sum_.add(d_scores_, stride_, low, high, rows_, rows_.query(), seen, d_key);
   }
 
-  char* cell(char* cells, int64_t key, int p) const { return cells + (key * stride_ + p * width_) * family_.cell_size; }
+  char* cell(char* cells, int64_t key, int p) const {
+    return cells + (key * stride_ + p * width_) * arithmetic_.cell_size;
+  }
 
   void clear(int p, int64_t begin, int64_t end) noexcept {
     for (int64_t j = begin; j < end; ++j) {
-      std::memset(cell(weights_, j, p), 0, size_t(width_ * family_.cell_size));
-      std::memset(cell(d_scores_, j, p), 0, size_t(width_ * family_.cell_size));
+      std::memset(cell(weights_, j, p), 0, size_t(width_ * arithmetic_.cell_size));
+      std::memset(cell(d_scores_, j, p), 0, size_t(width_ * arithmetic_.cell_size));
     }
   }
 
   void keep_bits(int p, const Stretch& s, int64_t count) noexcept {
     uint32_t* const bits = bits_ + p * plan_.tile_keys;
-    const int32_t live = block_.panel(p).live;
+    const uint32_t live = low_bits(block_.panel(p).live);
     std::fill_n(bits, count, 0u);
-    for (int64_t j = s.begin; j < s.end; ++j)
-      bits[j] = s.bits ? s.bits[j - s.begin] : live >= 32 ? ~0u : (1u << live) - 1;
+    for (int64_t j = s.begin; j < s.end; ++j) bits[j] = s.bits ? s.bits[j - s.begin] : live;
   }
 
   void add_to_mask(int p, const Stretch& s, int64_t key) noexcept {
@@ -277,8 +278,8 @@ class BackwardWorker {
     char* rows[most_lanes];
     for (int32_t i = 0; i < panel.live; ++i) rows[i] = reinterpret_cast<char*>(scratch_ + i * s.count());
     std::fill_n(row_, width_, T(1));
-    family_.store_rows(select_.cells(), block_.vectors(p), s.count(), row_, panel.live, scratch_, rows,
-                       sizeof(T) == 8 ? Dtype::float64 : Dtype::float32, sizeof(T));
+    arithmetic_.store_rows(select_.cells(), block_.vectors(p), s.count(), row_, panel.live, scratch_, rows,
+                           sizeof(T) == 8 ? Dtype::float64 : Dtype::float32, sizeof(T));
     for (int32_t i = 0; i < panel.live; ++i) {
       char* to = row_of(plan_, p_.d_mask, block_.batch(), panel, i) + (key + s.begin) * p_.d_mask.column_stride;
       const T* const row = scratch_ + i * s.count();
@@ -310,13 +311,13 @@ class BackwardWorker {
   void store(const Operand& x, int64_t batch, Interval keys, T* sum, int64_t columns, Factor&& factor) noexcept {
     for (int64_t key = keys.low; key < keys.high; ++key, sum += padded(plan_, columns)) {
       for (int64_t d = 0; d < columns; ++d) sum[d] *= T(factor(d));
-      family_.store_row(sum, columns, plan_.row(x, batch, 0, key), dtype_of(x), x.column_stride);
+      arithmetic_.store_row(sum, columns, plan_.row(x, batch, 0, key), dtype_of(x), x.column_stride);
     }
   }
 
   const Plan& plan_;
   const Problem& p_;
-  const Family& family_;
+  const Arithmetic& arithmetic_;
   const Blocks& blocks_;
   const Pass& pass_;
   Block block_;

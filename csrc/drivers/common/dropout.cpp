@@ -1,3 +1,5 @@
+// Which weights of a panel are kept: 32 keys at a time by a byte of random bits each, and by a second number where the
+// byte alone does not decide.
 #include "dropout.hpp"
 
 #include <algorithm>

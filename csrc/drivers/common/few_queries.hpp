@@ -12,9 +12,8 @@
 
 namespace foveate {
 
-constexpr int64_t quad = 4;        // queries that share a load
-constexpr int64_t task_quads = 8;  // of a task: further queries of a group read the keys again
-constexpr int64_t task_rows = quad * task_quads;
+constexpr int64_t task_groups = 8;  // of a task: further queries of a group read the keys again
+constexpr int64_t task_rows = query_group * task_groups;
 constexpr int64_t sum_keys = 32;  // sums run over so many keys, from a multiple: at least a vector's lanes
 
 // 16-bit keys are widened to float32 in registers here.
@@ -30,10 +29,10 @@ class FewQueries {
   FewQueries(Plan& plan, int64_t tile) noexcept
       : plan_(plan),
         p_(plan.problem),
-        family_(plan.family),
+        arithmetic_(plan.arithmetic),
         scoring_(plan.scoring),
         direct_(plan.problem.family == FV_INNER),
-        width_(int64_t(plan.family.lanes) * plan.family.max_vectors),
+        width_(int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors),
         tile_(tile) {
     plan.share_tiles();
     plan.step = 1;  // stretches begin at a multiple of sum_keys, and may end anywhere
@@ -49,7 +48,7 @@ class FewQueries {
       const int64_t width = d.width_, columns = d.p_.head_size;
       rows = carver.take(task_rows * d.scoring_.row_size(columns));
       panel = carver.take(width * d.scoring_.panel_size(columns));
-      scores = carver.take<T>(width * quad);
+      scores = carver.take<T>(width * query_group);
       top = carver.take<T>(width);
       scratch = carver.take<T>(width * columns);
     }
@@ -60,11 +59,11 @@ class FewQueries {
   struct QueryScratch {
     QueryScratch(const FewQueries& d, Carver& carver)
         : queries(carver.take<T>(task_rows * d.query_stride_)),
-          s(carver.take<T>((d.tile_ + sum_keys) * quad)),
+          s(carver.take<T>((d.tile_ + sum_keys) * query_group)),
           keys(carver.take<T>(d.keys_contiguous_ ? 0 : d.tile_ * d.p_.head_size)),
           bits(carver.take<uint32_t>(d.tile_)),
           swapped(d, carver),
-          panels(carver.take<Panel>(task_quads)) {}
+          panels(carver.take<Panel>(task_groups)) {}
     T *queries, *s, *keys;
     uint32_t* bits;
     Swapped swapped;
@@ -93,41 +92,42 @@ class FewQueries {
   }
 
   int64_t padded(int64_t columns) const {
-    return std::max<int64_t>(1, (columns + family_.lanes - 1) / family_.lanes) * family_.lanes;
+    return std::max<int64_t>(1, (columns + arithmetic_.lanes - 1) / arithmetic_.lanes) * arithmetic_.lanes;
   }
-  // A quad of 3 is handled as 4, one of its rows being zero.
+  // A group of 3 is handled as 4, one of its rows being zero.
   static int32_t width(const Panel& panel) { return panel.live > 2 ? 4 : panel.live; }
 
   Rows rows_of(const Operand& x, int64_t batch, int64_t key) const {
     return {x.data + plan_.batch_offset(x, batch) + key * x.row_stride, dtype_of(x), x.row_stride, x.column_stride};
   }
 
-  // Loads the queries of a task's rows; returns in how many quads.
+  // Loads the queries of a task's rows; returns in how many query groups.
   int start(int64_t batch, int64_t first_row, QueryScratch& scratch) const noexcept {
     const int64_t rows = std::min(plan_.rows - first_row, task_rows);
-    const int quads = int((rows + quad - 1) / quad);
-    for (int i = 0; i < quads; ++i) {
-      start_panel(plan_, batch, first_row + i * quad, int32_t(std::min(rows - i * quad, quad)), scratch.panels[i]);
+    const int query_groups = int((rows + query_group - 1) / query_group);
+    for (int i = 0; i < query_groups; ++i) {
+      start_panel(plan_, batch, first_row + i * query_group, int32_t(std::min(rows - i * query_group, query_group)),
+                  scratch.panels[i]);
       load_queries(batch, i, scratch);
     }
-    return quads;
+    return query_groups;
   }
 
   void load_queries(int64_t batch, int i, QueryScratch& scratch) const noexcept {
     const Panel& panel = scratch.panels[i];
     if (!direct_) {
       const int64_t size = scoring_.row_size(p_.head_size);
-      for (int32_t q = 0; q < quad; ++q)  // of three, the last one twice
+      for (int32_t q = 0; q < query_group; ++q)  // of three, the last one twice
         scoring_.load_keys({row_of(plan_, p_.query, batch, panel, std::min(q, panel.live - 1)), dtype_of(p_.query), 0,
                             p_.query.column_stride},
-                           1, p_.head_size, scratch.swapped.rows + (i * quad + q) * size);
+                           1, p_.head_size, scratch.swapped.rows + (i * query_group + q) * size);
       return;
     }
-    T* to = scratch.queries + i * quad * query_stride_;
-    std::fill_n(to, quad * query_stride_, T(0));
+    T* to = scratch.queries + i * query_group * query_stride_;
+    std::fill_n(to, query_group * query_stride_, T(0));
     for (int32_t q = 0; q < panel.live; ++q)
-      family_.load_values({row_of(plan_, p_.query, batch, panel, q), dtype_of(p_.query), 0, p_.query.column_stride}, 1,
-                          p_.head_size, false, to + q * query_stride_);
+      arithmetic_.load_values({row_of(plan_, p_.query, batch, panel, q), dtype_of(p_.query), 0, p_.query.column_stride},
+                              1, p_.head_size, false, to + q * query_stride_);
     for (int64_t d = 0; d < panel.live * query_stride_; ++d) to[d] *= T(plan_.query_factor);
   }
 
@@ -138,12 +138,12 @@ class FewQueries {
   }
 
   Rows loaded(const Rows& rows, int64_t count, int64_t columns, bool finite, T* to) const {
-    family_.load_values(rows, count, columns, finite, to);
+    arithmetic_.load_values(rows, count, columns, finite, to);
     return {reinterpret_cast<const char*>(to), sizeof(T) == 8 ? Dtype::float64 : Dtype::float32,
             columns * int64_t(sizeof(T)), int64_t(sizeof(T))};
   }
 
-  // Scores of quad i for a tile, in scratch.s; with the bits of hidden cells.
+  // Scores of query group i for a tile, in scratch.s; with the bits of hidden cells.
   Stretch scores(int i, KeyTile tile, Rows keys, TileIds& ids, QueryScratch& scratch) const noexcept {
     Panel& panel = scratch.panels[i];
     const Stretch stretch = look(plan_, panel, tile, sum_keys, true, scratch.bits, {}, ids);
@@ -153,17 +153,17 @@ class FewQueries {
     T* s = scratch.s;
     keys.data += stretch.begin * keys.row_stride;
     if (direct_)
-      family_.decode_scores(scratch.queries + i * quad * query_stride_, query_stride_, queries, keys, count,
-                            p_.head_size, s);
+      arithmetic_.decode_scores(scratch.queries + i * query_group * query_stride_, query_stride_, queries, keys, count,
+                                p_.head_size, s);
     else
       swapped_scores(i, queries, keys, count, scratch.swapped, s);
-    const int64_t vectors = (count * queries + family_.lanes - 1) / family_.lanes;
-    if (plan_.bent) family_.bend(s, 1, vectors, plan_.scale, p_.softcap);
+    const int64_t vectors = (count * queries + arithmetic_.lanes - 1) / arithmetic_.lanes;
+    if (plan_.bent) arithmetic_.bend(s, 1, vectors, plan_.scale, p_.softcap);
     if (plan_.biased) {
-      const char* rows[quad];
+      const char* rows[query_group];
       for (int32_t q = 0; q < panel.live; ++q)
         rows[q] = panel.mask[q] + (tile.first + stretch.begin) * p_.mask.column_stride;
-      family_.decode_bias(s, queries, count, rows, dtype_of(p_.mask), p_.mask.column_stride, panel.live);
+      arithmetic_.decode_bias(s, queries, count, rows, dtype_of(p_.mask), p_.mask.column_stride, panel.live);
     }
     if (stretch.hidden)
       for (int64_t j = 0; j < count; ++j)
@@ -175,10 +175,10 @@ class FewQueries {
   void swapped_scores(int i, int32_t queries, const Rows& keys, int64_t count, const Swapped& scratch,
                       T* s) const noexcept {
     const int64_t size = scoring_.row_size(p_.head_size);
-    const Tile rows{scratch.rows + i * quad * size, size};
+    const LoadedRows rows{scratch.rows + i * query_group * size, size};
     for (int64_t first = 0; first < count; first += width_) {
       const int32_t live = int32_t(std::min(width_, count - first));
-      const int32_t vectors = live <= family_.lanes ? 1 : family_.max_vectors;
+      const int32_t vectors = live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors;
       const char* panel[most_lanes];
       for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
       scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.factors,
@@ -187,13 +187,13 @@ class FewQueries {
                       {0, queries}, {});
       for (int32_t j = 0; j < live; ++j)
         for (int32_t q = 0; q < queries; ++q)
-          s[(first + j) * queries + q] = scratch.scores[q * vectors * family_.lanes + j];
+          s[(first + j) * queries + q] = scratch.scores[q * vectors * arithmetic_.lanes + j];
     }
   }
 
   const Plan& plan_;
   const Problem& p_;
-  const Family& family_;
+  const Arithmetic& arithmetic_;
   const Scoring& scoring_;
   const bool direct_;    // an inner product
   const int64_t width_;  // of a panel

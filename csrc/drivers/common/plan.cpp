@@ -1,3 +1,5 @@
+// The plan of a problem: kernels, batches and groups, scale, windows; and the small things that hang on it: a query's
+// reach as an interval, its sink, and its lse in parts.
 #include "plan.hpp"
 
 #include <algorithm>
@@ -8,7 +10,7 @@
 namespace foveate {
 namespace {
 
-const Family& family_of(const Problem& p, const Kernels& kernels) {
+const Arithmetic& arithmetic_of(const Problem& p, const Kernels& kernels) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
   const bool pairs = p.family == FV_INNER && p.sigma == 0 && p.dropout == 0 && p.query.dtype == FV_BFLOAT16 &&
@@ -16,21 +18,21 @@ const Family& family_of(const Problem& p, const Kernels& kernels) {
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
 
-const Scoring& scoring_of(const Problem& p, const Family& family) {
+const Scoring& scoring_of(const Problem& p, const Arithmetic& arithmetic) {
   switch (p.family) {
-    case FV_INNER: return family.inner;
-    case FV_TANH: return family.tanh;
-    case FV_RELU: return family.relu;
+    case FV_INNER: return arithmetic.inner;
+    case FV_TANH: return arithmetic.tanh;
+    case FV_RELU: return arithmetic.relu;
     case FV_DISTANCE: break;
   }
-  return family.distance;
+  return arithmetic.distance;
 }
 
-// Contiguous rows that start at whole elements of the family's products can be read where they stand.
-bool in_place(const Operand& x, const Family& family, int64_t columns, int64_t multiple) {
-  const int64_t word = family.element_size;
-  const int64_t item = family.in_place == Dtype::bfloat16 ? 2 : word;
-  if (dtype_of(x) != family.in_place || (columns > 1 && x.column_stride != item)) return false;
+// Contiguous rows that start at whole elements of the products can be read where they stand.
+bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, int64_t multiple) {
+  const int64_t word = arithmetic.element_size;
+  const int64_t item = size_of(arithmetic.in_place);
+  if (dtype_of(x) != arithmetic.in_place || (columns > 1 && x.column_stride != item)) return false;
   if (columns % multiple) return false;
   int64_t odd = x.row_stride % word | int64_t(reinterpret_cast<uintptr_t>(x.data) % uintptr_t(word));
   for (const int64_t stride : x.lead) odd |= stride % word;
@@ -46,7 +48,7 @@ T bounded(double x) {
 // A natural logarithm in units of the scores, as they are held.
 double score_of(const Plan& plan, double natural) {
   const double score = natural * log2_e / plan.softmax_scale();
-  return plan.family.element_size == 8 ? bounded<double>(score) : double(bounded<float>(score));
+  return plan.arithmetic.element_size == 8 ? bounded<double>(score) : double(bounded<float>(score));
 }
 
 template <class T>
@@ -56,21 +58,16 @@ T value_at(const Operand& operand, int64_t bytes) {
   return x;
 }
 
-// Whether ids of keys never fall from one to the next, from this leading axis on inwards.
-bool never_fall(const Problem& p, const char* ids, int axis = 0) noexcept {
-  const int64_t stride = axis < p.lead_ndim ? p.key_segments.lead[axis] : p.key_segments.row_stride;
-  if (axis < p.lead_ndim) {
-    const int64_t extent = stride ? p.lead_shape[axis] : std::min<int64_t>(p.lead_shape[axis], 1);
-    for (int64_t i = 0; i < extent; ++i)
-      if (!never_fall(p, ids + i * stride, axis + 1)) return false;
+// Whether ids of keys never fall from one to the next.
+bool never_fall(const Problem& p) noexcept {
+  return each_part(p.key_segments, p.lead_ndim, p.lead_shape, [&](const char* ids) {
+    int64_t last = std::numeric_limits<int64_t>::min(), id;
+    for (int64_t j = 0; j < p.keys; ++j, last = id) {
+      std::memcpy(&id, ids + j * p.key_segments.row_stride, sizeof id);
+      if (id < last) return false;
+    }
     return true;
-  }
-  int64_t last = std::numeric_limits<int64_t>::min(), id;
-  for (int64_t j = 0; j < p.keys; ++j, last = id) {
-    std::memcpy(&id, ids + j * stride, sizeof id);
-    if (id < last) return false;
-  }
-  return true;
+  });
 }
 
 static_assert(int(Profile::boxcar) == FV_BOXCAR && int(Profile::epanechnikov) == FV_EPANECHNIKOV &&
@@ -81,9 +78,9 @@ static_assert(int(Profile::boxcar) == FV_BOXCAR && int(Profile::epanechnikov) ==
 Plan::Plan(const Problem& p, const Kernels& k) noexcept
     : problem(p),
       kernels(k),
-      family(family_of(p, k)),
-      scoring(scoring_of(p, family)),
-      tile_keys(family.tile_keys > 0 ? family.tile_keys : foveate::tile_keys) {
+      arithmetic(arithmetic_of(p, k)),
+      scoring(scoring_of(p, arithmetic)),
+      tile_keys(arithmetic.tile_keys > 0 ? arithmetic.tile_keys : foveate::tile_keys) {
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
@@ -99,15 +96,15 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
   if (compact) profile = static_cast<Profile>(p.weighing);
   scale_by(p.family == FV_DISTANCE && !compact ? p.scale / 2 : p.scale);  // its kernel leaves out the half
   // few rows would wait for this as long as for the keys
-  ranges = p.query_segments && rows > most_lanes && never_fall(p, p.key_segments.data);
+  ranges = p.query_segments && rows > most_lanes && never_fall(p);
   by_ids = p.query_segments && !ranges;
   bits = p.mask || by_ids;
 
   factors = p.factors;
   fit_windows();
-  keys_in_place = scoring.in_place && in_place(p.key, family, p.head_size, family.group);
-  values_in_place = p.value && !family.pairs && in_place(p.value, family, p.value_size, 1);
-  values_as_keys_in_place = p.value && in_place(p.value, family, p.value_size, family.group);
+  keys_in_place = scoring.in_place && in_place(p.key, arithmetic, p.head_size, arithmetic.group);
+  values_in_place = p.value && !arithmetic.pairs && in_place(p.value, arithmetic, p.value_size, 1);
+  values_as_keys_in_place = p.value && in_place(p.value, arithmetic, p.value_size, arithmetic.group);
 }
 
 void Plan::fit_windows() noexcept {
@@ -119,7 +116,7 @@ void Plan::fit_windows() noexcept {
   window = int64_t(most);
   // A full panel of neighbours, both ends in whole steps. Queries farther apart than neighbours may share a panel
   // while that is no more than two windows; else it is cut.
-  const int64_t whole_step = std::max<int64_t>(4, family.group);
+  const int64_t whole_step = std::max<int64_t>(4, arithmetic.group);
   const int64_t neighbours = window + most_lanes - 1 + 2 * (whole_step - 1);
   if ((bounded || p.centers) && neighbours <= most_span) span = std::min(window + neighbours, most_span);
   const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
@@ -130,19 +127,19 @@ void Plan::fit_windows() noexcept {
 void Plan::scale_by(double factor) noexcept {
   scale = problem.softcap > 0 ? factor : factor * log2_e;
   bent = problem.softcap > 0 || biased || !(factor > 1e-15);
-  if (problem.family != FV_INNER || family.pairs) return;
+  if (problem.family != FV_INNER || arithmetic.pairs) return;
   query_factor = scale;
   scale = 1;
   bent = problem.softcap > 0;
 }
 
 int64_t Plan::prepared_size() const {
-  return is_additive(problem.family) ? family.prepared_size(problem.head_size) : 0;
+  return is_additive(problem.family) ? arithmetic.prepared_size(problem.head_size) : 0;
 }
 
 void Plan::prepare(void* to) noexcept {
   if (!is_additive(problem.family)) return;
-  scale_by(problem.scale * family.prepare(problem.factors, problem.head_size, to));
+  scale_by(problem.scale * arithmetic.prepare(problem.factors, problem.head_size, to));
   factors = to;
 }
 
@@ -184,7 +181,7 @@ Interval round_center(double center, double half_width, int64_t keys) noexcept {
 double sink_score_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   const double sink = sink_of(plan, batch, group);
   if (!std::isfinite(sink)) return sink;
-  if (!plan.biased || plan.family.element_size == 8) return score_of(plan, sink);
+  if (!plan.biased || plan.arithmetic.element_size == 8) return score_of(plan, sink);
   return bounded<float>(
       double(bounded<float>(sink) * float(log2_e)));  // rounded as a bias is: of equals each weighs as much
 }
@@ -195,10 +192,10 @@ double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   return value_at<double>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group));
 }
 
-// Pairs hold scores without their scale, but another family may take up what they leave: float32, which loses nothing here.
+// Pairs hold scores without their scale, but another arithmetic may take up what they leave: float32, which loses nothing here.
 Lse lse_of(const Plan& plan, double m, double l) noexcept {
   const double scaled = m * plan.softmax_scale(), rest = std::log(l);
-  return {scaled * ln_2 + rest, plan.family.pairs ? scaled : m, rest};
+  return {scaled * ln_2 + rest, plan.arithmetic.pairs ? scaled : m, rest};
 }
 
 Lse lse_of_nothing(const Plan& plan, int64_t batch, int64_t group) noexcept {
@@ -232,7 +229,7 @@ Lse read_lse(const Plan& plan, const char* at) noexcept {
   if (lse.column_stride == 0 || numbers[1] != numbers[1]) {
     numbers[1] = std::isfinite(numbers[0]) ? score_of(plan, numbers[0]) : numbers[0];
     numbers[2] = numbers[0] - numbers[1] * plan.softmax_scale() * ln_2;
-  } else if (plan.family.pairs) {
+  } else if (plan.arithmetic.pairs) {
     numbers[1] /= plan.softmax_scale();
   }
   return {numbers[0], numbers[1], numbers[2]};

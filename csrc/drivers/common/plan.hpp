@@ -29,7 +29,7 @@ struct Plan {
 
   const Problem& problem;
   const Kernels& kernels;
-  const Family& family;
+  const Arithmetic& arithmetic;
   const Scoring& scoring;
 
   // Tiles that all panels share, however narrow the windows; rows as they come, or in the order of their centres.

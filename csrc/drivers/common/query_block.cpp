@@ -1,3 +1,5 @@
+// A block of queries: packing its panels, opening a tile of keys (loaded, or in place), and scoring it. What is read next
+// is prefetched by the products.
 #include "query_block.hpp"
 
 #include <algorithm>
@@ -13,7 +15,7 @@ constexpr int64_t most_kept_keys = 32768;
 }  // namespace
 
 Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads, bool even) noexcept {
-  width = plan.family.lanes * plan.family.max_vectors;
+  width = plan.arithmetic.lanes * plan.arithmetic.max_vectors;
   batches = plan.batches;
   const int64_t all = (plan.rows + width - 1) / width;
   int64_t fitting = std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, bytes_a_query * width), 1, most_panels);
@@ -36,7 +38,7 @@ int64_t Blocks::row_of(int64_t task) const {
 }
 
 Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
-    : plan_(plan), blocks_(blocks), family_(plan.family) {
+    : plan_(plan), blocks_(blocks), arithmetic_(plan.arithmetic) {
   const Problem& p = plan.problem;
   const int64_t key_row = plan.scoring.row_size(p.head_size);
   const int64_t keys = plan.span > 0 ? plan.span : plan_.tile_keys;
@@ -47,14 +49,15 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
-  scores_ = carver.take(keys * blocks.width * family_.element_size);
-  top_ = carver.take(blocks.width * family_.element_size);
+  scores_ = carver.take(keys * blocks.width * arithmetic_.element_size);
+  top_ = carver.take(blocks.width * arithmetic_.element_size);
   keys_ = carver.take(plan.keys_in_place ? 0 : keys * key_row);
-  const int64_t groups = (keys + family_.group - 1) / family_.group;
-  const int64_t values = load_values ? groups * family_.value_size(p.value_size) : 0;
-  const int64_t as_keys = p.d_out && !plan.values_as_keys_in_place ? keys * family_.inner.row_size(p.value_size) : 0;
+  const int64_t groups = (keys + arithmetic_.group - 1) / arithmetic_.group;
+  const int64_t values = load_values ? groups * arithmetic_.value_size(p.value_size) : 0;
+  const int64_t as_keys =
+      p.d_out && !plan.values_as_keys_in_place ? keys * arithmetic_.inner.row_size(p.value_size) : 0;
   values_ = carver.take(std::max(values, as_keys));
-  scratch_ = carver.take(blocks.width * longest * family_.element_size);
+  scratch_ = carver.take(blocks.width * longest * arithmetic_.element_size);
   bits_ = carver.take<uint32_t>(keys);
   wants_top_ = !p.d_out || plan.scoring.gradients;
   const double flops_a_cell = is_additive(p.family) ? 40.0 : 2.0;  // of a column: a division among them
@@ -232,7 +235,7 @@ Rows Block::value_rows(int64_t begin) const {
   return {values_base_ + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride, v.column_stride};
 }
 
-Tile Block::values(int64_t begin, bool finite) noexcept {
+LoadedRows Block::values(int64_t begin, bool finite) noexcept {
   const int64_t size = plan_.problem.value_size;
   if (plan_.values_in_place && !finite) {
     const Rows rows = value_rows(begin);
@@ -240,19 +243,19 @@ Tile Block::values(int64_t begin, bool finite) noexcept {
   }
   const Values wanted = finite ? Values::finite : Values::as_they_are;
   if (values_ready_ != wanted) {
-    family_.load_values(value_rows(0), tile_.count, size, finite, values_);
+    arithmetic_.load_values(value_rows(0), tile_.count, size, finite, values_);
     values_ready_ = wanted;
   }
-  const int64_t row = family_.value_size(size);  // of a key, or of a group of keys
-  return {values_ + begin / family_.group * row, row};
+  const int64_t row = arithmetic_.value_size(size);  // of a key, or of a group of keys
+  return {values_ + begin / arithmetic_.group * row, row};
 }
 
-Tile Block::values_as_keys(int64_t begin) noexcept {
+LoadedRows Block::values_as_keys(int64_t begin) noexcept {
   const Rows rows = value_rows(plan_.values_as_keys_in_place ? begin : 0);
   if (plan_.values_as_keys_in_place) return {rows.data, rows.row_stride};
-  const int64_t size = plan_.problem.value_size, row = family_.inner.row_size(size);
+  const int64_t size = plan_.problem.value_size, row = arithmetic_.inner.row_size(size);
   if (values_ready_ != Values::as_keys) {
-    family_.inner.load_keys(rows, tile_.count, size, values_);
+    arithmetic_.inner.load_keys(rows, tile_.count, size, values_);
     values_ready_ = Values::as_keys;
   }
   return {values_ + begin * row, row};
@@ -262,12 +265,12 @@ Tile Block::values_as_keys(int64_t begin) noexcept {
 Corners Block::corners_of(int p, const Stretch& s) const {
   const Panel& panel = panels_[p];
   const int64_t count = s.count();
-  if (plan_.span == 0 || panel.live <= family_.lanes) return {0, count};
+  if (plan_.span == 0 || panel.live <= arithmetic_.lanes) return {0, count};
   int64_t first = count, last = 0;
-  const int32_t last_vector = family_.lanes * (family_.max_vectors - 1);
+  const int32_t last_vector = arithmetic_.lanes * (arithmetic_.max_vectors - 1);
   for (int32_t i = 0; i < panel.live; ++i) {
     if (panel.low[i] >= panel.high[i]) continue;
-    if (i >= family_.lanes) first = std::min(first, panel.low[i] - tile_.first - s.begin);
+    if (i >= arithmetic_.lanes) first = std::min(first, panel.low[i] - tile_.first - s.begin);
     if (i < last_vector) last = std::max(last, panel.high[i] - tile_.first - s.begin);
   }
   first = std::max<int64_t>(0, first) & -plan_.step;
@@ -297,26 +300,26 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
   corners_ = corners_of(p, s);
   plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys(s.begin), count, problem.head_size, plan_.factors, scores_,
                        wants_top_ ? top_ : nullptr, corners_, ahead(problem.key, problem.head_size, p, true));
-  if (plan_.bent) family_.bend(scores_, v, count, plan_.scale, problem.softcap);
-  if (bent) std::memcpy(bent, scores_, size_t(count * v * family_.lanes * family_.element_size));
+  if (plan_.bent) arithmetic_.bend(scores_, v, count, plan_.scale, problem.softcap);
+  if (bent) std::memcpy(bent, scores_, size_t(count * v * arithmetic_.lanes * arithmetic_.element_size));
   if (plan_.biased) {
     const char* rows[most_lanes];
     for (int32_t i = 0; i < panel.live; ++i)
       rows[i] = panel.mask[i] + (tile_.first + s.begin) * problem.mask.column_stride;
-    family_.add_bias(scores_, v, count, rows, dtype_of(problem.mask), problem.mask.column_stride, panel.live);
+    arithmetic_.add_bias(scores_, v, count, rows, dtype_of(problem.mask), problem.mask.column_stride, panel.live);
   }
   if (s.bits) {
-    family_.hide_unset(scores_, v, count, s.bits);
+    arithmetic_.hide_unset(scores_, v, count, s.bits);
   } else if (s.hidden) {
     int32_t low[most_lanes], high[most_lanes];
     for (int i = 0; i < most_lanes; ++i) {
       low[i] = int32_t(std::clamp(panel.low[i] - tile_.first - s.begin, int64_t(0), count));
       high[i] = int32_t(std::clamp(panel.high[i] - tile_.first - s.begin, int64_t(0), count));
     }
-    family_.hide_outside(scores_, v, 0, s.open - s.begin, low, high);
-    family_.hide_outside(scores_, v, s.shut - s.begin, count, low, high);
+    arithmetic_.hide_outside(scores_, v, 0, s.open - s.begin, low, high);
+    arithmetic_.hide_outside(scores_, v, s.shut - s.begin, count, low, high);
   }
-  if (wants_top_ && (plan_.bent || plan_.biased || s.hidden)) family_.find_top(scores_, v, count, top_);
+  if (wants_top_ && (plan_.bent || plan_.biased || s.hidden)) arithmetic_.find_top(scores_, v, count, top_);
   return s;
 }
 

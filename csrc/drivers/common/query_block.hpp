@@ -54,7 +54,7 @@ class Block {
   int panels() const { return count_; }
   Panel& panel(int p) { return panels_[p]; }
   const Panel& panel(int p) const { return panels_[p]; }
-  int32_t vectors(int p) const { return panels_[p].live <= family_.lanes ? 1 : family_.max_vectors; }
+  int32_t vectors(int p) const { return panels_[p].live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors; }
   int64_t batch() const { return batch_; }
 
   // Keys that some query of the panels first..last-1 may see, from a multiple of the tile.
@@ -81,20 +81,20 @@ class Block {
   double softmax_scale() const { return plan_.softmax_scale(); }
 
   // Values of the open tile from key `begin`, the first of a group; finite: with 0 for inf and NaN.
-  Tile values(int64_t begin, bool finite) noexcept;
+  LoadedRows values(int64_t begin, bool finite) noexcept;
   // What a product will read of them.
-  Ahead values_next(const Tile& values, int64_t count) const {
-    const int64_t groups = family_.pairs ? (count + family_.group - 1) / family_.group : 0;
+  Ahead values_next(const LoadedRows& values, int64_t count) const {
+    const int64_t groups = arithmetic_.pairs ? (count + arithmetic_.group - 1) / arithmetic_.group : 0;
     const Elements lines{groups * values.row_stride / line_bytes, line_bytes};
     return {{lines_of(static_cast<const char*>(values.data), lines, line_bytes), {}, {}}, 1, false};
   }
-  Tile values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
+  LoadedRows values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
   Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;
   // The queries of a panel as the scores read them.
   const void* packed(int p) const { return queries_ + p * panel_bytes_; }
   // Keys of the open tile as the scores read them, and as they lie in memory.
-  Tile keys(int64_t begin) const {
+  LoadedRows keys(int64_t begin) const {
     return {static_cast<const char*>(key_tile_.data) + begin * key_tile_.row_stride, key_tile_.row_stride};
   }
   Rows key_rows(int64_t begin) const;
@@ -130,7 +130,7 @@ class Block {
 
   const Plan& plan_;
   const Blocks& blocks_;
-  const Family& family_;
+  const Arithmetic& arithmetic_;
   Panel* panels_;
   char *queries_, *scores_, *top_, *keys_, *values_, *scratch_;
   int64_t panel_bytes_;
@@ -151,7 +151,7 @@ class Block {
   double flops_a_key_;  // of a panel
   KeyTile tile_{};
   TileIds tile_ids_{};
-  Tile key_tile_{};
+  LoadedRows key_tile_{};
   Corners corners_{};
   const char* ahead_rows_[most_lanes];
   enum class Values { not_loaded, as_they_are, finite, as_keys } values_ready_ = Values::not_loaded;
@@ -188,7 +188,7 @@ fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* 
   const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.span > 0;
   const bool done =
       run_tasks(blocks.count, threads, ranges ? Order::by_ranges : Order::in_order, [&](const Task& task) {
-        const KernelSession session(plan.family);
+        const KernelSession session(plan.arithmetic);
         reinterpret_cast<Worker<T>*>(parts + part * size_t(task.thread))->run(task.index, task.next);
       });
   return done ? FV_OK : FV_INTERRUPTED;

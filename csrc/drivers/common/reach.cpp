@@ -1,3 +1,5 @@
+// Panels and what they see: intervals of each query first, then the words of bits where a mask, ids or a query's own key
+// hide single cells.
 #include "reach.hpp"
 
 #include <algorithm>
@@ -12,8 +14,6 @@ Interval common(Interval a, Interval b) {
   const int64_t low = std::max(a.low, b.low), high = std::min(a.high, b.high);
   return low < high ? Interval{low, high} : Interval{0, 0};
 }
-
-constexpr uint32_t all_of(int32_t live) { return live >= 32 ? ~uint32_t(0) : (uint32_t(1) << live) - 1; }
 
 void start_masks(const Plan& plan, int64_t batch, Panel& panel) noexcept {
   const Problem& p = plan.problem;
@@ -74,7 +74,7 @@ void clear_own(const Panel& panel, KeyTile tile, const Stretch& stretch, uint32_
 void read_mask(const Plan& plan, const Panel& panel, int64_t first, int64_t count, uint32_t* bits) {
   const Operand& mask = plan.problem.mask;
   const int64_t stride = mask.column_stride;
-  std::fill_n(bits, count, plan.biased ? all_of(panel.live) : 0);
+  std::fill_n(bits, count, plan.biased ? low_bits(panel.live) : 0);
   for (int32_t i = 0; i < panel.live; ++i) {
     const char* row = panel.mask[i] + first * stride;
     if (plan.biased)
@@ -89,7 +89,7 @@ void read_bits(const Plan& plan, const Panel& panel, KeyTile tile, const Stretch
                KeptBits kept) {
   const Problem& p = plan.problem;
   if (!p.mask) {
-    std::fill_n(bits, stretch.count(), all_of(panel.live));
+    std::fill_n(bits, stretch.count(), low_bits(panel.live));
   } else if (!kept.bits) {
     read_mask(plan, panel, tile.first + stretch.begin, stretch.count(), bits);
   } else {
@@ -191,7 +191,7 @@ Stretch look(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool w
   if (!plan.bits) {
     s.hidden = partial || own;
     if (own || (partial && want_bits)) {
-      std::fill_n(bits, s.count(), all_of(panel.live));
+      std::fill_n(bits, s.count(), low_bits(panel.live));
       if (partial) clear_outside(panel, tile, s, bits);
       if (own) clear_own(panel, tile, s, bits);
       s.bits = bits;
@@ -201,14 +201,14 @@ Stretch look(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool w
     read_bits(plan, panel, tile, s, bits, kept);
     if (partial) clear_outside(panel, tile, s, bits);
     if (own) clear_own(panel, tile, s, bits);
-    uint32_t any = 0, every = all_of(panel.live);
+    uint32_t any = 0, every = low_bits(panel.live);
     for (int64_t j = 0; j < s.count(); ++j) {
       any |= bits[j];
       every &= bits[j];
     }
     if (any == 0) return {};
     panel.seen |= any;
-    s.hidden = every != all_of(panel.live);
+    s.hidden = every != low_bits(panel.live);
     if (s.hidden) s.bits = bits;
   }
   panel.hidden = panel.hidden || s.hidden;

@@ -74,7 +74,7 @@ class Choices {
 
   const Plan& plan_;
   const Problem& problem_;
-  const Family& plain_;
+  const Arithmetic& plain_;
   Philox philox_;
   Leads leads_;
   T* value_;

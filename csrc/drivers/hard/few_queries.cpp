@@ -30,13 +30,13 @@ class HardOfFew : private FewQueries<T> {
         [&](Carver& carver) { return Scratch(*this, carver); },
         [&](auto&& scratch_of) {
           const bool done = run_tasks(blocks * chunks_, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(family_);
+            const KernelSession session(arithmetic_);
             Scratch scratch = scratch_of(task);
             sum(task.index, scratch);
           });
           if (!done) return false;
           return run_tasks(blocks, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(family_);
+            const KernelSession session(arithmetic_);
             Scratch scratch = scratch_of(task);
             choose(task.index, scratch);
           });
@@ -45,7 +45,7 @@ class HardOfFew : private FewQueries<T> {
 
  private:
   using Base = FewQueries<T>;
-  using Base::family_;
+  using Base::arithmetic_;
   using Base::p_;
   using Base::row_blocks_;
 
@@ -78,21 +78,21 @@ class HardOfFew : private FewQueries<T> {
 
   KeyTile tile_at(int64_t t) const { return {t * tile_keys, std::min(tile_keys, p_.keys - t * tile_keys)}; }
 
-  // s becomes the weights of quad i, which start anew: their maximum m and sum l, one a query.
+  // s becomes the weights of query group i, which start anew: their maximum m and sum l, one a query.
   void weigh(int i, const Stretch& stretch, Scratch& scratch, T* m, T* l) const noexcept {
-    std::fill_n(m, quad, lowest);
-    std::fill_n(l, quad, T(0));
-    family_.decode_soft(scratch.s, this->width(scratch.panels[i]), stretch.count(), plan_.softmax_scale(), m, l,
-                        nullptr, 0, 0);
+    std::fill_n(m, query_group, lowest);
+    std::fill_n(l, query_group, T(0));
+    arithmetic_.decode_soft(scratch.s, this->width(scratch.panels[i]), stretch.count(), plan_.softmax_scale(), m, l,
+                            nullptr, 0, 0);
   }
 
   // The sums of a chunk's tiles.
   void sum(int64_t task, Scratch& scratch) noexcept {
     const int64_t chunk = task % chunks_, batch = task / chunks_ / row_blocks_;
     const int64_t first_row = task / chunks_ % row_blocks_ * task_rows;
-    const int quads = this->start(batch, first_row, scratch);
+    const int query_groups = this->start(batch, first_row, scratch);
     int64_t begin = p_.keys, end = 0;
-    for (int i = 0; i < quads; ++i) {
+    for (int i = 0; i < query_groups; ++i) {
       begin = std::min(begin, scratch.panels[i].low_first);
       end = std::max(end, scratch.panels[i].high_last);
     }
@@ -102,46 +102,46 @@ class HardOfFew : private FewQueries<T> {
       const bool any = tile.first < end && tile.first + tile.count > begin;
       const Rows keys = any ? this->keys_of(batch, tile, scratch) : Rows{};
       TileIds ids;
-      for (int i = 0; i < quads; ++i) {
-        T m[quad], l[quad];
+      for (int i = 0; i < query_groups; ++i) {
+        T m[query_group], l[query_group];
         const Stretch stretch = any ? this->scores(i, tile, keys, ids, scratch) : Stretch{};
         if (stretch.empty()) {
-          std::fill_n(m, quad, lowest);
-          std::fill_n(l, quad, T(0));
+          std::fill_n(m, query_group, lowest);
+          std::fill_n(l, query_group, T(0));
         } else {
           weigh(i, stretch, scratch, m, l);
         }
         for (int32_t q = 0; q < scratch.panels[i].live; ++q) {
-          const int64_t at = (batch * plan_.rows + first_row + i * quad + q) * tiles_ + t;
+          const int64_t at = (batch * plan_.rows + first_row + i * query_group + q) * tiles_ + t;
           tile_m_[at] = m[q];
           tile_l_[at] = l[q];
         }
       }
     }
-    for (int i = 0; i < quads; ++i)
+    for (int i = 0; i < query_groups; ++i)
       for (int32_t q = 0; q < scratch.panels[i].live; ++q)
-        chunk_seen_[(batch * plan_.rows + first_row + i * quad + q) * chunks_ + chunk] =
+        chunk_seen_[(batch * plan_.rows + first_row + i * query_group + q) * chunks_ + chunk] =
             scratch.panels[i].seen >> q & 1;
   }
 
   void choose(int64_t task, Scratch& scratch) noexcept {
     const int64_t batch = task / row_blocks_, first_row = task % row_blocks_ * task_rows;
-    const int quads = this->start(batch, first_row, scratch);
+    const int query_groups = this->start(batch, first_row, scratch);
     std::fill_n(scratch.first, tiles_, int64_t(-1));
-    for (int i = 0; i < quads; ++i)
+    for (int i = 0; i < query_groups; ++i)
       for (int32_t q = 0; q < scratch.panels[i].live; ++q) choose_tiles(batch, first_row, i, q, scratch);
     for (int64_t t = 0; t < tiles_; ++t) {
       if (scratch.first[t] < 0) continue;
-      if (asked_to_stop(double(quads * quad * tile_keys) * 2.0 * double(p_.head_size))) return;
+      if (asked_to_stop(double(query_groups * query_group * tile_keys) * 2.0 * double(p_.head_size))) return;
       const Rows keys = this->keys_of(batch, tile_at(t), scratch);
       TileIds ids;
-      for (int i = 0; i < quads; ++i) find_keys(batch, i, t, keys, ids, scratch);
+      for (int i = 0; i < query_groups; ++i) find_keys(batch, i, t, keys, ids, scratch);
     }
   }
 
   // The tiles of a row's choices, or what stands for none.
   void choose_tiles(int64_t batch, int64_t first_row, int i, int32_t q, Scratch& scratch) noexcept {
-    const int64_t row = i * quad + q, at = batch * plan_.rows + first_row + row;
+    const int64_t row = i * query_group + q, at = batch * plan_.rows + first_row + row;
     const T *m = tile_m_ + at * tiles_, *l = tile_l_ + at * tiles_;
     bool seen = false;
     for (int64_t c = 0; c < chunks_; ++c) seen = seen || chunk_seen_[at * chunks_ + c];
@@ -186,27 +186,28 @@ class HardOfFew : private FewQueries<T> {
     }
   }
 
-  // Scores a tile again for quad i, where a choice of its rows fell on it, and writes these.
+  // Scores a tile again for query group i, where a choice of its rows fell on it, and writes these.
   void find_keys(int64_t batch, int i, int64_t t, const Rows& keys, TileIds& ids, Scratch& scratch) noexcept {
     bool any = false;
-    for (int64_t c = scratch.first[t]; c >= 0 && !any; c = scratch.next[c]) any = c / draws_ / quad == i;
+    for (int64_t c = scratch.first[t]; c >= 0 && !any; c = scratch.next[c]) any = c / draws_ / query_group == i;
     if (!any) return;
     const Stretch stretch = this->scores(i, tile_at(t), keys, ids, scratch);
     const Panel& panel = scratch.panels[i];
     if (stretch.empty()) {  // of a reach that was another one when the tile was chosen
       for (int64_t c = scratch.first[t]; c >= 0; c = scratch.next[c])
-        if (c / draws_ / quad == i)
-          scratch.choices.write(cells_of(batch, panel, int(c / draws_ % quad)), c % draws_, -1, 0, 0, 0, 0, false);
+        if (c / draws_ / query_group == i)
+          scratch.choices.write(cells_of(batch, panel, int(c / draws_ % query_group)), c % draws_, -1, 0, 0, 0, 0,
+                                false);
       return;
     }
     const int32_t queries = this->width(panel);
-    int64_t best[quad];
+    int64_t best[query_group];
     for (int32_t q = 0; q < queries; ++q) best[q] = first_of_largest(scratch.s + q, queries, stretch.count());
-    T m[quad], l[quad];
+    T m[query_group], l[query_group];
     weigh(i, stretch, scratch, m, l);
     for (int64_t c = scratch.first[t]; c >= 0; c = scratch.next[c]) {
-      const int64_t row = c / draws_, q = row % quad;
-      if (row / quad != i) continue;
+      const int64_t row = c / draws_, q = row % query_group;
+      if (row / query_group != i) continue;
       const T* weights = scratch.s + q;
       const int64_t place =
           scratch.choices.sampled() ? first_beyond(weights, queries, stretch.count(), scratch.share[c]) : best[q];
@@ -261,7 +262,7 @@ class HardOfFew : private FewQueries<T> {
 fv_status hard_attention_of_few(const Problem& problem, fv_error* error) noexcept {
   const Kernels plain = without_pairs(kernels());
   Plan plan(problem, plain);
-  return plan.family.element_size == 8 ? HardOfFew<double>(plan).run(error) : HardOfFew<float>(plan).run(error);
+  return plan.arithmetic.element_size == 8 ? HardOfFew<double>(plan).run(error) : HardOfFew<float>(plan).run(error);
 }
 
 }  // namespace foveate

@@ -8,7 +8,6 @@
 
 #include "drivers/common/query_block.hpp"
 #include "drivers/drivers.hpp"
-#include "drivers/soft/few_queries.hpp"
 
 namespace foveate {
 namespace {
@@ -88,10 +87,10 @@ class Hard {
     const int32_t vectors = block_.vectors(p);
     const int64_t count = stretch.count(), first = key + stretch.begin;
     T *m = m_ + p * width_, *l = l_ + p * width_;
-    const uint32_t live = block_.panel(p).live >= 32 ? ~uint32_t(0) : (uint32_t(1) << block_.panel(p).live) - 1;
+    const uint32_t live = low_bits(block_.panel(p).live);
     const double scale = block_.softmax_scale();
     if (!choices_.sampled()) {
-      const uint32_t found = plain_.first_of_top(block_.scores(), vectors, count, block_.top(), m, place_);
+      const uint32_t found = plain_.argmax_place(block_.scores(), vectors, count, block_.top(), m, place_);
       plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, nullptr, alpha_, nullptr, Ahead{});
       take(found & live, place_of(p, 0), p, first, vectors);
       return;
@@ -108,7 +107,7 @@ class Hard {
   // Notes the keys that were found at place_, with their weights.
   void take(uint32_t found, int64_t at, int p, int64_t first, int32_t vectors) noexcept {
     const T* weights = reinterpret_cast<const T*>(block_.scores());
-    const int64_t step = int64_t(vectors) * plan_.family.lanes;
+    const int64_t step = int64_t(vectors) * plan_.arithmetic.lanes;
     for (; found; found &= found - 1) {
       const int i = __builtin_ctz(found);
       key_[at + i] = first + place_[i];
@@ -155,7 +154,7 @@ class Hard {
 
   const Plan& plan_;
   const Problem& problem_;
-  const Family& plain_;  // whose weights are T, one a query, as they are read here
+  const Arithmetic& plain_;  // whose weights are T, one a query, as they are read here
   Block block_;
   Choices<T> choices_;
   int64_t width_, draws_;
@@ -170,14 +169,15 @@ class Hard {
 }  // namespace
 
 fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
-  if (problem.queries <= decode_queries && !problem.centers) return hard_attention_of_few(problem, error);
+  if (problem.queries <= query_group && !problem.centers) return hard_attention_of_few(problem, error);
   Plan plan(problem, kernels());
   plan.share_tiles();
   plan.tile_keys = tile_keys;  // which decides what is drawn
   const double flops =
       2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
-  return plan.family.element_size == 8 ? run_blocks<double, Hard>(plan, Hard<double>::bytes_a_query(plan), flops, error)
-                                       : run_blocks<float, Hard>(plan, Hard<float>::bytes_a_query(plan), flops, error);
+  return plan.arithmetic.element_size == 8
+             ? run_blocks<double, Hard>(plan, Hard<double>::bytes_a_query(plan), flops, error)
+             : run_blocks<float, Hard>(plan, Hard<float>::bytes_a_query(plan), flops, error);
 }
 
 }  // namespace foveate

@@ -31,13 +31,13 @@ class Decode : private FewQueries<T> {
         [&](Carver& carver) { return Scratch(*this, carver); },
         [&](auto&& scratch_of) {
           const bool done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(family_);
+            const KernelSession session(arithmetic_);
             Scratch scratch = scratch_of(task);
             chunk(task.index, scratch);
           });
           if (!done || chunks_ == 1) return done;
           return run_tasks(rows, threads, Order::by_ranges, [&](const Task& row) {
-            const KernelSession session(family_);
+            const KernelSession session(arithmetic_);
             merge(row.index);
           });
         });
@@ -45,7 +45,7 @@ class Decode : private FewQueries<T> {
 
  private:
   using Base = FewQueries<T>;
-  using Base::family_;
+  using Base::arithmetic_;
   using Base::p_;
   using Base::row_blocks_;
 
@@ -70,28 +70,28 @@ class Decode : private FewQueries<T> {
     const int64_t chunk = task % chunks_;
     const int64_t batch = task / chunks_ / row_blocks_;
     const int64_t first_row = task / chunks_ % row_blocks_ * task_rows;
-    const int quads = this->start(batch, first_row, scratch);
-    pass(batch, chunk, 0, quads, false, scratch);
-    for (int i = 0; i < quads; ++i) {
+    const int query_groups = this->start(batch, first_row, scratch);
+    pass(batch, chunk, 0, query_groups, false, scratch);
+    for (int i = 0; i < query_groups; ++i) {
       if (scratch.panels[i].hidden && !all_finite(i, scratch)) pass(batch, chunk, i, i + 1, true, scratch);
       for (int32_t q = 0; q < scratch.panels[i].live; ++q)
-        finish(batch, chunk, first_row + i * quad + q, i, q, scratch);
+        finish(batch, chunk, first_row + i * query_group + q, i, q, scratch);
     }
   }
 
-  // The keys of a chunk against the quads first..last-1. exact: values that are not finite are left out of the sum,
+  // The keys of a chunk against the query groups first..last-1. exact: values that are not finite are left out of the sum,
   // and added for the queries that see them.
   void pass(int64_t batch, int64_t chunk, int first, int last, bool exact, Scratch& scratch) noexcept {
     int64_t begin = p_.keys, end = 0;
     for (int i = first; i < last; ++i) {
       begin = std::min(begin, scratch.panels[i].low_first);
       end = std::max(end, scratch.panels[i].high_last);
-      std::fill_n(scratch.outputs + i * quad * value_stride_, quad * value_stride_, T(0));
-      for (int32_t q = 0; q < quad; ++q) {
+      std::fill_n(scratch.outputs + i * query_group * value_stride_, query_group * value_stride_, T(0));
+      for (int32_t q = 0; q < query_group; ++q) {
         const bool sink = p_.sink && chunk == 0 && q < scratch.panels[i].live;
-        scratch.m[i * quad + q] = T(sink ? sink_score_of(plan_, batch, scratch.panels[i].group[q])
-                                         : -std::numeric_limits<double>::infinity());
-        scratch.l[i * quad + q] = T(sink ? 1 : 0);
+        scratch.m[i * query_group + q] = T(sink ? sink_score_of(plan_, batch, scratch.panels[i].group[q])
+                                                : -std::numeric_limits<double>::infinity());
+        scratch.l[i * query_group + q] = T(sink ? 1 : 0);
       }
     }
     begin = std::max(begin / decode_tile * decode_tile, chunk * chunk_keys);
@@ -117,21 +117,21 @@ class Decode : private FewQueries<T> {
     const int32_t queries = this->width(panel);
     const int64_t count = stretch.count();
     T* s = scratch.s;
-    T* output = scratch.outputs + i * quad * value_stride_;
+    T* output = scratch.outputs + i * query_group * value_stride_;
     values.data += stretch.begin * values.row_stride;
-    family_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * quad, scratch.l + i * quad, output,
-                        value_stride_, p_.value_size);
-    family_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
+    arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * query_group,
+                            scratch.l + i * query_group, output, value_stride_, p_.value_size);
+    arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
     if (exact) {
       const uint32_t all = (uint32_t(1) << panel.live) - 1;
       if (!stretch.hidden) std::fill_n(scratch.bits, count, all);
-      family_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + stretch.begin), count,
-                             p_.value_size, scratch.bits, output, 1, value_stride_);
+      arithmetic_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + stretch.begin), count,
+                                 p_.value_size, scratch.bits, output, 1, value_stride_);
     }
   }
 
   bool all_finite(int i, const Scratch& scratch) const {
-    const T* output = scratch.outputs + i * quad * value_stride_;
+    const T* output = scratch.outputs + i * query_group * value_stride_;
     T probe = 0;
     for (int64_t d = 0; d < scratch.panels[i].live * value_stride_; ++d) probe += output[d] * T(0);
     return probe == T(0);
@@ -141,8 +141,8 @@ class Decode : private FewQueries<T> {
   void finish(int64_t batch, int64_t chunk, int64_t row, int i, int32_t q, const Scratch& scratch) noexcept {
     const Panel& panel = scratch.panels[i];
     const bool seen = panel.seen >> q & 1;
-    const T m = scratch.m[i * quad + q], l = scratch.l[i * quad + q];
-    T* output = scratch.outputs + (i * quad + q) * value_stride_;
+    const T m = scratch.m[i * query_group + q], l = scratch.l[i * query_group + q];
+    T* output = scratch.outputs + (i * query_group + q) * value_stride_;
     if (chunks_ == 1) {
       write(batch, panel, q, seen, m, l, output);
       return;
@@ -158,7 +158,7 @@ class Decode : private FewQueries<T> {
     const T factor = seen ? T(1) / l : T(0);
     for (int64_t d = 0; d < p_.value_size; ++d) output[d] *= factor;
     char* const to = row_of(plan_, p_.out, batch, panel, q);
-    family_.store_row(output, p_.value_size, to, dtype_of(p_.out), p_.out.column_stride);
+    arithmetic_.store_row(output, p_.value_size, to, dtype_of(p_.out), p_.out.column_stride);
     if (!p_.lse) return;
     write_lse(p_.lse, row_of(plan_, p_.lse, batch, panel, q),
               seen ? lse_of(plan_, double(m), double(l)) : lse_of_nothing(plan_, batch, panel.group[q]));
@@ -206,7 +206,7 @@ class Decode : private FewQueries<T> {
 fv_status decode(const Problem& problem, fv_error* error) noexcept {
   const Kernels plain = without_pairs(kernels());
   Plan plan(problem, plain);
-  return plan.family.element_size == 8 ? Decode<double>(plan).run(error) : Decode<float>(plan).run(error);
+  return plan.arithmetic.element_size == 8 ? Decode<double>(plan).run(error) : Decode<float>(plan).run(error);
 }
 
 }  // namespace foveate

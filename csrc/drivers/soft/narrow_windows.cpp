@@ -1,3 +1,4 @@
+// The driver of narrow windows: tiled attention, a panel and its own tile at a time.
 #include "narrow_windows.hpp"
 
 #include "tiled.hpp"

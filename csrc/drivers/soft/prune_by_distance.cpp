@@ -84,9 +84,9 @@ class Boxes {
     const int64_t first = t * tile_keys, count = std::min(tile_keys, p.keys - first);
     T* rows = reinterpret_cast<T*>(rows_);
     const Operand& key = p.key;
-    plan_.family.load_values({key.data + plan_.batch_offset(key, batch) + first * key.row_stride, dtype_of(key),
-                              key.row_stride, key.column_stride},
-                             count, size_, false, rows);
+    plan_.arithmetic.load_values({key.data + plan_.batch_offset(key, batch) + first * key.row_stride, dtype_of(key),
+                                  key.row_stride, key.column_stride},
+                                 count, size_, false, rows);
     double* at = box(batch, t);
     for (int64_t d = 0; d < size_; ++d) {
       double interval[2] = {double(rows[d]), double(rows[d])};
@@ -98,9 +98,9 @@ class Boxes {
     bias = std::log2(double(count));
     if (!plan_.biased) return;
     const Operand& mask = p.mask;
-    plan_.family.load_values({mask.data + plan_.batch_offset(mask, batch) + first * mask.column_stride, dtype_of(mask),
-                              mask.column_stride, 0},
-                             count, 1, false, rows);
+    plan_.arithmetic.load_values({mask.data + plan_.batch_offset(mask, batch) + first * mask.column_stride,
+                                  dtype_of(mask), mask.column_stride, 0},
+                                 count, 1, false, rows);
     double largest[2] = {double(rows[0]), double(rows[0])};
     for (int64_t j = 1; j < count; ++j) widen(largest, double(rows[j]));
     bias += largest[1] * log2_e;
@@ -260,7 +260,6 @@ class Near : public Forward<T> {
     return best;
   }
 
-  static uint32_t low_bits(int32_t count) { return count >= 32 ? ~uint32_t(0) : (uint32_t(1) << count) - 1; }
   int64_t first_of(int64_t g) const { return g * Boxes::group_tiles; }
   int64_t end_of(int64_t g) const { return std::min(boxes_.tiles(), (g + 1) * Boxes::group_tiles); }
 
@@ -283,7 +282,7 @@ class Near : public Forward<T> {
     const Panel& panel = block_.panel(p);
     char* const base = block_.base(problem.query);
     for (int i = 0; i < panel.live; ++i) {
-      plan_.family.load_values(
+      plan_.arithmetic.load_values(
           {block_.row(problem.query, base, p, i), dtype_of(problem.query), 0, problem.query.column_stride}, 1,
           boxes_.size(), false, row_);
       for (int64_t d = 0; d < boxes_.size(); ++d) {
@@ -319,7 +318,7 @@ fv_status attention_to_near_keys(Plan& plan, fv_error* error) noexcept {
   if (!workspace.data()) return no_memory(error, double(size.used()));
   Carver carver(workspace.data());
   Boxes boxes(plan, carver);
-  if (!(plan.family.element_size == 8 ? boxes.measure<double>() : boxes.measure<float>())) return FV_INTERRUPTED;
+  if (!(plan.arithmetic.element_size == 8 ? boxes.measure<double>() : boxes.measure<float>())) return FV_INTERRUPTED;
   plan.boxes = &boxes;
   return run_forward<Near>(plan, error);
 }

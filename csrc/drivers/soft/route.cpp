@@ -10,7 +10,7 @@ namespace foveate {
 
 fv_status attention(const Problem& problem, fv_error* error) noexcept {
   const bool dropout = problem.dropout > 0;
-  const bool few = problem.queries <= decode_queries && !problem.centers && !dropout;
+  const bool few = problem.queries <= query_group && !problem.centers && !dropout;
   if (few && problem.weighing == FV_SOFTMAX && !(problem.negligible > 0)) return decode(problem, error);
   Plan plan(problem, kernels());
   if (plan.span > 0) return attention_in_windows(plan, error);

@@ -46,14 +46,14 @@ class Forward {
     const int32_t vectors = block_.vectors(p);
     const int64_t count = stretch.count();
     const bool careful = exact && stretch.hidden;
-    const Tile values = block_.values(stretch.begin, careful);
+    const LoadedRows values = block_.values(stretch.begin, careful);
     select(p, stretch, values);
-    plan_.family.weighted_sum(block_.scores(), vectors, values, count, value_size, alpha_, output(p), block_.corners(),
-                              block_.values_ahead(p));
+    plan_.arithmetic.weighted_sum(block_.scores(), vectors, values, count, value_size, alpha_, output(p),
+                                  block_.corners(), block_.values_ahead(p));
     if (!careful) return;
-    const int32_t width = vectors * plan_.family.lanes;
-    plan_.family.add_not_finite(block_.scores(), width, block_.value_rows(stretch.begin), count, value_size,
-                                stretch.bits, output(p), width, 1);
+    const int32_t width = vectors * plan_.arithmetic.lanes;
+    plan_.arithmetic.add_not_finite(block_.scores(), width, block_.value_rows(stretch.begin), count, value_size,
+                                    stretch.bits, output(p), width, 1);
   }
 
   T* output(int p) { return outputs_ + int64_t(p) * width_ * plan_.problem.value_size; }
@@ -62,13 +62,13 @@ class Forward {
   const T* l(int p) const { return l_ + p * width_; }
 
   void reset(int p) noexcept {
-    std::fill_n(output(p), block_.vectors(p) * plan_.family.lanes * plan_.problem.value_size, T(0));
+    std::fill_n(output(p), block_.vectors(p) * plan_.arithmetic.lanes * plan_.problem.value_size, T(0));
     block_.start_softmax(p, m_ + p * width_, l_ + p * width_);
     if (with_exact()) std::copy_n(l_ + p * width_, width_, exact_ + p * width_);
   }
 
   // Whether lse needs a sum of its own: of weights that are not rounded.
-  bool with_exact() const { return plan_.family.pairs && plan_.problem.lse; }
+  bool with_exact() const { return plan_.arithmetic.pairs && plan_.problem.lse; }
 
   void pass(int first, int last, bool exact) noexcept {
     for (int p = first; p < last; ++p) reset(p);
@@ -80,20 +80,21 @@ class Forward {
   }
 
   // The scores of a panel become its weights.
-  void select(int p, const Stretch& stretch, const Tile& values) noexcept {
+  void select(int p, const Stretch& stretch, const LoadedRows& values) noexcept {
     const int64_t count = stretch.count();
     Gaussian gaussian;
     if (plan_.problem.sigma > 0) gaussian = block_.gaussian(p, stretch);
     T *m = m_ + p * width_, *l = l_ + p * width_;
     if (!plan_.compact) {
-      plan_.family.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l,
-                        with_exact() ? exact_ + p * width_ : nullptr, alpha_,
-                        plan_.problem.sigma > 0 ? &gaussian : nullptr, block_.values_next(values, count));
+      plan_.arithmetic.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l,
+                            with_exact() ? exact_ + p * width_ : nullptr, alpha_,
+                            plan_.problem.sigma > 0 ? &gaussian : nullptr, block_.values_next(values, count));
       if (dropout_.any()) drop(p, stretch);
       return;
     }
-    plan_.family.compact(block_.scores(), block_.vectors(p), count, plan_.profile, l);
-    if (plan_.problem.sigma > 0) plan_.family.gaussian(block_.scores(), block_.vectors(p), count, gaussian);
+    plan_.arithmetic.compact(block_.scores(), block_.vectors(p), count, plan_.profile, l);
+    if (plan_.problem.sigma > 0)
+      plan_.arithmetic.multiply_gaussian(block_.scores(), block_.vectors(p), count, gaussian);
     std::fill_n(m, width_, T(0));
     std::fill_n(alpha_, width_, T(1));
   }
@@ -101,7 +102,7 @@ class Forward {
   void drop(int p, const Stretch& stretch) noexcept {
     const int64_t count = stretch.count();
     const uint32_t* const kept = dropout_.kept(block_.panel(p), block_.batch(), block_.key_of(stretch), count);
-    plan_.family.clear_unset(block_.scores(), block_.vectors(p), count, kept);
+    plan_.arithmetic.clear_unset(block_.scores(), block_.vectors(p), count, kept);
   }
 
   // Divides by l and writes; whether the outputs are all finite.
@@ -124,8 +125,8 @@ class Forward {
       }
     }
     for (int i = panel.live; i < width_; ++i) alpha_[i] = T(0);
-    return plan_.family.store_rows(output(p), block_.vectors(p), problem.value_size, alpha_, panel.live,
-                                   block_.scratch(), rows, dtype_of(problem.out), problem.out.column_stride);
+    return plan_.arithmetic.store_rows(output(p), block_.vectors(p), problem.value_size, alpha_, panel.live,
+                                       block_.scratch(), rows, dtype_of(problem.out), problem.out.column_stride);
   }
 
   const Plan& plan_;
@@ -141,9 +142,9 @@ fv_status run_forward(Plan& plan, fv_error* error) noexcept {
   const Problem& p = plan.problem;
   const double cells = double(plan.batches) * double(plan.rows) * double(plan.window);
   const double flops = 2.0 * cells * double(p.head_size + p.value_size);
-  const int64_t bytes = plan.scoring.panel_size(p.head_size) + p.value_size * plan.family.element_size;
-  return plan.family.element_size == 8 ? run_blocks<double, Worker>(plan, bytes, flops, error)
-                                       : run_blocks<float, Worker>(plan, bytes, flops, error);
+  const int64_t bytes = plan.scoring.panel_size(p.head_size) + p.value_size * plan.arithmetic.element_size;
+  return plan.arithmetic.element_size == 8 ? run_blocks<double, Worker>(plan, bytes, flops, error)
+                                           : run_blocks<float, Worker>(plan, bytes, flops, error);
 }
 
 }  // namespace foveate

@@ -28,8 +28,8 @@ class Weights {
       for (int p = 0; p < count; ++p) {
         const Stretch stretch = block_.score(p, false);
         if (!stretch.empty())
-          plan_.family.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(), block_.top(),
-                            m_ + p * width_, l_ + p * width_, nullptr, alpha_, nullptr, Ahead{});
+          plan_.arithmetic.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(),
+                                block_.top(), m_ + p * width_, l_ + p * width_, nullptr, alpha_, nullptr, Ahead{});
       }
       if (block_.stopped()) return;
     }
@@ -64,20 +64,20 @@ class Weights {
       rows[i] += begin * step;
     }
     if (stretch.empty()) return;
-    plan_.family.weights(block_.scores(), block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
-                         l_ + p * width_);
+    plan_.arithmetic.weigh(block_.scores(), block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
+                           l_ + p * width_);
     if (problem.sigma > 0) {
       const Gaussian gaussian = block_.gaussian(p, stretch);
-      plan_.family.gaussian(block_.scores(), block_.vectors(p), end - begin, gaussian);
+      plan_.arithmetic.multiply_gaussian(block_.scores(), block_.vectors(p), end - begin, gaussian);
     }
     std::fill_n(alpha_, width_, T(1));
-    plan_.family.store_rows(block_.scores(), block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(), rows,
-                            dtype_of(problem.out), step);
+    plan_.arithmetic.store_rows(block_.scores(), block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(),
+                                rows, dtype_of(problem.out), step);
   }
 
   void zero(char* to, int64_t count) const {
     const Dtype dtype = dtype_of(plan_.problem.out);
-    const int64_t item = dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
+    const int64_t item = size_of(dtype);
     for (int64_t j = 0; j < count; ++j) std::fill_n(to + j * plan_.problem.out.column_stride, item, char(0));
   }
 
@@ -98,8 +98,8 @@ fv_status attention_weights(const Problem& problem, fv_error* error) noexcept {
   const double flops =
       4.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
   const int64_t bytes = plan.scoring.panel_size(problem.head_size);
-  return plan.family.element_size == 8 ? run_blocks<double, Weights>(plan, bytes, flops, error)
-                                       : run_blocks<float, Weights>(plan, bytes, flops, error);
+  return plan.arithmetic.element_size == 8 ? run_blocks<double, Weights>(plan, bytes, flops, error)
+                                           : run_blocks<float, Weights>(plan, bytes, flops, error);
 }
 
 }  // namespace foveate

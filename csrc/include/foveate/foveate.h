@@ -2,8 +2,9 @@
  *
  * Contract: no function throws, none keeps a pointer after it returns, none changes anything but its outputs.
  * Arguments are validated; a refused call says why in `fv_error`, which may be NULL, and writes nothing unless its
- * comment says otherwise. Where another thread changes inputs during a call, its answer may be anything.
- * Any number of threads may call at once. Strides are in bytes and may be zero or negative; every leading axis broadcasts as in numpy.matmul.
+ * comment says otherwise. If another thread changes the inputs during a call, its answer may be anything.
+ * Any number of threads may call at once. Strides are in bytes and may be zero or negative; leading axes broadcast as
+ * in numpy.matmul.
  */
 #ifndef FOVEATE_H
 #define FOVEATE_H
@@ -23,8 +24,8 @@ typedef enum fv_status {
   FV_OK = 0,
   FV_TYPE_ERROR,  /* a dtype that is not taken here */
   FV_VALUE_ERROR, /* a shape or a value that is not taken here */
-  FV_NO_MEMORY,   /* the sizes overflow, or the scratch memory could not be had */
-  FV_INTERRUPTED  /* the check given to fv_set_interrupt_check said stop; `out` is half written */
+  FV_NO_MEMORY,   /* the sizes overflow, or scratch memory could not be allocated */
+  FV_INTERRUPTED  /* the check given to fv_set_interrupt_check asked to stop; `out` is half written */
 } fv_status;
 
 typedef enum fv_dtype { FV_FLOAT16, FV_BFLOAT16, FV_FLOAT32, FV_FLOAT64, FV_BOOL, FV_INT64 } fv_dtype;
@@ -42,23 +43,24 @@ typedef struct fv_array {
   const int64_t* strides;
 } fv_array;
 
-/* Random numbers: Philox 4x64-10 under this key, counted by what each number is for (row, draw), so that draws are the
- * same for any number of threads and whatever else is in the batch. */
+/* Random numbers: Philox 4x64-10 under this key. Its counters say what each number is for (row, draw), so that the same
+ * key gives the same draws for any number of threads, and whatever else is in the batch. */
 typedef struct fv_random {
   uint64_t key[2];
 } fv_random;
 
-/* score: how related a query q and a key k are. With d = |factors (q - k)|^2, the squared distance with a factor for each
- * dimension:
+/* score: how related a query q and a key k are. With d = |factors (q - k)|^2, the squared distance with a factor for
+ * each dimension:
  *   FV_INNER           q . k                                   the inner product
  *   FV_TANH, FV_RELU   sum_h factors_h act(q_h + k_h)          additive: query and key are the two projections
  *   FV_DISTANCE        -d / 2
  * then scale * score, then softcap * tanh(score / softcap) where softcap > 0. */
 typedef enum fv_family { FV_INNER, FV_TANH, FV_RELU, FV_DISTANCE } fv_family;
 
-/* weighing: what weights are made of. FV_SOFTMAX takes the scores. The others are compact kernels, of FV_DISTANCE alone:
- * weights as they are, which are not divided by their sum. They take a scale of 1 and no softcap, float mask or sink, and
- * go with fv_attention and its gradients only. Where all weights of a query are 0, its output is NaN and its lse -inf.
+/* weighing: how scores become weights. FV_SOFTMAX takes the softmax of the scores. The others are compact kernels, for
+ * FV_DISTANCE only: weights that are 0 beyond a distance, divided by their sum. They take a scale of 1 and no softcap,
+ * float mask or sink, and go with fv_attention and fv_attention_backward only. If all weights of a query are 0, its
+ * output is NaN and its lse -inf.
  *   FV_BOXCAR          [d <= 1]
  *   FV_EPANECHNIKOV    max(1 - d, 0)
  *   FV_TRIANGULAR      max(1 - sqrt(d), 0) */
@@ -70,9 +72,9 @@ typedef struct fv_score {
   fv_family family;
   fv_weighing weighing;
   const fv_array* factors; /* (D,), contiguous, float32, or float64 for float64; optional for distances */
-  /* Distances only. Keys so far away that all of them together weigh less than this fraction of the other keys of each
-   * query may be left out: tile by tile, which pays where neighbors stand close in the order of queries and of keys.
-   * 0: none but those of weight 0. */
+  /* Distances only: far keys may be left out if all of them together weigh less than this fraction of the other keys of
+   * each query. They are left out tile by tile, which pays if near points are close in the order of queries and keys.
+   * 0: only keys of weight 0 are left out. */
   double negligible;
 } fv_score;
 
@@ -82,8 +84,8 @@ typedef struct fv_reach {
   const fv_array* mask;           /* (..., Lq, Lk): bool, True = seen; or float, added to the scores, -inf = not seen */
   int64_t left, right;            /* negative: unbounded; causal is right = 0 */
   const fv_array* offset;         /* int64 (...): where query 0 stands on the key axis; NULL: 0 */
-  int32_t offset_at_end;          /* not 0: the last query stands at the last valid key */
-  int32_t leave_one_out;          /* not 0: a query does not see the key at its own position */
+  int32_t offset_at_end;          /* nonzero: the last query stands at the last valid key */
+  int32_t leave_one_out;          /* nonzero: a query does not see the key at its own position */
   const fv_array* key_lengths;    /* int64 (...): keys at and beyond this are not seen */
   const fv_array* query_segments; /* int64 (..., Lq), with key_segments: a query sees the keys of its own id */
   const fv_array* key_segments;   /* int64 (..., Lk) */
@@ -91,8 +93,9 @@ typedef struct fv_reach {
   double half_width;              /* with centers: positive */
 } fv_reach;
 
-/* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of these, and of the arrays of
- * the reach and the sink, broadcast to those of the output. float16, bfloat16 and float32 mix freely among query, key and value and accumulate in float32; float64 goes with float64 only. */
+/* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of these, and of the arrays
+ * of the reach and the sink, broadcast to those of the output. float16, bfloat16 and float32 mix freely among query,
+ * key and value, and accumulate in float32; float64 goes with float64 only. */
 typedef struct fv_problem {
   const fv_array* query;
   const fv_array* key;
@@ -100,116 +103,119 @@ typedef struct fv_problem {
   const fv_array* sink;  /* float64 (...): one more logit in the denominator; NULL: none */
   fv_score score;
   fv_reach reach;
-  /* With centers: weights are multiplied by exp(-(j - center)^2 / (2 sigma^2)) after the softmax, and not normalised
-   * again. 0: they are not. */
+  /* With centers: after the softmax, weights are multiplied by exp(-(j - center)^2 / (2 sigma^2)), and not normalized
+   * again. 0: no such factor. */
   double sigma;
-  /* Each weight is 0 with this probability after the softmax, 0 <= dropout < 1, and divided by 1 - dropout else; counted
-   * in `random` by leading index, query and key. fv_attention only, and its gradients; not with compact kernels. */
+  /* After the softmax each weight becomes 0 with this probability, 0 <= dropout < 1, and is divided by 1 - dropout
+   * otherwise. The numbers of `random` are counted by leading index, query and key. For fv_attention and
+   * fv_attention_backward only, and not with compact kernels. */
   double dropout;
   fv_random random;
 } fv_problem;
 
-/* The shape of the output, (..., Lq, Dv), or (..., Lq, Lk) where `value` is NULL. Validates the whole problem. */
+/* Gives the shape of the output, (..., Lq, Dv), or (..., Lq, Lk) if `value` is NULL. Validates the whole problem. */
 fv_status fv_output_shape(const fv_problem*, int32_t* ndim, int64_t shape[FV_MAX_DIMS], fv_error*) FV_NOEXCEPT;
 
-/* out (..., Lq, Dv), of any float dtype; lse (..., Lq), float32 or float64 (float64 for float64), may be NULL: the
- * natural logarithm of the denominator, the sink included. Or lse (..., Lq, 3), float64: with two numbers that are
- * meant for the gradients of the same problem, the largest score as the kernels hold it and the logarithm of what is left; where
- * the first of these is NaN, they are made of lse. */
+/* out (..., Lq, Dv), of any float dtype. lse (..., Lq), float32 or float64 (float64 for float64), may be NULL: the
+ * natural logarithm of the denominator, the sink included. Or lse (..., Lq, 3), float64: lse, then two numbers for the
+ * gradients of the same problem, namely the largest score as the kernels hold it, and the logarithm of the denominator
+ * over the weight of that score. fv_attention_backward derives these two from lse if the first of them is NaN. */
 fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* lse, fv_error*) FV_NOEXCEPT;
 
-/* out (..., Lq, Lk): the weights themselves. */
+/* out (..., Lq, Lk): the weights. */
 fv_status fv_attention_weights(const fv_problem*, const fv_array* out, fv_error*) FV_NOEXCEPT;
 
 /* Where gradients are written; each is optional (NULL). */
 typedef struct fv_gradients {
-  const fv_array* query; /* (..., Lq, D), over all leading axes: where query is broadcast, the caller sums */
-  const fv_array* key;   /* (..., Lk, D) and (..., Lk, Dv): of as many axes as the output, the leading ones those of */
-  const fv_array* value; /* key and value broadcast together; where both have an extent of 1, the sum over that axis */
-  const fv_array* mask;  /* of a float mask, of its shape, holding zeros: it is added to */
-  const fv_array* sink;  /* float64, over all leading axes */
-  /* (D,), float64: the sum over everything. Also where the factors of a distance were not given: as if all were 1 */
+  const fv_array* query; /* (..., Lq, D), over all leading axes: if query is broadcast, the caller sums */
+  /* (..., Lk, D) and (..., Lk, Dv), with as many axes as the output: their leading axes are those of key and value,
+   * broadcast together. Along an axis where both have an extent of 1, the gradient is summed. */
+  const fv_array* key;
+  const fv_array* value;
+  const fv_array* mask; /* for a float mask, of its shape, holding zeros: the gradient is added to them */
+  const fv_array* sink; /* float64, over all leading axes */
+  /* (D,), float64: the sum over everything. If a distance was given no factors, these are the gradients at 1. */
   const fv_array* factors;
   const fv_array* centers; /* (..., Lq), over all leading axes, float64 */
   const fv_array* sigma;   /* (..., Lq), over all leading axes, float64: the part of each query */
 } fv_gradients;
 
-/* The gradients of fv_attention: out and lse are what it gave for the problem, d_out the gradient of out, of its shape;
- * d_lse (..., Lq) that of lse, may be NULL. An error of lse is one of every weight of its row: (..., Lq, 3)
- * spares it whatever the size of the scores; float64 while they are no larger than 1e9. d_lse
- * and the gradient of the mask are float32 (float64 for float64); out, d_out, and the gradients of query, key and value
- * of any float dtype (float64 for float64). No axis of key and value may be broadcast by a stride of 0 alone. A row that
- * sees nothing, or whose compact weights are all 0, has the gradient 0. `negligible` counts as 0. */
+/* The gradients of fv_attention. out and lse are what it gave for the problem; d_out is the gradient of out, of its
+ * shape; d_lse (..., Lq), that of lse, may be NULL. An error of lse is an error of every weight of its row: an lse
+ * (..., Lq, 3) avoids it for scores of any size, one of float64 for scores up to 1e9. d_lse and the gradient of the
+ * mask are float32 (float64 for float64); out, d_out and the gradients of query, key and value are of any float dtype
+ * (float64 for float64). No axis of key or value may be broadcast by a stride of 0 alone. A row that sees nothing, or
+ * whose compact weights are all 0, has the gradient 0. `negligible` counts as 0. */
 fv_status fv_attention_backward(const fv_problem*, const fv_array* out, const fv_array* lse, const fv_array* d_out,
                                 const fv_array* d_lse, const fv_gradients*, fv_error*) FV_NOEXCEPT;
 
-/* Hard attention, one key for each query: the most probable one (of equals the first; takes no random), or `draws`
- * keys, each drawn from the distribution that attention weighs the values by. */
+/* Hard attention chooses one key for each query: the most probable one (the first of equals; takes no random), or
+ * `draws` keys, each drawn with the weights of attention as probabilities. */
 typedef enum fv_selection { FV_ARGMAX, FV_SAMPLE } fv_selection;
 
 /* out (..., Lq, draws, Dv): the values of the chosen keys; index (..., Lq, draws), int64; log_prob (..., Lq, draws),
  * float32 (float64 for float64): the natural logarithm of the probability of the key. A query that sees no key has the
- * output 0, the index -1 and the log_prob 0; one whose scores leave no distribution (a NaN or +inf that is seen, or -inf
- * alone) NaN, -1 and NaN. No sink, no compact kernel, no sigma. */
+ * output 0, the index -1 and the log_prob 0; one whose scores leave no distribution (a NaN or +inf among them, or only
+ * -inf) has NaN, -1 and NaN. Takes no sink, no compact kernel, no sigma and no dropout. */
 fv_status fv_hard_attention(const fv_problem*, fv_selection, const fv_random*, int64_t draws, const fv_array* out,
                             const fv_array* index, const fv_array* log_prob, fv_error*) FV_NOEXCEPT;
 
-/* The gradients of sum(d_out out) + sum(advantage log_prob), with the choices held: index (..., Lq, draws) is what
- * fv_hard_attention gave, lse (..., Lq) what fv_attention gives for the problem. d_out (..., Lq, draws, Dv); advantage
- * (..., Lq, draws), float32 (float64 for float64). A draw of index -1 adds nothing; where it stands for a query without a
- * distribution, that query's NaN is passed on. What is said of fv_attention_backward holds; there is no gradient of a
- * sink. */
+/* The gradients of sum(d_out * out) + sum(advantage * log_prob), with the choices held fixed: index (..., Lq, draws) is
+ * what fv_hard_attention gave, lse (..., Lq) what fv_attention gives for the problem. d_out (..., Lq, draws, Dv);
+ * advantage (..., Lq, draws), float32 (float64 for float64). A draw of index -1 adds nothing; if its query has no
+ * distribution, the NaN of that query is passed on. Otherwise as fv_attention_backward; there is no sink. */
 fv_status fv_hard_attention_backward(const fv_problem*, int64_t draws, const fv_array* index, const fv_array* lse,
                                      const fv_array* d_out, const fv_array* advantage, const fv_gradients*,
                                      fv_error*) FV_NOEXCEPT;
 
 /* Draws from the categories of each row of p (..., K), of any float dtype: weights that need not sum to 1, or logits.
- * index (..., draws), int64. A category of weight 0 (logit -inf) is never drawn. Refused: rows of no weight at all, and
- * weights that are negative, NaN or infinite (logits NaN or +inf); they are met on the way, and the output is then half
- * written. A few draws from a row, and many, go through its categories in different orders. */
+ * index (..., draws), int64. A category of weight 0 (logit -inf) is never drawn. Refused are rows whose weights are all
+ * 0, and weights that are negative, NaN or infinite (logits NaN or +inf); they are found on the way, and the output is
+ * then half written. Few draws from a row and many draws go through its categories in different orders. */
 fv_status fv_multinoulli(const fv_array* p, int32_t logits, const fv_random*, int64_t draws, const fv_array* index,
                          fv_error*) FV_NOEXCEPT;
 
-/* The counts of trials[...] such draws from each row of weights p (..., K), `draws` times: counts (..., draws, K), int64,
- * which hold zeros. trials, int64, broadcasts into the leading axes. Takes time for each trial. */
+/* The counts of trials[...] such draws from each row of weights p (..., K), `draws` times: counts (..., draws, K),
+ * int64, which must hold zeros. trials, int64, broadcasts into the leading axes. The time is proportional to the
+ * trials. */
 fv_status fv_multinomial(const fv_array* trials, const fv_array* p, const fv_random*, int64_t draws,
                          const fv_array* counts, fv_error*) FV_NOEXCEPT;
 
-/* Instruction sets: those that this build holds and this CPU runs, best first. */
+/* Instruction sets: those that were compiled and that this CPU runs, best first. */
 int32_t fv_isa_count(void) FV_NOEXCEPT;
 const char* fv_isa_name(int32_t index) FV_NOEXCEPT; /* NULL beyond the end */
 const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for example "avx512 bf16 amx" */
-/* Chooses one by name (not to be called while another call runs). Where a CPU has more than one variant of a name, that
- * is the best; the others go by their features: "avx512 bf16" without AMX, "avx512 float32" without either. */
+/* Chooses one by name (not while another call runs). If a CPU runs several variants of one name, the name is that of
+ * the best; the others are chosen by their features: "avx512 bf16" without AMX, "avx512 float32" without either. */
 fv_status fv_isa_select(const char* name, fv_error*) FV_NOEXCEPT;
 const char* fv_isa_selected(void) FV_NOEXCEPT;
 
-/* Threads. fv_set_num_threads(0) returns to the default: FOVEATE_NUM_THREADS, where that is a whole number > 0, else what
- * OpenMP says at each call. No more than FV_MAX_THREADS, and OMP_THREAD_LIMIT, are used, whatever is asked for; nor more than
- * the system lets the process have. */
+/* Threads. fv_set_num_threads(0) returns to the default: FOVEATE_NUM_THREADS, if that is a whole number > 0, else what
+ * OpenMP says at each call. Never used are more than FV_MAX_THREADS, more than OMP_THREAD_LIMIT, or more than the
+ * system lets the process have. */
 #define FV_MAX_THREADS 1024
 void fv_set_num_threads(int32_t count) FV_NOEXCEPT;
 int32_t fv_requested_num_threads(void) FV_NOEXCEPT; /* what fv_set_num_threads was given last, within FV_MAX_THREADS; 0:
                                                        the default */
 int32_t fv_get_num_threads(void) FV_NOEXCEPT;       /* what a call made now would use */
 
-/* Calls made from this thread use `count` threads, whatever is said above, until the next call of this function; 0: no
- * longer. A program that has a pool of its own, whose threads would contend with the engine's, lends it: `run` calls
- * work(context) on `threads` threads at once, the calling one among them, and returns when all have; flags is 0. It is
- * GOMP_parallel of its OpenMP library, for example. NULL: the engine's own threads. */
+/* From now on calls from this thread use `count` threads, whatever is said above; 0 ends that. A program with a thread
+ * pool of its own, which would contend with the engine's, can lend it: `run` calls work(context) on `threads` threads
+ * at once, the calling one among them, and returns when all have returned; flags is 0. GOMP_parallel of the program's
+ * OpenMP library is such a function. NULL: the engine's own threads. */
 typedef void (*fv_parallel)(void (*work)(void*), void* context, unsigned threads, unsigned flags);
 void fv_borrow_threads(fv_parallel run, int32_t count) FV_NOEXCEPT;
 
-/* A long call asks this on the calling thread, every 50 ms or so, and stops where it says 1. NULL: never asks. */
+/* A long call calls this on the calling thread about every 50 ms, and stops if it returns 1. NULL: it does not. */
 void fv_set_interrupt_check(int (*check)(void)) FV_NOEXCEPT;
 
-/* Elementary functions of the ISA in use, element by element, to test them: "exp2", "log", "tanh"; FV_FLOAT32 or
- * FV_FLOAT64. FV_VALUE_ERROR for another name. */
+/* Elementary functions of the instruction set in use, element by element, for tests: "exp2", "log" or "tanh", of
+ * FV_FLOAT32 or FV_FLOAT64. */
 fv_status fv_elementary(const char* name, fv_dtype, const void* in, void* out, int64_t count, fv_error*) FV_NOEXCEPT;
 
-/* Rates of this machine with the ISA in use, to judge a kernel by: fused multiply-adds of float32, float64 or
- * bfloat16, by AMX where the kernels use it (in flops a second, over `threads` threads, for about `seconds`), and bytes read a second from a buffer of
- * `bytes` bytes for each thread (0 where memory could not be had). */
+/* Rates of this machine with the instruction set in use, to judge a kernel by, measured on `threads` threads for about
+ * `seconds`: flops a second of fused multiply-adds of float32, float64 or bfloat16 (by AMX if the kernels use it), and
+ * bytes a second read from a buffer of `bytes` bytes for each thread (0 if it could not be allocated). */
 double fv_measure_flops(fv_dtype, int32_t threads, double seconds) FV_NOEXCEPT;
 double fv_measure_read(int64_t bytes, int32_t threads, double seconds) FV_NOEXCEPT;
 

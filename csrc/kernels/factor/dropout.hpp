@@ -2,6 +2,7 @@
 // NaN or inf makes NaN of 0, as in the formula; the factor of those that are kept comes where a row is divided.
 #pragma once
 #include "../math.hpp"
+#include "../panel.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -16,6 +17,11 @@ void clear_unset(T* cells, int64_t count, const uint32_t* kept) {
       T* cell = cells + j * width + v * lanes<T>;
       store<T>(cell, load(cell) * select_bits<T>(kept[j] >> (v * lanes<T>), one, zero));
     });
+}
+
+template <class T>
+void clear_unset(T* cells, int32_t vectors, int64_t count, const uint32_t* kept) {
+  by_width(vectors, [&](auto v) { clear_unset<T, v>(cells, count, kept); });
 }
 
 }  // namespace

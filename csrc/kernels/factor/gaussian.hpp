@@ -4,6 +4,7 @@
 // is the rest alone, keeps its digits. Error: 4 ulp of the exponent, and 1.5 ulp for exp2 and the product.
 #pragma once
 #include "../math.hpp"
+#include "../panel.hpp"
 #include "../table.hpp"
 
 namespace foveate::FOVEATE_ISA {
@@ -33,13 +34,18 @@ class Falloff {
 };
 
 template <class T, int vectors>
-void gaussian_tile(T* weights, int64_t count, const Gaussian& gaussian) {
+void multiply_gaussian(T* weights, int64_t count, const Gaussian& gaussian) {
   Falloff<T, vectors> falloff(gaussian);
   for (int64_t j = 0; j < count; ++j, falloff.next())
     unroll<vectors>([&](auto v) {
       T* cell = weights + (j * vectors + v) * lanes<T>;
       store<T>(cell, load(cell) * falloff.of(v));
     });
+}
+
+template <class T>
+void multiply_gaussian(T* weights, int32_t vectors, int64_t count, const Gaussian& gaussian) {
+  by_width(vectors, [&](auto v) { multiply_gaussian<T, v>(weights, count, gaussian); });
 }
 
 // The moments of P F dP round the centres, see table.hpp. A cell that is not seen has P = 0.
@@ -62,6 +68,12 @@ void gaussian_gradient(const T* weights, const T* d_weights, int64_t count, cons
     store<T>(to + v * lanes<T>, load(to + v * lanes<T>) + first);
     store<T>(to + width + v * lanes<T>, load(to + width + v * lanes<T>) + second);
   });
+}
+
+template <class T>
+void gaussian_gradient(const T* weights, const T* d_weights, int32_t vectors, int64_t count, const Gaussian& gaussian,
+                       T* to) {
+  by_width(vectors, [&](auto v) { gaussian_gradient<T, v>(weights, d_weights, count, gaussian, to); });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // segments).
 #pragma once
 #include "../math.hpp"
+#include "../panel.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -28,6 +29,11 @@ void hide_outside(T* scores, int64_t begin, int64_t end, const int32_t* low, con
   }
 }
 
+template <class T>
+void hide_outside(T* scores, int32_t vectors, int64_t begin, int64_t end, const int32_t* low, const int32_t* high) {
+  by_width(vectors, [&](auto v) { hide_outside<T, v>(scores, begin, end, low, high); });
+}
+
 // Query i sees key j where bit i of seen[j] is set.
 template <class T, int vectors>
 void hide_unset(T* scores, int64_t count, const uint32_t* seen) {
@@ -38,6 +44,11 @@ void hide_unset(T* scores, int64_t count, const uint32_t* seen) {
       T* cell = scores + j * width + v * lanes<T>;
       store<T>(cell, select_bits<T>(seen[j] >> (v * lanes<T>), load(cell), hidden));
     });
+}
+
+template <class T>
+void hide_unset(T* scores, int32_t vectors, int64_t count, const uint32_t* seen) {
+  by_width(vectors, [&](auto v) { hide_unset<T, v>(scores, count, seen); });
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "../gemm.hpp"
 #include "../math.hpp"
 #include "../pack.hpp"
+#include "columns.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -40,11 +41,10 @@ template <class T>
 struct Weights {
   T sum, limit;
   const T *v, *inverse, *factor;
-  Weights(const void* prepared, int64_t size) {
-    const T* at = static_cast<const T*>(prepared);
-    sum = at[0];
-    limit = at[1];
-    v = at + 2;
+  Weights(const T* prepared, int64_t size) {
+    sum = prepared[0];
+    limit = prepared[1];
+    v = prepared + 2;
     inverse = v + even(size);
     factor = inverse + even(size);
   }
@@ -70,10 +70,9 @@ inline T power_of_2(T x) {
 
 // Returns the factor that the scale needs. If some v is not finite, all goes the direct way.
 template <class T>
-double prepare_weights(const void* given, int64_t size, void* to_) {
+double prepare(const T* v, int64_t size, T* to) {
   const int64_t even = Weights<T>::even(size);
-  const T* v = static_cast<const T*>(given);
-  T *to = static_cast<T*>(to_), largest = 0, smallest = 1;
+  T largest = 0, smallest = 1;
   bool finite = true;
   for (int64_t h = 0; h < size; ++h) {
     finite = finite && is_finite(v[h]);
@@ -108,11 +107,11 @@ int64_t additive_panel_size(int64_t size) {
   return (2 * Weights<T>::even(size) + 2) * int64_t(sizeof(T));
 }
 template <class T>
-void pack_additive(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                   int64_t size, double, const void* prepared, void* scratch, void* panel_) {
+void pack_additive_queries(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int32_t vectors,
+                           int64_t size, double, const T* prepared, T* scratch, T* panel) {
   const Weights<T> weights(prepared, size);
   const int64_t width = vectors * lanes<T>, even = Weights<T>::even(size);
-  T *panel = static_cast<T*>(panel_), *powers = panel + even * width, *largest = powers + even * width;
+  T *powers = panel + even * width, *largest = powers + even * width;
   pack_queries<T>(rows, dtype, column_stride, live, vectors, size, 1, nullptr, scratch, panel);
   for (int64_t i = size * width; i < even * width; ++i) panel[i] = 0;
   for (int64_t i = 0; i < width; i += lanes<T>) {
@@ -144,9 +143,8 @@ int64_t additive_row_size(int64_t size) {
   return AdditiveRow<T>::length(size) * int64_t(sizeof(T));
 }
 template <class T>
-void load_additive_keys(const Rows& from, int64_t count, int64_t size, void* to) {
+void load_additive_keys(const Rows& from, int64_t count, int64_t size, T* row) {
   const int64_t padded = AdditiveRow<T>::padded(size);
-  T* row = static_cast<T*>(to);
   for (int64_t j = 0; j < count; ++j, row += AdditiveRow<T>::length(size)) {
     load_row<T>(from.data + j * from.row_stride, from.dtype, from.column_stride, size, row);
     for (int64_t h = size; h < padded; ++h) row[h] = 0;
@@ -292,13 +290,13 @@ struct ChooseRelu {
 };
 
 template <class T, class Choose>
-void additive_scores(const void* panel_, int32_t vectors, Tile tile, int64_t count, int64_t size, const void* prepared,
-                     void* s, void* top_, const Corners&, const Ahead& ahead) {
+void additive_scores(const T* panel, int32_t vectors, LoadedRows tile, int64_t count, int64_t size, const T* prepared,
+                     T* scores, T* top, const Corners&, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     const Weights<T> weights(prepared, size);
-    const T *panel = static_cast<const T*>(panel_), *keys = static_cast<const T*>(tile.data);
+    const T* const keys = static_cast<const T*>(tile.data);
     const int64_t stride = tile.row_stride / int64_t(sizeof(T));
-    T *scores = static_cast<T*>(s), *top = start_top<T, v>(top_);
+    start_top<T, v>(top);
     Prefetcher prefetcher(ahead, count / additive_rows);
     int64_t j = 0;
     for (; j + additive_rows <= count; j += additive_rows) {
@@ -311,5 +309,47 @@ void additive_scores(const void* panel_, int32_t vectors, Tile tile, int64_t cou
   });
 }
 
+// The slopes, for column_gradients.
+// With e = e^|2x| - 1: tanh|x| = e / (e + 2) and 1 - tanh^2 = 4 (e + 1) / (e + 2)^2, which keeps its digits where tanh is
+// next to 1. Two columns of one query share a division, which costs as much as all else: `limit` keeps the inverse of both in
+// range. Beyond it tanh is 1 and flat to the last bit; NaN counts as beyond: its cells are 0 or NaN already.
+struct TanhSlope {
+  template <class T>
+  static constexpr T limit = sizeof(T) == 4 ? T(21) : T(170);
+
+  template <class T>
+  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
+    const Vec<T> x = a + b, e = grown<T>(x);
+    return from<T>(x, e, T(1) / (e + T(2)));
+  }
+  template <class T>
+  static void of_two(const Vec<T> (&a)[2], const Vec<T> (&b)[2], const Vec<T> (&)[2], Slope<T> (&slope)[2]) {
+    const Vec<T> x[2] = {a[0] + b[0], a[1] + b[1]}, e[2] = {grown<T>(x[0]), grown<T>(x[1])};
+    const Vec<T> both = T(1) / ((e[0] + T(2)) * (e[1] + T(2)));
+    slope[0] = from<T>(x[0], e[0], both * (e[1] + T(2)));
+    slope[1] = from<T>(x[1], e[1], both * (e[0] + T(2)));
+  }
+
+ private:
+  template <class T>
+  static Vec<T> grown(Vec<T> x) {
+    const Vec<T> magnitude = absolute<T>(x);
+    return exp_twice_minus_1<T>(magnitude < limit<T> ? magnitude : broadcast(limit<T>));
+  }
+  template <class T>
+  static Slope<T> from(Vec<T> x, Vec<T> e, Vec<T> inverse) {
+    const IntVec<T> sign = as_bits<T>(x) & as_bits<T>(broadcast(T(-0.0)));
+    const Vec<T> slope = absolute<T>(x) < limit<T> ? (e + T(1)) * inverse * (inverse * T(4)) : Vec<T>{};
+    return {slope, from_bits<T>(as_bits<T>(e * inverse) | sign)};
+  }
+};
+
+struct ReluSlope : Alone<ReluSlope> {
+  template <class T>
+  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
+    const Vec<T> sum = a + b;
+    return {sum > T(0) ? broadcast(T(1)) : Vec<T>{}, max(Vec<T>{}, sum)};
+  }
+};
 }  // namespace
 }  // namespace foveate::FOVEATE_ISA

@@ -12,65 +12,18 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// A function of a column: what goes to query and key, and what goes to the weights.
+// The slope of a score in a column: what goes to query and key, and what goes to the weights. A policy F has `of` for one
+// column, and `of_two` for two.
 template <class T>
 struct Slope {
   Vec<T> operand, weight;
 };
-// With e = e^|2x| - 1: tanh|x| = e / (e + 2) and 1 - tanh^2 = 4 (e + 1) / (e + 2)^2, which keeps its digits where tanh is
-// next to 1. Two columns of one query share a division, which costs as much as all else: `limit` keeps the inverse of both in
-// range. Beyond it tanh is 1 and flat to the last bit; NaN counts as beyond: its cells are 0 or NaN already.
-struct TanhSlope {
-  template <class T>
-  static constexpr T limit = sizeof(T) == 4 ? T(21) : T(170);
-
-  template <class T>
-  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
-    const Vec<T> x = a + b, e = grown<T>(x);
-    return from<T>(x, e, T(1) / (e + T(2)));
-  }
-  template <class T>
-  static void of_two(const Vec<T> (&a)[2], const Vec<T> (&b)[2], const Vec<T> (&)[2], Slope<T> (&slope)[2]) {
-    const Vec<T> x[2] = {a[0] + b[0], a[1] + b[1]}, e[2] = {grown<T>(x[0]), grown<T>(x[1])};
-    const Vec<T> both = T(1) / ((e[0] + T(2)) * (e[1] + T(2)));
-    slope[0] = from<T>(x[0], e[0], both * (e[1] + T(2)));
-    slope[1] = from<T>(x[1], e[1], both * (e[0] + T(2)));
-  }
-
- private:
-  template <class T>
-  static Vec<T> grown(Vec<T> x) {
-    const Vec<T> magnitude = absolute<T>(x);
-    return exp_twice_minus_1<T>(magnitude < limit<T> ? magnitude : broadcast(limit<T>));
-  }
-  template <class T>
-  static Slope<T> from(Vec<T> x, Vec<T> e, Vec<T> inverse) {
-    const IntVec<T> sign = as_bits<T>(x) & as_bits<T>(broadcast(T(-0.0)));
-    const Vec<T> slope = absolute<T>(x) < limit<T> ? (e + T(1)) * inverse * (inverse * T(4)) : Vec<T>{};
-    return {slope, from_bits<T>(as_bits<T>(e * inverse) | sign)};
-  }
-};
-
 // Functions whose columns share nothing.
 template <class F>
 struct Alone {
   template <class T>
   static void of_two(const Vec<T> (&a)[2], const Vec<T> (&b)[2], const Vec<T> (&w)[2], Slope<T> (&slope)[2]) {
     for (int i = 0; i < 2; ++i) slope[i] = F::template of<T>(a[i], b[i], w[i]);
-  }
-};
-struct ReluSlope : Alone<ReluSlope> {
-  template <class T>
-  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
-    const Vec<T> sum = a + b;
-    return {sum > T(0) ? broadcast(T(1)) : Vec<T>{}, max(Vec<T>{}, sum)};
-  }
-};
-struct DistanceSlope : Alone<DistanceSlope> {
-  template <class T>
-  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T> w) {
-    const Vec<T> difference = a - b, weighted = difference * w;
-    return {weighted, weighted * difference};
   }
 };
 
@@ -144,22 +97,19 @@ template <class T, class F, int vectors>
 // d_scores: [key][vectors * lanes], 0 in lanes without a query. weights: T[columns] of distances. to_key: rows of whole
 // vectors; to_weights: a vector for each column.
 template <class T, class F>
-void column_gradients(const void* panel_, int32_t vectors, Tile keys, int64_t count, int64_t columns,
-                      const void* weights_, const void* d_scores, void* to_query_, void* to_key_, void* to_weights_) {
+void column_gradients(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
+                      const T* weights, const T* d_scores, T* to_query, T* to_key, T* to_weights) {
   by_width(vectors, [&](auto v) {
     constexpr int width = v * lanes<T>;
     const int64_t to_key_stride = (columns + lanes<T> - 1) / lanes<T> * lanes<T>;
-    const T *panel = static_cast<const T*>(panel_), *rows = static_cast<const T*>(keys.data);
-    const T* const weights = static_cast<const T*>(weights_);
-    T *to_query = static_cast<T*>(to_query_), *to_key = static_cast<T*>(to_key_),
-      *to_weights = static_cast<T*>(to_weights_);
+    const T* const rows = static_cast<const T*>(keys.data);
     T ones[lanes<T>];
     for (int i = 0; i < lanes<T>; ++i) ones[i] = T(1);
     for (int64_t h = 0; h < columns; h += lanes<T>) {
       const int some = columns - h < lanes<T> ? int(columns - h) : lanes<T>;
       column_square<T, F, v>(panel + h * width, rows + h, keys.row_stride / int64_t(sizeof(T)), count, some,
-                             weights ? weights + h : ones, static_cast<const T*>(d_scores), to_query + h * width,
-                             to_key + h, to_key_stride, to_weights + h * lanes<T>);
+                             weights ? weights + h : ones, d_scores, to_query + h * width, to_key + h, to_key_stride,
+                             to_weights + h * lanes<T>);
     }
   });
 }

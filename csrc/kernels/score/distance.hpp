@@ -3,6 +3,7 @@
 // Accumulator T, relative error a few ulp; no range but that of T.
 #pragma once
 #include "../gemm.hpp"
+#include "columns.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -55,15 +56,25 @@ void distances(const T* panel, const T* keys, int64_t key_stride, int64_t count,
 }
 
 template <class T>
-void distance_scores(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t size, const void* weights,
-                     void* s, void* top, const Corners&, const Ahead& ahead) {
+void distance_scores(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t size, const T* weights,
+                     T* s, T* top, const Corners&, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, count / (weights ? distance_rows<true> : distance_rows<false>));
     const auto run = weights ? distances<T, v, true> : distances<T, v, false>;
-    run(static_cast<const T*>(panel), static_cast<const T*>(keys.data), keys.row_stride / int64_t(sizeof(T)), count,
-        size, static_cast<const T*>(weights), static_cast<T*>(s), start_top<T, v>(top), prefetcher);
+    start_top<T, v>(top);
+    run(panel, static_cast<const T*>(keys.data), keys.row_stride / int64_t(sizeof(T)), count, size, weights, s, top,
+        prefetcher);
   });
 }
+
+// The slope, for column_gradients.
+struct DistanceSlope : Alone<DistanceSlope> {
+  template <class T>
+  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T> w) {
+    const Vec<T> difference = a - b, weighted = difference * w;
+    return {weighted, weighted * difference};
+  }
+};
 
 }  // namespace
 }  // namespace foveate::FOVEATE_ISA

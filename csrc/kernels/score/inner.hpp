@@ -5,20 +5,21 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// Product: a multiply-add of T, or of pairs in words of T's size, of which a row has `words`.
+// Rows are those of Product, in words of T's size.
 template <class Product, class T = typename Product::T>
-void inner_scores(const void* panel, int32_t vectors, Tile keys, int64_t count, int64_t words, void* s, void* top,
-                  const Corners& corners, const Ahead& ahead) {
+void inner_scores(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t head_size, const void*, T* s,
+                  T* top, const Corners& corners, const Ahead& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, count / key_rows<v>);
     T unwanted[v * lanes<T>];
-    T* const tops = start_top<T, v>(top ? top : unwanted);
-    const int64_t stride = keys.row_stride / int64_t(sizeof(T));
+    T* const tops = top ? top : unwanted;
+    start_top<T, v>(tops);
+    const int64_t stride = keys.row_stride / int64_t(sizeof(T)), words = Product::words(head_size);
     // the keys begin..end of `some` vectors from `first` on
     const auto product = [&](auto some, auto first, int64_t begin, int64_t end) {
-      scores_product<Product, some, v>(
-          static_cast<const T*>(panel) + first * lanes<T>, static_cast<const T*>(keys.data) + begin * stride, stride,
-          end - begin, words, static_cast<T*>(s) + (begin * v + first) * lanes<T>, tops + first * lanes<T>, prefetcher);
+      scores_product<Product, some, v>(panel + first * lanes<T>, static_cast<const T*>(keys.data) + begin * stride,
+                                       stride, end - begin, words, s + (begin * v + first) * lanes<T>,
+                                       tops + first * lanes<T>, prefetcher);
     };
     if constexpr (v == 1) {
       product(v, Constant<0>{}, 0, count);

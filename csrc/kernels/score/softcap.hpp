@@ -2,14 +2,15 @@
 // Afterwards scores are in base 2, log2(e) included.
 #pragma once
 #include "../math.hpp"
-#include "../pack.hpp"
+#include "../panel.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
 
 // softcap * tanh(scale * s / softcap) * log2(e) where softcap > 0, else scale * s
 template <class T>
-void bend(T* scores, int64_t cells, double scale, double softcap) {
+void bend(T* scores, int32_t vectors, int64_t count, double scale, double softcap) {
+  const int64_t cells = count * vectors * lanes<T>;
   if (softcap > 0) {
     const T inner = T(scale / softcap), outer = T(softcap * Math<double>::log2_e);
     for (int64_t i = 0; i < cells; i += lanes<T>) store<T>(scores + i, tanh<T>(load(scores + i) * inner) * outer);
@@ -18,26 +19,22 @@ void bend(T* scores, int64_t cells, double scale, double softcap) {
   }
 }
 
-// s[j][i] += bias[i][j] * log2(e): the bias of a query is a row, and is transposed on the way
+// dS times the derivative of softcap * tanh(s / softcap), 1 - tanh^2; bent: softcap * tanh(...) * log2(e). 0 stays 0.
+template <class T, int vectors>
+void bend_gradient(const T* bent, T* d_scores, int64_t count, double softcap) {
+  constexpr int width = vectors * lanes<T>;
+  const T factor = T(1 / (softcap * Math<double>::log2_e));
+  for (int64_t j = 0; j < count; ++j)
+    unroll<vectors>([&](auto v) {
+      T* const cell = d_scores + j * width + v * lanes<T>;
+      const Vec<T> d_score = load(cell), t = load(bent + j * width + v * lanes<T>) * factor;
+      store<T>(cell, d_score == T(0) ? d_score : d_score * (T(1) - t * t));
+    });
+}
+
 template <class T>
-void add_bias(T* scores, int32_t width, int64_t count, const char* const* rows, Dtype dtype, int64_t key_stride,
-              int32_t live) {
-  for (int32_t first = 0; first < live; first += lanes<T>) {
-    const int32_t some = live - first < lanes<T> ? live - first : lanes<T>;
-    for (int64_t j = 0; j < count; j += lanes<T>) {
-      const int64_t keys = count - j < lanes<T> ? count - j : lanes<T>;
-      alignas(vector_bytes) T square[lanes<T>][lanes<T>] = {};
-      for (int32_t i = 0; i < some; ++i)
-        load_row<T>(rows[first + i] + j * key_stride, dtype, key_stride, keys, square[i]);
-      Vec<T> bias[lanes<T>];
-      for (int i = 0; i < lanes<T>; ++i) bias[i] = load(square[i]);
-      transpose<T>(bias);
-      for (int64_t k = 0; k < keys; ++k) {
-        T* cell = scores + (j + k) * width + first;
-        store<T>(cell, load(cell) + in_base_2<T>(bias[k]));
-      }
-    }
-  }
+void bend_gradient(const T* bent, T* d_scores, int32_t vectors, int64_t count, double softcap) {
+  by_width(vectors, [&](auto v) { bend_gradient<T, v>(bent, d_scores, count, softcap); });
 }
 
 }  // namespace

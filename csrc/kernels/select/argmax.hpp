@@ -3,13 +3,14 @@
 // never the largest.
 #pragma once
 #include "../math.hpp"
+#include "../panel.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
 
 // top: the tile's largest scores; m: those of the tiles before. Returns the queries that found a new one, and its place.
 template <class T, int vectors>
-uint32_t first_of_top(const T* scores, int64_t count, const T* top_, const T* m, int32_t* place) {
+uint32_t argmax_place(const T* scores, int64_t count, const T* top_, const T* m, int32_t* place) {
   constexpr int width = vectors * lanes<T>;
   Vec<T> top[vectors];
   IntVec<T> first[vectors] = {};
@@ -26,6 +27,11 @@ uint32_t first_of_top(const T* scores, int64_t count, const T* top_, const T* m,
     });
   for (int i = 0; i < width; ++i) place[i] = int32_t(first[i / lanes<T>][i % lanes<T>]);
   return found;
+}
+
+template <class T>
+uint32_t argmax_place(const T* s, int32_t vectors, int64_t count, const T* top, const T* m, int32_t* place) {
+  return by_width(vectors, [&](auto v) { return argmax_place<T, v>(s, count, top, m, place); });
 }
 
 }  // namespace

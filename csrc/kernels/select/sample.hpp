@@ -8,16 +8,18 @@
 // j, and change no bits.
 #pragma once
 #include "../math.hpp"
+#include "../panel.hpp"
 #include "soft.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
 
 constexpr int64_t run_keys = 12;
+inline int64_t runs_of(int64_t count) { return (count + run_keys - 1) / run_keys; }
 
 // soft.hpp's online softmax, which also gives the tile's sums: runs[r][q] = P_0 + ... + P_j, j the last key of run r.
 template <class T, int vectors, bool scaled>
-[[gnu::noinline]] void soft_runs(T* scores, int64_t count, T scale, const T* top, T* m, T* l, T* alpha, T* runs) {
+[[gnu::noinline]] void soft_runs_tile(T* scores, int64_t count, T scale, const T* top, T* m, T* l, T* alpha, T* runs) {
   constexpr int width = vectors * lanes<T>;
   Vec<T> sum[vectors] = {}, offset[vectors];
   soft_offset<T, vectors>(top, scale, m, l, alpha, offset);
@@ -36,9 +38,17 @@ template <class T, int vectors, bool scaled>
   unroll<vectors>([&](auto v) { store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + sum[v]); });
 }
 
+template <class T>
+void soft_runs(T* scores, int32_t vectors, int64_t count, double scale, const T* top, T* m, T* l, T* alpha, T* runs) {
+  by_width(vectors, [&](auto v) {
+    const auto tile = scale == 1 ? soft_runs_tile<T, v, false> : soft_runs_tile<T, v, true>;
+    tile(scores, count, T(scale), top, m, l, alpha, runs);
+  });
+}
+
 // Returns the queries whose key is replaced, and the places of the keys.
 template <class T, int vectors>
-uint32_t draw_tile(const T* weights, int64_t count, const T* runs, const T* l, const T* uniform, int32_t* place) {
+uint32_t draw(const T* weights, int64_t count, const T* runs, const T* l, const T* uniform, int32_t* place) {
   constexpr int width = vectors * lanes<T>;
   const int64_t last = (count - 1) / run_keys;
   Vec<T> target[vectors];
@@ -66,6 +76,12 @@ uint32_t draw_tile(const T* weights, int64_t count, const T* runs, const T* l, c
     place[i] = int32_t(at);
   }
   return drawn;
+}
+
+template <class T>
+uint32_t draw(const T* weights, int32_t vectors, int64_t count, const T* runs, const T* l, const T* uniform,
+              int32_t* place) {
+  return by_width(vectors, [&](auto v) { return draw<T, v>(weights, count, runs, l, uniform, place); });
 }
 
 }  // namespace

@@ -6,9 +6,14 @@
 // tiles, and a tile begins at a multiple of 4 whatever the company of a query, so that its bits do not depend on that.
 // m starts at -inf with l = 0, or at the sink with l = 1. While nothing was seen, m' is -inf and is taken as 0 in the
 // differences: weights of cells that are not seen (score -inf) are then 0, not NaN. NaN does not enter m, but l.
+// Backward, with dP the gradients of the weights, delta = rowsum(dO O) and dlse the gradient of lse:
+//   P_j = 2^(scale (s_j - top) - rest),  dS_j = P_j (dP_j - shift),  shift = delta - dlse
+// lse = scale top + rest in base 2, in two numbers, since its rounding would be an error of every weight of the query. No
+// weight is more than 1, whatever the rounding.
 #pragma once
 #include "../factor/gaussian.hpp"
 #include "../math.hpp"
+#include "cells.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -22,6 +27,10 @@ inline void find_top(const T* scores, int64_t count, T* top_) {
   for (int64_t j = 0; j < count; ++j)
     unroll<vectors>([&](auto v) { top[v] = max(load(scores + j * width + v * lanes<T>), top[v]); });
   unroll<vectors>([&](auto v) { store<T>(top_ + v * lanes<T>, top[v]); });
+}
+template <class T>
+void find_top(const T* scores, int32_t vectors, int64_t count, T* top) {
+  by_width(vectors, [&](auto v) { find_top<T, v>(scores, count, top); });
 }
 
 // The first half, from the tile's largest scores: m', alpha and alpha l are stored; offset = m'.
@@ -79,6 +88,42 @@ template <class T, int vectors, bool scaled, bool falloff>
   unroll<vectors>([&](auto v) {
     const Vec<T> all = (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]);
     store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + all);
+  });
+}
+
+template <class T>
+void soft(T* scores, int32_t vectors, int64_t count, double scale, const T* top, T* m, T* l, T*, T* alpha,
+          const Gaussian* gaussian, const Ahead&) {
+  by_width(vectors, [&](auto v) {
+    const auto plain = scale == 1 ? soft_tile<T, v, false, false> : soft_tile<T, v, true, false>;
+    const auto falling = scale == 1 ? soft_tile<T, v, false, true> : soft_tile<T, v, true, true>;
+    (gaussian ? falling : plain)(scores, count, T(scale), top, m, l, alpha, gaussian);
+  });
+}
+
+template <class T, int vectors>
+[[gnu::noinline]] void soft_gradient(const T* s, T* d_weights, int64_t count, T scale, const T* top_, const T* rest_,
+                                     const T* shift_, T* weights, T* d_scores, int64_t stride) {
+  const Vec<T> lowest = minus_infinity<T>();
+  Vec<T> top[vectors], rest[vectors], shift[vectors];
+  unroll<vectors>([&](auto v) {
+    top[v] = load(top_ + v * lanes<T>);
+    rest[v] = load(rest_ + v * lanes<T>);
+    shift[v] = load(shift_ + v * lanes<T>);
+  });
+  each_cell<T, vectors>(s, d_weights, count, weights, d_scores, stride,
+                        [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
+                          const IntVec<T> hidden = score == lowest;
+                          weight = hidden ? Vec<T>{} : exp2<T>(-max(Vec<T>{}, rest[v] - (score - top[v]) * scale));
+                          d_score = hidden ? Vec<T>{} : weight * (d_weight - shift[v]);
+                        });
+}
+
+template <class T>
+void soft_gradient(const T* s, T* d_weights, int32_t vectors, int64_t count, double scale, const T* top, const T* rest,
+                   const T* shift, T* weights, T* d_scores, int64_t stride) {
+  by_width(vectors, [&](auto v) {
+    soft_gradient<T, v>(s, d_weights, count, T(scale), top, rest, shift, weights, d_scores, stride);
   });
 }
 

@@ -14,7 +14,7 @@ from .._attention.gradients import HierarchicalGradients, names_of
 from .._inputs.arrays import Array, ArrayInput, like, room_for, rounded
 from ..scores import Score
 from ..scores._base import gradient_of, parameters_of
-from .hierarchy import Levels
+from .hierarchy import TwoLevels
 
 
 def hierarchical_attention(
@@ -96,7 +96,7 @@ def hierarchical_attention(
     array([[6.]])
     """
     with room_for("query, value"):
-        levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
+        levels = TwoLevels.of(query, key, value, segments, key_lengths, score, upper_score)
         return rounded(levels.forward().output, levels.query.dtype)
 
 
@@ -162,7 +162,7 @@ def hierarchical_attention_vjp(
     """
     wanted = names_of(wrt, HierarchicalGradients._fields)
     with room_for("query, value"):
-        levels = Levels.of(query, key, value, segments, key_lengths, score, upper_score)
+        levels = TwoLevels.of(query, key, value, segments, key_lengths, score, upper_score)
         levels.check_undo()
         dtype = levels.query.dtype
         answered = levels.forward(wanted)

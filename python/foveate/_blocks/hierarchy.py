@@ -48,7 +48,7 @@ _LEAST = 5
 
 _NO_SEGMENT = np.iinfo(np.int64).max
 
-Place: TypeAlias = tuple[slice, ...]  # of leading indices
+Slices: TypeAlias = tuple[slice, ...]  # one a leading axis
 Kept: TypeAlias = tuple[Array, Pullback]  # the answers of segments, and their pullback
 
 
@@ -69,7 +69,7 @@ class Forward(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class TwoLevels:
     """Queries, keys and values as they came, all with as many leading axes, and the segments."""
 
     query: Array
@@ -93,7 +93,7 @@ class Levels:
         key_lengths: object,
         score: object,
         upper_score: object,
-    ) -> Levels:
+    ) -> TwoLevels:
         """Check the arguments, and sort the keys by segment.
 
         Raises
@@ -150,27 +150,27 @@ class Levels:
 
     def forward(self, wanted: frozenset[str] | None = None) -> Forward:
         """Answer; `wanted` are the gradients that will be."""
-        places = self._places()
-        if len(places) == 1:
+        pieces = self._pieces()
+        if len(pieces) == 1:
             return self._forward(wanted)
-        found = [each._forward(wanted)[:2] for _, each in places]
-        output, lse = (_joined(places, list(x)) for x in zip(*found, strict=True))
+        found = [each._forward(wanted)[:2] for _, each in pieces]
+        output, lse = (_joined(pieces, list(x)) for x in zip(*found, strict=True))
         return Forward(output, lse, None)
 
     def gradients(
         self, wanted: frozenset[str], answered: Forward, d_output: Array
     ) -> dict[str, Any]:
         """Return the gradients of what is wanted; those of scores have the wide dtype."""
-        places = self._places()
+        pieces = self._pieces()
         output, lse, kept = answered
         answers = output[..., None, :], lse, d_output[..., None, :]
         found = [
-            each._gradients(wanted, Answers(*(_at(x, place) for x in answers)), kept)
-            for place, each in places
+            each._gradients(wanted, Answers(*(_at(x, slices) for x in answers)), kept)
+            for slices, each in pieces
         ]
         made: dict[str, Any] = {}
         for name in wanted & self.shapes.keys():
-            whole = _joined(places, [sums[name] for sums in found])
+            whole = _joined(pieces, [sums[name] for sums in found])
             made[name] = sum_to(whole, self.shapes[name]).astype(self.query.dtype, copy=False)
         for name in wanted - self.shapes.keys():
             for sums in found:
@@ -187,21 +187,21 @@ class Levels:
         numbers = self.query.shape[-2] * (self.key.shape[-1] + self.value.shape[-1])
         return min(_MOST, max(_LEAST, _ROOM // max(1, int(numbers))))
 
-    def _places(self) -> list[tuple[Place, Levels]]:
+    def _pieces(self) -> list[tuple[Slices, TwoLevels]]:
         """Return what is computed at once: all, or where segments are many each leading index."""
         lead = self.counts.shape
         if self.counts.size == 1 or self._most <= self._room:
             return [((slice(None),) * len(lead), self)]
         names = ("query", "key", "value", "order", "ranks", "counts")
         arrays = {name: x for name in names if (x := getattr(self, name)) is not None}
-        places = []
+        pieces = []
         for index in np.ndindex(lead):
-            place = tuple(
+            slices = tuple(
                 slice(i, i + 1) if n > 1 else slice(None) for i, n in zip(index, lead, strict=True)
             )
-            there: Any = {name: _at(x, place) for name, x in arrays.items()}
-            places.append((place, dataclasses.replace(self, **there)))
-        return places
+            sliced: Any = {name: _at(x, slices) for name, x in arrays.items()}
+            pieces.append((slices, dataclasses.replace(self, **sliced)))
+        return pieces
 
     def _parts(self) -> Iterator[Part]:
         most, room, keys = self._most, self._room, self.key.shape[-2]
@@ -237,10 +237,10 @@ class Levels:
         output, lse = self._upper(part, answers, alike).problem.forward()
         return output[..., 0, :], lse
 
-    def _gradients(self, wanted: frozenset[str], of_output: Answers, kept: Kept | None) -> _Sums:
+    def _gradients(self, wanted: frozenset[str], answered: Answers, kept: Kept | None) -> _Sums:
         sums = _Sums()
         for part in self._parts() if wanted else ():
-            self._add_gradients(part, wanted, of_output, kept or self._within(part, wanted), sums)
+            self._add_gradients(part, wanted, answered, kept or self._within(part, wanted), sums)
         for name in wanted & {"key", "value"}:
             sums[name] = self._unsorted(sums[name])
         return sums
@@ -249,14 +249,14 @@ class Levels:
         self,
         part: Part,
         wanted: frozenset[str],
-        of_output: Answers,
+        answered: Answers,
         within_segments: Kept,
         sums: _Sums,
     ) -> None:
         one_score = self.upper_score is None
         below, above = _wanted_of_levels(wanted, one_score)
         answers, pull = within_segments
-        over: Any = self._upper(part, answers, False).gradients(above, of_output)[0]
+        over: Any = self._upper(part, answers, False).gradients(above, answered)[0]
         sums.add_score("score" if one_score else "upper_score", over.score)
         if "query" in wanted:
             sums.add("query", over.query[..., 0, :])
@@ -269,8 +269,8 @@ class Levels:
         columns, keys = self.key.shape[-1], self.key.shape[-2]
         if "key" in wanted:
             d_key = within.key[..., 0, :, :]
-            of_rows = within.value[..., 0, :, :columns]
-            sums.add_rows("key", d_key + sum_to(of_rows, d_key.shape), part.keys, keys)
+            d_repeated = within.value[..., 0, :, :columns]
+            sums.add_rows("key", d_key + sum_to(d_repeated, d_key.shape), part.keys, keys)
         if "value" in wanted:
             sums.add_rows("value", within.value[..., 0, :, columns:], part.keys, keys)
 
@@ -343,27 +343,27 @@ class _Sums(dict[str, Any]):
         self[name] = sum_of_gradients(self.get(name), d)
 
 
-def _at(x: Array, place: Place) -> Array:
+def _at(x: Array, slices: Slices) -> Array:
     """Return what is at these leading indices; an axis of length 1 is for all of them."""
-    return x[tuple(slice(None) if n == 1 else s for n, s in zip(x.shape, place, strict=False))]
+    return x[tuple(slice(None) if n == 1 else s for n, s in zip(x.shape, slices, strict=False))]
 
 
-def _joined(places: list[tuple[Place, Levels]], pieces: list[Array]) -> Array:
-    """Return the array whose pieces are at these places."""
-    if len(pieces) == 1:
-        return pieces[0]
-    last, first = places[-1][0], pieces[0]
+def _joined(pieces: list[tuple[Slices, TwoLevels]], arrays: list[Array]) -> Array:
+    """Put the arrays of the pieces together."""
+    if len(arrays) == 1:
+        return arrays[0]
+    last, first = pieces[-1][0], arrays[0]
     lead = (n if s.stop is None else s.stop for n, s in zip(first.shape, last, strict=False))
     whole = np.empty((*lead, *first.shape[len(last) :]), first.dtype)
-    for (place, _), piece in zip(places, pieces, strict=True):
-        whole[place] = piece
+    for (slices, _), x in zip(pieces, arrays, strict=True):
+        whole[slices] = x
     return whole
 
 
 def _wanted_of_levels(wanted: frozenset[str], one_score: bool) -> tuple[set[str], set[str]]:
     """Tell which gradients are wanted of the attention within segments, and of that over them."""
-    of_key = {"key", "value"} if "key" in wanted else set()
-    below = of_key | (wanted & {"query", "value", "score"})
+    for_key = {"key", "value"} if "key" in wanted else set()
+    below = for_key | (wanted & {"query", "value", "score"})
     above = {"key", "value"} if below else set()
     above |= wanted & {"query"}
     if ("score" if one_score else "upper_score") in wanted:
@@ -400,18 +400,18 @@ def _with_axes(x: Array, ndim: int) -> Array:
 
 
 def _sorted(ids: Array, lengths: Array | None) -> tuple[Array | None, Array, Array]:
-    """Return order, ranks and counts of `Levels`: keys that are not valid come last."""
+    """Return order, ranks and counts of `TwoLevels`: keys that are not valid come last."""
     valid = np.True_ if lengths is None else np.arange(ids.shape[-1]) < lengths[..., None]
-    there = np.broadcast_to(valid, np.broadcast_shapes(ids.shape, np.shape(valid)))
-    ids = np.where(there, ids, _NO_SEGMENT)
+    is_valid = np.broadcast_to(valid, np.broadcast_shapes(ids.shape, np.shape(valid)))
+    ids = np.where(is_valid, ids, _NO_SEGMENT)
     order = None
     if (ids[..., 1:] < ids[..., :-1]).any():
         order = np.argsort(ids, axis=-1, kind="stable")
-        ids, there = (np.take_along_axis(x, order, axis=-1) for x in (ids, there))
+        ids, is_valid = (np.take_along_axis(x, order, axis=-1) for x in (ids, is_valid))
     ranks = np.zeros(ids.shape, np.int64)
     np.cumsum(ids[..., 1:] != ids[..., :-1], axis=-1, out=ranks[..., 1:])
-    counts = np.max(np.where(there, ranks + 1, 0), axis=-1, initial=0)
-    return order, np.where(there, ranks, _NO_SEGMENT), np.asarray(counts)
+    counts = np.max(np.where(is_valid, ranks + 1, 0), axis=-1, initial=0)
+    return order, np.where(is_valid, ranks, _NO_SEGMENT), np.asarray(counts)
 
 
 def _merged(*answers: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -211,8 +211,7 @@ class Memory:
                [0.269]])
         """
         wanted = names_of(wrt, MemoryGradients._fields)
-        of_sharpness = "sharpness" if score is None else "score"
-        learned = wanted - ({"sharpness", "score"} - {of_sharpness})
+        learned = wanted - {"score" if score is None else "sharpness"}
         how = _score_of(score, sharpness)
         q, k, v = self._operands(query, how, hops)
         how = widened(how, compute_dtype(q.dtype))  # a sum over hops is rounded once
@@ -220,8 +219,8 @@ class Memory:
         steps = []
         for hop in range(hops):
             # what a hop reads, and so all before it, acts on the next by the query
-            of_hop = inner | {"query"} if hop and inner else inner
-            found, pull = attention_vjp(q, k, v, wrt=of_hop, score=how)
+            hop_wanted = inner | {"query"} if hop and inner else inner
+            found, pull = attention_vjp(q, k, v, wrt=hop_wanted, score=how)
             steps.append((pull, q.shape))
             if hop + 1 < hops:
                 with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
@@ -232,7 +231,7 @@ class Memory:
         def pullback(d_output: ArrayInput) -> MemoryGradients:
             """Return the gradients, from that of the output."""
             d_found: Any = like("d_output", d_output, output.shape, dtype).astype(found.dtype)
-            d_query = of_score = None
+            d_query = d_score = None
             sums: dict[str, Array | None] = dict.fromkeys(("keys", "values"))
             for pull, shape in reversed(steps) if inner else ():
                 hop: Any = pull(d_found)
@@ -242,20 +241,17 @@ class Memory:
                     d_found = d_query = total(hop.query, d_query)
                     sums["keys"] = total(hop.key, sums["keys"])
                     sums["values"] = total(hop.value, sums["values"])
-                of_score = sum_of_gradients(hop.score, of_score)
+                d_score = sum_of_gradients(hop.score, d_score)
             sums["query"] = d_query
             made: dict[str, Any] = {
                 name: rounded(x, dtype)
                 for name, x in sums.items()
                 if x is not None and name in wanted
             }
-            if of_score is not None:
-                own = (
-                    of_score.scale
-                    if score is None
-                    else gradient_of(score, **parameters_of(of_score))
-                )
-                made[of_sharpness] = own
+            if d_score is not None and score is None:
+                made["sharpness"] = d_score.scale
+            elif d_score is not None:
+                made["score"] = gradient_of(score, **parameters_of(d_score))
             return MemoryGradients(**made)
 
         return output, pullback

@@ -256,16 +256,16 @@ def multi_head_attention_vjp(
         made: dict[str, Any] = {}
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
             if inner:
-                found = pull(block.split(block.output.of_rows(d_out)))
+                found = pull(block.split(block.output.d_rows(d_out)))
                 made |= block.inputs.gradients(wanted, map(_joined, found[:3]))
                 made |= {"score": found.score, "mask": found.mask, "sink": found.sink}
                 for name, shape in block.shapes.items():  # without the axes of the heads
                     if made[name] is not None:
                         made[name] = made[name].reshape(shape)
             if "wo" in wanted:
-                made["wo"] = block.output.of_weight(d_out)
+                made["wo"] = block.output.d_weight(d_out)
             if "bo" in wanted:
-                made["bo"] = block.output.of_bias(d_out)
+                made["bo"] = block.output.d_bias(d_out)
         return MultiHeadGradients(**made)
 
     return output, pullback
@@ -302,7 +302,7 @@ class _Block:
         arrays = float_arrays(**given)
         for name, array in zip(given, arrays, strict=True):
             rows_of(name, array)
-        rows, others, of_keys = arrays[0], arrays[-1], [*given][-1]
+        rows, others, source = arrays[0], arrays[-1], [*given][-1]
         heads, kv_heads = _heads(num_heads, num_kv_heads)
         (wq, bq), (wk, bk), (wv, bv), (wo, bo) = weights
         query = Projection.of(rows, wq=wq, bq=bq)
@@ -335,7 +335,7 @@ class _Block:
         lead = _lead_with(lead, **keywords)
         size = heads * (value.columns // kv_heads)
         answers = np.empty((*lead, rows.shape[-2], size), compute_dtype(rows.dtype))
-        inputs = Projections(query, key, value, ("x", of_keys, of_keys))
+        inputs = Projections(query, key, value, ("x", source, source))
         return cls(inputs, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads, keywords, shapes)
 
     @property
@@ -356,7 +356,7 @@ class _Block:
         return _split(rows, self.kv_heads, self.heads // self.kv_heads)
 
     def answers(self) -> Array:
-        """Return the places of the heads' answers, (..., kv_heads, group, Lq, Dv)."""
+        """View the rows of the heads' answers as (..., kv_heads, group, Lq, Dv)."""
         return self.split(self.output.rows)
 
 

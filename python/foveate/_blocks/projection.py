@@ -51,10 +51,10 @@ class Projection:
         weight = parameter(name, given, rows.shape[-1], "H")
         fitted(name, weight, rows)
         bias = None
-        for of_bias, x in rest:
+        for bias_name, x in rest:
             if x is not None:
-                bias = parameter(of_bias, x, weight.shape[1])
-                fitted(of_bias, bias, rows)
+                bias = parameter(bias_name, x, weight.shape[1])
+                fitted(bias_name, bias, rows)
         return cls(rows, weight, bias)
 
     @property
@@ -68,16 +68,16 @@ class Projection:
         bias = None if self.bias is None else self.bias.astype(wide, copy=False)
         return project(self.rows, self.weight.astype(wide, copy=False), bias)
 
-    def of_rows(self, d_projected: Array) -> Array:
+    def d_rows(self, d_projected: Array) -> Array:
         """Return the gradient of the rows from that of the projected ones, in their dtype."""
         gradient: Array = d_projected @ self.weight.T.astype(d_projected.dtype, copy=False)
         return gradient
 
-    def of_weight(self, d_projected: Array) -> Array:
+    def d_weight(self, d_projected: Array) -> Array:
         """Return the gradient of the weight."""
         return matrix_gradient(self.rows, d_projected).astype(self.weight.dtype, copy=False)
 
-    def of_bias(self, d_projected: Array) -> Array | None:
+    def d_bias(self, d_projected: Array) -> Array | None:
         """Return the gradient of the bias, if there is one."""
         if self.bias is None:
             return None
@@ -136,11 +136,11 @@ class Projections:
             if d is None:
                 continue
             if f"w{end}" in wanted:
-                made[f"w{end}"] = projection.of_weight(d)
+                made[f"w{end}"] = projection.d_weight(d)
             if f"b{end}" in wanted:
-                made[f"b{end}"] = projection.of_bias(d)
+                made[f"b{end}"] = projection.d_bias(d)
             if source in wanted:
-                made[source] = total(made.get(source), projection.of_rows(d))
+                made[source] = total(made.get(source), projection.d_rows(d))
         dtype = self.query.rows.dtype
         return {
             name: rounded(d, dtype) if name in self.sources and d is not None else d
@@ -150,5 +150,5 @@ class Projections:
 
 def total(*parts: Array | None) -> Array | None:
     """Add the parts of a gradient that are there."""
-    there = [x for x in parts if x is not None]
-    return sum(there[1:], there[0]) if there else None
+    present = [x for x in parts if x is not None]
+    return sum(present[1:], present[0]) if present else None

@@ -88,7 +88,7 @@ def self_attention(
     array([[10.56],
            [19.44]])
     """
-    projections = _projections(score, x, wq, wk, wv)
+    projections = _projections(score, x, wq=wq, wk=wk, wv=wv)
     output = attention(
         projections.query.forward(),
         projections.key.forward(),
@@ -177,7 +177,7 @@ def self_attention_vjp(
            [1.]])
     """
     wanted = names_of(wrt, SelfGradients._fields)
-    projections = _projections(score, x, wq, wk, wv)
+    projections = _projections(score, x, wq=wq, wk=wk, wv=wv)
     dtype = projections.query.rows.dtype
     wide, pull = attention_vjp(
         projections.query.forward(),
@@ -208,10 +208,9 @@ def self_attention_vjp(
     return output, pullback
 
 
-def _projections(score: object, x: object, wq: object, wk: object, wv: object) -> Projections:
+def _projections(score: object, x: object, **weights: object) -> Projections:
     (rows,) = float_arrays(x=x)
     rows_of("x", rows)
-    of_query = Projection.of(rows, wq=wq)
-    of_key = Projection.of(rows, wk=wk)
-    check_columns(score, of_key.columns, of_query.columns)
-    return Projections(of_query, of_key, Projection.of(rows, wv=wv), ("x", "x", "x"))
+    query, key, value = (Projection.of(rows, **{name: w}) for name, w in weights.items())
+    check_columns(score, key.columns, query.columns)
+    return Projections(query, key, value, ("x", "x", "x"))

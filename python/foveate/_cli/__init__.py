@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
-    "demo": "recognise digits, fit a curve, align, learn where to look, translate; draw all that",
+    "demo": "recognize digits, fit a curve, align, learn where to look, translate; draw all that",
     "bench": "time this machine against NumPy, and against torch and onnxruntime if installed",
     "info": "print the build, the instruction sets and the threads",
 }

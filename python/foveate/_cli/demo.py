@@ -1,27 +1,17 @@
-"""``python -m foveate demo``: what attention does, in words and pictures, on small problems."""
+"""``python -m foveate demo``: the scripts of ``examples/``, which are installed too."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
-from foveate._cli import (
-    demo_alignment,
-    demo_digits,
-    demo_regression,
-    demo_reinforce,
-    demo_translate,
-    non_negative,
-    require,
-)
+from foveate._cli import non_negative, require
+from foveate._runtime.paths import EXAMPLES
 
-SUBJECTS = {
-    "digits": demo_digits.run,
-    "regression": demo_regression.run,
-    "alignment": demo_alignment.run,
-    "reinforce": demo_reinforce.run,
-    "translate": demo_translate.run,
-}
+SUBJECTS = ("digits", "regression", "alignment", "reinforce", "translate")
 SHORT = [subject for subject in SUBJECTS if subject != "translate"]  # a few seconds each
 
 
@@ -30,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "subject",
         nargs="?",
-        choices=list(SUBJECTS),
-        help="digits: handwritten digits are recognised; regression: a curve is fitted to noisy "
+        choices=SUBJECTS,
+        help="digits: handwritten digits are recognized; regression: a curve is fitted to noisy "
         "points; alignment: soft, hard and local attention side by side; reinforce: hard attention "
         "learns where to look; translate: an encoder-decoder learns to write spoken dates, in half "
         "a minute (default: all but translate)",
@@ -53,14 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def script(subject: str) -> ModuleType:
+    """The example of this name. They are scripts, which find each other in their folder."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        return import_module(subject)
+    finally:
+        sys.path.remove(str(EXAMPLES))
+
+
 def run(options: argparse.Namespace) -> int:
     """Show one subject, or all short ones; returns 1 where an answer is not the reference's."""
     if not options.no_picture:
         require("matplotlib", "demo")
+    if options.subject in (None, "digits"):
+        require("sklearn", "demo", "scikit-learn")
     passed = True
     for subject in [options.subject] if options.subject else SHORT:
         print(f"--- {subject} ".ljust(80, "-") + "\n")
         path = options.output.with_stem(f"{options.output.stem}-{subject}")
-        passed &= SUBJECTS[subject](options.seed, None if options.no_picture else path)
+        passed &= script(subject).run(options.seed, None if options.no_picture else path)
         print()
     return 0 if passed else 1

@@ -2,7 +2,7 @@
 
 A machine that shares its cores is noisy in bursts. Contenders that take turns are hit alike, and
 medians over the rounds, of the times and of the peak, leave the bursts out; the order turns by one
-each round, so that nobody always runs after the same neighbour.
+each round, so that nobody always runs after the same neighbor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where this installation keeps what a compiler needs."""
+"""Where this installation keeps what a compiler needs, and the examples."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from .. import _core
 
-# Headers and CMake files are installed beside the compiled modules, wherever the Python files are.
+# What CMake installs stands beside the compiled modules, wherever the Python files are.
 _INSTALLED = Path(_core.__file__).resolve().parent
+EXAMPLES = _INSTALLED / "_examples"
 
 
 def get_include() -> str:

@@ -3,8 +3,8 @@
  * The functions of foveate.h, compiled, are in the package's own extension module, which hands them out as a table in a
  * capsule. An extension module takes them from there and links nothing:
  *
- *   static const fv_api* foveate;                       once, as the module is initialised:
- *   foveate = fv_import_api();                          NULL, with an ImportError, where it cannot be had
+ *   static const fv_api* foveate;                       once, when the module is initialized:
+ *   foveate = fv_import_api();                          NULL, with an ImportError, if it cannot be loaded
  *   if (foveate == NULL) return NULL;
  *   status = foveate->attention(&problem, &out, NULL, &error);   later, with or without the GIL
  *
@@ -17,9 +17,9 @@
 
 #include "foveate/foveate.h"
 
-/* A table serves who was compiled with its major version, and its minor version or an earlier one. */
-#define FV_API_MAJOR 3 /* one more where what was there changes: a structure, a function, its meaning */
-#define FV_API_MINOR 0 /* one more where functions are added at the end */
+/* A table serves modules compiled with its major version, and with its minor version or an earlier one. */
+#define FV_API_MAJOR 3 /* increases when a structure, a function or its meaning changes */
+#define FV_API_MINOR 0 /* increases when functions are added at the end */
 #define FV_API_CAPSULE "foveate._core._C_API"
 
 typedef struct fv_api {
@@ -45,8 +45,8 @@ typedef struct fv_api {
                                        fv_error*);
 } fv_api;
 
-/* Imports foveate, and gives its table, which lives as long as the process. NULL, with an ImportError, where foveate is
- * not installed or not of the version that this file is of. Needs the GIL. */
+/* Imports foveate and returns its table, which lives as long as the process. NULL, with an ImportError, if foveate is
+ * not installed, or is of another version than this file. Needs the GIL. */
 static inline const fv_api* fv_import_api(void) {
   const fv_api* api = (const fv_api*)PyCapsule_Import(FV_API_CAPSULE, 0);
   if (api == NULL) return NULL;

@@ -30,7 +30,7 @@ from torch_checks import (
 @pytest.fixture
 def seed_of_five(monkeypatch):
     """Tensors draw the key that rng=5 is on the side of NumPy."""
-    words = tensor(np.array(fv._random.key_of(5), np.uint64).view(np.int64))
+    words = tensor(np.array(fv._inputs.random.key_of(5), np.uint64).view(np.int64))
     for name in ("_attention", "_hard"):
         module = __import__(f"foveate.torch.{name}", fromlist=["draw_seed"])
         monkeypatch.setattr(module, "draw_seed", lambda _: words)

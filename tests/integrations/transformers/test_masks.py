@@ -9,6 +9,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformer_models import (
@@ -26,9 +27,11 @@ QUERIES, KEYS = 6, 11
 
 @pytest.fixture
 def module(transformers):
-    """The module whose functions transformers calls."""
+    """What the files of foveate.transformers hold, among it the functions that are called."""
     del transformers  # that fixture imports it, or skips
-    return importlib.import_module("foveate.transformers")
+    files = ("_attend", "_mask", "_refusals")
+    held = [vars(importlib.import_module(f"foveate.transformers.{file}")) for file in files]
+    return SimpleNamespace(**{name: x for names in held for name, x in names.items()})
 
 
 @pytest.fixture
@@ -436,5 +439,6 @@ def test_without_transformers_it_says_what_to_install(monkeypatch, missing):
         importlib.import_module("foveate.transformers")
 
 
-def test_examples_run(module):
-    assert doctest.testmod(module).failed == 0
+@pytest.mark.usefixtures("module")
+def test_examples_run():
+    assert doctest.testmod(importlib.import_module("foveate.transformers")).failed == 0

@@ -165,7 +165,7 @@ void test_large_logits(Report& report, const std::string& title, fv_dtype dtype)
 
 }  // namespace
 
-void test_behaviour(Report& report, const std::string& isa) {
+void test_behavior(Report& report, const std::string& isa) {
   for (fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64, FV_FLOAT16, FV_BFLOAT16}) {
     const std::string title = isa + ": " + name_of(dtype) + ", ";
     test_threads(report, title, dtype);

@@ -14,11 +14,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from additive_backward import AdditiveBackward, refuse_large_hidden
-from additive_backward import rows as rows_of
-from contenders import compiled, torch_on
 from foveate._cli.contenders import FOVEATE, Contender, Prepared
 from numpy.typing import NDArray
+
+from kinds.additive_backward import AdditiveBackward, refuse_large_hidden
+from kinds.additive_backward import rows as rows_of
+from kinds.dot_products import compiled, torch_on
 
 
 @dataclass(frozen=True)

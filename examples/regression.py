@@ -1,25 +1,28 @@
-"""``python -m foveate demo regression``: a curve through noisy points, by attention alone.
+"""A curve through noisy points, by attention alone.
 
 The textbook example of attention pooling (Zhang, Lipton, Li and Smola, "Dive into Deep Learning",
 "Attention Pooling: Nadaraya-Watson Kernel Regression"): y = 2 sin x + x^0.8 + noise. Queries: the
 points x where the curve is wanted. Keys: the training points. Values: the y measured there. The
 answer is f(x) = sum_i softmax_i(-1/2 (w (x - x_i))^2) y_i, and w, an inverse bandwidth, is what
 there is to learn: by gradient descent on the error at the training points, where none sees itself.
+
+Run it by ``python examples/regression.py [PICTURE]``, or ``python -m foveate demo regression``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import foveate
 import numpy as np
+from foveate import reference
 from numpy.typing import NDArray
 
-import foveate
-from foveate import reference
-from foveate._cli.promise import Promise
+from promise import Promise
 
 POINTS, END, NOISE = 50, 5.0, 0.5  # of training and of test points; their range; its deviation
 # The descent: steps of Adam (Kingma and Ba, 2015) on log w, so that w stays positive and a step is
@@ -154,7 +157,7 @@ def run(seed: int, picture: Path | None) -> bool:
         "leave-one-out, of each training point predicted from the others. w is learned by\n"
         "gradient descent on the leave-one-out error, in steps of Adam on log w: the curve\n"
         "itself is not looked at. w is an inverse bandwidth: the larger, the fewer the\n"
-        "neighbours that are listened to, and the more of their noise shows.\n"
+        "neighbors that are listened to, and the more of their noise shows.\n"
     )
     if picture is not None:
         draw(points, found, descent, picture)
@@ -249,3 +252,8 @@ def _draw_descent(points: Points, descent: Descent, left: Any, right: Any) -> No
     right.set_xlabel("w")
     right.set_ylabel("leave-one-out error")
     right.legend(fontsize=8)
+
+
+if __name__ == "__main__":
+    picture = Path(sys.argv[1]) if sys.argv[1:] else None
+    raise SystemExit(0 if run(0, picture) else 1)

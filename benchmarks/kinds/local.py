@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
-import contenders
 import foveate
 import numpy as np
 from foveate._cli.contenders import (
@@ -33,7 +32,9 @@ from foveate._cli.contenders import make_data as make_plain
 from foveate._cli.workloads import Workload
 from numpy.typing import NDArray
 
-BLOCK = contenders.BLOCK
+from kinds import dot_products
+
+BLOCK = dot_products.BLOCK
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def prepare_torch_blocks(workload: Local, data: Data, threads: int) -> Prepared:
     """By hand: blocks of queries in the order of their centres, each against its span of keys."""
     plain = Plain(*data[:3])
     if not workload.order:
-        return contenders.prepare_torch_blocks(workload, plain, threads)
+        return dot_products.prepare_torch_blocks(workload, plain, threads)
     query, key, value = torch_tensors(plain, threads)
     torch = need("torch")
     order = torch.from_numpy(np.argsort(workload.centers, axis=-1, kind="stable"))
@@ -135,7 +136,7 @@ def prepare_flex(workload: Local, data: Data, threads: int) -> Prepared:
     """FlexAttention compiled: its window, and the blocks of keys that each block may see."""
     plain = Plain(*data[:3])
     if not workload.order:
-        return contenders.prepare_flex(workload, plain, threads)
+        return dot_products.prepare_flex(workload, plain, threads)
     if workload.gaussian:
         raise UnavailableError("multiplies no weights after its softmax: see local-p-window")
     query, key, value = torch_tensors(plain, threads)
@@ -159,9 +160,9 @@ def prepare_flex(workload: Local, data: Data, threads: int) -> Prepared:
         BLOCK_SIZE=BLOCK,
         mask_mod=seen,
     )
-    attend = contenders._compiled_flex_attention()
+    attend = dot_products._compiled_flex_attention()
     call = partial(attend, query, key, value, block_mask=mask)
-    return Prepared(contenders.compiled(call), torch_result(workload))
+    return Prepared(dot_products.compiled(call), torch_result(workload))
 
 
 CONTENDERS = (

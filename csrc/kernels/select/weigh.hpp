@@ -1,12 +1,13 @@
 // The weights themselves, once the softmax's m and l are known: 2^(scale (s - m)) * factor, factor = 1 / l.
 #pragma once
 #include "../math.hpp"
+#include "../panel.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
 
 template <class T, int vectors>
-void weights_tile(T* scores, int64_t count, T scale, const T* m, const T* factor) {
+void weigh(T* scores, int64_t count, T scale, const T* m, const T* factor) {
   constexpr int width = vectors * lanes<T>;
   const Vec<T> lowest = minus_infinity<T>();
   Vec<T> offset[vectors], by[vectors];
@@ -20,6 +21,11 @@ void weights_tile(T* scores, int64_t count, T scale, const T* m, const T* factor
       T* cell = scores + j * width + v * lanes<T>;
       store<T>(cell, exp2<T>((load(cell) - offset[v]) * scale) * by[v]);
     });
+}
+
+template <class T>
+void weigh(T* scores, int32_t vectors, int64_t count, double scale, const T* m, const T* factor) {
+  by_width(vectors, [&](auto v) { weigh<T, v>(scores, count, T(scale), m, factor); });
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""``python -m foveate demo reinforce``: a query learns where to look, from rewards alone.
+"""A query learns where to look, from rewards alone.
 
 A query and 16 keys: one of them is the query, turned by a matrix that nobody tells, with noise. The
 value of each key is a symbol, and the symbol of that one key is the answer y. To find it, the
@@ -8,21 +8,24 @@ Hard attention looks at one key s, and answers with its symbol, of which it is a
 p(y | s) is 0.9 for the symbol that is seen, and the rest is shared by the others. It is trained on
 the lower bound L = E_s[log p(y | s)] <= log p(y) by REINFORCE, without a baseline and with two
 (Xu et al., 2015; Kool et al., 2019). Soft attention is trained on log p(y) itself.
+
+Run it by ``python examples/reinforce.py [PICTURE]``, or ``python -m foveate demo reinforce``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import foveate
 import numpy as np
+from foveate import reference
 from numpy.typing import NDArray
 
-import foveate
-from foveate import reference
-from foveate._cli.promise import Promise
+from promise import Promise
 
 SIZE, KEYS = 16, 16
 NOISE = 0.5  # deviation of what is added to a turned query, whose numbers have a deviation of 1
@@ -228,3 +231,8 @@ def draw(ways: list[Way], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    picture = Path(sys.argv[1]) if sys.argv[1:] else None
+    raise SystemExit(0 if run(0, picture) else 1)

@@ -13,9 +13,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from contenders import torch_on
 from foveate._cli.contenders import FOVEATE, Contender, Prepared, need
 from numpy.typing import NDArray
+
+from kinds.dot_products import torch_on
 
 # all-MiniLM-L6-v2
 MINILM = {

@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 
 import foveate
 import numpy as np
-from contenders import jax_on, torch_on
 from foveate import _core
 from foveate._cli.contenders import (
     FOVEATE,
@@ -33,7 +32,9 @@ from foveate._cli.contenders import (
 )
 from foveate._cli.workloads import PEAK_SECONDS
 from numpy.typing import NDArray
-from rates import Rated
+
+from kinds.counted import Rated
+from kinds.dot_products import jax_on, torch_on
 
 LARGEST_Z = 5.5  # of the 72 parts: one in a million to be passed by any
 

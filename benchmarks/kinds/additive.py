@@ -17,7 +17,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import foveate
 import numpy as np
-from contenders import compiled, jax_on, torch_on
 from foveate._cli.contenders import (
     FOVEATE,
     MOST_SCORES_BYTES,
@@ -27,7 +26,9 @@ from foveate._cli.contenders import (
     limit_blas,
 )
 from numpy.typing import NDArray
-from rates import Rated
+
+from kinds.counted import Rated
+from kinds.dot_products import compiled, jax_on, torch_on
 
 
 @dataclass(frozen=True)

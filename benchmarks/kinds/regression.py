@@ -14,10 +14,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import foveate
 import numpy as np
-from contenders import compiled, jax_on, torch_on
 from foveate._cli.contenders import FOVEATE, Contender, Prepared, UnavailableError, limit_blas
 from numpy.typing import NDArray
-from rates import Rated
+
+from kinds.counted import Rated
+from kinds.dot_products import compiled, jax_on, torch_on
 
 BLOCK = 1000  # queries at a time, where weights are stored: 80 MB at 20,000 training points
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import foveate
 import numpy as np
-from contenders import jax_on, torch_on
 from foveate._cli.contenders import (
     FOVEATE,
     Contender,
@@ -22,6 +21,8 @@ from foveate._cli.contenders import (
 )
 from foveate._cli.workloads import Workload
 from numpy.typing import NDArray
+
+from kinds.dot_products import jax_on, torch_on
 
 
 @dataclass(frozen=True)

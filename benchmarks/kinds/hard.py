@@ -19,11 +19,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import foveate
 import numpy as np
-from contenders import jax_on, torch_on
 from foveate import _core
 from foveate._cli.contenders import FOVEATE, Contender, Prepared, WrongAnswerError, limit_blas
 from foveate._cli.workloads import PEAK_SECONDS
 from numpy.typing import NDArray
+
+from kinds.dot_products import jax_on, torch_on
 
 LARGEST_Z = 4.9  # one in a million, to both sides
 

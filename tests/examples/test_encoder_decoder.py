@@ -8,9 +8,11 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
+import translate
 from foveate import reference
-from foveate._cli import demo_translate, main
-from foveate._cli.encoder_decoder import (
+from foveate._cli import main
+
+from encoder_decoder import (
     START,
     WAYS,
     Adam,
@@ -18,7 +20,7 @@ from foveate._cli.encoder_decoder import (
     attend_vjp,
     gru_vjp,
 )
-from foveate._cli.spoken_dates import Word, make_dates, say, text_of, words_of
+from spoken_dates import Word, make_dates, say, text_of, words_of
 
 ATTENTIVE = WAYS[1:]
 SIZE = 5  # of a net whose gradients are held against differences
@@ -248,17 +250,17 @@ def test_adam_goes_as_far_as_its_rate_in_its_first_step():
 @pytest.fixture
 def short(monkeypatch):
     """A few steps, and few dates."""
-    monkeypatch.setattr(demo_translate, "MARKS", (10, 30))
-    monkeypatch.setattr(demo_translate, "UNSEEN", 100)
+    monkeypatch.setattr(translate, "MARKS", (10, 30))
+    monkeypatch.setattr(translate, "UNSEEN", 100)
 
 
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("way", WAYS)
 def test_the_loss_falls(way):
     known, unseen = make_dates(1, 2000, 100)
-    with demo_translate.one_blas_thread():
-        lesson = demo_translate.learn(way, known, unseen, 1)
-        again = demo_translate.learn(way, known, unseen, 1)
+    with translate.one_blas_thread():
+        lesson = translate.learn(way, known, unseen, 1)
+        again = translate.learn(way, known, unseen, 1)
     assert len(lesson.losses) == 30
     assert lesson.losses[0] == pytest.approx(np.log(11), abs=0.2)  # nothing is known
     assert lesson.losses[-1] < 0.75 * lesson.losses[0]
@@ -268,10 +270,10 @@ def test_the_loss_falls(way):
 def test_attention_helps():
     """After 100 of 400 steps: about 94% of unseen dates are read right, and 0%."""
     known, unseen = make_dates(5, 8000, 300)
-    with demo_translate.one_blas_thread(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_translate, "MARKS", (100,))
+    with translate.one_blas_thread(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(translate, "MARKS", (100,))
         without, with_it = (
-            demo_translate.learn(way, known, unseen, 5) for way in ("no attention", "global")
+            translate.learn(way, known, unseen, 5) for way in ("no attention", "global")
         )
     assert without.right[-1] < 0.05
     assert with_it.right[-1] > 0.6

@@ -6,20 +6,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import additive
-import additive_backward
-import additive_module
-import backward
-import contenders
-import hard
-import local
-import models
-import multinoulli
-import regression
 from foveate._cli.compare import Comparison, compare
 from foveate._cli.contenders import Contender, choose, make_data
 from foveate._cli.workloads import WORKLOADS as ATTENTION
 from foveate._cli.workloads import Timed
+
+from kinds import (
+    additive,
+    additive_backward,
+    additive_module,
+    backward,
+    dot_products,
+    hard,
+    local,
+    models,
+    multinoulli,
+    regression,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Kind:
 
 
 KINDS = (
-    Kind(ATTENTION, contenders.CONTENDERS, make_data),
+    Kind(ATTENTION, dot_products.CONTENDERS, make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
     Kind(additive_backward.WORKLOADS, additive_backward.CONTENDERS, additive_backward.make_data),

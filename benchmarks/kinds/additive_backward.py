@@ -15,7 +15,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import foveate
 import numpy as np
-from contenders import compiled, jax_on, torch_on
 from foveate._cli.contenders import (
     FOVEATE,
     MOST_SCORES_BYTES,
@@ -24,7 +23,9 @@ from foveate._cli.contenders import (
     UnavailableError,
 )
 from numpy.typing import NDArray
-from rates import Rated
+
+from kinds.counted import Rated
+from kinds.dot_products import compiled, jax_on, torch_on
 
 
 @dataclass(frozen=True)

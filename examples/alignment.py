@@ -1,4 +1,4 @@
-"""``python -m foveate demo alignment``: who attends to what, softly, hard and locally.
+"""Who attends to what, softly, hard and locally.
 
 A sentence is spoken: each letter lasts for a few frames, and each frame is the letter's vector with
 noise. Queries: the letters, in order. Keys: the frames. Which frames belong to which letter is the
@@ -6,21 +6,24 @@ alignment, and it is known here. A letter that occurs more than once looks alike
 attention (Bahdanau et al., 2015) spreads over all its places, hard attention (Xu et al., 2015)
 draws one of them, and local attention (Luong et al., 2015) looks near the place where the letter is
 expected.
+
+Run it by ``python examples/alignment.py [PICTURE]``, or ``python -m foveate demo alignment``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import foveate
 import numpy as np
+from foveate import reference
 from numpy.typing import NDArray
 
-import foveate
-from foveate import reference
-from foveate._cli.promise import Promise
+from promise import Promise
 
 SENTENCE = "attend to what matters at that place"
 SHORTEST, LONGEST = 2, 5  # frames that a letter lasts
@@ -64,7 +67,7 @@ def make_speech(seed: int) -> Speech:
 def centers_of(speech: Speech) -> Floats:
     """Where each letter is expected, by the formula of local-p: here from its place alone.
 
-    What is learned in a network, w and v, is set so that tanh is nearly straight: the centre is as
+    What is learned in a network, w and v, is set so that tanh is nearly straight: the center is as
     far on among the frames as the letter is in the sentence.
     """
     w, v = np.full((1, 1), 0.05, np.float32), np.full(1, 20.0, np.float32)
@@ -121,7 +124,7 @@ def run(seed: int, picture: Path | None) -> bool:
     print(
         "\nSoft attention is the average over all that looks alike. Hard attention draws one\n"
         f"frame for each letter ({DRAWS} times here, to be counted) from the same distribution.\n"
-        f"Local attention looks at {2 * HALF_WIDTH + 1} frames round a centre that is predicted "
+        f"Local attention looks at {2 * HALF_WIDTH + 1} frames round a center that is predicted "
         "for each letter, and\nweighs them by a Gaussian round it.\n"
     )
     if picture is not None:
@@ -192,7 +195,7 @@ def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: P
     axes[1].plot(drawn.index[:, 0], letters, "x", color="tab:red", label="the first draw")
     axes[1].legend(loc="lower left", fontsize=8)
     centers = centers_of(speech)
-    axes[2].plot(centers, letters, "-", color="tab:orange", label="predicted centres")
+    axes[2].plot(centers, letters, "-", color="tab:orange", label="predicted centers")
     for side in (-HALF_WIDTH, HALF_WIDTH):
         axes[2].plot(centers + side, letters, ":", color="tab:orange")
     axes[2].set_xlim(-0.5, len(speech.owner) - 0.5)
@@ -200,3 +203,8 @@ def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: P
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    picture = Path(sys.argv[1]) if sys.argv[1:] else None
+    raise SystemExit(0 if run(0, picture) else 1)

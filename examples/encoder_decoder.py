@@ -16,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import foveate
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-import foveate
-from foveate._cli.spoken_dates import SYMBOLS, VOCABULARY, WRITTEN, Dates, Integers
+from spoken_dates import SYMBOLS, VOCABULARY, WRITTEN, Dates, Integers
 
 WAYS = ("no attention", "local-m", "local-p", "global")
 HALF_WIDTH = 3  # D of the paper: a local query sees 7 words at most

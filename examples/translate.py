@@ -1,12 +1,15 @@
-"""``python -m foveate demo translate``: an encoder-decoder learns to align, and to translate.
+"""An encoder-decoder learns to align, and to translate.
 
 Dates as they are said are written in digits (`spoken_dates`), by an encoder-decoder with attention
 (`encoder_decoder`): without any, with the two kinds of local attention, and with global attention
 (Luong et al., 2015). What each of them writes, and where it looks, is of dates that it never saw.
+
+Run it by ``python examples/translate.py [PICTURE]``, or ``python -m foveate demo translate``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -14,14 +17,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+import foveate
 import numpy as np
+from foveate import reference
 from numpy.typing import NDArray
 
-import foveate
-from foveate import reference
-from foveate._cli.encoder_decoder import HALF_WIDTH, WAYS, Adam, EncoderDecoder, attend_vjp
-from foveate._cli.promise import Promise
-from foveate._cli.spoken_dates import Dates, make_dates, text_of, words_of
+from encoder_decoder import HALF_WIDTH, WAYS, Adam, EncoderDecoder, attend_vjp
+from promise import Promise
+from spoken_dates import Dates, make_dates, text_of, words_of
 
 KNOWN, UNSEEN = 8000, 1000  # dates
 BATCH, RATE = 64, 0.004
@@ -144,10 +147,9 @@ def draw(lessons: list[Lesson], dates: Dates, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    from foveate import plot
     from matplotlib import pyplot
     from matplotlib.patches import Rectangle
-
-    from foveate import plot
 
     longest = int(dates.lengths.argmax())
     date = dates.part(slice(longest, longest + 1))
@@ -166,7 +168,7 @@ def draw(lessons: list[Lesson], dates: Dates, path: Path) -> None:
             p, rows = lesson.model.parameters, np.arange(len(weights))
             centers = foveate.predict_centers(translation.h, p["w_p"], p["v_p"], date.lengths)[0]
             axis.plot(
-                centers, rows, "o", color="tab:orange", markersize=4, label="predicted centres"
+                centers, rows, "o", color="tab:orange", markersize=4, label="predicted centers"
             )
             for side in (-HALF_WIDTH, HALF_WIDTH):
                 axis.plot(centers + side, rows, ":", color="tab:orange", linewidth=1)
@@ -178,3 +180,8 @@ def draw(lessons: list[Lesson], dates: Dates, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    picture = Path(sys.argv[1]) if sys.argv[1:] else None
+    raise SystemExit(0 if run(0, picture) else 1)

@@ -1,0 +1,67 @@
+"""What a model may ask of its attention that foveate does not honor, and what to do instead."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from functools import cache
+from typing import Any
+
+import torch
+
+try:
+    # Private; there is no public way to tell that weights are wanted where a model, such as GPT-2,
+    # keeps `output_attentions` from its attention, and would return none without a word.
+    from transformers.utils.output_capturing import _active_collector
+except ImportError:
+    _active_collector = None
+
+# What attention functions of transformers read, or those of models once did, and this one cannot
+# honour: what to do instead.
+_REFUSED = {
+    "alibi": 'attn_implementation="eager"',
+    "block_indices": 'attn_implementation="eager", whose mask holds the chosen blocks',
+    "block_table": 'attn_implementation="paged|eager"',
+    "cu_seq_lens_k": "position_ids that start again at 0 with each sequence",
+    "cu_seq_lens_q": "position_ids that start again at 0 with each sequence",
+    "head_mask": 'attn_implementation="eager"',
+    "indices": 'attn_implementation="eager", whose mask holds the chosen keys',
+    "output_attentions": 'attn_implementation="eager": the weights are never stored here',
+    "sinks": 'attn_implementation="eager": a sink for each query is not known here',
+}
+# What says nothing that the other arguments do not: a window is in the mask, as for "eager".
+_SAID_ALREADY = frozenset({"position_ids", "sliding_window", "use_cache"})
+
+
+def refuse_unknown(module: torch.nn.Module, rest: dict[str, Any]) -> None:
+    """Refuse keywords that would change the answer, of those that a model hands on.
+
+    Raises
+    ------
+    ValueError
+        By the name of the keyword, with what to do instead.
+    """
+    collected = None if _active_collector is None else _active_collector.get()
+    if collected and any(name.endswith("attentions") for name in collected):
+        rest = {**rest, "output_attentions": True}
+    for name, value in rest.items():
+        if value is None or value is False or name in _SAID_ALREADY:
+            continue
+        instead = _REFUSED.get(name)
+        if instead is None and name in _read_by_eager(type(module).__module__):
+            instead = 'attn_implementation="eager", which reads it'
+        if instead is not None:
+            what = value if isinstance(value, bool | int | float | str) else type(value).__name__
+            raise ValueError(
+                f"{name}: got {what} for {type(module).__name__}, which "
+                f'attn_implementation="foveate" cannot honor; wanted none, or {instead}'
+            )
+
+
+@cache
+def _read_by_eager(path: str) -> frozenset[str]:
+    """Return the parameters of the eager attention in the module of a model."""
+    eager = getattr(sys.modules.get(path), "eager_attention_forward", None)
+    if not callable(eager):
+        return frozenset()
+    return frozenset(inspect.signature(eager).parameters)
