@@ -140,7 +140,9 @@ def attend_by_dot(
     sink: float | Array | None = None,
     out: Array | None = None,
     return_lse: bool = False,
+    *,
     scale: float | None = None,
+    dtype: Any = None,
 ) -> Any:
     """Attend by the scaled dot, at the cost of the call alone: as is done for each new token."""
     return _core.attention(
@@ -153,4 +155,5 @@ def attend_by_dot(
         sink=sink,
         out=out,
         return_lse=return_lse,
+        dtype=dtype,
     )

@@ -114,9 +114,10 @@ class Operator(ABC):
             needed = ctx.needs_input_grad  # up to the last argument that is not its default
             indices = [self.index[name] for name in self.learned]
             wanted = [n < len(needed) and needed[n] for n in indices]
-            computed = iter(self._backward(*signals, wanted, *stated))
-            for n, is_wanted in zip(indices, wanted, strict=True):
-                gradients[n] = next(computed) if is_wanted else gradients[n]
+            computed = self._backward(*signals, wanted, *stated)
+            wanted_indices = [n for n, flag in zip(indices, wanted, strict=True) if flag]
+            for n, gradient in zip(wanted_indices, computed, strict=True):
+                gradients[n] = gradient
         return tuple(gradients)
 
     def _split(self, arguments: tuple[Any, ...]) -> tuple[Any, list[str], Any]:

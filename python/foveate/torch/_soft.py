@@ -139,7 +139,7 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None
         output = empty_like(query, output_shape(query, key, value), value.dtype)
     out = as_array("output", output)
     with threads_of_torch:
-        attend_by_dot(q, k, v, scale=scale, out=out)
+        attend_by_dot(q, k, v, scale=scale, out=out, dtype=out.dtype)
     return output
 
 
