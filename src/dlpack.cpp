@@ -1,4 +1,4 @@
-// Arrays through DLPack: NumPy refuses a capsule of bfloat16, so that one is relabelled as uint16, to be viewed as the
+// Arrays through DLPack: NumPy refuses a capsule of bfloat16, so that one is relabeled as uint16, to be viewed as the
 // dtype of ml_dtypes; a tensor of torch becomes an array in one step. The structs are those of the DLPack standard.
 #include <pybind11/numpy.h>
 

@@ -106,7 +106,7 @@ inline void raise_top(const float* s, int64_t begin, int64_t end, Vec<float> (&t
 
 template <int vectors>
 [[gnu::noinline]] void amx_scores_tile(const char* panel, const char* keys, int64_t key_stride, int64_t count,
-                                       int64_t columns, float* s, float* top_, const Ahead& ahead) {
+                                       int64_t columns, float* s, float* top_, const Prefetch& ahead) {
   const int64_t depth = round_up(columns, tile_depth) / tile_depth;
   Prefetcher prefetcher(ahead, (count + 31) / 32);
   Vec<float> top[vectors];
@@ -144,7 +144,7 @@ template <int vectors>
 }
 
 inline void amx_scores(const char* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t head_size,
-                       const void*, float* s, float* top, const Corners&, const Ahead& ahead) {
+                       const void*, float* s, float* top, const PartialKeys&, const Prefetch& ahead) {
   by_width(vectors, [&](auto v) {
     amx_scores_tile<v>(panel, static_cast<const char*>(keys.data), keys.row_stride, count, head_size, s, top, ahead);
   });
@@ -182,7 +182,7 @@ inline void value_tiles(const char* weights, const char* values, int64_t group_b
 template <int vectors>
 [[gnu::noinline]] void amx_weighted_sum_tile(const char* weights, const char* values, int64_t group_bytes,
                                              int64_t count, int64_t value_size, const float* alpha_, float* output,
-                                             const Ahead& ahead) {
+                                             const Prefetch& ahead) {
   constexpr int width = vectors * lanes<float>;
   const int64_t groups = (count + tile_depth - 1) / tile_depth;
   Prefetcher prefetcher(ahead, (value_size + 31) / 32);
@@ -211,7 +211,7 @@ template <int vectors>
 }
 
 inline void amx_weighted_sum(const char* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
-                             const float* alpha, float* output, const Corners&, const Ahead& ahead) {
+                             const float* alpha, float* output, const PartialKeys&, const Prefetch& ahead) {
   by_width(vectors, [&](auto v) {
     amx_weighted_sum_tile<v>(weights, static_cast<const char*>(values.data), values.row_stride, count, value_size,
                              alpha, output, ahead);

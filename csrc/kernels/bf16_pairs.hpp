@@ -255,7 +255,7 @@ inline void fill_pairs(float* words, int64_t count) {
 // as they were before.
 template <int vectors, bool with_exact>
 [[gnu::noinline]] void soft_pair_tile(float* scores, int64_t count, float scale, const float* top, float* m, float* l,
-                                      float* exact, float* alpha, const Ahead& next) {
+                                      float* exact, float* alpha, const Prefetch& next) {
   constexpr int width = vectors * lanes<float>;
   Vec<float> sum[vectors] = {}, exact_sum[vectors] = {}, offset[vectors];
   soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
@@ -291,7 +291,7 @@ template <int vectors, bool with_exact>
 }
 
 inline void soft_pairs(float* scores, int32_t vectors, int64_t count, double scale, const float* top, float* m,
-                       float* l, float* exact, float* alpha, const Gaussian*, const Ahead& next) {
+                       float* l, float* exact, float* alpha, const Gaussian*, const Prefetch& next) {
   by_width(vectors, [&](auto v) {
     const auto tile = exact ? soft_pair_tile<v, true> : soft_pair_tile<v, false>;
     tile(scores, count, float(scale), top, m, l, exact, alpha, next);

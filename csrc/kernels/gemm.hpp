@@ -99,9 +99,9 @@ inline void scores_of_rows(const T* panel, const T* keys, int64_t key_stride, in
 // Spreads prefetches over the register tiles of a product.
 class Prefetcher {
  public:
-  Prefetcher(const Ahead& ahead, int64_t steps) : ahead_(ahead) {
+  Prefetcher(const Prefetch& ahead, int64_t steps) : ahead_(ahead) {
     for (int32_t i = 0; i < ahead.count; ++i) {
-      const Ahead::Part& part = ahead.parts[i];
+      const Prefetch::Part& part = ahead.parts[i];
       const int64_t lines = part.rows * part.touches;
       lines_[i] = steps > 1 ? (lines + steps - 1) / steps : lines;
       at_[i] = 0;
@@ -117,7 +117,7 @@ class Prefetcher {
 
  private:
   template <int write>
-  static void touch(Ahead::Part& part, int64_t& at, int64_t lines) {
+  static void touch(Prefetch::Part& part, int64_t& at, int64_t lines) {
     while (lines > 0 && part.rows > 0) {
       const int64_t some = part.touches - at < lines ? part.touches - at : lines;
       const char* const row = part.row + at * part.step;
@@ -134,7 +134,7 @@ class Prefetcher {
     }
   }
 
-  Ahead ahead_;
+  Prefetch ahead_;
   int64_t lines_[3], at_[3];
 };
 
@@ -160,7 +160,7 @@ void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t c
 // many depends on the columns alone, for the sake of the same bits in panels of any width.
 template <class Product, int vectors, int columns, class T = typename Product::T>
 [[gnu::noinline]] void weighted_sum_block(const T* weights, const T* values, int64_t value_stride, int64_t count,
-                                          const Corners& corners, const T* alpha, T* output) {
+                                          const PartialKeys& partial, const T* alpha, T* output) {
   constexpr int width = vectors * lanes<T>, chains = columns < 4 ? 4 / columns : 1;
   Vec<T> sum[chains][columns][vectors] = {};
   // the next keys, for `some` vectors from `first` on
@@ -189,9 +189,9 @@ template <class Product, int vectors, int columns, class T = typename Product::T
   if constexpr (vectors == 1) {
     add_keys(Constant<1>{}, Constant<0>{}, count);
   } else {
-    add_keys(Constant<1>{}, Constant<0>{}, corners.first);
-    add_keys(Constant<vectors>{}, Constant<0>{}, corners.last - corners.first);
-    add_keys(Constant<1>{}, Constant<vectors - 1>{}, count - corners.last);
+    add_keys(Constant<1>{}, Constant<0>{}, partial.first);
+    add_keys(Constant<vectors>{}, Constant<0>{}, partial.last - partial.first);
+    add_keys(Constant<1>{}, Constant<vectors - 1>{}, count - partial.last);
   }
   unroll<columns>([&](auto d) {
     unroll<vectors>([&](auto v) {
@@ -204,26 +204,26 @@ template <class Product, int vectors, int columns, class T = typename Product::T
 
 template <class Product, int vectors, int columns = value_columns<vectors>, class T = typename Product::T>
 void weighted_columns(const T* weights, const T* values, int64_t value_stride, int64_t count, int64_t value_size,
-                      const Corners& corners, const T* alpha, T* output, Prefetcher& prefetcher) {
+                      const PartialKeys& partial, const T* alpha, T* output, Prefetcher& prefetcher) {
   for (; value_size >= columns; value_size -= columns) {
     prefetcher.step();
-    weighted_sum_block<Product, vectors, columns>(weights, values, value_stride, count, corners, alpha, output);
+    weighted_sum_block<Product, vectors, columns>(weights, values, value_stride, count, partial, alpha, output);
     values += columns;
     output += columns * vectors * lanes<T>;
   }
   if constexpr (columns > 1) {
     if (value_size > 0)
-      weighted_columns<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, corners,
+      weighted_columns<Product, vectors, (columns + 1) / 2>(weights, values, value_stride, count, value_size, partial,
                                                             alpha, output, prefetcher);
   }
 }
 
 template <class Product, class T = typename Product::T>
 void weighted_sum(const T* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
-                  const T* alpha, T* output, const Corners& corners, const Ahead& ahead) {
+                  const T* alpha, T* output, const PartialKeys& partial, const Prefetch& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, value_size / value_columns<v>);
-    const Corners words = {Product::words(corners.first), Product::words(corners.last)};
+    const PartialKeys words = {Product::words(partial.first), Product::words(partial.last)};
     weighted_columns<Product, v>(weights, static_cast<const T*>(values.data), values.row_stride / int64_t(sizeof(T)),
                                  Product::words(count), value_size, words, alpha, output, prefetcher);
   });

@@ -18,6 +18,7 @@
 #include "score/columns.hpp"
 #include "score/distance.hpp"
 #include "score/inner.hpp"
+#include "score/scaled.hpp"
 #include "score/softcap.hpp"
 #include "select/argmax.hpp"
 #include "select/compact.hpp"
@@ -69,8 +70,8 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
                 untyped<column_gradients<T, DistanceSlope>>};
   f.prepared_size = prepared_size<T>;
   f.prepare = untyped<prepare<T>>;
-  f.bend = untyped<bend<T>>;
-  f.bend_gradient = untyped<bend_gradient<T>>;
+  f.scaled = {untyped<scaled<T>>, nullptr};
+  f.softcap = {untyped<softcap<T>>, untyped<softcap_gradient<T>>};
   f.add_bias = untyped<add_bias<T>>;
 
   f.hide_outside = untyped<hide_outside<T>>;

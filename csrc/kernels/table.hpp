@@ -1,11 +1,13 @@
-// What an ISA offers to the drivers: a struct of functions, one for each step of attention on a tile of keys and a
-// panel of queries. Every function is serial, noexcept in effect, allocates nothing, and is compiled once per ISA.
+// What an instruction set offers to the drivers: tables of functions, one for each step of attention on a tile of keys and
+// a panel of queries. Every function is serial, noexcept in effect, allocates nothing, and is compiled once per ISA. It
+// stands under its name in the file that the table below names; kernels.cpp lists them.
 //
-// A panel holds `vectors * lanes` queries, transposed: [row][query]. Score, reach and select are separate steps on the
-// same tile of scores, S[key][query], so that any of them goes with any other:
-//   score:   Scoring (inner product, additive, distance);   bend, add_bias (softcap, float mask)
-//   reach:   hide_outside, hide_unset (what is not seen becomes -inf)
-//   select:  soft or compact (then gaussian or clear_unset, weighted_sum), weights, argmax_place (argmax), draw (sample)
+// A panel holds `vectors * lanes` queries, transposed: [row][query]. A tile of scores is s[key][query]. The steps work on
+// the same tile one after the other, so that any of them goes with any other:
+//   score    Scoring (inner product, additive, distance), Link (softcap), add_bias (float mask)     score/
+//   reach    hide_outside, hide_unset: what is not seen becomes -inf                                hide/
+//   select   soft, compact (then weighted_sum), argmax_place, draw, weigh                           select/
+//   factor   multiply_gaussian, clear_unset (dropout): what weights are multiplied by               factor/
 #pragma once
 #include <stdint.h>
 
@@ -41,9 +43,9 @@ struct LoadedRows {
   int64_t row_stride;
 };
 
-// Rows that will be used next, to prefetch: a product touches them bit by bit between its register tiles. Hardware does
-// not look ahead of rows that are read side by side, and drops prefetches that come all at once.
-struct Ahead {
+// Rows that will be used next: a product prefetches a few lines of them between one register tile and the next. Hardware
+// does not look ahead of rows that are read side by side, and drops prefetches that come all at once.
+struct Prefetch {
   struct Part {
     const char* row;
     int64_t rows, touches, step, row_stride;  // of each row so many lines, `step` bytes apart
@@ -54,31 +56,45 @@ struct Ahead {
   bool write;  // the last part is meant for writing
 };
 
-// Keys of a tile, from its first, that not all vectors of a panel see: those before `first` are seen by the first vector
-// alone, those from `last` on by the last one alone. Products leave the other cells out: inner scores do not write them,
-// the weighted sum does not read them. Multiples of 4, but for the end of the tile; ignored where vectors = 1.
-struct Corners {
+// Keys of a tile, counted from its first, that not all vectors of a panel see: the keys before `first` are seen by the
+// first vector alone, those from `last` on by the last one alone. Products leave the other cells out: inner scores do not
+// write them, and the weighted sum does not read them. Both are multiples of 4, except at the end of the tile. Panels of
+// one vector ignore them.
+struct PartialKeys {
   int64_t first, last;
 };
 
-// One way to score: how it lays out queries and keys, and the product of a panel with a tile of them. `weights`: what
-// Arithmetic::prepare made for additive scores; one T a dimension, or null, for distances; unused by the inner product.
+// One way to score: how it lays out queries and keys, and the scores of a panel with a tile of them. `factors` are those
+// that Arithmetic::prepare made for an additive score; T[columns] or null for distances; unused by the inner product.
 struct Scoring {
-  bool in_place;  // keys of the arithmetic's in_place dtype, in contiguous rows, need no loading
+  bool in_place;  // loaded keys are rows of elements: such rows of the arithmetic's in_place dtype need no loading
   int64_t (*panel_size)(int64_t columns);  // bytes of a packed panel, for each query
   int64_t (*row_size)(int64_t columns);    // bytes of a loaded key
   void (*load_keys)(const Rows&, int64_t count, int64_t columns, void* to);
-  // rows[i] points at query i's first element; `live` queries, the rest of the panel is zero. factor: what queries of
-  // an inner product are multiplied by, 1 for pairs and other scores. scratch: a row of each query.
+  // rows[i] points at the first element of query i. There are `live` queries; the rest of the panel is zero. The queries
+  // of an inner product of T are multiplied by `factor`, which is 1 for all others. scratch: a row of each query.
   void (*pack_queries)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int32_t vectors,
-                       int64_t columns, double factor, const void* weights, void* scratch, void* panel);
+                       int64_t columns, double factor, const void* factors, void* scratch, void* panel);
   // top: the largest score of each query; of an inner product, null where it is not wanted
   void (*scores)(const void* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
-                 const void* weights, void* s, void* top, const Corners&, const Ahead&);
-  // Gradients, but for constants of a column, see score/columns.hpp; of the weights as they were given. Null for the
-  // inner product, whose gradients are products.
+                 const void* factors, void* s, void* top, const PartialKeys&, const Prefetch&);
+  // What score/columns.hpp says, which leaves the constants of a column to the driver; the factors are those of the call.
+  // Null for the inner product, whose gradients are products.
   void (*gradients)(const void* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
-                    const void* weights, const void* d_scores, void* to_query, void* to_key, void* to_weights);
+                    const void* factors, const void* d_scores, void* to_query, void* to_key, void* to_factors);
+};
+
+// A link is what a score becomes after its product and before its bias: s = f(scale s) log2(e), from here on in base 2.
+// Most scores have none: the scale of an inner product is in its queries, and a softmax multiplies by that of the others.
+struct LinkParameters {
+  double scale;
+  double softcap;
+};
+struct Link {
+  // s becomes f(scale s) log2(e). kept: what the gradient needs of each cell, as T; null where no gradient is wanted.
+  void (*apply)(void* s, int32_t vectors, int64_t count, const LinkParameters&, void* kept);
+  // d_scores, the gradients of f, become those of scale s; 0 stays 0. Null where f is the identity.
+  void (*gradient)(const void* kept, void* d_scores, int32_t vectors, int64_t count, const LinkParameters&);
 };
 
 // 2^-(rate (j - center))^2 of the keys j of a tile, from its first; center = whole[i] + rest[i] of each query, |rest| <= 1/2.
@@ -90,120 +106,127 @@ struct Gaussian {
 // The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
 enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular };
 
-// The kernels of one accumulator (float32 or float64) and one kind of product. `T` below is the accumulator.
+// The kernels of one accumulator T (float32 or float64) and one kind of product. There are three kinds of product:
+//
+//   product        operands   a word of T holds    keys are read in place    values are loaded in groups
+//   multiply-add   T          one element          of any size               of 1 key: rows
+//   bf16 pairs     bfloat16   a pair of elements   of an even size           of 2 keys: rows of pairs
+//   AMX            bfloat16   a pair of elements   of a multiple of 32       of 32 keys: tiles of pairs
+//
+// `group` is 1, 2 or 32. Wherever values are loaded, a range of keys begins at a multiple of it.
 struct Arithmetic {
   int32_t lanes;         // queries on one vector
   int32_t max_vectors;   // vectors in a panel; kernels take 1 or max_vectors
   int32_t element_size;  // of T, in bytes
-  Dtype in_place;        // keys and values of this dtype, with contiguous rows, need no loading
-  // Products of 16 bits, of two or more rows or columns at once: queries have no factor, loaded values are not rows. 1, 2
-  // or 32: keys in place want a multiple of so many columns, and loaded values come in groups of so many keys, from the
-  // first of one, of value_size bytes.
-  bool pairs;
+  Dtype in_place;        // of operands in memory that the products can read where they stand, in contiguous rows
+  bool pairs;            // a product takes pairs: queries have no factor, weights and d_scores are rounded to bfloat16
   int32_t group;
-  int64_t (*value_size)(int64_t columns);
-  int32_t tile_keys;  // keys in a tile, where that is not what it is for all others; else 0
-  int32_t cell_size;  // of weights and d_scores as query_sum takes them, in bytes
+  int64_t (*value_size)(int64_t columns);  // bytes of a group of loaded values
+  int32_t tile_keys;                       // keys in a tile; 0 where the default serves
+  int32_t cell_size;                       // bytes of a weight or a d_score as query_sum takes them
 
-  // Around what a thread does with these kernels, where that is not null: registers that have to be set up first.
+  // Called by a thread before its first kernel and after its last, where they are not null: registers have to be set up.
   void (*enter)();
   void (*leave)();
 
   // score
   Scoring inner, tanh, relu, distance;
-  // the weights of an additive score, T[columns], as its kernels take them; returns a factor for the scale
+  // The factors of an additive score, T[columns], as its kernels take them. Returns a factor for the scale.
   int64_t (*prepared_size)(int64_t columns);
-  double (*prepare)(const void* weights, int64_t columns, void* to);
-  // s = softcap * tanh(scale * s / softcap) * log2(e) where softcap > 0, else s = scale * s
-  void (*bend)(void* s, int32_t vectors, int64_t count, double scale, double softcap);
-  // s += bias * log2(e); rows[i] points at query i's bias for the first key of the tile
+  double (*prepare)(const void* factors, int64_t columns, void* to);
+  Link scaled;   // f is the identity
+  Link softcap;  // f(x) = softcap tanh(x / softcap)
+  // s += bias * log2(e). rows[i] points at the bias of query i for the first key of the tile.
   void (*add_bias)(void* s, int32_t vectors, int64_t count, const char* const* rows, Dtype, int64_t key_stride,
                    int32_t live);
 
   // reach
-  // query i sees low[i] <= j < high[i], j the key's place in the tile
+  // Query i sees low[i] <= j < high[i], where j is the place of the key in the tile.
   void (*hide_outside)(void* s, int32_t vectors, int64_t begin, int64_t end, const int32_t* low, const int32_t* high);
-  // query i sees key j where bit i of seen[j] is set
+  // Query i sees key j where bit i of seen[j] is set.
   void (*hide_unset)(void* s, int32_t vectors, int64_t count, const uint32_t* seen);
 
   // select
-  // finite: inf and NaN become 0. Loaded values start at a multiple of `group` keys; rows in place, where group is 1.
-  void (*load_values)(const Rows&, int64_t count, int64_t columns, bool finite, void* to);
-  // the largest score of each query, of scores that were bent or hidden
+  // The largest score of each query, of scores that have changed since the product found theirs.
   void (*find_top)(const void* s, int32_t vectors, int64_t count, void* top);
-  // Online softmax; s becomes the weights, as weighted_sum takes them. top, m, l, alpha: one T a query. l sums the weights
-  // as the product takes them; exact, null where it is not wanted, as they were before pairs rounded them. Times the
-  // Gaussian, if any, which l knows nothing of; no pairs then. next: what weighted_sum will read, to prefetch.
+  // The online softmax: s becomes the weights, as weighted_sum takes them. top, m, l, exact and alpha are one T a query.
+  // l adds up the weights as the product takes them; exact, where it is not null, as they were before pairs rounded them.
+  // With a Gaussian, which pairs do not have, weights are multiplied by it after they were added to l. next: what
+  // weighted_sum will read.
   void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* exact,
-               void* alpha, const Gaussian*, const Ahead& next);
-  // s becomes the weights of a compact kernel, whose sum is added to l
+               void* alpha, const Gaussian*, const Prefetch& next);
+  // s becomes the weights of a compact kernel, whose sum is added to l.
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
-  void (*multiply_gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);  // multiplied in; no pairs
-  // Multiplied by 0 where bit i of kept[j] is not set; no pairs.
+  // The queries whose top is larger than m, one bit each, and its first place in the tile.
+  uint32_t (*argmax_place)(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
+                           int32_t* place);
+  // `soft`, with weights of T for any product, and the running sums of the tile in `runs`: runs_of(count) T a query.
+  void (*soft_runs)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
+                    void* alpha, void* runs);
+  int64_t (*runs_of)(int64_t count);
+  // After soft_runs: the queries for which a key of this tile replaces the one drawn before, one bit each, and the place of
+  // that key in the tile. uniform: one T in [0, 1) a query.
+  uint32_t (*draw)(const void* weights, int32_t vectors, int64_t count, const void* runs, const void* l,
+                   const void* uniform, int32_t* place);
+  // s = 2^(scale (s - m)) * factor: the weights, where m and l are known.
+  void (*weigh)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
+
+  // factor; not of pairs
+  void (*multiply_gaussian)(void* weights, int32_t vectors, int64_t count, const Gaussian&);
+  // Weights are multiplied by 0 where bit i of kept[j] is not set.
   void (*clear_unset)(void* weights, int32_t vectors, int64_t count, const uint32_t* kept);
+
+  // the answer
+  // finite: inf and NaN become 0.
+  void (*load_values)(const Rows&, int64_t count, int64_t columns, bool finite, void* to);
+  // output = alpha * output + the sum over the keys of weights * values; output is [column][query].
   void (*weighted_sum)(const void* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
-                       const void* alpha, void* output, const Corners&, const Ahead&);
+                       const void* alpha, void* output, const PartialKeys&, const Prefetch&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries
   // wide; output is at d * column_step + query * query_step, in elements.
   void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,
                          const uint32_t* seen, void* output, int64_t column_step, int64_t query_step);
-  // The queries whose top is larger than m, one bit each, and the first place of it in the tile.
-  uint32_t (*argmax_place)(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
-                           int32_t* place);
-  // soft, of weights as T for any product, with running sums of the tile in `runs`: T, runs_of(count) a query
-  void (*soft_runs)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
-                    void* alpha, void* runs);
-  int64_t (*runs_of)(int64_t count);
-  // The queries for which a key of this tile replaces the one drawn before, one bit each, and its place in the tile; after
-  // soft_runs. uniform: one T in [0, 1) a query.
-  uint32_t (*draw)(const void* weights, int32_t vectors, int64_t count, const void* runs, const void* l,
-                   const void* uniform, int32_t* place);
-  // s = 2^(scale (s - m)) * factor
-  void (*weigh)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
-
-  // backward, see query_sum.hpp
-  // s, the scores, and d_weights, the gradients of the weights, become cells for query_sum, rows `stride` apart, in
-  // `weights` and `d_scores`, and d_weights the gradients of the scores as weighted_sum takes them; but where d_scores is
-  // null, as T, for store_cells to finish. scale: of the scores; scale top + rest is lse, in base 2; shift: one T a query each.
-  // A query with a rest of inf has no weight.
-  void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
-                        const void* rest, const void* shift, void* weights, void* d_scores, int64_t stride);
-  void (*store_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
-  // The same of a compact kernel, with lse = rest; d_weights are left as T.
-  void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* rest,
-                           const void* shift, void* weights, int64_t stride);
-  // Of the centre c and of the width of a Gaussian, but for powers of sigma: to[0][q] += sum_j g (j - c) and
-  // to[1][q] += sum_j g (j - c)^2, with g = P F dP: weights P before the Gaussian, d_weights F dP
-  void (*gaussian_gradient)(const void* weights, const void* d_weights, int32_t vectors, int64_t count, const Gaussian&,
-                            void* to);
-  // d_scores before the softcap, from those after it and from what bend gave: T
-  void (*bend_gradient)(const void* bent, void* d_scores, int32_t vectors, int64_t count, double softcap);
-  // Up to a panel of rows as query_sum takes them, to row `first` of x, a multiple of a panel; the columns beyond, up to
-  // whole vectors, and where pairs the rows beyond, up to a panel, are 0. Returns whether all were finite; `finite`: inf
-  // and NaN become 0.
-  bool (*load_summands)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int64_t columns,
-                        bool finite, void* x, int64_t first);
-  // to[j][d] += sum over q < queries of cells[j * stride + q] * x[q][d]; columns: of x and `to`, a multiple of the lanes.
-  // Where pairs, cells up to a panel beyond the queries are read, which are 0; and rows up to 15 beyond the last, which
-  // are anything.
-  void (*query_sum)(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x, int64_t columns,
-                    void* to);
-  void (*dot_rows)(const void* a, const void* b, int64_t count, int64_t columns, void* to);  // columns: likewise
-
-  // Writes a panel's columns as rows: to[i][r] = panel[r][i] * factor[i], for `live` queries; returns whether all are
+  // Writes the columns of a panel as rows, to[i][r] = panel[r][i] * factor[i], for `live` queries. Returns whether all are
   // finite. scratch: lanes * rows of T.
   bool (*store_rows)(const void* panel, int32_t vectors, int64_t rows, const void* factor, int32_t live, void* scratch,
                      char* const* to, Dtype, int64_t column_stride);
-
-  // One contiguous row of T.
+  // Writes one contiguous row of T.
   void (*store_row)(const void* row, int64_t columns, char* to, Dtype, int64_t column_stride);
 
-  // Few queries (1, 2 or 4): keys as rows, see decode.hpp. Keys and values have contiguous columns; query and output
-  // are rows of T of whole vectors, queries with zeros at the end; s: [key][query], room for a whole vector
-  // of keys more.
+  // backward
+  // s and d_weights, the gradients of the weights, become weights and gradients of the scores:
+  //   weights     cells for query_sum, in rows `stride` apart
+  //   d_scores    likewise; and in d_weights as weighted_sum takes them. Where d_scores is null, in d_weights alone, as T
+  // lse is scale top + rest, in base 2. top, rest and shift are one T a query; a query whose rest is inf has no weight.
+  void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
+                        const void* rest, const void* shift, void* weights, void* d_scores, int64_t stride);
+  // What soft_gradient leaves undone where d_scores is null.
+  void (*store_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
+  // As soft_gradient without d_scores, for a compact kernel, where lse is rest.
+  void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* rest,
+                           const void* shift, void* weights, int64_t stride);
+  // Of the center c and the width of a Gaussian F, except for powers of sigma: to[0][query] += sum_j g (j - c) and
+  // to[1][query] += sum_j g (j - c)^2, with g = P F dP: weights are P, before the Gaussian, and d_weights are F dP.
+  void (*gaussian_gradient)(const void* weights, const void* d_weights, int32_t vectors, int64_t count, const Gaussian&,
+                            void* to);
+  // Up to a panel of rows to x, as query_sum takes them, from row `first` on, a multiple of a panel. Columns up to whole
+  // vectors, and of pairs the rows up to a whole panel, are filled with 0. Returns whether all were finite; with `finite`,
+  // inf and NaN become 0.
+  bool (*load_summands)(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int64_t columns,
+                        bool finite, void* x, int64_t first);
+  // to[j][d] += the sum over q < queries of cells[j * stride + q] * x[q][d]. `columns` is a multiple of the lanes. Products
+  // of pairs read on: in each row the cells up to a whole panel, which must be 0, and up to 15 rows beyond the last, which
+  // may hold anything.
+  void (*query_sum)(const void* cells, int64_t stride, int64_t count, int64_t queries, const void* x, int64_t columns,
+                    void* to);
+  // to[i] = the inner product of the rows a[i] and b[i]; `columns` is a multiple of the lanes.
+  void (*dot_rows)(const void* a, const void* b, int64_t count, int64_t columns, void* to);
+
+  // Few queries (1, 2 or 4), see decode.hpp. Keys and values have contiguous columns. Queries and outputs are rows of T of
+  // whole vectors, queries with zeros at the end. s is [key][query], with room for a whole vector of keys more.
   void (*decode_scores)(const void* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
                         int64_t head_size, void* s);
-  // s += bias * log2(e); rows[i] as in add_bias
+  // As add_bias.
   void (*decode_bias)(void* s, int32_t queries, int64_t count, const char* const* rows, Dtype, int64_t key_stride,
                       int32_t live);
   void (*decode_soft)(void* s, int32_t queries, int64_t count, double scale, void* m, void* l, void* output,

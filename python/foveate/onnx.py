@@ -291,9 +291,9 @@ def _scores(
     lead = q.shape[:3]
     with np.errstate(all="ignore"):
         if mode == _PRODUCT:
-            return logits_of(q, k, lead, score, None, None)[0]
+            return logits_of(q, k, lead, score, None)[0]
         if mode == _CAPPED:
-            return logits_of(q, k, lead, score, softcap, None)[0]
+            return logits_of(q, k, lead, score, softcap)[0]
         if mode == _MASKED:
             return logits_of(q, k, lead, score, softcap, **reach)[0]
     raise ValueError(f"qk_matmul_output_mode: got {mode}, wanted 0, 1, 2 or 3")

@@ -195,7 +195,7 @@ def test_layouts(layout):
 
 def test_heads_are_not_copied(monkeypatch):
     """The engine takes views of the projected rows, and writes the answers side by side."""
-    from foveate import _multi_head
+    from foveate._blocks import multi_head
 
     seen: dict[str, Any] = {}
 
@@ -203,7 +203,7 @@ def test_heads_are_not_copied(monkeypatch):
         seen.update(arrays=arrays, out=keywords["out"])
         return fv.attention(*arrays, **keywords)
 
-    monkeypatch.setattr(_multi_head, "attention", spy)
+    monkeypatch.setattr(multi_head, "attention", spy)
     fv.multi_head_attention(**operands(), **HEADS)
     shapes = [x.shape for x in seen["arrays"]]
     assert shapes == [(2, 2, 2, 13, 8), (2, 2, 1, 19, 8), (2, 2, 1, 19, 5)]

@@ -19,6 +19,7 @@ from kernel_build import kernel_build
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
+    pytest.mark.any_isa,
     pytest.mark.slow,
     pytest.mark.skipif(
         not (ROOT / "CMakeLists.txt").is_file(), reason="the sources are not beside the tests"

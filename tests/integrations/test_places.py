@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.any_isa
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 

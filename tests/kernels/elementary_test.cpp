@@ -36,7 +36,7 @@ std::vector<T> sweep() {
   return x;
 }
 
-// The distance between neighbours of type T at y.
+// The distance between neighbors of type T at y.
 template <class T, class Wide>
 Wide spacing(Wide y) {
   int exponent;

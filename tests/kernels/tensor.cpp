@@ -135,7 +135,7 @@ Tensor Tensor::scattered() const {
   t.contiguous_ = false;
   const size_t ndim = shape_.size();
   int64_t stride = size_of(dtype_);
-  auto lay = [&](size_t axis) {  // with a gap of one element between neighbours
+  auto lay = [&](size_t axis) {  // with a gap of one element between neighbors
     t.strides_[axis] = 2 * stride;
     stride *= 2 * shape_[axis];
   };

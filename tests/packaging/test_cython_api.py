@@ -422,8 +422,8 @@ for module in {modules}:
     ("field", "by", "answer"),
     [
         ("minor", 1, r"imported$"),  # functions were added at the end
-        ("major", 1, r"foveate: got version 3\.\d+ of its C API, wanted 2\.\d+ or a later 2;"),
-        ("minor", -1, r"foveate: got version 2\.-?\d+ of its C API, wanted 2\.\d+ or a later 2;"),
+        ("major", 1, r"foveate: got version 4\.\d+ of its C API, wanted 3\.\d+ or a later 3;"),
+        ("minor", -1, r"foveate: got version 3\.-?\d+ of its C API, wanted 3\.\d+ or a later 3;"),
         ("size", 8, r"foveate: got an fv_problem of \d+ bytes, wanted one of \d+;"),
     ],
 )

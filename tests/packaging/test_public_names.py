@@ -10,11 +10,14 @@ import pickletools
 import pkgutil
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import foveate as fv
 import numpy as np
 import pytest
+
+pytestmark = pytest.mark.python
 
 # The second of each pair is what it needs; of several that export one thing, the first has it.
 MODULES = {
@@ -55,6 +58,25 @@ def named(name: str) -> Any:
         if name == "foveate.plot":
             importlib.import_module("matplotlib").use("agg")
     return importlib.import_module(name)
+
+
+def snapshot() -> dict[str, set[str]]:
+    """The public names of each module, as public_names.txt has them."""
+    found: dict[str, set[str]] = {name: set() for name in MODULES}
+    for line in (Path(__file__).parent / "public_names.txt").read_text().split():
+        module, _, name = line.rpartition(".")
+        found[module].add(name)
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_change_on_purpose(name):
+    """A name that comes or goes is written down in public_names.txt, where a reader sees it."""
+    assert set(named(name).__all__) == snapshot()[name]
+
+
+def test_there_is_a_version():
+    assert fv.__version__
 
 
 def defined_here(module: Any) -> Iterator[tuple[str, Any]]:

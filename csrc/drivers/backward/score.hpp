@@ -131,7 +131,8 @@ class ScoreGradient {
       arithmetic.load_values(block.key_rows(s.begin), s.count(), p_.head_size, true, keys_);
       keys = {keys_, row};
     }
-    arithmetic.weighted_sum(d_scores, vectors, keys, s.count(), p_.head_size, ones_, d_query, block.corners(), Ahead{});
+    arithmetic.weighted_sum(d_scores, vectors, keys, s.count(), p_.head_size, ones_, d_query, block.partial(),
+                            Prefetch{});
     if (!keys_finite)
       arithmetic.add_not_finite(d_scores, width, block.key_rows(s.begin), s.count(), p_.head_size,
                                 seen.bits + p * plan_.tile_keys + s.begin, d_query, width, 1);

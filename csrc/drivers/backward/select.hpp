@@ -38,7 +38,7 @@ class SelectGradient {
       std::fill_n(cells_, s.count() * width, T(0));
     else if (scored_)
       arithmetic.inner.scores(rows.d_out_panel(p), vectors, block.values_as_keys(s.begin), s.count(), p_.value_size,
-                              nullptr, cells_, nullptr, block.corners(), Ahead{});
+                              nullptr, cells_, nullptr, block.partial(), Prefetch{});
     const Gaussian gaussian = p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{};
     const uint32_t* const kept =
         dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr;

@@ -158,7 +158,7 @@ class FewQueries {
     else
       swapped_scores(i, queries, keys, count, scratch.swapped, s);
     const int64_t vectors = (count * queries + arithmetic_.lanes - 1) / arithmetic_.lanes;
-    if (plan_.bent) arithmetic_.bend(s, 1, vectors, plan_.scale, p_.softcap);
+    if (plan_.link) plan_.link->apply(s, 1, vectors, plan_.link_parameters, nullptr);
     if (plan_.biased) {
       const char* rows[query_group];
       for (int32_t q = 0; q < panel.live; ++q)

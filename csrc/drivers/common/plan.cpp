@@ -28,6 +28,11 @@ const Scoring& scoring_of(const Problem& p, const Arithmetic& arithmetic) {
   return arithmetic.distance;
 }
 
+// What the scores become before their bias, by their definition; or null.
+const Link* link_of(const Problem& p, const Arithmetic& arithmetic) {
+  return p.softcap > 0 ? &arithmetic.softcap : nullptr;
+}
+
 // Contiguous rows that start at whole elements of the products can be read where they stand.
 bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, int64_t multiple) {
   const int64_t word = arithmetic.element_size;
@@ -125,12 +130,15 @@ void Plan::fit_windows() noexcept {
 }
 
 void Plan::scale_by(double factor) noexcept {
-  scale = problem.softcap > 0 ? factor : factor * log2_e;
-  bent = problem.softcap > 0 || biased || !(factor > 1e-15);
-  if (problem.family != FV_INNER || arithmetic.pairs) return;
-  query_factor = scale;
-  scale = 1;
-  bent = problem.softcap > 0;
+  link = link_of(problem, arithmetic);
+  scale = link ? factor : factor * log2_e;  // a link has its own log2(e)
+  if (problem.family == FV_INNER && !arithmetic.pairs) {
+    query_factor = scale;
+    scale = 1;
+  } else if (!link && (biased || !(factor > 1e-15))) {
+    link = &arithmetic.scaled;
+  }
+  link_parameters = {scale, problem.softcap};
 }
 
 int64_t Plan::prepared_size() const {

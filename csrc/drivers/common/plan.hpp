@@ -48,14 +48,17 @@ struct Plan {
   int64_t batches = 1, groups = 1;
   int64_t rows = 0;  // groups * queries
 
-  // score: log2(e) is folded into the scale, and the scale into the queries of an inner product, but for pairs. bent:
-  // softcap, or elsewhere a bias or a scale that is not positive, or so small that a sink in its units may be none,
-  // needs a pass of its own, after which the scale is 1.
+  // score: log2(e) is part of the scale, and the scale part of the queries of an inner product, except of pairs. Elsewhere
+  // the softmax multiplies by it; but a bias, or a scale that is not positive or so small that a sink in its units may be
+  // none, needs scaled scores. They, and those that have a link by themselves, go through `link`, null where there is none,
+  // after which the scale is 1.
   double query_factor = 1.0;
   double scale = 1.0;
-  bool bent = false;
+  const Link* link = nullptr;
+  LinkParameters link_parameters{};
   bool biased = false;
-  double softmax_scale() const { return bent ? 1.0 : scale; }
+  double softmax_scale() const { return link ? 1.0 : scale; }
+  bool link_has_gradient() const { return link && link->gradient; }
   // What the distances from a center are divided by, so that float32 holds them: 1, but where sigma is more than 2^100, and
   // the places of keys, beside it, are all the same.
   double gaussian_unit() const { return problem.sigma > 0x1p100 ? problem.sigma / 0x1p100 : 1; }

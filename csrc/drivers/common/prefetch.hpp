@@ -17,7 +17,7 @@ struct Elements {
 };
 
 // Lines of a run of elements, whose first one stands at `first`.
-inline Ahead::Part lines_of(const char* first, Elements run, int64_t item) {
+inline Prefetch::Part lines_of(const char* first, Elements run, int64_t item) {
   const int64_t apart = std::abs(run.stride);
   if (apart >= line_bytes) return {first, 1, run.count, run.stride, 0, nullptr};
   const int64_t bytes = (run.count - 1) * apart + item;
@@ -25,14 +25,14 @@ inline Ahead::Part lines_of(const char* first, Elements run, int64_t item) {
 }
 
 // The elements at first + i * rows.stride + j * columns.stride: along the axis on which they are the nearer neighbors.
-inline Ahead::Part lines_of(const char* first, Elements rows, Elements columns, int64_t item) {
+inline Prefetch::Part lines_of(const char* first, Elements rows, Elements columns, int64_t item) {
   if (rows.count > 1 && (columns.count == 1 || std::abs(rows.stride) < std::abs(columns.stride)))
     std::swap(rows, columns);
   if (rows.stride == columns.count * columns.stride) {
     columns.count *= rows.count;
     rows.count = 1;
   }
-  Ahead::Part part = lines_of(first, columns, item);
+  Prefetch::Part part = lines_of(first, columns, item);
   part.rows = rows.count;
   part.row_stride = rows.stride;
   return part;

@@ -141,15 +141,16 @@ bool Block::open_window() noexcept {
   return true;
 }
 
-void Block::add_ahead(Ahead& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows, int64_t columns) const {
+void Block::add_ahead(Prefetch& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows,
+                      int64_t columns) const {
   if (rows <= 0 || columns <= 0) return;
   const char* const first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
   ahead.parts[ahead.count++] = lines_of(first, {rows, x.row_stride}, {columns, x.column_stride}, item_size(x));
 }
 
-Ahead Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
+Prefetch Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
   const Problem& problem = plan_.problem;
-  Ahead ahead{};
+  Prefetch ahead{};
   // the next panel's windows begin as many keys farther on as it has queries, where windows move with the queries
   const int64_t next = tile_.first + tile_.count;
   add_ahead(ahead, x, batch_, next, std::min<int64_t>(problem.keys - next, blocks_.width), columns);
@@ -163,7 +164,7 @@ Ahead Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
     const int64_t* const order = plan_.order + batch_ * plan_.rows + first_row_ - (keys ? 0 : rows);
     char* const first = base(of);
     for (int64_t i = 0; i < rows; ++i) ahead_rows_[i] = first + order[i] * of.row_stride;
-    Ahead::Part part = lines_of(ahead_rows_[0], {columns, of.column_stride}, item_size(of));
+    Prefetch::Part part = lines_of(ahead_rows_[0], {columns, of.column_stride}, item_size(of));
     part.rows = rows;
     part.list = ahead_rows_;
     ahead.parts[ahead.count++] = part;
@@ -171,10 +172,10 @@ Ahead Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
   return ahead;
 }
 
-Ahead Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
+Prefetch Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
   if (plan_.span > 0) return ahead_of_window(x, columns, keys);
   const Problem& problem = plan_.problem;
-  Ahead ahead{};
+  Prefetch ahead{};
   // the panels of a block share a tile: panel p takes the p-th part
   const auto share = [&](int64_t batch, int64_t first, int64_t end) {
     const int64_t rows = std::min(plan_.tile_keys, end - first);
@@ -262,7 +263,7 @@ LoadedRows Block::values_as_keys(int64_t begin) noexcept {
 }
 
 // Only where windows move with the lanes is there something to leave out.
-Corners Block::corners_of(int p, const Stretch& s) const {
+PartialKeys Block::partial_keys_of(int p, const Stretch& s) const {
   const Panel& panel = panels_[p];
   const int64_t count = s.count();
   if (plan_.span == 0 || panel.live <= arithmetic_.lanes) return {0, count};
@@ -283,7 +284,7 @@ Rows Block::key_rows(int64_t begin) const {
   return {keys_base_ + (tile_.first + begin) * k.row_stride, dtype_of(k), k.row_stride, k.column_stride};
 }
 
-Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
+Stretch Block::score(int p, bool want_bits, void* link_kept) noexcept {
   stopped_ = stopped_ || asked_to_stop(flops_a_key_ * double(tile_.count));
   if (stopped_) return {};
   Panel& panel = panels_[p];
@@ -297,11 +298,10 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
 
   const int32_t v = vectors(p);
   const int64_t count = s.count();
-  corners_ = corners_of(p, s);
+  partial_ = partial_keys_of(p, s);
   plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys(s.begin), count, problem.head_size, plan_.factors, scores_,
-                       wants_top_ ? top_ : nullptr, corners_, ahead(problem.key, problem.head_size, p, true));
-  if (plan_.bent) arithmetic_.bend(scores_, v, count, plan_.scale, problem.softcap);
-  if (bent) std::memcpy(bent, scores_, size_t(count * v * arithmetic_.lanes * arithmetic_.element_size));
+                       wants_top_ ? top_ : nullptr, partial_, ahead(problem.key, problem.head_size, p, true));
+  if (plan_.link) plan_.link->apply(scores_, v, count, plan_.link_parameters, link_kept);
   if (plan_.biased) {
     const char* rows[most_lanes];
     for (int32_t i = 0; i < panel.live; ++i)
@@ -319,7 +319,7 @@ Stretch Block::score(int p, bool want_bits, void* bent) noexcept {
     arithmetic_.hide_outside(scores_, v, 0, s.open - s.begin, low, high);
     arithmetic_.hide_outside(scores_, v, s.shut - s.begin, count, low, high);
   }
-  if (wants_top_ && (plan_.bent || plan_.biased || s.hidden)) arithmetic_.find_top(scores_, v, count, top_);
+  if (wants_top_ && (plan_.link || plan_.biased || s.hidden)) arithmetic_.find_top(scores_, v, count, top_);
   return s;
 }
 

@@ -71,25 +71,25 @@ class Block {
   bool stopped() const { return stopped_; }
 
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
-  // reach is plain intervals. bent: room for the scores as they are after the softcap, before a mask is added.
-  Stretch score(int p, bool want_bits, void* bent = nullptr) noexcept;
+  // reach is plain intervals. link_kept: room for what the gradient of the link needs; or null.
+  Stretch score(int p, bool want_bits, void* link_kept = nullptr) noexcept;
   // With a sigma: what multiplies the weights of a stretch, round each query's centre.
   Gaussian gaussian(int p, const Stretch&) const;
   char* scores() { return scores_; }
-  const Corners& corners() const { return corners_; }  // of the stretch that was scored
-  const char* top() const { return top_; }             // the largest of them, of each query
+  const PartialKeys& partial() const { return partial_; }  // of the stretch that was scored
+  const char* top() const { return top_; }                 // the largest of them, of each query
   double softmax_scale() const { return plan_.softmax_scale(); }
 
   // Values of the open tile from key `begin`, the first of a group; finite: with 0 for inf and NaN.
   LoadedRows values(int64_t begin, bool finite) noexcept;
   // What a product will read of them.
-  Ahead values_next(const LoadedRows& values, int64_t count) const {
+  Prefetch values_next(const LoadedRows& values, int64_t count) const {
     const int64_t groups = arithmetic_.pairs ? (count + arithmetic_.group - 1) / arithmetic_.group : 0;
     const Elements lines{groups * values.row_stride / line_bytes, line_bytes};
     return {{lines_of(static_cast<const char*>(values.data), lines, line_bytes), {}, {}}, 1, false};
   }
   LoadedRows values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
-  Ahead values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
+  Prefetch values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   Rows value_rows(int64_t begin) const;
   // The queries of a panel as the scores read them.
   const void* packed(int p) const { return queries_ + p * panel_bytes_; }
@@ -121,12 +121,12 @@ class Block {
  private:
   void pack(int p) noexcept;
   void open(KeyTile) noexcept;
-  Corners corners_of(int p, const Stretch&) const;
+  PartialKeys partial_keys_of(int p, const Stretch&) const;
   // What to prefetch while keys or values are at work on panel p: its share of the next tile; and in the panel's last
   // tile its share of the next task's first one, with the next queries or the rows that it is about to write.
-  Ahead ahead(const Operand&, int64_t columns, int p, bool keys);
-  Ahead ahead_of_window(const Operand&, int64_t columns, bool keys);
-  void add_ahead(Ahead&, const Operand&, int64_t batch, int64_t row, int64_t rows, int64_t columns) const;
+  Prefetch ahead(const Operand&, int64_t columns, int p, bool keys);
+  Prefetch ahead_of_window(const Operand&, int64_t columns, bool keys);
+  void add_ahead(Prefetch&, const Operand&, int64_t batch, int64_t row, int64_t rows, int64_t columns) const;
 
   const Plan& plan_;
   const Blocks& blocks_;
@@ -152,7 +152,7 @@ class Block {
   KeyTile tile_{};
   TileIds tile_ids_{};
   LoadedRows key_tile_{};
-  Corners corners_{};
+  PartialKeys partial_{};
   const char* ahead_rows_[most_lanes];
   enum class Values { not_loaded, as_they_are, finite, as_keys } values_ready_ = Values::not_loaded;
 };

@@ -91,7 +91,7 @@ class Hard {
     const double scale = block_.softmax_scale();
     if (!choices_.sampled()) {
       const uint32_t found = plain_.argmax_place(block_.scores(), vectors, count, block_.top(), m, place_);
-      plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, nullptr, alpha_, nullptr, Ahead{});
+      plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, nullptr, alpha_, nullptr, Prefetch{});
       take(found & live, place_of(p, 0), p, first, vectors);
       return;
     }
@@ -144,7 +144,7 @@ class Hard {
   [[gnu::always_inline]] void fetch(int p, int i) const {
     const Operand& values = problem_.choices;
     const char* const rows = values_of(p, i, block_.base(values));
-    const Ahead::Part row = lines_of(rows, {problem_.value_size, values.column_stride}, item_size(values));
+    const Prefetch::Part row = lines_of(rows, {problem_.value_size, values.column_stride}, item_size(values));
     const int64_t lines = std::min(row.touches, most_fetched);
     for (int64_t draw = 0; draw < draws_; ++draw) {
       const int64_t key = std::max<int64_t>(key_[place_of(p, draw) + i], 0);

@@ -49,7 +49,7 @@ class Forward {
     const LoadedRows values = block_.values(stretch.begin, careful);
     select(p, stretch, values);
     plan_.arithmetic.weighted_sum(block_.scores(), vectors, values, count, value_size, alpha_, output(p),
-                                  block_.corners(), block_.values_ahead(p));
+                                  block_.partial(), block_.values_ahead(p));
     if (!careful) return;
     const int32_t width = vectors * plan_.arithmetic.lanes;
     plan_.arithmetic.add_not_finite(block_.scores(), width, block_.value_rows(stretch.begin), count, value_size,

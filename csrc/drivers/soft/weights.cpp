@@ -29,7 +29,7 @@ class Weights {
         const Stretch stretch = block_.score(p, false);
         if (!stretch.empty())
           plan_.arithmetic.soft(block_.scores(), block_.vectors(p), stretch.count(), block_.softmax_scale(),
-                                block_.top(), m_ + p * width_, l_ + p * width_, nullptr, alpha_, nullptr, Ahead{});
+                                block_.top(), m_ + p * width_, l_ + p * width_, nullptr, alpha_, nullptr, Prefetch{});
       }
       if (block_.stopped()) return;
     }

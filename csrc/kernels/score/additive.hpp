@@ -38,22 +38,22 @@ struct Shared<double> {
 
 // v, prepared once for a call: sum(v) and the limit, then v, 1 / v as added to t, and 1 / v as multiplied into e^2a.
 template <class T>
-struct Weights {
+struct Factors {
   T sum, limit;
-  const T *v, *inverse, *factor;
-  Weights(const T* prepared, int64_t size) {
+  const T *v, *inverse, *for_powers;
+  Factors(const T* prepared, int64_t size) {
     sum = prepared[0];
     limit = prepared[1];
     v = prepared + 2;
     inverse = v + even(size);
-    factor = inverse + even(size);
+    for_powers = inverse + even(size);
   }
   static int64_t even(int64_t size) { return size + (size & 1); }  // terms go in pairs; the last may be one of v = 0
 };
 
 template <class T>
 int64_t prepared_size(int64_t size) {
-  return (2 + 3 * Weights<T>::even(size)) * int64_t(sizeof(T));
+  return (2 + 3 * Factors<T>::even(size)) * int64_t(sizeof(T));
 }
 
 template <class T>
@@ -71,7 +71,7 @@ inline T power_of_2(T x) {
 // Returns the factor that the scale needs. If some v is not finite, all goes the direct way.
 template <class T>
 double prepare(const T* v, int64_t size, T* to) {
-  const int64_t even = Weights<T>::even(size);
+  const int64_t even = Factors<T>::even(size);
   T largest = 0, smallest = 1;
   bool finite = true;
   for (int64_t h = 0; h < size; ++h) {
@@ -82,18 +82,18 @@ double prepare(const T* v, int64_t size, T* to) {
   double sum = 0;
   for (int64_t h = 0; h < even; ++h) {
     const T one = h < size ? v[h] / scale : T(0);
-    T inverse = Shared<T>::of_zero, factor = 0;  // a constant t, given back here
+    T inverse = Shared<T>::of_zero, for_powers = 0;  // a constant t, given back here
     sum += double(one);
     if (one == 0) {
       sum += 2 / double(inverse);
     } else {
       const T least = one < 0 ? -Shared<T>::least : Shared<T>::least;
-      inverse = factor = 1 / (magnitude(one) < Shared<T>::least ? least : one);
+      inverse = for_powers = 1 / (magnitude(one) < Shared<T>::least ? least : one);
     }
     smallest = 1 / magnitude(inverse) < smallest ? 1 / magnitude(inverse) : smallest;
     to[2 + h] = one;
     to[2 + even + h] = inverse;
-    to[2 + 2 * even + h] = factor;
+    to[2 + 2 * even + h] = for_powers;
   }
   to[0] = T(sum);
   to[1] = finite ? (Shared<T>::log_half_range + log<T>(broadcast(smallest))[0]) / 2 : T(-1);
@@ -104,13 +104,13 @@ double prepare(const T* v, int64_t size, T* to) {
 // the most.
 template <class T>
 int64_t additive_panel_size(int64_t size) {
-  return (2 * Weights<T>::even(size) + 2) * int64_t(sizeof(T));
+  return (2 * Factors<T>::even(size) + 2) * int64_t(sizeof(T));
 }
 template <class T>
 void pack_additive_queries(const char* const* rows, Dtype dtype, int64_t column_stride, int32_t live, int32_t vectors,
                            int64_t size, double, const T* prepared, T* scratch, T* panel) {
-  const Weights<T> weights(prepared, size);
-  const int64_t width = vectors * lanes<T>, even = Weights<T>::even(size);
+  const Factors<T> factors(prepared, size);
+  const int64_t width = vectors * lanes<T>, even = Factors<T>::even(size);
   T *powers = panel + even * width, *largest = powers + even * width;
   pack_queries<T>(rows, dtype, column_stride, live, vectors, size, 1, nullptr, scratch, panel);
   for (int64_t i = size * width; i < even * width; ++i) panel[i] = 0;
@@ -119,7 +119,7 @@ void pack_additive_queries(const char* const* rows, Dtype dtype, int64_t column_
     for (int64_t h = 0; h < even; ++h) {
       const Vec<T> a = load(panel + h * width + i);
       top = max(absolute<T>(a), top);
-      store<T>(powers + h * width + i, exp_twice<T>(a) * broadcast(weights.factor[h]));
+      store<T>(powers + h * width + i, exp_twice<T>(a) * broadcast(factors.for_powers[h]));
     }
     store<T>(largest + i, top);
   }
@@ -163,13 +163,13 @@ void load_additive_keys(const Rows& from, int64_t count, int64_t size, T* row) {
 // A way, for a register tile: part[j][v] += the terms begin..end - 1; and what the sum of all becomes.
 struct SharedWay {
   template <class T, int vectors, int rows>
-  static void add(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Weights<T>& weights,
+  static void add(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Factors<T>& factors,
                   int64_t begin, int64_t end, Vec<T> (&part)[rows][vectors]) {
     constexpr int width = vectors * lanes<T>;
-    const T* powers = panel + Weights<T>::even(size) * width;
+    const T* powers = panel + Factors<T>::even(size) * width;
     keys += AdditiveRow<T>::padded(size);
     for (int64_t h = begin; h < end; h += 2) {
-      const Vec<T> inverse[2] = {broadcast(weights.inverse[h]), broadcast(weights.inverse[h + 1])};
+      const Vec<T> inverse[2] = {broadcast(factors.inverse[h]), broadcast(factors.inverse[h + 1])};
       Vec<T> a[2][vectors];
       unroll<2>(
           [&](auto i) { unroll<vectors>([&](auto v) { a[i][v] = load(powers + (h + i) * width + v * lanes<T>); }); });
@@ -184,29 +184,29 @@ struct SharedWay {
     }
   }
   template <class T>
-  static Vec<T> finish(Vec<T> sum, const Weights<T>& weights) {
-    return weights.sum - T(2) * sum;
+  static Vec<T> finish(Vec<T> sum, const Factors<T>& factors) {
+    return factors.sum - T(2) * sum;
   }
 };
 
 template <class Activation>
 struct DirectWay {
   template <class T, int vectors, int rows>
-  static void add(const T* panel, const T* keys, int64_t key_stride, int64_t, const Weights<T>& weights, int64_t begin,
+  static void add(const T* panel, const T* keys, int64_t key_stride, int64_t, const Factors<T>& factors, int64_t begin,
                   int64_t end, Vec<T> (&part)[rows][vectors]) {
     constexpr int width = vectors * lanes<T>;
     for (int64_t h = begin; h < end; ++h) {
-      const Vec<T> weight = broadcast(weights.v[h]);
+      const Vec<T> factor = broadcast(factors.v[h]);
       Vec<T> a[vectors];
       unroll<vectors>([&](auto v) { a[v] = load(panel + h * width + v * lanes<T>); });
       unroll<rows>([&](auto j) {
         const Vec<T> b = broadcast(keys[j * key_stride + h]);
-        unroll<vectors>([&](auto v) { part[j][v] += Activation::template of<T>(a[v] + b) * weight; });
+        unroll<vectors>([&](auto v) { part[j][v] += Activation::template of<T>(a[v] + b) * factor; });
       });
     }
   }
   template <class T>
-  static Vec<T> finish(Vec<T> sum, const Weights<T>&) {
+  static Vec<T> finish(Vec<T> sum, const Factors<T>&) {
     return sum;
   }
 };
@@ -231,23 +231,23 @@ struct Relu {
 
 template <class Way, class T, int vectors, int rows>
 [[gnu::noinline]] void additive_block(const T* panel, const T* keys, int64_t key_stride, int64_t size,
-                                      const Weights<T>& weights, T* scores, T* top) {
+                                      const Factors<T>& factors, T* scores, T* top) {
   Vec<T> sum[rows][vectors] = {};
   sum_in_parts<T, vectors, rows>(size, sum, [&](int64_t begin, int64_t end, auto& part) {
-    Way::template add<T, vectors, rows>(panel, keys, key_stride, size, weights, begin, end, part);
+    Way::template add<T, vectors, rows>(panel, keys, key_stride, size, factors, begin, end, part);
   });
   unroll<rows>(
-      [&](auto j) { unroll<vectors>([&](auto v) { sum[j][v] = Way::template finish<T>(sum[j][v], weights); }); });
+      [&](auto j) { unroll<vectors>([&](auto v) { sum[j][v] = Way::template finish<T>(sum[j][v], factors); }); });
   store_scores<T, vectors, rows>(sum, scores, top);
 }
 
 // The way of a register tile.
 struct ChooseTanh {
   template <class T, int vectors, int rows>
-  static void block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Weights<T>& weights,
+  static void block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Factors<T>& factors,
                     T* scores, T* top) {
     constexpr int width = vectors * lanes<T>;
-    const T* queries = panel + 2 * Weights<T>::even(size) * width;
+    const T* queries = panel + 2 * Factors<T>::even(size) * width;
     T reach[rows], least = queries[width], most = queries[width + 1], lowest, highest;
     for (int j = 0; j < rows; ++j) {
       reach[j] = keys[j * key_stride + 2 * AdditiveRow<T>::padded(size)];
@@ -259,15 +259,15 @@ struct ChooseTanh {
     const auto small = additive_block<DirectWay<SmallTanh>, T, vectors, rows>;
     const auto shared = additive_block<SharedWay, T, vectors, rows>;
     const auto direct = additive_block<DirectWay<Tanh>, T, vectors, rows>;
-    const T limit = weights.limit > 1 ? weights.limit : T(1);
-    if (most <= 1) return small(panel, keys, key_stride, size, weights, scores, top);
-    if (least > 1 && most <= limit) return shared(panel, keys, key_stride, size, weights, scores, top);
-    if (least > limit) return direct(panel, keys, key_stride, size, weights, scores, top);
+    const T limit = factors.limit > 1 ? factors.limit : T(1);
+    if (most <= 1) return small(panel, keys, key_stride, size, factors, scores, top);
+    if (least > 1 && most <= limit) return shared(panel, keys, key_stride, size, factors, scores, top);
+    if (least > limit) return direct(panel, keys, key_stride, size, factors, scores, top);
 
     alignas(vector_bytes) T others[rows * width], ignored[width] = {};
     Vec<T> result[rows][vectors];
     const auto take = [&](auto way, T above) {  // for the pairs whose reach is beyond this
-      way(panel, keys, key_stride, size, weights, others, ignored);
+      way(panel, keys, key_stride, size, factors, others, ignored);
       unroll<rows>([&](auto j) {
         unroll<vectors>([&](auto v) {
           const Vec<T> score = load(others + j * width + v * lanes<T>);
@@ -283,17 +283,17 @@ struct ChooseTanh {
 };
 struct ChooseRelu {
   template <class T, int vectors, int rows>
-  static void block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Weights<T>& weights,
+  static void block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Factors<T>& factors,
                     T* scores, T* top) {
-    additive_block<DirectWay<Relu>, T, vectors, rows>(panel, keys, key_stride, size, weights, scores, top);
+    additive_block<DirectWay<Relu>, T, vectors, rows>(panel, keys, key_stride, size, factors, scores, top);
   }
 };
 
 template <class T, class Choose>
 void additive_scores(const T* panel, int32_t vectors, LoadedRows tile, int64_t count, int64_t size, const T* prepared,
-                     T* scores, T* top, const Corners&, const Ahead& ahead) {
+                     T* scores, T* top, const PartialKeys&, const Prefetch& ahead) {
   by_width(vectors, [&](auto v) {
-    const Weights<T> weights(prepared, size);
+    const Factors<T> factors(prepared, size);
     const T* const keys = static_cast<const T*>(tile.data);
     const int64_t stride = tile.row_stride / int64_t(sizeof(T));
     start_top<T, v>(top);
@@ -301,11 +301,11 @@ void additive_scores(const T* panel, int32_t vectors, LoadedRows tile, int64_t c
     int64_t j = 0;
     for (; j + additive_rows <= count; j += additive_rows) {
       prefetcher.step();
-      Choose::template block<T, v, additive_rows>(panel, keys + j * stride, stride, size, weights,
+      Choose::template block<T, v, additive_rows>(panel, keys + j * stride, stride, size, factors,
                                                   scores + j * v * lanes<T>, top);
     }
     for (; j < count; ++j)
-      Choose::template block<T, v, 1>(panel, keys + j * stride, stride, size, weights, scores + j * v * lanes<T>, top);
+      Choose::template block<T, v, 1>(panel, keys + j * stride, stride, size, factors, scores + j * v * lanes<T>, top);
   });
 }
 

@@ -1,7 +1,7 @@
 // The gradients of a score that is a sum over columns of a function of query and key there, from a tile of d_scores:
-//   additive   s = sum_h v_h f(a_h + b_h)        to_query = to_key = f',              to_weights = f
-//   distance   s = sum_h (w_h (a_h - b_h))^2     to_query = -to_key = w_h (a_h - b_h), to_weights = w_h (a_h - b_h)^2
-//   to_query[h][q] += sum_j dS[j][q] (..),  to_key[j][h] += sum_q dS[j][q] (..),  to_weights[h][lane] += sum_jq dS[j][q] (..)
+//   additive   s = sum_h v_h f(a_h + b_h)        to_query = to_key = f',              to_factors = f
+//   distance   s = sum_h (w_h (a_h - b_h))^2     to_query = -to_key = w_h (a_h - b_h), to_factors = w_h (a_h - b_h)^2
+//   to_query[h][q] += sum_j dS[j][q] (..),  to_key[j][h] += sum_q dS[j][q] (..),  to_factors[h][lane] += sum_jq dS[j][q] (..)
 // What is constant in a column, v_h or 2 w_h and its sign, is left to the driver. Sums over the keys run from 0 in a
 // tile, sums over the queries from 0 in a panel. Cells of dS = 0, those that are not seen among them, add 0 whatever
 // query and key hold.
@@ -12,11 +12,11 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// The slope of a score in a column: what goes to query and key, and what goes to the weights. A policy F has `of` for one
+// The slope of a score in a column: what goes to query and key, and what goes to the factors. A policy F has `of` for one
 // column, and `of_two` for two.
 template <class T>
 struct Slope {
-  Vec<T> operand, weight;
+  Vec<T> operand, factor;
 };
 // Functions whose columns share nothing.
 template <class F>
@@ -42,10 +42,10 @@ constexpr int single_columns = 4;
 
 template <class T, class F, int vectors>
 [[gnu::noinline]] void column_square(const T* panel, const T* keys, int64_t key_stride, int64_t count, int columns,
-                                     const T* weights, const T* d_scores, T* to_query, T* to_key, int64_t to_key_stride,
-                                     T* to_weights) {
+                                     const T* factors, const T* d_scores, T* to_query, T* to_key, int64_t to_key_stride,
+                                     T* to_factors) {
   constexpr int width = vectors * lanes<T>;
-  alignas(vector_bytes) T of_queries[lanes<T> * width] = {}, of_weights[lanes<T> * lanes<T>] = {};
+  alignas(vector_bytes) T of_queries[lanes<T> * width] = {}, of_factors[lanes<T> * lanes<T>] = {};
   for (int64_t j = 0; j < count; ++j, keys += key_stride, to_key += to_key_stride) {
     Vec<T> d_score[vectors];
     IntVec<T> nothing[vectors];
@@ -55,16 +55,16 @@ template <class T, class F, int vectors>
     });
     Vec<T> of_key[lanes<T>] = {};
     const auto add = [&](int h, auto v, const Slope<T>& slope) {
-      T *const of_query = of_queries + h * width + v * lanes<T>, *const of_weight = of_weights + h * lanes<T>;
+      T *const of_query = of_queries + h * width + v * lanes<T>, *const of_factor = of_factors + h * lanes<T>;
       const Vec<T> part = nothing[v] ? Vec<T>{} : d_score[v] * slope.operand;
       store<T>(of_query, load(of_query) + part);
       of_key[h] += part;
-      store<T>(of_weight, load(of_weight) + (nothing[v] ? Vec<T>{} : d_score[v] * slope.weight));
+      store<T>(of_factor, load(of_factor) + (nothing[v] ? Vec<T>{} : d_score[v] * slope.factor));
     };
     int h = 0;
     for (; h + 1 < columns; h += 2) {
       const Vec<T> b[2] = {broadcast(keys[h]), broadcast(keys[h + 1])};
-      const Vec<T> w[2] = {broadcast(weights[h]), broadcast(weights[h + 1])};
+      const Vec<T> w[2] = {broadcast(factors[h]), broadcast(factors[h + 1])};
       unroll<vectors>([&](auto v) {
         const T* const query = panel + h * width + v * lanes<T>;
         const Vec<T> a[2] = {load(query), load(query + width)};
@@ -77,7 +77,7 @@ template <class T, class F, int vectors>
     if (h < columns)
       unroll<vectors>([&](auto v) {
         const Vec<T> a = load(panel + h * width + v * lanes<T>);
-        add(h, v, F::template of<T>(a, broadcast(keys[h]), broadcast(weights[h])));
+        add(h, v, F::template of<T>(a, broadcast(keys[h]), broadcast(factors[h])));
       });
     if (columns <= single_columns) {
       for (int h = 0; h < columns; ++h) to_key[h] += sum_of_lanes<T>(of_key[h]);
@@ -91,14 +91,14 @@ template <class T, class F, int vectors>
   for (int64_t i = 0; i < columns * width; i += lanes<T>)
     store<T>(to_query + i, load(to_query + i) + load(of_queries + i));
   for (int64_t i = 0; i < columns * lanes<T>; i += lanes<T>)
-    store<T>(to_weights + i, load(to_weights + i) + load(of_weights + i));
+    store<T>(to_factors + i, load(to_factors + i) + load(of_factors + i));
 }
 
-// d_scores: [key][vectors * lanes], 0 in lanes without a query. weights: T[columns] of distances. to_key: rows of whole
-// vectors; to_weights: a vector for each column.
+// d_scores: [key][vectors * lanes], 0 in lanes without a query. factors: T[columns] of distances. to_key: rows of whole
+// vectors; to_factors: a vector for each column.
 template <class T, class F>
 void column_gradients(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
-                      const T* weights, const T* d_scores, T* to_query, T* to_key, T* to_weights) {
+                      const T* factors, const T* d_scores, T* to_query, T* to_key, T* to_factors) {
   by_width(vectors, [&](auto v) {
     constexpr int width = v * lanes<T>;
     const int64_t to_key_stride = (columns + lanes<T> - 1) / lanes<T> * lanes<T>;
@@ -108,8 +108,8 @@ void column_gradients(const T* panel, int32_t vectors, LoadedRows keys, int64_t 
     for (int64_t h = 0; h < columns; h += lanes<T>) {
       const int some = columns - h < lanes<T> ? int(columns - h) : lanes<T>;
       column_square<T, F, v>(panel + h * width, rows + h, keys.row_stride / int64_t(sizeof(T)), count, some,
-                             weights ? weights + h : ones, d_scores, to_query + h * width, to_key + h, to_key_stride,
-                             to_weights + h * lanes<T>);
+                             factors ? factors + h : ones, d_scores, to_query + h * width, to_key + h, to_key_stride,
+                             to_factors + h * lanes<T>);
     }
   });
 }

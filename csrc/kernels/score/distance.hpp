@@ -8,7 +8,7 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// Enough rows to hide the latency of a multiply-add. On AVX-512 twice as many are 5% faster without weights; with them,
+// Enough rows to hide the latency of a multiply-add. On AVX-512 twice as many are 5% faster without factors; with them,
 // or with 16 registers, they spill.
 #if defined(__AVX512F__)
 template <bool weighted>
@@ -56,13 +56,13 @@ void distances(const T* panel, const T* keys, int64_t key_stride, int64_t count,
 }
 
 template <class T>
-void distance_scores(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t size, const T* weights,
-                     T* s, T* top, const Corners&, const Ahead& ahead) {
+void distance_scores(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t size, const T* factors,
+                     T* s, T* top, const PartialKeys&, const Prefetch& ahead) {
   by_width(vectors, [&](auto v) {
-    Prefetcher prefetcher(ahead, count / (weights ? distance_rows<true> : distance_rows<false>));
-    const auto run = weights ? distances<T, v, true> : distances<T, v, false>;
+    Prefetcher prefetcher(ahead, count / (factors ? distance_rows<true> : distance_rows<false>));
+    const auto run = factors ? distances<T, v, true> : distances<T, v, false>;
     start_top<T, v>(top);
-    run(panel, static_cast<const T*>(keys.data), keys.row_stride / int64_t(sizeof(T)), count, size, weights, s, top,
+    run(panel, static_cast<const T*>(keys.data), keys.row_stride / int64_t(sizeof(T)), count, size, factors, s, top,
         prefetcher);
   });
 }

@@ -8,7 +8,7 @@ namespace {
 // Rows are those of Product, in words of T's size.
 template <class Product, class T = typename Product::T>
 void inner_scores(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t head_size, const void*, T* s,
-                  T* top, const Corners& corners, const Ahead& ahead) {
+                  T* top, const PartialKeys& partial, const Prefetch& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, count / key_rows<v>);
     T unwanted[v * lanes<T>];
@@ -24,9 +24,9 @@ void inner_scores(const T* panel, int32_t vectors, LoadedRows keys, int64_t coun
     if constexpr (v == 1) {
       product(v, Constant<0>{}, 0, count);
     } else {
-      if (corners.first > 0) product(Constant<1>{}, Constant<0>{}, 0, corners.first);
-      product(v, Constant<0>{}, corners.first, corners.last);
-      if (corners.last < count) product(Constant<1>{}, Constant<v - 1>{}, corners.last, count);
+      if (partial.first > 0) product(Constant<1>{}, Constant<0>{}, 0, partial.first);
+      product(v, Constant<0>{}, partial.first, partial.last);
+      if (partial.last < count) product(Constant<1>{}, Constant<v - 1>{}, partial.last, count);
     }
   });
 }

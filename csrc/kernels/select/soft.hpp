@@ -93,7 +93,7 @@ template <class T, int vectors, bool scaled, bool falloff>
 
 template <class T>
 void soft(T* scores, int32_t vectors, int64_t count, double scale, const T* top, T* m, T* l, T*, T* alpha,
-          const Gaussian* gaussian, const Ahead&) {
+          const Gaussian* gaussian, const Prefetch&) {
   by_width(vectors, [&](auto v) {
     const auto plain = scale == 1 ? soft_tile<T, v, false, false> : soft_tile<T, v, true, false>;
     const auto falling = scale == 1 ? soft_tile<T, v, false, true> : soft_tile<T, v, true, true>;

@@ -10,31 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._attention.gradients import MultiHeadGradients, names_of
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
-from .._inputs.arrays import (
-    Array,
-    ArrayInput,
-    broadcast_together,
-    compute_dtype,
-    float_arrays,
-    integer,
-    like,
-    reals,
-    room_for,
-    rounded,
-)
-from .._inputs.random import Seed
-from .._inputs.reach import Segments, Window, mask_of, of_heads
-from ..scores import Score
+from .._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays, like, room_for, rounded
+from .._inputs.options import AttentionOptions
+from .._inputs.signatures import with_options
+from .heads import check_heads, join_heads, lead_with, split_heads, with_heads
 from .projection import Projection, Projections, check_columns, rows_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@with_options(AttentionOptions, of=attention)
 @room_for("x, memory")
 def multi_head_attention(
     x: ArrayInput,
@@ -50,17 +43,7 @@ def multi_head_attention(
     bk: ArrayInput | None = None,
     bv: ArrayInput | None = None,
     bo: ArrayInput | None = None,
-    score: Score | str = "scaled_dot",
-    mask: ArrayInput | None = None,
-    causal: bool = False,
-    window: Window | None = None,
-    offset: ArrayInput | str | None = None,
-    key_lengths: ArrayInput | None = None,
-    segments: Segments | None = None,
-    softcap: float | None = None,
-    sink: ArrayInput | None = None,
-    dropout: float = 0.0,
-    rng: Seed = None,
+    **options: Unpack[AttentionOptions],
 ) -> Array:
     """Attend by several heads at once, each with projections of its own [1]_.
 
@@ -138,22 +121,12 @@ def multi_head_attention(
     (3, 10, 16)
     """
     weights = ((wq, bq), (wk, bk), (wv, bv), (wo, bo))
-    reach = {"mask": mask, "offset": offset, "key_lengths": key_lengths, "segments": segments}
-    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score, sink, **reach)
-    attention(
-        *block.operands(),
-        score=score,
-        causal=causal,
-        window=window,
-        softcap=softcap,
-        dropout=dropout,
-        rng=rng,
-        out=block.answers(),
-        **block.reach,
-    )
+    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, options)
+    attention(*block.operands(), out=block.answers(), **block.options)
     return rounded(block.output.forward(), block.dtype)
 
 
+@with_options(AttentionOptions, of=attention)
 @room_for("x, memory")
 def multi_head_attention_vjp(
     x: ArrayInput,
@@ -170,17 +143,7 @@ def multi_head_attention_vjp(
     bv: ArrayInput | None = None,
     bo: ArrayInput | None = None,
     wrt: str | Collection[str] | None = None,
-    score: Score | str = "scaled_dot",
-    mask: ArrayInput | None = None,
-    causal: bool = False,
-    window: Window | None = None,
-    offset: ArrayInput | str | None = None,
-    key_lengths: ArrayInput | None = None,
-    segments: Segments | None = None,
-    softcap: float | None = None,
-    sink: ArrayInput | None = None,
-    dropout: float = 0.0,
-    rng: Seed = None,
+    **options: Unpack[AttentionOptions],
 ) -> tuple[Array, Callable[[ArrayInput], MultiHeadGradients]]:
     """Attend by several heads, and return the output with the pullback of its gradients.
 
@@ -233,20 +196,9 @@ def multi_head_attention_vjp(
     """
     wanted = names_of(wrt, MultiHeadGradients._fields)
     weights = ((wq, bq), (wk, bk), (wv, bv), (wo, bo))
-    reach = {"mask": mask, "offset": offset, "key_lengths": key_lengths, "segments": segments}
-    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, score, sink, **reach)
+    block = _Block.of(x, memory, weights, num_heads, num_kv_heads, options)
     inner = block.inputs.inner_names(wanted)
-    answers, pull = attention_vjp(
-        *block.operands(),
-        wrt=inner,
-        score=score,
-        causal=causal,
-        window=window,
-        softcap=softcap,
-        dropout=dropout,
-        rng=rng,
-        **block.reach,
-    )
+    answers, pull = attention_vjp(*block.operands(), wrt=inner, **block.options)
     block.answers()[...] = answers
     output = rounded(block.output.forward(), block.dtype)
 
@@ -257,7 +209,7 @@ def multi_head_attention_vjp(
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
             if inner:
                 found = pull(block.split(block.output.d_rows(d_out)))
-                made |= block.inputs.gradients(wanted, map(_joined, found[:3]))
+                made |= block.inputs.gradients(wanted, map(join_heads, found[:3]))
                 made |= {"score": found.score, "mask": found.mask, "sink": found.sink}
                 for name, shape in block.shapes.items():  # without the axes of the heads
                     if made[name] is not None:
@@ -279,7 +231,7 @@ class _Block:
     output: Projection
     heads: int
     kv_heads: int
-    reach: dict[str, Any]  # and the sink, as `attention` takes them
+    options: AttentionOptions  # as `attention` takes them, with the two axes of the heads
     shapes: dict[str, tuple[int, ...]]  # of the mask and the sink, as they came
 
     @classmethod
@@ -290,9 +242,7 @@ class _Block:
         weights: tuple[tuple[object, object], ...],
         num_heads: object,
         num_kv_heads: object,
-        score: object,
-        sink: object,
-        **reach: object,
+        options: AttentionOptions,
     ) -> _Block:
         """Check the arguments, and make the rows that the answers of the heads are written into.
 
@@ -303,7 +253,7 @@ class _Block:
         for name, array in zip(given, arrays, strict=True):
             rows_of(name, array)
         rows, others, source = arrays[0], arrays[-1], [*given][-1]
-        heads, kv_heads = _heads(num_heads, num_kv_heads)
+        heads, kv_heads = check_heads(num_heads, num_kv_heads)
         (wq, bq), (wk, bk), (wv, bv), (wo, bo) = weights
         query = Projection.of(rows, wq=wq, bq=bq)
         key = Projection.of(others, wk=wk, bk=bk)
@@ -316,7 +266,7 @@ class _Block:
                     f"heads"
                 )
         sizes = key.columns // kv_heads, query.columns // heads
-        check_columns(score, *sizes, heads=" for each head")
+        check_columns(options.get("score", "scaled_dot"), *sizes, heads=" for each head")
         try:
             lead = np.broadcast_shapes(rows.shape[:-2], others.shape[:-2])
         except ValueError:
@@ -324,19 +274,14 @@ class _Block:
                 f"memory: got shape {others.shape}, wanted leading axes that broadcast with those "
                 f"of x, {rows.shape}"
             ) from None
-        mask = None if reach["mask"] is None else mask_of(reach["mask"])
-        logits = None if sink is None else reals("sink", sink)
-        given = {"mask": mask, "sink": logits}
-        shapes = {name: x.shape for name, x in given.items() if isinstance(x, np.ndarray)}
         split = kv_heads, heads // kv_heads
         shape = (*lead, rows.shape[-2], others.shape[-2])
-        keywords = of_heads(shape, split, **reach | {"mask": mask})
-        keywords["sink"] = _sink(logits, lead, split)
-        lead = _lead_with(lead, **keywords)
+        options, shapes = with_heads(options, shape, split)
+        lead = lead_with(lead, options)
         size = heads * (value.columns // kv_heads)
         answers = np.empty((*lead, rows.shape[-2], size), compute_dtype(rows.dtype))
         inputs = Projections(query, key, value, ("x", source, source))
-        return cls(inputs, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads, keywords, shapes)
+        return cls(inputs, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads, options, shapes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -346,89 +291,15 @@ class _Block:
     def operands(self) -> tuple[Array, Array, Array]:
         """Return queries, keys and values; those of keys and values have groups of 1."""
         key, value = (
-            _split(projection.forward(), self.kv_heads, 1)
+            split_heads(projection.forward(), self.kv_heads, 1)
             for projection in (self.inputs.key, self.inputs.value)
         )
         return self.split(self.inputs.query.forward()), key, value
 
     def split(self, rows: Array) -> Array:
         """View rows (..., Lq, heads * D) as (..., kv_heads, group, Lq, D)."""
-        return _split(rows, self.kv_heads, self.heads // self.kv_heads)
+        return split_heads(rows, self.kv_heads, self.heads // self.kv_heads)
 
     def answers(self) -> Array:
         """View the rows of the heads' answers as (..., kv_heads, group, Lq, Dv)."""
         return self.split(self.output.rows)
-
-
-def _sink(
-    logits: float | Array | None, lead: tuple[int, ...], heads: tuple[int, int]
-) -> float | Array | None:
-    """Give a sink (..., heads) the two axes of the heads."""
-    if not isinstance(logits, np.ndarray) or logits.ndim == 0:
-        return logits
-    *others, count = logits.shape
-    every = heads[0] * heads[1]
-    if count not in (1, every) or not broadcast_together(tuple(others), lead):
-        raise ValueError(
-            f"sink: got shape {logits.shape}, wanted a number, or an array that broadcasts with "
-            f"{(*lead, every)}, with one for each head"
-        )
-    return logits.reshape(*others, *((1, 1) if count == 1 else heads))
-
-
-def _lead_with(
-    lead: tuple[int, ...],
-    mask: Any = None,
-    offset: Any = None,
-    key_lengths: Any = None,
-    segments: Any = None,
-    sink: Any = None,
-) -> tuple[int, ...]:
-    """Return the leading axes of the output, of the batch and of all that has two axes of heads.
-
-    Raises
-    ------
-    ValueError
-        For those that do not broadcast.
-    """
-    ids = segments if isinstance(segments, tuple) else (segments,)
-    pairs = {"mask": [mask], "segments": ids, "offset": [offset], "key_lengths": [key_lengths]}
-    own = {"mask": 4, "segments": 3}
-    for name, arrays in {**pairs, "sink": [sink]}.items():
-        for x in arrays:
-            others = np.shape(x)[: max(0, np.ndim(x) - own.get(name, 2))]
-            if not broadcast_together(lead, others):
-                raise ValueError(
-                    f"{name}: got leading axes {others}, wanted ones that broadcast with those of "
-                    f"the others, {lead}"
-                )
-            lead = np.broadcast_shapes(lead, others)
-    return lead
-
-
-def _heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:
-    heads = integer("num_heads", num_heads)
-    if heads < 1:
-        raise ValueError(f"num_heads: got {heads}, wanted one or more")
-    if num_kv_heads is None:
-        return heads, heads
-    kv_heads = integer("num_kv_heads", num_kv_heads)
-    if kv_heads < 1 or heads % kv_heads:
-        raise ValueError(
-            f"num_kv_heads: got {kv_heads}, wanted a number that divides num_heads, {heads}"
-        )
-    return heads, kv_heads
-
-
-def _split(rows: Array, heads: int, group: int) -> Array:
-    """View rows (..., L, heads * group * D) as (..., heads, group, L, D)."""
-    size = rows.shape[-1] // (heads * group)
-    return np.moveaxis(rows.reshape(*rows.shape[:-1], heads, group, size), -4, -2)
-
-
-def _joined(heads: Array | None) -> Array | None:
-    """Copy (..., heads, group, L, D) into rows (..., L, heads * group * D)."""
-    if heads is None:
-        return None
-    rows = np.moveaxis(heads, -2, -4)
-    return rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2] * rows.shape[-1])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, compute_dtype, rounded
+from .._inputs.arrays import Array, as_array, compute_dtype, rounded
 from ..scores import score_object
 from ..scores._base import parameter
 from ..scores._rows import fitted, matrix_gradient, project
@@ -48,12 +48,12 @@ class Projection:
             For dtypes that are not float, or not taken with these rows, and for other shapes.
         """
         (name, given), *rest = named.items()
-        weight = parameter(name, given, rows.shape[-1], "H")
+        weight = parameter(name, as_array(name, given), rows.shape[-1], "H")
         fitted(name, weight, rows)
         bias = None
         for bias_name, x in rest:
             if x is not None:
-                bias = parameter(bias_name, x, weight.shape[1])
+                bias = parameter(bias_name, as_array(bias_name, x), weight.shape[1])
                 fitted(bias_name, bias, rows)
         return cls(rows, weight, bias)
 

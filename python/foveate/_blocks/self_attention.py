@@ -6,6 +6,7 @@ output = attention(x @ wq, x @ wk, x @ wv)
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,30 +14,22 @@ from .._attention.gradients import SelfGradients, names_of
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
 from .._inputs.arrays import Array, ArrayInput, float_arrays, like, room_for, rounded
-from .._inputs.random import Seed
-from .._inputs.reach import Segments, Window
-from ..scores import Score
+from .._inputs.options import AttentionOptions
+from .._inputs.signatures import with_options
 from .projection import Projection, Projections, check_columns, rows_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@with_options(AttentionOptions, of=attention)
 @room_for("x")
 def self_attention(
     x: ArrayInput,
     wq: ArrayInput,
     wk: ArrayInput,
     wv: ArrayInput,
-    *,
-    score: Score | str = "scaled_dot",
-    mask: ArrayInput | None = None,
-    causal: bool = False,
-    window: Window | None = None,
-    offset: ArrayInput | str | None = None,
-    key_lengths: ArrayInput | None = None,
-    segments: Segments | None = None,
-    softcap: float | None = None,
-    sink: ArrayInput | None = None,
-    dropout: float = 0.0,
-    rng: Seed = None,
+    **options: Unpack[AttentionOptions],
 ) -> Array:
     """Let each row of x attend to the rows of x: one head of self-attention [1]_ [2]_.
 
@@ -88,26 +81,17 @@ def self_attention(
     array([[10.56],
            [19.44]])
     """
-    projections = _projections(score, x, wq=wq, wk=wk, wv=wv)
+    projections = _projections(options.get("score", "scaled_dot"), x, wq=wq, wk=wk, wv=wv)
     output = attention(
         projections.query.forward(),
         projections.key.forward(),
         projections.value.forward(),
-        score=score,
-        mask=mask,
-        causal=causal,
-        window=window,
-        offset=offset,
-        key_lengths=key_lengths,
-        segments=segments,
-        softcap=softcap,
-        sink=sink,
-        dropout=dropout,
-        rng=rng,
+        **options,
     )
     return rounded(output, projections.query.rows.dtype)
 
 
+@with_options(AttentionOptions, of=attention)
 @room_for("x")
 def self_attention_vjp(
     x: ArrayInput,
@@ -116,17 +100,7 @@ def self_attention_vjp(
     wv: ArrayInput,
     *,
     wrt: str | Collection[str] | None = None,
-    score: Score | str = "scaled_dot",
-    mask: ArrayInput | None = None,
-    causal: bool = False,
-    window: Window | None = None,
-    offset: ArrayInput | str | None = None,
-    key_lengths: ArrayInput | None = None,
-    segments: Segments | None = None,
-    softcap: float | None = None,
-    sink: ArrayInput | None = None,
-    dropout: float = 0.0,
-    rng: Seed = None,
+    **options: Unpack[AttentionOptions],
 ) -> tuple[Array, Callable[[ArrayInput], SelfGradients]]:
     """Let each row attend to all, and return the output with the pullback of its gradients.
 
@@ -177,24 +151,14 @@ def self_attention_vjp(
            [1.]])
     """
     wanted = names_of(wrt, SelfGradients._fields)
-    projections = _projections(score, x, wq=wq, wk=wk, wv=wv)
+    projections = _projections(options.get("score", "scaled_dot"), x, wq=wq, wk=wk, wv=wv)
     dtype = projections.query.rows.dtype
     wide, pull = attention_vjp(
         projections.query.forward(),
         projections.key.forward(),
         projections.value.forward(),
         wrt=projections.inner_names(wanted),
-        score=score,
-        mask=mask,
-        causal=causal,
-        window=window,
-        offset=offset,
-        key_lengths=key_lengths,
-        segments=segments,
-        softcap=softcap,
-        sink=sink,
-        dropout=dropout,
-        rng=rng,
+        **options,
     )
     output = rounded(wide, dtype)
 

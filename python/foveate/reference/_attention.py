@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.options import ReachOptions
+from .._inputs.signatures import with_options
 from ._dropout import factors_of
 from ._reach import bias_of, lead_of, narrowed, per_lead, reach
 from ._rows import compute_dtype, floats
@@ -22,8 +24,7 @@ def logits_of(
     lead: tuple[int, ...],
     score: Any,
     softcap: float | None,
-    mask: ArrayLike | None,
-    **rest_of_reach: Any,
+    **reaches: Any,
 ) -> tuple[Array, Array]:
     """Score, scale, softcap, mask, in this order: the logits (-inf if not seen), the seen cells."""
     dtype = compute_dtype(query.dtype)
@@ -31,12 +32,11 @@ def logits_of(
     if softcap:
         cap = dtype.type(softcap)
         logits = cap * np.tanh(logits / cap)
-    mask = None if mask is None else np.asarray(mask)
-    bias = bias_of(mask)
+    bias = bias_of(reaches.get("mask"))
     if bias is not None:
         logits = logits + narrowed(bias, dtype)
     queries, keys = query.shape[-2], key.shape[-2]
-    seen = reach(lead, queries, keys, mask=mask, **rest_of_reach)
+    seen = reach(lead, queries, keys, **reaches)
     return np.where(seen, logits, -np.inf).astype(logits.dtype), seen
 
 
@@ -47,11 +47,10 @@ def weights_of(
     score: Any,
     softcap: float | None,
     sink: ArrayLike | None,
-    mask: ArrayLike | None,
-    **rest_of_reach: Any,
+    **reaches: Any,
 ) -> tuple[Array, Array, Array]:
     """The softmax of the logits: weights, their lse, the seen cells."""
-    logits, seen = logits_of(query, key, lead, score, softcap, mask, **rest_of_reach)
+    logits, seen = logits_of(query, key, lead, score, softcap, **reaches)
     dtype = logits.dtype
     sink = narrowed(per_lead(-np.inf if sink is None else sink, lead), dtype)
     weights, lse = softmax(logits, seen, sink)
@@ -68,24 +67,20 @@ def check_dtypes(**arrays: Array) -> None:
             raise TypeError(f"{name}: got {array.dtype}, wanted {wanted}, the dtype of query")
 
 
+@with_options(ReachOptions, of=reach, after="score")
 def attention(
     query: ArrayLike,
     key: ArrayLike,
     value: ArrayLike,
     *,
     score: Any = "scaled_dot",
-    mask: ArrayLike | None = None,
-    causal: bool = False,
-    window: int | tuple[int | None, int | None] | None = None,
-    offset: ArrayLike | str | None = None,
-    key_lengths: ArrayLike | None = None,
-    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
     softcap: float | None = None,
     sink: ArrayLike | None = None,
     dropout: float = 0.0,
     rng: Any = None,
     return_lse: bool = False,
     out: Array | None = None,
+    **reaches: Any,
 ) -> Any:
     """`foveate.attention` by the formula.
 
@@ -114,16 +109,9 @@ def attention(
     """
     q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
-    reaches: dict[str, Any] = {
-        "causal": causal,
-        "window": window,
-        "offset": offset,
-        "key_lengths": key_lengths,
-        "segments": segments,
-    }
-    lead = lead_of(q, k, v, mask=mask, sink=sink, **reaches)
+    lead = lead_of(q, k, v, sink=sink, **reaches)
     with np.errstate(all="ignore"):
-        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, mask, **reaches)
+        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, **reaches)
         weights = weights * factors_of(dropout, rng, seen.shape, weights.dtype)
         output = weighted_sum(weights, seen, v.astype(weights.dtype))
         output = output.astype(q.dtype.newbyteorder("="))
@@ -133,20 +121,16 @@ def attention(
     return (output, lse) if return_lse else output
 
 
+@with_options(ReachOptions, of=reach, after="score")
 def attention_weights(
     query: ArrayLike,
     key: ArrayLike,
     *,
     score: Any = "scaled_dot",
-    mask: ArrayLike | None = None,
-    causal: bool = False,
-    window: int | tuple[int | None, int | None] | None = None,
-    offset: ArrayLike | str | None = None,
-    key_lengths: ArrayLike | None = None,
-    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
     softcap: float | None = None,
     sink: ArrayLike | None = None,
     out: Array | None = None,
+    **reaches: Any,
 ) -> Array:
     """`foveate.attention_weights` by the formula: the weights that `attention` gives the values.
 
@@ -168,16 +152,9 @@ def attention_weights(
     """
     q, k = floats(query), floats(key)
     check_dtypes(query=q, key=k)
-    reaches: dict[str, Any] = {
-        "causal": causal,
-        "window": window,
-        "offset": offset,
-        "key_lengths": key_lengths,
-        "segments": segments,
-    }
-    lead = lead_of(q, k, mask=mask, sink=sink, **reaches)
+    lead = lead_of(q, k, sink=sink, **reaches)
     with np.errstate(all="ignore"):
-        weights, _, _ = weights_of(q, k, lead, score, softcap, sink, mask, **reaches)
+        weights, _, _ = weights_of(q, k, lead, score, softcap, sink, **reaches)
         weights = weights.astype(q.dtype.newbyteorder("="))
     if out is not None:
         out[...] = weights

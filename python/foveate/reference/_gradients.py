@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import Gradients, names_of
+from .._inputs.options import ReachOptions
+from .._inputs.signatures import with_options
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
 from ._quiet import quiet
-from ._reach import bias_of, lead_of, narrowed, per_lead
+from ._reach import bias_of, lead_of, narrowed, per_lead, reach
 from ._rows import compute_dtype, floats, sum_to
 from ._score import check_undo, with_gradients
 from ._select import over_queries, weighted_sum
@@ -28,6 +30,7 @@ from ._select import over_queries, weighted_sum
 Array = NDArray[Any]
 
 
+@with_options(ReachOptions, of=reach, after="score")
 @quiet
 def attention_vjp(
     query: ArrayLike,
@@ -36,16 +39,11 @@ def attention_vjp(
     *,
     wrt: str | Collection[str] | None = None,
     score: Any = "scaled_dot",
-    mask: ArrayLike | None = None,
-    causal: bool = False,
-    window: int | tuple[int | None, int | None] | None = None,
-    offset: ArrayLike | str | None = None,
-    key_lengths: ArrayLike | None = None,
-    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
     softcap: float | None = None,
     sink: ArrayLike | None = None,
     dropout: float = 0.0,
     rng: Any = None,
+    **reaches: Any,
 ) -> tuple[Array, Callable[..., Gradients]]:
     """`foveate.attention_vjp` by the formulas, for every score.
 
@@ -73,19 +71,12 @@ def attention_vjp(
     check_dtypes(query=q, key=k, value=v)
     check_undo(score, q, k)
     dtype, wide = q.dtype, compute_dtype(q.dtype)
-    reaches: dict[str, Any] = {
-        "causal": causal,
-        "window": window,
-        "offset": offset,
-        "key_lengths": key_lengths,
-        "segments": segments,
-    }
-    lead = lead_of(q, k, v, mask=mask, sink=sink, **reaches)
+    lead = lead_of(q, k, v, sink=sink, **reaches)
     with np.errstate(all="ignore"):
-        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, mask, **reaches)
+        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, **reaches)
         factors = factors_of(dropout, rng, seen.shape, wide)
         output = weighted_sum(weights * factors, seen, v.astype(wide))
-        bias = None if mask is None else bias_of(np.asarray(mask))
+        bias = bias_of(reaches.get("mask"))
 
     @quiet
     def pullback(d_output: ArrayLike, d_lse: ArrayLike | None = None) -> Gradients:

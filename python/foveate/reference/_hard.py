@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.hard import HardAttention
+from .._inputs.options import ReachOptions
 from .._inputs.random import key_of
+from .._inputs.signatures import with_options
 from ._attention import check_dtypes, logits_of
 from ._random import HARD_ATTENTION, philox, uniform
-from ._reach import lead_of
+from ._reach import lead_of, reach
 from ._rows import floats
 from ._sampling import shape_of
 
@@ -63,6 +65,7 @@ def draw_categories(weights: Array, key: tuple[int, int], size: int) -> Array:
     return index.reshape(*lead, queries, size)
 
 
+@with_options(ReachOptions, of=reach, after="score")
 def hard_attention(
     query: ArrayLike,
     key: ArrayLike,
@@ -72,13 +75,8 @@ def hard_attention(
     size: int | tuple[int, ...] | None = None,
     rng: Any = None,
     score: Any = "scaled_dot",
-    mask: ArrayLike | None = None,
-    causal: bool = False,
-    window: int | tuple[int | None, int | None] | None = None,
-    offset: ArrayLike | str | None = None,
-    key_lengths: ArrayLike | None = None,
-    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
     softcap: float | None = None,
+    **reaches: Any,
 ) -> HardAttention:
     """`foveate.hard_attention` by the formula; of one seed the draws are the same, up to rounding.
 
@@ -102,16 +100,9 @@ def hard_attention(
     """
     q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
-    reaches: dict[str, Any] = {
-        "causal": causal,
-        "window": window,
-        "offset": offset,
-        "key_lengths": key_lengths,
-        "segments": segments,
-    }
-    lead = lead_of(q, k, v, mask=mask, **reaches)
+    lead = lead_of(q, k, v, **reaches)
     with np.errstate(all="ignore"):
-        logits, seen = logits_of(q, k, lead, score, softcap, mask, **reaches)
+        logits, seen = logits_of(q, k, lead, score, softcap, **reaches)
         largest = logits.max(axis=-1, keepdims=True, initial=-np.inf, where=~np.isnan(logits))
         weights = np.exp(logits - np.where(largest == -np.inf, 0, largest))
         weights = np.where(seen, weights, 0).astype(logits.dtype)

@@ -17,11 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import HardGradients, names_of
 from .._attention.hard import HardAttention
+from .._inputs.options import ReachOptions
+from .._inputs.signatures import with_options
 from ._attention import weights_of
 from ._gradients import through_logits
 from ._hard import hard_attention
 from ._quiet import quiet
-from ._reach import bias_of
+from ._reach import bias_of, reach
 from ._rows import compute_dtype, floats, sum_to
 from ._sampling import shape_of
 from ._score import check_undo
@@ -29,6 +31,7 @@ from ._score import check_undo
 Array = NDArray[Any]
 
 
+@with_options(ReachOptions, of=reach, after="score")
 @quiet
 def hard_attention_vjp(
     query: ArrayLike,
@@ -40,13 +43,8 @@ def hard_attention_vjp(
     size: int | tuple[int, ...] | None = None,
     rng: Any = None,
     score: Any = "scaled_dot",
-    mask: ArrayLike | None = None,
-    causal: bool = False,
-    window: int | tuple[int | None, int | None] | None = None,
-    offset: ArrayLike | str | None = None,
-    key_lengths: ArrayLike | None = None,
-    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
     softcap: float | None = None,
+    **reaches: Any,
 ) -> tuple[HardAttention, Callable[..., HardGradients]]:
     """`foveate.hard_attention_vjp` by the formulas.
 
@@ -74,21 +72,12 @@ def hard_attention_vjp(
     wanted = names_of(wrt, HardGradients._fields)
     q, k, v = floats(query), floats(key), floats(value)
     check_undo(score, q, k)
-    problem: dict[str, Any] = {
-        "score": score,
-        "softcap": softcap,
-        "mask": mask,
-        "causal": causal,
-        "window": window,
-        "offset": offset,
-        "key_lengths": key_lengths,
-        "segments": segments,
-    }
-    result = hard_attention(q, k, v, select=select, size=size, rng=rng, **problem)
+    scores = {"score": score, "softcap": softcap}
+    result = hard_attention(q, k, v, select=select, size=size, rng=rng, **scores, **reaches)
     shape = result.log_prob.shape
     own = shape_of(size)
     draws = (*shape[: len(shape) - len(own)], math.prod(own))
-    gradients = of_choices(q, k, v, result.index.reshape(draws), **problem)
+    gradients = of_choices(q, k, v, result.index.reshape(draws), **scores, **reaches)
 
     @quiet
     def pullback(
@@ -113,14 +102,13 @@ def of_choices(
     *,
     score: Any,
     softcap: float | None,
-    mask: ArrayLike | None,
-    **rest_of_reach: Any,
+    **reaches: Any,
 ) -> Callable[[Array, Array], dict[str, Any]]:
     """Hold the choices, index (..., Lq, S): the gradients by name from d_output and advantage."""
     lead, wide = index.shape[:-2], compute_dtype(query.dtype)
     with np.errstate(all="ignore"):
-        weights, _, seen = weights_of(query, key, lead, score, softcap, None, mask, **rest_of_reach)
-    bias = None if mask is None else bias_of(np.asarray(mask))
+        weights, _, seen = weights_of(query, key, lead, score, softcap, None, **reaches)
+    bias = bias_of(reaches.get("mask"))
     chosen = index >= 0
     *rows, _ = np.nonzero(chosen)
     cells = (*rows, index[chosen])  # leading indices, query and key of each choice

@@ -65,7 +65,6 @@ def local_attention(
             score,
             softcap,
             None,
-            None,
             key_lengths=key_lengths,
             centers=places,
             half_width=half_width,

@@ -81,7 +81,6 @@ def local_attention_vjp(
             score,
             softcap,
             None,
-            None,
             key_lengths=key_lengths,
             centers=places,
             half_width=half_width,

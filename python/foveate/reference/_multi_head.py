@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import MultiHeadGradients, names_of
+from .._inputs.options import AttentionOptions
+from .._inputs.signatures import with_options
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._quiet import quiet
@@ -18,6 +20,7 @@ from ._self_attention import widened
 Array = NDArray[Any]
 
 
+@with_options(AttentionOptions, of=attention)
 @quiet
 def multi_head_attention(
     x: ArrayLike,
@@ -33,17 +36,7 @@ def multi_head_attention(
     bk: ArrayLike | None = None,
     bv: ArrayLike | None = None,
     bo: ArrayLike | None = None,
-    score: Any = "scaled_dot",
-    mask: ArrayLike | None = None,
-    causal: bool = False,
-    window: int | tuple[int | None, int | None] | None = None,
-    offset: ArrayLike | str | None = None,
-    key_lengths: ArrayLike | None = None,
-    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
-    softcap: float | None = None,
-    sink: ArrayLike | None = None,
-    dropout: float = 0.0,
-    rng: Any = None,
+    **options: Any,
 ) -> Array:
     """`foveate.multi_head_attention` by the formula.
 
@@ -75,21 +68,12 @@ def multi_head_attention(
     with np.errstate(all="ignore"):
         operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
         batch = max(a.ndim for a in operands) - 3
-        answers = attention(
-            *operands,
-            score=score,
-            causal=causal,
-            window=window,
-            softcap=softcap,
-            sink=sink,
-            dropout=dropout,
-            rng=rng,
-            **reach_of_heads(batch, mask, offset, key_lengths, segments),
-        )
+        answers = attention(*operands, **options_of_heads(batch, **options))
         output: Array = side_by_side(answers) @ w_out + b_out
         return output.astype(np.asarray(x).dtype)
 
 
+@with_options(AttentionOptions, of=attention)
 @quiet
 def multi_head_attention_vjp(
     x: ArrayLike,
@@ -106,17 +90,7 @@ def multi_head_attention_vjp(
     bv: ArrayLike | None = None,
     bo: ArrayLike | None = None,
     wrt: str | Collection[str] | None = None,
-    score: Any = "scaled_dot",
-    mask: ArrayLike | None = None,
-    causal: bool = False,
-    window: int | tuple[int | None, int | None] | None = None,
-    offset: ArrayLike | str | None = None,
-    key_lengths: ArrayLike | None = None,
-    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
-    softcap: float | None = None,
-    sink: ArrayLike | None = None,
-    dropout: float = 0.0,
-    rng: Any = None,
+    **options: Any,
 ) -> tuple[Array, Callable[[ArrayLike], MultiHeadGradients]]:
     """`foveate.multi_head_attention_vjp` by the formulas.
 
@@ -148,17 +122,7 @@ def multi_head_attention_vjp(
     with np.errstate(all="ignore"):
         operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
         batch = max(a.ndim for a in operands) - 3
-        answers, pull = attention_vjp(
-            *operands,
-            score=score,
-            causal=causal,
-            window=window,
-            softcap=softcap,
-            sink=sink,
-            dropout=dropout,
-            rng=rng,
-            **reach_of_heads(batch, mask, offset, key_lengths, segments),
-        )
+        answers, pull = attention_vjp(*operands, **options_of_heads(batch, **options))
         output = side_by_side(answers) @ w_out + b_out
     group = 1 if num_kv_heads is None else num_heads // num_kv_heads
 
@@ -183,10 +147,9 @@ def multi_head_attention_vjp(
         found = {at: d.astype(np.asarray(given[at]).dtype) for at, d in found.items()
                  if given[at] is not None}  # fmt: skip
         found["score"] = inner.score
-        reach: dict[str, Any] = {"mask": mask, "sink": sink}
-        for at, a in reach.items():
+        for at in ("mask", "sink"):
             d = getattr(inner, at)
-            found[at] = None if d is None else d.reshape(np.shape(a))
+            found[at] = None if d is None else d.reshape(np.shape(options[at]))
         return MultiHeadGradients(**{at: d for at, d in found.items() if at in wanted})
 
     return output.astype(dtype), pullback
@@ -209,18 +172,16 @@ def _operands(
     return operands, weights[3], weights[7]
 
 
-def reach_of_heads(
-    batch: int, mask: Any, offset: Any, key_lengths: Any, segments: Any
-) -> dict[str, Any]:
-    """Give a reach, which is per batch of so many axes, an axis for the heads.
+def options_of_heads(batch: int, **options: Any) -> dict[str, Any]:
+    """Give what is per batch of so many axes an axis for the heads, which share it.
 
     A mask that has three axes more than the batch, or still more, has one: the third from last.
 
     Examples
     --------
-    >>> reach_of_heads(1, None, "end", np.array([3, 4]), None)["key_lengths"]
-    array([[3],
-           [4]])
+    >>> options_of_heads(1, offset="end", key_lengths=np.array([3, 4]))
+    {'offset': 'end', 'key_lengths': array([[3],
+           [4]])}
     """
 
     def lengthened(x: Any, own: int) -> Any:
@@ -228,14 +189,14 @@ def reach_of_heads(
             return x
         return np.expand_dims(np.asarray(x), -1 - own)
 
-    pair = isinstance(segments, tuple)
-    ids = tuple(lengthened(x, 1) for x in (segments if pair else (segments,)))
-    return {
-        "mask": mask if np.ndim(mask) >= batch + 3 else lengthened(mask, 2),
-        "offset": lengthened(offset, 0),
-        "key_lengths": lengthened(key_lengths, 0),
-        "segments": ids if pair else ids[0],
-    }
+    made = dict(options)
+    for name, own in {"mask": 2, "offset": 0, "key_lengths": 0, "segments": 1}.items():
+        x: Any = options.get(name)
+        if name == "segments" and isinstance(x, tuple):
+            made[name] = tuple(lengthened(ids, own) for ids in x)
+        elif name in options and not (name == "mask" and np.ndim(x) >= batch + 3):
+            made[name] = lengthened(x, own)
+    return made
 
 
 def side_by_side(heads: Array) -> Array:

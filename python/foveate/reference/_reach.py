@@ -12,7 +12,7 @@ Array = NDArray[Any]
 FARTHEST = 2**61  # of an offset: positions, and a window round them, stay within int64
 
 
-def bias_of(mask: Array | None) -> Array | None:
+def bias_of(mask: ArrayLike | None) -> Array | None:
     """Return what is added to the scores: a float mask is; a bool mask is not.
 
     Examples
@@ -20,11 +20,12 @@ def bias_of(mask: Array | None) -> Array | None:
     >>> bias_of(np.array([True, False])) is None
     True
     """
-    if mask is None or mask.dtype == np.bool_:
+    array = np.asarray(mask)
+    if mask is None or array.dtype == np.bool_:
         return None
-    if np.issubdtype(mask.dtype, np.integer) or np.issubdtype(mask.dtype, np.complexfloating):
-        raise TypeError(f"mask: got dtype {mask.dtype}, wanted bool or float")
-    return mask
+    if np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.complexfloating):
+        raise TypeError(f"mask: got dtype {array.dtype}, wanted bool or float")
+    return array
 
 
 def narrowed(x: Array, dtype: Any) -> Array:
@@ -130,9 +131,8 @@ def reach(
     i, j = np.arange(queries)[:, None], np.arange(keys)
 
     if mask is not None:
-        mask = np.asarray(mask)
         bias = bias_of(mask)
-        seen &= mask if bias is None else bias != -np.inf
+        seen &= np.asarray(mask) if bias is None else bias != -np.inf
 
     lengths = np.broadcast_to(keys if key_lengths is None else _int64(key_lengths), lead)
     if np.any((lengths < 0) | (lengths > keys)):

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import SelfGradients, names_of
+from .._inputs.options import AttentionOptions
+from .._inputs.signatures import with_options
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._quiet import quiet
@@ -29,24 +31,14 @@ def widened(*arrays: ArrayLike) -> list[Array]:
     return [np.asarray(x).astype(wide) for x in arrays]
 
 
+@with_options(AttentionOptions, of=attention)
 @quiet
 def self_attention(
     x: ArrayLike,
     wq: ArrayLike,
     wk: ArrayLike,
     wv: ArrayLike,
-    *,
-    score: Any = "scaled_dot",
-    mask: ArrayLike | None = None,
-    causal: bool = False,
-    window: int | tuple[int | None, int | None] | None = None,
-    offset: ArrayLike | str | None = None,
-    key_lengths: ArrayLike | None = None,
-    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
-    softcap: float | None = None,
-    sink: ArrayLike | None = None,
-    dropout: float = 0.0,
-    rng: Any = None,
+    **options: Any,
 ) -> Array:
     """`foveate.self_attention` by the formula.
 
@@ -67,15 +59,13 @@ def self_attention(
     array([[2.],
            [2.]])
     """
-    keywords = {"score": score, "mask": mask, "causal": causal, "window": window}
-    keywords |= {"offset": offset, "key_lengths": key_lengths, "segments": segments}
-    keywords |= {"softcap": softcap, "sink": sink, "dropout": dropout, "rng": rng}
     with np.errstate(all="ignore"):
         rows, *weights = widened(x, wq, wk, wv)
-        output: Array = attention(*(rows @ w for w in weights), **keywords)
+        output: Array = attention(*(rows @ w for w in weights), **options)
         return output.astype(np.asarray(x).dtype)
 
 
+@with_options(AttentionOptions, of=attention)
 @quiet
 def self_attention_vjp(
     x: ArrayLike,
@@ -84,17 +74,7 @@ def self_attention_vjp(
     wv: ArrayLike,
     *,
     wrt: str | Collection[str] | None = None,
-    score: Any = "scaled_dot",
-    mask: ArrayLike | None = None,
-    causal: bool = False,
-    window: int | tuple[int | None, int | None] | None = None,
-    offset: ArrayLike | str | None = None,
-    key_lengths: ArrayLike | None = None,
-    segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
-    softcap: float | None = None,
-    sink: ArrayLike | None = None,
-    dropout: float = 0.0,
-    rng: Any = None,
+    **options: Any,
 ) -> tuple[Array, Callable[[ArrayLike], SelfGradients]]:
     """`foveate.self_attention_vjp` by the formulas.
 
@@ -118,13 +98,10 @@ def self_attention_vjp(
     array([[1.]])
     """
     wanted = names_of(wrt, SelfGradients._fields)
-    keywords = {"score": score, "mask": mask, "causal": causal, "window": window}
-    keywords |= {"offset": offset, "key_lengths": key_lengths, "segments": segments}
-    keywords |= {"softcap": softcap, "sink": sink, "dropout": dropout, "rng": rng}
     given = [np.asarray(a) for a in (x, wq, wk, wv)]
     rows, *weights = widened(*given)
     with np.errstate(all="ignore"):
-        output, pull = attention_vjp(*(rows @ w for w in weights), **keywords)
+        output, pull = attention_vjp(*(rows @ w for w in weights), **options)
 
     @quiet
     def pullback(d_output: ArrayLike) -> SelfGradients:

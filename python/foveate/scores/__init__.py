@@ -66,16 +66,18 @@ def score_object(score: Any, name: str = "score") -> Score:
     TypeError, ValueError
         By the name of the argument, for anything else.
     """
-    if isinstance(score, Score):
+    if isinstance(score, str):
+        named = NAMED.get(score)
+        if named is not None:
+            return named
+    elif isinstance(score, Score):
         return score
     wanted = f"wanted one of {sorted(NAMED)}, or a score object"
-    if not isinstance(score, str):
-        is_class = isinstance(score, type) and issubclass(score, Score)
-        hint = f"; write {how_to_make(score)}" if is_class else ""
-        raise TypeError(f"{name}: got {score!r}, {wanted}{hint}")
-    if score not in NAMED:
+    if isinstance(score, str):
         raise ValueError(f"{name}: got {score!r}, {wanted}")
-    return NAMED[score]
+    is_class = isinstance(score, type) and issubclass(score, Score)
+    hint = f"; write {how_to_make(score)}" if is_class else ""
+    raise TypeError(f"{name}: got {score!r}, {wanted}{hint}")
 
 
 def reduce(
@@ -105,9 +107,10 @@ def reduce(
         where it is to learn.
     """
     score = score_object(score, name)
-    for operand, array, axes in (("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")):
-        if array.ndim < 2:
-            raise ValueError(f"{operand}: got shape {array.shape}, wanted two axes or more, {axes}")
+    if query.ndim < 2 or key.ndim < 2:
+        given = ("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")
+        at, x, axes = next(one for one in given if one[1].ndim < 2)
+        raise ValueError(f"{at}: got shape {x.shape}, wanted two axes or more, {axes}")
     reduced = score.reduce(query, key)
     return reduced if score.is_over_rows else checked(score, reduced, query, key, name, learns)
 

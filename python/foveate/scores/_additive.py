@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._inputs.arrays import ArrayInput
-from ._base import ArrayScore, Need, Reduced, gradient_of, parameter
+from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of
 from ._rows import activation_name, matrix_gradient, times
 
 
@@ -66,13 +66,13 @@ class Additive(ArrayScore):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        v = parameter("v", self.v, "H")
+        v = array_or_tensor("v", self.v, "H")
         hidden = v.shape[0] if v.ndim else "H"
         self._keep(
             v=v,
-            wq=None if self.wq is None else parameter("wq", self.wq, "Dq", hidden),
-            wk=None if self.wk is None else parameter("wk", self.wk, "Dk", hidden),
-            b=None if self.b is None else parameter("b", self.b, hidden),
+            wq=None if self.wq is None else array_or_tensor("wq", self.wq, "Dq", hidden),
+            wk=None if self.wk is None else array_or_tensor("wk", self.wk, "Dk", hidden),
+            b=None if self.b is None else array_or_tensor("b", self.b, hidden),
             activation=activation_name(self.activation),
         )
 
@@ -154,12 +154,12 @@ class Concat(ArrayScore):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        v = parameter("v", self.v, "H")
+        v = array_or_tensor("v", self.v, "H")
         hidden = v.shape[0] if v.ndim else "H"
         self._keep(
             v=v,
-            w=parameter("w", self.w, "Dq + Dk", hidden),
-            b=None if self.b is None else parameter("b", self.b, hidden),
+            w=array_or_tensor("w", self.w, "Dq + Dk", hidden),
+            b=None if self.b is None else array_or_tensor("b", self.b, hidden),
             activation=activation_name(self.activation),
         )
 

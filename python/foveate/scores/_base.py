@@ -113,6 +113,7 @@ class RowScore(Score):
 
     is_over_rows: ClassVar[bool] = True  # whether it reduces itself by `over`
     keeps_rows: ClassVar[bool] = False  # whether undo gives the rows' gradients back as they are
+    holds_tensors = False  # of an object: whether parameters are tensors of torch
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Look whether the subclass reduces itself in a way of its own."""
@@ -135,8 +136,16 @@ class RowScore(Score):
 
     def reduce(self, query: Array, key: Array) -> Reduced:
         """Turn query and key into operands of a kernel."""
-        reduced: Reduced = with_arrays(self).over(query, key, _rows)
+        own = with_arrays(self) if self.holds_tensors else self
+        reduced: Reduced = own.over(query, key, _rows)
         return reduced
+
+    def _keep(self, **parameters: object) -> None:
+        """Set the parameters as they were checked; the dataclass is frozen."""
+        for name, x in parameters.items():
+            object.__setattr__(self, name, x)
+            if is_tensor(x):
+                object.__setattr__(self, "holds_tensors", True)
 
 
 class ArrayScore(RowScore):
@@ -153,11 +162,6 @@ class ArrayScore(RowScore):
         return all(_same(x, another[name]) for name, x in one.items())
 
     __hash__ = None  # type: ignore[assignment]
-
-    def _keep(self, **parameters: object) -> None:
-        """Set the parameters as they were checked; the dataclass is frozen."""
-        for name, parameter in parameters.items():
-            object.__setattr__(self, name, parameter)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -191,7 +195,7 @@ def finite(name: str, x: object) -> float:
     return number
 
 
-def number(name: str, x: object) -> Any:
+def number_or_tensor(name: str, x: object) -> Any:
     """Take a finite real number, or a tensor, which is checked where it is used.
 
     Raises
@@ -202,18 +206,25 @@ def number(name: str, x: object) -> Any:
     return x if is_tensor(x) else finite(name, x)
 
 
-def parameter(name: str, x: object, *axes: str | int) -> Any:
-    """Take an array of a float dtype, with axes of these lengths; a str names one of any length.
+def array_or_tensor(name: str, x: object, *axes: str | int) -> Any:
+    """Take an array as `parameter` does, or a tensor, which is checked where it is used.
 
-    A tensor stays as it is: it is checked where it is used.
+    Raises
+    ------
+    TypeError, ValueError
+        As `parameter`.
+    """
+    return x if is_tensor(x) else parameter(name, x, *axes)
+
+
+def parameter(name: str, x: object, *axes: str | int) -> Array:
+    """Take an array of a float dtype, with axes of these lengths; a str names one of any length.
 
     Raises
     ------
     TypeError, ValueError
         For another dtype, and for another shape.
     """
-    if is_tensor(x):
-        return x
     array = as_array(name, x)
     if array.dtype.name not in FLOATS:
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)}")
@@ -235,11 +246,11 @@ def parameters_of(score: Any) -> dict[str, Any]:
 
 def with_arrays(score: Any) -> Any:
     """Give a score whose tensors are arrays; most have none, and are returned as they are."""
-    arrays: dict[str, Any] = {
-        name: as_array(name, x) for name, x in vars(score).items() if is_tensor(x)
-    }
-    if not arrays:
+    if not getattr(score, "holds_tensors", False):
         return score
+    arrays: dict[str, Any] = {
+        name: as_array(name, x) for name, x in parameters_of(score).items() if is_tensor(x)
+    }
     arrays = {name: x if x.ndim else float(x) for name, x in arrays.items()}
     return dataclasses.replace(score, **arrays)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._inputs.arrays import ArrayInput
-from ._base import ArrayScore, Need, Reduced, gradient_of, parameter
+from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of
 from ._rows import matrix_gradient, times
 
 
@@ -39,7 +39,7 @@ class Bilinear(ArrayScore):
 
     def __post_init__(self) -> None:
         """Check the matrix."""
-        self._keep(w=parameter("w", self.w, "Dq", "Dk"))
+        self._keep(w=array_or_tensor("w", self.w, "Dq", "Dk"))
 
     @property
     def parameters_need(self) -> Need:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ._base import Need, Reduced, RowScore, is_tensor, number
+from ._base import Need, Reduced, RowScore, is_tensor, number_or_tensor
 from ._dot import scaled_product
 from ._rows import unit_gradient
 
@@ -39,7 +39,7 @@ class Cosine(RowScore):
 
     def __post_init__(self) -> None:
         """Check the scale."""
-        object.__setattr__(self, "scale", number("scale", self.scale))
+        self._keep(scale=number_or_tensor("scale", self.scale))
 
     @property
     def parameters_need(self) -> Need:

@@ -85,15 +85,14 @@ def scaled_product(score: Any, query: Any, key: Any, scale: float, rows: Any) ->
     """
     factor = scale or 1.0
 
-    def times_zero(d: Any) -> Any:
-        return None if d is None else d * 0
-
     def undo(d_query: Any, d_key: Any) -> tuple[Any, Any, Any]:
+        found = d_query
+
         def gradients() -> Any:
-            return gradient_of(score, scale=scale_gradient(query, d_query, factor))
+            return gradient_of(score, scale=scale_gradient(query, found, factor))
 
         if scale == 0:
-            return times_zero(d_query), times_zero(d_key), gradients
+            d_query, d_key = (None if d is None else d * 0 for d in (d_query, d_key))
         return d_query, d_key, gradients
 
     return Reduced(query if scale else rows.scaled(query, 0.0), key, factor, undo=undo)

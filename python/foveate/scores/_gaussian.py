@@ -15,7 +15,7 @@ import numpy as np
 
 from .._inputs.arrays import Array, ArrayInput, once, plain_rows
 from . import _rows
-from ._base import ArrayScore, Need, Reduced, gradient_of, is_tensor, number, parameter
+from ._base import ArrayScore, Need, Reduced, finite, gradient_of, is_tensor, parameter
 
 # Within these, w^2 is a scale that any dtype of computation holds, and multiplies squares of
 # differences that are in its range; beyond, the differences are weighted before they are squared.
@@ -78,11 +78,14 @@ class Gaussian(ArrayScore):
     def __post_init__(self) -> None:
         """Check the inverse bandwidth."""
         given: Any = self.w
+        if is_tensor(given):
+            self._keep(w=given)
+            return
         if np.isscalar(given) or given is None or getattr(given, "ndim", 1) == 0:
-            self._keep(w=number("w", given))
+            self._keep(w=finite("w", given))
             return
         w = parameter("w", given, "D")
-        if not is_tensor(w) and not np.isfinite(once(w)).all():
+        if not np.isfinite(once(w)).all():
             raise ValueError("w: got NaN or inf, wanted finite numbers")
         self._keep(w=w)
 
@@ -95,12 +98,11 @@ class Gaussian(ArrayScore):
         """Take the differences; a single w is the scale of their squares."""
         scale = self.scale()
 
-        def undo(d_query: Any, d_key: Any, d_factors: Any) -> tuple[Any, Any, Any]:
-            return d_query, d_key, lambda: gradient_of(self, w=self._width_gradient(d_factors))
-
         if scale is not None:
-            return Reduced(query, key, scale, "distance", undo=undo)
-        return Reduced(query, key, 1.0, "distance", rows.factors("w", self.w, query), undo=undo)
+            return Reduced(query, key, scale, "distance", undo=self._undo)
+        return Reduced(
+            query, key, 1.0, "distance", rows.factors("w", self.w, query), undo=self._undo
+        )
 
     def scale(self) -> float | None:
         """Return w^2 where it is the scale of squares of differences; None: these are weighted."""
@@ -123,18 +125,22 @@ class Gaussian(ArrayScore):
                 return Reduced(*operands, 1.0)
         return self.reduce(query, key)
 
-    def _width_gradient(self, d_factors: Array) -> Any:
-        """Return the gradient of w from that of the factors of the differences.
+    def _undo(self, d_query: Any, d_key: Any, d_factors: Any) -> tuple[Any, Any, Any]:
+        """Take the gradients of the rows as they are, and that of w from that of the factors.
 
-        Where w^2 is a scale, these are factors f = 1 beside it, of which 1 / w times the gradient
-        is that of w: f and w multiply the same differences.
+        Where w^2 is a scale, the factors are f = 1 beside it, of which 1 / w times the gradient is
+        that of w: f and w multiply the same differences.
         """
-        if not isinstance(self.w, float):
-            return d_factors
-        total = float(d_factors.sum())
-        if self.scale() is None:
-            return total
-        return total / self.w if self.w else total * 0.0
+
+        def gradients() -> Any:
+            if not isinstance(self.w, float):
+                return gradient_of(self, w=d_factors)
+            total = float(d_factors.sum())
+            if self.scale() is not None:
+                total = total / self.w if self.w else total * 0.0
+            return gradient_of(self, w=total)
+
+        return d_query, d_key, gradients
 
     def _inner(self, query: Array, key: Array) -> tuple[Array, Array] | None:
         """Rows [wq, -|wq|^2 / 2, 1] and [wk, 1, -|wk|^2 / 2]; None where the norms are too large.

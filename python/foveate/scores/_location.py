@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._inputs.arrays import ArrayInput
-from ._base import ArrayScore, Need, Reduced, gradient_of, number, parameter
+from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of, number_or_tensor
 from ._rows import activation_name, matrix_gradient, slope
 
 
@@ -54,8 +54,8 @@ class Location(ArrayScore):
     def __post_init__(self) -> None:
         """Check the parameters."""
         self._keep(
-            w=parameter("w", self.w, "Dk"),
-            b=number("b", self.b),
+            w=array_or_tensor("w", self.w, "Dk"),
+            b=number_or_tensor("b", self.b),
             activation=activation_name(self.activation),
         )
 

@@ -49,14 +49,17 @@ def parameter(name: str, x: Array, query: Array, *axes: int | str) -> Array:
         Where that would lose precision, and for another shape; a str names an axis of any length.
     """
     array = fitted(name, x, query)
-    if len(axes) != array.ndim or any(
-        axis != n for axis, n in zip(axes, array.shape, strict=True) if not isinstance(axis, str)
-    ):
+    if array.shape != axes and not _fits(array.shape, axes):
         wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
         raise ValueError(
             f"{name}: got shape {array.shape}, wanted {wanted}, with a query of {query.shape}"
         )
     return array
+
+
+def _fits(shape: tuple[int, ...], axes: tuple[int | str, ...]) -> bool:
+    pairs = zip(shape, axes, strict=True) if len(shape) == len(axes) else [(0, 1)]
+    return all(isinstance(axis, str) or axis == n for n, axis in pairs)
 
 
 def fitted(name: str, x: Array, query: Array) -> Array:
@@ -68,6 +71,8 @@ def fitted(name: str, x: Array, query: Array) -> Array:
         Where that would lose precision.
     """
     array, dtype = np.asarray(x), compute_dtype(query.dtype)
+    if array.dtype == dtype:
+        return array
     if array.dtype.name not in ("float16", "bfloat16", "float32", dtype.name):
         raise TypeError(
             f"{name}: got {array.dtype}, wanted a dtype that fits into {dtype}, in which "
@@ -90,8 +95,9 @@ def factors(name: str, x: Any, query: Array) -> Array:
     TypeError, ValueError
         As `parameter`, and for a number that the dtype of the computation does not hold.
     """
-    size, dtype = query.shape[-1], compute_dtype(query.dtype)
+    size = query.shape[-1]
     if isinstance(x, float):
+        dtype = compute_dtype(query.dtype)
         if abs(x) > float(np.finfo(dtype).max):
             raise ValueError(f"{name}: got {x}, wanted a number that {dtype} holds")
         return np.full(size, x, dtype)

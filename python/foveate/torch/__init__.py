@@ -12,6 +12,7 @@ except ImportError as error:
     raise ImportError(message) from error
 
 from .._runtime.public import publish as _publish
+from ..scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location
 from ._attention import attention
 from ._hard import hard_attention
 from ._local import local_attention, predict_centers
@@ -23,7 +24,6 @@ from ._modules import (
     NadarayaWatson,
 )
 from ._regression import kernel_regression
-from ._scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location
 from ._sdpa import scaled_dot_product_attention
 
 __all__ = [

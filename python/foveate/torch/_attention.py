@@ -7,17 +7,17 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from .. import scores as of_arrays
 from .._inputs.arrays import real
 from .._inputs.reach import Reach, Window
+from ..scores import Score
 from . import _soft  # noqa: F401  (registers the operators)
 from ._derivatives import is_forward_mode, named
 from ._problem import state
 from ._reach import resolve
-from ._scores import Reduced, Score, reduce
+from ._scores import reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
-AnyScore = Score | of_arrays.Score | str
+AnyScore = Score | str
 
 _with_gradients = torch.ops.foveate.attention.default
 _without = torch.ops.foveate.attention_inference.default
@@ -96,9 +96,10 @@ def attention(
     value : tensor (..., Lk, Dv)
         Of the dtype of `query`.
     score : str or score object, default "scaled_dot"
-        `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`; a score of `foveate`, whose parameters
-        are numbers and arrays; or one of this module, whose parameters are tensors and may be
-        learned.
+        `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, or a score of `foveate`, whose parameters
+        are numbers, arrays, or tensors, which may be learned. One of your own
+        (`foveate.scores.Score`) is given arrays; its `undo` makes the gradients of query and key,
+        its parameters have none here.
     mask : tensor that broadcasts with (..., Lq, Lk), optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
         seen, as False is.
@@ -224,7 +225,7 @@ class Options(NamedTuple):
 
 
 def call(
-    reduced: Reduced,
+    reduced: Any,
     value: Tensor,
     options: Options | None,
     generator: torch.Generator | None = None,

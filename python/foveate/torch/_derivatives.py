@@ -37,6 +37,24 @@ def named(caller: str, call: Callable[..., Any], *arguments: Any) -> Any:
         raise NotImplementedError(_FORWARD.format(caller)) from error
 
 
+def no_tangents(caller: str) -> Callable[..., None]:
+    """Make the `jvp` of a function of autograd that has no derivatives of forward mode."""
+
+    def refuse(_: Any, *_tangents: Any) -> None:
+        raise NotImplementedError(_FORWARD.format(caller))
+
+    return refuse
+
+
+def no_second_order(caller: str) -> Callable[..., None]:
+    """Make the `backward` of a function of autograd that computes gradients itself."""
+
+    def refuse(_: Any, *_gradients: Any) -> None:
+        raise NotImplementedError(_SECOND.format(caller))
+
+    return refuse
+
+
 def learns(arguments: tuple[Any, ...]) -> bool:
     """Tell whether a derivative may be wanted with respect to any of the arguments."""
     wanted = torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)
@@ -72,12 +90,6 @@ def autograd_kernel(
             found = below_autograd(operator, arguments)
         return tuple(found) if isinstance(found, list) else found
 
-    def no_tangents(_: Any, *_tangents: Any) -> None:
-        raise NotImplementedError(_FORWARD.format(caller))
-
-    def no_second_order(_: Any, *_gradients: Any) -> None:
-        raise NotImplementedError(_SECOND.format(caller))
-
     def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         del ctx, inputs, output  # torch gives them by these names
 
@@ -88,8 +100,8 @@ def autograd_kernel(
         {
             "forward": staticmethod(forward),
             "setup_context": staticmethod(setup or keep_nothing),
-            "backward": staticmethod(backward or no_second_order),
-            "jvp": staticmethod(no_tangents),
+            "backward": staticmethod(backward or no_second_order(caller)),
+            "jvp": staticmethod(no_tangents(caller)),
         },
     )
 

@@ -13,8 +13,8 @@ from .._inputs.arrays import real
 from .._inputs.reach import Reach
 from ._attention import AnyScore, Options, call
 from ._reach import bounded, integers
-from ._rows import wide_product
-from ._scores import parameter, reduce
+from ._rows import learned, wide_product
+from ._scores import reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
 
@@ -148,8 +148,8 @@ def predict_centers(query: Tensor, w: Tensor, v: Tensor, length: float | Tensor)
     check_tensor("query", query, FLOATS, "a tensor of float16, bfloat16, float32 or float64")
     if query.ndim < 2:
         raise ValueError(f"query: got shape {tuple(query.shape)}, wanted (..., Lq, D)")
-    w = parameter("w", w, query, query.shape[-1], "H")
-    v = parameter("v", v, query, w.shape[1])
+    w = learned("w", w, query, query.shape[-1], "H")
+    v = learned("v", v, query, w.shape[1])
     hidden = torch.tanh(wide_product(query, w))
     share = torch.sigmoid(wide_product(hidden, v[:, None])[..., 0])
     return share * _length(length, query)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..scores import Additive, Bilinear
 from ._attention import AnyScore, attention
 from ._hard import HardAttention as Choice
 from ._hard import hard_attention
 from ._local import local_attention, predict_centers
 from ._regression import kernel_regression
-from ._scores import Additive, Bilinear
 
 
 class AdditiveAttention(nn.Module):  # type: ignore[misc]  # torch is taken as untyped

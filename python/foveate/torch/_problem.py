@@ -16,9 +16,8 @@ from .._attention.backward import Backward
 from .._attention.problem import Dropout, Problem
 from .._inputs.arrays import Array
 from .._inputs.reach import OWN_AXES, Reach
-from ..scores import ScaledDot, Score
-from ..scores._additive import Additive
-from ..scores._gaussian import Gaussian
+from ..scores import Additive, Dot, Gaussian, Reduced, Score
+from ..scores._base import unchanged
 from ._operator import names_of
 from ._tensors import as_array
 
@@ -35,6 +34,7 @@ ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     Tensor? seed=None"""
 NAMES = names_of(ARGUMENTS)
 COUNT = len(NAMES)
+_AFTER_REACH = NAMES[NAMES.index(Reach._fields[-1]) + 1 :]
 
 # How many axes of a tensor of a problem stand behind the leading ones; and what holds for all.
 BEHIND = {"query": 2, "key": 2, "value": 2, **OWN_AXES, "sink": 0}
@@ -59,13 +59,18 @@ def state(
     return (query, key, value, *formula, *parts, at_end, softcap, sink, sigma, dropout, seed)
 
 
-def score_of(scale: float | None, family: str, factors: Array | None) -> Score:
-    """Give the score that stands for a reduced one."""
-    if family == "inner":
-        return ScaledDot(scale)
+def stated_score(
+    query: Array, key: Array, scale: float | None, family: Any, factors: Array | None
+) -> tuple[Score, Reduced]:
+    """Give a score that stands for a reduced one, and this; its parameter are the factors."""
     if factors is None:
-        raise ValueError(f"factors: got None, wanted a tensor with family={family!r}")
-    return Gaussian(factors) if family == "distance" else Additive(factors, activation=family)
+        if family in ("tanh", "relu"):
+            raise ValueError(f"factors: got None, wanted a tensor with family={family!r}")
+        return Dot(), Reduced(query, key, scale, family, undo=unchanged)
+    score = Gaussian(factors) if family == "distance" else Additive(factors, activation=family)
+    reduced = score.reduce(query, key)
+    own = scale if scale is not None else 1 / max(1, query.shape[-1]) ** 0.5
+    return score, reduced._replace(scale=own * (reduced.scale or 0.0))
 
 
 def backward_of(
@@ -79,19 +84,19 @@ def backward_of(
 ) -> Backward:
     """Make the problem that the arguments of an operator state; memory is shared."""
     q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
-    score = score_of(scale, family, None if factors is None else as_array("factors", factors))
-    reduced = score.reduce(q, k)
-    stated = dict(zip(NAMES[6:], others, strict=False))
-    reach = Reach(**{name: _as_it_is(stated, name) for name in Reach._fields if name in stated})
+    given = None if factors is None else as_array("factors", factors)
+    score, reduced = stated_score(q, k, scale, family, given)
+    parts: list[Any] = [_as_it_is(*pair) for pair in zip(Reach._fields, others, strict=False)]
+    stated = dict(zip(_AFTER_REACH, others[len(Reach._fields) :], strict=False))
     if stated.get("offset_at_end"):
-        reach = reach._replace(offset="end")
+        parts[Reach._fields.index("offset")] = "end"
     sigma = stated.get("sigma")
     problem = Problem(
         *reduced[:6],
         v,
         stated.get("softcap"),
-        reach,
-        _as_it_is(stated, "sink"),
+        Reach(*parts),
+        _as_it_is("sink", stated.get("sink")),
         _dropout(stated.get("dropout", 0.0), stated.get("seed")),
         None if sigma is None else float(sigma.detach()),
     )
@@ -109,9 +114,8 @@ _DTYPES: dict[str, Any] = {
 }
 
 
-def _as_it_is(stated: dict[str, Any], name: str) -> Any:
+def _as_it_is(name: str, x: Any) -> Any:
     """Give an argument as the extension takes it: tensors become arrays."""
-    x = stated.get(name)
     if not isinstance(x, Tensor):
         return x
     array = as_array(name, x)

@@ -1,7 +1,8 @@
-"""What the scores do with rows, with gradients that leave out the rows of which no gradient comes.
+"""What the scores do with rows that are tensors, as `foveate.scores._rows` with arrays.
 
-A key that no query sees may hold anything, NaN too. It has the gradient 0, and adds nothing to that
-of a parameter; operations of torch would multiply the 0 by what it holds.
+With gradients that leave out the rows of which no gradient comes: a key that no query sees may hold
+anything, NaN too. It has the gradient 0, and adds nothing to that of a parameter; operations of
+torch would multiply the 0 by what it holds.
 """
 
 from __future__ import annotations
@@ -9,11 +10,100 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..scores._rows import activation_name
 from ._derivatives import is_forward_mode
+from ._tensors import FLOATS, check_tensor
+from ._tensors import number as number_tensor
+
+
+def parameter(name: str, x: Any, query: Tensor, *axes: int | str) -> Tensor:
+    """Take a tensor as `learned` does, or an array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `learned`.
+    """
+    return learned(name, _of_array(x) if isinstance(x, np.ndarray) else x, query, *axes)
+
+
+def learned(name: str, x: Any, query: Tensor, *axes: int | str) -> Tensor:
+    """Take a tensor of a float dtype that fits into that of the computation, and of this shape.
+
+    Parameters
+    ----------
+    name : str
+    x : tensor
+    query : tensor
+        Whose dtype says what it is computed in: float32, or float64.
+    *axes
+        How long the axes are to be; a str names one of any length. One number alone, without axes,
+        may be of any float dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another dtype, and for another shape.
+    """
+    check_tensor(name, x, FLOATS, "a tensor of a float dtype")
+    given = tuple(x.shape)
+    if len(given) != len(axes) or any(
+        own != axis for own, axis in zip(given, axes, strict=True) if not isinstance(axis, str)
+    ):
+        wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+        raise ValueError(f"{name}: got shape {given}, wanted {wanted}")
+    if axes and x.dtype is torch.float64 and query.dtype is not torch.float64:
+        raise TypeError(
+            f"{name}: got {x.dtype} with a query of {query.dtype}, wanted a dtype that fits into "
+            f"{torch.float32}"
+        )
+    taken: Tensor = x
+    return taken
+
+
+def _of_array(x: Any) -> Tensor:
+    if torch.compiler.is_compiling():  # then an array is a tensor without a dtype of NumPy
+        return torch.as_tensor(x)
+    return number_tensor(x.astype(np.float64), getattr(torch, x.dtype.name))
+
+
+def number(name: str, x: Any, query: Tensor) -> Any:
+    """Take a number that was checked, or a tensor of one."""
+    return parameter(name, x, query) if isinstance(x, Tensor) else x
+
+
+def factors(name: str, x: Any, rows: Tensor) -> Tensor:
+    """Take what the columns of these rows are multiplied by: one number, or (D,)."""
+    if isinstance(x, float):
+        return number_tensor(x)
+    return parameter(name, x, rows, *((rows.shape[-1],) if x.ndim > 0 else ()))
+
+
+def project(rows: Tensor, matrix: Tensor | None, bias: Any = None, wide: bool = True) -> Tensor:
+    """Multiply rows (..., L, D) by a matrix (D, H), if there is one, and add a bias.
+
+    In the dtype of the computation if `wide`, under autocast too; else as torch's own product.
+    """
+    made = rows
+    if matrix is not None:
+        made = wide_product(rows, matrix) if wide else product(rows, matrix)
+    return made if bias is None else made + bias
+
+
+def with_one(x: Tensor, first: bool = False) -> Tensor:
+    """Put a column of ones behind the others, or before them."""
+    one = torch.ones_like(x[..., :1])
+    return torch.cat([one, x] if first else [x, one], dim=-1)
+
+
+def ones(rows: Tensor) -> Tensor:
+    """Give the number 1 for each of these rows, (..., L, 1), the same one."""
+    dtype = torch.float64 if rows.dtype is torch.float64 else torch.float32
+    return rows.new_ones(1, dtype=dtype).expand(*rows.shape[:-1], 1)
 
 
 def wide(x: Tensor) -> Tensor:
@@ -47,8 +137,10 @@ def unit(x: Tensor) -> Tensor:
     return made
 
 
-def scaled(x: Tensor, scale: Tensor) -> Tensor:
+def scaled(x: Tensor, scale: Any) -> Tensor:
     """Multiply rows by one number."""
+    if not isinstance(scale, Tensor):
+        return x * scale
     made: Tensor = _call(_Scaled, x, scale.to(x.dtype))
     return made
 

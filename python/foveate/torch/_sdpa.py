@@ -10,14 +10,13 @@ from torch.autograd import forward_ad
 from torch.nn.attention.bias import CausalBias
 
 from .._inputs.arrays import broadcasts_into
-from ..scores import ScaledDot
+from ..scores import Reduced, ScaledDot
 from ._attention import Options, call, rate_of
 from ._derivatives import is_forward_mode
 from ._errors import ArgumentTypeError, ArgumentValueError
 from ._groups import group
 from ._problem import output_shape
 from ._reach import MASK, MASKS, resolve
-from ._scores import Reduced
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors
 
 

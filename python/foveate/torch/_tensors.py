@@ -67,15 +67,18 @@ def as_tensor(x: Any, like: Tensor) -> Tensor:
 
     It is no view of another tensor: one that an operator returns could not be changed in place.
     """
-    array = np.asarray(x).reshape(like.shape)
+    return tensor_of(np.asarray(x).reshape(like.shape)).to(like.dtype)
+
+
+def tensor_of(array: Array) -> Tensor:
+    """Give an array of a float dtype as a contiguous tensor; its memory is shared if it is so."""
     if not (array.flags.writeable and array.flags.c_contiguous):  # as one that repeats itself
         array = array.copy(order="C")
     if array.dtype.name != "bfloat16":
-        return torch.from_numpy(array).to(like.dtype)
+        return torch.from_numpy(array)
     bits = torch.from_numpy(array.view(np.int16))
     tensor = torch.empty((), dtype=torch.bfloat16, device="cpu")
-    tensor.set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
-    return tensor.to(like.dtype)
+    return tensor.set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
 
 
 def fill(x: Tensor, array: Any) -> Tensor:

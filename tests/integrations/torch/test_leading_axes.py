@@ -119,7 +119,7 @@ def test_the_gaussian_by_name():
     np.testing.assert_array_equal(got, ft.attention(Q, K, V, score=fv.Gaussian()).numpy())
 
 
-def test_a_score_of_ones_own_is_refused():
+def test_a_score_of_ones_own_without_an_undo_has_no_gradients():
     @dataclasses.dataclass(frozen=True)
     class Doubled(fv.scores.Score):
         def reduce(self, query: Any, key: Any) -> Any:
@@ -129,7 +129,10 @@ def test_a_score_of_ones_own_is_refused():
         def reduce(self, query: Any, key: Any) -> Any:
             return Reduced(3 * query, key, 1.0)
 
+    learning = Q.clone().requires_grad_()
     for score in (Doubled(), Sharper()):
         for function in (ft.attention, ft.hard_attention):
             with pytest.raises(TypeError, match=rf"score: got {type(score).__name__}, .*undo"):
-                function(Q, K, V, score=score)
+                function(learning, K, V, score=score)
+    want = fv.attention(*(x.numpy() for x in (Q, K, V)), score=Doubled())
+    np.testing.assert_array_equal(ft.attention(Q, K, V, score=Doubled()).numpy(), want)

@@ -1,0 +1,124 @@
+"""The heads of a block: two axes, of key heads and of the queries' heads that share one of them.
+
+Rows (..., L, heads * D) are viewed with these axes, and what attention is told is given them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._inputs.arrays import Array, broadcast_together, integer, reals
+from .._inputs.options import AttentionOptions
+from .._inputs.reach import mask_of, of_heads
+
+
+def check_heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:
+    """Take the numbers of heads of queries, and of keys and values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no number of heads, or does not divide.
+    """
+    heads = integer("num_heads", num_heads)
+    if heads < 1:
+        raise ValueError(f"num_heads: got {heads}, wanted one or more")
+    if num_kv_heads is None:
+        return heads, heads
+    kv_heads = integer("num_kv_heads", num_kv_heads)
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(
+            f"num_kv_heads: got {kv_heads}, wanted a number that divides num_heads, {heads}"
+        )
+    return heads, kv_heads
+
+
+def split_heads(rows: Array, heads: int, group: int) -> Array:
+    """View rows (..., L, heads * group * D) as (..., heads, group, L, D)."""
+    size = rows.shape[-1] // (heads * group)
+    return np.moveaxis(rows.reshape(*rows.shape[:-1], heads, group, size), -4, -2)
+
+
+def join_heads(heads: Array | None) -> Array | None:
+    """Copy (..., heads, group, L, D) into rows (..., L, heads * group * D)."""
+    if heads is None:
+        return None
+    rows = np.moveaxis(heads, -2, -4)
+    return rows.reshape(*rows.shape[:-3], rows.shape[-3] * rows.shape[-2] * rows.shape[-1])
+
+
+def with_heads(
+    options: AttentionOptions, shape: tuple[int, ...], heads: tuple[int, int]
+) -> tuple[AttentionOptions, dict[str, tuple[int, ...]]]:
+    """Give options the two axes of the heads.
+
+    Parameters
+    ----------
+    options : AttentionOptions
+        As for `attention`, without heads but for a sink, and a mask that has them.
+    shape : tuple (..., Lq, Lk)
+        Without heads.
+    heads : pair of ints
+        How long the two axes are.
+
+    Returns
+    -------
+    options : AttentionOptions
+    shapes : dict
+        Of the mask and the sink as they came, where these are arrays: their gradients have them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By the name of the option, for what `attention` does not take, and for other shapes.
+    """
+    mask, sink = options.get("mask"), options.get("sink")
+    logits = {
+        "mask": None if mask is None else mask_of(mask),
+        "sink": None if sink is None else reals("sink", sink),
+    }
+    shapes = {name: x.shape for name, x in logits.items() if isinstance(x, np.ndarray)}
+    reach = {name: options.get(name) for name in ("offset", "key_lengths", "segments")}
+    made: Any = of_heads(shape, heads, mask=logits["mask"], **reach)
+    made["sink"] = _sink(logits["sink"], shape[:-2], heads)
+    return {**options, **made}, shapes
+
+
+def _sink(
+    logits: float | Array | None, lead: tuple[int, ...], heads: tuple[int, int]
+) -> float | Array | None:
+    """Give a sink (..., heads) the two axes of the heads."""
+    if not isinstance(logits, np.ndarray) or logits.ndim == 0:
+        return logits
+    *others, count = logits.shape
+    every = heads[0] * heads[1]
+    if count not in (1, every) or not broadcast_together(tuple(others), lead):
+        raise ValueError(
+            f"sink: got shape {logits.shape}, wanted a number, or an array that broadcasts with "
+            f"{(*lead, every)}, with one for each head"
+        )
+    return logits.reshape(*others, *((1, 1) if count == 1 else heads))
+
+
+def lead_with(lead: tuple[int, ...], options: AttentionOptions) -> tuple[int, ...]:
+    """Return the leading axes of the output: of the batch, and of options with heads.
+
+    Raises
+    ------
+    ValueError
+        For those that do not broadcast.
+    """
+    own_axes = {"mask": 4, "segments": 3, "offset": 2, "key_lengths": 2, "sink": 2}
+    for name, own in own_axes.items():
+        option: Any = options.get(name)
+        for x in option if name == "segments" and isinstance(option, tuple) else (option,):
+            others = np.shape(x)[: max(0, np.ndim(x) - own)]
+            if not broadcast_together(lead, others):
+                raise ValueError(
+                    f"{name}: got leading axes {others}, wanted ones that broadcast with those of "
+                    f"the others, {lead}"
+                )
+            lead = np.broadcast_shapes(lead, others)
+    return lead
