@@ -13,7 +13,7 @@ import numpy as np
 
 from .._inputs.arrays import Array, as_array, compute_dtype, rounded
 from ..scores import score_object
-from ..scores._base import parameter
+from ..scores._base import is_tensor, parameter
 from ..scores._rows import fitted, matrix_gradient, project
 
 
@@ -28,6 +28,11 @@ def rows_of(name: str, x: Array) -> Array:
     if x.ndim < 2:
         raise ValueError(f"{name}: got shape {x.shape}, wanted two axes or more, (..., L, E)")
     return x
+
+
+def _array(name: str, x: object) -> object:
+    """Give a tensor as an array; `parameter` takes anything else."""
+    return as_array(name, x) if is_tensor(x) else x
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +53,12 @@ class Projection:
             For dtypes that are not float, or not taken with these rows, and for other shapes.
         """
         (name, given), *rest = named.items()
-        weight = parameter(name, as_array(name, given), rows.shape[-1], "H")
+        weight = parameter(name, _array(name, given), rows.shape[-1], "H")
         fitted(name, weight, rows)
         bias = None
         for bias_name, x in rest:
             if x is not None:
-                bias = parameter(bias_name, as_array(bias_name, x), weight.shape[1])
+                bias = parameter(bias_name, _array(bias_name, x), weight.shape[1])
                 fitted(bias_name, bias, rows)
         return cls(rows, weight, bias)
 
