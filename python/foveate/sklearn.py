@@ -28,7 +28,7 @@ __all__ = ["NadarayaWatson"]
 
 
 class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
-    """Kernel regression [1]_ [2]_: the mean of the targets, weighted by the nearness of their points.
+    """Kernel regression [1]_ [2]_: the mean of the targets, weighted by how near they are.
 
     Parameters
     ----------

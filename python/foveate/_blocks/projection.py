@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, as_array, compute_dtype
+from .._inputs.arrays import Array, as_array, compute_dtype, rounded
 from ..scores import score_object
 from ..scores._base import is_tensor, parameter
 from ..scores._rows import fitted, matrix_gradient, project
@@ -157,9 +157,3 @@ def total(*parts: Array | None) -> Array | None:
     """Add the parts of a gradient that are not None."""
     present = [x for x in parts if x is not None]
     return sum(present[1:], present[0]) if present else None
-
-
-def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
-    """Round an answer to the dtype of the operands; what is too large for it is inf."""
-    with np.errstate(all="ignore"):
-        return x.astype(dtype, copy=False)
