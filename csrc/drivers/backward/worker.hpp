@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "backward.hpp"
+#include "drivers/common/lse.hpp"
 #include "score.hpp"
 #include "select.hpp"
 
@@ -87,7 +88,7 @@ class BackwardWorker {
     }
   }
 
-  // A group of a chunk against a run of the blocks of its batch. partial_sum: of this chunk, or null.
+  // A task: the step-th group of a chunk against a run of the blocks of its batch. partial_sum: of the chunk, or null.
   void run(int64_t batch, int64_t chunk, int64_t step, int64_t run_of_blocks, T* partial_sum,
            const ChunkSums<T>& sums) noexcept {
     const int64_t group = pass_.first_group(chunk) + step;

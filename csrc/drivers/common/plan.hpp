@@ -14,7 +14,7 @@
 namespace foveate {
 
 // Tiles: 168 keys, a multiple of every register tile; rates are flat within 1.5% from 56 to 896 keys, so it is fixed,
-// for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many. Families that
+// for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many. Arithmetics that
 // are much faster have fewer: 96 keys, values and scores stay in 48 KB beside a panel (15% over 168; 64 and 128 are alike).
 constexpr int64_t default_tile_keys = 168;
 constexpr int64_t most_window_tile_keys = 2 * default_tile_keys;
@@ -23,15 +23,16 @@ constexpr int64_t most_window_tile_keys = 2 * default_tile_keys;
 enum class Windows {
   shared,   // nothing: the panels of a block go over the tiles of the grid together, and rows come as they stand
   on_grid,  // panel after panel, each over the tiles of the grid that it sees
-  own_tile  // panel after panel, the keys of each in one tile of its own
+  own_tile  // panel after panel, the keys of each in one tile of its own, from a whole key_step on: a query's answer is
+            // then one chain over its own keys, to which those that it does not see add zeros, whoever shares its panel
 };
 
 // What a driver asks of its plan.
 struct Needs {
-  bool whole_weights = false;  // weights and products of the accumulator's type, where pairs would round them
+  bool whole_weights = false;  // weights of the accumulator's type, where pairs would round them
   Windows windows = Windows::own_tile;
-  int64_t tile_keys = 0;  // of the grid, where it is the driver's to say
-  int64_t key_step = 0;   // likewise
+  int64_t tile_keys = 0;  // of the grid; 0: as the arithmetic has it
+  int64_t key_step = 0;   // 0: likewise
 };
 
 struct Plan {
