@@ -66,7 +66,7 @@ struct Arguments {
   uint32_t next_ = 0;  // where the next one stands in the table, if they come in its order
 };
 
-// Makes the names of the table Python's own, once, when the module is initialised.
+// Makes the names of the table Python's own, once, when the module is initialized.
 bool intern_keywords();
 
 }  // namespace foveate::python
