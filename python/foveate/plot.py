@@ -249,12 +249,7 @@ def _count(name: str, given: int | Sequence[str]) -> tuple[int, Sequence[str] | 
 
 def _lead(reach: Reach) -> tuple[int, ...]:
     """Find the leading axis of a reach, if it has one."""
-    mask, _, _, offset, key_lengths, of_queries, of_keys = reach
-    shapes = [
-        *(x.shape for x in (offset, key_lengths) if isinstance(x, np.ndarray)),
-        *(x.shape[:-1] for x in (of_queries, of_keys) if x is not None),
-        () if mask is None else mask.shape[:-2],
-    ]
+    shapes = reach.leading_axes
     try:
         lead = np.broadcast_shapes(*shapes)
     except ValueError:

@@ -11,11 +11,10 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from .._attention.gradients import HierarchicalGradients, names_of
-from .._inputs.arrays import Array, ArrayInput, like, room_for
+from .._inputs.arrays import Array, ArrayInput, like, room_for, rounded
 from ..scores import Score
 from ..scores._base import gradient_of, parameters_of
 from .hierarchy import TwoLevels
-from .projection import rounded
 
 
 def hierarchical_attention(

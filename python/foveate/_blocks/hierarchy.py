@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .._attention.backward import Backward
 from .._attention.merge import merge
 from .._attention.problem import Answers, Problem
 from .._attention.soft import attention
@@ -27,7 +28,7 @@ from .._inputs.arrays import (
     integers,
     sum_to,
 )
-from .._inputs.reach import resolve
+from .._inputs.reach import Reach
 from ..scores import reduce
 from ..scores._base import sum_of_gradients, widened
 from ..scores._rows import project
@@ -233,7 +234,7 @@ class TwoLevels:
         return attention_vjp(*operands, wrt=below, score=self.score, segments=ids)
 
     def _over(self, part: Part, answers: Array, alike: bool) -> tuple[Array, Array]:
-        output, lse = self._upper(part, answers, alike).forward()
+        output, lse = self._upper(part, answers, alike).problem.forward()
         return output[..., 0, :], lse
 
     def _gradients(self, wanted: frozenset[str], answered: Answers, kept: Kept | None) -> _Sums:
@@ -291,7 +292,7 @@ class TwoLevels:
         ids = np.arange(part.first, part.stop), self.ranks[..., None, part.keys]
         return (q, k[..., None, :, :], both[..., None, :, :]), ids
 
-    def _upper(self, part: Part, answers: Array, alike: bool) -> Problem:
+    def _upper(self, part: Part, answers: Array, alike: bool) -> Backward:
         """Return the attention over the segments of a part: one row for every query."""
         columns = self.key.shape[-1]
         q, keys = project(self.query, None)[..., None, :], answers[..., :columns]
@@ -299,9 +300,10 @@ class TwoLevels:
         name, score = "upper_score", self.upper_score
         if score is None:
             name, score = "score", self.score
-        there = np.arange(part.first, part.stop) < self.counts[..., None, None, None]
-        reach = resolve(q, keys, None if there.all() else there, False, None, None, None, None)
-        return Problem(q, keys, values, score, reduce(score, q, keys, name), None, reach)
+        is_segment = np.arange(part.first, part.stop) < self.counts[..., None, None, None]
+        reach = None if is_segment.all() else Reach(is_segment)
+        reduced = reduce(score, q, keys, name)
+        return Backward(Problem(*reduced[:6], values, reach=reach), score, q, keys, reduced)
 
     def _sorted(self, rows: Array, keys: slice) -> Array:
         """Return some of the rows (..., Lk, D), sorted by segment, in the wide dtype."""

@@ -24,6 +24,7 @@ from .._inputs.arrays import (
     integer,
     like,
     room_for,
+    rounded,
     sum_to,
 )
 from .._inputs.random import Seed, generator_of
@@ -32,7 +33,7 @@ from ..scores._base import finite, gradient_of, parameters_of, sum_of_gradients,
 from ..scores._rows import project
 from . import memory_file as _memory_file
 from .memory_write import written
-from .projection import needs_one_size, rounded, rows_of, total
+from .projection import needs_one_size, rows_of, total
 
 # What the gradients of `attention_vjp` are called.
 _INNER = {"keys": "key", "values": "value", "sharpness": "score"}

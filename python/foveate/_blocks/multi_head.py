@@ -17,11 +17,11 @@ import numpy as np
 from .._attention.gradients import MultiHeadGradients, names_of
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
-from .._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays, like, room_for
+from .._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays, like, room_for, rounded
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
 from .heads import check_heads, join_heads, lead_with, split_heads, with_heads
-from .projection import Projection, Projections, check_columns, rounded, rows_of
+from .projection import Projection, Projections, check_columns, rows_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

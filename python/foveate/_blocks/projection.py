@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, as_array, compute_dtype
+from .._inputs.arrays import Array, as_array, compute_dtype, rounded
 from ..scores import score_object
 from ..scores._base import parameter
 from ..scores._rows import fitted, matrix_gradient, project
@@ -152,9 +152,3 @@ def total(*parts: Array | None) -> Array | None:
     """Add the parts of a gradient that are there."""
     present = [x for x in parts if x is not None]
     return sum(present[1:], present[0]) if present else None
-
-
-def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
-    """Give an answer in the dtype of what was given; what is too large for it is inf."""
-    with np.errstate(all="ignore"):
-        return x.astype(dtype, copy=False)

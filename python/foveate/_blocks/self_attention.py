@@ -13,10 +13,10 @@ import numpy as np
 from .._attention.gradients import SelfGradients, names_of
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
-from .._inputs.arrays import Array, ArrayInput, float_arrays, like, room_for
+from .._inputs.arrays import Array, ArrayInput, float_arrays, like, room_for, rounded
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
-from .projection import Projection, Projections, check_columns, rounded, rows_of
+from .projection import Projection, Projections, check_columns, rows_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

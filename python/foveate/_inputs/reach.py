@@ -1,8 +1,11 @@
-"""The reach: the keywords that say which keys a query sees -> the arguments of the extension."""
+"""The reach: the keywords that say which keys a query sees -> what the extension takes.
+
+The extension checks what depends on the leading axes, and the values.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,17 +24,48 @@ from .arrays import (
 Window: TypeAlias = int | tuple[int | None, int | None]
 Segments: TypeAlias = ArrayInput | tuple[ArrayInput, ArrayInput]
 
+# The arrays of a reach, and how many of their axes stand behind the leading ones.
+OWN_AXES = {
+    "mask": 2,
+    "offset": 0,
+    "key_lengths": 0,
+    "query_segments": 1,
+    "key_segments": 1,
+    "centers": 1,
+}
 
-# mask, left, right, offset, key_lengths, query_segments, key_segments: as the extension takes them.
-Reach: TypeAlias = tuple[
-    Array | None,
-    int | None,
-    int | None,
-    int | str | Array | None,
-    int | Array | None,
-    Array | None,
-    Array | None,
-]
+
+class Reach(NamedTuple):
+    """Which keys a query sees: the fields are keywords of the extension, and those of `fv_reach`.
+
+    Query i stands at p = i + offset, and sees the keys from p - left to p + right.
+    """
+
+    mask: Array | None = None
+    left: int | None = None
+    right: int | None = None
+    offset: int | str | Array | None = None  # "end": the last query at the last valid key
+    key_lengths: int | Array | None = None
+    query_segments: Array | None = None
+    key_segments: Array | None = None
+    centers: Array | None = None  # (..., Lq), float64
+    half_width: float | None = None  # with centers
+    leave_one_out: bool = False
+
+    @property
+    def is_of_keys_alone(self) -> bool:
+        """Whether it says the same for all queries."""
+        mask = self.mask
+        if self.leave_one_out or not (mask is None or mask.ndim < 2 or mask.shape[-2] == 1):
+            return False
+        of_positions = (self.left, self.right, self.query_segments, self.centers)
+        return all(x is None for x in of_positions)
+
+    @property
+    def leading_axes(self) -> list[tuple[int, ...]]:
+        """Those of each array."""
+        arrays = ((getattr(self, name), own) for name, own in OWN_AXES.items())
+        return [x.shape[: max(0, x.ndim - own)] for x, own in arrays if isinstance(x, np.ndarray)]
 
 
 def resolve(
@@ -44,9 +78,7 @@ def resolve(
     key_lengths: object,
     segments: object,
 ) -> Reach:
-    """Check the keywords of a reach, and give the arguments of the extension.
-
-    The extension checks what depends on the leading axes, and the values.
+    """Check the keywords of a reach.
 
     Raises
     ------
@@ -58,18 +90,16 @@ def resolve(
     left, right = (None, None) if window is None else sides(window)
     if causal:
         right = 0
-    place = None if offset is None else _offset(offset)
-    if place is None and (causal or window is not None):
+    if offset is None and (causal or window is not None):
         _refuse_unequal_lengths("causal" if causal else "window", query, key)
-    of_queries, of_keys = (None, None) if segments is None else _segments(segments, query, key)
-    return (
+    pair = (None, None) if segments is None else _segments(segments, query, key)
+    return Reach(
         None if mask is None else mask_of(mask),
         left,
         right,
-        place,
+        None if offset is None else _offset(offset),
         None if key_lengths is None else integers("key_lengths", key_lengths),
-        of_queries,
-        of_keys,
+        *pair,
     )
 
 
@@ -161,26 +191,6 @@ def _ids(segments: object, rows: Array | None = None) -> Array:
             f"segments: got shape {ids.shape}, wanted (..., {rows.shape[-2]}), an id for each row"
         )
     return ids
-
-
-def lead_of(
-    *operands: Array,
-    reach: Reach,
-    sink: float | Array | None = None,
-    centers: Array | None = None,
-) -> tuple[int, ...]:
-    """Return the leading axes of the output: of all that have such, broadcast together.
-
-    Raises
-    ------
-    ValueError
-        For those that do not broadcast, which the extension refuses by name.
-    """
-    mask, _, _, offset, key_lengths, *segments = reach
-    pairs = ((mask, 2), (offset, 0), (key_lengths, 0), *((ids, 1) for ids in segments))
-    arrays = [*((x, 2) for x in operands), *pairs, (centers, 1), (sink, 0)]
-    shapes = (x.shape[: max(0, x.ndim - own)] for x, own in arrays if isinstance(x, np.ndarray))
-    return np.broadcast_shapes(*shapes)
 
 
 def of_heads(
