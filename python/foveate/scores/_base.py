@@ -69,7 +69,8 @@ class Score(ABC):
     """What every score is: it reduces itself to a family of kernels.
 
     A subclass of your own is taken wherever a score is, with gradients where its `Reduced` has an
-    `undo`. The functions that return gradients refuse one that has none.
+    `undo`. The functions that return gradients refuse one that has none. A page of the
+    documentation, `docs/own_score.md`, writes one: a polynomial kernel.
 
     Attributes
     ----------
