@@ -79,7 +79,8 @@ struct Keyword {
   bool (*parse)(Arguments&, const char* name, PyObject*);
 };
 
-constexpr uint32_t kSoft = kAttention | kWeights, kHardly = kHard | kHardBackward, kGradients = kBackward | kHardBackward;
+constexpr uint32_t kSoft = kAttention | kWeights, kHardly = kHard | kHardBackward,
+                   kGradients = kBackward | kHardBackward;
 constexpr uint32_t kAll = kSoft | kHardly | kBackward;
 constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights};
 
@@ -100,7 +101,7 @@ constexpr Keyword keywords[] = {
     {"key", kAll, kAll, [](A& a, Name n, Object x) { return array(n, x, &a.key, &a.problem.key); }},
     {"value", kAll, kOfValues, [](A& a, Name n, Object x) { return array(n, x, &a.value, &a.problem.value); }},
 
-    {"scale", kAll, 0, 
+    {"scale", kAll, 0,
      [](A& a, Name n, Object x) {
        a.has_scale = true;
        return number(n, x, &a.problem.score.scale);
@@ -173,8 +174,7 @@ constexpr Keyword keywords[] = {
     {"d_factors", kGradients, 0,
      [](A& a, Name n, Object x) { return array(n, x, &a.d_factors, &a.gradients.factors); }},
     {"d_sink", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sink, &a.gradients.sink); }},
-    {"d_centers", kBackward, 0,
-     [](A& a, Name n, Object x) { return array(n, x, &a.d_centers, &a.gradients.centers); }},
+    {"d_centers", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_centers, &a.gradients.centers); }},
     {"d_sigma", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sigma, &a.gradients.sigma); }},
 };
 

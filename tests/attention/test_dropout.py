@@ -71,7 +71,7 @@ def test_the_rate_is_exact(rate):
     assert abs(z) < LARGEST_Z
 
 
-def test_a_cell_is_dropped_whatever_its_place_and_its_neighbours():
+def test_a_cell_is_dropped_whatever_its_place_and_its_neighbors():
     rate = 0.3
     dropped = ~reference.dropout_mask((9, 1), rate, (8, 256, 1024))
     for axes in ((0, 1), (1, 2), (0, 2)):
@@ -80,7 +80,7 @@ def test_a_cell_is_dropped_whatever_its_place_and_its_neighbours():
         observed = np.array([counts, cells - counts])
         expected = np.outer([rate, 1 - rate], np.full(len(counts), cells))
         assert z_of_chi_square(observed, expected, lost=len(counts)) < LARGEST_Z
-    for axis in range(3):  # four neighbours: which of the 16 patterns
+    for axis in range(3):  # four neighbors: which of the 16 patterns
         four = np.moveaxis(dropped, axis, -1).reshape(-1, 4)
         each = np.array([bin(n).count("1") for n in range(16)])
         p = rate**each * (1 - rate) ** (4 - each)

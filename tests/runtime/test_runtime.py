@@ -182,7 +182,7 @@ def test_the_thread_limit_of_openmp_is_heeded():
         assert output_of(code, OMP_THREAD_LIMIT="2", FOVEATE_NUM_THREADS="4") == "2"
 
 
-def test_threadpoolctl_is_honoured():
+def test_threadpoolctl_is_honored():
     pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
     code = """
         import foveate as fv, threadpoolctl

@@ -34,6 +34,7 @@ ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     Tensor? seed=None"""
 NAMES = names_of(ARGUMENTS)
 COUNT = len(NAMES)
+_AFTER_REACH = NAMES[NAMES.index(Reach._fields[-1]) + 1 :]
 
 # How many axes of a tensor of a problem stand behind the leading ones; and what holds for all.
 BEHIND = {"query": 2, "key": 2, "value": 2, **OWN_AXES, "sink": 0}
@@ -85,17 +86,17 @@ def backward_of(
     q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
     given = None if factors is None else as_array("factors", factors)
     score, reduced = stated_score(q, k, scale, family, given)
-    stated = dict(zip(NAMES[6:], others, strict=False))
-    reach = Reach(**{name: _as_it_is(stated, name) for name in Reach._fields if name in stated})
+    parts: list[Any] = [_as_it_is(*pair) for pair in zip(Reach._fields, others, strict=False)]
+    stated = dict(zip(_AFTER_REACH, others[len(Reach._fields) :], strict=False))
     if stated.get("offset_at_end"):
-        reach = reach._replace(offset="end")
+        parts[Reach._fields.index("offset")] = "end"
     sigma = stated.get("sigma")
     problem = Problem(
         *reduced[:6],
         v,
         stated.get("softcap"),
-        reach,
-        _as_it_is(stated, "sink"),
+        Reach(*parts),
+        _as_it_is("sink", stated.get("sink")),
         _dropout(stated.get("dropout", 0.0), stated.get("seed")),
         None if sigma is None else float(sigma.detach()),
     )
@@ -113,9 +114,8 @@ _DTYPES: dict[str, Any] = {
 }
 
 
-def _as_it_is(stated: dict[str, Any], name: str) -> Any:
+def _as_it_is(name: str, x: Any) -> Any:
     """Give an argument as the extension takes it: tensors become arrays."""
-    x = stated.get(name)
     if not isinstance(x, Tensor):
         return x
     array = as_array(name, x)

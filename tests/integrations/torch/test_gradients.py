@@ -86,7 +86,7 @@ def test_hard_choices(name, select):
 
 @pytest.mark.parametrize("name", ["scaled_dot", "additive", "gaussian of w"])
 def test_local(name):
-    """Of centres and of sigma too, with keys at no edge of a window."""
+    """Of centers and of sigma too, with keys at no edge of a window."""
     score = as_torch(EVERY[name], leaf)
     arrays = problem(3, 9, lead=(2,), size=3, value_size=2, dtype=np.float64)
     centers = leaf(np.array([[1.2, 4.7, 7.9], [2.3, 2.4, 5.1]]))
