@@ -40,8 +40,8 @@ class Quadratic(Score):
 
 
 @dataclasses.dataclass(frozen=True)
-class Heads(Score):
-    """A scale for each column, which is learned, and adds no axis."""
+class Columns(Score):
+    """A scale for each column, which is learned."""
 
     scales: Any
 
@@ -50,7 +50,7 @@ class Heads(Score):
 
         def undo(d_query: Any, d_key: Any) -> Any:
             d_scales = (query * d_query).sum(axis=tuple(range(query.ndim - 1)))
-            return scales * d_query, d_key, Heads(d_scales)
+            return scales * d_query, d_key, Columns(d_scales)
 
         return Reduced(scales * query, key, 0.7, undo=undo)
 
@@ -96,10 +96,10 @@ TABLE: dict[type[Score], list[Score]] = {
     fv.Location: [fv.Location(numbers(9, SIZE), 0.3), fv.Location(numbers(9, SIZE), 0.3, "relu")],
     fv.Gaussian: [fv.Gaussian(), fv.Gaussian(-0.8), fv.Gaussian(numbers(10, SIZE))],
     Quadratic: [Quadratic()],
-    Heads: [Heads(numbers(11, SIZE))],
+    Columns: [Columns(numbers(11, SIZE))],
     Band: [Band(numbers(12, SIZE))],
 }
-OWN = [Quadratic, Heads, Band]
+OWN = [Quadratic, Columns, Band]
 
 
 def subclasses(kind: type) -> Iterator[type]:
@@ -256,7 +256,7 @@ def test_hard_choices(score):
             np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
 
 
-@cases([kind for kind in TABLE if kind is not Heads and kind is not Band])
+@cases([kind for kind in TABLE if kind is not Columns and kind is not Band])
 def test_many_heads(score):
     if any(isinstance(x, np.ndarray) for x in vars(score).values()):
         pytest.skip("parameters of as many columns as a head has are those of other tests")
