@@ -41,8 +41,8 @@ class Case:
         return Promise.of(self.own(*self.arrays), plain=self.plain(*self.arrays), exact=exact)
 
 
-def additive(name: str, centre: float, spread: float, activation: str = "tanh") -> Case:
-    """Hidden units of +centre from the query and -centre from the key, and normal deviates."""
+def additive(name: str, center: float, spread: float, activation: str = "tanh") -> Case:
+    """Hidden units of +center from the query and -center from the key, and normal deviates."""
     rng = np.random.default_rng(20)
 
     def normal(*shape: int) -> NDArray[np.float32]:
@@ -57,18 +57,18 @@ def additive(name: str, centre: float, spread: float, activation: str = "tanh") 
 
         return call
 
-    query = np.float32(centre) + np.float32(spread) * normal(QUERIES, SIZE)
-    key = -np.float32(centre) + np.float32(spread) * normal(KEYS, SIZE)
+    query = np.float32(center) + np.float32(spread) * normal(QUERIES, SIZE)
+    key = -np.float32(center) + np.float32(spread) * normal(KEYS, SIZE)
     arrays = (query, key, normal(KEYS, SIZE), normal(SIZE) * np.float32(SIZE**-0.5))
     title = f"additive, {activation}, {name}"
     return Case(title, arrays, attend(foveate.attention), attend(reference.attention))
 
 
-def gaussian(dimensions: int, w: float, centre: float) -> Case:
-    """Points of the unit cube around a centre on each axis."""
+def gaussian(dimensions: int, w: float, center: float) -> Case:
+    """Points of the unit cube around a center on each axis."""
     rng = np.random.default_rng(20)
     x, x_train = (
-        np.float32(centre) + rng.random((count, dimensions), dtype=np.float32) - np.float32(0.5)
+        np.float32(center) + rng.random((count, dimensions), dtype=np.float32) - np.float32(0.5)
         for count in (QUERIES, KEYS)
     )
     y_train = rng.standard_normal(KEYS, dtype=np.float32)
@@ -76,7 +76,7 @@ def gaussian(dimensions: int, w: float, centre: float) -> Case:
     def regress(regression: Callable[..., Any]) -> Callable[..., NDArray[Any]]:
         return lambda *arrays: np.asarray(regression(*arrays, w=w))
 
-    title = f"Gaussian, d {dimensions}, w {w:g}, around {centre:g}"
+    title = f"Gaussian, d {dimensions}, w {w:g}, around {center:g}"
     own, plain = regress(foveate.kernel_regression), regress(reference.kernel_regression)
     return Case(title, (x, x_train, y_train), own, plain)
 

@@ -1,4 +1,4 @@
-"""How much a call slows down where a neighbour keeps one of its cores busy.
+"""How much a call slows down where a neighbor keeps one of its cores busy.
 
     python benchmarks/busy_core.py
 
@@ -39,7 +39,7 @@ while os.getppid() == parent:
 
 
 @contextmanager
-def neighbour(core: int) -> Iterator[subprocess.Popen[bytes]]:
+def neighbor(core: int) -> Iterator[subprocess.Popen[bytes]]:
     """A process that keeps this core busy, stopped at first."""
     process = subprocess.Popen([sys.executable, "-c", SPIN, str(core)])
     try:
@@ -55,7 +55,7 @@ def main() -> None:
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise SystemExit("busy_core.py: this process may use one CPU only; it takes two or more")
-    parser = argparse.ArgumentParser(description="Time calls beside a busy neighbour.")
+    parser = argparse.ArgumentParser(description="Time calls beside a busy neighbor.")
     parser.add_argument("--workload", default="float32-1x16x1024x64")
     parser.add_argument("--contender", nargs="+", metavar="NAME", help="these peers only")
     parser.add_argument("--threads", type=int, default=len(usable))
@@ -69,7 +69,7 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"busy_core.py: {error}") from error
 
-    with foveate.num_threads(options.threads), neighbour(options.core) as busy:
+    with foveate.num_threads(options.threads), neighbor(options.core) as busy:
         comparison = Comparison(workload, options.threads)
         ready = prepare(contenders, comparison)
         quiet: dict[str, list[float]] = {name: [] for name in ready}

@@ -4,10 +4,10 @@
 
 over the keys with |j - p_i| <= half_width.
 
-local-m: p_i = i, no Gaussian. local-p: a centre for each query, sorted or in no order, with the
+local-m: p_i = i, no Gaussian. local-p: a center for each query, sorted or in no order, with the
 Gaussian of sigma = half_width / 2. FlexAttention cannot multiply weights after its softmax: it is
-timed on local-p-window, the same centres without the Gaussian, less work than local-p. Who sorts
-the queries by their centres does so outside the timing; foveate does it in every call.
+timed on local-p-window, the same centers without the Gaussian, less work than local-p. Who sorts
+the queries by their centers does so outside the timing; foveate does it in every call.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ BLOCK = dot_products.BLOCK
 
 @dataclass(frozen=True)
 class Local(Workload):
-    """Attention within half_width of the query's own position, or of its centre."""
+    """Attention within half_width of the query's own position, or of its center."""
 
     half_width: int = 64
-    order: str = ""  # of the centres: "sorted" or "random"; "": local-m
+    order: str = ""  # of the centers: "sorted" or "random"; "": local-m
     gaussian: bool = False
 
     @cached_property
@@ -75,7 +75,7 @@ WORKLOADS = (
 
 
 class Data(NamedTuple):
-    """Query, key and value (batch, heads, length, head size); centres, None for local-m."""
+    """Query, key and value (batch, heads, length, head size); centers, None for local-m."""
 
     query: NDArray[np.float32]
     key: NDArray[np.float32]
@@ -96,7 +96,7 @@ def prepare_foveate(workload: Local, data: Data, threads: int) -> Prepared:
 
 
 def prepare_torch_blocks(workload: Local, data: Data, threads: int) -> Prepared:
-    """By hand: blocks of queries in the order of their centres, each against its span of keys."""
+    """By hand: blocks of queries in the order of their centers, each against its span of keys."""
     plain = Plain(*data[:3])
     if not workload.order:
         return dot_products.prepare_torch_blocks(workload, plain, threads)

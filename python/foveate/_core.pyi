@@ -1,136 +1,93 @@
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from ._inputs.arrays import Array
-
-Centers: TypeAlias = tuple[Array, float, float | None]  # the centers, half_width, sigma
-Family: TypeAlias = tuple[str, Array | None, float, bool]  # and whether one is left out
-Dropout: TypeAlias = tuple[float, tuple[int, int]]  # the rate, the key of its random numbers
+from .scores import Family
 
 compiler: str
 _C_API: object  # a capsule of foveate/python.h's fv_api
 
 def are_plain(*arrays: object) -> bool: ...
+
+# What the entries of attention take, by keyword alone; None is not given. A named tuple that stands
+# before the keywords is spread: its fields are keywords. They are the fields of fv_problem and
+# fv_reach, in `foveate.h`; a `reach` is a named tuple of the latter.
+class Options(TypedDict, total=False):
+    query: Array
+    key: Array
+    value: Array | None  # of the weights there are none
+    scale: float | None  # 1 / sqrt(D)
+    family: Family | None  # "inner"
+    factors: Array | None
+    negligible: float | None
+    weighing: Literal["softmax", "boxcar", "epanechnikov", "triangular"] | None
+    softcap: float | None
+    reach: NamedTuple | None
+    mask: Array | None
+    left: int | None
+    right: int | None
+    offset: int | str | Array | None
+    key_lengths: int | Array | None
+    query_segments: Array | None
+    key_segments: Array | None
+    centers: Array | None
+    half_width: float | None
+    leave_one_out: bool | None
+    sink: float | Array | None
+    sigma: float | None
+    dropout: tuple[float, tuple[int, int]] | None  # the rate, the key of its random numbers
+
+class _Outputs(TypedDict, total=False):
+    d_query: Array | None
+    d_key: Array | None
+    d_value: Array | None
+    d_mask: Array | None
+    d_factors: Array | None
+
 def attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    scale: float | None,
-    softcap: float | None,
-    mask: Array | None,
-    left: int | None,
-    right: int | None,
-    offset: int | str | Array | None,
-    key_lengths: int | Array | None,
-    query_segments: Array | None,
-    key_segments: Array | None,
-    sink: float | Array | None,
-    out: Array | None,
-    return_lse: bool | str,  # or "parts", (..., Lq, 3) of float64: with what it is made of
-    dtype: Any,
-    family: Family | None,
-    centers: Centers | None = ...,
-    dropout: Dropout | None = ...,
-    /,
+    *spread: tuple[Any, ...],
+    out: Array | None = ...,
+    return_lse: bool | str = ...,  # or "parts", (..., Lq, 3) of float64: with what it is made of
+    dtype: Any = ...,  # of the output; that of the query
+    rows: int | None = ...,  # how many queries the only row of `query` stands for
+    **options: Unpack[Options],
 ) -> Any: ...
-def attention_backward(
-    query: Array,
-    key: Array,
-    value: Array,
-    scale: float | None,
-    softcap: float | None,
-    mask: Array | None,
-    left: int | None,
-    right: int | None,
-    offset: int | str | Array | None,
-    key_lengths: int | Array | None,
-    query_segments: Array | None,
-    key_segments: Array | None,
-    sink: float | Array | None,
-    output: Array,
-    lse: Array,
-    d_output: Array,
-    d_lse: Array | None,
-    d_query: Array | None,
-    d_key: Array | None,
-    d_value: Array | None,
-    d_mask: Array | None,
-    d_sink: Array | None,
-    family: Family | None,
-    d_weights: Array | None,
-    centers: Centers | None,
-    d_centers: Array | None,
-    d_sigma: Array | None,
-    dropout: Dropout | None,
-    /,
-) -> None: ...
-def hard_attention_backward(
-    query: Array,
-    key: Array,
-    value: Array,
-    scale: float | None,
-    softcap: float | None,
-    mask: Array | None,
-    left: int | None,
-    right: int | None,
-    offset: int | str | Array | None,
-    key_lengths: int | Array | None,
-    query_segments: Array | None,
-    key_segments: Array | None,
-    sink: float | Array | None,
-    index: Array,
-    lse: Array,
-    d_output: Array,
-    advantage: Array,
-    d_query: Array | None,
-    d_key: Array | None,
-    d_value: Array | None,
-    d_mask: Array | None,
-    family: Family | None,
-    d_weights: Array | None,
-    /,
-) -> None: ...
 def attention_weights(
-    query: Array,
-    key: Array,
-    scale: float | None,
-    softcap: float | None,
-    mask: Array | None,
-    left: int | None,
-    right: int | None,
-    offset: int | str | Array | None,
-    key_lengths: int | Array | None,
-    query_segments: Array | None,
-    key_segments: Array | None,
-    sink: float | Array | None,
-    out: Array | None,
-    dtype: Any,
-    family: Family | None,
-    centers: Centers | None = ...,
-    /,
+    *spread: tuple[Any, ...],
+    out: Array | None = ...,
+    dtype: Any = ...,
+    rows: int | None = ...,
+    **options: Unpack[Options],
 ) -> Array: ...
 def hard_attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    scale: float | None,
-    softcap: float | None,
-    mask: Array | None,
-    left: int | None,
-    right: int | None,
-    offset: int | str | Array | None,
-    key_lengths: int | Array | None,
-    query_segments: Array | None,
-    key_segments: Array | None,
-    sink: None,
+    *spread: tuple[Any, ...],
     size: int,
-    random: tuple[int, int] | None,
-    dtype: Any,
-    family: Family | None,
-    /,
+    random: tuple[int, int] | None = ...,  # a key; None: the most probable key is taken
+    dtype: Any = ...,
+    **options: Unpack[Options],
 ) -> tuple[Array, Array, Array]: ...
+
+class _Backward(Options, _Outputs, total=False):
+    output: Array
+    lse: Array
+    d_output: Array
+    d_lse: Array | None
+    d_sink: Array | None
+    d_centers: Array | None
+    d_sigma: Array | None
+
+class _HardBackward(Options, _Outputs, total=False):
+    index: Array
+    lse: Array
+    d_output: Array
+    advantage: Array
+
+# Write the gradients that are arrays.
+def attention_backward(*spread: tuple[Any, ...], **options: Unpack[_Backward]) -> None: ...
+def hard_attention_backward(*spread: tuple[Any, ...], **options: Unpack[_HardBackward]) -> None: ...
 def multinoulli(p: Array, logits: bool, low: int, high: int, index: NDArray[Any], /) -> None: ...
 def multinomial(
     trials: NDArray[Any], p: Array, low: int, high: int, counts: NDArray[Any], /

@@ -71,7 +71,7 @@ def test_the_rate_is_exact(rate):
     assert abs(z) < LARGEST_Z
 
 
-def test_a_cell_is_dropped_whatever_its_place_and_its_neighbours():
+def test_a_cell_is_dropped_whatever_its_place_and_its_neighbors():
     rate = 0.3
     dropped = ~reference.dropout_mask((9, 1), rate, (8, 256, 1024))
     for axes in ((0, 1), (1, 2), (0, 2)):
@@ -80,7 +80,7 @@ def test_a_cell_is_dropped_whatever_its_place_and_its_neighbours():
         observed = np.array([counts, cells - counts])
         expected = np.outer([rate, 1 - rate], np.full(len(counts), cells))
         assert z_of_chi_square(observed, expected, lost=len(counts)) < LARGEST_Z
-    for axis in range(3):  # four neighbours: which of the 16 patterns
+    for axis in range(3):  # four neighbors: which of the 16 patterns
         four = np.moveaxis(dropped, axis, -1).reshape(-1, 4)
         each = np.array([bin(n).count("1") for n in range(16)])
         p = rate**each * (1 - rate) ** (4 - each)
@@ -315,26 +315,24 @@ def test_what_is_no_seed(rng):
 
 # --- the engine alone ----------------------------------------------------------------------------
 
-NO_REACH = (None,) * 7
 
-
-def core(q: Any, k: Any, v: Any, family: Any, centers: Any) -> Any:
+def core(q: Any, k: Any, v: Any, **options: Any) -> Any:
     dropped = (DROP["dropout"], key_of(DROP["rng"]))
-    operands, options = (q, k, v, 1.0, None), (None, None, False, None)
-    return fv._core.attention(*operands, *NO_REACH, *options, family, centers, dropped)
+    problem = {"query": q, "key": k, "value": v, "scale": 1.0, "family": "distance", **options}
+    return fv._core.attention(**problem, dropout=dropped)
 
 
 def test_compact_kernels_are_refused():
     for kind in ("boxcar", "epanechnikov", "triangular"):
         with pytest.raises(ValueError, match=r"^dropout: got 0.3 with a compact kernel"):
-            core(*problem(3, 4), (kind, None, 0.0, False), None)
+            core(*problem(3, 4), weighing=kind)
 
 
 def test_far_keys_count_where_others_are_dropped():
     """What is negligible beside near keys is not when those are dropped: a far key may be all."""
     q, k = np.zeros((1, 500, 1)), np.linspace(0, 9, 600)[None, :, None]
     v = np.eye(600)
-    found = core(q, k, v, ("gaussian", None, 1e-6, False), None)
+    found = core(q, k, v, negligible=1e-6)
     weights = fv.attention_weights(q, k, score=fv.Gaussian(1.0))
     kept = reference.dropout_mask(key_of(DROP["rng"]), DROP["dropout"], weights.shape)
     wanted = weights * kept / (1 - DROP["dropout"])
@@ -349,7 +347,7 @@ def test_windows_round_centers(half_width, queries, sigma):
     """Where rows do not come in order."""
     q, k, v = problem(queries, 700, lead=(2,), dtype=np.float64)
     centers = np.random.default_rng(8).uniform(0, 700, (2, queries))
-    found = core(q, k, v, None, (centers, half_width, sigma))
+    found = core(q, k, v, family="inner", centers=centers, half_width=half_width, sigma=sigma)
     local: dict[str, Any] = {"centers": centers, "half_width": half_width, "sigma": sigma}
     unit = np.broadcast_to(np.eye(700), (2, 700, 700))
     weights = reference.local_attention(q, k, unit, score="dot", **local)

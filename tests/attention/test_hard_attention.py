@@ -278,7 +278,7 @@ def contingency(one: np.ndarray, other: np.ndarray, keys: int) -> float:
 
 @pytest.mark.parametrize("keys", [4, 4 * 168])
 def test_draws_are_independent_of_each_other(keys):
-    """Of neighbouring queries, draws, heads and of calls with neighbouring seeds."""
+    """Of neighboring queries, draws, heads and of calls with neighboring seeds."""
     q = np.zeros((4, 2**13, 1), np.float32)
     k = np.zeros((keys, 1), np.float32)
     index = fv.hard_attention(q, k, k, size=8, rng=1).index * 4 // keys

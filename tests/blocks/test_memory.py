@@ -1,11 +1,10 @@
-"""Memory: read, read_vjp and write against the reference, files, and what is promised."""
+"""Memory: read and read_vjp against the reference, what is promised, and wrong input."""
 
 from __future__ import annotations
 
 import inspect
 import random
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import foveate as fv
@@ -14,26 +13,9 @@ import pytest
 from block_checks import hold, huge
 from foveate import reference
 from gradient_checks import differences, parts
-from strategies import LAYOUTS, normal, score_of
+from memory_checks import LEADS, operands
+from strategies import normal, score_of
 from tolerances import wider
-
-LEADS: Any = [((), (), ()), ((2,), (2,), (2,)), ((3,), (), ()), ((), (3,), (3,)), ((), (), (3,)),
-              ((3,), (), (3,)), ((1,), (3,), (1,)), ((0,), (), (0,))]  # fmt: skip
-
-
-def operands(
-    queries: int = 5,
-    rows: int = 30,
-    sizes: tuple[int, int] = (6, 6),
-    leads: Any = ((2,), (2,), (2,)),
-    dtype: Any = np.float32,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A query, keys and values."""
-    return (
-        normal(1, (*leads[0], queries, sizes[0]), dtype),
-        normal(2, (*leads[1], rows, sizes[0]), dtype),
-        normal(3, (*leads[2], rows, sizes[1]), dtype),
-    )
 
 
 def check_read(*arrays: np.ndarray, **keywords: Any) -> None:
@@ -247,166 +229,6 @@ def test_a_pullback_after_a_write_is_that_of_what_was_read():
     memory.write(query, erase=1.0, add=9.0)
     for a, b in zip(before, pullback(output), strict=True):
         np.testing.assert_array_equal(a, b) if a is not None else None
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-def check_write(*arrays: np.ndarray, erase: Any, add: Any, **keywords: Any) -> fv.Memory:
-    query, keys, values = arrays
-    memory = fv.Memory(keys, values)
-    before = [x.tobytes() for x in arrays]
-    memory.write(query, erase=erase, add=add, **keywords)
-    assert before == [x.tobytes() for x in arrays], "an input was modified"
-    assert memory.values.dtype == values.dtype
-    assert memory.keys is keys
-    exact, plain = reference.Memory(wider(keys), wider(values)), reference.Memory(keys, values)
-    exact.write(wider(query), erase=wider(erase), add=wider(add), **keywords)
-    plain.write(query, erase=erase, add=add, **keywords)
-    hold(memory.values, exact.values, plain.values, values.dtype, "values")
-    return memory
-
-
-@pytest.mark.parametrize("queries", [0, 1, 5, 16, 17, 40])
-def test_write(queries, dtype):
-    """More queries than one block of weights, too."""
-    query, keys, values = operands(queries, sizes=(6, 4), dtype=dtype)
-    erase = np.random.default_rng(0).random((2, queries, 4)).astype(dtype)
-    add = normal(8, (2, queries, 4), dtype)
-    check_write(query, keys, values, erase=erase, add=add, sharpness=3.0)
-
-
-WRITABLE = [x for x in LEADS if x[0] in (x[2], (), (1,)) and x[1] in (x[2], ())]
-
-
-@pytest.mark.parametrize("leads", WRITABLE, ids=str)
-def test_write_broadcasts(leads):
-    arrays = operands(leads=leads)
-    check_write(*arrays, erase=np.float32(0.5), add=np.arange(6.0))
-    check_write(*arrays, erase=np.full((5, 1), 0.25), add=np.ones((5, 6), int))
-
-
-@pytest.mark.parametrize("score", ["dot", fv.Gaussian(0.7)], ids=str)
-def test_write_by_another_score(score):
-    check_write(*operands(), erase=0.5, add=1.0, score=score)
-
-
-def test_the_order_of_writers_does_not_matter():
-    query, keys, values = operands(dtype=np.float64)
-    erase, add = np.random.default_rng(0).random((2, 2, 5, 6))
-    made = []
-    for order in (slice(None), slice(None, None, -1)):
-        memory = fv.Memory(keys, values)
-        memory.write(query[:, order], erase=erase[:, order], add=add[:, order])
-        made.append(memory.values)
-    np.testing.assert_allclose(made[0], made[1], rtol=1e-14, atol=1e-15)  # the order of sums
-
-
-def test_what_is_written_sharply_is_read():
-    memory = fv.Memory(np.eye(8), np.ones((8, 3)))
-    value = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    memory.write(np.eye(8)[[2, 5]], erase=1.0, add=value, sharpness=1e4)
-    np.testing.assert_array_equal(memory.read(np.eye(8)[[2, 5]], sharpness=1e4), value)
-    np.testing.assert_array_equal(memory.values[[0, 1, 3, 4, 6, 7]], np.ones((6, 3)))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout):
-    arrays = operands()
-    query, keys, values = (LAYOUTS[layout](x) for x in arrays)
-    memory, plain = fv.Memory(keys, values), fv.Memory(*arrays[1:])
-    np.testing.assert_allclose(memory.read(query), plain.read(arrays[0]), rtol=1e-5, atol=1e-6)
-    for each, q in ((memory, query), (plain, arrays[0])):
-        each.write(q, erase=0.5, add=1.0)
-    # lengths of rows are sums, which another layout may add in another order
-    np.testing.assert_allclose(memory.values, plain.values, rtol=1e-5, atol=1e-6)
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def test_files(tmp_path, dtype):
-    _, keys, values = operands(dtype=dtype)
-    path = tmp_path / "memory"  # by its whole name: nothing is added
-    fv.Memory(keys[..., ::-1], values).save(path)
-    assert path.is_file()
-    for given in (path, str(path)):
-        loaded = fv.Memory.load(given)
-        assert loaded.keys.dtype == loaded.values.dtype == dtype
-        assert loaded.keys.tobytes() == keys[..., ::-1].tobytes()
-        assert loaded.values.tobytes() == values.tobytes()
-    loaded.write(keys[:, :1], erase=1.0, add=1.0)
-
-
-def test_a_file_holds_no_pickle(tmp_path):
-    _, keys, values = operands()
-    path = tmp_path / "memory.npz"
-    fv.Memory(keys, values).save(path)
-    with np.load(path, allow_pickle=False) as found:
-        assert sorted(found) == ["dtype", "keys", "values"]
-
-
-def test_files_that_hold_no_memory(tmp_path: Path):
-    class Trap:
-        def __reduce__(self) -> Any:
-            return (Path.touch, (tmp_path / "trapped",))
-
-    def refused(name: str, write: Any) -> None:
-        write(tmp_path / name)
-        with pytest.raises(
-            ValueError, match=f"path: got .*{name}.* wanted a file that Memory.save"
-        ):
-            fv.Memory.load(tmp_path / name)
-
-    keys = np.ones((2, 3))
-    pickled = np.array([Trap()], dtype=object)
-    refused("empty", lambda path: path.write_bytes(b""))
-    refused("text", lambda path: path.write_text("keys = 3"))
-    refused("cut.npz", lambda path: path.write_bytes(b"PK\x03\x04 and no more"))
-    refused("one.npy", lambda path: np.save(path, keys))
-    refused("other.npz", lambda path: np.savez(path, keys=keys))
-    refused("pickle.npz", lambda path: np.savez(path, keys=pickled, values=keys, dtype="float64"))
-    refused("type.npz", lambda path: np.savez(path, keys=keys, values=keys, dtype="bfloat16"))
-    refused("name.npz", lambda path: np.savez(path, keys=keys, values=keys, dtype="object"))
-    refused("bytes.npz", lambda path: write_bytes_as_parts(path))
-    assert not (tmp_path / "trapped").exists()
-    for shape in ((3, 3), (2,)):
-        np.savez(tmp_path / "shape.npz", keys=keys, values=np.ones(shape), dtype="float64")
-        with pytest.raises(
-            ValueError, match=r"path: got .*shape.npz, which holds no .*values: got"
-        ):
-            fv.Memory.load(tmp_path / "shape.npz")
-    with pytest.raises(OSError, match="nowhere"):
-        fv.Memory.load(tmp_path / "nowhere")
-
-
-def write_bytes_as_parts(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as file:
-        for name in ("keys", "values", "dtype"):
-            file.writestr(f"{name}.npy", b"no array")
-
-
-@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
-def test_damaged_files(tmp_path, write):
-    """A byte changed anywhere, or the end cut off: an error that names the path, or no harm."""
-    _, keys, values = operands(1, 3, (2, 2), leads=((), (), ()))
-    path = tmp_path / "memory.npz"
-    write(path, keys=keys, values=values, dtype="float32")
-    whole = path.read_bytes()
-    changed = [whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
-               for at in range(len(whole)) for bit in (1, 8, 128)]  # fmt: skip
-    refused: list[str] = []
-    for data in changed + [whole[:at] for at in range(0, len(whole), 5)]:
-        path.write_bytes(data)
-        try:
-            fv.Memory.load(path)
-        except (ValueError, OSError) as error:
-            refused.append(f"{type(error).__name__}: {error}")
-    # OSError: it points to a place before the beginning of the file
-    assert {x[: len("ValueError: path: got")] for x in refused if not x.startswith("OSError")} == {
-        "ValueError: path: got"
-    }
-    assert len(refused) > len(whole)
 
 
 # --- wrong input ----------------------------------------------------------------------------------

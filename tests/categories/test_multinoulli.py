@@ -174,7 +174,7 @@ def test_probabilities(k, logits, dtype):
 
 
 def test_probabilities_can_fail():
-    """Two weights of 50 changed by three per cent are noticed."""
+    """Two weights of 50 changed by three percent are noticed."""
     p = weights(50, (), np.float32, seed=1, zeros=0)
     changed = p.copy()
     changed[10], changed[20] = p[10] * 1.03, p[20] * 0.97
@@ -258,7 +258,7 @@ def test_a_category_without_weight_is_never_drawn(k, size, dtype):
 
 @pytest.mark.parametrize("size", [None, 5, 300_000])
 def test_more_categories_than_float32_counts(size):
-    """Beyond 2^24 neighbours are one number in float32; here weight stands at the end alone."""
+    """Beyond 2^24 neighbors are one number in float32; here weight stands at the end alone."""
     p = np.zeros(2**24 + 10, np.float16)
     p[-4:] = 1
     draws = fv.multinoulli(p, size, rng=1)

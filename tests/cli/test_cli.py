@@ -14,6 +14,12 @@ def test_info_says_which_instruction_set_runs(capsys):
     assert fv.show_config(mode="dicts").keys() <= {line.strip() for line in printed.splitlines()}
 
 
+def test_without_a_command_it_says_what_there_is(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in ("demo", "bench", "in use:"))
+
+
 def test_unknown_subject_is_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["demo", "weather"])

@@ -1,7 +1,7 @@
 """The objects of the kernels, read with nm and readelf: nothing that one ISA could give another.
 
 The linker keeps one copy of a weak symbol. Were it that of the widest ISA, the baseline would run
-it too, and crash on an old CPU; and a static initialiser runs on every CPU, whatever is chosen.
+it too, and crash on an old CPU; and a static initializer runs on every CPU, whatever is chosen.
 FOVEATE_BUILD_DIR names a CMake build directory; without it the kernels are built here.
 """
 
@@ -66,7 +66,7 @@ def test_no_weak_symbols(objects):
                 assert kind not in "WwVvu", f"{isa}: {line}"
 
 
-def test_no_static_initialisers(objects):
+def test_no_static_initializers(objects):
     for isa, paths in objects.items():
         for path in paths:
             sections = run("readelf", "--sections", "--wide", path)

@@ -64,7 +64,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_the_reference_against_differences(case):
     """The error of a central difference: step^2 for the curvature, eps / step for the rounding.
 
-    The windows end between keys, so that none enters or leaves as centres move.
+    The windows end between keys, so that none enters or leaves as centers move.
     """
     q, k, v = problem(4, 6, lead=(2,), size=3, value_size=2, dtype=np.float64)
     keywords: dict[str, Any] = {"half_width": 2.25, **case}
@@ -196,7 +196,7 @@ def test_key_lengths(lengths, dtype):
 
 @pytest.mark.parametrize("shape", [(50,), (2, 50), (4, 1, 50), (3, 1, 1, 50), (3, 4, 2, 50)])
 def test_grouped_heads_and_broadcast_centers(shape, dtype):
-    """Each gradient is summed over the axes that its array lacks, that of the centres too."""
+    """Each gradient is summed over the axes that its array lacks, that of the centers too."""
     q, k, v = normal(0, (3, 1, 2, 50, 8), dtype), normal(1, (4, 1, 80, 8), dtype), None
     v = normal(2, (4, 1, 80, 5), dtype)
     centers = np.random.default_rng(3).uniform(-9, 90, shape)
@@ -206,7 +206,7 @@ def test_grouped_heads_and_broadcast_centers(shape, dtype):
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int64, np.float16, BFLOAT16, ">f4", "f8"])
 def test_centers_of_any_dtype(kind):
-    """Gradients of the dtype of float centres, in native order; float64 of whole ones."""
+    """Gradients of the dtype of float centers, in native order; float64 of whole ones."""
     arrays = problem(45, 100, size=16)
     centers = np.random.default_rng(0).integers(0, 100, (2, 45)).astype(kind)
     output, pullback = fv.local_attention_vjp(*arrays, half_width=8, centers=centers)
@@ -226,7 +226,7 @@ def test_centers_of_any_dtype(kind):
 
 @pytest.mark.parametrize("sigma", [1e-300, 1e-30, 1e-6, 0.1, 1e6, 1e300])
 def test_extreme_sigmas(sigma):
-    """From a single key at the centre, whose place has no gradient, to a factor of 1."""
+    """From a single key at the center, whose place has no gradient, to a factor of 1."""
     for dtype in DTYPES:
         q, k, v = problem(50, 90, size=8, dtype=dtype)
         for name in ("whole", "random"):
@@ -425,7 +425,7 @@ def test_a_query_without_a_gradient_adds_nothing():
 
 
 def test_the_chain_of_both_against_differences():
-    """Local-p as it is trained: through the centres and the scores, to the query, w and v.
+    """Local-p as it is trained: through the centers and the scores, to the query, w and v.
 
     The windows end between keys all the way of a step; the error is that of central differences.
     """

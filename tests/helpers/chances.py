@@ -14,7 +14,7 @@ LARGEST_Z = 4.76
 
 def z_of_chi_square(observed: np.ndarray, expected: np.ndarray, lost: int = 1) -> float:
     """Pearson's statistic as a normal deviate, by the cube root of Wilson and Hilferty (1931),
-    which holds to a few per cent of z for three degrees of freedom and more. Cells of few expected
+    which holds to a few percent of z for three degrees of freedom and more. Cells of few expected
     counts, less than 10, are one cell together."""
     observed, expected = (np.ravel(x).astype(float) for x in (observed, expected))
     few = expected < 10

@@ -87,12 +87,12 @@ def _logits(arrays: Any, lead: Any, **keywords: Any) -> Any:
     from foveate.reference._attention import logits_of
 
     q, k, _ = (wider(x) for x in arrays)
-    others = ("score", "softcap", "mask", "sink", "wrt", "sigma", "dropout", "rng")
+    others = ("score", "softcap", "sink", "wrt", "sigma", "dropout", "rng")
     own = {x: y for x, y in keywords.items() if x not in others}
     if "half_width" in own and own.get("centers") is None:
         own["centers"] = np.arange(q.shape[-2])
     score = keywords.get("score", "scaled_dot")
-    return logits_of(q, k, lead, score, keywords.get("softcap"), keywords.get("mask"), **own)
+    return logits_of(q, k, lead, score, keywords.get("softcap"), **own)
 
 
 def _logit_size(arrays: Any, seen: Any, **keywords: Any) -> float:
@@ -104,7 +104,7 @@ def _logit_size(arrays: Any, seen: Any, **keywords: Any) -> float:
 
 
 def _distances(shape: tuple[int, ...], **keywords: Any) -> tuple[np.ndarray, float]:
-    """How far each key is from the centre of each query, 0 beyond the window, and sigma."""
+    """How far each key is from the center of each query, 0 beyond the window, and sigma."""
     centers, sigma = keywords.get("centers"), keywords.get("sigma", "half")
     if "half_width" not in keywords:
         return np.zeros(shape), np.inf

@@ -9,6 +9,7 @@ import numpy as np
 from foveate import reference
 from foveate.reference._regression import kernel_values, squared_distances
 from foveate.reference._regression_gradients import kernel_slopes
+from strategies import normal
 from tolerances import FLOORS, RATIO, assert_within, eps, wider
 
 COMPACT = ("boxcar", "epanechnikov", "triangular")
@@ -178,3 +179,61 @@ class Sizes:
                 "ij,ijd,ijd->d", cells, difference, np.abs(self.x[:, None] - self.known[None])
             ),
         }
+
+
+NAMES = fv.RegressionGradients._fields
+
+
+def vjp(function: Any, arrays: Any, d_output: Any, **keywords: Any) -> Any:
+    output, pullback = function(*arrays, **keywords)
+    return output, pullback(d_output)
+
+
+def check(*arrays: np.ndarray, seed: int = 9, **keywords: Any) -> fv.RegressionGradients:
+    """Hold kernel_regression_vjp against the formulas one precision wider."""
+    dtype = arrays[0].dtype.newbyteorder("=")
+    wide = reference.compute_dtype(dtype)
+    before = [x.tobytes() for x in arrays]
+    output, pullback = fv.kernel_regression_vjp(*arrays, **keywords)
+    assert output.dtype == dtype
+    exact = [wider(x) for x in arrays]
+    with np.errstate(all="ignore"):
+        sizes = Sizes(exact, eps(wide), **keywords)
+    assert sizes.clear.sum() >= 0.7 * len(output), "hardly anything was compared"
+    d_output = normal(seed, output.shape, dtype)
+    d_output[~sizes.clear] = 0  # rounding decides what they see
+    found = pullback(d_output)
+    assert before == [x.tobytes() for x in arrays], "an input was modified"
+
+    want_output, want = vjp(reference.kernel_regression_vjp, exact, wider(d_output), **keywords)
+    _, usual = vjp(reference.kernel_regression_vjp, arrays, d_output, **keywords)
+    np.testing.assert_array_equal(
+        np.isnan(output.astype(float))[sizes.clear], np.isnan(want_output)[sizes.clear]
+    )
+    bounds = sizes.of(rows(wider(d_output)))
+    # the weights of bfloat16 are rounded in the forward pass, for the product and for the lse
+    ulps = FLOOR_ULP * eps(wide) + FLOORS[dtype].rounded_weights
+    for name, array in zip(NAMES, (*arrays, np.asarray(keywords.get("w", 1.0))), strict=True):
+        got, w, plain = (np.asarray(getattr(g, name)) for g in (found, want, usual))
+        assert got.shape == array.shape == w.shape, name
+        if name != "w":
+            assert got.dtype == dtype, name
+        else:
+            assert got.dtype == (wide if got.ndim else np.float64)
+        bound = bounds[name] if got.ndim or name != "w" else bounds[name].sum()
+        off = np.abs(got.astype(w.dtype) - w)
+        assert np.isfinite(off).all(), name
+        allowed = ulps * np.reshape(bound, w.shape) + RATIO * np.max(np.abs(plain - w), initial=0)
+        allowed = allowed + eps(got.dtype) * np.abs(w)
+        if got.dtype == np.float16:
+            allowed = allowed + float(np.finfo(np.float16).smallest_subnormal)
+        bad = off > allowed
+        assert not bad.any(), (
+            f"{name}: {bad.sum()} of {bad.size} are off, by {off[bad][0]:.3g}, "
+            f"allowed {allowed[bad][0]:.3g}"
+        )
+    return found
+
+
+def points(n: int, d: int | None, dtype: Any, seed: int) -> np.ndarray:
+    return normal(seed, (n,) if d is None else (n, d), dtype)

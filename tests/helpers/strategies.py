@@ -161,7 +161,7 @@ def score_of(
     return fv.Concat(v, np.concatenate([wq, wk]), b, activation)
 
 
-# How queries stand on the key axis: (rng, lead, Lq, Lk) -> centres (*lead, Lq).
+# How queries stand on the key axis: (rng, lead, Lq, Lk) -> centers (*lead, Lq).
 CENTERS: dict[str, Any] = {
     "random": lambda rng, lead, q, k: rng.uniform(0, k, (*lead, q)),
     "sorted": lambda rng, lead, q, k: np.sort(rng.uniform(0, k, (*lead, q)), -1),

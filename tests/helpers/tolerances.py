@@ -52,7 +52,7 @@ FLOORS = {
 }
 
 # The Gaussian of local attention, exp(-e): its exponent is off by 4 ulp of itself (a rounding each
-# of the difference, its square, the rate and the fraction of the centre), and e exp(-e) <= 0.37;
+# of the difference, its square, the rate and the fraction of the center), and e exp(-e) <= 0.37;
 # one ulp for exp2, half a one for the product: relative to the weight before.
 GAUSSIAN_ULP = 4
 

@@ -223,8 +223,8 @@ def test_either_byte_order_by_name(order):
     """A dtype that names the byte order is as good as any other."""
     x = normal(0, (4, 3), np.float32)
     same = x.astype(np.dtype(f"{order}f4"))
-    labelled = same.view(np.dtype([("a", same.dtype)])).view(np.dtype(f"{order}f4"))
-    np.testing.assert_array_equal(fv.attention(labelled, labelled, labelled), fv.attention(x, x, x))
+    labeled = same.view(np.dtype([("a", same.dtype)])).view(np.dtype(f"{order}f4"))
+    np.testing.assert_array_equal(fv.attention(labeled, labeled, labeled), fv.attention(x, x, x))
 
 
 def test_array_module():

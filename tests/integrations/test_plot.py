@@ -54,7 +54,7 @@ def test_a_head_is_a_panel(dtype):
         assert (axis.get_xlabel(), axis.get_ylabel()) == ("keys", "queries")
         assert axis.images[0].get_clim() == (0.0, given.astype(np.float64).max())
     (figure,) = {axis.figure for axis in axes}
-    assert len(figure.axes) == 5 + 1  # and the colour bar; no empty panels
+    assert len(figure.axes) == 5 + 1  # and the color bar; no empty panels
     figure.canvas.draw()
 
 
@@ -92,8 +92,8 @@ def test_given_axes_are_drawn_in_and_nothing_else_is_made():
     assert len(figure.axes) == 3
 
 
-def test_colours_without_a_largest_weight():
-    """No key is seen; and a NaN, which has no colour and does not take that of the others."""
+def test_colors_without_a_largest_weight():
+    """No key is seen; and a NaN, which has no color and does not take that of the others."""
     assert plot.weights(np.zeros((2, 2))).images[0].get_clim() == (0.0, 1.0)
     axis = plot.weights(np.array([[0.5, 0.25], [np.nan, np.nan]]))
     assert axis.images[0].get_clim() == (0.0, 0.5)

@@ -179,23 +179,23 @@ def test_minimise():
     """Between the grid's points; at its ends; with a plateau, from which the largest is taken."""
     calls = []
 
-    def bowl(centre):
+    def bowl(center):
         def error(factor):
             calls.append(factor)
-            return np.log(factor / centre) ** 2
+            return np.log(factor / center) ** 2
 
         return error
 
-    for centre in (0.3, 1.0, 5.3):
+    for center in (0.3, 1.0, 5.3):
         for factor, error in (
-            minimise(bowl(centre), FACTORS),
-            descend(bowl(centre), 2 * centre),
-            descend(bowl(centre), centre / 3),
+            minimise(bowl(center), FACTORS),
+            descend(bowl(center), 2 * center),
+            descend(bowl(center), center / 3),
         ):
-            assert abs(np.log2(factor / centre)) < PRECISION
-            assert error == bowl(centre)(factor)
-    for centre, end in ((1e-9, FACTORS[0]), (1e9, FACTORS[-1])):
-        assert minimise(bowl(centre), FACTORS)[0] == end
+            assert abs(np.log2(factor / center)) < PRECISION
+            assert error == bowl(center)(factor)
+    for center, end in ((1e-9, FACTORS[0]), (1e9, FACTORS[-1])):
+        assert minimise(bowl(center), FACTORS)[0] == end
     assert minimise(lambda _: 0.0, FACTORS)[0] == FACTORS[-1]
     assert descend(lambda _: 0.0, 1.0)[0] >= FACTORS[-1]
     assert min(calls) >= FACTORS[0]

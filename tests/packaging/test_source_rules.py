@@ -99,7 +99,7 @@ def test_dependencies_run_one_way(path):
 
 
 # What a kernel may include of the system: C headers, which define no inline C++ function that the
-# linker could keep in the flavour of the widest ISA, and the intrinsics.
+# linker could keep in the flavor of the widest ISA, and the intrinsics.
 KERNEL_SYSTEM = {"stdint.h", "stddef.h", "string.h", "immintrin.h", "arm_neon.h"}
 
 

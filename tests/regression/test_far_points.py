@@ -31,7 +31,7 @@ def always(monkeypatch):
 
 
 @pytest.mark.parametrize(("d", "bits"), [(2, 4), (2, 8), (3, 3), (3, 6)])
-def test_the_curve_passes_each_cell_once_and_goes_to_neighbours(d, bits):
+def test_the_curve_passes_each_cell_once_and_goes_to_neighbors(d, bits):
     cells = np.indices((2**bits,) * d).reshape(d, -1)
     place = hilbert_code(cells, bits)
     path = cells[:, np.argsort(place)]

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
 from foveate.reference._regression import KERNELS
-from regression_checks import COMPACT, check_regression
+from regression_checks import COMPACT, check_regression, points
 from strategies import BFLOAT16, DTYPES, normal
 from tolerances import FLOORS, eps
 
 pytestmark = pytest.mark.threads
-
-
-def points(n: int, d: int | None, dtype: Any, seed: int) -> np.ndarray:
-    return normal(seed, (n,) if d is None else (n, d), dtype)
 
 
 # --- against the reference ------------------------------------------------------------------------
@@ -166,7 +160,7 @@ def test_the_edge_on_exact_grids(d, dtype):
 
 
 @pytest.mark.parametrize("kernel", COMPACT)
-def test_without_a_neighbour(kernel, dtype):
+def test_without_a_neighbor(kernel, dtype):
     x_train = np.array([0.0, 1.0, 4.0], dtype)
     x = np.array([0.25, 2.5, 4.0, -100.0], dtype)
     y = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], dtype)

@@ -15,7 +15,7 @@ from .._inputs.arrays import Array, ArrayInput, float_arrays, real, sizes
 from .._inputs.random import Seed, key_of
 from .._inputs.reach import Segments, Window, resolve
 from ..scores import Score, reduce
-from .problem import kind_of
+from .problem import Problem
 
 SELECTIONS = ("argmax", "sample")
 
@@ -143,14 +143,14 @@ def hard_attention(
     q: Any = query
     k: Any = key
     v: Any = value
-    dtype = q.dtype
-    reduced = reduce(score, q, k)
-    q, k, scale, family = *reduced[:3], kind_of(reduced)
-    cap = None if softcap is None else real("softcap", softcap)
-    reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
+    problem = Problem(
+        *reduce(score, q, k)[:6],
+        v,
+        None if softcap is None else real("softcap", softcap),
+        resolve(q, k, mask, causal, window, offset, key_lengths, segments),
+    )
     random = key_of(rng) if select == "sample" else None
-    answer = _core.hard_attention(q, k, v, scale, cap, *reach, None, draws, random, dtype, family)
-    return of_draws(size, *answer)
+    return of_draws(size, *problem.choose(draws, random, q.dtype))
 
 
 def draws_of(select: object, size: object) -> int:

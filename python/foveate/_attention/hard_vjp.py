@@ -6,21 +6,19 @@ d logits_j = sum_s advantage_s ([index_s = j] - P_j), from tiles of weights P th
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from .. import _core
 from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals
 from .._inputs.random import Seed, key_of
 from .._inputs.reach import Segments, Window, resolve
 from ..scores import Score, reduce
+from .backward import Backward
 from .gradients import HardGradients, names_of
 from .hard import HardAttention, draws_of, of_draws
-from .problem import Problem, kind_of
+from .problem import Choices, Outputs, Problem
 
 HardPullback = Callable[..., HardGradients]
 
@@ -150,18 +148,17 @@ def hard_attention_vjp(
     wanted = names_of(wrt, HardGradients._fields)
     draws = draws_of(select, size)
     q, k, v = float_arrays(query=query, key=key, value=value)
-    given = q, k, v
-    reduced = reduce(score, *given[:2], learns=True)
-    q, k, scale, family = *reduced[:3], kind_of(reduced)
-    cap = None if softcap is None else real("softcap", softcap)
-    reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
-    random = key_of(rng) if select == "sample" else None
-    dtype = given[0].dtype
-    output, index, log_prob = _core.hard_attention(
-        q, k, given[2], scale, cap, *reach, None, draws, random, dtype, family
+    reduced = reduce(score, q, k, learns=True)
+    problem = Problem(
+        *reduced[:6],
+        v,
+        None if softcap is None else real("softcap", softcap),
+        resolve(q, k, mask, causal, window, offset, key_lengths, segments),
     )
+    random = key_of(rng) if select == "sample" else None
+    output, index, log_prob = problem.choose(draws, random, q.dtype)
     result = of_draws(size, output, index, log_prob)
-    choices = Choices(Problem(*given, score, reduced, cap, reach), index)
+    backward = HardBackward(Backward(problem, score, q, k, reduced), index)
 
     def pullback(
         d_output: ArrayInput | None = None, advantage: ArrayInput | None = None
@@ -169,26 +166,26 @@ def hard_attention_vjp(
         """Return the gradients, from that of the output and the advantage of each choice."""
         d_out = signal = None
         if d_output is not None:
-            d_out = like("d_output", d_output, result.output.shape, dtype).reshape(output.shape)
+            d_out = like("d_output", d_output, result.output.shape, q.dtype).reshape(output.shape)
         if advantage is not None:
             signal = _advantage(advantage, result.log_prob).reshape(log_prob.shape)
-        return choices.gradients(wanted, d_out, signal)
+        return backward.gradients(wanted, d_out, signal)
 
     return result, pullback
 
 
-class Choices:
+class HardBackward:
     """A problem, and the keys that were chosen, index (..., Lq, S)."""
 
-    def __init__(self, problem: Problem, index: Array) -> None:
-        self.problem = problem
+    def __init__(self, backward: Backward, index: Array) -> None:
+        self.backward = backward
         self.index = index
 
     @cached_property
     def lse(self) -> Array:
         """The lse with its parts: of soft attention over values without columns, at no cost."""
-        value = self.problem.value[..., :0]
-        return dataclasses.replace(self.problem, value=value).forward()[1]
+        problem = self.backward.problem
+        return problem._replace(value=problem.value[..., :0]).forward()[1]
 
     def gradients(
         self, wanted: frozenset[str], d_output: Array | None, advantage: Array | None
@@ -200,27 +197,29 @@ class Choices:
         wanted : names of fields of HardGradients
         d_output, advantage : arrays (..., Lq, S, Dv), (..., Lq, S), or None
         """
-        places = self.problem.places(wanted)
-        rest = (places.query, places.key, places.mask, places.weights)
-        d_query, d_key, d_mask, d_weights = rest if advantage is not None else (None,) * 4
-        if advantage is None and places.query is not None:
-            places.query.fill(0)  # the others are made of zeros
-        d_value = None if d_output is None else places.value
-        is_of_scores = any(x is not None for x in (d_query, d_key, d_mask, d_weights))
-        if is_of_scores or d_value is not None:
-            shape, wide = self.index.shape, self.problem.wide
-            nothing = np.zeros((), wide)
-            lse = self.lse if is_of_scores else np.broadcast_to(nothing, shape[:-1])
-            if d_output is None:
-                d_output = np.broadcast_to(nothing, (*shape, self.problem.value.shape[-1]))
-            if advantage is None:
-                advantage = np.broadcast_to(nothing, shape)
-            made = (self.index, lse, d_output, advantage, d_query, d_key, d_value, d_mask)
-            family = kind_of(self.problem.reduced)
-            arguments: Any = (*self.problem.operands(), *made, family, d_weights)
-            _core.hard_attention_backward(*arguments)
-        found = self.problem.undone(wanted, places)
-        return HardGradients(*(getattr(found, name) for name in HardGradients._fields))
+        outputs = self.backward.outputs(wanted)
+        written = outputs
+        if advantage is None:  # the scores do not count: the others are made of zeros
+            if outputs.d_query is not None:
+                outputs.d_query.fill(0)
+            written = Outputs(d_value=outputs.d_value)
+        if d_output is None:
+            written = written._replace(d_value=None)
+        if any(x is not None for x in written):
+            problem, shape = self.backward.operands(), self.index.shape
+            nothing = np.zeros((), problem.wide)
+            is_of_scores = any(x is not None for x in written._replace(d_value=None))
+            choices = Choices(
+                self.index,
+                self.lse if is_of_scores else np.broadcast_to(nothing, shape[:-1]),
+                np.broadcast_to(nothing, (*shape, problem.value.shape[-1]))
+                if d_output is None
+                else d_output,
+                np.broadcast_to(nothing, shape) if advantage is None else advantage,
+            )
+            problem.backward_of_choices(choices, written)
+        gradients = self.backward.undone(wanted, outputs)
+        return HardGradients(*(getattr(gradients, name) for name in HardGradients._fields))
 
 
 def _advantage(x: object, log_prob: Array) -> Array:

@@ -9,7 +9,7 @@ and are not normalised again.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +29,7 @@ from .._inputs.reach import Reach
 from ..scores import Score, reduce
 from ..scores._base import parameter
 from ..scores._rows import fitted, project
-from .problem import kind_of
-
-if TYPE_CHECKING:
-    from .._core import Centers
+from .problem import Problem
 
 
 def local_attention(
@@ -140,22 +137,9 @@ def local_attention(
         q, k, v = query, key, value
     else:
         q, k, v = float_arrays(query=query, key=key, value=value)
-    cap, reach, places = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
-    dtype = q.dtype
-    reduced = reduce(score, q, k)
-    q, k, scale, family = *reduced[:3], kind_of(reduced)
-    answer: Array = _core.attention(
-        q, k, v, scale, cap, *reach, None, out, False, dtype, family, places
-    )
+    options = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
+    answer: Array = Problem(*reduce(score, q, k)[:6], v, **options).attend(q.dtype, out=out)
     return answer
-
-
-class Local(NamedTuple):
-    """The choices of a local attention, as the extension takes them."""
-
-    softcap: float | None
-    reach: Reach
-    centers: Centers | None
 
 
 def resolve_local(
@@ -165,8 +149,8 @@ def resolve_local(
     sigma: object,
     key_lengths: object,
     softcap: object,
-) -> Local:
-    """Check the keywords of a local attention.
+) -> dict[str, Any]:
+    """Check the keywords of a local attention, and give those of a `Problem`.
 
     Where no centres are given and no Gaussian is wanted, it is a window like any other.
 
@@ -177,18 +161,17 @@ def resolve_local(
     """
     width = positive("half_width", half_width)
     deviation = deviation_of(sigma, width, centers is not None)
-    cap = None if softcap is None else real("softcap", softcap)
     lengths = None if key_lengths is None else integers("key_lengths", key_lengths)
-    places: Centers | None = None
-    side = None
     if centers is not None:
-        places = (_positions(centers), width, deviation)
+        reach = Reach(key_lengths=lengths, centers=_positions(centers), half_width=width)
     elif deviation is not None:
-        own = np.arange(query.shape[-2] if query.ndim > 1 else 0, dtype=np.float64)
-        places = (own, width, deviation)
+        positions = np.arange(query.shape[-2] if query.ndim > 1 else 0, dtype=np.float64)
+        reach = Reach(key_lengths=lengths, centers=positions, half_width=width)
     else:
         side = math.floor(width)
-    return Local(cap, (None, side, side, None, lengths, None, None), places)
+        reach = Reach(left=side, right=side, key_lengths=lengths)
+    softcap = None if softcap is None else real("softcap", softcap)
+    return {"softcap": softcap, "reach": reach, "sigma": deviation}
 
 
 @room_for("query")

@@ -20,10 +20,12 @@ from .._inputs.arrays import (
     float_arrays,
     like,
     room_for,
+    rounded,
     sum_to,
 )
 from ..scores import Score, reduce
 from ..scores._rows import matrix_gradient
+from .backward import Backward
 from .gradients import CenterGradients, LocalGradients, names_of
 from .local import hidden_logits, resolve_centers, resolve_local, shrunk_share
 from .problem import Answers, Problem
@@ -108,32 +110,29 @@ def local_attention_vjp(
     """
     wanted = names_of(wrt, LocalGradients._fields)
     q, k, v = float_arrays(query=query, key=key, value=value)
-    given = q, k, v
-    cap, reach, places = resolve_local(given[0], half_width, centers, sigma, key_lengths, softcap)
-    problem = Problem(
-        *given, score, reduce(score, *given[:2], learns=True), cap, reach, centers=places
-    )
-    dtype = None if centers is None else _gradient_dtype(centers)
+    options = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
+    reduced = reduce(score, q, k, learns=True)
+    problem = Problem(*reduced[:6], v, **options)
     output, lse = problem.forward()
+    backward = Backward(problem, score, q, k, reduced)
+    positions = options["reach"].centers
+    dtype = None if centers is None else _gradient_dtype(centers)
 
     def pullback(d_output: ArrayInput) -> LocalGradients:
         """Return the gradients, from that of the output."""
-        d_out = like("d_output", d_output, output.shape, given[0].dtype)
-        found, of_centers, of_sigma = problem.gradients(wanted, Answers(output, lse, d_out))
+        answers = Answers(output, lse, like("d_output", d_output, output.shape, q.dtype))
+        gradients, outputs = backward.gradients(wanted, answers)
+        d_centers = d_sigma = None
         with np.errstate(all="ignore"):
-            of_sigma = None if of_sigma is None else of_sigma.sum()
-            if of_centers is not None and dtype is not None and places is not None:
-                of_centers = sum_to(of_centers, places[0].shape).astype(dtype, copy=False)
+            if outputs.d_sigma is not None:
+                d_sigma = float(outputs.d_sigma.sum())
+            if outputs.d_centers is not None and dtype is not None:
+                d_centers = sum_to(outputs.d_centers, positions.shape).astype(dtype, copy=False)
         return LocalGradients(
-            found.query,
-            found.key,
-            found.value,
-            None if dtype is None else of_centers,
-            None if of_sigma is None else float(of_sigma),
-            found.score,
+            gradients.query, gradients.key, gradients.value, d_centers, d_sigma, gradients.score
         )
 
-    return problem.narrowed(output), pullback
+    return rounded(output, q.dtype), pullback
 
 
 def _gradient_dtype(centers: object) -> np.dtype:

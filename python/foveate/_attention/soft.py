@@ -7,17 +7,14 @@ over the keys j in the reach of query i.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, overload
-
-import numpy as np
 
 from .. import _core
 from .._inputs.arrays import Array, ArrayInput, float_arrays, real, reals
 from .._inputs.random import Seed, dropout_of
-from .._inputs.reach import Reach, Segments, Window, resolve
+from .._inputs.reach import Segments, Window, resolve
 from ..scores import Score, reduce
-from .problem import kind_of
+from .problem import Problem, attend_by_dot
 
 _DEFAULT_SCORE = "scaled_dot"
 _NO_DROPOUT = 0.0
@@ -219,53 +216,25 @@ def attention(
     """
     if not _core.are_plain(query, key, value):
         query, key, value = float_arrays(query=query, key=key, value=value)
-    scale = dtype = family = None  # 1 / sqrt(D), the dtype of query, the inner product
-    alike = False
-    if score is not _DEFAULT_SCORE:
-        dtype = query.dtype
-        reduced = reduce(score, query, key)
-        query, key, scale, family = *reduced[:3], kind_of(reduced)
-        alike = _are_alike(query)
     if softcap is not None:
         softcap = real("softcap", softcap)
     if sink is not None:
         sink = reals("sink", sink)
-    dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
+    reach = None
     if (
-        not alike
-        and dropped is None
-        and mask is None
-        and causal is False
-        and window is None
-        and offset is None
-        and key_lengths is None
-        and segments is None
+        mask is not None
+        or causal is not False
+        or window is not None
+        or offset is not None
+        or key_lengths is not None
+        or segments is not None
     ):
-        return _core.attention(
-            query,
-            key,
-            value,
-            scale,
-            softcap,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            sink,
-            out,
-            return_lse,
-            dtype,
-            family,
-        )
-    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    if alike and dropped is None and _is_for_all(reach):
-        operands, options = (key, value, scale, softcap), (return_lse, dtype, family)
-        return _once_for_all(_core.attention, query, operands, reach, sink, out, options)
-    rest = (out, return_lse, dtype, family, None, dropped)
-    return _core.attention(query, key, value, scale, softcap, *reach, sink, *rest)
+        reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
+    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT:
+        return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
+    dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
+    problem = Problem(*reduce(score, query, key)[:6], value, softcap, reach, sink, dropped)
+    return problem.folded(query).attend(query.dtype, out=out, return_lse=return_lse)
 
 
 def attention_weights(
@@ -328,67 +297,10 @@ def attention_weights(
         query, key = float_arrays(query=query, key=key)
     q: Any = query
     k: Any = key
-    dtype = q.dtype
-    reduced = reduce(score, q, k)
-    q, k, scale, family = *reduced[:3], kind_of(reduced)
-    cap = None if softcap is None else real("softcap", softcap)
-    extra = None if sink is None else reals("sink", sink)
-    reach = resolve(q, k, mask, causal, window, offset, key_lengths, segments)
-    if _are_alike(q) and _is_for_all(reach):
-        operands, options = (k, scale, cap), (dtype, family)
-        weights: Array = _once_for_all(
-            _core.attention_weights, q, operands, reach, extra, out, options
-        )
-        return weights
-    return _core.attention_weights(q, k, scale, cap, *reach, extra, out, dtype, family)
-
-
-def _are_alike(query: Array) -> bool:
-    """Whether all queries are one that is repeated, as those of a location score are."""
-    return query.strides[-2] == 0 and query.shape[-2] > 1
-
-
-def _is_for_all(reach: Reach) -> bool:
-    """Whether a reach says the same for all queries."""
-    mask, left, right, _, _, of_queries, _ = reach
-    of_keys_alone = mask is None or mask.ndim < 2 or mask.shape[-2] == 1
-    return left is None and right is None and of_queries is None and of_keys_alone
-
-
-def _once_for_all(
-    compute: Callable[..., Any],
-    query: Array,
-    operands: tuple[Any, ...],
-    reach: Reach,
-    sink: float | Array | None,
-    out: Array | None,
-    options: tuple[Any, ...],
-) -> Any:
-    """Compute the answer of one query, and give it to all: those are alike, and see the same.
-
-    Without an `out` the whole is made first: what is too large is refused before any work.
-    """
-
-    def answer_of(some: Array) -> Any:
-        """Answer some of the queries."""
-        return compute(some, *operands, *reach, sink, None, *options)
-
-    def whole(like: Any) -> Any:
-        """Check `out`, or make it, over the leading axes of this answer: no key is seen."""
-        first = like[0] if isinstance(like, tuple) else like
-        no_key = np.broadcast_to(np.int64(0), first.shape[:-2])
-        nothing: Reach = (None, None, None, None, no_key, None, None)
-        return compute(query, *operands, *nothing, sink, out, *options)
-
-    if out is None:
-        answer = whole(answer_of(query[..., :0, :]))
-        of_one = answer_of(query[..., :1, :])
-    else:
-        of_one = answer_of(query[..., :1, :])
-        answer = whole(of_one)
-    if not isinstance(answer, tuple):
-        answer[...] = of_one
-        return answer
-    for part, of_first in zip(answer, of_one, strict=True):
-        part[...] = of_first
-    return answer
+    problem = Problem(
+        *reduce(score, q, k)[:6],
+        softcap=None if softcap is None else real("softcap", softcap),
+        reach=resolve(q, k, mask, causal, window, offset, key_lengths, segments),
+        sink=None if sink is None else reals("sink", sink),
+    )
+    return problem.folded(q).weights(q.dtype, out=out)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals
+from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals, rounded
 from .._inputs.random import Seed, dropout_of
 from .._inputs.reach import Segments, Window, resolve
 from ..scores import Score, reduce
+from .backward import Backward
 from .gradients import Gradients, names_of
 from .problem import Answers, Problem
 
@@ -60,7 +61,7 @@ def attention_vjp(
     Returns
     -------
     output : numpy.ndarray (..., Lq, Dv)
-        What `attention` returns; the same bits but for `Location`.
+        What `attention` returns, the same bits.
     pullback : function
         `pullback(d_output, d_lse=None)` takes the gradient of a number with respect to the output,
         of its shape and dtype, and to the lse (..., Lq), of float32, or float64 for float64; it
@@ -105,19 +106,26 @@ def attention_vjp(
     """
     wanted = names_of(wrt)
     q, k, v = float_arrays(query=query, key=key, value=value)
-    given = q, k, v
-    reduced = reduce(score, *given[:2], learns=True)
-    cap = None if softcap is None else real("softcap", softcap)
-    extra = None if sink is None else reals("sink", sink)
-    reach = resolve(*given[:2], mask, causal, window, offset, key_lengths, segments)
-    dropped = dropout_of(dropout, rng)
-    problem = Problem(*given, score, reduced, cap, reach, extra, dropout=dropped)
-    output, lse = problem.forward()
+    reduced = reduce(score, q, k, learns=True)
+    problem = Problem(
+        *reduced[:6],
+        v,
+        None if softcap is None else real("softcap", softcap),
+        resolve(q, k, mask, causal, window, offset, key_lengths, segments),
+        None if sink is None else reals("sink", sink),
+        dropout_of(dropout, rng),
+    )
+    output, lse = problem.folded(q).forward()
+    backward = Backward(problem, score, q, k, reduced)
 
     def pullback(d_output: ArrayInput, d_lse: ArrayInput | None = None) -> Gradients:
         """Return the gradients, from that of the output and, if it counts, that of the lse."""
-        d_out = like("d_output", d_output, output.shape, given[0].dtype)
-        of_lse = None if d_lse is None else like("d_lse", d_lse, lse.shape[:-1], problem.wide)
-        return problem.gradients(wanted, Answers(output, lse, d_out, of_lse))[0]
+        answers = Answers(
+            output,
+            lse,
+            like("d_output", d_output, output.shape, q.dtype),
+            None if d_lse is None else like("d_lse", d_lse, lse.shape[:-1], problem.wide),
+        )
+        return backward.gradients(wanted, answers)[0]
 
-    return problem.narrowed(output), pullback
+    return rounded(output, q.dtype), pullback

@@ -1,9 +1,9 @@
 """The two levels of hierarchical attention: within segments of the keys, and over them.
 
-Within segments every query is repeated for each of them, without a copy: segments are the rows, and
-queries an axis that shares the keys, so that neighbouring rows of the engine ask one segment, whose
-keys it looks up. What they answer is kept for some segments at a time, over which the upper
-attention is joined as over parts of its keys. Of several parts it is made again for the gradients.
+Every query is repeated for each segment, without a copy: the segments are the rows of the engine,
+and the queries are a leading axis along which the keys are shared, so that each row looks up the
+keys of its segment. The answers of some segments (a part) are kept at a time. The upper attention
+is computed over each part, and merged. Where there are several parts, the gradients recompute them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .._attention.backward import Backward
 from .._attention.merge import merge
 from .._attention.problem import Answers, Problem
 from .._attention.soft import attention
@@ -27,22 +28,22 @@ from .._inputs.arrays import (
     integers,
     sum_to,
 )
-from .._inputs.reach import resolve
+from .._inputs.reach import Reach
 from ..scores import reduce
 from ..scores._base import sum_of_gradients, widened
 from ..scores._rows import project
 from .projection import rows_of
 
-# Numbers in the answers of a part, for each leading index: in float32 4 MB. Of 64 queries and 512
+# Numbers in the answers of a part, for each leading index: 4 MB of float32. For 64 queries and 512
 # segments of 16 keys, D = Dv = 64, on one thread with AVX-512: with 2^18 the output
 # takes 10 ms and its gradients 36 ms, with 2^20 8 and 38 ms, all at once 6 and 59 ms.
 _ROOM = 2**20
 
-# Segments of a part, at most: gradients over more would be added up in an order that depends on how
-# many there are (3 tiles of 168), and so on what else is in the batch.
+# The most segments of a part (3 tiles of 168): over more, the order in which gradients are added up
+# depends on their number, and so on what else is in the batch.
 _MOST = 504
 
-# The engine has another path for up to 4 rows, whose bits differ: there are always more segments.
+# The fewest segments of a part: the engine has another path for up to 4 rows, whose bits differ.
 _LEAST = 5
 
 _NO_SEGMENT = np.iinfo(np.int64).max
@@ -60,7 +61,7 @@ class Part(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What both levels answered."""
+    """The answers of both levels."""
 
     output: Array  # (..., Lq, Dv), in the wide dtype
     lse: Array  # (..., Lq, 1, 3), of the upper level, with its parts; NaN where it was merged
@@ -69,7 +70,7 @@ class Forward(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TwoLevels:
-    """Queries, keys and values as they came, all with as many leading axes, and the segments."""
+    """Queries, keys and values, with equal numbers of leading axes, and the segments."""
 
     query: Array
     key: Array
@@ -233,7 +234,7 @@ class TwoLevels:
         return attention_vjp(*operands, wrt=below, score=self.score, segments=ids)
 
     def _over(self, part: Part, answers: Array, alike: bool) -> tuple[Array, Array]:
-        output, lse = self._upper(part, answers, alike).forward()
+        output, lse = self._upper(part, answers, alike).problem.forward()
         return output[..., 0, :], lse
 
     def _gradients(self, wanted: frozenset[str], answered: Answers, kept: Kept | None) -> _Sums:
@@ -291,7 +292,7 @@ class TwoLevels:
         ids = np.arange(part.first, part.stop), self.ranks[..., None, part.keys]
         return (q, k[..., None, :, :], both[..., None, :, :]), ids
 
-    def _upper(self, part: Part, answers: Array, alike: bool) -> Problem:
+    def _upper(self, part: Part, answers: Array, alike: bool) -> Backward:
         """Return the attention over the segments of a part: one row for every query."""
         columns = self.key.shape[-1]
         q, keys = project(self.query, None)[..., None, :], answers[..., :columns]
@@ -299,9 +300,10 @@ class TwoLevels:
         name, score = "upper_score", self.upper_score
         if score is None:
             name, score = "score", self.score
-        there = np.arange(part.first, part.stop) < self.counts[..., None, None, None]
-        reach = resolve(q, keys, None if there.all() else there, False, None, None, None, None)
-        return Problem(q, keys, values, score, reduce(score, q, keys, name), None, reach)
+        is_segment = np.arange(part.first, part.stop) < self.counts[..., None, None, None]
+        reach = None if is_segment.all() else Reach(is_segment)
+        reduced = reduce(score, q, keys, name)
+        return Backward(Problem(*reduced[:6], values, reach=reach), score, q, keys, reduced)
 
     def _sorted(self, rows: Array, keys: slice) -> Array:
         """Return some of the rows (..., Lk, D), sorted by segment, in the wide dtype."""

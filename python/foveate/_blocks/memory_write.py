@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from .._attention.soft import attention_weights
-from .._inputs.arrays import Array, broadcasts_into, compute_dtype, reals
+from .._inputs.arrays import Array, broadcasts_into, compute_dtype, reals, rounded
 from ..scores._rows import project
-from .projection import rounded
 
 _BLOCK = 16  # queries whose weights are kept at a time
 

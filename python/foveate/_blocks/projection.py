@@ -1,6 +1,6 @@
 """The projections of a block: rows @ weight + bias, and their gradients.
 
-They are matrix products of NumPy, in the dtype of the computation, and are not rounded before it.
+They are matrix products of NumPy in the dtype of the computation, and are not rounded.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, as_array, compute_dtype
+from .._inputs.arrays import Array, as_array, compute_dtype, rounded
 from ..scores import score_object
-from ..scores._base import parameter
+from ..scores._base import is_tensor, parameter
 from ..scores._rows import fitted, matrix_gradient, project
 
 
@@ -28,6 +28,11 @@ def rows_of(name: str, x: Array) -> Array:
     if x.ndim < 2:
         raise ValueError(f"{name}: got shape {x.shape}, wanted two axes or more, (..., L, E)")
     return x
+
+
+def _array(name: str, x: object) -> object:
+    """Give a tensor as an array; `parameter` takes anything else."""
+    return as_array(name, x) if is_tensor(x) else x
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +53,12 @@ class Projection:
             For dtypes that are not float, or not taken with these rows, and for other shapes.
         """
         (name, given), *rest = named.items()
-        weight = parameter(name, as_array(name, given), rows.shape[-1], "H")
+        weight = parameter(name, _array(name, given), rows.shape[-1], "H")
         fitted(name, weight, rows)
         bias = None
         for bias_name, x in rest:
             if x is not None:
-                bias = parameter(bias_name, as_array(bias_name, x), weight.shape[1])
+                bias = parameter(bias_name, _array(bias_name, x), weight.shape[1])
                 fitted(bias_name, bias, rows)
         return cls(rows, weight, bias)
 
@@ -108,7 +113,7 @@ def check_columns(score: Any, columns: int, wanted: int, heads: str = "") -> Non
 
 @dataclass(frozen=True, eq=False)
 class Projections:
-    """Those of queries, keys and values, and the names of the arguments whose rows they project."""
+    """The projections of queries, keys and values, and the arguments whose rows they project."""
 
     query: Projection
     key: Projection
@@ -116,11 +121,11 @@ class Projections:
     sources: tuple[str, str, str]
 
     def _each(self) -> Iterator[tuple[str, str, Projection]]:
-        """Yield with what the names of a weight and a bias end; whose rows; and the projection."""
+        """Yield the last letter of weight and bias, the argument projected, and the projection."""
         yield from zip("qkv", self.sources, (self.query, self.key, self.value), strict=True)
 
     def inner_names(self, wanted: Collection[str]) -> frozenset[str]:
-        """Tell which gradients of `attention_vjp` those that are wanted are made of."""
+        """Tell which gradients of `attention_vjp` the wanted ones are computed from."""
         inner = {name for name in ("mask", "sink", "score") if name in wanted}
         for name, (end, source, _) in zip(("query", "key", "value"), self._each(), strict=True):
             if not {source, f"w{end}", f"b{end}"}.isdisjoint(wanted):
@@ -130,7 +135,7 @@ class Projections:
     def gradients(
         self, wanted: Collection[str], d_projected: Iterable[Array | None]
     ) -> dict[str, Array | None]:
-        """Return those that are wanted of rows, weights and biases, from those of the projected."""
+        """Return the wanted gradients of rows, weights and biases from those of the projections."""
         made: dict[str, Array | None] = {}
         for (end, source, projection), d in zip(self._each(), d_projected, strict=True):
             if d is None:
@@ -149,12 +154,6 @@ class Projections:
 
 
 def total(*parts: Array | None) -> Array | None:
-    """Add the parts of a gradient that are there."""
+    """Add the parts of a gradient that are not None."""
     present = [x for x in parts if x is not None]
     return sum(present[1:], present[0]) if present else None
-
-
-def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
-    """Give an answer in the dtype of what was given; what is too large for it is inf."""
-    with np.errstate(all="ignore"):
-        return x.astype(dtype, copy=False)

@@ -88,6 +88,10 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 not done, 2 wrong usage, 130 Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        build_parser("").print_help()
+        print()
+        words = ["info"]
     wanted = next((word for word in words if word in COMMANDS), "")
     options = build_parser(wanted).parse_args(words)
     try:

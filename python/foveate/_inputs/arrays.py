@@ -335,6 +335,12 @@ def broadcast_together(*shapes: tuple[int, ...]) -> bool:
     return True
 
 
+def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Give an answer in the dtype of what was given; what is too large for it is inf."""
+    with np.errstate(all="ignore"):
+        return x.astype(dtype.newbyteorder("="), copy=False)
+
+
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes along which an array of this shape was broadcast."""
     if x.shape == shape:

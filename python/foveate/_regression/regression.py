@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import _core
+from .._attention.problem import Problem
 from .._inputs.arrays import Array, ArrayInput, compute_dtype, real, reals, widest_arrays
+from .._inputs.reach import Reach
 from ..scores import Gaussian
+from ..scores._base import Reduced
 from .hilbert import curve_order, scatter
 
 COMPACT = ("boxcar", "epanechnikov", "triangular")
@@ -280,9 +282,33 @@ class Points:
         self.leave_one_out = leave_one_out
         self.accumulated = compute_dtype(query.dtype)
 
-    def weights(self) -> Array:
-        """The factors of the dimensions, (d,), as the engine takes them."""
+    def factors(self) -> Array:
+        """Those of the dimensions, (d,), as the engine takes them."""
         return np.full(self.query.shape[1], self.inverse, self.accumulated)
+
+    def problem(
+        self,
+        kernel: str,
+        value: Array,
+        bias: Array | None = None,
+        *,
+        negligible: float = 0.0,
+        by_differences: bool = True,
+    ) -> Problem:
+        """Give the attention that a regression is, with this kernel as the weighing.
+
+        `bias` (m,) is added to the logits, whose scale 1 it has. Without `by_differences` a
+        Gaussian may be reduced to an inner product.
+        """
+        query, key = self.query, self.key
+        if kernel == "gaussian" and not by_differences:
+            w = self.inverse if isinstance(self.inverse, float) else self.factors()
+            reduced = Gaussian(w).reduce_whole(query, key)._replace(negligible=negligible)
+        else:
+            reduced = Reduced(query, key, 1.0, "distance", self.factors(), negligible)
+        reach = Reach(None if bias is None else bias[None, :], leave_one_out=self.leave_one_out)
+        weighing = None if kernel == "gaussian" else kernel
+        return Problem(*reduced[:6], value, reach=reach, weighing=weighing)
 
     def order(self, skip_far: bool) -> tuple[Array, Array] | None:
         """In which order queries and keys have their neighbours close, where that pays."""
@@ -297,52 +323,26 @@ class Points:
 
     def ask(
         self,
-        kind: str,
+        kernel: str,
         value: Array,
         dtype: Any,
+        bias: Array | None = None,
         *,
         order: tuple[Array, Array] | None = None,
         negligible: float = 0.0,
-        bias: Array | None = None,
-        by_differences: bool = False,
     ) -> tuple[Array, Array]:
         """The weighted means (n, k) of this dtype, and the logarithms of the sums of weights.
 
-        These come with their parts, (n, 3). `bias` (m,) is added to the logits, whose scale 1 it
-        has. With `by_differences` a Gaussian is never reduced to an inner product, and its weights
-        are those of `weights`.
+        These come with their parts, (n, 3).
         """
-        query, key = self.query, self.key
+        points = self
         if order is not None:
-            query, key, value = query[order[0]], key[order[1]], value[order[1]]
-            bias = None if bias is None else bias[order[1]]
-        scale: float | None = 1.0
-        weights: Array | None = None
-        if kind == "gaussian" and not by_differences:
-            w = self.inverse if isinstance(self.inverse, float) else self.weights()
-            query, key, scale, family, weights, *_ = Gaussian(w).reduce_whole(query, key)
-            kind = {"inner": "dot", "distance": "gaussian"}[family]
-        else:
-            weights = self.weights()
-        output, lse = _core.attention(
-            query,
-            key,
-            value,
-            scale,
-            None,
-            None if bias is None else bias[None, :],
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            "parts",
-            dtype,
-            (kind, weights, negligible, self.leave_one_out),
-        )
+            of_queries, of_keys = order
+            rows = self.query[of_queries], self.key[of_keys]
+            points, value = Points(*rows, self.inverse, self.leave_one_out), value[of_keys]
+            bias = None if bias is None else bias[of_keys]
+        problem = points.problem(kernel, value, bias, negligible=negligible, by_differences=False)
+        output, lse = problem.attend(dtype, return_lse="parts")
         if order is not None:
             output, lse = scatter(output, order[0]), scatter(lse, order[0])
         return output, lse
@@ -359,7 +359,7 @@ def gaussian(
         order = None if negligible == 0 else order
     bias = None if sample is None else np.log(sample).astype(points.accumulated)
     output, lse = points.ask(
-        "gaussian", value, value.dtype, order=order, negligible=negligible, bias=bias
+        "gaussian", value, value.dtype, bias, order=order, negligible=negligible
     )
     return output, lse[:, 0]
 
@@ -443,7 +443,7 @@ def compact(
         # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.
         bias = None if sample is None else np.log(sample).astype(accumulated)
         nothing = np.zeros((len(value), 1), accumulated)
-        nowhere = np.isnan(points.ask("gaussian", nothing, accumulated, bias=bias)[1][:, 0])
+        nowhere = np.isnan(points.ask("gaussian", nothing, accumulated, bias)[1][:, 0])
         answer[nowhere] = np.nan
         empty &= ~nowhere
     means = output[:, :averaged]

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import _core
 from .._attention.gradients import RegressionGradients, names_of
+from .._attention.problem import Answers, Outputs, Problem
 from .._inputs.arrays import Array, ArrayInput, like
-from .regression import Points, Taken, compact, mean, sums_of_others, take
+from .regression import Taken, compact, mean, sums_of_others, take
 
 Pullback = Callable[[ArrayInput], RegressionGradients]
 
@@ -202,12 +202,13 @@ def _gaussian(given: Taken) -> tuple[Array, Array, _Undo]:
     """Attention with the score -u^2 / 2 + log s."""
     points, value, wide = given.points, given.value, given.points.accumulated
     bias = None if given.sample is None else np.log(given.sample).astype(wide)
-    output, lse = points.ask("gaussian", value, wide, bias=bias, by_differences=True)
+    problem = points.problem("gaussian", value, bias)
+    output, lse = problem.forward()
     empty = lse[:, 0] == -np.inf
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
-        answers = (output, lse, np.where(empty[:, None], 0, d_out).astype(output.dtype))
-        return _backward(points, "gaussian", value, bias, answers, wanted)
+        d_output = np.where(empty[:, None], 0, d_out).astype(output.dtype)
+        return _backward(problem, Answers(output, lse, d_output), wanted)
 
     return output.copy(), empty, undo
 
@@ -234,8 +235,8 @@ def _compact(given: Taken, kernel: str) -> tuple[Array, Array, _Undo]:
             d_means = d_means / np.where(empty, 1, found.means[:, -1:])
             d_total = -np.sum(d_means * np.where(empty, 0, answer), axis=1, keepdims=True)
             d_means = np.concatenate([d_means, d_total], axis=1)
-        answers = (output, found.lse, d_means)
-        parts = _backward(points, kernel, found.value, None, answers, wanted)
+        problem = points.problem(kernel, found.value)
+        parts = _backward(problem, Answers(output, found.lse, d_means), wanted)
         if sample is not None:
             if parts.y_train is not None:
                 parts = parts._replace(y_train=parts.y_train[:, :columns] * sample[:, None])
@@ -251,26 +252,16 @@ def _compact(given: Taken, kernel: str) -> tuple[Array, Array, _Undo]:
     return found.answer, found.empty, undo
 
 
-def _backward(
-    points: Points,
-    kind: str,
-    value: Array,
-    bias: Array | None,
-    answers: tuple[Array, Array, Array],
-    wanted: frozenset[str],
-) -> _Parts:
-    """Call the engine for what is wanted; `answers` are the output, the lse, and d_output."""
-    query, key, wide = points.query, points.key, points.accumulated
+def _backward(problem: Problem, answers: Answers, wanted: frozenset[str]) -> _Parts:
+    """Call the engine for what is wanted."""
+    query, key, wide = problem.query, problem.key, problem.wide
     parts = _Parts(
         np.zeros(query.shape, wide) if "x" in wanted else None,
         np.zeros(key.shape, wide) if "x_train" in wanted else None,
-        np.zeros(value.shape, wide) if "y_train" in wanted else None,
+        np.zeros(problem.value.shape, wide) if "y_train" in wanted else None,
         np.zeros(query.shape[1]) if "w" in wanted else None,
     )
     if wanted:
-        mask = None if bias is None else bias[None, :]
-        family = (kind, points.weights(), 0.0, points.leave_one_out)
-        reach, nothing = (None,) * 6, (None,) * 4
-        answer: Any = (None, *answers, None, *parts[:3], None, None, family, parts.w, *nothing)
-        _core.attention_backward(query, key, value, 1.0, None, mask, *reach, *answer)
+        outputs = Outputs(parts.x, parts.x_train, parts.y_train, d_factors=parts.w)
+        problem.backward(answers, outputs)
     return parts

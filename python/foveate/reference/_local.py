@@ -1,8 +1,8 @@
-"""Local attention: the keys near a centre of each query's own (Luong et al. 2015)."""
+"""Local attention: the keys near a center of each query's own (Luong et al. 2015)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,7 +33,7 @@ def local_attention(
     Parameters
     ----------
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
-    half_width : a query sees the keys that are no farther from its centre
+    half_width : a query sees the keys that are no farther from its center
     centers : array (..., Lq), the positions p_i; without them p_i = i
     sigma : weights are multiplied by exp(-(j - p_i)^2 / (2 sigma^2)); "half" is half_width / 2 with
         centers and none without; None is none
@@ -51,32 +51,72 @@ def local_attention(
     """
     q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)
-    if sigma == "half":
-        sigma = None if centers is None else half_width / 2
-    if not half_width > 0 or (sigma is not None and not float(sigma) > 0):
-        raise ValueError(f"half_width, sigma: got {half_width}, {sigma}, wanted numbers > 0")
-    places = np.asarray(np.arange(q.shape[-2]) if centers is None else centers)
-    lead = lead_of(q, k, v, key_lengths=key_lengths, centers=places)
+    near = weigh(q, k, v, half_width, centers, sigma, score, softcap, key_lengths)
     with np.errstate(all="ignore"):
-        weights, _, seen = weights_of(
-            q,
-            k,
-            lead,
-            score,
-            softcap,
-            None,
-            key_lengths=key_lengths,
-            centers=places,
-            half_width=half_width,
-        )
-        if sigma is not None:
-            weights = weights * gaussian(places, k.shape[-2], float(sigma), weights.dtype)
-        output = weighted_sum(weights, seen, v.astype(weights.dtype))
+        weights = near.weights * near.gaussian
+        output = weighted_sum(weights, near.seen, v.astype(weights.dtype))
         output = output.astype(q.dtype.newbyteorder("="))
     if out is not None:
         out[...] = output
         output = out
     return output
+
+
+class Weighted(NamedTuple):
+    """What stands before the output."""
+
+    weights: Array  # (..., Lq, Lk), of the softmax over the keys that are near
+    gaussian: Array  # that multiplies them, (..., Lq, Lk), or (1, 1) where there is none
+    seen: Array  # (..., Lq, Lk), bool
+    centers: Array  # (..., Lq)
+    sigma: float | None
+
+
+def weigh(
+    query: Array,
+    key: Array,
+    value: Array,
+    half_width: float,
+    centers: ArrayLike | None,
+    sigma: float | str | None,
+    score: Any,
+    softcap: float | None,
+    key_lengths: ArrayLike | None,
+) -> Weighted:
+    """Weigh the keys that are near.
+
+    Parameters
+    ----------
+    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
+    half_width, centers, sigma, score, softcap, key_lengths : as for `local_attention`
+
+    Returns
+    -------
+    Weighted
+
+    Examples
+    --------
+    >>> x = np.zeros((3, 1))
+    >>> weigh(x, x, x, 1, [0, 1, 2], None, "dot", None, None).weights.round(2)
+    array([[0.5 , 0.5 , 0.  ],
+           [0.33, 0.33, 0.33],
+           [0.  , 0.5 , 0.5 ]])
+    """
+    if sigma == "half":
+        sigma = None if centers is None else half_width / 2
+    if not half_width > 0 or (sigma is not None and not float(sigma) > 0):
+        raise ValueError(f"half_width, sigma: got {half_width}, {sigma}, wanted numbers > 0")
+    where = np.asarray(np.arange(query.shape[-2]) if centers is None else centers)
+    reaches: dict[str, Any] = {"key_lengths": key_lengths, "centers": where}
+    lead = lead_of(query, key, value, **reaches)
+    with np.errstate(all="ignore"):
+        weights, _, seen = weights_of(
+            query, key, lead, score, softcap, None, half_width=half_width, **reaches
+        )
+        if sigma is None:
+            return Weighted(weights, np.ones((1, 1), weights.dtype), seen, where, None)
+        factor = gaussian(where, key.shape[-2], float(sigma), weights.dtype)
+    return Weighted(weights, factor, seen, where, float(sigma))
 
 
 def gaussian(centers: Array, keys: int, sigma: float, dtype: Any) -> Array:

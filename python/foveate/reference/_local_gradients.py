@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import CenterGradients, LocalGradients, names_of
-from ._attention import check_dtypes, weights_of
+from ._attention import check_dtypes
 from ._gradients import through_logits
-from ._local import gaussian, predict_centers
+from ._local import predict_centers, weigh
 from ._quiet import quiet
-from ._reach import lead_of
 from ._rows import compute_dtype, floats, of_matrix, sum_to
 from ._score import check_undo
 from ._select import over_queries, weighted_sum
@@ -69,27 +68,9 @@ def local_attention_vjp(
     check_dtypes(query=q, key=k, value=v)
     check_undo(score, q, k)
     dtype, wide = q.dtype, compute_dtype(q.dtype)
-    if sigma == "half":
-        sigma = None if centers is None else half_width / 2
-    places = np.asarray(np.arange(q.shape[-2]) if centers is None else centers)
-    lead = lead_of(q, k, v, key_lengths=key_lengths, centers=places)
+    near = weigh(q, k, v, half_width, centers, sigma, score, softcap, key_lengths)
+    weights, factor, seen = near.weights, near.gaussian, near.seen
     with np.errstate(all="ignore"):
-        weights, _, seen = weights_of(
-            q,
-            k,
-            lead,
-            score,
-            softcap,
-            None,
-            key_lengths=key_lengths,
-            centers=places,
-            half_width=half_width,
-        )
-        factor = np.ones_like(weights)
-        if sigma is not None:
-            factor = np.broadcast_to(
-                gaussian(places, k.shape[-2], float(sigma), wide), weights.shape
-            )
         output = weighted_sum(weights * factor, seen, v.astype(wide))
 
     @quiet
@@ -103,13 +84,13 @@ def local_attention_vjp(
             d_value = over_queries(weights * factor, seen, d_out)
             found = through_logits(q, k, score, softcap, None, d_logits, seen)
             found["value"] = sum_to(d_value, v.shape).astype(dtype)
-            if sigma is not None:
+            if near.sigma is not None:
                 cells = weights * factor * d_weights
-                of_rows, of_sigma = gaussian_gradients(cells, seen, places, float(sigma))
-                found["sigma"] = float(of_sigma)
+                d_center, d_sigma = gaussian_gradients(cells, seen, near.centers, near.sigma)
+                found["sigma"] = d_sigma
                 if centers is not None:
-                    kind = np.float64 if places.dtype.kind in "iu" else places.dtype
-                    found["centers"] = sum_to(of_rows, places.shape).astype(kind)
+                    kind = np.float64 if near.centers.dtype.kind in "iu" else near.centers.dtype
+                    found["centers"] = sum_to(d_center, near.centers.shape).astype(kind)
         return LocalGradients(**{name: x for name, x in found.items() if name in wanted})
 
     return output.astype(dtype), pullback
@@ -118,7 +99,7 @@ def local_attention_vjp(
 def gaussian_gradients(
     cells: Array, seen: Array, centers: Array, sigma: float
 ) -> tuple[Array, float]:
-    """Give the gradients of centres and sigma from the weights times the gradients of these.
+    """Give the gradients of centers and sigma from the weights times the gradients of these.
 
     Parameters
     ----------

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from .._inputs.arrays import real
-from .._inputs.reach import Window
+from .._inputs.reach import Reach, Window
 from ..scores import Score
-from . import _operator  # noqa: F401  (registers the operators)
+from . import _soft  # noqa: F401  (registers the operators)
 from ._derivatives import is_forward_mode, named
-from ._reach import Reach, resolve
+from ._problem import state
+from ._reach import resolve
 from ._scores import reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
@@ -214,13 +215,11 @@ def _sink(sink: Any) -> Tensor:
 
 
 class Options(NamedTuple):
-    """What a problem is beside its score and its values."""
+    """What a problem is beside its score and its values; the arrays of the reach are tensors."""
 
-    reach: Reach = Reach()
+    reach: Reach | None = None
     softcap: float | None = None
     sink: Tensor | None = None
-    centers: Tensor | None = None
-    half_width: float = 0.0
     sigma: Tensor | None = None
     dropout: float = 0.0
 
@@ -234,15 +233,13 @@ def call(
     caller: str = "attention",
 ) -> Any:
     """Call the operator, for gradients where any are wanted."""
-    query, key, scale, family, factors = reduced[:5]
-    learns = query.requires_grad or key.requires_grad or value.requires_grad
+    query, key, scale, family = reduced[:4]
     stated: tuple[Any, ...] = (query, key, value, scale)
     if options is not None or family != "inner" or return_lse:
-        reach, softcap, sink, centers, half_width, sigma, dropout = options or Options()
-        others = (factors, reach.mask, sink, centers, sigma)
-        learns = learns or any(x is not None and x.requires_grad for x in others)
-        stated += (family, factors, *reach, softcap, sink, centers, half_width, sigma, dropout)
-        stated += (draw_seed(generator) if dropout > 0 else None,)
+        options = options or Options()
+        seed = draw_seed(generator) if options.dropout > 0 else None
+        stated = state(reduced, value, *options, seed)
+    learns = any(isinstance(x, Tensor) and x.requires_grad for x in stated)
     if is_forward_mode():
         output, parts, _ = named(caller, _with_gradients, *stated)
         found = output, parts[..., 0]

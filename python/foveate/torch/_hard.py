@@ -13,31 +13,22 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _core
 from .._attention.hard import draws_of
-from .._attention.hard_vjp import Choices
-from .._attention.problem import kind_of
+from .._attention.hard_vjp import HardBackward
 from .._inputs.arrays import integer, real
 from .._inputs.reach import Window
 from ._attention import AnyScore, draw_seed
+from ._operator import Operator
 from ._problem import (
     ARGUMENTS,
     COUNT,
     NAMES,
-    TAGS,
-    as_gradients,
-    chosen,
-    empty_gradients,
-    fields_of,
-    in_places,
-    keep,
-    kept,
+    backward_of,
+    by_argument,
     key_of,
-    library,
+    names_of_gradients,
     output_shape,
-    problem_of,
-    register,
-    wanted_of,
+    state,
 )
 from ._reach import resolve
 from ._scores import reduce
@@ -141,13 +132,10 @@ def hard_attention(
     draws = draws_of(select, size)
     query, key, value = float_tensors(query, key, value)
     reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    q, k, *formula = reduce(score, query, key)[:5]
-    cap = None if softcap is None else real("softcap", softcap)
+    softcap = None if softcap is None else real("softcap", softcap)
     seed = draw_seed(generator) if select == "sample" else None
-    rest = (cap, None, None, 0.0, None, 0.0, seed)  # from softcap to seed
-    output, index, log_prob = torch.ops.foveate.hard_attention.default(
-        q, k, value, *formula, *reach, *rest, draws
-    )
+    stated = state(reduce(score, query, key), value, reach, softcap, seed=seed)
+    output, index, log_prob = torch.ops.foveate.hard_attention.default(*stated, draws)
     if size is None:
         return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
     if isinstance(size, tuple):
@@ -159,115 +147,71 @@ def hard_attention(
 
 # --- the operators --------------------------------------------------------------------------------
 
-# Of what gradients are taken, and where it stands among the arguments.
-_GRADIENTS = {"query": 0, "key": 1, "value": 2, "factors": 5, "mask": 6}
 
-# The arguments from `sink` to `dropout` are not taken. Keys are drawn where there is a seed; else
-# the most probable one is taken.
-library.define(
-    f"hard_attention({ARGUMENTS}, SymInt draws=1) -> "
-    "(Tensor output, Tensor index, Tensor log_prob)",
-    tags=TAGS,
-)
-library.define(
-    "hard_attention_backward(Tensor? d_output, Tensor? advantage, Tensor index, bool[] wanted, "
-    f"{ARGUMENTS}) -> Tensor[]",
-    tags=TAGS,
-)
+class _HardAttention(Operator):
+    """Of one key for each query and draw: drawn where there is a seed, else the most probable one.
 
+    A sink, centers and dropout are not taken.
+    """
 
-def _dtype_of_log_prob(value: Tensor) -> torch.dtype:
-    return torch.float64 if value.dtype is torch.float64 else torch.float32
-
-
-def _fake_hard_attention(
-    query: Tensor, key: Tensor, value: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    shape = output_shape(query, key, value, *rest[: COUNT - 3])
-    draws = rest[COUNT - 3] if len(rest) > COUNT - 3 else 1
-    return (
-        value.new_empty((*shape[:-1], draws, shape[-1])),
-        value.new_empty((*shape[:-1], draws), dtype=torch.int64),
-        value.new_empty((*shape[:-1], draws), dtype=_dtype_of_log_prob(value)),
+    name = "hard_attention"
+    arguments = ARGUMENTS
+    more = ", SymInt draws=1"
+    returns = "(Tensor output, Tensor index, Tensor log_prob)"
+    learned = ("query", "key", "value", "factors", "mask")
+    signals = "Tensor? d_output, Tensor? advantage, Tensor index"
+    rule = staticmethod(partial(along_leading_axes, names=NAMES))
+    backward_rule = staticmethod(
+        partial(along_leading_axes, names=NAMES, before=(3, 2, 2), learned=learned)
     )
 
+    def compute(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose."""
+        stated = arguments[:COUNT]
+        draws = integer("draws", arguments[COUNT] if len(arguments) > COUNT else 1)
+        seed = stated[COUNT - 1] if len(stated) == COUNT else None
+        problem = backward_of(*stated).problem
+        with threads_of_torch:
+            answer = problem.choose(
+                draws, None if seed is None else key_of(seed), problem.value.dtype
+            )
+        output, index, log_prob = self.fake(*arguments)
+        return fill(output, answer[0]), fill(index, answer[1]), fill(log_prob, answer[2])
 
-def _hard_attention(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    stated = arguments[:COUNT]
-    draws = integer("draws", arguments[COUNT] if len(arguments) > COUNT else 1)
-    problem = problem_of(*stated)
-    seed = stated[COUNT - 1] if len(stated) == COUNT else None
-    random = None if seed is None else key_of(seed)
-    q, k, scale, family = *problem.reduced[:3], kind_of(problem.reduced)
-    dtype = problem.value.dtype
-    with threads_of_torch:
-        answer = _core.hard_attention(
-            q,
-            k,
-            problem.value,
-            scale,
-            problem.softcap,
-            *problem.reach,
-            None,
-            draws,
-            random,
-            dtype,
-            family,
+    def fake(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Make what `compute` returns."""
+        shape, value = output_shape(*arguments[:COUNT]), arguments[2]
+        draws = arguments[COUNT] if len(arguments) > COUNT else 1
+        logarithm = torch.float64 if value.dtype is torch.float64 else torch.float32
+        return (
+            value.new_empty((*shape[:-1], draws, shape[-1])),
+            value.new_empty((*shape[:-1], draws), dtype=torch.int64),
+            value.new_empty((*shape[:-1], draws), dtype=logarithm),
         )
-    output, index, log_prob = _fake_hard_attention(*arguments)
-    return fill(output, answer[0]), fill(index, answer[1]), fill(log_prob, answer[2])
+
+    def keep(self, ctx: Any, outputs: Any) -> tuple[Tensor, ...]:
+        """Keep the choices."""
+        index = outputs[1]
+        ctx.mark_non_differentiable(index)
+        return (index,)
+
+    def signals_of(
+        self, d_outputs: tuple[Any, ...], kept: list[Tensor], stated: Sequence[Any]
+    ) -> tuple[Any, ...]:
+        """Return the gradients of output and log_prob, and the choices."""
+        del stated  # which others ask
+        d_output, _, advantage = d_outputs
+        return d_output, advantage, *kept
+
+    def differentiate(
+        self, signals: Sequence[Any], wanted: Sequence[str], stated: Sequence[Any]
+    ) -> dict[str, Any]:
+        """Compute the gradients."""
+        d_output, advantage, index = (None if x is None else as_array("", x) for x in signals)
+        backward: Any = HardBackward(backward_of(*stated), index)  # type: ignore[arg-type]
+        with threads_of_torch:
+            gradients = backward.gradients(names_of_gradients(wanted), d_output, advantage)
+        return by_argument(gradients, stated[4] if len(stated) > 4 else "inner")
 
 
-def _fake_hard_attention_backward(
-    _d_output: Tensor | None,
-    _advantage: Tensor | None,
-    _index: Tensor,
-    wanted: Sequence[bool],
-    *stated: Any,
-) -> list[Tensor]:
-    return empty_gradients(stated, chosen(_GRADIENTS, wanted))
-
-
-def _hard_attention_backward(
-    d_output: Tensor | None,
-    advantage: Tensor | None,
-    index: Tensor,
-    wanted: Sequence[bool],
-    *stated: Any,
-) -> list[Tensor]:
-    problem = problem_of(*stated)
-    places = chosen(_GRADIENTS, wanted)
-    of_output = None if d_output is None else as_array("d_output", d_output)
-    signal = None if advantage is None else as_array("advantage", advantage)
-    with threads_of_torch:
-        choices = Choices(problem, as_array("index", index))
-        found = choices.gradients(fields_of(places), of_output, signal)
-    return as_gradients(found._asdict(), stated, places)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    keep(ctx, inputs, output[1])
-
-
-def _backward(
-    ctx: Any, d_output: Tensor | None, _: Tensor | None, advantage: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    inputs, (index,) = kept(ctx, 1)
-    wanted = wanted_of(ctx, _GRADIENTS)
-    found = torch.ops.foveate.hard_attention_backward(
-        d_output, advantage, index, wanted, *inputs[:COUNT]
-    )
-    return in_places(len(inputs), chosen(_GRADIENTS, wanted), found)
-
-
-_along = partial(along_leading_axes, names=NAMES)
-_places = tuple(_GRADIENTS.values())
-
-register("hard_attention", _hard_attention, _fake_hard_attention, _along, _backward, _keep)
-register(
-    "hard_attention_backward",
-    _hard_attention_backward,
-    _fake_hard_attention_backward,
-    partial(_along, before=(3, 2, 2), places=_places),
-)
+_HardAttention()

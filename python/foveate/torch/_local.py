@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .._attention.local import deviation_of, positive
 from .._inputs.arrays import real
+from .._inputs.reach import Reach
 from ._attention import AnyScore, Options, call
-from ._reach import Reach, bounded, integers
+from ._reach import bounded, integers
 from ._rows import learned, wide_product
 from ._scores import reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
@@ -79,9 +80,8 @@ def local_attention(
     query, key, value = float_tensors(query, key, value)
     width = positive("half_width", half_width)
     wanted = "a tensor of positions"
-    places = None
     if centers is not None:
-        places = check_tensor("centers", centers, (*FLOATS, *INTEGERS), wanted)
+        centers = check_tensor("centers", centers, (*FLOATS, *INTEGERS), wanted)
     spread: Any
     if isinstance(sigma, Tensor):
         spread = check_tensor("sigma", sigma, FLOATS, "a number > 0")
@@ -91,14 +91,17 @@ def local_attention(
         spread = deviation_of(sigma, width, centers is not None)
         spread = None if spread is None else number(spread)
     lengths = None if key_lengths is None else integers("key_lengths", key_lengths)
-    reach = Reach(key_lengths=lengths)
-    if places is None and spread is not None:
-        places = torch.arange(query.shape[-2], dtype=torch.float64, device="cpu")
-    elif places is None:
+    reach: dict[str, Any] = {"key_lengths": lengths}
+    if centers is not None:
+        reach |= {"centers": centers, "half_width": width}
+    elif spread is not None:
+        positions = torch.arange(query.shape[-2], dtype=torch.float64, device="cpu")
+        reach |= {"centers": positions, "half_width": width}
+    else:
         side = bounded(math.floor(width))
-        reach = Reach(left=side, right=side, key_lengths=lengths)
-    cap = None if softcap is None else real("softcap", softcap)
-    options = Options(reach, cap, None, places, 0.0 if places is None else width, spread)
+        reach |= {"left": side, "right": side}
+    softcap = None if softcap is None else real("softcap", softcap)
+    options = Options(Reach(**reach), softcap, sigma=spread)
     answer: Tensor = call(reduce(score, query, key), value, options, caller="local_attention")
     return answer
 

@@ -1,34 +1,21 @@
-"""The reach: the keywords that say which keys a query sees -> the arguments of the operators."""
+"""The reach: the keywords that say which keys a query sees -> a `Reach` of tensors."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
-from .._inputs.reach import sides
+from .._inputs.reach import Reach, sides
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
 
 MASKS = (torch.bool, *FLOATS)
 MASK = "a tensor of bool (True = may attend) or of a float dtype (added to the scores)"
 
 _FARTHEST = 2**62  # farther than any axis is long
-
-
-class Reach(NamedTuple):
-    """The arguments of the operators from `mask` to `key_segments`."""
-
-    mask: Tensor | None = None
-    left: int | None = None
-    right: int | None = None
-    offset: Tensor | None = None
-    offset_at_end: bool = False
-    key_lengths: Tensor | None = None
-    query_segments: Tensor | None = None
-    key_segments: Tensor | None = None
 
 
 def resolve(
@@ -42,7 +29,7 @@ def resolve(
     segments: Any,
     device: str = "cpu",
 ) -> Reach:
-    """Check the keywords of a reach, and give the arguments of the operators.
+    """Check the keywords of a reach.
 
     The extension checks what depends on the leading axes, and the values.
 
@@ -69,18 +56,16 @@ def resolve(
         mask = check_tensor("mask", mask, MASKS, MASK, device)
     if isinstance(offset, str) and offset != "end":
         raise ValueError(f'offset: got {offset!r}, wanted an int, an int tensor or "end"')
-    at_end = isinstance(offset, str)
-    of_queries, of_keys = (None, None) if segments is None else _segments(segments, query, key)
-    return Reach(
+    pair = (None, None) if segments is None else _segments(segments, query, key)
+    parts: Any = (
         mask,
         left,
         right,
-        None if at_end or offset is None else integers("offset", offset),
-        at_end,
+        offset if offset is None or isinstance(offset, str) else integers("offset", offset),
         None if key_lengths is None else integers("key_lengths", key_lengths),
-        of_queries,
-        of_keys,
+        *pair,
     )
+    return Reach(*parts)
 
 
 def _triangle(

@@ -16,22 +16,11 @@ from .._inputs.arrays import Array, real
 from .._regression.regression import KERNELS, check_bool
 from .._regression.regression import kernel_regression as of_arrays
 from .._regression.regression_vjp import kernel_regression_vjp
-from ._problem import (
-    TAGS,
-    chosen,
-    empty_gradients,
-    in_places,
-    keep,
-    kept,
-    library,
-    register,
-    wanted_of,
-)
+from ._operator import Operator
 from ._tensors import (
     FLOATS,
     INTEGERS,
     as_array,
-    as_tensor,
     check_tensor,
     fill,
     number,
@@ -111,16 +100,51 @@ def kernel_regression(
 
 # --- the operators --------------------------------------------------------------------------------
 
-_ARGUMENTS = """Tensor x, Tensor x_train, Tensor y_train, Tensor w, str kernel, bool leave_one_out,
-    Tensor? sample_weight, float fill_value"""
 
-_GRADIENTS = {"x": 0, "x_train": 1, "y_train": 2, "w": 3}
+class _KernelRegression(Operator):
+    """The estimates; their gradients make these again."""
 
-library.define(f"kernel_regression({_ARGUMENTS}) -> Tensor", tags=TAGS)
-library.define(
-    f"kernel_regression_backward(Tensor d_output, bool[] wanted, {_ARGUMENTS}) -> Tensor[]",
-    tags=TAGS,
-)
+    name = "kernel_regression"
+    arguments = """Tensor x, Tensor x_train, Tensor y_train, Tensor w, str kernel,
+        bool leave_one_out, Tensor? sample_weight, float fill_value"""
+    returns = "Tensor"
+    learned = ("x", "x_train", "y_train", "w")
+    signals = "Tensor d_output"
+    rule = backward_rule = staticmethod(sample_by_sample)
+
+    def compute(self, *stated: Any) -> Tensor:
+        """Estimate."""
+        arrays, keywords = _of_arrays(*stated)
+        with threads_of_torch:
+            answer = of_arrays(*arrays, **keywords)
+        return fill(self.fake(*stated), answer)
+
+    def fake(self, *stated: Any) -> Tensor:
+        """Make what `compute` returns."""
+        x, _, y_train = stated[:3]
+        estimates: Tensor = x.new_empty((x.shape[0], *y_train.shape[1:]))
+        return estimates
+
+    def keep(self, ctx: Any, outputs: Any) -> tuple[Tensor, ...]:
+        """Keep the arguments alone."""
+        del ctx, outputs
+        return ()
+
+    def signals_of(
+        self, d_outputs: tuple[Any, ...], kept: list[Tensor], stated: Sequence[Any]
+    ) -> tuple[Any, ...] | None:
+        """Return the gradient of the estimates."""
+        del kept, stated
+        return None if d_outputs[0] is None else d_outputs
+
+    def differentiate(
+        self, signals: Sequence[Any], wanted: Sequence[str], stated: Sequence[Any]
+    ) -> dict[str, Any]:
+        """Compute the gradients."""
+        arrays, keywords = _of_arrays(*stated)
+        with threads_of_torch:
+            _, pullback = kernel_regression_vjp(*arrays, wrt=wanted, **keywords)
+            return pullback(as_array("d_output", signals[0]))._asdict()
 
 
 def _of_arrays(
@@ -144,47 +168,4 @@ def _of_arrays(
     }
 
 
-def _fake(x: Tensor, _x_train: Tensor, y_train: Tensor, *_: Any) -> Tensor:
-    return x.new_empty((x.shape[0], *y_train.shape[1:]))
-
-
-def _kernel_regression(*stated: Any) -> Tensor:
-    arrays, keywords = _of_arrays(*stated)
-    with threads_of_torch:
-        answer = of_arrays(*arrays, **keywords)
-    return fill(_fake(*stated), answer)
-
-
-def _fake_backward(_d_output: Tensor, wanted: Sequence[bool], *stated: Any) -> list[Tensor]:
-    return empty_gradients(stated, chosen(_GRADIENTS, wanted))
-
-
-def _kernel_regression_backward(
-    d_output: Tensor, wanted: Sequence[bool], *stated: Any
-) -> list[Tensor]:
-    arrays, keywords = _of_arrays(*stated)
-    places = chosen(_GRADIENTS, wanted)
-    with threads_of_torch:
-        _, pullback = kernel_regression_vjp(*arrays, wrt=list(places), **keywords)
-        found = pullback(as_array("d_output", d_output))
-    return [as_tensor(getattr(found, name), stated[place]) for name, place in places.items()]
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output  # torch gives it by this name
-    keep(ctx, inputs)
-
-
-def _backward(ctx: Any, d_output: Tensor | None) -> tuple[Tensor | None, ...]:
-    stated, _ = kept(ctx, 0)
-    if d_output is None:
-        return (None,) * len(stated)
-    wanted = wanted_of(ctx, _GRADIENTS)
-    found = torch.ops.foveate.kernel_regression_backward(d_output, wanted, *stated)
-    return in_places(len(stated), chosen(_GRADIENTS, wanted), found)
-
-
-register("kernel_regression", _kernel_regression, _fake, sample_by_sample, _backward, _keep)
-register(
-    "kernel_regression_backward", _kernel_regression_backward, _fake_backward, sample_by_sample
-)
+_KernelRegression()

@@ -12,20 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# How many axes of an argument of a problem stand behind the leading ones.
-_BEHIND = {
-    "query": 2,
-    "key": 2,
-    "value": 2,
-    "mask": 2,
-    "offset": 0,
-    "key_lengths": 0,
-    "query_segments": 1,
-    "key_segments": 1,
-    "sink": 0,
-    "centers": 1,
-}
-_OF_A_CALL = frozenset({"factors", "sigma"})
+from ._problem import BEHIND, OF_A_CALL
 
 Rule = Callable[..., Any]
 
@@ -43,7 +30,7 @@ def along_leading_axes(
     operator: Any,
     names: Sequence[str],
     before: Sequence[int] = (),
-    places: Sequence[int] | None = None,
+    learned: Sequence[str] | None = None,
 ) -> Rule:
     """Make the rule of an operator that takes a problem.
 
@@ -54,39 +41,39 @@ def along_leading_axes(
         Of the arguments of a problem, in their order.
     before : sequence of int
         Of the tensors that stand before the problem: the axes behind the leading ones.
-    places : sequence of int, optional
-        Of an operator for gradients: where the arguments stand in the problem of which there may be
-        some. Behind the tensors it is told which of these are wanted.
+    learned : sequence of str, optional
+        Of an operator for gradients: the arguments of which there may be some. Behind the tensors
+        it is told which of these are wanted.
     """
-    first = len(before) + (places is not None)
+    first = len(before) + (learned is not None)
 
     def rule(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
         size, stated = info.batch_size, dict(zip(names, arguments[first:], strict=False))
         dims = dict(zip(names, in_dims[first:], strict=False))
-        flags = () if places is None else arguments[first - 1]
-        sought = [names[n] for n, flag in zip(places or (), flags, strict=True) if flag]
+        flags = () if learned is None else arguments[first - 1]
+        sought = [name for name, flag in zip(learned or (), flags, strict=True) if flag]
         moving = {x for x, dim in dims.items() if dim is not None}
         seed = stated.get("seed")
         # Of one seed for all samples each makes the same draws.
-        if moving.union(sought) & _OF_A_CALL or (seed is not None and "seed" not in moving):
+        if moving.union(sought) & OF_A_CALL or (seed is not None and "seed" not in moving):
             return _each(operator, size, in_dims, arguments)
         if seed is not None:  # each leading index has draws of its own
             stated["seed"] = seed.select(dims["seed"], 0)
         # Each sample has a gradient of its own, of what has no axis too.
-        widened = moving.union(sought) & _BEHIND.keys()
+        widened = moving.union(sought) & BEHIND.keys()
         if not widened & {"query", "key", "value"}:
             widened.add("query")  # which takes the others along
-        shapes = {x: _sample(stated[x], dims[x]) for x in stated if x in _BEHIND}
-        lead = max(len(shape) - _BEHIND[x] for x, shape in shapes.items() if shape is not None)
+        shapes = {x: _sample(stated[x], dims[x]) for x in stated if x in BEHIND}
+        lead = max(len(shape) - BEHIND[x] for x, shape in shapes.items() if shape is not None)
         for x in widened:
-            stated[x] = _leading(stated[x], dims[x], size, lead + _BEHIND[x])
+            stated[x] = _leading(stated[x], dims[x], size, lead + BEHIND[x])
         given = [
             None if x is None else _leading(x, dim, size, lead + behind)
             for x, dim, behind in zip(arguments, in_dims, before, strict=False)
         ]
         others = arguments[len(before) : first], arguments[first + len(stated) :]
         found = operator(*given, *others[0], *stated.values(), *others[1])
-        if places is not None:
+        if learned is not None:
             pairs = zip(sought, found, strict=True)
             made = [x.reshape(size, *(shapes[name] or ())) for name, x in pairs]
             return made, [0] * len(made)

@@ -161,7 +161,7 @@ LOCAL: dict[str, Any] = {
     "centers an array": (TypeError, "centers: got ndarray", {"centers": np.ones(3)}),
     "centers of bools": (TypeError, "centers: got dtype torch.bool", {"centers": Q.bool()[0, 0]}),
     "centers, shape": (ValueError, r"centers: got shape \(4,\)", {"centers": torch.ones(4)}),
-    "one centre": (ValueError, r"centers: got shape \(\)", {"centers": torch.ones(())}),
+    "one center": (ValueError, r"centers: got shape \(\)", {"centers": torch.ones(())}),
     "centers of NaN": (ValueError, "centers: got nan", {"centers": torch.full((3,), torch.nan)}),
     "sigma": (ValueError, "sigma: got 'whole'", {"sigma": "whole"}),
     "sigma of 0": (ValueError, "sigma: got 0", {"sigma": 0.0}),
@@ -250,7 +250,7 @@ def test_scores(call, name):
         CALLS[call](Q, K, V, score=make())
 
 
-# --- centres and kernel regression ----------------------------------------------------------------
+# --- centers and kernel regression ----------------------------------------------------------------
 
 CENTERS: dict[str, Any] = {
     "query": (TypeError, "query: got ndarray", (np.zeros((3, 4)), WH, H, 5)),

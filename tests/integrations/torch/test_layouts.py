@@ -7,6 +7,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
+from foveate._inputs.reach import Reach
 from strategies import DTYPES, normal, problem
 from torch_checks import SCORES, array, as_torch, case, ft, leaf, score_named, tensor, torch
 
@@ -98,11 +99,14 @@ def test_memory_is_shared(dtype, monkeypatch):
     seen = []
     attention = fv._core.attention
 
-    def spy(*arguments: Any) -> Any:
-        answer = attention(*arguments)
-        made = answer if isinstance(answer, tuple) else (answer,)
-        seen.append([x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else None
-                     for x in (*arguments, *made)])  # fmt: skip
+    def spy(*problem: Any, **keywords: Any) -> Any:
+        answer = attention(*problem, **keywords)
+        for part in problem:
+            keywords |= part._asdict()
+        keywords |= (keywords["reach"] or Reach())._asdict()
+        keywords["answer"] = answer[0] if isinstance(answer, tuple) else answer
+        seen.append({name: x.__array_interface__["data"][0]
+                     for name, x in keywords.items() if isinstance(x, np.ndarray)})  # fmt: skip
         return answer
 
     monkeypatch.setattr(fv._core, "attention", spy)
@@ -112,12 +116,12 @@ def test_memory_is_shared(dtype, monkeypatch):
     learned = ft.attention(*(x.detach().requires_grad_() for x in inputs), mask=mask)
     plain = ft.attention(*inputs)
     pointers = [x.data_ptr() for x in inputs]
-    assert [call[:3] for call in seen] == [pointers] * 3
-    assert seen[0][5] == seen[1][5] == mask.data_ptr()
-    assert output.data_ptr() in seen[0]
-    assert plain.data_ptr() in seen[2]
+    assert [[call[x] for x in ("query", "key", "value")] for call in seen] == [pointers] * 3
+    assert seen[0]["mask"] == seen[1]["mask"] == mask.data_ptr()
+    assert output.data_ptr() == seen[0]["answer"]
+    assert plain.data_ptr() == seen[2]["answer"]
     # of 16 bits the output is kept as it is before it is rounded
-    assert (learned.data_ptr() in seen[1]) == (dtype.itemsize > 2)
+    assert (learned.data_ptr() == seen[1]["answer"]) == (dtype.itemsize > 2)
 
 
 def test_nothing_is_modified(dtype):

@@ -73,7 +73,7 @@ def test_bilinear():
 @pytest.mark.parametrize("lengths", [None, 6, np.array([9, 3])], ids=["all", "one", "each"])
 @pytest.mark.parametrize("score", ["scaled_dot", "cosine"])
 def test_local(lengths, score):
-    """Centres of local-p lie within the valid keys of each sequence."""
+    """Centers of local-p lie within the valid keys of each sequence."""
     q = ARRAYS[0]
     module = ft.LocalAttention(2.5, 8, 5, score=score)
     w, h = array(module.projection.weight.T), array(module.v)
@@ -160,7 +160,7 @@ def test_other_dtypes(name, dtype):
         assert x.grad.isfinite().all()
     if not name.startswith("hard"):
         exact = answer(module.double(), [x.double() for x in inputs])
-        # projections, centres and weights of numbers of about 1, rounded: some ulp in all
+        # projections, centers and weights of numbers of about 1, rounded: some ulp in all
         torch.testing.assert_close(found.double(), exact, rtol=0, atol=16 * torch.finfo(dtype).eps)
 
 

@@ -24,9 +24,9 @@ def operands(dtype: Any = np.float32, learn: bool = True, size: int = 4) -> list
 # The arguments of the operators behind query, key and value, in their order.
 AFTER: dict[str, Any] = {
     "scale": None, "family": "inner", "factors": None, "mask": None, "left": None, "right": None,
-    "offset": None, "offset_at_end": False, "key_lengths": None, "query_segments": None,
-    "key_segments": None, "softcap": None, "sink": None, "centers": None, "half_width": 0.0,
-    "sigma": None, "dropout": 0.0, "seed": None,
+    "offset": None, "key_lengths": None, "query_segments": None, "key_segments": None,
+    "centers": None, "half_width": None, "leave_one_out": False, "offset_at_end": False,
+    "softcap": None, "sink": None, "sigma": None, "dropout": 0.0, "seed": None,
 }  # fmt: skip
 SEED = torch.tensor([3, -4])
 REACH = {

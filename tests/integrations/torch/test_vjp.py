@@ -167,7 +167,7 @@ def test_local_bits(sigma, dtype):
         for x, y in zip(inputs, wanted[:3], strict=True):
             np.testing.assert_array_equal(array(x.grad), y)
         if places is not None:
-            # without a Gaussian a centre only says which keys are seen
+            # without a Gaussian a center only says which keys are seen
             y = np.zeros((2, 33)) if sigma is None else wanted.centers
             np.testing.assert_array_equal(array(at.grad), y)
         if isinstance(sigma, float):

@@ -352,7 +352,7 @@ def test_what_the_models_own_eager_attention_reads_is_refused(torch, module):
     own = type("OwnAttention", (torch.nn.Module,), {"__module__": __name__})
     with pytest.raises(ValueError, match=r"^temperature: got 2.0 for OwnAttention, "):
         call(torch, module, of=own, temperature=2.0)
-    call(torch, module, of=own, colour=2.0)
+    call(torch, module, of=own, color=2.0)
 
 
 def test_heads_that_do_not_divide_are_refused(torch, module):

@@ -1,0 +1,282 @@
+#include "arguments.hpp"
+
+#include <cmath>
+#include <iterator>
+#include <string>
+
+namespace foveate::python {
+namespace {
+
+// ---- parsers: of a value that is not None
+
+bool array(const char* name, PyObject* object, View* array, const fv_array** slot) {
+  *slot = array;
+  return view(name, object, array);
+}
+
+bool number(const char* name, PyObject* object, double* result) {
+  *result = PyFloat_AsDouble(object);
+  if (*result != -1.0 || PyErr_Occurred() == nullptr) return true;
+  PyErr_Format(PyExc_TypeError, "%s: got %s, wanted a number", name, Py_TYPE(object)->tp_name);
+  return false;
+}
+
+// Saturates: beyond 64 bits is beyond every bound that is asked of it.
+bool integer(const char* name, PyObject* object, int64_t* result) {
+  int overflow = 0;
+  *result = PyLong_AsLongLongAndOverflow(object, &overflow);
+  if (overflow != 0) *result = overflow > 0 ? INT64_MAX : INT64_MIN;
+  if (*result != -1 || PyErr_Occurred() == nullptr) return true;
+  PyErr_Format(PyExc_TypeError, "%s: got %s, wanted an integer", name, Py_TYPE(object)->tp_name);
+  return false;
+}
+
+// An int, or an int64 array.
+bool integers(const char* name, PyObject* object, View* array, int64_t* number, const fv_array** slot) {
+  *slot = array;
+  if (!PyLong_Check(object)) return view(name, object, array);
+  array->take(number, FV_INT64, 0, nullptr, nullptr);
+  return integer(name, object, number);
+}
+
+// The place of a string among names.
+template <typename Choice, size_t count>
+bool choice(const char* name, PyObject* object, const char* const (&names)[count], Choice* result) {
+  for (size_t i = 0; PyUnicode_Check(object) && i < count; ++i) {
+    if (PyUnicode_CompareWithASCIIString(object, names[i]) != 0) continue;
+    *result = static_cast<Choice>(i);
+    return true;
+  }
+  PyErr_Format(PyExc_ValueError, "%s: got %R, wanted %s ... or %s", name, object, names[0], names[count - 1]);
+  return false;
+}
+
+bool words(const char* name, PyObject* object, const char* wanted, double* rate, fv_random* random) {
+  unsigned long long low = 0, high = 0;
+  const bool parsed = PyTuple_Check(object) && (rate != nullptr ? PyArg_ParseTuple(object, "d(KK)", rate, &low, &high)
+                                                                : PyArg_ParseTuple(object, "KK", &low, &high));
+  random->key[0] = low;
+  random->key[1] = high;
+  if (!parsed && PyErr_Occurred() == nullptr) {
+    PyErr_Format(PyExc_TypeError, "%s: got %s, wanted %s", name, Py_TYPE(object)->tp_name, wanted);
+  }
+  return parsed;
+}
+
+bool return_lse(PyObject* object, Lse* result) {
+  const bool parts = PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, "parts") == 0;
+  const int wanted = parts ? 1 : PyObject_IsTrue(object);
+  *result = parts ? Lse::parts : wanted > 0 ? Lse::accumulated : Lse::none;
+  return wanted >= 0;
+}
+
+// ---- the table
+
+struct Keyword {
+  const char* name;
+  uint32_t taken_by;     // entries
+  uint32_t required_by;  // likewise
+  bool (*parse)(Arguments&, const char* name, PyObject*);
+};
+
+constexpr uint32_t kSoft = kAttention | kWeights, kHardly = kHard | kHardBackward,
+                   kGradients = kBackward | kHardBackward;
+constexpr uint32_t kAll = kSoft | kHardly | kBackward;
+constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights};
+
+constexpr const char* kFamilies[] = {"inner", "tanh", "relu", "distance"};
+constexpr const char* kWeighings[] = {"softmax", "boxcar", "epanechnikov", "triangular"};
+
+using A = Arguments;
+using Name = const char*;
+using Object = PyObject*;
+
+constexpr Keyword keywords[] = {
+    {"query", kAll, kAll,
+     [](A& a, Name n, Object x) {
+       if (!array(n, x, &a.query, &a.problem.query)) return false;
+       a.query_dtype = fields(x)->descr;
+       return true;
+     }},
+    {"key", kAll, kAll, [](A& a, Name n, Object x) { return array(n, x, &a.key, &a.problem.key); }},
+    {"value", kAll, kOfValues, [](A& a, Name n, Object x) { return array(n, x, &a.value, &a.problem.value); }},
+
+    {"scale", kAll, 0,
+     [](A& a, Name n, Object x) {
+       a.has_scale = true;
+       return number(n, x, &a.problem.score.scale);
+     }},
+    {"family", kAll, 0, [](A& a, Name n, Object x) { return choice(n, x, kFamilies, &a.problem.score.family); }},
+    {"factors", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.factors, &a.problem.score.factors); }},
+    {"negligible", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.score.negligible); }},
+    {"weighing", kAll, 0, [](A& a, Name n, Object x) { return choice(n, x, kWeighings, &a.problem.score.weighing); }},
+    {"softcap", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.score.softcap); }},
+
+    {"reach", kAll, 0, [](A& a, Name, Object x) { return a.spread(x); }},
+    {"mask", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.mask, &a.problem.reach.mask); }},
+    {"left", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.reach.left); }},
+    {"right", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.reach.right); }},
+    {"offset", kAll, 0,
+     [](A& a, Name n, Object x) {
+       if (!PyUnicode_Check(x)) return integers(n, x, &a.offset, &a.offset_number, &a.problem.reach.offset);
+       a.problem.reach.offset_at_end = 1;  // "end"
+       return true;
+     }},
+    {"key_lengths", kAll, 0,
+     [](A& a, Name n, Object x) {
+       return integers(n, x, &a.key_lengths, &a.key_lengths_number, &a.problem.reach.key_lengths);
+     }},
+    {"query_segments", kAll, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.query_segments, &a.problem.reach.query_segments); }},
+    {"key_segments", kAll, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.key_segments, &a.problem.reach.key_segments); }},
+    {"centers", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.centers, &a.problem.reach.centers); }},
+    {"half_width", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.reach.half_width); }},
+    {"leave_one_out", kAll, 0,
+     [](A& a, Name, Object x) { return (a.problem.reach.leave_one_out = PyObject_IsTrue(x)) >= 0; }},
+
+    {"sink", kAll, 0,
+     [](A& a, Name n, Object x) {
+       if (!PyFloat_Check(x)) return array(n, x, &a.sink, &a.problem.sink);
+       a.sink_number = PyFloat_AS_DOUBLE(x);
+       a.sink.take(&a.sink_number, FV_FLOAT64, 0, nullptr, nullptr);
+       a.problem.sink = &a.sink;
+       return true;
+     }},
+    {"sigma", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.sigma); }},
+    {"dropout", kAttention | kBackward, 0,
+     [](A& a, Name n, Object x) {
+       return words(n, x, "None or (rate, (low, high))", &a.problem.dropout, &a.problem.random);
+     }},
+
+    {"out", kSoft, 0, [](A& a, Name, Object x) { return a.out = x, true; }},
+    {"return_lse", kAttention, 0, [](A& a, Name, Object x) { return return_lse(x, &a.return_lse); }},
+    {"dtype", kSoft | kHard, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},
+    {"rows", kSoft, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.rows); }},
+    {"size", kHard, kHard, [](A& a, Name n, Object x) { return integer(n, x, &a.size); }},
+    {"random", kHard, 0,
+     [](A& a, Name n, Object x) {
+       a.selection = FV_SAMPLE;
+       return words(n, x, "None or (low, high)", nullptr, &a.random);
+     }},
+
+    {"output", kBackward, kBackward, [](A& a, Name n, Object x) { return view(n, x, &a.output); }},
+    {"index", kHardBackward, kHardBackward, [](A& a, Name n, Object x) { return view(n, x, &a.index); }},
+    {"lse", kGradients, kGradients, [](A& a, Name n, Object x) { return view(n, x, &a.lse); }},
+    {"d_output", kGradients, kGradients, [](A& a, Name n, Object x) { return view(n, x, &a.d_output); }},
+    {"d_lse", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_lse, &a.d_lse_or_null); }},
+    {"advantage", kHardBackward, kHardBackward, [](A& a, Name n, Object x) { return view(n, x, &a.advantage); }},
+
+    {"d_query", kGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_query, &a.gradients.query); }},
+    {"d_key", kGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_key, &a.gradients.key); }},
+    {"d_value", kGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_value, &a.gradients.value); }},
+    {"d_mask", kGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_mask, &a.gradients.mask); }},
+    {"d_factors", kGradients, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.d_factors, &a.gradients.factors); }},
+    {"d_sink", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sink, &a.gradients.sink); }},
+    {"d_centers", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_centers, &a.gradients.centers); }},
+    {"d_sigma", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sigma, &a.gradients.sigma); }},
+};
+
+constexpr uint32_t kCount = std::size(keywords);
+static_assert(kCount <= 64, "one bit of `seen_` each");
+
+PyObject* interned[kCount];
+PyObject* fields_name;  // of a named tuple
+
+// Where a keyword stands in the table, looked for from some place on; kCount: nowhere.
+uint32_t place_of(PyObject* name, uint32_t from) {
+  for (uint32_t i = from; i < kCount; ++i) {
+    if (interned[i] == name) return i;
+  }
+  for (uint32_t i = 0; i < from; ++i) {
+    if (interned[i] == name) return i;
+  }
+  for (uint32_t i = 0; i < kCount; ++i) {  // a name that was made, and not written in a program
+    if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, keywords[i].name) == 0) return i;
+  }
+  return kCount;
+}
+
+}  // namespace
+
+bool intern_keywords() {
+  for (uint32_t i = 0; i < kCount; ++i) {
+    interned[i] = PyUnicode_InternFromString(keywords[i].name);
+    if (interned[i] == nullptr) return false;
+  }
+  fields_name = PyUnicode_InternFromString("_fields");
+  return fields_name != nullptr;
+}
+
+const char* name_of(Entry entry) {
+  switch (entry) {
+    case kAttention: return "attention";
+    case kWeights: return "attention_weights";
+    case kBackward: return "attention_backward";
+    case kHard: return "hard_attention";
+    case kHardBackward: return "hard_attention_backward";
+  }
+  return "";
+}
+
+bool Arguments::parse(Entry entry, PyObject* const* values, Py_ssize_t positional, PyObject* names) {
+  entry_ = entry;
+  problem.reach.left = problem.reach.right = -1;
+  for (Py_ssize_t i = 0; i < positional; ++i) {
+    if (!spread(values[i])) return false;
+  }
+  if (names != nullptr && !take(values + positional, names)) return false;
+  for (uint32_t i = 0; i < kCount; ++i) {
+    if ((keywords[i].required_by & entry) == 0 || (seen_ >> i & 1) != 0) continue;
+    PyErr_Format(PyExc_TypeError, "%s: got nothing, which %s wants", keywords[i].name, name_of(entry));
+    return false;
+  }
+  if (!has_scale) {  // the scores of empty rows are 0 whatever the scale
+    const int64_t head_size = query.ndim > 0 ? query.shape[query.ndim - 1] : 0;
+    problem.score.scale = head_size > 0 ? 1.0 / std::sqrt(static_cast<double>(head_size)) : 1.0;
+  }
+  return true;
+}
+
+bool Arguments::spread(PyObject* named_tuple) {
+  const py::object names = py::reinterpret_steal<py::object>(
+      PyTuple_Check(named_tuple) ? PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(named_tuple)), fields_name)
+                                 : nullptr);
+  if (!names || !PyTuple_Check(names.ptr()) || PyTuple_GET_SIZE(names.ptr()) != PyTuple_GET_SIZE(named_tuple)) {
+    PyErr_Format(PyExc_TypeError, "%s: got %s without a name, wanted keywords, or a named tuple of some",
+                 name_of(entry_), Py_TYPE(named_tuple)->tp_name);
+    return false;
+  }
+  return take(&PyTuple_GET_ITEM(named_tuple, 0), names.ptr());
+}
+
+bool Arguments::take(PyObject* const* values, PyObject* names) {
+  const Py_ssize_t count = PyTuple_GET_SIZE(names);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* const name = PyTuple_GET_ITEM(names, i);
+    const uint32_t at = place_of(name, next_);
+    if (at == kCount) return refuse(name);
+    next_ = at + 1;
+    if (values[i] == Py_None) continue;
+    const Keyword& keyword = keywords[at];
+    if ((keyword.taken_by & entry_) == 0) return refuse(name);
+    seen_ |= uint64_t{1} << at;
+    if (!keyword.parse(*this, keyword.name, values[i])) return false;
+  }
+  return true;
+}
+
+bool Arguments::refuse(PyObject* name) const {
+  std::string wanted;
+  for (const Keyword& keyword : keywords) {
+    if ((keyword.taken_by & entry_) == 0) continue;
+    wanted += wanted.empty() ? "" : ", ";
+    wanted += keyword.name;
+  }
+  PyErr_Format(PyExc_TypeError, "%S: got a keyword that %s does not take, wanted some of %s", name, name_of(entry_),
+               wanted.c_str());
+  return false;
+}
+
+}  // namespace foveate::python
