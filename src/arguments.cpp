@@ -181,6 +181,23 @@ constexpr Keyword keywords[] = {
 constexpr uint32_t kCount = std::size(keywords);
 static_assert(kCount <= 64, "one bit of `seen_` each");
 
+constexpr uint64_t required_by(uint32_t entry) {
+  uint64_t required = 0;
+  for (uint32_t i = 0; i < kCount; ++i) required |= uint64_t{(keywords[i].required_by & entry) != 0} << i;
+  return required;
+}
+
+uint64_t required_keywords(Entry entry) {
+  switch (entry) {
+    case kAttention: return std::integral_constant<uint64_t, required_by(kAttention)>::value;
+    case kWeights: return std::integral_constant<uint64_t, required_by(kWeights)>::value;
+    case kBackward: return std::integral_constant<uint64_t, required_by(kBackward)>::value;
+    case kHard: return std::integral_constant<uint64_t, required_by(kHard)>::value;
+    case kHardBackward: return std::integral_constant<uint64_t, required_by(kHardBackward)>::value;
+  }
+  return 0;
+}
+
 PyObject* interned[kCount];
 PyObject* fields_name;  // of a named tuple
 
@@ -227,9 +244,10 @@ bool Arguments::parse(Entry entry, PyObject* const* values, Py_ssize_t positiona
     if (!spread(values[i])) return false;
   }
   if (names != nullptr && !take(values + positional, names)) return false;
-  for (uint32_t i = 0; i < kCount; ++i) {
-    if ((keywords[i].required_by & entry) == 0 || (seen_ >> i & 1) != 0) continue;
-    PyErr_Format(PyExc_TypeError, "%s: got nothing, which %s wants", keywords[i].name, name_of(entry));
+  const uint64_t missing = required_keywords(entry) & ~seen_;
+  if (missing != 0) {
+    const uint32_t first = static_cast<uint32_t>(__builtin_ctzll(missing));
+    PyErr_Format(PyExc_TypeError, "%s: got nothing, which %s wants", keywords[first].name, name_of(entry));
     return false;
   }
   if (!has_scale) {  // the scores of empty rows are 0 whatever the scale

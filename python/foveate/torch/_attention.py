@@ -233,13 +233,17 @@ def call(
     caller: str = "attention",
 ) -> Any:
     """Call the operator, for gradients where any are wanted."""
-    query, key, scale, family = reduced[:4]
+    query, key, scale, family, factors = reduced[:5]
+    learns = query.requires_grad or key.requires_grad or value.requires_grad
     stated: tuple[Any, ...] = (query, key, value, scale)
     if options is not None or family != "inner" or return_lse:
         options = options or Options()
         seed = draw_seed(generator) if options.dropout > 0 else None
         stated = state(reduced, value, *options, seed)
-    learns = any(isinstance(x, Tensor) and x.requires_grad for x in stated)
+        others: Any = (factors, options.sink, options.sigma)
+        if options.reach is not None:
+            others += (options.reach.mask, options.reach.centers)
+        learns = learns or any(x is not None and x.requires_grad for x in others)
     if is_forward_mode():
         output, parts, _ = named(caller, _with_gradients, *stated)
         found = output, parts[..., 0]

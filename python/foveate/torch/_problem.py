@@ -54,7 +54,7 @@ def state(
     """Give the arguments of the operators, from a reach whose arrays are tensors."""
     reach = reach or Reach()
     at_end = isinstance(reach.offset, str)
-    parts = [None if isinstance(x, str) else x for x in reach]
+    parts = [None if isinstance(x, str) else x for x in reach] if at_end else reach
     query, key, *formula = reduced[:5]
     return (query, key, value, *formula, *parts, at_end, softcap, sink, sigma, dropout, seed)
 
