@@ -25,7 +25,7 @@ Window: TypeAlias = int | tuple[int | None, int | None]
 Segments: TypeAlias = ArrayInput | tuple[ArrayInput, ArrayInput]
 
 # The arrays of a reach, and how many of their axes stand behind the leading ones.
-OWN_AXES = {
+AXES_BEHIND = {
     "mask": 2,
     "offset": 0,
     "key_lengths": 0,
@@ -64,8 +64,10 @@ class Reach(NamedTuple):
     @property
     def leading_axes(self) -> list[tuple[int, ...]]:
         """Those of each array."""
-        arrays = ((getattr(self, name), own) for name, own in OWN_AXES.items())
-        return [x.shape[: max(0, x.ndim - own)] for x, own in arrays if isinstance(x, np.ndarray)]
+        arrays = ((getattr(self, name), behind) for name, behind in AXES_BEHIND.items())
+        return [
+            x.shape[: max(0, x.ndim - behind)] for x, behind in arrays if isinstance(x, np.ndarray)
+        ]
 
 
 ALL_KEYS = Reach()
