@@ -67,10 +67,10 @@ class Attention(OpRun):  # type: ignore[misc]  # onnx is untyped
     no key has the output 0 and weights of 0.
 
     Numbers are summed in float32 (float64 for float64), which is at least the precision that is
-    asked for: types of 16 bits come out more exact than from an evaluator that rounds each step. Of
-    keys and values that are not seen nothing is computed, so a NaN there spoils nothing, which the
-    operator leaves open. Seen keys whose scores all overflow to -inf give NaN: what is seen is
-    decided by mask and reach alone, as the operator says.
+    asked for: results of 16-bit types are more exact than those of an evaluator that rounds each
+    step. Keys and values that are not seen do not enter, so that a NaN there spoils nothing; the
+    operator leaves that open. Seen keys whose scores all overflow to -inf give NaN: mask and reach
+    alone decide what is seen, as the operator says.
 
     Other inputs raise ValueError or TypeError, which name the input or the attribute; the evaluator
     raises its own TypeError from the latter.
@@ -281,7 +281,7 @@ def _compute_dtype(q: Array, v: Array, softmax_precision: int | None) -> np.dtyp
 def _scores(
     q: Array, k: Array, score: ScaledDot, softcap: float, reach: _Reach, mode: int
 ) -> Array:
-    """Show what the output of the scores is to show, by the formula up to the softmax.
+    """Compute the output `qk_matmul_output` of this mode, by the formula up to the softmax.
 
     The product is shown without the softcap, as the operator's text and function body have it; the
     evaluator's own implementation caps it.

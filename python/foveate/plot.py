@@ -43,7 +43,7 @@ def weights(
     Parameters
     ----------
     weights : array (Lq, Lk) or (heads, Lq, Lk)
-        Such as `foveate.attention_weights` returns, of any float dtype, not negative. The colours
+        Such as `foveate.attention_weights` returns, of any float dtype, not negative. The colors
         go from 0 to the largest weight of all heads; NaN has none.
     queries : sequence of str (Lq,), optional
         Labels of the rows, such as tokens.
@@ -53,7 +53,7 @@ def weights(
         Of the panels. "head 0" and so on by default; a matrix has none.
     cmap : str or matplotlib colormap, default "Blues"
     axes : matplotlib Axes, or sequence of them (heads,), optional
-        Where to draw. By default in a new figure, with a colour bar.
+        Where to draw. By default in a new figure, with a color bar.
 
     Returns
     -------
@@ -63,13 +63,13 @@ def weights(
     Raises
     ------
     TypeError, ValueError
-        For what is no float array of these shapes, for negative weights, and for as many labels,
-        titles or axes as are not wanted.
+        For what is no float array of these shapes, for negative weights, and for other numbers of
+        labels, titles or axes.
 
     See Also
     --------
     foveate.attention_weights : computes them.
-    alignment : one matrix, drawn as papers on translation do.
+    alignment : draws one matrix as papers on translation do.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def reach(
     titles : sequence of str, optional
         Of the panels. "batch 0" and so on by default; a single picture has none.
     cmap : str or matplotlib colormap, default "Blues"
-        The colour of 0 is for what is not seen, that of 1 for what is.
+        Keys that are not seen have the color of 0, keys that are seen that of 1.
     axes : matplotlib Axes, or sequence of them, optional
         Where to draw. By default in a new figure.
 
@@ -125,8 +125,8 @@ def reach(
     Raises
     ------
     TypeError, ValueError
-        As `foveate.attention`; for more than one leading axis, and for as many titles or axes as
-        are not wanted.
+        As `foveate.attention`; for more than one leading axis, and for other numbers of titles or
+        axes.
 
     See Also
     --------
@@ -200,7 +200,7 @@ def alignment(
 
     See Also
     --------
-    weights : of many heads, on a scale of their own.
+    weights : draws many heads, on a scale of their own.
 
     References
     ----------

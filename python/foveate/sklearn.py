@@ -1,4 +1,4 @@
-"""Kernel regression as a scikit-learn estimator, which finds its own bandwidth.
+"""Kernel regression as a scikit-learn estimator that finds its own bandwidth.
 
 scikit-learn is needed here alone: `pip install "foveate[sklearn]"`.
 """
@@ -28,7 +28,7 @@ __all__ = ["NadarayaWatson"]
 
 
 class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
-    """Kernel regression [1]_ [2]_: the mean of the targets, weighted by how near their points are.
+    """Kernel regression [1]_ [2]_: the mean of the targets, weighted by how near they are.
 
     Parameters
     ----------
@@ -44,21 +44,21 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
         The prediction where no training point is within reach of a compact kernel: a number, or
         the mean of all training targets.
     leave_out : "observation" or "place", default "observation"
-        What "cv" leaves out to predict it: one observation, or all that have its features. Where
-        data hold copies of observations (a bootstrap sample, one row for each repeat), copies that
-        stay predict themselves, and the narrowest bandwidth wins; "place" is for these.
+        What "cv" leaves out when it predicts an observation: that one alone, or all that have the
+        same features. Where data hold copies of observations, as a bootstrap sample does, copies
+        that stay would predict themselves and the narrowest bandwidth would win: use "place" there.
     verbose : bool, default False
         Show the search for a bandwidth; rich draws it.
 
     Attributes
     ----------
     bandwidth_ : float or numpy.ndarray (n_features,)
-        What is used: the bandwidth that was given, or one for each feature that was found.
+        The bandwidth in use: the one that was given, or one that was found for each feature.
     cv_error_ : float
         Only with "cv": the mean squared error of the leave-one-out predictions over the variance of
         the targets, averaged over the outputs. NaN where nothing is left to predict from.
     X_train_, y_train_, sample_weight_ : numpy.ndarray
-        What was seen, without points of weight 0; the last may be None.
+        The training data without points of weight 0; the last may be None.
     n_features_in_ : int
     feature_names_in_ : numpy.ndarray
         Only where X has them.
@@ -69,9 +69,9 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
 
     Notes
     -----
-    X may be float32, which is kept; anything else becomes float64. In up to three dimensions far
-    points cost next to nothing. Where no point but those left out is within reach of a compact
-    kernel, the search predicts the mean of the others.
+    X stays float32 where it is that; anything else becomes float64. In up to three dimensions far
+    points cost next to nothing. Where all points within reach of a compact kernel are left out, the
+    search predicts the mean of the other points.
 
     Integer weights are the same as repeated points, for "cv" too: a weight of 3 counts as three
     observations, of which one is left out. Weights that are not all whole numbers say how much each

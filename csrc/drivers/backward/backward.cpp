@@ -47,19 +47,18 @@ void write_factors(const Problem& p, const double* sum, double factor) noexcept 
 template <class T>
 fv_status run(Plan& plan, fv_error* error) noexcept {
   const Problem& p = plan.problem;
-  Blocks blocks(plan, block_bytes / backward_queries(plan), 1, /*even=*/false);
+  QueryBlocks blocks(plan, block_bytes / backward_queries(plan), 1, /*even=*/false);
   blocks.last_first = blocks.batch_innermost = false;
   Pass pass(plan, blocks);
-  const double cells = double(plan.batches) * double(plan.rows) * double(plan.window);
+  const double cells = double(plan.batches) * double(plan.rows) * double(plan.widest_window);
   const int threads = threads_for(plan.batches * pass.chunks, 4.0 * cells * double(p.head_size + p.value_size));
-  // batches whose parts are held at once: enough for all threads
+  // batches whose partial sums are held at once: enough for all threads
   const int64_t enough = (8 * int64_t(threads) + pass.chunks - 1) / pass.chunks;
-  const int64_t wave = share_mask(p) ? 1 : std::min(plan.batches, enough);
-  const int sorters = int(std::min<int64_t>(threads, plan.batches));
+  const int64_t batch_group = share_mask(p) ? 1 : std::min(plan.batches, enough);
   const bool by_columns = plan.scoring.gradients != nullptr;
 
   // what is shared, and then the workers; counted first
-  char *prepared, *order, *sorting, *first_worker;
+  char *prepared, *first_worker;
   double* d_factors;
   ChunkSums<T> sums;
   size_t worker = 0;
@@ -68,18 +67,16 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   const int64_t factor_sums = p.d_factors ? p.head_size : 0;
   const auto lay_out = [&](char* base) {
     Carver carver(base);
-    prepared = carver.take(plan.prepared_size());
-    order = carver.take(int64_t(order_size(plan)));
-    sorting = carver.take(int64_t(order_scratch(plan)) * sorters);
-    pass.top = carver.take<T>(plan.batches * plan.rows);
-    pass.rest = carver.take<T>(plan.batches * plan.rows);
-    pass.shift = carver.take<T>(plan.batches * plan.rows);
-    pass.spans = carver.take<Interval>(plan.batches * blocks.per_batch);
+    prepared = carver.take(plan.prepared_size(threads));
+    pass.lse_high = carver.take<T>(plan.batches * plan.rows);
+    pass.lse_low = carver.take<T>(plan.batches * plan.rows);
+    pass.delta = carver.take<T>(plan.batches * plan.rows);
+    pass.seen_keys = carver.take<Interval>(plan.batches * blocks.per_batch);
     d_factors = carver.take<double>(factor_sums);
-    sums.key = carver.take<T>(wave * pass.chunks * key_sums);
-    sums.value = carver.take<T>(wave * pass.chunks * value_sums);
-    sums.factors = carver.take<double>(wave * pass.chunks * factor_sums);
-    pass.parts = carver.take<T>(wave * pass.chunks * pass.part);
+    sums.key = carver.take<T>(batch_group * pass.chunks * key_sums);
+    sums.value = carver.take<T>(batch_group * pass.chunks * value_sums);
+    sums.factors = carver.take<double>(batch_group * pass.chunks * factor_sums);
+    pass.partial_sums = carver.take<T>(batch_group * pass.chunks * pass.partial_size);
     first_worker = carver.take(int64_t(worker) * threads);
     return carver.used();
   };
@@ -94,8 +91,7 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   const auto worker_of = [&](int thread) {
     return reinterpret_cast<BackwardWorker<T>*>(first_worker + worker * size_t(thread));
   };
-  plan.prepare(prepared);
-  if (plan.scattered && !order_all(plan, sorters, order, sorting)) return FV_INTERRUPTED;
+  if (!plan.prepare(threads, prepared)) return FV_INTERRUPTED;
   for (int t = 0; t < threads; ++t) {
     Carver carver(first_worker + worker * size_t(t));
     BackwardWorker<T>* const place = carver.take<BackwardWorker<T>>(1);
@@ -117,15 +113,15 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
   };
   const bool share_columns = p.d_mask && p.d_mask.column_stride == 0;
   const int64_t panels = (plan.rows + blocks.width - 1) / blocks.width;
-  const int64_t stretches = (pass.per_batch + pass.stretch - 1) / pass.stretch;
-  T* const parts = static_cast<T*>(pass.parts);
-  for (int64_t first = 0; first < plan.batches; first += wave) {
-    const int64_t some = std::min(wave, plan.batches - first);
-    for (int64_t part_of = 0; part_of < pass.steps * stretches; ++part_of) {
+  const int64_t runs_of_blocks = (pass.per_batch + pass.task_blocks - 1) / pass.task_blocks;
+  T* const partial_sums = static_cast<T*>(pass.partial_sums);
+  for (int64_t first = 0; first < plan.batches; first += batch_group) {
+    const int64_t some = std::min(batch_group, plan.batches - first);
+    for (int64_t turn = 0; turn < pass.steps * runs_of_blocks; ++turn) {
       const auto run = [&](auto& w, int64_t batch, int64_t chunk) {
         const int64_t slot = batch * pass.chunks + chunk;
-        w.run(first + batch, chunk, part_of / stretches, part_of % stretches,
-              pass.part ? parts + slot * pass.part : nullptr, sums_of(slot));
+        w.run(first + batch, chunk, turn / runs_of_blocks, turn % runs_of_blocks,
+              pass.partial_size ? partial_sums + slot * pass.partial_size : nullptr, sums_of(slot));
       };
       const bool done = share_columns ? each(some,
                                              [&](auto& w, int64_t batch) {
@@ -137,9 +133,9 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
       if (!done) return FV_INTERRUPTED;
     }
     for (int64_t i = 0; i < some * pass.chunks * factor_sums; ++i) d_factors[i % factor_sums] += sums.factors[i];
-    if (!pass.part) continue;
+    if (!pass.partial_size) continue;
     const bool done = each(some * panels, [&](auto& w, int64_t task) {
-      w.finish(first + task / panels, task % panels, parts + task / panels * pass.chunks * pass.part);
+      w.finish(first + task / panels, task % panels, partial_sums + task / panels * pass.chunks * pass.partial_size);
     });
     if (!done) return FV_INTERRUPTED;
   }
@@ -150,11 +146,9 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
 }  // namespace
 
 fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
-  Kernels some = kernels();
   // 16-bit operands are widened tile by tile, but where all five products are of bfloat16
-  if (problem.advantage || problem.d_out.dtype != FV_BFLOAT16) some.bfloat16 = nullptr;
-  Plan plan(problem, some);
-  plan.share_tiles(/*in_order=*/true);
+  const bool pairs = !problem.advantage && problem.d_out.dtype == FV_BFLOAT16;
+  Plan plan(problem, kernels(), {.whole_weights = !pairs, .windows = Windows::on_grid});
   const bool nothing = plan.batches == 0 || plan.rows == 0;
   if (nothing) {
     clear(plan, problem.d_key, problem.head_size);

@@ -1,6 +1,6 @@
 // How the backward pass is cut up, by shapes and the reach alone, so that the bits depend on nothing else. Keys in tiles,
 // a few tiles a group, whose gradients are summed while all queries go by; groups in chunks, each with its own part of
-// the gradient of the queries. A task takes one group of a chunk against a stretch of the blocks of queries. The parts
+// the gradient of the queries. A task takes one group of a chunk against a run of the blocks of queries. The parts
 // are summed in order: nothing is added to by two threads.
 #pragma once
 #include <algorithm>
@@ -16,14 +16,18 @@ constexpr int64_t group_tiles = 3, most_group_tiles = 8;
 inline int64_t group_tiles_of(const Plan& plan) {
   if (plan.scoring.gradients)
     return 1;  // a cell costs more than what a group reads again: more chunks, for the threads
-  if (plan.tile_keys == tile_keys) return group_tiles;
+  if (plan.tile_keys == default_tile_keys) return group_tiles;
   const int64_t bytes =
       plan.tile_keys * (plan.problem.head_size + plan.problem.value_size) * plan.arithmetic.element_size;
   return std::clamp((int64_t(400) << 10) / std::max<int64_t>(1, bytes), group_tiles, most_group_tiles);
 }
-// Queries of a block. With AMX the sums of a tile's keys are loaded and stored as often as there are blocks: 256 are 3 to 5%
-// over 128.
-inline int64_t backward_queries(const Plan& plan) { return plan.tile_keys < tile_keys ? 256 : 128; }
+// Queries of a block, a panel at least. With AMX the sums of a tile's keys are loaded and stored as often as there are
+// blocks: 256 are 3 to 5% over 128. Sums over queries run over all keys that the block sees: where windows are narrow, a
+// panel alone sees the fewest (128 queries take 1.1 to 1.5 times as long).
+inline int64_t backward_queries(const Plan& plan) {
+  if (plan.narrow()) return 1;
+  return plan.tile_keys < default_tile_keys ? 256 : 128;
+}
 constexpr int64_t most_chunks = 16;
 // Of a task, about: an interrupt is looked for between tasks.
 constexpr double task_flops = 1e9;
@@ -39,7 +43,7 @@ struct ChunkSums {
 };
 
 struct Pass {
-  Pass(const Plan& p, const Blocks& blocks) noexcept
+  Pass(const Plan& p, const QueryBlocks& blocks) noexcept
       : plan(p),
         tiles((p.problem.keys + p.tile_keys - 1) / p.tile_keys),
         groups(std::max<int64_t>(1, (tiles + group_tiles_of(p) - 1) / group_tiles_of(p))),
@@ -47,14 +51,14 @@ struct Pass {
         steps((groups + chunks - 1) / chunks),
         group_keys(std::min(group_tiles_of(p), tiles) * p.tile_keys),
         moments(p.problem.d_centers || p.problem.d_sigma ? 2 : 0),
-        panel(p.problem.d_query || moments ? int64_t(blocks.width) * (p.problem.head_size + moments) : 0),
-        part(panel * blocks.panels * blocks.per_batch),
+        panel_size(p.problem.d_query || moments ? int64_t(blocks.width) * (p.problem.head_size + moments) : 0),
+        partial_size(panel_size * blocks.panels * blocks.per_batch),
         per_batch(blocks.per_batch) {
     const Problem& problem = plan.problem;
     const double columns = plan.scoring.gradients ? column_flops * double(problem.head_size) : 0;
     const double a_query = double(group_keys) * (10.0 * double(problem.head_size + problem.value_size) + columns);
-    const double blocks_of_a_task = task_flops / (a_query * double(blocks.rows) + 1);
-    stretch = std::clamp<int64_t>(int64_t(blocks_of_a_task), 1, per_batch);
+    const double fitting = task_flops / (a_query * double(blocks.rows) + 1);
+    task_blocks = std::clamp<int64_t>(int64_t(fitting), 1, per_batch);
   }
 
   Interval keys_of(int64_t group) const {
@@ -63,22 +67,22 @@ struct Pass {
   int64_t first_group(int64_t chunk) const { return chunk * groups / chunks; }
 
   // Whether a block of a batch may see keys of a chunk: else its part is neither set to 0 nor summed.
-  bool meet(int64_t batch, int64_t block, int64_t chunk) const {
-    const Interval seen = spans[batch * per_batch + block];
+  bool sees(int64_t batch, int64_t block, int64_t chunk) const {
+    const Interval seen = seen_keys[batch * per_batch + block];
     return seen.low < seen.high && seen.low < first_key(first_group(chunk + 1)) &&
            seen.high > first_key(first_group(chunk));
   }
 
   const Plan& plan;
   int64_t tiles, groups, chunks, steps;
-  int64_t group_keys;   // at most
-  int64_t moments;      // columns beside those of the queries' gradient: of centers and sigma
-  int64_t panel, part;  // elements of a panel of the queries' gradient, and of a whole part
-  int64_t per_batch, stretch;
+  int64_t group_keys;                // at most
+  int64_t moments;                   // columns beside those of the queries' gradient: of centers and sigma
+  int64_t panel_size, partial_size;  // elements of a panel of the queries' gradient, and of a whole part
+  int64_t per_batch, task_blocks;
 
-  void *top = nullptr, *rest = nullptr, *shift = nullptr;  // RowSums of all rows, batch after batch
-  Interval* spans = nullptr;                               // of every block: the keys that it may see
-  void* parts = nullptr;  // [batch of a wave][chunk][panel][column][query]; null: not wanted
+  void *lse_high = nullptr, *lse_low = nullptr, *delta = nullptr;  // RowSums of all rows, batch after batch
+  Interval* seen_keys = nullptr;                                   // of every block: the keys that it may see
+  void* partial_sums = nullptr;  // [batch of a batch group][chunk][panel][column][query]; null: not wanted
 
  private:
   int64_t first_key(int64_t group) const { return group * tiles / groups * plan.tile_keys; }

@@ -1,5 +1,5 @@
 // A block of queries as the backward pass takes it: its rows of the queries and of dO as they stand, for the products that
-// sum over queries; dO in panels, for dP; lse, as scale top + rest, and shift of each query.
+// sum over queries; dO in panels, for dP; lse, as scale lse_high + lse_low, and delta of each query.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -68,16 +68,16 @@ struct Summands {
   bool finite = true;
 };
 
-// Of each row: lse in base 2, scale top + rest with the scale of the scores, and what is taken off dP.
+// Of each row: lse in base 2, scale lse_high + lse_low with the scale of the scores, and what is taken off dP.
 template <class T>
 struct RowSums {
-  T *top, *rest, *shift;
+  T *lse_high, *lse_low, *delta;
 };
 
 template <class T>
 class BlockRows {
  public:
-  BlockRows(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+  BlockRows(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
       : plan_(plan),
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
@@ -89,29 +89,29 @@ class BlockRows {
     panel_bytes_ = width_ * arithmetic_.inner.panel_size(p_.value_size);
     panels_ = carver.take(hard_ ? 0 : blocks.panels * panel_bytes_);
     scratch_ = carver.take(hard_ ? 0 : panel_bytes_);
-    top_ = carver.take<T>(blocks.rows);
-    rest_ = carver.take<T>(blocks.rows);
-    shift_ = carver.take<T>(blocks.rows);
+    lse_high_ = carver.take<T>(blocks.rows);
+    lse_low_ = carver.take<T>(blocks.rows);
+    delta_ = carver.take<T>(blocks.rows);
   }
 
   // of: the rows of the batch as they stand. scale: of dO in panels.
-  void load(const Block& block, const RowSums<T>& of, bool with_panels, double scale) noexcept {
+  void load(const QueryBlock& block, const RowSums<T>& of, bool with_panels, double scale) noexcept {
     count_ = 0;
     query_.finite = d_out_.finite = true;
     for (int p = 0; p < block.panels(); ++p) {
       const Panel& panel = block.panel(p);
       for (int32_t i = 0; i < panel.live; ++i, ++count_) {
         const int64_t row = panel.row[i] * plan_.groups + panel.group[i];
-        top_[p * width_ + i] = of.top[row];
-        rest_[p * width_ + i] = of.rest[row];
-        shift_[p * width_ + i] = of.shift[row];
+        lse_high_[p * width_ + i] = of.lse_high[row];
+        lse_low_[p * width_ + i] = of.lse_low[row];
+        delta_[p * width_ + i] = of.delta[row];
         if (!columns_) query_.rows[count_] = row_of(plan_, p_.query, block.batch(), panel, i);
         if (!hard_) d_out_.rows[count_] = row_of(plan_, p_.d_out, block.batch(), panel, i);
       }
       for (int64_t i = panel.live; i < width_; ++i) {  // a lane without a query has no weight
-        top_[p * width_ + i] = 0;
-        rest_[p * width_ + i] = std::numeric_limits<T>::infinity();
-        shift_[p * width_ + i] = 0;
+        lse_high_[p * width_ + i] = 0;
+        lse_low_[p * width_ + i] = std::numeric_limits<T>::infinity();
+        delta_[p * width_ + i] = 0;
       }
       if (!columns_ && !query_.load(arithmetic_, p, width_, panel.live, false, query_.data)) query_.finite = false;
       if (hard_) continue;
@@ -132,9 +132,9 @@ class BlockRows {
   const Summands& query() const { return query_; }  // of inner products
   const Summands& d_out() const { return d_out_; }  // of soft attention
   const void* d_out_panel(int p) const { return panels_ + p * panel_bytes_; }
-  const T* top(int p) const { return top_ + p * width_; }
-  const T* rest(int p) const { return rest_ + p * width_; }
-  const T* shift(int p) const { return shift_ + p * width_; }
+  const T* lse_high(int p) const { return lse_high_ + p * width_; }
+  const T* lse_low(int p) const { return lse_low_ + p * width_; }
+  const T* delta(int p) const { return delta_ + p * width_; }
   bool finite() const { return query_.finite && d_out_.finite; }
 
  private:
@@ -146,7 +146,7 @@ class BlockRows {
   Summands query_, d_out_;
   int64_t panel_bytes_;
   char *panels_, *scratch_;
-  T *top_, *rest_, *shift_;
+  T *lse_high_, *lse_low_, *delta_;
   int64_t count_ = 0;
 };
 

@@ -35,7 +35,7 @@ T cell_at(const Arithmetic& arithmetic, const char* cells, int64_t i) {
 template <class T>
 class QuerySum {
  public:
-  QuerySum(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+  QuerySum(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
       : plan_(plan), arithmetic_(plan.arithmetic), width_(blocks.width) {
     const int64_t columns = padded(plan, std::max(plan.problem.head_size, plan.problem.value_size));
     finite_ = carver.take(blocks.rows * columns * arithmetic_.cell_size);
@@ -71,7 +71,7 @@ class QuerySum {
 template <class T>
 class ScoreGradient {
  public:
-  ScoreGradient(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept : plan_(plan), p_(plan.problem) {
+  ScoreGradient(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept : plan_(plan), p_(plan.problem) {
     const bool inner = !plan.scoring.gradients;
     ones_ = carver.take<T>(inner ? blocks.width : 0);
     tile_bytes_ = (plan_.tile_keys + plan.arithmetic.group - 1) / plan.arithmetic.group *
@@ -84,7 +84,7 @@ class ScoreGradient {
 
   // Once for all tasks. The factors of the columns are read here, where a subnormal weight is not taken as 0: the scale may
   // make up for its size.
-  void prepare(const Blocks& blocks) noexcept {
+  void prepare(const QueryBlocks& blocks) noexcept {
     if (!plan_.scoring.gradients) std::fill_n(ones_, blocks.width, T(1));
     for (int64_t column = 0; column < p_.head_size; ++column) key_factors_[column] = find_key_factor(column);
   }
@@ -109,9 +109,9 @@ class ScoreGradient {
   }
 
   // Of a panel, and of the n-th tile of the group: d_query, [column][query], null where it is not wanted; d_key from the
-  // stretch's first key, in rows of whole vectors, which inner products leave to QuerySum.
-  void add(const Block& block, int p, const Stretch& s, int64_t n, T* d_scores, bool keys_finite, const SeenCells& seen,
-           T* d_query, T* d_key) noexcept {
+  // range's first key, in rows of whole vectors, which inner products leave to QuerySum.
+  void add(const QueryBlock& block, int p, const KeyRange& s, int64_t n, T* d_scores, bool keys_finite,
+           const SeenCells& seen, T* d_query, T* d_key) noexcept {
     const Arithmetic& arithmetic = plan_.arithmetic;
     const int32_t vectors = block.vectors(p), width = vectors * arithmetic.lanes;
     LoadedRows keys = block.keys(s.begin);

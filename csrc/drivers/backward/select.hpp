@@ -13,7 +13,7 @@ template <class T>
 class SelectGradient {
  public:
   // stride: of the block's weights and d_scores. scored: gradients beyond those of the values are wanted.
-  SelectGradient(const Plan& plan, const Blocks& blocks, int64_t stride, bool scored, Carver& carver) noexcept
+  SelectGradient(const Plan& plan, const QueryBlocks& blocks, int64_t stride, bool scored, Carver& carver) noexcept
       : plan_(plan),
         p_(plan.problem),
         stride_(stride),
@@ -26,19 +26,20 @@ class SelectGradient {
     d_weights_ = carver.take<T>(p_.sigma > 0 ? cells : 0);
   }
 
-  // The stretch s of panel p, which the block has scored, in the tile from `key`. Weights and d_scores are cells for
+  // The range s of panel p, which the block has scored, in the tile from `key`. Weights and d_scores are cells for
   // query_sum, of s's first key and the panel's first query; d_scores also go to cells(), [key][query], and alone where
   // d_scores is null: see soft_gradient. moments: see Arithmetic.
-  void run(Block& block, const BlockRows<T>& rows, int p, const Stretch& s, int64_t key, char* weights, char* d_scores,
-           T* moments) noexcept {
+  void run(QueryBlock& block, const BlockRows<T>& rows, int p, const KeyRange& s, int64_t key, char* weights,
+           char* d_scores, T* moments) noexcept {
     const Arithmetic& arithmetic = plan_.arithmetic;
     const int32_t vectors = block.vectors(p);
     const int64_t width = vectors * arithmetic.lanes;
     if (p_.advantage)
       std::fill_n(cells_, s.count() * width, T(0));
-    else if (scored_)
+    else if (scored_)  // moments take hidden cells, of weight 0, times what stands there
       arithmetic.inner.scores(rows.d_out_panel(p), vectors, block.values_as_keys(s.begin), s.count(), p_.value_size,
-                              nullptr, cells_, nullptr, block.partial(), Prefetch{});
+                              nullptr, cells_, nullptr, moments ? PartialKeys{0, s.count()} : block.partial(),
+                              Prefetch{});
     const Gaussian gaussian = p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{};
     const uint32_t* const kept =
         dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr;
@@ -49,11 +50,11 @@ class SelectGradient {
     if (factors_ && scored_) multiply(cells_);
     if (moments) std::memcpy(d_weights_, cells_, size_t(s.count() * width) * sizeof(T));
     if (plan_.compact)
-      arithmetic.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.rest(p),
-                                  rows.shift(p), weights, stride_);
+      arithmetic.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.lse_low(p),
+                                  rows.delta(p), weights, stride_);
     else
-      arithmetic.soft_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), rows.top(p),
-                               rows.rest(p), rows.shift(p), weights, d_scores, stride_);
+      arithmetic.soft_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), rows.lse_high(p),
+                               rows.lse_low(p), rows.delta(p), weights, d_scores, stride_);
     if (factors_) {
       T* const plain_weights = reinterpret_cast<T*>(weights);
       copy_rows(plain_weights, stride_, plain_, width, width, s.count());
@@ -73,7 +74,7 @@ class SelectGradient {
       std::memcpy(to + j * to_stride, from + j * from_stride, size_t(columns) * sizeof(T));
   }
 
-  void add_choices(const Block& block, int p, const Stretch& s, int64_t key, int64_t width) noexcept {
+  void add_choices(const QueryBlock& block, int p, const KeyRange& s, int64_t key, int64_t width) noexcept {
     const Panel& panel = block.panel(p);
     for (int32_t i = 0; i < panel.live; ++i) {
       const char* const advantage = row_of(plan_, p_.advantage, block.batch(), panel, i);

@@ -1,4 +1,4 @@
-// The work of one thread on the backward pass: a group of keys against a stretch of queries, tile by tile, with what each
+// The work of one thread on the backward pass: a group of keys against a run of query blocks, tile by tile, with what each
 // tile adds to the gradients. With P the weights, dS the gradient of the logits (select.hpp),
 //   dV = P^T dO,  dQ and dK by the score (score.hpp): five products a tile, where it is an inner product.
 // S, dP and dQ are products of the forward pass, dV and dK sum over a block of queries.
@@ -23,7 +23,7 @@ constexpr int64_t most_rows_beyond = 15;
 template <class T>
 class BackwardWorker {
  public:
-  BackwardWorker(const Plan& plan, const Blocks& blocks, const Pass& pass, Carver& carver) noexcept
+  BackwardWorker(const Plan& plan, const QueryBlocks& blocks, const Pass& pass, Carver& carver) noexcept
       : plan_(plan),
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
@@ -46,14 +46,14 @@ class BackwardWorker {
     link_kept_ = carver.take<T>(plan.link_has_gradient() ? plan_.tile_keys * width_ : 0);
     row_ = carver.take<T>(width_);
     scratch_ = carver.take<T>(width_ * longest);
-    zeros_ = carver.take<T>(pass.panel);
+    zeros_ = carver.take<T>(pass.panel_size);
     bits_ = carver.take<uint32_t>(blocks.panels * plan_.tile_keys);
   }
 
   // Once for all tasks of a worker.
   void prepare() noexcept { score_.prepare(blocks_); }
 
-  // lse and shift of a batch's rows, the gradient of the sink, and the keys that each block may see.
+  // lse and delta of a batch's rows, the gradient of the sink, and the keys that each block may see.
   void start_batch(int64_t batch) noexcept {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     const RowSums<T> rows = rows_of(batch);
@@ -68,40 +68,42 @@ class BackwardWorker {
           const Lse lse = read_lse(plan_, plan_.row(p_.lse, batch, group, first + i));
           T d_lse = 0;
           if (p_.d_lse) std::memcpy(&d_lse, plan_.row(p_.d_lse, batch, group, first + i), sizeof d_lse);
-          rows.shift[r] = row_[i] - d_lse;
+          rows.delta[r] = row_[i] - d_lse;
           // a row that sees nothing has an lse of -inf, and no weight
           const bool nothing = lse.lse == -infinity;
-          rows.top[r] = nothing || plan_.compact ? T(0) : T(lse.top);
-          rows.rest[r] = T(nothing ? infinity : (plan_.compact ? lse.lse : lse.rest) * log2_e);
+          rows.lse_high[r] = nothing || plan_.compact ? T(0) : T(lse.high);
+          rows.lse_low[r] = T(nothing ? infinity : (plan_.compact ? lse.lse : lse.low) * log2_e);
           if (!p_.d_sink || nothing) continue;
-          const double above = (sink_score_of(plan_, batch, group) - double(rows.top[r])) * plan_.softmax_scale();
-          d_sink -= std::exp2(above - double(rows.rest[r])) * double(rows.shift[r]);
+          const double above = (sink_score_of(plan_, batch, group) - double(rows.lse_high[r])) * plan_.softmax_scale();
+          d_sink -= std::exp2(above - double(rows.lse_low[r])) * double(rows.delta[r]);
         }
       }
       if (p_.d_sink) std::memcpy(plan_.row(p_.d_sink, batch, group, 0), &d_sink, sizeof d_sink);
     }
     for (int64_t b = 0; b < blocks_.per_batch; ++b) {
       const int64_t block = batch * blocks_.per_batch + b;
-      block_.look_at(block);
-      pass_.spans[block] = {block_.first_key(0, block_.panels()), block_.end_key(0, block_.panels())};
+      block_.see(block);
+      pass_.seen_keys[block] = block_.keys_seen(0, block_.panels());
     }
   }
 
-  // A group of a chunk against a stretch of the blocks of its batch. part: of this chunk, or null.
-  void run(int64_t batch, int64_t chunk, int64_t step, int64_t stretch, T* part, const ChunkSums<T>& sums) noexcept {
+  // A group of a chunk against a run of the blocks of its batch. partial_sum: of this chunk, or null.
+  void run(int64_t batch, int64_t chunk, int64_t step, int64_t run_of_blocks, T* partial_sum,
+           const ChunkSums<T>& sums) noexcept {
     const int64_t group = pass_.first_group(chunk) + step;
     if (group >= pass_.first_group(chunk + 1)) return;
     const Interval keys = pass_.keys_of(group);
-    const int64_t first = stretch * pass_.stretch, last = std::min(first + pass_.stretch, blocks_.per_batch);
+    const int64_t first = run_of_blocks * pass_.task_blocks;
+    const int64_t last = std::min(first + pass_.task_blocks, blocks_.per_batch);
     if (first == 0) clear(sums, keys.high - keys.low, step == 0);
     if (scored_ || !p_.advantage) {
       bool ready = false;  // for the first block that sees some of the keys
       for (int64_t b = first; b < last; ++b) {
-        T* const d_query = part ? part + b * blocks_.panels * pass_.panel : nullptr;
-        if (d_query && step == 0 && pass_.meet(batch, b, chunk))
-          std::fill_n(d_query, blocks_.panels * pass_.panel, T(0));
-        const Interval span = pass_.spans[batch * blocks_.per_batch + b];
-        const Interval seen = {std::max(keys.low, span.low), std::min(keys.high, span.high)};
+        T* const d_query = partial_sum ? partial_sum + b * blocks_.panels * pass_.panel_size : nullptr;
+        if (d_query && step == 0 && pass_.sees(batch, b, chunk))
+          std::fill_n(d_query, blocks_.panels * pass_.panel_size, T(0));
+        const Interval of_block = pass_.seen_keys[batch * blocks_.per_batch + b];
+        const Interval seen = {std::max(keys.low, of_block.low), std::min(keys.high, of_block.high)};
         if (seen.low >= seen.high) continue;
         if (!ready) {
           look_at_keys(batch, keys);
@@ -120,18 +122,18 @@ class BackwardWorker {
   }
 
   // The rows of a panel of a batch's queries: the sum over the chunks, in order.
-  void finish(int64_t batch, int64_t panel, T* parts) noexcept {
+  void finish(int64_t batch, int64_t panel, T* partial_sums) noexcept {
     const int64_t first = panel * width_;
     const int32_t live = int32_t(std::min<int64_t>(plan_.rows - first, width_));
     const int32_t vectors = live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors;
     T* sum = nullptr;
     for (int64_t c = 0; c < pass_.chunks; ++c) {
-      if (!pass_.meet(batch, panel / blocks_.panels, c)) continue;
-      T* const part = parts + c * pass_.part + panel * pass_.panel;
-      for (int64_t i = 0; sum && i < pass_.panel; ++i) sum[i] += part[i];
-      if (!sum) sum = part;
+      if (!pass_.sees(batch, panel / blocks_.panels, c)) continue;
+      T* const partial_sum = partial_sums + c * pass_.partial_size + panel * pass_.panel_size;
+      for (int64_t i = 0; sum && i < pass_.panel_size; ++i) sum[i] += partial_sum[i];
+      if (!sum) sum = partial_sum;
     }
-    if (!sum) std::fill_n(sum = zeros_, pass_.panel, T(0));
+    if (!sum) std::fill_n(sum = zeros_, pass_.panel_size, T(0));
     const int64_t width = vectors * arithmetic_.lanes;
     for (int64_t d = 0; d < p_.head_size; ++d)
       for (int64_t i = 0; i < width; ++i) sum[d * width + i] *= T(score_.query_factor(d));
@@ -160,7 +162,7 @@ class BackwardWorker {
 
   RowSums<T> rows_of(int64_t batch) const {
     const auto of = [&](void* all) { return static_cast<T*>(all) + batch * plan_.rows; };
-    return {of(pass_.top), of(pass_.rest), of(pass_.shift)};
+    return {of(pass_.lse_high), of(pass_.lse_low), of(pass_.delta)};
   }
 
   // To row_[i]: what is taken off the gradients of the weights of query first + i, but for that of lse.
@@ -196,42 +198,46 @@ class BackwardWorker {
 
   void look_at_keys(int64_t batch, Interval keys) noexcept {
     const Operand& x = p_.key;
-    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
-      finite_[(key - keys.low) / plan_.tile_keys] =
-          score_.look_at({plan_.row(x, batch, 0, key), dtype_of(x), x.row_stride, x.column_stride},
-                         std::min(plan_.tile_keys, keys.high - key), (key - keys.low) / plan_.tile_keys);
+    for (Traversal tiles = tiles_of(keys, keys); !tiles.done(); tiles.next()) {
+      const KeyTile tile = tiles.tile();
+      const int64_t n = (tile.first - keys.low) / plan_.tile_keys;
+      finite_[n] = score_.look_at({plan_.row(x, batch, 0, tile.first), dtype_of(x), x.row_stride, x.column_stride},
+                                  tile.count, n);
+    }
   }
 
   // seen: of the keys, those that the block may see
   void add_block(int64_t batch, int64_t b, Interval keys, Interval seen, T* d_query,
                  const ChunkSums<T>& sums) noexcept {
-    block_.look_at(batch * blocks_.per_batch + b);
-    block_.pack_all();
+    block_.see(batch * blocks_.per_batch + b);
+    block_.pack();
     rows_.load(block_, rows_of(batch), scored_, select_.factor());
-    for (int64_t key = keys.low; key < keys.high; key += plan_.tile_keys)
-      if (key < seen.high && key + plan_.tile_keys > seen.low)
-        add_tile(key, keys.high, finite_[(key - keys.low) / plan_.tile_keys], d_query, sums, key - keys.low);
+    for (Traversal tiles = tiles_of(seen, keys); block_.open(tiles); tiles.next()) {
+      const int64_t place = tiles.tile().first - keys.low;
+      add_tile(tiles.tile(), finite_[place / plan_.tile_keys], d_query, sums, place);
+    }
   }
 
+  // The tiles of a group of keys that hold some of these.
+  Traversal tiles_of(Interval seen, Interval group) const { return Traversal::grid(seen, plan_.tile_keys, group.high); }
+
   // place: of the tile in its group
-  void add_tile(int64_t key, int64_t end, bool keys_finite, T* d_query, const ChunkSums<T>& sums,
-                int64_t place) noexcept {
-    block_.open_tile(key, end);
-    const int64_t count = std::min(plan_.tile_keys, end - key);
+  void add_tile(KeyTile tile, bool keys_finite, T* d_query, const ChunkSums<T>& sums, int64_t place) noexcept {
+    const int64_t key = tile.first, count = tile.count;
     const bool careful = !(keys_finite && rows_.finite());
     const SeenCells seen = {bits_, width_, plan_.tile_keys};
     T* const d_key = sums.key ? sums.key + place * padded(plan_, p_.head_size) : nullptr;
     int64_t low = count, high = 0;
-    Interval parts[most_panels];
+    Interval scored[most_panels];
     for (int p = 0; p < block_.panels(); ++p) {
-      const Stretch s = block_.score(p, careful, plan_.link_has_gradient() ? link_kept_ : nullptr);
+      const KeyRange s = block_.score(p, careful, plan_.link_has_gradient() ? link_kept_ : nullptr);
       const int64_t width = block_.vectors(p) * arithmetic_.lanes;
-      parts[p] = s.empty() ? Interval{0, 0} : Interval{s.begin, s.end};
+      scored[p] = s.empty() ? Interval{0, 0} : Interval{s.begin, s.end};
       if (careful) keep_bits(p, s, count);
       if (s.empty()) continue;
       low = std::min(low, s.begin);
       high = std::max(high, s.end);
-      T* const panel = d_query ? d_query + p * pass_.panel : nullptr;
+      T* const panel = d_query ? d_query + p * pass_.panel_size : nullptr;
       T* const cells = select_.cells();
       char* const d_scores = scored_ && !plan_.scoring.gradients ? cell(d_scores_, s.begin, p) : nullptr;
       select_.run(block_, rows_, p, s, key, cell(weights_, s.begin, p), changed_ ? nullptr : d_scores,
@@ -246,8 +252,8 @@ class BackwardWorker {
     }
     if (low >= high) return;
     for (int p = 0; p < block_.panels(); ++p) {
-      clear(p, low, parts[p].low);
-      clear(p, std::max(low, parts[p].high), high);
+      clear(p, low, scored[p].low);
+      clear(p, std::max(low, scored[p].high), high);
     }
     if (p_.d_value && !p_.advantage)
       query_sum_.add(weights_, stride_, low, high, rows_, rows_.d_out(), seen,
@@ -267,14 +273,14 @@ class BackwardWorker {
     }
   }
 
-  void keep_bits(int p, const Stretch& s, int64_t count) noexcept {
+  void keep_bits(int p, const KeyRange& s, int64_t count) noexcept {
     uint32_t* const bits = bits_ + p * plan_.tile_keys;
     const uint32_t live = low_bits(block_.panel(p).live);
     std::fill_n(bits, count, 0u);
     for (int64_t j = s.begin; j < s.end; ++j) bits[j] = s.bits ? s.bits[j - s.begin] : live;
   }
 
-  void add_to_mask(int p, const Stretch& s, int64_t key) noexcept {
+  void add_to_mask(int p, const KeyRange& s, int64_t key) noexcept {
     const Panel& panel = block_.panel(p);
     char* rows[most_lanes];
     for (int32_t i = 0; i < panel.live; ++i) rows[i] = reinterpret_cast<char*>(scratch_ + i * s.count());
@@ -319,9 +325,9 @@ class BackwardWorker {
   const Plan& plan_;
   const Problem& p_;
   const Arithmetic& arithmetic_;
-  const Blocks& blocks_;
+  const QueryBlocks& blocks_;
   const Pass& pass_;
-  Block block_;
+  QueryBlock block_;
   BlockRows<T> rows_;
   int64_t width_, stride_;
   bool scored_, changed_;  // changed: dS becomes another after the softmax's

@@ -10,17 +10,17 @@ namespace foveate {
 Dropout::Dropout(const Plan& plan, Carver& carver) noexcept
     : plan_(plan),
       rate_(plan.problem.dropout),
-      leads_(plan),
+      leading_index_(plan),
       philox_(plan.problem.random.key[0], plan.problem.random.key[1]),
       least_kept_(uint8_t(rate_ * 256)),
       rest_(rate_ * 256 - least_kept_) {
   // blocks begin where they do, not where a tile does
-  const int64_t keys = (plan.span > 0 ? plan.span : tile_keys) + 2 * block_keys;
+  const int64_t keys = plan.most_tile_keys() + 2 * block_keys;
   kept_ = carver.take<uint32_t>(any() ? keys : 0);
 }
 
 const uint32_t* Dropout::kept(const Panel& panel, int64_t batch, int64_t first_key, int64_t count) noexcept {
-  for (int32_t i = 0; i < panel.live; ++i) lead_[i] = uint64_t(leads_.of(batch, panel.group[i]));
+  for (int32_t i = 0; i < panel.live; ++i) lead_[i] = uint64_t(leading_index_.of(batch, panel.group[i]));
   const int64_t first = first_key / block_keys, end = (first_key + count + block_keys - 1) / block_keys;
   for (int64_t block = first; block < end; ++block) decide(panel, block, kept_ + (block - first) * block_keys);
   return kept_ + first_key % block_keys;

@@ -30,7 +30,7 @@ class Dropout {
 
   const Plan& plan_;
   const double rate_;
-  Leads leads_;
+  LeadingIndex leading_index_;
   Philox philox_;
   uint8_t least_kept_;  // floor(t)
   double rest_;         // t - floor(t)

@@ -16,17 +16,14 @@ constexpr int64_t task_groups = 8;  // of a task: further queries of a group rea
 constexpr int64_t task_rows = query_group * task_groups;
 constexpr int64_t sum_keys = 32;  // sums run over so many keys, from a multiple: at least a vector's lanes
 
-// 16-bit keys are widened to float32 in registers here.
-inline Kernels without_pairs(Kernels kernels) {
-  kernels.bfloat16 = nullptr;
-  return kernels;
-}
+// 16-bit keys are widened to float32 in registers here. Ranges begin at a multiple of sum_keys, and may end anywhere.
+constexpr Needs needs_of_few = {.whole_weights = true, .windows = Windows::shared, .key_step = 1};
 
 template <class T>
 class FewQueries {
  protected:
   // tile: keys whose scores are held at once
-  FewQueries(Plan& plan, int64_t tile) noexcept
+  FewQueries(const Plan& plan, int64_t tile) noexcept
       : plan_(plan),
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
@@ -34,8 +31,6 @@ class FewQueries {
         direct_(plan.problem.family == FV_INNER),
         width_(int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors),
         tile_(tile) {
-    plan.share_tiles();
-    plan.step = 1;  // stretches begin at a multiple of sum_keys, and may end anywhere
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
     keys_contiguous_ = p_.key.column_stride == item_size(p_.key);
@@ -49,11 +44,11 @@ class FewQueries {
       rows = carver.take(task_rows * d.scoring_.row_size(columns));
       panel = carver.take(width * d.scoring_.panel_size(columns));
       scores = carver.take<T>(width * query_group);
-      top = carver.take<T>(width);
+      row_max = carver.take<T>(width);
       scratch = carver.take<T>(width * columns);
     }
     char *rows = nullptr, *panel = nullptr;
-    T *scores = nullptr, *top = nullptr, *scratch = nullptr;
+    T *scores = nullptr, *row_max = nullptr, *scratch = nullptr;
   };
 
   struct QueryScratch {
@@ -74,14 +69,14 @@ class FewQueries {
   // carve: lays out what all tasks share; make: the Scratch of a thread. Both count with a null base.
   template <class Carve, class Make, class Run>
   static fv_status with_scratch(Plan& plan, int threads, fv_error* error, Carve&& carve, Make&& make, Run&& run) {
-    const size_t prepared = round_up(size_t(plan.prepared_size()));
+    const size_t prepared = size_t(plan.prepared_size(threads));
     Carver part(nullptr), all(nullptr);
     make(part);
     carve(all);
     const size_t shared = prepared + all.used();
     const Workspace workspace(shared + part.used() * size_t(threads));
     if (!workspace.data()) return no_memory(error, double(shared) + double(part.used()) * threads);
-    plan.prepare(workspace.data());
+    if (!plan.prepare(threads, workspace.data())) return FV_INTERRUPTED;
     Carver carver(workspace.data() + prepared);
     carve(carver);
     const bool done = run([&](const Task& task) {
@@ -144,14 +139,14 @@ class FewQueries {
   }
 
   // Scores of query group i for a tile, in scratch.s; with the bits of hidden cells.
-  Stretch scores(int i, KeyTile tile, Rows keys, TileIds& ids, QueryScratch& scratch) const noexcept {
+  KeyRange scores(int i, KeyTile tile, Rows keys, TileIds& ids, QueryScratch& scratch) const noexcept {
     Panel& panel = scratch.panels[i];
-    const Stretch stretch = look(plan_, panel, tile, sum_keys, true, scratch.bits, {}, ids);
-    if (stretch.empty()) return stretch;
+    const KeyRange range = visible_keys(plan_, panel, tile, sum_keys, true, scratch.bits, {}, ids);
+    if (range.empty()) return range;
     const int32_t queries = width(panel);
-    const int64_t count = stretch.count();
+    const int64_t count = range.count();
     T* s = scratch.s;
-    keys.data += stretch.begin * keys.row_stride;
+    keys.data += range.begin * keys.row_stride;
     if (direct_)
       arithmetic_.decode_scores(scratch.queries + i * query_group * query_stride_, query_stride_, queries, keys, count,
                                 p_.head_size, s);
@@ -162,14 +157,14 @@ class FewQueries {
     if (plan_.biased) {
       const char* rows[query_group];
       for (int32_t q = 0; q < panel.live; ++q)
-        rows[q] = panel.mask[q] + (tile.first + stretch.begin) * p_.mask.column_stride;
+        rows[q] = panel.mask[q] + (tile.first + range.begin) * p_.mask.column_stride;
       arithmetic_.decode_bias(s, queries, count, rows, dtype_of(p_.mask), p_.mask.column_stride, panel.live);
     }
-    if (stretch.hidden)
+    if (range.hidden)
       for (int64_t j = 0; j < count; ++j)
         for (int32_t q = 0; q < panel.live; ++q)
-          if (!(stretch.bits[j] >> q & 1)) s[j * queries + q] = -std::numeric_limits<T>::infinity();
-    return stretch;
+          if (!(range.bits[j] >> q & 1)) s[j * queries + q] = -std::numeric_limits<T>::infinity();
+    return range;
   }
 
   void swapped_scores(int i, int32_t queries, const Rows& keys, int64_t count, const Swapped& scratch,
@@ -183,8 +178,8 @@ class FewQueries {
       for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
       scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.factors,
                             scratch.scratch, scratch.panel);
-      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.factors, scratch.scores, scratch.top,
-                      {0, queries}, {});
+      scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.factors, scratch.scores,
+                      scratch.row_max, {0, queries}, {});
       for (int32_t j = 0; j < live; ++j)
         for (int32_t q = 0; q < queries; ++q)
           s[(first + j) * queries + q] = scratch.scores[q * vectors * arithmetic_.lanes + j];

@@ -7,14 +7,18 @@
 #include <cstring>
 #include <limits>
 
+#include "row_order.hpp"
+#include "runtime/workspace.hpp"
+
 namespace foveate {
 namespace {
 
-const Arithmetic& arithmetic_of(const Problem& p, const Kernels& kernels) {
+const Arithmetic& arithmetic_of(const Problem& p, const Kernels& kernels, const Needs& needs) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
-  const bool pairs = p.family == FV_INNER && p.sigma == 0 && p.dropout == 0 && p.query.dtype == FV_BFLOAT16 &&
-                     p.key.dtype == FV_BFLOAT16 && (!p.value || p.value.dtype == FV_BFLOAT16);
+  const bool pairs = !needs.whole_weights && p.family == FV_INNER && p.sigma == 0 && p.dropout == 0 &&
+                     p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 &&
+                     (!p.value || p.value.dtype == FV_BFLOAT16);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
 
@@ -80,12 +84,14 @@ static_assert(int(Profile::boxcar) == FV_BOXCAR && int(Profile::epanechnikov) ==
 
 }  // namespace
 
-Plan::Plan(const Problem& p, const Kernels& k) noexcept
+Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
     : problem(p),
       kernels(k),
-      arithmetic(arithmetic_of(p, k)),
+      arithmetic(arithmetic_of(p, k, needs)),
       scoring(scoring_of(p, arithmetic)),
-      tile_keys(arithmetic.tile_keys > 0 ? arithmetic.tile_keys : foveate::tile_keys) {
+      tile_keys(needs.tile_keys > 0        ? needs.tile_keys
+                : arithmetic.tile_keys > 0 ? arithmetic.tile_keys
+                                           : default_tile_keys) {
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
@@ -106,27 +112,29 @@ Plan::Plan(const Problem& p, const Kernels& k) noexcept
   bits = p.mask || by_ids;
 
   factors = p.factors;
-  fit_windows();
+  fit_windows(needs);
   keys_in_place = scoring.in_place && in_place(p.key, arithmetic, p.head_size, arithmetic.group);
   values_in_place = p.value && !arithmetic.pairs && in_place(p.value, arithmetic, p.value_size, 1);
   values_as_keys_in_place = p.value && in_place(p.value, arithmetic, p.value_size, arithmetic.group);
 }
 
-void Plan::fit_windows() noexcept {
+void Plan::fit_windows(const Needs& needs) noexcept {
   const Problem& p = problem;
   double most = double(p.keys);
   const bool bounded = p.left >= 0 && p.right >= 0;
   if (bounded) most = std::min(most, double(p.left) + double(p.right) + 1);
   if (p.centers) most = std::min(most, 2 * p.half_width + 2);
-  window = int64_t(most);
-  // A full panel of neighbours, both ends in whole steps. Queries farther apart than neighbours may share a panel
+  widest_window = int64_t(most);
+  key_step = needs.key_step > 0 ? needs.key_step : std::max<int64_t>(4, arithmetic.group);
+  if (needs.windows == Windows::shared) return;
+  // A full panel of neighbors, both ends in whole steps. Queries farther apart than neighbors may share a panel
   // while that is no more than two windows; else it is cut.
-  const int64_t whole_step = std::max<int64_t>(4, arithmetic.group);
-  const int64_t neighbours = window + most_lanes - 1 + 2 * (whole_step - 1);
-  if ((bounded || p.centers) && neighbours <= most_span) span = std::min(window + neighbours, most_span);
+  const int64_t neighbors = widest_window + most_lanes - 1 + 2 * (key_step - 1);
+  if ((bounded || p.centers) && neighbors <= most_window_tile_keys)
+    window_tile_keys = std::min(widest_window + neighbors, most_window_tile_keys);
+  own_tiles = narrow() && needs.windows == Windows::own_tile;
   const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
-  scattered = p.centers || (span > 0 && apart);
-  step = whole_step;
+  scattered = p.centers || (narrow() && apart);
 }
 
 void Plan::scale_by(double factor) noexcept {
@@ -141,14 +149,37 @@ void Plan::scale_by(double factor) noexcept {
   link_parameters = {scale, problem.softcap};
 }
 
-int64_t Plan::prepared_size() const {
-  return is_additive(problem.family) ? arithmetic.prepared_size(problem.head_size) : 0;
-}
+namespace {
 
-void Plan::prepare(void* to) noexcept {
-  if (!is_additive(problem.family)) return;
-  scale_by(problem.scale * arithmetic.prepare(problem.factors, problem.head_size, to));
-  factors = to;
+// Cuts up the memory of a plan.
+struct Prepared {
+  Prepared(const Plan& plan, int threads, char* memory) : sorters(int(std::min<int64_t>(threads, plan.batches))) {
+    Carver carver(memory);
+    factors = carver.take(is_additive(plan.problem.family) ? plan.arithmetic.prepared_size(plan.problem.head_size) : 0);
+    order = carver.take<int64_t>(plan.scattered ? plan.batches * plan.rows : 0);
+    sorting = carver.take(plan.scattered ? int64_t(order_scratch(plan)) * sorters : 0);
+    bytes = int64_t(carver.used());
+  }
+  int sorters;
+  char* factors;
+  int64_t* order;
+  char* sorting;
+  int64_t bytes;
+};
+
+}  // namespace
+
+int64_t Plan::prepared_size(int threads) const noexcept { return Prepared(*this, threads, nullptr).bytes; }
+
+bool Plan::prepare(int threads, char* memory) noexcept {
+  const Prepared to(*this, threads, memory);
+  if (is_additive(problem.family)) {
+    scale_by(problem.scale * arithmetic.prepare(problem.factors, problem.head_size, to.factors));
+    factors = to.factors;
+  }
+  if (!scattered) return true;
+  order = to.order;
+  return order_rows(*this, to.sorters, to.order, to.sorting);
 }
 
 Reach reach_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
@@ -202,8 +233,8 @@ double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
 
 // Pairs hold scores without their scale, but another arithmetic may take up what they leave: float32, which loses nothing here.
 Lse lse_of(const Plan& plan, double m, double l) noexcept {
-  const double scaled = m * plan.softmax_scale(), rest = std::log(l);
-  return {scaled * ln_2 + rest, plan.arithmetic.pairs ? scaled : m, rest};
+  const double scaled = m * plan.softmax_scale(), low = std::log(l);
+  return {scaled * ln_2 + low, plan.arithmetic.pairs ? scaled : m, low};
 }
 
 Lse lse_of_nothing(const Plan& plan, int64_t batch, int64_t group) noexcept {
@@ -218,7 +249,7 @@ void write_lse(const Operand& lse, char* at, const Lse& number) noexcept {
     std::memcpy(at, &rounded, sizeof rounded);
     return;
   }
-  const double numbers[3] = {number.lse, number.top, number.rest};
+  const double numbers[3] = {number.lse, number.high, number.low};
   for (int i = 0; i < (lse.column_stride != 0 ? 3 : 1); ++i)
     std::memcpy(at + i * lse.column_stride, &numbers[i], sizeof numbers[i]);
 }

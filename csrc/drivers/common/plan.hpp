@@ -1,6 +1,7 @@
-// How a problem is cut into tasks, for every driver. Leading axes along which keys or values move make batches; the
-// others (grouped queries) are folded into the rows, so that one pass over the keys serves the whole group:
-// row r is query r / groups of group r % groups. Nothing here depends on anything but shapes and strides.
+// How a problem is cut up and which kernels serve it, for every driver. Leading axes along which keys or values move make
+// batches; the others (grouped queries) are folded into the rows, so that one pass over the keys serves the whole group:
+// row r is query r / groups of group r % groups. A plan depends on the problem and on the driver's needs alone, and never
+// on the number of threads; it is made before the scratch memory of the call, and completed by prepare() after it.
 #pragma once
 #include <cstring>
 
@@ -8,47 +9,71 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/kernel_session.hpp"
 #include "runtime/logarithms.hpp"
+#include "traversal.hpp"
 
 namespace foveate {
-
-class Boxes;
 
 // Tiles: 168 keys, a multiple of every register tile; rates are flat within 1.5% from 56 to 896 keys, so it is fixed,
 // for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many. Families that
 // are much faster have fewer: 96 keys, values and scores stay in 48 KB beside a panel (15% over 168; 64 and 128 are alike).
-constexpr int64_t tile_keys = 168;
-constexpr int64_t most_span = 2 * tile_keys;
+constexpr int64_t default_tile_keys = 168;
+constexpr int64_t most_window_tile_keys = 2 * default_tile_keys;
 
-// Keys low <= j < high.
-struct Interval {
-  int64_t low, high;
+// What becomes of narrow windows, of which a panel of neighbors sees few keys.
+enum class Windows {
+  shared,   // nothing: the panels of a block go over the tiles of the grid together, and rows come as they stand
+  on_grid,  // panel after panel, each over the tiles of the grid that it sees
+  own_tile  // panel after panel, the keys of each in one tile of its own
+};
+
+// What a driver asks of its plan.
+struct Needs {
+  bool whole_weights = false;  // weights and products of the accumulator's type, where pairs would round them
+  Windows windows = Windows::own_tile;
+  int64_t tile_keys = 0;  // of the grid, where it is the driver's to say
+  int64_t key_step = 0;   // likewise
 };
 
 struct Plan {
-  Plan(const Problem&, const Kernels&) noexcept;
+  Plan(const Problem&, const Kernels&, const Needs& = {}) noexcept;
 
   const Problem& problem;
   const Kernels& kernels;
   const Arithmetic& arithmetic;
   const Scoring& scoring;
 
-  // Tiles that all panels share, however narrow the windows; rows as they come, or in the order of their centres.
-  void share_tiles(bool in_order = false) noexcept {
-    span = 0;
-    scattered = scattered && in_order;
-  }
+  // What is made before the first task, in memory that lasts as long as the call: the score's factors as kernels take them,
+  // and the order of the rows. Bytes, for so many threads; and the making, false where the call was told to stop.
+  int64_t prepared_size(int threads) const noexcept;
+  bool prepare(int threads, char* memory) noexcept;
 
-  // What the score's factors become before the first tile: bytes, and the making.
-  int64_t prepared_size() const;
-  void prepare(void* to) noexcept;
-  const void* factors = nullptr;
-
-  int64_t tile_keys;  // of this plan
-
+  // Rows.
   int64_t batches = 1, groups = 1;
-  int64_t rows = 0;  // groups * queries
+  int64_t rows = 0;  // of a batch: groups * queries
+  // Where rows do not come in the order in which they stand on the key axis, order[batch * rows + i] is the i-th.
+  bool scattered = false;
+  const int64_t* order = nullptr;
 
-  // score: log2(e) is part of the scale, and the scale part of the queries of an inner product, except of pairs. Elsewhere
+  // Keys.
+  int64_t tile_keys;          // of the grid
+  int64_t widest_window = 0;  // keys that a query sees at most, by a window or a center: an estimate of the work
+  // Windows are narrow: panels are taken one by one, none of which sees more keys than this. Else 0.
+  int64_t window_tile_keys = 0;
+  bool own_tiles = false;  // and these keys are one tile
+  bool narrow() const { return window_tile_keys > 0; }
+  int64_t most_tile_keys() const { return own_tiles ? window_tile_keys : tile_keys; }
+  // A range of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
+  // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more.
+  int64_t key_step = 1;
+  bool ranges = false;  // ids of keys never fall: those of a query's own are an interval
+  bool by_ids = false;  // elsewhere they are compared
+  bool bits = false;    // there is a mask, or ids to compare: one bit a cell
+  // What products read where it stands: values as such, and as the keys of the gradients of the weights.
+  bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
+
+  // Scores.
+  const void* factors = nullptr;  // of the columns, as the score's kernels take them
+  // log2(e) is part of the scale, and the scale part of the queries of an inner product, except of pairs. Elsewhere
   // the softmax multiplies by it; but a bias, or a scale that is not positive or so small that a sink in its units may be
   // none, needs scaled scores. They, and those that have a link by themselves, go through `link`, null where there is none,
   // after which the scale is 1.
@@ -65,23 +90,6 @@ struct Plan {
   bool compact = false;  // no logits, but weights
   Profile profile = Profile::boxcar;
 
-  const Boxes* boxes = nullptr;  // of the keys, where far ones are left out
-  bool ranges = false;           // ids of keys never fall: those of a query's own are an interval
-  bool by_ids = false;           // elsewhere they are compared
-  bool bits = false;             // there is a mask, or ids to compare: one bit a cell
-  // What products read where it stands: values as such, and as the keys of the gradients of the weights.
-  bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
-
-  // Narrow windows: the most keys that a panel looks at, as one tile that starts at its own first key; else 0.
-  int64_t window = 0;  // keys that a query sees at most, with a window or centers
-  int64_t span = 0;
-  // Rows of a batch do not come in the order in which they stand on the key axis: order[batch * rows + i] is the i-th.
-  bool scattered = false;
-  const int64_t* order = nullptr;
-  // A stretch of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
-  // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more.
-  int64_t step = 1;
-
   // Row of an operand, of a query or a key.
   char* row(const Operand& x, int64_t batch, int64_t group, int64_t index) const {
     return x.data + batch_offset(x, batch) + (group ? group_offset(x, group) : 0) + index * x.row_stride;
@@ -92,7 +100,7 @@ struct Plan {
 
  private:
   void scale_by(double factor) noexcept;
-  void fit_windows() noexcept;
+  void fit_windows(const Needs&) noexcept;
   struct Axes {
     int count = 0;
     int axis[FV_MAX_DIMS];
@@ -110,9 +118,9 @@ struct Plan {
 };
 
 // The flat index over the leading axes, the last one fastest, under which random numbers are counted.
-class Leads {
+class LeadingIndex {
  public:
-  explicit Leads(const Plan& plan) noexcept : plan_(plan) {
+  explicit LeadingIndex(const Plan& plan) noexcept : plan_(plan) {
     int64_t step = 1;  // as if it were an offset
     for (int axis = plan.problem.lead_ndim - 1; axis >= 0; --axis) {
       flat_.lead[axis] = step;
@@ -128,7 +136,7 @@ class Leads {
   Operand flat_;
 };
 
-// The centres of a batch, where there are any; 0 in place of one that is not finite any more.
+// The centers of a batch, where there are any; 0 in place of one that is not finite any more.
 class Centers {
  public:
   Centers(const Plan& plan, int64_t batch) noexcept
@@ -215,13 +223,13 @@ double sink_score_of(const Plan&, int64_t batch, int64_t group) noexcept;
 // The logarithm of a softmax's denominator, natural; and what it is made of, the largest score as the kernels hold it and
 // the logarithm of the sum of the weights beside that. Where scores are huge, lse alone has no digits left for the sum.
 struct Lse {
-  double lse, top, rest;
+  double lse, high, low;
 };
 // Of the largest score m and the sum l; of a query that sees nothing: the sink, or -inf.
 Lse lse_of(const Plan&, double m, double l) noexcept;
 Lse lse_of_nothing(const Plan&, int64_t batch, int64_t group) noexcept;
 
-// An element of lse: float32, float64, or all three numbers of float64. Of one number, or beside a top of NaN, top and rest
+// An element of lse: float32, float64, or all three numbers of float64. Of one number, or beside a high part of NaN, the parts
 // are made.
 void write_lse(const Operand& lse, char* at, const Lse&) noexcept;
 Lse read_lse(const Plan&, const char* at) noexcept;

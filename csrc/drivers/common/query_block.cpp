@@ -14,7 +14,7 @@ constexpr int64_t most_kept_keys = 32768;
 
 }  // namespace
 
-Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads, bool even) noexcept {
+QueryBlocks::QueryBlocks(const Plan& plan, int64_t bytes_a_query, int threads, bool even) noexcept {
   width = plan.arithmetic.lanes * plan.arithmetic.max_vectors;
   batches = plan.batches;
   const int64_t all = (plan.rows + width - 1) / width;
@@ -25,23 +25,23 @@ Blocks::Blocks(const Plan& plan, int64_t bytes_a_query, int threads, bool even) 
   panels = int32_t(even ? (all + least_blocks - 1) / least_blocks : std::min(all, fitting));
   per_batch = (all + panels - 1) / panels;
   count = per_batch * batches;
-  batch_innermost = plan.problem.mask && batches > 1 && plan.span == 0;
+  batch_innermost = plan.problem.mask && batches > 1 && !plan.narrow();
   rows = int64_t(panels) * width;
-  last_first = plan.span == 0;
-  if (plan.span > 0) panels = 1;
+  last_first = !plan.narrow();
+  if (plan.own_tiles) panels = 1;
 }
 
 // Within a batch the last rows come first: where a reach is causal they are the heaviest. Windows are all alike.
-int64_t Blocks::row_of(int64_t task) const {
+int64_t QueryBlocks::row_of(int64_t task) const {
   const int64_t block = batch_innermost ? task / batches : task % per_batch;
   return (last_first ? per_batch - 1 - block : block) * rows;
 }
 
-Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
     : plan_(plan), blocks_(blocks), arithmetic_(plan.arithmetic) {
   const Problem& p = plan.problem;
   const int64_t key_row = plan.scoring.row_size(p.head_size);
-  const int64_t keys = plan.span > 0 ? plan.span : plan_.tile_keys;
+  const int64_t keys = plan.most_tile_keys();
   const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
   const bool load_values =
       p.value && (!plan.values_in_place || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 || p.key_lengths ||
@@ -50,7 +50,7 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
   scores_ = carver.take(keys * blocks.width * arithmetic_.element_size);
-  top_ = carver.take(blocks.width * arithmetic_.element_size);
+  row_max_ = carver.take(blocks.width * arithmetic_.element_size);
   keys_ = carver.take(plan.keys_in_place ? 0 : keys * key_row);
   const int64_t groups = (keys + arithmetic_.group - 1) / arithmetic_.group;
   const int64_t values = load_values ? groups * arithmetic_.value_size(p.value_size) : 0;
@@ -59,52 +59,77 @@ Block::Block(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
   values_ = carver.take(std::max(values, as_keys));
   scratch_ = carver.take(blocks.width * longest * arithmetic_.element_size);
   bits_ = carver.take<uint32_t>(keys);
-  wants_top_ = !p.d_out || plan.scoring.gradients;
+  wants_row_max_ = !p.d_out || plan.scoring.gradients;
   const double flops_a_cell = is_additive(p.family) ? 40.0 : 2.0;  // of a column: a division among them
   flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
   tiles_ = (p.keys + plan_.tile_keys - 1) / plan_.tile_keys;
-  keeps_ = p.mask && p.keys <= most_kept_keys && plan.span == 0 && !plan.scattered;
+  keeps_ = p.mask && p.keys <= most_kept_keys && !plan.narrow() && !plan.scattered;
   kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * plan_.tile_keys * blocks.panels : 0);
   kept_ready_ = carver.take<uint8_t>(keeps_ ? tiles_ * blocks.panels : 0);
 }
 
-void Block::look_at(int64_t task) noexcept {
-  insist(plan_.span == 0, "a plan with a span is taken window by window");
+void QueryBlock::start_rows(int64_t task) noexcept {
   const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
-  const int64_t rows = std::min(plan_.rows - first_row_, blocks_.rows);
-  count_ = int((rows + blocks_.width - 1) / blocks_.width);
+  end_row_ = std::min(plan_.rows, first_row_ + blocks_.rows);
   keys_base_ = base(p.key);
   values_base_ = p.value ? base(p.value) : nullptr;
+  next_task_ = next_key_ = -1;
+}
+
+void QueryBlock::see(int64_t task) noexcept {
+  start_rows(task);
+  see_all();
+}
+
+void QueryBlock::see_all() noexcept {
+  const int64_t rows = end_row_ - first_row_;
+  count_ = int((rows + blocks_.width - 1) / blocks_.width);
   for (int i = 0; i < count_; ++i) {
     const int64_t done = int64_t(i) * blocks_.width;
     start_panel(plan_, batch_, first_row_ + done, int32_t(std::min<int64_t>(rows - done, blocks_.width)), panels_[i]);
   }
-  next_task_ = next_key_ = -1;
   if (keeps_ && (kept_mask_ != panels_[0].mask[0] || kept_row_ != first_row_)) {
     kept_mask_ = panels_[0].mask[0];
     kept_row_ = first_row_;
     std::memset(kept_ready_, 0, size_t(tiles_ * blocks_.panels));
   }
+  first_row_ = end_row_;
 }
 
-void Block::start(int64_t task, int64_t next) noexcept {
-  const Problem& p = plan_.problem;
-  look_at(task);
-  pack_all();
+void QueryBlock::start(int64_t task, int64_t next) noexcept {
+  start_rows(task);
   next_task_ = next;
-  if (next >= 0) {
-    next_batch_ = blocks_.batch_of(next);
-    const int64_t query = blocks_.row_of(next) / plan_.groups;
-    int64_t first = reach_of(plan_, next_batch_, 0).of(query, p.left, p.right).low;
-    if (plan_.ranges) first = std::max(first, Ranges(plan_, next_batch_).of(0, query).low);
-    first = first / plan_.tile_keys * plan_.tile_keys;
-    if (next_batch_ != batch_ || first < first_key(0, count_)) next_key_ = first;
-  }
 }
 
-void Block::pack(int i) noexcept {
+bool QueryBlock::next_panels() noexcept {
+  if (first_row_ >= end_row_) return false;
+  if (plan_.narrow()) {
+    for (count_ = 0; count_ < blocks_.panels && first_row_ < end_row_; ++count_) {
+      const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
+      first_row_ = start_window(plan_, batch_, first_row_, rows, panels_[count_]);
+    }
+  } else {
+    see_all();
+    if (next_task_ >= 0) guess_next();
+  }
+  pack();
+  return true;
+}
+
+// The first key of the next task, where it is none of this one.
+void QueryBlock::guess_next() noexcept {
+  const Problem& p = plan_.problem;
+  next_batch_ = blocks_.batch_of(next_task_);
+  const int64_t query = blocks_.row_of(next_task_) / plan_.groups;
+  int64_t first = reach_of(plan_, next_batch_, 0).of(query, p.left, p.right).low;
+  if (plan_.ranges) first = std::max(first, Ranges(plan_, next_batch_).of(0, query).low);
+  first = first / plan_.tile_keys * plan_.tile_keys;
+  if (next_batch_ != batch_ || first < keys_seen(0, count_).low / plan_.tile_keys * plan_.tile_keys) next_key_ = first;
+}
+
+void QueryBlock::pack(int i) noexcept {
   const Operand& query = plan_.problem.query;
   char* const queries_base = base(query);
   const char* queries[most_lanes];
@@ -114,52 +139,25 @@ void Block::pack(int i) noexcept {
                              queries_ + i * panel_bytes_);
 }
 
-void Block::start_windows(int64_t task) noexcept {
-  insist(plan_.span > 0, "only a plan with a span is taken window by window");
-  const Problem& p = plan_.problem;
-  batch_ = blocks_.batch_of(task);
-  first_row_ = blocks_.row_of(task);
-  end_row_ = std::min(plan_.rows, first_row_ + blocks_.rows);
-  count_ = 1;
-  keys_base_ = base(p.key);
-  values_base_ = p.value ? base(p.value) : nullptr;
-}
-
-bool Block::next_window() noexcept {
-  if (first_row_ >= end_row_) return false;
-  const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
-  first_row_ = start_window(plan_, batch_, first_row_, rows, panels_[0]);
-  pack(0);
-  return true;
-}
-
-bool Block::open_window() noexcept {
-  const int64_t first = panels_[0].low_first & -plan_.step;
-  const int64_t end = std::min(plan_.problem.keys, (panels_[0].high_last + plan_.step - 1) & -plan_.step);
-  if (first >= end) return false;
-  open({first, end - first});
-  return true;
-}
-
-void Block::add_ahead(Prefetch& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows,
-                      int64_t columns) const {
+void QueryBlock::add_ahead(Prefetch& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows,
+                           int64_t columns) const {
   if (rows <= 0 || columns <= 0) return;
   const char* const first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
   ahead.parts[ahead.count++] = lines_of(first, {rows, x.row_stride}, {columns, x.column_stride}, item_size(x));
 }
 
-Prefetch Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
+Prefetch QueryBlock::ahead_of_panel(const Operand& x, int64_t columns, int p, bool keys) {
   const Problem& problem = plan_.problem;
   Prefetch ahead{};
   // the next panel's windows begin as many keys farther on as it has queries, where windows move with the queries
-  const int64_t next = tile_.first + tile_.count;
+  const int64_t next = std::min(tile_.first + tile_.count, panels_[p].high_last);
   add_ahead(ahead, x, batch_, next, std::min<int64_t>(problem.keys - next, blocks_.width), columns);
   if (plan_.groups > 1) return ahead;
   const Operand& of = keys ? problem.query : problem.out;
-  const int64_t rows = keys ? std::min<int64_t>(end_row_ - first_row_, blocks_.width) : panels_[0].live;
+  const int64_t rows = keys ? std::min<int64_t>(end_row_ - first_row_, blocks_.width) : panels_[p].live;
   ahead.write = !keys;
   if (!plan_.order) {
-    add_ahead(ahead, of, batch_, keys ? first_row_ : panels_[0].row[0], rows, columns);
+    add_ahead(ahead, of, batch_, keys ? first_row_ : panels_[p].row[0], rows, columns);
   } else if (rows > 0 && columns > 0) {
     const int64_t* const order = plan_.order + batch_ * plan_.rows + first_row_ - (keys ? 0 : rows);
     char* const first = base(of);
@@ -172,8 +170,8 @@ Prefetch Block::ahead_of_window(const Operand& x, int64_t columns, bool keys) {
   return ahead;
 }
 
-Prefetch Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
-  if (plan_.span > 0) return ahead_of_window(x, columns, keys);
+Prefetch QueryBlock::ahead(const Operand& x, int64_t columns, int p, bool keys) {
+  if (plan_.narrow()) return ahead_of_panel(x, columns, p, keys);
   const Problem& problem = plan_.problem;
   Prefetch ahead{};
   // the panels of a block share a tile: panel p takes the p-th part
@@ -181,7 +179,7 @@ Prefetch Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
     const int64_t rows = std::min(plan_.tile_keys, end - first);
     add_ahead(ahead, x, batch, first + rows * p / count_, rows * (p + 1) / count_ - rows * p / count_, columns);
   };
-  if (tile_.first + plan_.tile_keys < pass_end_) share(batch_, tile_.first + plan_.tile_keys, pass_end_);
+  if (next_tile_.count > 0) share(batch_, next_tile_.first, next_tile_.first + next_tile_.count);
   if (tile_.first + tile_.count < panels_[p].high_last) return ahead;
   if (next_key_ >= 0) share(next_batch_, next_key_, problem.keys);
   if (plan_.groups > 1 || plan_.order) return ahead;
@@ -197,26 +195,27 @@ Prefetch Block::ahead(const Operand& x, int64_t columns, int p, bool keys) {
   return ahead;
 }
 
-int64_t Block::first_key(int first, int last) const {
-  int64_t key = plan_.problem.keys;
-  for (int p = first; p < last; ++p) key = std::min(key, panels_[p].low_first);
-  return key / plan_.tile_keys * plan_.tile_keys;
+Interval QueryBlock::keys_seen(int first, int last) const {
+  Interval keys = {plan_.problem.keys, 0};
+  for (int p = first; p < last; ++p) {
+    keys.low = std::min(keys.low, panels_[p].low_first);
+    keys.high = std::max(keys.high, panels_[p].high_last);
+  }
+  return keys;
 }
 
-int64_t Block::end_key(int first, int last) const {
-  int64_t key = 0;
-  for (int p = first; p < last; ++p) key = std::max(key, panels_[p].high_last);
-  return key;
+Traversal QueryBlock::tiles(int first, int last) const {
+  const Interval keys = keys_seen(first, last);
+  const int64_t all = plan_.problem.keys, step = plan_.key_step;
+  if (!plan_.own_tiles) return Traversal::grid(keys, plan_.tile_keys, all);
+  return Traversal::one({keys.low & -step, std::min(all, (keys.high + step - 1) & -step)});
 }
 
-void Block::open_tile(int64_t key, int64_t end) noexcept {
-  pass_end_ = end;
-  if (stopped_) return;
-  open({key, std::min(plan_.tile_keys, plan_.problem.keys - key)});
-}
-
-void Block::open(KeyTile tile) noexcept {
-  insist(tile.count <= (plan_.span > 0 ? plan_.span : plan_.tile_keys), "a tile fits into the room for its scores");
+bool QueryBlock::open(const Traversal& tiles) noexcept {
+  if (stopped_ || tiles.done()) return false;
+  const KeyTile tile = tiles.tile();
+  insist(tile.count <= plan_.most_tile_keys(), "a tile fits into the room for its scores");
+  next_tile_ = tiles.following();
   const Problem& p = plan_.problem;
   tile_ = tile;
   tile_ids_ = {};
@@ -229,14 +228,15 @@ void Block::open(KeyTile tile) noexcept {
     plan_.scoring.load_keys(rows, tile_.count, p.head_size, keys_);
     key_tile_ = {keys_, plan_.scoring.row_size(p.head_size)};
   }
+  return true;
 }
 
-Rows Block::value_rows(int64_t begin) const {
+Rows QueryBlock::value_rows(int64_t begin) const {
   const Operand& v = plan_.problem.value;
   return {values_base_ + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride, v.column_stride};
 }
 
-LoadedRows Block::values(int64_t begin, bool finite) noexcept {
+LoadedRows QueryBlock::values(int64_t begin, bool finite) noexcept {
   const int64_t size = plan_.problem.value_size;
   if (plan_.values_in_place && !finite) {
     const Rows rows = value_rows(begin);
@@ -251,7 +251,7 @@ LoadedRows Block::values(int64_t begin, bool finite) noexcept {
   return {values_ + begin / arithmetic_.group * row, row};
 }
 
-LoadedRows Block::values_as_keys(int64_t begin) noexcept {
+LoadedRows QueryBlock::values_as_keys(int64_t begin) noexcept {
   const Rows rows = value_rows(plan_.values_as_keys_in_place ? begin : 0);
   if (plan_.values_as_keys_in_place) return {rows.data, rows.row_stride};
   const int64_t size = plan_.problem.value_size, row = arithmetic_.inner.row_size(size);
@@ -263,10 +263,10 @@ LoadedRows Block::values_as_keys(int64_t begin) noexcept {
 }
 
 // Only where windows move with the lanes is there something to leave out.
-PartialKeys Block::partial_keys_of(int p, const Stretch& s) const {
+PartialKeys QueryBlock::partial_keys_of(int p, const KeyRange& s) const {
   const Panel& panel = panels_[p];
   const int64_t count = s.count();
-  if (plan_.span == 0 || panel.live <= arithmetic_.lanes) return {0, count};
+  if (!plan_.narrow() || panel.live <= arithmetic_.lanes) return {0, count};
   int64_t first = count, last = 0;
   const int32_t last_vector = arithmetic_.lanes * (arithmetic_.max_vectors - 1);
   for (int32_t i = 0; i < panel.live; ++i) {
@@ -274,17 +274,17 @@ PartialKeys Block::partial_keys_of(int p, const Stretch& s) const {
     if (i >= arithmetic_.lanes) first = std::min(first, panel.low[i] - tile_.first - s.begin);
     if (i < last_vector) last = std::max(last, panel.high[i] - tile_.first - s.begin);
   }
-  first = std::max<int64_t>(0, first) & -plan_.step;
-  last = std::clamp((last + plan_.step - 1) & -plan_.step, int64_t(0), count);
+  first = std::max<int64_t>(0, first) & -plan_.key_step;
+  last = std::clamp((last + plan_.key_step - 1) & -plan_.key_step, int64_t(0), count);
   return {std::min(first, last), last};
 }
 
-Rows Block::key_rows(int64_t begin) const {
+Rows QueryBlock::key_rows(int64_t begin) const {
   const Operand& k = plan_.problem.key;
   return {keys_base_ + (tile_.first + begin) * k.row_stride, dtype_of(k), k.row_stride, k.column_stride};
 }
 
-Stretch Block::score(int p, bool want_bits, void* link_kept) noexcept {
+KeyRange QueryBlock::score(int p, bool want_bits, void* link_kept) noexcept {
   stopped_ = stopped_ || asked_to_stop(flops_a_key_ * double(tile_.count));
   if (stopped_) return {};
   Panel& panel = panels_[p];
@@ -293,14 +293,14 @@ Stretch Block::score(int p, bool want_bits, void* link_kept) noexcept {
   if (keeps_)
     kept = {kept_bits_ + p * tiles_ * plan_.tile_keys + tile_.first,
             kept_ready_ + p * tiles_ + tile_.first / plan_.tile_keys};
-  const Stretch s = look(plan_, panel, tile_, plan_.step, want_bits, bits_, kept, tile_ids_);
+  const KeyRange s = visible_keys(plan_, panel, tile_, plan_.key_step, want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
 
   const int32_t v = vectors(p);
   const int64_t count = s.count();
   partial_ = partial_keys_of(p, s);
   plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys(s.begin), count, problem.head_size, plan_.factors, scores_,
-                       wants_top_ ? top_ : nullptr, partial_, ahead(problem.key, problem.head_size, p, true));
+                       wants_row_max_ ? row_max_ : nullptr, partial_, ahead(problem.key, problem.head_size, p, true));
   if (plan_.link) plan_.link->apply(scores_, v, count, plan_.link_parameters, link_kept);
   if (plan_.biased) {
     const char* rows[most_lanes];
@@ -316,16 +316,16 @@ Stretch Block::score(int p, bool want_bits, void* link_kept) noexcept {
       low[i] = int32_t(std::clamp(panel.low[i] - tile_.first - s.begin, int64_t(0), count));
       high[i] = int32_t(std::clamp(panel.high[i] - tile_.first - s.begin, int64_t(0), count));
     }
-    arithmetic_.hide_outside(scores_, v, 0, s.open - s.begin, low, high);
-    arithmetic_.hide_outside(scores_, v, s.shut - s.begin, count, low, high);
+    arithmetic_.hide_outside(scores_, v, 0, s.full_begin - s.begin, low, high);
+    arithmetic_.hide_outside(scores_, v, s.full_end - s.begin, count, low, high);
   }
-  if (wants_top_ && (plan_.link || plan_.biased || s.hidden)) arithmetic_.find_top(scores_, v, count, top_);
+  if (wants_row_max_ && (plan_.link || plan_.biased || s.hidden)) arithmetic_.find_top(scores_, v, count, row_max_);
   return s;
 }
 
-Gaussian Block::gaussian(int p, const Stretch& stretch) const {
+Gaussian QueryBlock::gaussian(int p, const KeyRange& range) const {
   const Panel& panel = panels_[p];
-  const double first = double(tile_.first + stretch.begin);
+  const double first = double(tile_.first + range.begin);
   Gaussian gaussian;
   const double unit = plan_.gaussian_unit();
   gaussian.rate = std::sqrt(log2_e / 2) / (plan_.problem.sigma / unit);  // 2^-(rate x)^2 = exp(-x^2 / (2 sigma^2))

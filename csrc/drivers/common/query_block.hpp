@@ -7,7 +7,6 @@
 
 #include "prefetch.hpp"
 #include "reach.hpp"
-#include "row_order.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/refuse.hpp"
 #include "runtime/workspace.hpp"
@@ -19,9 +18,9 @@ constexpr int64_t block_bytes = 256 << 10;
 constexpr int64_t most_panels = 16;
 
 // How a plan is cut into blocks of panels.
-struct Blocks {
+struct QueryBlocks {
   // even: all of about one size; else as large as they may be, so that where they are cut does not depend on the rows.
-  Blocks(const Plan&, int64_t bytes_a_query, int threads, bool even = true) noexcept;
+  QueryBlocks(const Plan&, int64_t bytes_a_query, int threads, bool even = true) noexcept;
   int64_t row_of(int64_t task) const;
   int64_t batch_of(int64_t task) const { return batch_innermost ? task % batches : task / per_batch; }
 
@@ -35,49 +34,50 @@ struct Blocks {
   bool batch_innermost;  // blocks that may share a mask follow each other, so that its bits are made once
 };
 
-class Block {
+class QueryBlock {
  public:
   // Carves its scratch out of a thread's part; with a null base it only counts.
-  Block(const Plan&, const Blocks&, Carver&) noexcept;
+  QueryBlock(const Plan&, const QueryBlocks&, Carver&) noexcept;
 
-  void start(int64_t task, int64_t next) noexcept;  // packs the queries of a task; next: a guess, or -1
-  // The same in two steps: what the queries see, and where that matters the packing.
-  void look_at(int64_t task) noexcept;
-  void pack_all() noexcept {
+  // Takes the rows of a task; next: the task that follows, a guess, or -1.
+  void start(int64_t task, int64_t next) noexcept;
+  // Makes the next panels of them, their queries packed: all that are left, or as many narrow ones as there is room for.
+  // False: there are none left.
+  bool next_panels() noexcept;
+  // All panels of a task at once, whatever the windows: what they see, and where that matters the packing.
+  void see(int64_t task) noexcept;
+  void pack() noexcept {
     for (int p = 0; p < count_; ++p) pack(p);
   }
-  // Narrow windows, one panel after the other: the rows of a task; the next panel of them, whether there is one; and its
-  // keys as a tile of their own, whether there are any.
-  void start_windows(int64_t task) noexcept;
-  bool next_window() noexcept;
-  bool open_window() noexcept;
   int panels() const { return count_; }
+  int together() const { return plan_.narrow() ? 1 : count_; }  // so many go over the keys in one pass
   Panel& panel(int p) { return panels_[p]; }
   const Panel& panel(int p) const { return panels_[p]; }
   int32_t vectors(int p) const { return panels_[p].live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors; }
   int64_t batch() const { return batch_; }
 
-  // Keys that some query of the panels first..last-1 may see, from a multiple of the tile.
-  int64_t first_key(int first, int last) const;
-  int64_t end_key(int first, int last) const;
+  // Keys that the queries of the panels first..last-1 may see; and the tiles of these in which a pass goes over them.
+  Interval keys_seen(int first, int last) const;
+  Traversal tiles(int first, int last) const;
 
-  // The first key of a stretch of the open tile.
-  int64_t key_of(const Stretch& stretch) const { return tile_.first + stretch.begin; }
+  // The first key of a range of the open tile.
+  int64_t key_of(const KeyRange& range) const { return tile_.first + range.begin; }
 
-  // Loads keys where they cannot be read in place. `end`: of the pass.
-  void open_tile(int64_t key, int64_t end) noexcept;
+  // Opens the tile that the traversal is at, and loads its keys where they cannot be read in place. False: there is none
+  // left, or the call was told to stop.
+  bool open(const Traversal&) noexcept;
 
   // Whether the call was told to stop: from then on no tile has a key.
   bool stopped() const { return stopped_; }
 
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
   // reach is plain intervals. link_kept: room for what the gradient of the link needs; or null.
-  Stretch score(int p, bool want_bits, void* link_kept = nullptr) noexcept;
-  // With a sigma: what multiplies the weights of a stretch, round each query's centre.
-  Gaussian gaussian(int p, const Stretch&) const;
+  KeyRange score(int p, bool want_bits, void* link_kept = nullptr) noexcept;
+  // With a sigma: what multiplies the weights of a range, round each query's center.
+  Gaussian gaussian(int p, const KeyRange&) const;
   char* scores() { return scores_; }
-  const PartialKeys& partial() const { return partial_; }  // of the stretch that was scored
-  const char* top() const { return top_; }                 // the largest of them, of each query
+  const PartialKeys& partial() const { return partial_; }  // of the range that was scored
+  const char* row_max() const { return row_max_; }         // the largest of them, of each query
   double softmax_scale() const { return plan_.softmax_scale(); }
 
   // Values of the open tile from key `begin`, the first of a group; finite: with 0 for inf and NaN.
@@ -119,26 +119,28 @@ class Block {
   }
 
  private:
+  void start_rows(int64_t task) noexcept;
+  void see_all() noexcept;
+  void guess_next() noexcept;
   void pack(int p) noexcept;
-  void open(KeyTile) noexcept;
-  PartialKeys partial_keys_of(int p, const Stretch&) const;
+  PartialKeys partial_keys_of(int p, const KeyRange&) const;
   // What to prefetch while keys or values are at work on panel p: its share of the next tile; and in the panel's last
   // tile its share of the next task's first one, with the next queries or the rows that it is about to write.
   Prefetch ahead(const Operand&, int64_t columns, int p, bool keys);
-  Prefetch ahead_of_window(const Operand&, int64_t columns, bool keys);
+  Prefetch ahead_of_panel(const Operand&, int64_t columns, int p, bool keys);
   void add_ahead(Prefetch&, const Operand&, int64_t batch, int64_t row, int64_t rows, int64_t columns) const;
 
   const Plan& plan_;
-  const Blocks& blocks_;
+  const QueryBlocks& blocks_;
   const Arithmetic& arithmetic_;
   Panel* panels_;
-  char *queries_, *scores_, *top_, *keys_, *values_, *scratch_;
+  char *queries_, *scores_, *row_max_, *keys_, *values_, *scratch_;
   int64_t panel_bytes_;
   uint32_t* bits_;
   uint32_t* kept_bits_;
   uint8_t* kept_ready_;
   int64_t tiles_;
-  bool keeps_, wants_top_;           // gradients of inner products do without: they know lse
+  bool keeps_, wants_row_max_;       // gradients of inner products do without: they know lse
   const char* kept_mask_ = nullptr;  // whose bits are kept: the mask's row, and the first query
   int64_t kept_row_ = -1;
 
@@ -146,10 +148,9 @@ class Block {
   int64_t batch_ = 0, first_row_ = 0, end_row_ = 0;
   char *keys_base_ = nullptr, *values_base_ = nullptr;
   int64_t next_task_ = 0, next_batch_ = 0, next_key_ = 0;  // a guess; its first key, or none
-  int64_t pass_end_ = 0;
   bool stopped_ = false;
-  double flops_a_key_;  // of a panel
-  KeyTile tile_{};
+  double flops_a_key_;            // of a panel
+  KeyTile tile_{}, next_tile_{};  // the open one, and what will be read of the next one of the pass
   TileIds tile_ids_{};
   LoadedRows key_tile_{};
   PartialKeys partial_{};
@@ -158,34 +159,27 @@ class Block {
 };
 
 // Runs Worker<T> over all blocks: made once for each thread, it takes task after task. bytes_a_query: of what a worker
-// keeps for each query of a block.
-template <class T, template <class> class Worker>
-fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* error) noexcept {
+// keeps for each query of a block. with: what else it is made of.
+template <class T, template <class> class Worker, class... With>
+fv_status run_blocks(Plan& plan, int64_t bytes_a_query, double flops, fv_error* error, const With&... with) noexcept {
   const int threads = threads_for(plan.batches * plan.rows, flops);
-  const Blocks blocks(plan, bytes_a_query, threads);
+  const QueryBlocks blocks(plan, bytes_a_query, threads);
   Carver size(nullptr);
   size.take<Worker<T>>(1);
-  Worker<T>(plan, blocks, size);
+  Worker<T>(plan, blocks, size, with...);
   const size_t part = size.used();
-  // what is shared: the score's weights, and the order of the rows, with room to find it
-  const size_t prepared = round_up(size_t(plan.prepared_size()));
-  const int sorters = int(std::min<int64_t>(threads, plan.batches));
-  const size_t order = order_size(plan);
-  const size_t shared = prepared + order + order_scratch(plan) * size_t(sorters);
+  const size_t shared = size_t(plan.prepared_size(threads));
   const Workspace workspace(shared + part * size_t(threads));
   if (!workspace.data()) return no_memory(error, double(shared) + double(part) * threads);
-  plan.prepare(workspace.data());
-  if (plan.scattered && !order_all(plan, sorters, workspace.data() + prepared, workspace.data() + prepared + order)) {
-    return FV_INTERRUPTED;
-  }
+  if (!plan.prepare(threads, workspace.data())) return FV_INTERRUPTED;
   char* const parts = workspace.data() + shared;
   for (int t = 0; t < threads; ++t) {
     Carver carver(parts + part * size_t(t));
     Worker<T>* worker = carver.take<Worker<T>>(1);
-    new (worker) Worker<T>(plan, blocks, carver);
+    new (worker) Worker<T>(plan, blocks, carver, with...);
   }
   // heads apart, each thread with its own; but where there is one head, all take its heaviest blocks first
-  const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.span > 0;
+  const bool ranges = (blocks.batches >= threads && !blocks.batch_innermost) || plan.narrow();
   const bool done =
       run_tasks(blocks.count, threads, ranges ? Order::by_ranges : Order::in_order, [&](const Task& task) {
         const KernelSession session(plan.arithmetic);

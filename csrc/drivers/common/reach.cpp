@@ -52,21 +52,21 @@ bool segments_miss(const Plan& plan, const Panel& panel, KeyTile tile, TileIds& 
 }
 
 // Clears the bits of the cells outside each query's interval.
-void clear_outside(const Panel& panel, KeyTile tile, const Stretch& stretch, uint32_t* bits) {
+void clear_outside(const Panel& panel, KeyTile tile, const KeyRange& range, uint32_t* bits) {
   for (int32_t i = 0; i < panel.live; ++i) {
     const uint32_t others = ~(uint32_t(1) << i);
-    const int64_t low = std::clamp(panel.low[i] - tile.first, stretch.begin, stretch.end);
-    const int64_t high = std::clamp(panel.high[i] - tile.first, low, stretch.end);
-    for (int64_t j = stretch.begin; j < low; ++j) bits[j - stretch.begin] &= others;
-    for (int64_t j = high; j < stretch.end; ++j) bits[j - stretch.begin] &= others;
+    const int64_t low = std::clamp(panel.low[i] - tile.first, range.begin, range.end);
+    const int64_t high = std::clamp(panel.high[i] - tile.first, low, range.end);
+    for (int64_t j = range.begin; j < low; ++j) bits[j - range.begin] &= others;
+    for (int64_t j = high; j < range.end; ++j) bits[j - range.begin] &= others;
   }
 }
 
 // Clears the bit of the key at each query's own position.
-void clear_own(const Panel& panel, KeyTile tile, const Stretch& stretch, uint32_t* bits) {
+void clear_own(const Panel& panel, KeyTile tile, const KeyRange& range, uint32_t* bits) {
   for (int32_t i = 0; i < panel.live; ++i) {
     const int64_t own = panel.own[i] - tile.first;
-    if (stretch.begin <= own && own < stretch.end) bits[own - stretch.begin] &= ~(uint32_t(1) << i);
+    if (range.begin <= own && own < range.end) bits[own - range.begin] &= ~(uint32_t(1) << i);
   }
 }
 
@@ -85,27 +85,27 @@ void read_mask(const Plan& plan, const Panel& panel, int64_t first, int64_t coun
 }
 
 // The bits of the mask and the segments.
-void read_bits(const Plan& plan, const Panel& panel, KeyTile tile, const Stretch& stretch, uint32_t* bits,
+void read_bits(const Plan& plan, const Panel& panel, KeyTile tile, const KeyRange& range, uint32_t* bits,
                KeptBits kept) {
   const Problem& p = plan.problem;
   if (!p.mask) {
-    std::fill_n(bits, stretch.count(), low_bits(panel.live));
+    std::fill_n(bits, range.count(), low_bits(panel.live));
   } else if (!kept.bits) {
-    read_mask(plan, panel, tile.first + stretch.begin, stretch.count(), bits);
+    read_mask(plan, panel, tile.first + range.begin, range.count(), bits);
   } else {
     if (!*kept.ready) read_mask(plan, panel, tile.first, tile.count, kept.bits);
     *kept.ready = 1;
-    std::copy_n(kept.bits + stretch.begin, stretch.count(), bits);
+    std::copy_n(kept.bits + range.begin, range.count(), bits);
   }
   if (!plan.by_ids) return;
   const int64_t stride = p.key_segments.row_stride;
   for (int32_t i = 0; i < panel.live; ++i)
-    plan.kernels.clear_other_segments(panel.key_segments[i] + (tile.first + stretch.begin) * stride, stride,
-                                      panel.segment[i], stretch.count(), i, bits);
+    plan.kernels.clear_other_segments(panel.key_segments[i] + (tile.first + range.begin) * stride, stride,
+                                      panel.segment[i], range.count(), i, bits);
 }
 
-// span: of the keys that the rows see together, beyond which the panel ends; 0: it takes all rows.
-void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int64_t span, Panel& panel) noexcept {
+// most_keys: of the keys that the rows see together, beyond which the panel ends; 0: it takes all rows.
+void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int64_t most_keys, Panel& panel) noexcept {
   insist(!plan.scattered || plan.order, "rows that come in an order of their own have one");
   const Problem& p = plan.problem;
   panel.seen = 0;
@@ -115,7 +115,7 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int6
   Reach reach = reach_of(plan, batch, 0);
   const Centers centers(plan, batch);
   Ranges ranges(plan, batch);
-  int64_t first = p.keys, end = 0;  // of the span
+  int64_t first = p.keys, end = 0;  // of the keys that the rows see together
   int32_t i = 0;
   for (; i < live; ++i) {
     const int64_t r = plan.order ? plan.order[batch * plan.rows + row + i] : row + i;
@@ -128,9 +128,9 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int6
       keys = common(keys, round_center(panel.center[i], p.half_width, reach.keys));
     }
     if (plan.ranges) keys = common(keys, ranges.of(group, index));
-    if (span > 0 && keys.low < keys.high) {
+    if (most_keys > 0 && keys.low < keys.high) {
       const int64_t low = std::min(first, keys.low), high = std::max(end, keys.high);
-      if (i > 0 && high + plan.step - 1 - (low & -plan.step) > span) break;
+      if (i > 0 && high + plan.key_step - 1 - (low & -plan.key_step) > most_keys) break;
       first = low;
       end = high;
     }
@@ -149,9 +149,8 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int6
     panel.high_last = std::max(panel.high_last, keys.high);
   }
   panel.live = live = i;
-  for (; i < most_lanes; ++i) {  // a lane without a query asks for nothing of its own
-    panel.low[i] = panel.low[0];
-    panel.high[i] = panel.high[0];
+  for (; i < most_lanes; ++i) {  // a lane without a query sees nothing
+    panel.low[i] = panel.high[i] = 0;
     panel.center[i] = 0;
   }
   panel.own_first = *std::min_element(panel.own, panel.own + live);
@@ -166,7 +165,7 @@ void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Pan
 }
 
 int64_t start_window(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
-  fill_panel(plan, batch, row, live, plan.span, panel);
+  fill_panel(plan, batch, row, live, plan.window_tile_keys, panel);
   return row + panel.live;
 }
 
@@ -174,17 +173,17 @@ char* row_of(const Plan& plan, const Operand& x, int64_t batch, const Panel& pan
   return plan.row(x, batch, panel.group[lane], panel.row[lane]);
 }
 
-Stretch look(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool want_bits, uint32_t* bits, KeptBits kept,
-             TileIds& ids) noexcept {
-  Stretch s;
+KeyRange visible_keys(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool want_bits, uint32_t* bits,
+                      KeptBits kept, TileIds& ids) noexcept {
+  KeyRange s;
   s.begin = std::max<int64_t>(0, panel.low_first - tile.first) & -align;
   s.end = std::min(tile.count, panel.high_last - tile.first);
   // the key that shares a pair with the last one seen is hidden, not forgotten: its value may be NaN
-  s.end = std::min(tile.count, (s.end + plan.step - 1) & -plan.step);
+  s.end = std::min(tile.count, (s.end + plan.key_step - 1) & -plan.key_step);
   if (s.empty()) return s;
-  s.open = std::clamp(panel.low_last - tile.first, s.begin, s.end);
-  s.shut = std::clamp(panel.high_first - tile.first, s.open, s.end);
-  const bool partial = s.open > s.begin || s.shut < s.end;
+  s.full_begin = std::clamp(panel.low_last - tile.first, s.begin, s.end);
+  s.full_end = std::clamp(panel.high_first - tile.first, s.full_begin, s.end);
+  const bool partial = s.full_begin > s.begin || s.full_end < s.end;
   const bool own =
       plan.problem.leave_one_out && panel.own_first < tile.first + s.end && tile.first + s.begin <= panel.own_last;
 

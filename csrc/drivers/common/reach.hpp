@@ -26,22 +26,18 @@ struct Panel {
 
 // Rows row..row + live - 1 of a batch, in the plan's order: all of them.
 void start_panel(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
-// As many of them, one at least, as see no more keys together than the plan's span. The next panel is the caller's to
+// As many of them, one at least, as see no more keys together than window_tile_keys. The next panel is the caller's to
 // begin at the row behind the last of these, which is returned.
 [[nodiscard]] int64_t start_window(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
 
 // Where a query's row of an operand stands.
 char* row_of(const Plan&, const Operand&, int64_t batch, const Panel&, int lane) noexcept;
 
-struct KeyTile {
-  int64_t first, count;
-};
-
 // The part of a tile that a panel has to look at, in keys from the tile's start, `begin` even. Every query sees all of
-// open..shut, as far as intervals go. bits: some cell is hidden, and there is one word of bits a key from `begin`.
-struct Stretch {
+// full_begin..full_end, as far as intervals go. bits: some cell is hidden, and there is one word of bits a key from `begin`.
+struct KeyRange {
   int64_t begin = 0, end = 0;
-  int64_t open = 0, shut = 0;
+  int64_t full_begin = 0, full_end = 0;
   bool hidden = false;             // some cell is not seen
   const uint32_t* bits = nullptr;  // set where no interval says what is hidden, or where bits were wanted
   bool empty() const { return begin >= end; }
@@ -60,8 +56,8 @@ struct TileIds {
   int64_t first = 0, last = 0;
 };
 
-// The stretch begins at a multiple of `align`, a power of 2, even. bits: room for a word a key. kept: the panel's own part, from this tile on.
-Stretch look(const Plan&, Panel&, KeyTile, int64_t align, bool want_bits, uint32_t* bits, KeptBits kept,
-             TileIds&) noexcept;
+// The range begins at a multiple of `align`, a power of 2, even. bits: room for a word a key. kept: the panel's own part, from this tile on.
+KeyRange visible_keys(const Plan&, Panel&, KeyTile, int64_t align, bool want_bits, uint32_t* bits, KeptBits kept,
+                      TileIds&) noexcept;
 
 }  // namespace foveate

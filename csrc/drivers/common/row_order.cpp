@@ -16,7 +16,7 @@ struct Row {
   int64_t place, row;
 };
 
-// Where a row stands: at its centre, else where its window begins.
+// Where a row stands: at its center, else where its window begins.
 int64_t place_of(const Plan& plan, int64_t batch, int64_t row, const Centers& centers) {
   const Problem& p = plan.problem;
   const int64_t group = plan.groups == 1 ? 0 : row % plan.groups;
@@ -26,7 +26,7 @@ int64_t place_of(const Plan& plan, int64_t batch, int64_t row, const Centers& ce
 }
 
 // order[i] is the i-th row of the batch
-void order_rows(const Plan& plan, int64_t batch, void* scratch, int64_t* order) noexcept {
+void order_batch(const Plan& plan, int64_t batch, void* scratch, int64_t* order) noexcept {
   const int64_t rows = plan.rows;
   Row* from = static_cast<Row*>(scratch);
   Row* to = from + rows;
@@ -52,21 +52,12 @@ void order_rows(const Plan& plan, int64_t batch, void* scratch, int64_t* order) 
 
 }  // namespace
 
-size_t order_size(const Plan& plan) noexcept {
-  return plan.scattered ? round_up(size_t(plan.batches * plan.rows) * sizeof(int64_t)) : 0;
-}
+size_t order_scratch(const Plan& plan) noexcept { return round_up(2 * size_t(plan.rows) * sizeof(Row)); }
 
-size_t order_scratch(const Plan& plan) noexcept {
-  return plan.scattered ? round_up(2 * size_t(plan.rows) * sizeof(Row)) : 0;
-}
-
-bool order_all(Plan& plan, int threads, char* order, char* scratch) noexcept {
-  int64_t* const rows = reinterpret_cast<int64_t*>(order);
-  const bool done = run_tasks(plan.batches, threads, Order::by_ranges, [&](const Task& task) {
-    order_rows(plan, task.index, scratch + order_scratch(plan) * size_t(task.thread), rows + task.index * plan.rows);
+bool order_rows(const Plan& plan, int threads, int64_t* order, char* scratch) noexcept {
+  return run_tasks(plan.batches, threads, Order::by_ranges, [&](const Task& task) {
+    order_batch(plan, task.index, scratch + order_scratch(plan) * size_t(task.thread), order + task.index * plan.rows);
   });
-  plan.order = rows;
-  return done;
 }
 
 }  // namespace foveate

@@ -30,13 +30,13 @@ class Choices {
         problem_(plan.problem),
         plain_(sizeof(T) == 8 ? plan.kernels.float64 : plan.kernels.float32),
         philox_(problem_.random.key[0], problem_.random.key[1]),
-        leads_(plan) {
+        leading_index_(plan) {
     value_ = carver.take<T>(problem_.value_size);
   }
 
   bool sampled() const { return problem_.selection == FV_SAMPLE; }
 
-  int64_t lead(int64_t batch, int64_t group) const { return leads_.of(batch, group); }
+  int64_t lead(int64_t batch, int64_t group) const { return leading_index_.of(batch, group); }
   // The numbers of tiles block * random_words and on.
   RandomBlock numbers(int64_t block, int64_t draw, int64_t query, int64_t lead) const {
     return philox_(Stream::hard_attention, uint64_t(block), uint64_t(draw), uint64_t(query), uint64_t(lead));
@@ -76,7 +76,7 @@ class Choices {
   const Problem& problem_;
   const Arithmetic& plain_;
   Philox philox_;
-  Leads leads_;
+  LeadingIndex leading_index_;
   T* value_;
 };
 

@@ -11,13 +11,14 @@ namespace foveate {
 namespace {
 
 constexpr int64_t chunk_tiles = 12;  // a unit of work for a thread: 2,016 keys
+constexpr int64_t chunk_keys = chunk_tiles * default_tile_keys;
 constexpr double flops_a_tile = 16;  // of a draw: a random number, which costs as much
 
 template <class T>
 class HardOfFew : private FewQueries<T> {
  public:
-  explicit HardOfFew(Plan& plan) noexcept : Base(plan, tile_keys), plan_(plan), draws_(p_.draws) {
-    tiles_ = (p_.keys + tile_keys - 1) / tile_keys;
+  explicit HardOfFew(Plan& plan) noexcept : Base(plan, default_tile_keys), plan_(plan), draws_(p_.draws) {
+    tiles_ = (p_.keys + default_tile_keys - 1) / default_tile_keys;
     chunks_ = std::max<int64_t>(1, (tiles_ + chunk_tiles - 1) / chunk_tiles);
   }
 
@@ -76,13 +77,16 @@ class HardOfFew : private FewQueries<T> {
     chunk_seen_ = carver.take<uint8_t>(rows * chunks_);
   }
 
-  KeyTile tile_at(int64_t t) const { return {t * tile_keys, std::min(tile_keys, p_.keys - t * tile_keys)}; }
+  KeyTile tile_at(int64_t t) const {
+    const int64_t first = t * default_tile_keys;
+    return {first, std::min(default_tile_keys, p_.keys - first)};
+  }
 
   // s becomes the weights of query group i, which start anew: their maximum m and sum l, one a query.
-  void weigh(int i, const Stretch& stretch, Scratch& scratch, T* m, T* l) const noexcept {
+  void weigh(int i, const KeyRange& range, Scratch& scratch, T* m, T* l) const noexcept {
     std::fill_n(m, query_group, lowest);
     std::fill_n(l, query_group, T(0));
-    arithmetic_.decode_soft(scratch.s, this->width(scratch.panels[i]), stretch.count(), plan_.softmax_scale(), m, l,
+    arithmetic_.decode_soft(scratch.s, this->width(scratch.panels[i]), range.count(), plan_.softmax_scale(), m, l,
                             nullptr, 0, 0);
   }
 
@@ -96,20 +100,21 @@ class HardOfFew : private FewQueries<T> {
       begin = std::min(begin, scratch.panels[i].low_first);
       end = std::max(end, scratch.panels[i].high_last);
     }
-    const int64_t last = std::min(tiles_, (chunk + 1) * chunk_tiles);
-    for (int64_t t = chunk * chunk_tiles; t < last; ++t) {
-      const KeyTile tile = tile_at(t);
+    const Interval all = {chunk * chunk_keys, std::min(p_.keys, (chunk + 1) * chunk_keys)};
+    for (Traversal tiles = Traversal::grid(all, default_tile_keys, p_.keys); !tiles.done(); tiles.next()) {
+      const KeyTile tile = tiles.tile();
+      const int64_t t = tile.first / default_tile_keys;
       const bool any = tile.first < end && tile.first + tile.count > begin;
       const Rows keys = any ? this->keys_of(batch, tile, scratch) : Rows{};
       TileIds ids;
       for (int i = 0; i < query_groups; ++i) {
         T m[query_group], l[query_group];
-        const Stretch stretch = any ? this->scores(i, tile, keys, ids, scratch) : Stretch{};
-        if (stretch.empty()) {
+        const KeyRange range = any ? this->scores(i, tile, keys, ids, scratch) : KeyRange{};
+        if (range.empty()) {
           std::fill_n(m, query_group, lowest);
           std::fill_n(l, query_group, T(0));
         } else {
-          weigh(i, stretch, scratch, m, l);
+          weigh(i, range, scratch, m, l);
         }
         for (int32_t q = 0; q < scratch.panels[i].live; ++q) {
           const int64_t at = (batch * plan_.rows + first_row + i * query_group + q) * tiles_ + t;
@@ -132,7 +137,7 @@ class HardOfFew : private FewQueries<T> {
       for (int32_t q = 0; q < scratch.panels[i].live; ++q) choose_tiles(batch, first_row, i, q, scratch);
     for (int64_t t = 0; t < tiles_; ++t) {
       if (scratch.first[t] < 0) continue;
-      if (asked_to_stop(double(query_groups * query_group * tile_keys) * 2.0 * double(p_.head_size))) return;
+      if (asked_to_stop(double(query_groups * query_group * default_tile_keys) * 2.0 * double(p_.head_size))) return;
       const Rows keys = this->keys_of(batch, tile_at(t), scratch);
       TileIds ids;
       for (int i = 0; i < query_groups; ++i) find_keys(batch, i, t, keys, ids, scratch);
@@ -191,9 +196,9 @@ class HardOfFew : private FewQueries<T> {
     bool any = false;
     for (int64_t c = scratch.first[t]; c >= 0 && !any; c = scratch.next[c]) any = c / draws_ / query_group == i;
     if (!any) return;
-    const Stretch stretch = this->scores(i, tile_at(t), keys, ids, scratch);
+    const KeyRange range = this->scores(i, tile_at(t), keys, ids, scratch);
     const Panel& panel = scratch.panels[i];
-    if (stretch.empty()) {  // of a reach that was another one when the tile was chosen
+    if (range.empty()) {  // of a reach that was another one when the tile was chosen
       for (int64_t c = scratch.first[t]; c >= 0; c = scratch.next[c])
         if (c / draws_ / query_group == i)
           scratch.choices.write(cells_of(batch, panel, int(c / draws_ % query_group)), c % draws_, -1, 0, 0, 0, 0,
@@ -202,16 +207,16 @@ class HardOfFew : private FewQueries<T> {
     }
     const int32_t queries = this->width(panel);
     int64_t best[query_group];
-    for (int32_t q = 0; q < queries; ++q) best[q] = first_of_largest(scratch.s + q, queries, stretch.count());
+    for (int32_t q = 0; q < queries; ++q) best[q] = first_of_largest(scratch.s + q, queries, range.count());
     T m[query_group], l[query_group];
-    weigh(i, stretch, scratch, m, l);
+    weigh(i, range, scratch, m, l);
     for (int64_t c = scratch.first[t]; c >= 0; c = scratch.next[c]) {
       const int64_t row = c / draws_, q = row % query_group;
       if (row / query_group != i) continue;
       const T* weights = scratch.s + q;
       const int64_t place =
-          scratch.choices.sampled() ? first_beyond(weights, queries, stretch.count(), scratch.share[c]) : best[q];
-      scratch.choices.write(cells_of(batch, panel, int(q)), c % draws_, t * tile_keys + stretch.begin + place,
+          scratch.choices.sampled() ? first_beyond(weights, queries, range.count(), scratch.share[c]) : best[q];
+      scratch.choices.write(cells_of(batch, panel, int(q)), c % draws_, t * default_tile_keys + range.begin + place,
                             double(weights[place * queries]), double(m[q]), scratch.m[row], scratch.log_l[row], true);
     }
   }
@@ -260,8 +265,7 @@ class HardOfFew : private FewQueries<T> {
 }  // namespace
 
 fv_status hard_attention_of_few(const Problem& problem, fv_error* error) noexcept {
-  const Kernels plain = without_pairs(kernels());
-  Plan plan(problem, plain);
+  Plan plan(problem, kernels(), needs_of_few);
   return plan.arithmetic.element_size == 8 ? HardOfFew<double>(plan).run(error) : HardOfFew<float>(plan).run(error);
 }
 

@@ -18,7 +18,7 @@ constexpr int64_t most_fetched = 64;  // lines of a row of values
 template <class T>
 class Hard {
  public:
-  Hard(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+  Hard(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
       : plan_(plan),
         problem_(plan.problem),
         plain_(sizeof(T) == 8 ? plan.kernels.float64 : plan.kernels.float32),
@@ -30,7 +30,7 @@ class Hard {
     m_ = carver.take<T>(queries);
     l_ = carver.take<T>(queries);
     alpha_ = carver.take<T>(width_);
-    runs_ = carver.take<T>(plain_.runs_of(tile_keys) * width_);
+    runs_ = carver.take<T>(plain_.runs_of(plan.tile_keys) * width_);
     place_ = carver.take<int32_t>(width_);
     key_ = carver.take<int64_t>(queries * draws_);
     weight_ = carver.take<T>(queries * draws_);
@@ -45,29 +45,36 @@ class Hard {
 
   void run(int64_t task, int64_t next) noexcept {
     block_.start(task, next);
+    while (block_.next_panels() && !block_.stopped()) choose();
+  }
+
+ private:
+  void choose() noexcept {
     const int count = block_.panels();
     for (int p = 0; p < count; ++p) block_.start_softmax(p, m_ + p * width_, l_ + p * width_);
     std::fill_n(key_, count * width_ * draws_, int64_t(-1));
-    words_of_ = -1;
-    const int64_t end = block_.end_key(0, count);
-    for (int64_t key = block_.first_key(0, count); key < end; key += tile_keys) {
-      block_.open_tile(key, end);
-      if (choices_.sampled()) count_on(key / tile_keys);
-      for (int p = 0; p < count; ++p) select(p, key);
-      if (block_.stopped()) return;
-    }
+    for (int p = 0; p < count; p += block_.together()) pass(p, p + block_.together());
+    if (block_.stopped()) return;
     for (int i = 0; i < block_.panel(0).live; ++i) fetch(0, i);
     for (int p = 0; p < count; ++p) write(p);
   }
 
- private:
+  void pass(int first, int last) noexcept {
+    words_of_ = -1;
+    for (Traversal tiles = block_.tiles(first, last); block_.open(tiles); tiles.next()) {
+      const int64_t tile = tiles.tile().first / plan_.tile_keys;
+      if (choices_.sampled()) count_on(tile, first, last);
+      for (int p = first; p < last; ++p) select(p, tile);
+    }
+  }
+
   int64_t place_of(int p, int64_t draw) const { return (p * draws_ + draw) * width_; }  // of a panel's first query
 
   // Random numbers for this tile and those that share its block.
-  void count_on(int64_t tile) noexcept {
+  void count_on(int64_t tile, int first, int last) noexcept {
     if (words_of_ == tile / words) return;
     words_of_ = tile / words;
-    for (int p = 0; p < block_.panels(); ++p) {
+    for (int p = first; p < last; ++p) {
       const Panel& panel = block_.panel(p);
       for (int i = 0; i < panel.live; ++i) {
         const int64_t lead = choices_.lead(block_.batch(), panel.group[i]);
@@ -81,22 +88,22 @@ class Hard {
   }
 
   // The open tile, for a panel.
-  void select(int p, int64_t key) noexcept {
-    const Stretch stretch = block_.score(p, false);
-    if (stretch.empty()) return;
+  void select(int p, int64_t tile) noexcept {
+    const KeyRange range = block_.score(p, false);
+    if (range.empty()) return;
     const int32_t vectors = block_.vectors(p);
-    const int64_t count = stretch.count(), first = key + stretch.begin;
+    const int64_t count = range.count(), first = block_.key_of(range);
     T *m = m_ + p * width_, *l = l_ + p * width_;
     const uint32_t live = low_bits(block_.panel(p).live);
     const double scale = block_.softmax_scale();
     if (!choices_.sampled()) {
-      const uint32_t found = plain_.argmax_place(block_.scores(), vectors, count, block_.top(), m, place_);
-      plain_.soft(block_.scores(), vectors, count, scale, block_.top(), m, l, nullptr, alpha_, nullptr, Prefetch{});
+      const uint32_t found = plain_.argmax_place(block_.scores(), vectors, count, block_.row_max(), m, place_);
+      plain_.soft(block_.scores(), vectors, count, scale, block_.row_max(), m, l, nullptr, alpha_, nullptr, Prefetch{});
       take(found & live, place_of(p, 0), p, first, vectors);
       return;
     }
-    plain_.soft_runs(block_.scores(), vectors, count, scale, block_.top(), m, l, alpha_, runs_);
-    const int64_t word = key / tile_keys % words;
+    plain_.soft_runs(block_.scores(), vectors, count, scale, block_.row_max(), m, l, alpha_, runs_);
+    const int64_t word = tile % words;
     for (int64_t draw = 0; draw < draws_; ++draw) {
       const T* numbers = uniforms_ + place_of(p, draw) * words + word * width_;
       const uint32_t drawn = plain_.draw(block_.scores(), vectors, count, runs_, l, numbers, place_);
@@ -155,7 +162,7 @@ class Hard {
   const Plan& plan_;
   const Problem& problem_;
   const Arithmetic& plain_;  // whose weights are T, one a query, as they are read here
-  Block block_;
+  QueryBlock block_;
   Choices<T> choices_;
   int64_t width_, draws_;
   T *m_, *l_, *alpha_, *runs_;
@@ -170,9 +177,8 @@ class Hard {
 
 fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
   if (problem.queries <= query_group && !problem.centers) return hard_attention_of_few(problem, error);
-  Plan plan(problem, kernels());
-  plan.share_tiles();
-  plan.tile_keys = tile_keys;  // which decides what is drawn
+  // the grid of tiles decides what is drawn
+  Plan plan(problem, kernels(), {.windows = Windows::on_grid, .tile_keys = default_tile_keys});
   const double flops =
       2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
   return plan.arithmetic.element_size == 8

@@ -94,38 +94,38 @@ class Decode : private FewQueries<T> {
         scratch.l[i * query_group + q] = T(sink ? 1 : 0);
       }
     }
-    begin = std::max(begin / decode_tile * decode_tile, chunk * chunk_keys);
+    begin = std::max(begin, chunk * chunk_keys);
     end = std::min(end, (chunk + 1) * chunk_keys);
-    for (int64_t key = begin; key < end; key += decode_tile) {
-      const KeyTile tile{key, std::min(decode_tile, p_.keys - key)};
+    for (Traversal tiles = Traversal::grid({begin, end}, decode_tile, p_.keys); !tiles.done(); tiles.next()) {
+      const KeyTile tile = tiles.tile();
       const Rows keys = this->keys_of(batch, tile, scratch);
-      Rows values = this->rows_of(p_.value, batch, key);
+      Rows values = this->rows_of(p_.value, batch, tile.first);
       const bool load = exact || !values_contiguous_;
       if (load) values = this->loaded(values, tile.count, p_.value_size, exact, scratch.values);
       TileIds ids;
       for (int i = first; i < last; ++i) {
-        const Stretch s = this->scores(i, tile, keys, ids, scratch);
+        const KeyRange s = this->scores(i, tile, keys, ids, scratch);
         if (!s.empty()) select(batch, tile, i, s, exact, values, scratch);
       }
     }
   }
 
   // The scores of a tile become weights, and their sum of the values.
-  void select(int64_t batch, KeyTile tile, int i, const Stretch& stretch, bool exact, Rows values,
+  void select(int64_t batch, KeyTile tile, int i, const KeyRange& range, bool exact, Rows values,
               Scratch& scratch) noexcept {
     const Panel& panel = scratch.panels[i];
     const int32_t queries = this->width(panel);
-    const int64_t count = stretch.count();
+    const int64_t count = range.count();
     T* s = scratch.s;
     T* output = scratch.outputs + i * query_group * value_stride_;
-    values.data += stretch.begin * values.row_stride;
+    values.data += range.begin * values.row_stride;
     arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * query_group,
                             scratch.l + i * query_group, output, value_stride_, p_.value_size);
     arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
     if (exact) {
       const uint32_t all = (uint32_t(1) << panel.live) - 1;
-      if (!stretch.hidden) std::fill_n(scratch.bits, count, all);
-      arithmetic_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + stretch.begin), count,
+      if (!range.hidden) std::fill_n(scratch.bits, count, all);
+      arithmetic_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + range.begin), count,
                                  p_.value_size, scratch.bits, output, 1, value_stride_);
     }
   }
@@ -204,8 +204,7 @@ class Decode : private FewQueries<T> {
 }  // namespace
 
 fv_status decode(const Problem& problem, fv_error* error) noexcept {
-  const Kernels plain = without_pairs(kernels());
-  Plan plan(problem, plain);
+  Plan plan(problem, kernels(), needs_of_few);
   return plan.arithmetic.element_size == 8 ? Decode<double>(plan).run(error) : Decode<float>(plan).run(error);
 }
 

@@ -25,11 +25,11 @@ class Boxes {
   Boxes(const Plan& plan, Carver& carver) noexcept
       : plan_(plan),
         size_(plan.problem.head_size),
-        tiles_((plan.problem.keys + tile_keys - 1) / tile_keys),
+        tiles_((plan.problem.keys + plan.tile_keys - 1) / plan.tile_keys),
         groups_((tiles_ + group_tiles - 1) / group_tiles) {
     boxes_ = carver.take<double>(plan.batches * (tiles_ + groups_) * 2 * size_);
     bias_ = carver.take<double>(plan.batches * (tiles_ + groups_));
-    rows_ = carver.take<double>(tile_keys * std::max<int64_t>(1, size_));
+    rows_ = carver.take<double>(plan.tile_keys * std::max<int64_t>(1, size_));
   }
 
   int64_t tiles() const { return tiles_; }
@@ -47,7 +47,7 @@ class Boxes {
     return run_tasks(plan_.batches, 1, Order::in_order, [&](const Task& task) {
       const int64_t batch = task.index;
       for (int64_t t = 0; t < tiles_; ++t) {
-        if (asked_to_stop(4.0 * double(tile_keys) * double(size_))) return;
+        if (asked_to_stop(4.0 * double(plan_.tile_keys) * double(size_))) return;
         measure_tile<T>(batch, t);
       }
       for (int64_t g = 0; g < groups_; ++g) {
@@ -81,7 +81,7 @@ class Boxes {
   template <class T>
   void measure_tile(int64_t batch, int64_t t) noexcept {
     const Problem& p = plan_.problem;
-    const int64_t first = t * tile_keys, count = std::min(tile_keys, p.keys - first);
+    const int64_t first = t * plan_.tile_keys, count = std::min(plan_.tile_keys, p.keys - first);
     T* rows = reinterpret_cast<T*>(rows_);
     const Operand& key = p.key;
     plan_.arithmetic.load_values({key.data + plan_.batch_offset(key, batch) + first * key.row_stride, dtype_of(key),
@@ -122,11 +122,12 @@ struct Candidate {
 template <class T>
 class Near : public Forward<T> {
  public:
-  Near(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
-      : Forward<T>(plan, blocks, carver), boxes_(*plan.boxes) {
+  Near(const Plan& plan, const QueryBlocks& blocks, Carver& carver, const Boxes& boxes) noexcept
+      : Forward<T>(plan, blocks, carver), boxes_(boxes) {
     box_ = carver.take<double>(2 * std::max<int64_t>(1, boxes_.size()));
     row_ = carver.take<T>(std::max<int64_t>(1, boxes_.size()));
     candidates_ = carver.take<Candidate>(boxes_.tiles());
+    tiles_ = carver.take<int64_t>(boxes_.tiles());
     left_ = carver.take<double>(boxes_.tiles() + 1);
     group_distances_ = carver.take<double>(boxes_.groups());
     factors_ = carver.take<double>(std::max<int64_t>(1, boxes_.size()));
@@ -138,12 +139,13 @@ class Near : public Forward<T> {
       factors_[d] = w * w;
     }
     block_.start(task, next);
-    for (int p = 0; p < block_.panels(); ++p) {
-      pass(p, false);
-      if (this->finish(p) || !block_.panel(p).hidden) continue;
-      pass(p, true);
-      this->finish(p);
-    }
+    while (block_.next_panels())
+      for (int p = 0; p < block_.panels(); ++p) {
+        pass(p, false);
+        if (this->finish(p) || !block_.panel(p).hidden) continue;
+        pass(p, true);
+        this->finish(p);
+      }
   }
 
  private:
@@ -159,26 +161,36 @@ class Near : public Forward<T> {
       take_nearest_first(p, exact);
   }
 
-  void take(int p, int64_t tile, bool exact) noexcept {
-    if (block_.stopped()) return;
-    block_.open_tile(tile * tile_keys, plan_.problem.keys);
-    this->add_tile(p, exact);
+  // The first `count` of tiles_, until enough(how many were taken) says so.
+  template <class Enough>
+  void take(int p, int64_t count, bool exact, Enough&& enough) noexcept {
+    Traversal tiles = Traversal::list(tiles_, count, plan_.tile_keys, plan_.problem.keys);
+    for (int64_t i = 0; !enough(i) && block_.open(tiles); ++i, tiles.next()) this->add_tile(p, exact);
+  }
+  void take(int p, int64_t count, bool exact) noexcept {
+    take(p, count, exact, [](int64_t) { return false; });
   }
 
   // Everything within the radius, and a little more, for the rounding of the kernel's own distances.
   void take_inside(int p, bool exact) noexcept {
     const double radius = 1 + (sizeof(T) == 8 ? 0x1p-40 : 0x1p-16);
     const int64_t batch = block_.batch();
+    int64_t count = 0;
     for (int64_t g = 0; g < boxes_.groups(); ++g) {
       if (distance(boxes_.group(batch, g)) > radius) continue;
       for (int64_t t = first_of(g); t < end_of(g); ++t)
-        if (!(distance(boxes_.tile(batch, t)) > radius)) take(p, t, exact);
+        if (!(distance(boxes_.tile(batch, t)) > radius)) tiles_[count++] = t;
     }
+    take(p, count, exact);
     if (!plan_.bits) return;
     // masks elsewhere tell a query that sees keys, all of weight 0, from one that sees none
     const uint32_t live = low_bits(block_.panel(p).live);
-    for (int64_t t = 0; t < boxes_.tiles() && (block_.panel(p).seen & live) != live; ++t)
-      if (distance(boxes_.tile(batch, t)) > radius) take(p, t, exact);
+    const auto all_see = [&](int64_t) { return (block_.panel(p).seen & live) == live; };
+    if (all_see(0)) return;
+    count = 0;
+    for (int64_t t = 0; t < boxes_.tiles(); ++t)
+      if (distance(boxes_.tile(batch, t)) > radius) tiles_[count++] = t;
+    take(p, count, exact, all_see);
   }
 
   void take_nearest_first(int p, bool exact) noexcept {
@@ -186,11 +198,13 @@ class Near : public Forward<T> {
     const double negligible = std::log2(plan_.problem.negligible);
     for (int64_t g = 0; g < boxes_.groups(); ++g) group_distances_[g] = distance(boxes_.group(batch, g));
     // the tiles that the panel stands in, or the nearest one, say how much a weight has to be worth
-    const int64_t alone = take_touching(p, batch, exact) ? -1 : nearest_tile(batch);
-    if (alone >= 0) take(p, alone, exact);
+    int64_t count = touching(batch);
+    const int64_t alone = count > 0 ? -1 : nearest_tile(batch);
+    if (alone >= 0) tiles_[count++] = alone;
+    take(p, count, exact);
     // half of what may be left out goes to tiles of which even all together, at their nearest, would weigh less
     const double crude = least_sum(p) + negligible - 1 - std::log2(double(boxes_.tiles()));
-    int64_t count = 0;
+    count = 0;
     for (int64_t g = 0; g < boxes_.groups(); ++g) {
       if (most(group_distances_[g], boxes_.group_bias(batch, g)) <= crude) continue;
       for (int64_t t = first_of(g); t < end_of(g); ++t) {
@@ -213,11 +227,11 @@ class Near : public Forward<T> {
     for (int64_t i = count - 1; i >= 0; --i) left_[i] = left_[i + 1] + std::exp2(candidates_[i].most - heaviest);
     constexpr int64_t look_every = 4;  // sums of weights grow slowly
     double enough = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      if (i % look_every == 0) enough = std::exp2(least_sum(p) + negligible - 1 - heaviest);
-      if (left_[i] < enough) break;
-      take(p, candidates_[i].tile, exact);
-    }
+    for (int64_t i = 0; i < count; ++i) tiles_[i] = candidates_[i].tile;
+    take(p, count, exact, [&](int64_t i) {
+      if (i < count && i % look_every == 0) enough = std::exp2(least_sum(p) + negligible - 1 - heaviest);
+      return left_[i] < enough;
+    });
   }
 
   // log2 of the least sum of weights so far, of the panel's queries that see any key.
@@ -233,16 +247,14 @@ class Near : public Forward<T> {
     return double(least_m) * plan_.softmax_scale() + std::log2(double(least_l));
   }
 
-  // Whether there was any.
-  bool take_touching(int p, int64_t batch, bool exact) noexcept {
-    bool any = false;
+  // The tiles that the panel stands in, to tiles_: how many.
+  int64_t touching(int64_t batch) noexcept {
+    int64_t count = 0;
     for (int64_t g = 0; g < boxes_.groups(); ++g)
       for (int64_t t = first_of(g); t < end_of(g) && group_distances_[g] == 0; ++t) {
-        if (distance(boxes_.tile(batch, t)) != 0) continue;
-        take(p, t, exact);
-        any = true;
+        if (distance(boxes_.tile(batch, t)) == 0) tiles_[count++] = t;
       }
-    return any;
+    return count;
   }
 
   int64_t nearest_tile(int64_t batch) const {
@@ -296,6 +308,7 @@ class Near : public Forward<T> {
   double* box_;
   T* row_;
   Candidate* candidates_;
+  int64_t* tiles_;  // to take, in this order
   double *left_, *group_distances_;
   double* factors_;  // squares of the weights
 };
@@ -304,7 +317,7 @@ class Near : public Forward<T> {
 
 bool skips_far_keys(const Plan& plan) noexcept {
   const Problem& p = plan.problem;
-  if (p.keys <= tile_keys || p.head_size == 0 || plan.groups > 1) return false;
+  if (plan.narrow() || p.keys <= plan.tile_keys || p.head_size == 0 || plan.groups > 1) return false;
   if (plan.compact) return true;
   // weights that grow with the distance, or a bias of each query's own, leave nothing to bound; a sink is no key
   return p.family == FV_DISTANCE && !plan.compact && p.negligible > 0 && p.softcap == 0 && plan.scale > 0 && !p.sink &&
@@ -319,8 +332,7 @@ fv_status attention_to_near_keys(Plan& plan, fv_error* error) noexcept {
   Carver carver(workspace.data());
   Boxes boxes(plan, carver);
   if (!(plan.arithmetic.element_size == 8 ? boxes.measure<double>() : boxes.measure<float>())) return FV_INTERRUPTED;
-  plan.boxes = &boxes;
-  return run_forward<Near>(plan, error);
+  return run_forward<Near>(plan, error, boxes);
 }
 
 }  // namespace foveate

@@ -3,7 +3,6 @@
 
 #include "drivers/drivers.hpp"
 #include "few_queries.hpp"
-#include "narrow_windows.hpp"
 #include "prune_by_distance.hpp"
 
 namespace foveate {
@@ -13,7 +12,6 @@ fv_status attention(const Problem& problem, fv_error* error) noexcept {
   const bool few = problem.queries <= query_group && !problem.centers && !dropout;
   if (few && problem.weighing == FV_SOFTMAX && !(problem.negligible > 0)) return decode(problem, error);
   Plan plan(problem, kernels());
-  if (plan.span > 0) return attention_in_windows(plan, error);
   if (!dropout && skips_far_keys(plan)) return attention_to_near_keys(plan, error);
   return run_forward<Forward>(plan, error);
 }

@@ -13,7 +13,7 @@ namespace foveate {
 template <class T>
 class Forward {
  public:
-  Forward(const Plan& plan, const Blocks& blocks, Carver& carver) noexcept
+  Forward(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
       : plan_(plan), block_(plan, blocks, carver), dropout_(plan, carver), width_(blocks.width) {
     const int64_t queries = int64_t(blocks.panels) * width_;
     outputs_ = carver.take<T>(queries * plan.problem.value_size);
@@ -25,14 +25,16 @@ class Forward {
 
   void run(int64_t task, int64_t next) noexcept {
     block_.start(task, next);
-    const int count = block_.panels();
-    pass(0, count, false);
-    if (block_.stopped()) return;
-    for (int p = 0; p < count; ++p) {
-      if (finish(p) || !block_.panel(p).hidden) continue;
-      // inf or NaN: perhaps of a value that is not seen, times its weight of 0; again, leaving such values out
-      pass(p, p + 1, true);
-      finish(p);
+    while (block_.next_panels()) {
+      const int count = block_.panels();
+      pass(0, count, false);
+      if (block_.stopped()) return;
+      for (int p = 0; p < count; ++p) {
+        if (finish(p) || !block_.panel(p).hidden) continue;
+        // inf or NaN: perhaps of a value that is not seen, times its weight of 0; again, leaving such values out
+        pass(p, p + 1, true);
+        finish(p);
+      }
     }
   }
 
@@ -41,19 +43,19 @@ class Forward {
   // left out of the sum, and added for the queries that see them.
   void add_tile(int p, bool exact) noexcept {
     const int64_t value_size = plan_.problem.value_size;
-    const Stretch stretch = block_.score(p, exact);
-    if (stretch.empty()) return;
+    const KeyRange range = block_.score(p, exact);
+    if (range.empty()) return;
     const int32_t vectors = block_.vectors(p);
-    const int64_t count = stretch.count();
-    const bool careful = exact && stretch.hidden;
-    const LoadedRows values = block_.values(stretch.begin, careful);
-    select(p, stretch, values);
+    const int64_t count = range.count();
+    const bool careful = exact && range.hidden;
+    const LoadedRows values = block_.values(range.begin, careful);
+    select(p, range, values);
     plan_.arithmetic.weighted_sum(block_.scores(), vectors, values, count, value_size, alpha_, output(p),
                                   block_.partial(), block_.values_ahead(p));
     if (!careful) return;
     const int32_t width = vectors * plan_.arithmetic.lanes;
-    plan_.arithmetic.add_not_finite(block_.scores(), width, block_.value_rows(stretch.begin), count, value_size,
-                                    stretch.bits, output(p), width, 1);
+    plan_.arithmetic.add_not_finite(block_.scores(), width, block_.value_rows(range.begin), count, value_size,
+                                    range.bits, output(p), width, 1);
   }
 
   T* output(int p) { return outputs_ + int64_t(p) * width_ * plan_.problem.value_size; }
@@ -72,24 +74,21 @@ class Forward {
 
   void pass(int first, int last, bool exact) noexcept {
     for (int p = first; p < last; ++p) reset(p);
-    const int64_t end = block_.end_key(first, last);
-    for (int64_t key = block_.first_key(first, last); key < end && !block_.stopped(); key += plan_.tile_keys) {
-      block_.open_tile(key, end);
+    for (Traversal tiles = block_.tiles(first, last); block_.open(tiles); tiles.next())
       for (int p = first; p < last; ++p) add_tile(p, exact);
-    }
   }
 
   // The scores of a panel become its weights.
-  void select(int p, const Stretch& stretch, const LoadedRows& values) noexcept {
-    const int64_t count = stretch.count();
+  void select(int p, const KeyRange& range, const LoadedRows& values) noexcept {
+    const int64_t count = range.count();
     Gaussian gaussian;
-    if (plan_.problem.sigma > 0) gaussian = block_.gaussian(p, stretch);
+    if (plan_.problem.sigma > 0) gaussian = block_.gaussian(p, range);
     T *m = m_ + p * width_, *l = l_ + p * width_;
     if (!plan_.compact) {
-      plan_.arithmetic.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.top(), m, l,
+      plan_.arithmetic.soft(block_.scores(), block_.vectors(p), count, block_.softmax_scale(), block_.row_max(), m, l,
                             with_exact() ? exact_ + p * width_ : nullptr, alpha_,
                             plan_.problem.sigma > 0 ? &gaussian : nullptr, block_.values_next(values, count));
-      if (dropout_.any()) drop(p, stretch);
+      if (dropout_.any()) drop(p, range);
       return;
     }
     plan_.arithmetic.compact(block_.scores(), block_.vectors(p), count, plan_.profile, l);
@@ -99,9 +98,9 @@ class Forward {
     std::fill_n(alpha_, width_, T(1));
   }
 
-  void drop(int p, const Stretch& stretch) noexcept {
-    const int64_t count = stretch.count();
-    const uint32_t* const kept = dropout_.kept(block_.panel(p), block_.batch(), block_.key_of(stretch), count);
+  void drop(int p, const KeyRange& range) noexcept {
+    const int64_t count = range.count();
+    const uint32_t* const kept = dropout_.kept(block_.panel(p), block_.batch(), block_.key_of(range), count);
     plan_.arithmetic.clear_unset(block_.scores(), block_.vectors(p), count, kept);
   }
 
@@ -130,21 +129,21 @@ class Forward {
   }
 
   const Plan& plan_;
-  Block block_;
+  QueryBlock block_;
   Dropout dropout_;
   int64_t width_;
   T *outputs_, *m_, *l_, *exact_, *alpha_;
 };
 
 // Runs Worker<T>, a Forward or one that does its own passes, over a plan.
-template <template <class> class Worker>
-fv_status run_forward(Plan& plan, fv_error* error) noexcept {
+template <template <class> class Worker, class... With>
+fv_status run_forward(Plan& plan, fv_error* error, const With&... with) noexcept {
   const Problem& p = plan.problem;
-  const double cells = double(plan.batches) * double(plan.rows) * double(plan.window);
+  const double cells = double(plan.batches) * double(plan.rows) * double(plan.widest_window);
   const double flops = 2.0 * cells * double(p.head_size + p.value_size);
   const int64_t bytes = plan.scoring.panel_size(p.head_size) + p.value_size * plan.arithmetic.element_size;
-  return plan.arithmetic.element_size == 8 ? run_blocks<double, Worker>(plan, bytes, flops, error)
-                                           : run_blocks<float, Worker>(plan, bytes, flops, error);
+  return plan.arithmetic.element_size == 8 ? run_blocks<double, Worker>(plan, bytes, flops, error, with...)
+                                           : run_blocks<float, Worker>(plan, bytes, flops, error, with...);
 }
 
 }  // namespace foveate

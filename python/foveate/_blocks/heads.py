@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, broadcast_together, integer, reals
+from .._inputs.arrays import (
+    Array,
+    broadcast_together,
+    broadcasts_into,
+    integer,
+    integers,
+    reals,
+)
 from .._inputs.options import AttentionOptions
-from .._inputs.reach import mask_of, of_heads
+from .._inputs.reach import ids_of, mask_of, offset_of
 
 
 def check_heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:
@@ -81,9 +88,87 @@ def with_heads(
     }
     shapes = {name: x.shape for name, x in logits.items() if isinstance(x, np.ndarray)}
     reach = {name: options.get(name) for name in ("offset", "key_lengths", "segments")}
-    made: Any = of_heads(shape, heads, mask=logits["mask"], **reach)
+    made: Any = _reach_with_heads(shape, heads, mask=logits["mask"], **reach)
     made["sink"] = _sink(logits["sink"], shape[:-2], heads)
     return {**options, **made}, shapes
+
+
+def _reach_with_heads(
+    shape: tuple[int, ...],
+    heads: tuple[int, int],
+    *,
+    mask: object,
+    offset: object,
+    key_lengths: object,
+    segments: object,
+) -> dict[str, Any]:
+    """Give a reach the two axes of the heads; except a mask it is the same for all of them.
+
+    Parameters
+    ----------
+    shape : tuple (..., Lq, Lk)
+        Without heads.
+    heads : pair of ints
+        How long the two axes are. A mask that has more axes than `shape` has their product third
+        from last.
+    mask, offset, key_lengths, segments : optional
+        As for `attention`, without heads.
+
+    Returns
+    -------
+    dict
+        Those of the keywords that are there; what has no leading axes is as it was.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `resolve`, and for shapes that do not broadcast with this one.
+    """
+    *lead, queries, keys = shape
+
+    def inserted(name: str, x: Any, *own: int) -> Any:
+        if not isinstance(x, np.ndarray):
+            return x
+        count = max(0, x.ndim - len(own))
+        if not (
+            broadcasts_into(x.shape[count:], own)
+            and broadcast_together(x.shape[:count], tuple(lead))
+        ):
+            raise ValueError(
+                f"{name}: got shape {x.shape}, wanted one that broadcasts with {(*lead, *own)}; it "
+                "is the same for all heads"
+            )
+        return x.reshape((*x.shape[:count], *((1, 1) if count else ()), *x.shape[count:]))
+
+    def split(mask: Array) -> Array:
+        *others, count, _, _ = mask.shape
+        own = mask.shape[-2:]
+        if not (
+            count in (1, heads[0] * heads[1])
+            and broadcasts_into(own, (queries, keys))
+            and broadcast_together(tuple(others), tuple(lead))
+        ):
+            raise ValueError(
+                f"mask: got shape {mask.shape}, wanted one that broadcasts with "
+                f"{(*lead, heads[0] * heads[1], queries, keys)}: the heads are third from last"
+            )
+        return mask.reshape(*others, *((1, 1) if count == 1 else heads), *own)
+
+    keywords: dict[str, Any] = {"segments": segments}  # what is none, or wrong, is so for `resolve`
+    if mask is not None:
+        array = mask_of(mask)
+        has_heads = array.ndim > len(shape)
+        keywords["mask"] = split(array) if has_heads else inserted("mask", array, queries, keys)
+    if offset is not None:
+        keywords["offset"] = inserted("offset", offset_of(offset))
+    if key_lengths is not None:
+        keywords["key_lengths"] = inserted("key_lengths", integers("key_lengths", key_lengths))
+    if isinstance(segments, tuple) and len(segments) == 2:
+        pair = zip(segments, (queries, keys), strict=True)
+        keywords["segments"] = tuple(inserted("segments", ids_of(x), n) for x, n in pair)
+    elif segments is not None and not isinstance(segments, tuple) and queries == keys:
+        keywords["segments"] = inserted("segments", ids_of(segments), keys)
+    return keywords
 
 
 def _sink(

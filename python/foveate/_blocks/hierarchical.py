@@ -29,30 +29,30 @@ def hierarchical_attention(
 ) -> Array:
     """Attend within each segment of the keys, and then over the segments [1]_.
 
-    Every query gets from each segment an answer from its keys and one from its values, by the same
-    weights. These are the keys and values of a second attention of the same query. Words and
-    sentences are the usual case, where the values are the keys.
+    In each segment a query gets two answers by the same weights: one from the keys and one from
+    the values. These are the keys and the values of a second attention of the same query, over the
+    segments. Usually segments are sentences and keys are words, and the values are the keys.
 
     Parameters
     ----------
     query : array (..., Lq, D)
         As for `attention`.
     key : array (..., Lk, D)
-        Of the dtype of `query`. D is that of the queries, whatever the score: the answers are
-        related to them again.
+        Of the dtype of `query`. It needs the D of the queries, whatever the score: its answers are
+        compared with them again.
     value : array (..., Lk, Dv)
-        Of the dtype of `query`; the same object as `key` saves a copy.
+        Of the dtype of `query`. Passing the same object as `key` saves a copy.
     segments : int array (..., Lk)
-        An id for each key: those of one id are a segment. They need not be neighbours; sorted, as
-        sentences are, they save a copy. The segments are in the order of their ids. Which there are
-        may differ between leading indices.
+        An id for each key: keys with the same id are a segment. They need not be neighbors, but
+        sorted ids, as those of sentences, save a copy. The segments are in the order of their ids.
+        Leading indices may have different segments.
     score : str or score object, default "scaled_dot"
         As for `attention`, within the segments.
     upper_score : str or score object, optional
-        As for `attention`, over the segments; None is `score`.
+        As for `attention`, over the segments; None means `score`.
     key_lengths : int or int array (...), optional
-        How many keys are valid, 0 to Lk: those at and beyond are not seen, nor are segments of
-        which there is no other key.
+        The number of valid keys, 0 to Lk: the others are not seen, nor are segments without a
+        valid key.
 
     Returns
     -------
@@ -67,18 +67,18 @@ def hierarchical_attention(
     See Also
     --------
     hierarchical_attention_vjp : the same with its gradients.
-    attention : with `segments`, for queries that see one segment.
+    attention : with `segments`, where each query sees one segment.
 
     Notes
     -----
-    Yang et al. ask words and sentences by queries of their own, with an encoder between the levels:
-    that is `attention` twice, the first with `segments`. Here one query asks both, and each query
-    sees every segment; `upper_score=Bilinear(w)` turns it before it asks the second time.
+    Yang et al. use different queries for words and for sentences, with an encoder between the
+    levels: that is `attention` twice, the first time with `segments`. Here the same query is used
+    on both levels, and sees every segment; `upper_score=Bilinear(w)` transforms it for the second.
 
-    Of 16-bit arrays the answers of the segments are float32: the output alone is rounded. Memory
-    beside the output: the answers of some segments at a time, 4 MB of float32 for each leading
-    index, or (..., Lq, 5, D + Dv) if that is more; for gradients four times as much, and the
-    gradients.
+    The answers of the segments are float32 for 16-bit arrays: only the output is rounded. The
+    memory beside the output holds the answers of some segments at a time: 4 MB of float32 for each
+    leading index, or (..., Lq, 5, D + Dv) if that is more. Gradients take four times as much beside
+    themselves.
 
     References
     ----------
@@ -116,16 +116,16 @@ def hierarchical_attention_vjp(
     Parameters
     ----------
     query : array (..., Lq, D)
-        As for `hierarchical_attention`. The arrays are kept, not copied: leave them as they are
-        until the last pullback.
+        As for `hierarchical_attention`. The arrays are kept, not copied: do not change them before
+        the last pullback.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        What the gradients are taken of: names of fields of `HierarchicalGradients`. None is
-        everything; what is not wanted is not computed.
-    segments, score, upper_score, key_lengths : optional but for `segments`
+        Which gradients are wanted: names of fields of `HierarchicalGradients`. None means all of
+        them; others are not computed.
+    segments, score, upper_score, key_lengths : optional except `segments`
         As for `hierarchical_attention`.
 
     Returns
@@ -134,7 +134,8 @@ def hierarchical_attention_vjp(
         What `hierarchical_attention` returns, up to rounding where `value` is `key`.
     pullback : function
         `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `HierarchicalGradients` of that number. Any number of times.
+        and dtype, and returns the `HierarchicalGradients` of that number. It may be called any
+        number of times.
 
     Raises
     ------
@@ -144,7 +145,7 @@ def hierarchical_attention_vjp(
     See Also
     --------
     hierarchical_attention : the output alone.
-    attention_vjp : what it is made of.
+    attention_vjp : does the work.
 
     References
     ----------

@@ -1,9 +1,9 @@
 """The two levels of hierarchical attention: within segments of the keys, and over them.
 
-Within segments every query is repeated for each of them, without a copy: segments are the rows, and
-queries an axis that shares the keys, so that neighbouring rows of the engine ask one segment, whose
-keys it looks up. What they answer is kept for some segments at a time, over which the upper
-attention is joined as over parts of its keys. Of several parts it is made again for the gradients.
+Every query is repeated for each segment, without a copy: the segments are the rows of the engine,
+and the queries are a leading axis along which the keys are shared, so that each row looks up the
+keys of its segment. The answers of some segments (a part) are kept at a time. The upper attention
+is computed over each part, and merged. Where there are several parts, the gradients recompute them.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from ..scores._base import sum_of_gradients, widened
 from ..scores._rows import project
 from .projection import rows_of
 
-# Numbers in the answers of a part, for each leading index: in float32 4 MB. Of 64 queries and 512
+# Numbers in the answers of a part, for each leading index: 4 MB of float32. For 64 queries and 512
 # segments of 16 keys, D = Dv = 64, on one thread with AVX-512: with 2^18 the output
 # takes 10 ms and its gradients 36 ms, with 2^20 8 and 38 ms, all at once 6 and 59 ms.
 _ROOM = 2**20
 
-# Segments of a part, at most: gradients over more would be added up in an order that depends on how
-# many there are (3 tiles of 168), and so on what else is in the batch.
+# The most segments of a part (3 tiles of 168): over more, the order in which gradients are added up
+# depends on their number, and so on what else is in the batch.
 _MOST = 504
 
-# The engine has another path for up to 4 rows, whose bits differ: there are always more segments.
+# The fewest segments of a part: the engine has another path for up to 4 rows, whose bits differ.
 _LEAST = 5
 
 _NO_SEGMENT = np.iinfo(np.int64).max
@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What both levels answered."""
+    """The answers of both levels."""
 
     output: Array  # (..., Lq, Dv), in the wide dtype
     lse: Array  # (..., Lq, 1, 3), of the upper level, with its parts; NaN where it was merged
@@ -70,7 +70,7 @@ class Forward(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TwoLevels:
-    """Queries, keys and values as they came, all with as many leading axes, and the segments."""
+    """Queries, keys and values, with equal numbers of leading axes, and the segments."""
 
     query: Array
     key: Array

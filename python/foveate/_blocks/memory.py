@@ -45,9 +45,9 @@ class Memory:
     Parameters
     ----------
     keys : array (..., N, D)
-        Where each value is found: float16, bfloat16, float32 or float64. Kept, not copied.
+        The keys of the values: float16, bfloat16, float32 or float64. They are kept, not copied.
     values : array (..., N, Dv)
-        Of the dtype of `keys`. Kept, not copied, nor modified: `write` makes a new array.
+        Of the dtype of `keys`. They are kept, not copied, nor modified: `write` makes a new array.
 
     Raises
     ------
@@ -56,7 +56,7 @@ class Memory:
 
     See Also
     --------
-    attention : what reads.
+    attention : reads.
 
     References
     ----------
@@ -113,28 +113,28 @@ class Memory:
         hops: int = 1,
         rng: Seed = None,
     ) -> Array:
-        """Read what the keys that are like the query hold.
+        """Read the values whose keys are like the query.
 
         Parameters
         ----------
         query : array (..., Lq, D)
             Of the dtype of the keys; leading axes broadcast with those of the memory.
         sharpness : float, default 1.0
-            Multiplies the cosine: the larger, the nearer to the most similar key alone.
+            Multiplies the cosine: the larger it is, the more the most similar key counts.
         score : str or score object, optional
-            As for `attention`, with a scale of its own, instead of the cosine.
+            As for `attention`, instead of the cosine; it has its own scale.
         select : {"soft", "argmax", "sample"}, default "soft"
             The weighted sum of all values, or the value of one key, as `hard_attention` chooses it.
         hops : int, default 1
-            How often to read: each further time with what was read added to the query, so that
+            How often to read. What was read is added to the query before it reads again, so that
             Dv = D is needed.
         rng : None, int, SeedSequence, BitGenerator or Generator
-            As for `hard_attention`; only used by "sample".
+            As for `hard_attention`; only "sample" uses it.
 
         Returns
         -------
         numpy.ndarray (..., Lq, Dv)
-            What the last hop read, of the dtype of the keys; 0 of a memory without rows.
+            What the last hop read, in the dtype of the keys; 0 for a memory without rows.
 
         Raises
         ------
@@ -180,11 +180,11 @@ class Memory:
         Parameters
         ----------
         query : array (..., Lq, D)
-            As for `read`. Kept, not copied: leave it as it is until the last pullback; the memory
-            may be written in between.
+            As for `read`. It is kept, not copied: do not change it before the last pullback. The
+            memory may be written in between.
         wrt : str or collection of str, optional
-            What the gradients are taken of: names of fields of `MemoryGradients`. None is
-            everything; what is not wanted is not computed.
+            Which gradients are wanted: names of fields of `MemoryGradients`. None means all of
+            them; others are not computed.
         sharpness, score, hops : optional
             As for `read`.
 
@@ -194,7 +194,8 @@ class Memory:
             What `read` returns.
         pullback : function
             `pullback(d_output)` takes the gradient of a number with respect to the output, of its
-            shape and dtype, and returns the `MemoryGradients` of that number. Any number of times.
+            shape and dtype, and returns the `MemoryGradients` of that number. It may be called any
+            number of times.
 
         Raises
         ------
@@ -269,14 +270,14 @@ class Memory:
         """Erase, and then add, where the keys are like the query.
 
         A value v becomes `v prod_i (1 - w_i e_i) + sum_i w_i a_i`, over the queries i, with the
-        weight w_i by which query i would read it: all erase before any adds, and the order of the
-        queries does not matter. `values` is another array afterwards.
+        weight w_i by which query i would read it: all queries erase before any of them adds, so
+        their order does not matter. `values` is another array afterwards.
 
         Parameters
         ----------
         query : array (..., Lq, D)
-            Of the dtype of the keys. Its leading axes broadcast into those of the values: all that
-            writes into one memory is an axis of queries.
+            Of the dtype of the keys. Its leading axes broadcast into those of the values: whatever
+            writes into the same memory must be on the axis of the queries.
         erase : array that broadcasts into (..., Lq, Dv)
             The e_i, 0 to 1, of any real dtype.
         add : array that broadcasts into (..., Lq, Dv)
@@ -292,7 +293,7 @@ class Memory:
 
         Examples
         --------
-        Half of what is there is erased, and 1 is added by halves, at keys that are alike:
+        The two keys are equal: half of each value is erased, and 1/2 is added to it.
 
         >>> import foveate as fv, numpy as np
         >>> memory = fv.Memory(np.ones((2, 3)), np.array([[8.0], [4.0]]))
@@ -306,12 +307,12 @@ class Memory:
         self._values = written(q, k, v, how, erase=erase, add=add)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the memory into a file, of NumPy's format npz, without pickles.
+        """Write the memory into a file, in NumPy's format npz, without pickles.
 
         Parameters
         ----------
         path : str or path
-            The file, by its whole name.
+            The whole name of the file.
 
         Raises
         ------
@@ -320,13 +321,13 @@ class Memory:
 
         See Also
         --------
-        load : takes it.
+        load : reads it.
         """
         _memory_file.save(path, self._keys, self._values)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Memory:
-        """Take a memory from a file that `save` wrote; nothing in it is run.
+        """Read a memory from a file that `save` wrote; nothing in it is run.
 
         Parameters
         ----------
@@ -341,9 +342,9 @@ class Memory:
         ValueError
             For a file that holds no memory.
         MemoryError
-            For one that tells of arrays that are too large.
+            For a file whose arrays are too large.
         OSError
-            For one that cannot be read.
+            For a file that cannot be read.
 
         Examples
         --------
@@ -362,7 +363,7 @@ class Memory:
     def _operands(self, query: object, score: object, hops: object) -> tuple[Array, Array, Array]:
         """Check the query and the hops, and return query, keys and values.
 
-        For several hops, of the dtype of the computation: what is between is not rounded.
+        For several hops they have the dtype of the computation: nothing is rounded in between.
         """
         q = float_arrays(query=query, keys=self._keys)[0]
         rows_of("query", q)

@@ -15,7 +15,7 @@ from .._inputs.arrays import FLOATS, Array, bfloat16
 
 # What zipfile, zlib and NumPy raise for a file that is no npz, or a broken one. RuntimeError is of
 # encrypted parts, and of unknown ways to compress; AttributeError of parts that are no arrays. The
-# header of a part is text of Python's, which NumPy takes to tokens first.
+# header of a part is Python's text, which NumPy splits into tokens first.
 _DAMAGED = (
     AttributeError,
     EOFError,
@@ -48,7 +48,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Array, Array]:
     OSError
         For a file that cannot be read.
     MemoryError
-        For one that tells of arrays that are too large.
+        For a file whose arrays are too large.
     ValueError
         For one that `save` did not write.
     """

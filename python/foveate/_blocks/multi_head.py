@@ -1,9 +1,9 @@
-"""Multi-head attention: several attentions over projections of the same rows, joined by another.
+"""Multi-head attention: attention over several projections, and a projection of the answers.
 
     output = concat_h(attention(x @ wq_h, memory @ wk_h, memory @ wv_h)) @ wo
 
-The heads are views of the projected rows, and groups of them share keys by an axis that broadcasts:
-the engine takes them as they lie.
+The heads are views of the projected rows, and groups of heads share keys by an axis that
+broadcasts: nothing is copied for the engine.
 """
 
 from __future__ import annotations
@@ -45,53 +45,54 @@ def multi_head_attention(
     bo: ArrayInput | None = None,
     **options: Unpack[AttentionOptions],
 ) -> Array:
-    """Attend by several heads at once, each with projections of its own [1]_.
+    """Attend with several heads at once, each with projections of its own [1]_.
 
     Parameters
     ----------
     x : array (..., Lq, E)
-        What the queries are made of: float16, bfloat16, float32 or float64. Leading axes are
-        batches.
+        The rows that are projected to queries: float16, bfloat16, float32 or float64. Leading axes
+        are batches.
     memory : array (..., Lk, Em), optional
-        What the keys and the values are made of, of the dtype of `x`; None is `x` itself.
+        The rows that are projected to keys and values, of the dtype of `x`; None means `x` itself.
     wq : array (E, num_heads * D)
-        Weights multiply from the right: the queries are x @ wq + bq, the first D columns those of
-        the first head. Of a float dtype that fits into the dtype of the computation: float32, or
-        float64 where x is float64; so are the other weights.
+        The weights multiply rows from the right: the queries are x @ wq + bq, and the first D
+        columns belong to the first head. The float dtypes of all weights must fit into that of the
+        computation: float32, or float64 where x is float64.
     wk : array (Em, num_kv_heads * D)
-        Of the keys. For a score with matrices of its own a head may have another number of columns.
+        For the keys. With a score that has matrices of its own, a head may have another number of
+        columns.
     wv : array (Em, num_kv_heads * Dv)
-        Of the values.
+        For the values.
     wo : array (num_heads * Dv, Eo)
-        Multiplies the answers of the heads, one beside the other.
+        Multiplies the answers of all heads, side by side.
     num_heads : int
     num_kv_heads : int, optional
-        How many heads of keys and values there are, which divides `num_heads`: as many neighbouring
-        heads of queries as that gives share one [2]_. None is `num_heads`.
+        The number of heads of keys and values, which divides `num_heads`: neighboring heads of
+        queries, `num_heads / num_kv_heads` of them, share one [2]_. None means `num_heads`.
     bq, bk, bv, bo : arrays (num_heads * D,), (num_kv_heads * D,), (num_kv_heads * Dv,), (Eo,)
-        What is added to each product; optional.
+        Added to each product; optional.
     score, causal, window, softcap : optional
-        As for `attention`, the same for all heads; a score of `ScaledDot()` has the D of a head.
+        As for `attention`, the same for all heads; D of `ScaledDot()` is that of a head.
     mask : array (..., Lq, Lk) or (..., num_heads, Lq, Lk), optional
-        As for `attention`. It has the heads third from last, or 1 for all of them, where it has
-        three axes more than the batch; with fewer axes it is the same for all heads.
+        As for `attention`. Where it has three axes more than the batch, the third from last is that
+        of the heads, or 1; with fewer axes it is the same for all heads.
     offset, key_lengths, segments : optional
-        As for `attention`, the same for all heads: leading axes are those of the batches, and have
-        none of heads.
+        As for `attention`, the same for all heads: the leading axes are those of the batches,
+        without one of heads.
     sink : float or array (..., num_heads), optional
-        As for `attention`; an array has an axis of heads.
+        As for `attention`; the last axis of an array is that of the heads.
     dropout, rng : optional
-        As for `attention`: of the weights of every head.
+        As for `attention`: the weights of every head are dropped.
 
     Returns
     -------
     numpy.ndarray (..., Lq, Eo)
-        Of the dtype of `x`. A query that sees no key has the output `bo`, or 0.
+        It has the dtype of `x`. A query that sees no key has the output `bo`, or 0.
 
     Raises
     ------
     TypeError, ValueError, MemoryError, KeyboardInterrupt
-        As `attention`, for weights that do not fit, and for numbers of heads that do not divide.
+        As `attention`, and where weights do not fit or numbers of heads do not divide.
 
     See Also
     --------
@@ -100,7 +101,7 @@ def multi_head_attention(
 
     Notes
     -----
-    Of 16-bit rows everything between is float32: the output alone is rounded.
+    For 16-bit rows all that is between is float32: only the output is rounded.
 
     References
     ----------
@@ -110,7 +111,7 @@ def multi_head_attention(
 
     Examples
     --------
-    Four heads of size 8, which share two heads of keys and values:
+    Four heads of size 8 share two heads of keys and values:
 
     >>> import foveate as fv, numpy as np
     >>> rng = np.random.default_rng(0)
@@ -145,18 +146,18 @@ def multi_head_attention_vjp(
     wrt: str | Collection[str] | None = None,
     **options: Unpack[AttentionOptions],
 ) -> tuple[Array, Callable[[ArrayInput], MultiHeadGradients]]:
-    """Attend by several heads, and return the output with the pullback of its gradients.
+    """Compute multi-head attention, and return the output with the pullback of its gradients.
 
     Parameters
     ----------
     x, memory : arrays (..., Lq, E), (..., Lk, Em)
-        As for `multi_head_attention`. The arrays are kept, not copied: leave them as they are until
+        As for `multi_head_attention`. The arrays are kept, not copied: do not change them before
         the last pullback.
     wq, wk, wv, wo, num_heads, num_kv_heads, bq, bk, bv, bo : optional from num_kv_heads on
         As for `multi_head_attention`.
     wrt : str or collection of str, optional
-        What the gradients are taken of: names of fields of `MultiHeadGradients`. None is
-        everything; what is not wanted is not computed.
+        Which gradients are wanted: names of fields of `MultiHeadGradients`. None means all of them;
+        others are not computed.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `multi_head_attention`.
     dropout, rng : optional
@@ -168,7 +169,8 @@ def multi_head_attention_vjp(
         What `multi_head_attention` returns.
     pullback : function
         `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `MultiHeadGradients` of that number. Any number of times.
+        and dtype, and returns the `MultiHeadGradients` of that number. It may be called any number
+        of times.
 
     Raises
     ------
@@ -178,7 +180,7 @@ def multi_head_attention_vjp(
     See Also
     --------
     multi_head_attention : the output alone.
-    attention_vjp : what it is made of.
+    attention_vjp : does the work.
 
     References
     ----------

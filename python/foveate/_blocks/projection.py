@@ -1,6 +1,6 @@
 """The projections of a block: rows @ weight + bias, and their gradients.
 
-They are matrix products of NumPy, in the dtype of the computation, and are not rounded before it.
+They are matrix products of NumPy in the dtype of the computation, and are not rounded.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def check_columns(score: Any, columns: int, wanted: int, heads: str = "") -> Non
 
 @dataclass(frozen=True, eq=False)
 class Projections:
-    """Those of queries, keys and values, and the names of the arguments whose rows they project."""
+    """The projections of queries, keys and values, and the arguments whose rows they project."""
 
     query: Projection
     key: Projection
@@ -121,11 +121,11 @@ class Projections:
     sources: tuple[str, str, str]
 
     def _each(self) -> Iterator[tuple[str, str, Projection]]:
-        """Yield with what the names of a weight and a bias end; whose rows; and the projection."""
+        """Yield the last letter of weight and bias, the argument projected, and the projection."""
         yield from zip("qkv", self.sources, (self.query, self.key, self.value), strict=True)
 
     def inner_names(self, wanted: Collection[str]) -> frozenset[str]:
-        """Tell which gradients of `attention_vjp` those that are wanted are made of."""
+        """Tell which gradients of `attention_vjp` the wanted ones are computed from."""
         inner = {name for name in ("mask", "sink", "score") if name in wanted}
         for name, (end, source, _) in zip(("query", "key", "value"), self._each(), strict=True):
             if not {source, f"w{end}", f"b{end}"}.isdisjoint(wanted):
@@ -135,7 +135,7 @@ class Projections:
     def gradients(
         self, wanted: Collection[str], d_projected: Iterable[Array | None]
     ) -> dict[str, Array | None]:
-        """Return those that are wanted of rows, weights and biases, from those of the projected."""
+        """Return the wanted gradients of rows, weights and biases from those of the projections."""
         made: dict[str, Array | None] = {}
         for (end, source, projection), d in zip(self._each(), d_projected, strict=True):
             if d is None:
@@ -154,6 +154,6 @@ class Projections:
 
 
 def total(*parts: Array | None) -> Array | None:
-    """Add the parts of a gradient that are there."""
+    """Add the parts of a gradient that are not None."""
     present = [x for x in parts if x is not None]
     return sum(present[1:], present[0]) if present else None

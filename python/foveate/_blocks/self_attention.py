@@ -31,19 +31,20 @@ def self_attention(
     wv: ArrayInput,
     **options: Unpack[AttentionOptions],
 ) -> Array:
-    """Let each row of x attend to the rows of x: one head of self-attention [1]_ [2]_.
+    """Let each row of x attend to the rows of x: self-attention with one head [1]_ [2]_.
 
     Parameters
     ----------
     x : array (..., L, E)
         float16, bfloat16, float32 or float64. Leading axes are batches.
     wq : array (E, D)
-        Weights multiply from the right: the queries are x @ wq. Of a float dtype that fits into the
-        dtype of the computation: float32, or float64 where x is float64.
+        The weights multiply rows from the right: the queries are x @ wq. Their float dtype must fit
+        into that of the computation: float32, or float64 where x is float64.
     wk : array (E, D)
-        Of the keys. For a score with matrices of its own its columns may be of another number.
+        For the keys. With a score that has matrices of its own, the number of its columns may
+        differ.
     wv : array (E, Dv)
-        Of the values.
+        For the values.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`, with Lq = Lk = L.
     dropout, rng : optional
@@ -52,12 +53,12 @@ def self_attention(
     Returns
     -------
     numpy.ndarray (..., L, Dv)
-        Of the dtype of `x`. A row that sees none has the output 0.
+        It has the dtype of `x`. A row that sees no row has the output 0.
 
     Raises
     ------
     TypeError, ValueError, MemoryError, KeyboardInterrupt
-        As `attention`, and for weights that do not fit.
+        As `attention`, and where weights do not fit.
 
     See Also
     --------
@@ -66,7 +67,7 @@ def self_attention(
 
     Notes
     -----
-    Of 16-bit rows the projections are float32: the output alone is rounded.
+    The projections of 16-bit rows are float32: only the output is rounded.
 
     References
     ----------
@@ -102,18 +103,18 @@ def self_attention_vjp(
     wrt: str | Collection[str] | None = None,
     **options: Unpack[AttentionOptions],
 ) -> tuple[Array, Callable[[ArrayInput], SelfGradients]]:
-    """Let each row attend to all, and return the output with the pullback of its gradients.
+    """Compute self-attention, and return the output with the pullback of its gradients.
 
     Parameters
     ----------
     x : array (..., L, E)
-        As for `self_attention`. The arrays are kept, not copied: leave them as they are until the
-        last pullback.
+        As for `self_attention`. The arrays are kept, not copied: do not change them before the last
+        pullback.
     wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
         As for `self_attention`.
     wrt : str or collection of str, optional
-        What the gradients are taken of: names of fields of `SelfGradients`. None is everything;
-        what is not wanted is not computed.
+        Which gradients are wanted: names of fields of `SelfGradients`. None means all of them;
+        others are not computed.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `self_attention`.
     dropout, rng : optional
@@ -125,7 +126,8 @@ def self_attention_vjp(
         What `self_attention` returns.
     pullback : function
         `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `SelfGradients` of that number. Any number of times.
+        and dtype, and returns the `SelfGradients` of that number. It may be called any number of
+        times.
 
     Raises
     ------
@@ -135,7 +137,7 @@ def self_attention_vjp(
     See Also
     --------
     self_attention : the output alone.
-    attention_vjp : what it is made of.
+    attention_vjp : does the work.
 
     References
     ----------

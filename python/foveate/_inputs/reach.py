@@ -14,8 +14,6 @@ from .arrays import (
     Array,
     ArrayInput,
     array_or_list,
-    broadcast_together,
-    broadcasts_into,
     integer,
     integers,
     native,
@@ -113,7 +111,7 @@ def resolve(
         None if mask is None else mask_of(mask),
         left,
         right,
-        None if offset is None else _offset(offset),
+        None if offset is None else offset_of(offset),
         None if key_lengths is None else integers("key_lengths", key_lengths),
         query_segments,
         key_segments,
@@ -162,7 +160,14 @@ def _side(side: Any, window: object) -> int | None:
     return size
 
 
-def _offset(offset: object) -> int | str | Array:
+def offset_of(offset: object) -> int | str | Array:
+    """Take an offset.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is neither an int, an int array nor "end".
+    """
     if isinstance(offset, str):
         if offset != "end":
             raise ValueError(f'offset: got {offset!r}, wanted an int, an int array or "end"')
@@ -187,19 +192,25 @@ def _segments(segments: object, query: Array, key: Array) -> tuple[Array, Array]
                 f"segments: got a tuple of {len(segments)}, wanted one int array or a pair "
                 "(of_queries, of_keys)"
             )
-        return _ids(segments[0], query), _ids(segments[1], key)
-    ids = _ids(segments)
+        return ids_of(segments[0], query), ids_of(segments[1], key)
+    ids = ids_of(segments)
     if query.ndim >= 2 and key.ndim >= 2 and query.shape[-2] != key.shape[-2]:
         raise ValueError(
             f"segments: got one array with {query.shape[-2]} queries and {key.shape[-2]} keys, "
             "wanted a pair (of_queries, of_keys)"
         )
-    ids = _ids(ids, query)
+    ids = ids_of(ids, query)
     return ids, ids
 
 
-def _ids(segments: object, rows: Array | None = None) -> Array:
-    """Take ids, one for each of these rows."""
+def ids_of(segments: object, rows: Array | None = None) -> Array:
+    """Take the ids of segments, one for each of these rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no int array of this length.
+    """
     ids = integers("segments", segments)
     if isinstance(ids, int):
         raise TypeError("segments: got an int, wanted an int array with one id a position")
@@ -208,81 +219,3 @@ def _ids(segments: object, rows: Array | None = None) -> Array:
             f"segments: got shape {ids.shape}, wanted (..., {rows.shape[-2]}), an id for each row"
         )
     return ids
-
-
-def of_heads(
-    shape: tuple[int, ...],
-    heads: tuple[int, int],
-    *,
-    mask: object,
-    offset: object,
-    key_lengths: object,
-    segments: object,
-) -> dict[str, Any]:
-    """Give a reach, which is the same for all heads but for a mask, the two axes of the heads.
-
-    Parameters
-    ----------
-    shape : tuple (..., Lq, Lk)
-        Without heads.
-    heads : pair of ints
-        How long the two axes are. A mask that has more axes than `shape` has their product third
-        from last.
-    mask, offset, key_lengths, segments : optional
-        As for `attention`, without heads.
-
-    Returns
-    -------
-    dict
-        Those of the keywords that are there; what has no leading axes is as it was.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `resolve`, and for shapes that do not broadcast with this one.
-    """
-    *lead, queries, keys = shape
-
-    def inserted(name: str, x: Any, *own: int) -> Any:
-        if not isinstance(x, np.ndarray):
-            return x
-        count = max(0, x.ndim - len(own))
-        if not (
-            broadcasts_into(x.shape[count:], own)
-            and broadcast_together(x.shape[:count], tuple(lead))
-        ):
-            raise ValueError(
-                f"{name}: got shape {x.shape}, wanted one that broadcasts with {(*lead, *own)}; it "
-                "is the same for all heads"
-            )
-        return x.reshape((*x.shape[:count], *((1, 1) if count else ()), *x.shape[count:]))
-
-    def split(mask: Array) -> Array:
-        *others, count, _, _ = mask.shape
-        own = mask.shape[-2:]
-        if not (
-            count in (1, heads[0] * heads[1])
-            and broadcasts_into(own, (queries, keys))
-            and broadcast_together(tuple(others), tuple(lead))
-        ):
-            raise ValueError(
-                f"mask: got shape {mask.shape}, wanted one that broadcasts with "
-                f"{(*lead, heads[0] * heads[1], queries, keys)}: the heads are third from last"
-            )
-        return mask.reshape(*others, *((1, 1) if count == 1 else heads), *own)
-
-    keywords: dict[str, Any] = {"segments": segments}  # what is none, or wrong, is so for `resolve`
-    if mask is not None:
-        array = mask_of(mask)
-        has_heads = array.ndim > len(shape)
-        keywords["mask"] = split(array) if has_heads else inserted("mask", array, queries, keys)
-    if offset is not None:
-        keywords["offset"] = inserted("offset", _offset(offset))
-    if key_lengths is not None:
-        keywords["key_lengths"] = inserted("key_lengths", integers("key_lengths", key_lengths))
-    if isinstance(segments, tuple) and len(segments) == 2:
-        pair = zip(segments, (queries, keys), strict=True)
-        keywords["segments"] = tuple(inserted("segments", _ids(x), n) for x, n in pair)
-    elif segments is not None and not isinstance(segments, tuple) and queries == keys:
-        keywords["segments"] = inserted("segments", _ids(segments), keys)
-    return keywords

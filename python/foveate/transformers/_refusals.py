@@ -17,7 +17,7 @@ except ImportError:
     _active_collector = None
 
 # What attention functions of transformers read, or those of models once did, and this one cannot
-# honour: what to do instead.
+# honor: what to do instead.
 _REFUSED = {
     "alibi": 'attn_implementation="eager"',
     "block_indices": 'attn_implementation="eager", whose mask holds the chosen blocks',
