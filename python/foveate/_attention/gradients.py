@@ -125,7 +125,7 @@ class LocalGradients(NamedTuple):
     query, key, value : numpy.ndarray or None
         Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
     centers : numpy.ndarray or None
-        Of the shape of the centres, and of their dtype where that is a float one, else float64.
+        Of the shape of the centers, and of their dtype where that is a float one, else float64.
         None also where there is no Gaussian: the gradient goes through it alone.
     sigma : float or None
         The sum over all queries, also where sigma was "half" with `centers`.

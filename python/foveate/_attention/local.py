@@ -1,9 +1,9 @@
-"""Local attention: a window of keys round a centre of each query's own (Luong et al. 2015).
+"""Local attention: a window of keys round a center of each query's own (Luong et al. 2015).
 
 output[i] = sum_j softmax_j(score(query[i], key[j])) exp(-(j - p_i)^2 / (2 sigma^2)) value[j]
 
 over the keys j with |j - p_i| <= half_width. The weights of the Gaussian come after the softmax,
-and are not normalised again.
+and are not normalized again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def local_attention(
     softcap: float | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Attend to the keys near a centre of each query's own [1]_.
+    """Attend to the keys near a center of each query's own [1]_.
 
     Query i sees the keys at the positions j with |j - p_i| <= half_width, as far as there are such:
     windows end where the keys do. The time grows with the queries times the width of a window, and
-    once with the number of keys, whatever the centres and their order; no matrix is stored.
+    once with the number of keys, whatever the centers and their order; no matrix is stored.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def local_attention(
     TypeError
         For dtypes that are not taken, or mixed, and for keywords of a wrong type.
     ValueError
-        For shapes that do not fit, a half_width or sigma that is not positive and finite, centres
+        For shapes that do not fit, a half_width or sigma that is not positive and finite, centers
         that are NaN or infinite, lengths outside 0..Lk, and a negative softcap.
     MemoryError
         For an output that is too large, before any work.
@@ -104,7 +104,7 @@ def local_attention(
 
     Notes
     -----
-    Centres are taken as float64, so that they are exact beyond 2^24 keys. The order of the queries
+    Centers are taken as float64, so that they are exact beyond 2^24 keys. The order of the queries
     changes no bit of their answers, nor does the number of threads.
 
     References
@@ -152,7 +152,7 @@ def resolve_local(
 ) -> dict[str, Any]:
     """Check the keywords of a local attention, and give those of a `Problem`.
 
-    Where no centres are given and no Gaussian is wanted, it is a window like any other.
+    Where no centers are given and no Gaussian is wanted, it is a window like any other.
 
     Raises
     ------
@@ -208,7 +208,7 @@ def predict_centers(
 
     See Also
     --------
-    local_attention : attention round these centres.
+    local_attention : attention round these centers.
 
     References
     ----------
@@ -232,7 +232,7 @@ def predict_centers(
 def resolve_centers(
     query: object, w: object, v: object, length: object
 ) -> tuple[Array, Array, Array, Array]:
-    """Check what centres are predicted from: arrays that fit, the last as a factor of positions.
+    """Check what centers are predicted from: arrays that fit, the last as a factor of positions.
 
     Raises
     ------

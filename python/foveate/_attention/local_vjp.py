@@ -1,4 +1,4 @@
-"""The gradients of local attention, and of the centres that are predicted for it.
+"""The gradients of local attention, and of the centers that are predicted for it.
 
 With P the softmax, G the Gaussian, dP = dO V^T and delta = rowsum(dO O):
 
@@ -46,7 +46,7 @@ def local_attention_vjp(
 ) -> tuple[Array, Callable[[ArrayInput], LocalGradients]]:
     """Attend locally, and return the output with the function that pulls gradients back [1]_.
 
-    Which keys a query sees is held fixed: the gradient of a centre goes through the Gaussian alone,
+    Which keys a query sees is held fixed: the gradient of a center goes through the Gaussian alone,
     and there is none without it. No weights are stored.
 
     Parameters
@@ -80,12 +80,12 @@ def local_attention_vjp(
     See Also
     --------
     local_attention : the output alone.
-    predict_centers_vjp : takes the gradient of the centres further.
+    predict_centers_vjp : takes the gradient of the centers further.
 
     Notes
     -----
-    A query whose window holds no key has gradients of 0. Centres that are predicted are learned by
-    both pullbacks, one after the other, and the query, from which both the centres and the scores
+    A query whose window holds no key has gradients of 0. Centers that are predicted are learned by
+    both pullbacks, one after the other, and the query, from which both the centers and the scores
     are made, by the sum of its two gradients: see the example.
 
     References
@@ -136,7 +136,7 @@ def local_attention_vjp(
 
 
 def _gradient_dtype(centers: object) -> np.dtype:
-    """The dtype of centres where it is a float one, else float64."""
+    """The dtype of centers where it is a float one, else float64."""
     dtype = array_or_list("centers", centers).dtype
     if dtype.kind != "f" and dtype.name != "bfloat16":
         return np.dtype(np.float64)
@@ -163,7 +163,7 @@ def predict_centers_vjp(
     centers : numpy.ndarray (..., Lq)
         What `predict_centers` returns.
     pullback : function
-        `pullback(d_centers)` takes the gradient of a number with respect to the centres, of their
+        `pullback(d_centers)` takes the gradient of a number with respect to the centers, of their
         shape and dtype, as `local_attention_vjp` gives it; it returns the `CenterGradients` of that
         number. Any number of times.
 
@@ -174,12 +174,12 @@ def predict_centers_vjp(
 
     See Also
     --------
-    predict_centers : the centres alone.
-    local_attention_vjp : attention round these centres, and an example of the two in a row.
+    predict_centers : the centers alone.
+    local_attention_vjp : attention round these centers, and an example of the two in a row.
 
     Notes
     -----
-    A query whose centre has the gradient 0 adds nothing, whatever it holds.
+    A query whose center has the gradient 0 adds nothing, whatever it holds.
 
     References
     ----------
@@ -203,25 +203,25 @@ def predict_centers_vjp(
     dtypes = [rows.dtype, *(as_array("", x).dtype for x in (w, v))]
 
     def pullback(d_centers: ArrayInput) -> CenterGradients:
-        """Return the gradients, from that of the centres."""
-        of_centers = like("d_centers", d_centers, centers.shape, centers.dtype)
+        """Return the gradients, from that of the centers."""
+        d_positions = like("d_centers", d_centers, centers.shape, centers.dtype)
         with np.errstate(all="ignore"):
             hidden, logits = hidden_logits(rows, matrix, vector)
             shrunk, _ = shrunk_share(logits)
             # sigmoid (1 - sigmoid) = e^-|x| / (1 + e^-|x|)^2
-            d_logits = of_centers * keys * shrunk / np.square(1 + shrunk)
-            d_logits = np.where(of_centers == 0, 0, d_logits)
+            d_logits = d_positions * keys * shrunk / np.square(1 + shrunk)
+            d_logits = np.where(d_positions == 0, 0, d_logits)
             d_logits = sum_to(d_logits, rows.shape[:-1])[..., None]  # lengths may have more axes
             d_v = matrix_gradient(hidden, d_logits)[:, 0]
             np.multiply(hidden, hidden, out=hidden)
             d_hidden = np.subtract(1, hidden, out=hidden)
             d_hidden *= d_logits * vector
             d_hidden = np.where(d_logits == 0, 0, d_hidden)
-            found = (d_hidden @ matrix.T, matrix_gradient(rows, d_hidden), d_v)
+            gradients = (d_hidden @ matrix.T, matrix_gradient(rows, d_hidden), d_v)
             return CenterGradients(
                 *(
                     x.astype(dtype.newbyteorder("="), copy=False)
-                    for x, dtype in zip(found, dtypes, strict=True)
+                    for x, dtype in zip(gradients, dtypes, strict=True)
                 )
             )
 
