@@ -69,12 +69,12 @@ class Reach(NamedTuple):
 def resolve(
     query: Array,
     key: Array,
-    mask: object,
-    causal: object,
-    window: object,
-    offset: object,
-    key_lengths: object,
-    segments: object,
+    mask: object = None,
+    causal: object = False,
+    window: object = None,
+    offset: object = None,
+    key_lengths: object = None,
+    segments: object = None,
 ) -> Reach:
     """Check the keywords of a reach.
 
