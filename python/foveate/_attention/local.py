@@ -1,9 +1,9 @@
-"""Local attention: a window of keys round a centre of each query's own (Luong et al. 2015).
+"""Local attention: a window of keys round a center of each query's own (Luong et al. 2015).
 
 output[i] = sum_j softmax_j(score(query[i], key[j])) exp(-(j - p_i)^2 / (2 sigma^2)) value[j]
 
 over the keys j with |j - p_i| <= half_width. The weights of the Gaussian come after the softmax,
-and are not normalised again.
+and are not normalized again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def local_attention(
     softcap: float | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Attend to the keys near a centre of each query's own [1]_.
+    """Attend to the keys near a center of each query's own [1]_.
 
     Query i sees the keys at the positions j with |j - p_i| <= half_width, as far as there are such:
     windows end where the keys do. The time grows with the queries times the width of a window, and
-    once with the number of keys, whatever the centres and their order; no matrix is stored.
+    once with the number of keys, whatever the centers and their order; no matrix is stored.
 
     Parameters
     ----------
@@ -60,37 +60,39 @@ def local_attention(
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     half_width : float
-        How far a query sees to both sides, in keys: the paper's D. Positive, and need not be whole.
+        How far a query sees to both sides, in keys: D in the paper. It is positive, and need not be
+        a whole number.
     centers : array (..., Lq), optional
         The positions p_i, of any real dtype: local-p of the paper, where `predict_centers` makes
-        them. They need not be whole, nor in order, nor lie among the keys; leading axes broadcast
-        with those of the query, and may add some. Without them query i stands at key i, p_i = i:
-        local-m, also where Lq != Lk.
+        them. They need not be whole numbers, nor in order, nor lie among the keys; leading axes
+        broadcast with those of the query, and may add some. Without them query i stands at key i,
+        p_i = i: local-m, also where Lq != Lk.
     sigma : float, "half" or None, default "half"
         With "half", weights are multiplied by a Gaussian round `centers` of sigma = half_width / 2,
-        as in the paper, and not at all where there are no `centers`. A number is a sigma of one's
-        own, also for local-m, then round p_i = i. None: no Gaussian.
+        as in the paper, and not at all where there are no `centers`. A number is the sigma itself,
+        also for local-m, where p_i = i. None: no Gaussian.
     score : str or score object, default "scaled_dot"
         As for `attention`.
     key_lengths : int or int array (...), optional
-        How many keys are valid, 0 to Lk: those at and beyond are not seen.
+        The number of valid keys, 0 to Lk: the keys at and beyond it are not seen.
     softcap : float, optional
         Scores become softcap * tanh(score / softcap). None and 0 mean none.
     out : numpy.ndarray (..., Lq, Dv), optional
-        Where the output is written, of the dtype of `query`; any strides but those of a broadcast.
+        The array to write the output into, of the dtype of `query`; any strides except those of a
+        broadcast.
 
     Returns
     -------
     numpy.ndarray (..., Lq, Dv)
-        Of the dtype of `query`; `out` where it was given. A query whose window holds no key has the
-        output 0.
+        It has the dtype of `query`; `out` where it was given. A query whose window holds no key has
+        the output 0.
 
     Raises
     ------
     TypeError
         For dtypes that are not taken, or mixed, and for keywords of a wrong type.
     ValueError
-        For shapes that do not fit, a half_width or sigma that is not positive and finite, centres
+        For shapes that do not fit, a half_width or sigma that is not positive and finite, centers
         that are NaN or infinite, lengths outside 0..Lk, and a negative softcap.
     MemoryError
         For an output that is too large, before any work.
@@ -99,12 +101,12 @@ def local_attention(
 
     See Also
     --------
-    predict_centers : where each query looks.
+    predict_centers : predicts where each query looks.
     attention : with `window`, for windows that are not symmetric or do not begin at the first key.
 
     Notes
     -----
-    Centres are taken as float64, so that they are exact beyond 2^24 keys. The order of the queries
+    Centers are taken as float64, so that they are exact beyond 2^24 keys. The order of the queries
     changes no bit of their answers, nor does the number of threads.
 
     References
@@ -152,7 +154,7 @@ def resolve_local(
 ) -> dict[str, Any]:
     """Check the keywords of a local attention, and give those of a `Problem`.
 
-    Where no centres are given and no Gaussian is wanted, it is a window like any other.
+    Where no centers are given and no Gaussian is wanted, it is a window like any other.
 
     Raises
     ------
@@ -190,8 +192,8 @@ def predict_centers(
     v : array (H,)
         Likewise.
     length : float or int array (...)
-        How many keys there are: a number, or one for each of the leading axes, with which it
-        broadcasts. Not negative.
+        The number of keys, not negative: one number, or an array that broadcasts with the leading
+        axes.
 
     Returns
     -------
@@ -208,7 +210,7 @@ def predict_centers(
 
     See Also
     --------
-    local_attention : attention round these centres.
+    local_attention : attention round these centers.
 
     References
     ----------
@@ -232,7 +234,7 @@ def predict_centers(
 def resolve_centers(
     query: object, w: object, v: object, length: object
 ) -> tuple[Array, Array, Array, Array]:
-    """Check what centres are predicted from: arrays that fit, the last as a factor of positions.
+    """Check what centers are predicted from: arrays that fit, the last as a factor of positions.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The gradients of local attention, and of the centres that are predicted for it.
+"""The gradients of local attention, and of the centers that are predicted for it.
 
 With P the softmax, G the Gaussian, dP = dO V^T and delta = rowsum(dO O):
 
@@ -46,22 +46,22 @@ def local_attention_vjp(
 ) -> tuple[Array, Callable[[ArrayInput], LocalGradients]]:
     """Attend locally, and return the output with the function that pulls gradients back [1]_.
 
-    Which keys a query sees is held fixed: the gradient of a centre goes through the Gaussian alone,
+    Which keys a query sees is held fixed: the gradient of a center goes through the Gaussian alone,
     and there is none without it. No weights are stored.
 
     Parameters
     ----------
     query : array (..., Lq, D)
-        As for `attention`. The arrays are kept, not copied: leave them, and the output, as they
-        are until the last pullback.
+        As for `attention`. The arrays are kept, not copied: do not change them, or the output,
+        before the last pullback.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        What the gradients are taken of: names of fields of `LocalGradients`. None is everything;
-        what is not wanted is not computed.
-    half_width, centers, sigma, score, key_lengths, softcap : optional but for `half_width`
+        Which gradients are wanted: names of fields of `LocalGradients`. None means all of them;
+        others are not computed.
+    half_width, centers, sigma, score, key_lengths, softcap : optional except `half_width`
         As for `local_attention`.
 
     Returns
@@ -70,7 +70,8 @@ def local_attention_vjp(
         What `local_attention` returns.
     pullback : function
         `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `LocalGradients` of that number. Any number of times.
+        and dtype, and returns the `LocalGradients` of that number. It may be called any number of
+        times.
 
     Raises
     ------
@@ -80,12 +81,12 @@ def local_attention_vjp(
     See Also
     --------
     local_attention : the output alone.
-    predict_centers_vjp : takes the gradient of the centres further.
+    predict_centers_vjp : takes the gradient of the centers further.
 
     Notes
     -----
-    A query whose window holds no key has gradients of 0. Centres that are predicted are learned by
-    both pullbacks, one after the other, and the query, from which both the centres and the scores
+    A query whose window holds no key has gradients of 0. Centers that are predicted are learned by
+    both pullbacks, one after the other, and the query, from which both the centers and the scores
     are made, by the sum of its two gradients: see the example.
 
     References
@@ -136,7 +137,7 @@ def local_attention_vjp(
 
 
 def _gradient_dtype(centers: object) -> np.dtype:
-    """The dtype of centres where it is a float one, else float64."""
+    """The dtype of centers where it is a float one, else float64."""
     dtype = array_or_list("centers", centers).dtype
     if dtype.kind != "f" and dtype.name != "bfloat16":
         return np.dtype(np.float64)
@@ -152,7 +153,7 @@ def predict_centers_vjp(
     Parameters
     ----------
     query : array (..., Lq, D)
-        As for `predict_centers`. The arrays are kept, not copied: leave them as they are until the
+        As for `predict_centers`. The arrays are kept, not copied: do not change them before the
         last pullback.
     w : array (D, H)
     v : array (H,)
@@ -163,9 +164,9 @@ def predict_centers_vjp(
     centers : numpy.ndarray (..., Lq)
         What `predict_centers` returns.
     pullback : function
-        `pullback(d_centers)` takes the gradient of a number with respect to the centres, of their
+        `pullback(d_centers)` takes the gradient of a number with respect to the centers, of their
         shape and dtype, as `local_attention_vjp` gives it; it returns the `CenterGradients` of that
-        number. Any number of times.
+        number. It may be called any number of times.
 
     Raises
     ------
@@ -174,12 +175,12 @@ def predict_centers_vjp(
 
     See Also
     --------
-    predict_centers : the centres alone.
-    local_attention_vjp : attention round these centres, and an example of the two in a row.
+    predict_centers : the centers alone.
+    local_attention_vjp : attention round these centers, and an example of the two in a row.
 
     Notes
     -----
-    A query whose centre has the gradient 0 adds nothing, whatever it holds.
+    A query whose center has the gradient 0 adds nothing, whatever it holds.
 
     References
     ----------
@@ -203,25 +204,25 @@ def predict_centers_vjp(
     dtypes = [rows.dtype, *(as_array("", x).dtype for x in (w, v))]
 
     def pullback(d_centers: ArrayInput) -> CenterGradients:
-        """Return the gradients, from that of the centres."""
-        of_centers = like("d_centers", d_centers, centers.shape, centers.dtype)
+        """Return the gradients, from that of the centers."""
+        d_positions = like("d_centers", d_centers, centers.shape, centers.dtype)
         with np.errstate(all="ignore"):
             hidden, logits = hidden_logits(rows, matrix, vector)
             shrunk, _ = shrunk_share(logits)
             # sigmoid (1 - sigmoid) = e^-|x| / (1 + e^-|x|)^2
-            d_logits = of_centers * keys * shrunk / np.square(1 + shrunk)
-            d_logits = np.where(of_centers == 0, 0, d_logits)
+            d_logits = d_positions * keys * shrunk / np.square(1 + shrunk)
+            d_logits = np.where(d_positions == 0, 0, d_logits)
             d_logits = sum_to(d_logits, rows.shape[:-1])[..., None]  # lengths may have more axes
             d_v = matrix_gradient(hidden, d_logits)[:, 0]
             np.multiply(hidden, hidden, out=hidden)
             d_hidden = np.subtract(1, hidden, out=hidden)
             d_hidden *= d_logits * vector
             d_hidden = np.where(d_logits == 0, 0, d_hidden)
-            found = (d_hidden @ matrix.T, matrix_gradient(rows, d_hidden), d_v)
+            gradients = (d_hidden @ matrix.T, matrix_gradient(rows, d_hidden), d_v)
             return CenterGradients(
                 *(
                     x.astype(dtype.newbyteorder("="), copy=False)
-                    for x, dtype in zip(found, dtypes, strict=True)
+                    for x, dtype in zip(gradients, dtypes, strict=True)
                 )
             )
 

@@ -1,4 +1,4 @@
-"""An order of points in which neighbours stand close, for one to three dimensions.
+"""An order of points in which neighbors stand close, for one to three dimensions.
 
 Points are numbered by the cell that they fall into, along a Hilbert curve (in one dimension: along
 the line), and sorted by the number. A run of consecutive points then fits into a small box.
@@ -111,7 +111,7 @@ def hilbert_code(cells: _Integers, bits: int) -> _Integers:
     Returns
     -------
     int64 array (n,)
-        From 0 to 2**(d * bits) - 1; consecutive places are neighbouring cells.
+        From 0 to 2**(d * bits) - 1; consecutive places are neighboring cells.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Local attention of tensors: a window of keys round a centre of each query's own."""
+"""Local attention of tensors: a window of keys round a center of each query's own."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def local_attention(
     key_lengths: int | Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attend to a window of keys round a centre of each query's own, as `foveate.local_attention`.
+    """Attend to a window of keys round a center of each query's own, as `foveate.local_attention`.
 
     Parameters
     ----------
     query, key, value : tensors (..., Lq, D), (..., Lk, D), (..., Lk, Dv)
         As for `attention`.
     half_width : float
-        A query sees the keys at most this far from its centre. Positive.
+        A query sees the keys at most this far from its center. Positive.
     centers : tensor (...) of positions (..., Lq), optional
         Local-p: where each query looks on the key axis. None is local-m: query t looks at key t.
     sigma : float, tensor (), "half" or None
-        The weights are multiplied by exp(-(s - p)^2 / (2 sigma^2)), and not normalised again.
+        The weights are multiplied by exp(-(s - p)^2 / (2 sigma^2)), and not normalized again.
         "half" is half_width / 2 where there are `centers`, and none without them; None is none.
     score, key_lengths, softcap : optional
         As for `attention`.
@@ -58,7 +58,7 @@ def local_attention(
 
     See Also
     --------
-    predict_centers : the centres of Luong's local-p.
+    predict_centers : the centers of Luong's local-p.
     foveate.local_attention : the same of arrays, with all that is promised.
 
     References
@@ -164,8 +164,8 @@ def _length(length: Any, query: Tensor) -> Any:
         return length
     check_tensor("length", length, INTEGERS, "a number, or a tensor of an integer dtype")
     lead = query.shape[:-2]
-    own = zip(length.shape[::-1], lead[::-1], strict=False)
-    if any(1 not in (one, whole) and one != whole for one, whole in own):
+    pairs = zip(length.shape[::-1], lead[::-1], strict=False)
+    if any(1 not in (one, whole) and one != whole for one, whole in pairs):
         raise ValueError(
             f"length: got shape {tuple(length.shape)}, wanted one that broadcasts with the leading "
             f"axes, {tuple(lead)}"
