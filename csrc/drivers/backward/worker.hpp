@@ -165,7 +165,7 @@ class BackwardWorker {
     return {of(pass_.lse_high), of(pass_.lse_low), of(pass_.delta)};
   }
 
-  // To row_[i]: what is taken off the gradients of the weights of query first + i, but for that of lse.
+  // To row_[i]: what is taken off the gradients of the weights of query first + i, except that of lse.
   void sum_rows(int64_t batch, int64_t group, int64_t first, int64_t count) noexcept {
     if (p_.advantage) {
       for (int64_t i = 0; i < count; ++i) {

@@ -22,7 +22,7 @@ Interval round_center(double center, double half_width, int64_t keys) noexcept {
   // of the center's last place is more than that, by any number
   const auto outside = [&](int64_t j) { return !(std::fabs(double(j) - center) <= half_width); };
   const auto inside_from = [&](int64_t in,
-                               int64_t out) {  // the last key inside, from one that is towards one that is not
+                               int64_t out) {  // the last key inside, from one that is to one that is not
     while (out > in ? out - in > 1 : in - out > 1) {
       const int64_t middle = in + (out - in) / 2;
       (outside(middle) ? out : in) = middle;
