@@ -66,7 +66,7 @@ struct Arguments {
   uint64_t seen_ = 0;  // which keywords have a value
 };
 
-// Makes the names of the table Python's own, once, when the module is initialised.
+// Makes the names of the table Python's own, once, when the module is initialized.
 bool intern_keywords();
 
 }  // namespace foveate::python

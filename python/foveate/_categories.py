@@ -41,10 +41,10 @@ def multinoulli(
 ) -> Array:
     """Draw categories, each with the probability `p / p.sum()` [1]_: the multinoulli distribution.
 
-    A draw depends on the key of `rng`, on the place of its row among the leading axes and on its
-    number, and on nothing else: not on the number of threads or the other rows. Between a few
-    draws from a row and many, a matter of K and size alone, the order in which categories are gone
-    through changes, and so do the draws.
+    A draw depends on the key of `rng`, on the index of its row among the leading axes and on its
+    number alone: not on the number of threads or the other rows. For few and for many draws from a
+    row, as K and size decide, categories are gone through in different orders, and the draws
+    differ.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ def multinoulli(
         Weights that need not sum to 1, or logits. Any number of categories, any strides. A category
         of weight 0 (logit -inf) is never drawn.
     size : int or tuple of ints, optional
-        How many draws from each row, or the shape of so many; by default one, without an axis of
-        its own.
+        The number of draws from each row, or their shape; by default one, without an axis of its
+        own.
     logits : bool, default False
         `p` holds logarithms of weights, whatever they sum to.
     rng : None, int, SeedSequence, BitGenerator or Generator
@@ -109,8 +109,8 @@ def multinomial(
 ) -> Array:
     """Draw how often each category comes up in n trials: the multinomial distribution.
 
-    Moderate n are counted one by one. Where n is many times K, it is split in two by a binomial
-    draw, and each part again, down to the categories [1]_.
+    The trials of a moderate n are drawn one by one. Where n is many times K, it is split in two by
+    a binomial draw, and each part again, down to the categories [1]_.
 
     Parameters
     ----------
@@ -119,8 +119,8 @@ def multinomial(
     p : array (..., K), float16, bfloat16, float32, float64 or of integers
         Weights that need not sum to 1. A category of weight 0 never gets a count.
     size : int or tuple of ints, optional
-        How many times to draw for each row, or the shape of so many; by default once, without an
-        axis of its own.
+        The number of draws for each row, or their shape; by default one, without an axis of its
+        own.
     rng : None, int, SeedSequence, BitGenerator or Generator
         What `numpy.random.default_rng` takes; a Generator advances. Counts depend on its key, on
         the row and its own n, and on the number of the draw.

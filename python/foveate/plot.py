@@ -7,13 +7,15 @@ column a key, and the first of both are at the top left.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._attention.soft import attention_weights
 from ._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays, integer
-from ._inputs.reach import Reach, Segments, Window, resolve
+from ._inputs.options import ReachOptions
+from ._inputs.reach import Reach, resolve
+from ._inputs.signatures import with_options
 
 try:
     from matplotlib import pyplot
@@ -22,6 +24,9 @@ except ImportError as error:
     raise ImportError(
         "foveate.plot needs matplotlib 3.8 or later: pip install 'foveate[plot]'"
     ) from error
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["alignment", "reach", "weights"]
 
@@ -88,19 +93,15 @@ def weights(
     return _draw(panels, labels, "head", titles, cmap, largest, axes, bar=axes is None)
 
 
+@with_options(ReachOptions, of=attention_weights, after="keys")
 def reach(
     queries: int | Sequence[str],
     keys: int | Sequence[str],
     *,
-    mask: ArrayInput | None = None,
-    causal: bool = False,
-    window: Window | None = None,
-    offset: ArrayInput | str | None = None,
-    key_lengths: ArrayInput | None = None,
-    segments: Segments | None = None,
     titles: Sequence[str] | None = None,
     cmap: Any = "Blues",
     axes: Any = None,
+    **options: Unpack[ReachOptions],
 ) -> Any:
     """Draw which keys each query sees.
 
@@ -148,21 +149,13 @@ def reach(
     rows, row_labels = _count("queries", queries)
     columns, column_labels = _count("keys", keys)
     query, key = np.zeros((rows, 0), np.float32), np.zeros((columns, 0), np.float32)
-    checked = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    lead = _lead(checked)
-    seen = checked[0]
-    if seen is not None and seen.dtype != np.bool_:
-        seen = seen != -np.inf  # seen is also where so little is added that the weight would be 0
-    given = attention_weights(  # of scores that are all alike
-        np.broadcast_to(query, (*lead, rows, 0)),
-        key,
-        mask=seen,
-        causal=causal,
-        window=window,
-        offset=offset,
-        key_lengths=key_lengths,
-        segments=segments,
-    )
+    checked = resolve(query, key, **options)
+    lead, mask = _lead(checked), checked.mask
+    if mask is not None and mask.dtype != np.bool_:
+        mask = mask != -np.inf  # seen is also where so little is added that the weight would be 0
+    options["mask"] = mask
+    query = np.broadcast_to(query, (*lead, rows, 0))  # all scores are alike
+    given = attention_weights(query, key, **options)
     labels = {"queries": row_labels, "keys": column_labels}
     return _draw((given > 0) * 1.0, labels, "batch", titles, cmap, 1.0, axes)
 

@@ -16,7 +16,7 @@ from foveate._regression.bandwidth import (
     PRECISION,
     descend,
     find_bandwidth,
-    minimise,
+    minimize,
 )
 from foveate.sklearn import NadarayaWatson
 from numpy.testing import assert_allclose, assert_array_equal
@@ -175,7 +175,7 @@ def test_degenerate_data_is_fitted():
         assert_allclose(model.predict(np.ones((1, 2))), y[:5].mean())
 
 
-def test_minimise():
+def test_minimize():
     """Between the grid's points; at its ends; with a plateau, from which the largest is taken."""
     calls = []
 
@@ -188,15 +188,15 @@ def test_minimise():
 
     for center in (0.3, 1.0, 5.3):
         for factor, error in (
-            minimise(bowl(center), FACTORS),
+            minimize(bowl(center), FACTORS),
             descend(bowl(center), 2 * center),
             descend(bowl(center), center / 3),
         ):
             assert abs(np.log2(factor / center)) < PRECISION
             assert error == bowl(center)(factor)
     for center, end in ((1e-9, FACTORS[0]), (1e9, FACTORS[-1])):
-        assert minimise(bowl(center), FACTORS)[0] == end
-    assert minimise(lambda _: 0.0, FACTORS)[0] == FACTORS[-1]
+        assert minimize(bowl(center), FACTORS)[0] == end
+    assert minimize(lambda _: 0.0, FACTORS)[0] == FACTORS[-1]
     assert descend(lambda _: 0.0, 1.0)[0] >= FACTORS[-1]
     assert min(calls) >= FACTORS[0]
 
@@ -208,7 +208,7 @@ def test_a_bottom_that_is_no_parabola():
         return 1 / factor + factor**0.3
 
     least = (1 / 0.3) ** (1 / 1.3)
-    for search in (lambda: minimise(error, FACTORS), lambda: descend(error, 0.4)):
+    for search in (lambda: minimize(error, FACTORS), lambda: descend(error, 0.4)):
         assert abs(np.log2(search()[0] / least)) < 2 * PRECISION
 
 

@@ -1,4 +1,4 @@
-"""What a pullback returns, and what it may be asked for."""
+"""Result types of the `_vjp` functions, and their argument `wrt`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .._inputs.arrays import Array
 
 
 class Gradients(NamedTuple):
-    """What the pullback of `attention_vjp` returns: None where nothing was wanted, or given.
+    """The result of the pullback of `attention_vjp`: None if not wanted, or not given.
 
     Parameters
     ----------
     query, key, value : numpy.ndarray or None
-        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+        In the shape and the dtype of the arrays: summed over the axes that were broadcast.
     mask : numpy.ndarray or None
-        Of a float mask, in its shape and dtype; 0 where it is -inf.
+        For a float mask, in its shape and dtype; 0 where it is -inf.
     sink : numpy.ndarray or None
         In the shape of the sink, float64 (of the dtype of the computation in the reference).
     score : Score or None
-        A score object of the same class, whose parameters are the gradients of the score's own;
-        None where those are none, as of a score that is named by a string.
+        A score object of the same class, whose parameters are the gradients of the score's
+        parameters; None for a score without parameters, or one that is named by a string.
 
     Examples
     --------
@@ -42,12 +42,12 @@ class Gradients(NamedTuple):
 
 
 class RegressionGradients(NamedTuple):
-    """What the pullback of `kernel_regression_vjp` returns: None where nothing was wanted.
+    """The result of the pullback of `kernel_regression_vjp`: None for what was not wanted.
 
     Parameters
     ----------
     x, x_train, y_train : numpy.ndarray or None
-        Of the shape and the dtype of the arrays.
+        In the shape and the dtype of the arrays.
     w : float, numpy.ndarray (d,) or None
         A number where w is one; an array in the dtype of the computation: float32, or float64 for
         float64.
@@ -68,17 +68,17 @@ class RegressionGradients(NamedTuple):
 
 
 class HardGradients(NamedTuple):
-    """What the pullback of `hard_attention_vjp` returns: None where nothing was wanted, or given.
+    """The result of the pullback of `hard_attention_vjp`: None if not wanted, or not given.
 
     Parameters
     ----------
     query, key, value : numpy.ndarray or None
-        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+        In the shape and the dtype of the arrays: summed over the axes that were broadcast.
     mask : numpy.ndarray or None
-        Of a float mask, in its shape and dtype; 0 where it is -inf.
+        For a float mask, in its shape and dtype; 0 where it is -inf.
     score : Score or None
-        A score object of the same class, whose parameters are the gradients of the score's own;
-        None where those are none, as of a score that is named by a string.
+        A score object of the same class, whose parameters are the gradients of the score's
+        parameters; None for a score without parameters, or one that is named by a string.
 
     Examples
     --------
@@ -118,20 +118,20 @@ def names_of(
 
 
 class LocalGradients(NamedTuple):
-    """What the pullback of `local_attention_vjp` returns: None where nothing was wanted, or given.
+    """The result of the pullback of `local_attention_vjp`: None if not wanted, or not given.
 
     Parameters
     ----------
     query, key, value : numpy.ndarray or None
-        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+        In the shape and the dtype of the arrays: summed over the axes that were broadcast.
     centers : numpy.ndarray or None
-        Of the shape of the centers, and of their dtype where that is a float one, else float64.
+        In the shape of the centers, and in their dtype where that is a float one, else float64.
         None also where there is no Gaussian: the gradient goes through it alone.
     sigma : float or None
         The sum over all queries, also where sigma was "half" with `centers`.
     score : Score or None
-        A score object of the same class, whose parameters are the gradients of the score's own;
-        None where those are none, as of a score that is named by a string.
+        A score object of the same class, whose parameters are the gradients of the score's
+        parameters; None for a score without parameters, or one that is named by a string.
 
     Examples
     --------
@@ -151,12 +151,12 @@ class LocalGradients(NamedTuple):
 
 
 class CenterGradients(NamedTuple):
-    """What the pullback of `predict_centers_vjp` returns.
+    """The result of the pullback of `predict_centers_vjp`.
 
     Parameters
     ----------
     query, w, v : numpy.ndarray
-        Of the shape and the dtype of the arrays.
+        In the shape and the dtype of the arrays.
 
     Examples
     --------
@@ -173,14 +173,14 @@ class CenterGradients(NamedTuple):
 
 
 class SelfGradients(NamedTuple):
-    """What the pullback of `self_attention_vjp` returns: None where nothing was wanted, or given.
+    """The result of the pullback of `self_attention_vjp`: None if not wanted, or not given.
 
     Parameters
     ----------
     x, wq, wk, wv : numpy.ndarray or None
-        Of the shape and the dtype of the arrays.
+        In the shape and the dtype of the arrays.
     mask, sink, score : optional
-        As of `Gradients`.
+        As in `Gradients`.
 
     Examples
     --------
@@ -200,14 +200,14 @@ class SelfGradients(NamedTuple):
 
 
 class MultiHeadGradients(NamedTuple):
-    """What the pullback of `multi_head_attention_vjp` returns: None if not wanted, or not given.
+    """The result of the pullback of `multi_head_attention_vjp`: None if not wanted, or not given.
 
     Parameters
     ----------
     x, memory, wq, wk, wv, wo, bq, bk, bv, bo : numpy.ndarray or None
-        Of the shape and the dtype of the arrays. Without a `memory`, x has the gradient of both.
+        In the shape and the dtype of the arrays. Without a `memory`, x has the sum of both.
     mask, sink, score : optional
-        As of `Gradients`.
+        As in `Gradients`.
 
     Examples
     --------
@@ -234,14 +234,14 @@ class MultiHeadGradients(NamedTuple):
 
 
 class HierarchicalGradients(NamedTuple):
-    """What the pullback of `hierarchical_attention_vjp` returns: None if not wanted, or not given.
+    """The result of the pullback of `hierarchical_attention_vjp`: None if not wanted, or not given.
 
     Parameters
     ----------
     query, key, value : numpy.ndarray or None
-        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+        In the shape and the dtype of the arrays: summed over the axes that were broadcast.
     score, upper_score : Score or None
-        As of `Gradients`. Without an `upper_score`, score has the gradient of both levels.
+        As in `Gradients`. Without an `upper_score`, score has the sum of both levels.
 
     Examples
     --------
@@ -260,16 +260,16 @@ class HierarchicalGradients(NamedTuple):
 
 
 class MemoryGradients(NamedTuple):
-    """What the pullback of `Memory.read_vjp` returns: None where nothing was wanted, or given.
+    """The result of the pullback of `Memory.read_vjp`: None if not wanted, or not given.
 
     Parameters
     ----------
     query, keys, values : numpy.ndarray or None
-        Of the shape and the dtype of the arrays: summed over the axes that were broadcast.
+        In the shape and the dtype of the arrays: summed over the axes that were broadcast.
     sharpness : float or None
         None where there is a `score`.
     score : Score or None
-        As of `Gradients`.
+        As in `Gradients`.
 
     Examples
     --------

@@ -21,7 +21,7 @@ SELECTIONS = ("argmax", "sample")
 
 
 class HardAttention(NamedTuple):
-    """What `hard_attention` returns.
+    """The result of `hard_attention`.
 
     Parameters
     ----------
@@ -77,15 +77,14 @@ def hard_attention(
         Of the dtype of `query`. Only the chosen rows are read.
     select : {"sample", "argmax"}, default "sample"
         Draw from the distribution that `attention_weights` has, exactly up to rounding (multinoulli
-        sampling), or take the most probable key, of equals the first.
+        sampling), or take the most probable key, and of equals the first.
     size : int or tuple of ints, optional
-        How many keys to draw for each query, with replacement. None is one, without an axis of its
-        own; the first of many draws is the same. A tuple is the shape of so many draws. Only for
-        "sample".
+        The number of draws for each query, with replacement, or their shape. None is one draw
+        without an axis of its own; the first of many draws is the same. Only for "sample".
     rng : None, int, SeedSequence, BitGenerator or Generator
         What `numpy.random.default_rng` takes; a Generator advances. Draws are counted by leading
         index, query and draw: they are the same for any number of threads and whatever else is in
-        the batch. Not used by "argmax".
+        the batch. It is not used by "argmax".
     score, mask, causal, window, offset, key_lengths, segments, softcap : optional
         As for `attention`.
 
@@ -109,7 +108,7 @@ def hard_attention(
     --------
     hard_attention_vjp : the same with its gradients, to train it.
     attention : the expectation of the output over the draws.
-    multinoulli : draws from probabilities that are at hand.
+    multinoulli : draws from given probabilities.
 
     References
     ----------

@@ -1,7 +1,7 @@
 """Hard attention with its gradients: the choices, and a pullback that holds them.
 
 <d_output, output> + sum(advantage * log_prob): d_output goes to the values that were chosen, and
-d logits_j = sum_s advantage_s ([index_s = j] - P_j), from tiles of weights P that are made again.
+d logits_j = sum_s advantage_s ([index_s = j] - P_j), from tiles of weights P that are recomputed.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ def hard_attention_vjp(
     Parameters
     ----------
     query : array (..., Lq, D)
-        As for `hard_attention`. The arrays are kept, not copied: leave them, and the answer, as
-        they are until the last pullback.
+        As for `hard_attention`. The arrays are kept, not copied: do not change them, or the answer,
+        before the last pullback.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        What the gradients are taken of: names of fields of `HardGradients`. None is everything;
-        what is not wanted is not computed.
+        Which gradients are wanted: names of fields of `HardGradients`. None means all of them;
+        others are not computed.
     select, size, rng : optional
         As for `hard_attention`.
     score, mask, causal, window, offset, key_lengths, segments, softcap : optional
@@ -69,10 +69,10 @@ def hard_attention_vjp(
     result : HardAttention
         What `hard_attention` returns, the same bits.
     pullback : function
-        `pullback(d_output=None, advantage=None)` returns the `HardGradients`. Any number of times.
-        `d_output` is the gradient of a number with respect to the output, of its shape and dtype;
-        None: the output does not count. `advantage` is real and broadcasts to the shape of
-        `log_prob`: the reward of a choice, less a baseline; it is rounded to the dtype of
+        `pullback(d_output=None, advantage=None)` returns the `HardGradients`. It may be called any
+        number of times. `d_output` is the gradient of a number with respect to the output, of its
+        shape and dtype; None: the output does not count. `advantage` is real and broadcasts to the
+        shape of `log_prob`: the reward of a choice, less a baseline; it is rounded to the dtype of
         `log_prob`. None: no REINFORCE term, and query, key, mask and score have gradients of 0.
 
     Raises
@@ -89,12 +89,12 @@ def hard_attention_vjp(
     Notes
     -----
     The gradient of an expected reward is the expectation of this one, with the reward as the
-    advantage; a baseline changes how far the draws are from it, not the expectation.
+    advantage; a baseline changes the variance, not the expectation.
 
     A query that sees no key has gradients of 0; one that has no distribution, and so a log_prob of
     NaN, has gradients of NaN, as do the keys that it sees, where there is an advantage. Keys and
-    values that are not seen change nothing, whatever they hold. The same bits come out for any
-    number of threads.
+    values that are not seen change nothing, whatever they hold. The result has the same bits for
+    any number of threads.
 
     *The variational lower bound* [2]_. A model that answers y with the probability `p(y | s)` after
     it has looked at the keys s, is trained on `L = E_s[log p(y | s)] <= log p(y)`, and on the

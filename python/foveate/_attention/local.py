@@ -60,30 +60,32 @@ def local_attention(
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     half_width : float
-        How far a query sees to both sides, in keys: the paper's D. Positive, and need not be whole.
+        How far a query sees to both sides, in keys: D in the paper. It is positive, and need not be
+        a whole number.
     centers : array (..., Lq), optional
         The positions p_i, of any real dtype: local-p of the paper, where `predict_centers` makes
-        them. They need not be whole, nor in order, nor lie among the keys; leading axes broadcast
-        with those of the query, and may add some. Without them query i stands at key i, p_i = i:
-        local-m, also where Lq != Lk.
+        them. They need not be whole numbers, nor in order, nor lie among the keys; leading axes
+        broadcast with those of the query, and may add some. Without them query i stands at key i,
+        p_i = i: local-m, also where Lq != Lk.
     sigma : float, "half" or None, default "half"
         With "half", weights are multiplied by a Gaussian round `centers` of sigma = half_width / 2,
-        as in the paper, and not at all where there are no `centers`. A number is a sigma of one's
-        own, also for local-m, then round p_i = i. None: no Gaussian.
+        as in the paper, and not at all where there are no `centers`. A number is the sigma itself,
+        also for local-m, where p_i = i. None: no Gaussian.
     score : str or score object, default "scaled_dot"
         As for `attention`.
     key_lengths : int or int array (...), optional
-        How many keys are valid, 0 to Lk: those at and beyond are not seen.
+        The number of valid keys, 0 to Lk: the keys at and beyond it are not seen.
     softcap : float, optional
         Scores become softcap * tanh(score / softcap). None and 0 mean none.
     out : numpy.ndarray (..., Lq, Dv), optional
-        Where the output is written, of the dtype of `query`; any strides but those of a broadcast.
+        The array to write the output into, of the dtype of `query`; any strides except those of a
+        broadcast.
 
     Returns
     -------
     numpy.ndarray (..., Lq, Dv)
-        Of the dtype of `query`; `out` where it was given. A query whose window holds no key has the
-        output 0.
+        It has the dtype of `query`; `out` where it was given. A query whose window holds no key has
+        the output 0.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def local_attention(
 
     See Also
     --------
-    predict_centers : where each query looks.
+    predict_centers : predicts where each query looks.
     attention : with `window`, for windows that are not symmetric or do not begin at the first key.
 
     Notes
@@ -190,8 +192,8 @@ def predict_centers(
     v : array (H,)
         Likewise.
     length : float or int array (...)
-        How many keys there are: a number, or one for each of the leading axes, with which it
-        broadcasts. Not negative.
+        The number of keys, not negative: one number, or an array that broadcasts with the leading
+        axes.
 
     Returns
     -------

@@ -53,16 +53,16 @@ def local_attention_vjp(
     Parameters
     ----------
     query : array (..., Lq, D)
-        As for `attention`. The arrays are kept, not copied: leave them, and the output, as they
-        are until the last pullback.
+        As for `attention`. The arrays are kept, not copied: do not change them, or the output,
+        before the last pullback.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        What the gradients are taken of: names of fields of `LocalGradients`. None is everything;
-        what is not wanted is not computed.
-    half_width, centers, sigma, score, key_lengths, softcap : optional but for `half_width`
+        Which gradients are wanted: names of fields of `LocalGradients`. None means all of them;
+        others are not computed.
+    half_width, centers, sigma, score, key_lengths, softcap : optional except `half_width`
         As for `local_attention`.
 
     Returns
@@ -71,7 +71,8 @@ def local_attention_vjp(
         What `local_attention` returns.
     pullback : function
         `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `LocalGradients` of that number. Any number of times.
+        and dtype, and returns the `LocalGradients` of that number. It may be called any number of
+        times.
 
     Raises
     ------
@@ -153,7 +154,7 @@ def predict_centers_vjp(
     Parameters
     ----------
     query : array (..., Lq, D)
-        As for `predict_centers`. The arrays are kept, not copied: leave them as they are until the
+        As for `predict_centers`. The arrays are kept, not copied: do not change them before the
         last pullback.
     w : array (D, H)
     v : array (H,)
@@ -166,7 +167,7 @@ def predict_centers_vjp(
     pullback : function
         `pullback(d_centers)` takes the gradient of a number with respect to the centers, of their
         shape and dtype, as `local_attention_vjp` gives it; it returns the `CenterGradients` of that
-        number. Any number of times.
+        number. It may be called any number of times.
 
     Raises
     ------

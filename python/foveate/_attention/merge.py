@@ -1,6 +1,6 @@
 """Join answers over parts of the keys into the answer over all of them.
 
-Of parts p: lse = log(sum_p exp(lse_p)), and output = sum_p exp(lse_p - lse) output_p.
+For parts p: lse = log(sum_p exp(lse_p)), and output = sum_p exp(lse_p - lse) output_p.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What REINFORCE subtracts from a reward so that its gradient varies less, and stays unbiased.
+"""Baselines of REINFORCE, subtracted from rewards: the gradient varies less and stays unbiased.
 
     gradient of E[reward] = E[(reward - b) gradient of log_prob]
 
@@ -18,7 +18,7 @@ from .._inputs.arrays import Array, ArrayInput, once, real, reals, room
 class MovingAverageBaseline:
     """A baseline that follows the mean of the rewards, `b <- decay b + (1 - decay) mean` [1]_.
 
-    Called with rewards, it returns them less the baseline as it was before, and moves on.
+    Called with rewards, it returns them less the baseline of before, and then updates that.
 
     Parameters
     ----------

@@ -76,11 +76,11 @@ def attention(
     Parameters
     ----------
     query : array (..., Lq, D)
-        Leading axes broadcast as in `numpy.matmul`, without copies: grouped queries are an axis of
-        keys and values that has length 1. Those of `mask`, `offset`, `key_lengths`, `segments` and
+        Leading axes broadcast as in `numpy.matmul`, without copies: for grouped queries, keys and
+        values have an axis of length 1. Those of `mask`, `offset`, `key_lengths`, `segments` and
         `sink` broadcast with them, and may add some. float16, bfloat16 (of ml_dtypes), float32 or
-        float64; sums are float32, or float64 for float64. Lists and integers are float64. Any
-        object with `__array__`, `__dlpack__` or the buffer protocol.
+        float64; sums are float32, or float64 for float64. Lists and integers become float64. Any
+        object with `__array__`, `__dlpack__` or the buffer protocol is taken.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
@@ -96,13 +96,13 @@ def attention(
     causal : bool, default False
         No query sees a key beyond its own position.
     window : int or pair (left, right), optional
-        Query i, at position p = i + offset, sees the keys p - left <= j <= p + right. An int is
-        both; None is no bound.
+        Query i, at position p = i + offset, sees the keys p - left <= j <= p + right. An int is for
+        both sides; None is no bound.
     offset : int, int array (...), or "end", optional
-        Where query 0 stands on the key axis, for `causal` and `window`; with "end" the last query
-        stands at the last valid key. It may be left out where Lq = Lk, and is 0 then.
+        The position of query 0 on the key axis, for `causal` and `window`; with "end" the last
+        query stands at the last valid key. Where Lq = Lk it may be left out, and is 0.
     key_lengths : int or int array (...), optional
-        How many keys are valid, 0 to Lk: those at and beyond are not seen.
+        The number of valid keys, 0 to Lk: the keys at and beyond it are not seen.
     segments : int array (..., L), or pair (of_queries, of_keys), optional
         An id for each position; a query sees the keys of its own id. One array where Lq = Lk, or
         a tuple of arrays (..., Lq) and (..., Lk).
@@ -112,20 +112,21 @@ def attention(
         One more logit in the denominator of the softmax, with a value of 0.
     dropout : float, default 0
         Probability, less than 1, that a weight becomes 0 after the softmax; the others are divided
-        by 1 - dropout. The lse and the sink are those without it.
+        by 1 - dropout. The lse and the sink do not change with it.
     rng : None, int, SeedSequence, BitGenerator or Generator
         What `numpy.random.default_rng` takes, for the dropout; a Generator advances. Which weights
         are dropped is counted by leading index, query and key: it is the same for any number of
-        threads, and depends on no array. Not used where `dropout` is 0.
+        threads, and depends on no array. It is not used where `dropout` is 0.
     return_lse : bool, default False
         Also return the logarithm of the denominator, for `merge`.
     out : numpy.ndarray (..., Lq, Dv), optional
-        Where the output is written, of the dtype of `query`; any strides but those of a broadcast.
+        The array to write the output into, of the dtype of `query`; any strides except those of a
+        broadcast.
 
     Returns
     -------
     output : numpy.ndarray (..., Lq, Dv)
-        Of the dtype of `query`; `out` where it was given. A query that sees no key has the
+        It has the dtype of `query`; `out` where it was given. A query that sees no key has the
         output 0.
     lse : numpy.ndarray (..., Lq)
         Only with `return_lse`: the natural logarithm of the denominator, with the sink; float32,
@@ -145,15 +146,15 @@ def attention(
 
     See Also
     --------
-    attention_weights : the weights, to look at.
-    merge : join answers over parts of the keys.
+    attention_weights : the weights, for inspection.
+    merge : joins answers over parts of the keys.
 
     Notes
     -----
     Keys and values that are not seen change nothing, whatever they hold. NaN or inf that is seen
-    spoils the rows that see it, and no other. The same bits come out for any number of threads. A
-    finite number of a float mask or a sink counts as 2e38 (1e308 in float64) where it is larger in
-    size, as the most negative one is, and so does the lse of a row that has nothing else.
+    spoils the rows that see it, and no others. The result has the same bits for any number of
+    threads. A finite number of a float mask or a sink counts as 2e38 (1e308 in float64) where it is
+    larger in size, as the most negative one is, and so does the lse of a row that has nothing else.
     Time does not depend on the values: numbers below the smallest normal one, 1.2e-38 (2.2e-308),
     count as 0, among the weights, the operands and the results.
 
@@ -248,14 +249,14 @@ def attention_weights(
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.
     out : numpy.ndarray (..., Lq, Lk), optional
-        Where the weights are written, of the dtype of `query`; any strides but those of a
+        The array to write the weights into, of the dtype of `query`; any strides except those of a
         broadcast.
 
     Returns
     -------
     numpy.ndarray (..., Lq, Lk)
-        Of the dtype of `query`; `out` where it was given. A row sums to 1, or to less where there
-        is a `sink`; it is 0 where the query sees no key.
+        They have the dtype of `query`; `out` where it was given. A row sums to 1, or to less where
+        there is a `sink`; it is 0 where the query sees no key.
 
     Raises
     ------

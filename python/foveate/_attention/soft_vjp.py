@@ -1,6 +1,6 @@
-"""Soft attention with its gradients: the output, and a pullback that makes tiles of weights again.
+"""Soft attention with its gradients: the output, and a pullback that recomputes the weights.
 
-What is kept between the two are the inputs, the output and the lse.
+Between the two the inputs, the output and the lse are kept.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ def attention_vjp(
 ) -> tuple[Array, Pullback]:
     """Attend softly, and return the output with the function that pulls gradients back.
 
-    No weights are stored: the pullback makes them again, tile by tile, from the output and the
+    No weights are stored: the pullback recomputes them, tile by tile, from the output and the
     logarithm of the denominator [1]_ [2]_.
 
     Parameters
     ----------
     query : array (..., Lq, D)
-        As for `attention`. The arrays are kept, not copied: leave them, and the output, as they
-        are until the last pullback.
+        As for `attention`. The arrays are kept, not copied: do not change them, or the output,
+        before the last pullback.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        What the gradients are taken of: names of fields of `Gradients`. None is everything; what is
-        not wanted is not computed.
+        Which gradients are wanted: names of fields of `Gradients`. None means all of them; others
+        are not computed.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.
     dropout, rng : optional
@@ -65,7 +65,7 @@ def attention_vjp(
     pullback : function
         `pullback(d_output, d_lse=None)` takes the gradient of a number with respect to the output,
         of its shape and dtype, and to the lse (..., Lq), of float32, or float64 for float64; it
-        returns the `Gradients` of that number. Any number of times.
+        returns the `Gradients` of that number. It may be called any number of times.
 
     Raises
     ------
@@ -79,9 +79,9 @@ def attention_vjp(
     Notes
     -----
     A query that sees no key has gradients of 0, and keys and values that are not seen change
-    nothing, whatever they hold. The same bits come out for any number of threads. The slope of
-    "relu" is 0 at 0. Memory beside the gradients: tiles, for some heads at a time up to 16 parts of
-    the gradient of the queries, and what a score projects, `(..., Lq, H)` and `(..., Lk, H)`.
+    nothing, whatever they hold. The result has the same bits for any number of threads. The slope
+    of "relu" is 0 at 0. Memory beside the gradients: tiles, for some heads at a time up to 16 parts
+    of the gradient of the queries, and what a score projects, `(..., Lq, H)` and `(..., Lk, H)`.
 
     References
     ----------
@@ -119,7 +119,7 @@ def attention_vjp(
     backward = Backward(problem, score, q, k, reduced)
 
     def pullback(d_output: ArrayInput, d_lse: ArrayInput | None = None) -> Gradients:
-        """Return the gradients, from that of the output and, if it counts, that of the lse."""
+        """Return the gradients, from that of the output and, if given, that of the lse."""
         answers = Answers(
             output,
             lse,

@@ -74,12 +74,12 @@ ALL_KEYS = Reach()
 def resolve(
     query: Array,
     key: Array,
-    mask: object,
-    causal: object,
-    window: object,
-    offset: object,
-    key_lengths: object,
-    segments: object,
+    mask: object = None,
+    causal: object = False,
+    window: object = None,
+    offset: object = None,
+    key_lengths: object = None,
+    segments: object = None,
 ) -> Reach:
     """Check the keywords of a reach.
 

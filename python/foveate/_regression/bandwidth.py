@@ -1,4 +1,4 @@
-"""The bandwidth of kernel regression that predicts best what it has not seen.
+"""The bandwidth of kernel regression with the least leave-one-out error.
 
     error(h) = sum_i s_i |y_i - f_h(x_i without i)|^2 / sum_i s_i |y_i - mean|^2
 
@@ -64,7 +64,7 @@ def find_bandwidth(
     whole_places : bool
         Leave out all observations of a place.
     report : callable
-        Told of each pass.
+        It is told of each pass.
 
     Returns
     -------
@@ -78,8 +78,8 @@ def find_bandwidth(
         counts = (s == np.rint(s)).all()
         s = s if counts else s / s.max()
         left = np.ones(len(y)) if counts else s
-        x, deviation = _standardise(points, s)
-        y, _ = _standardise(y, s)
+        x, deviation = _standardize(points, s)
+        y, _ = _standardize(y, s)
         data = _Data(x.astype(points.dtype), y, s, left, whole_places)
         if not np.isfinite(data.mean_of_others).all():
             return Found(deviation * data.rule, np.nan)
@@ -95,14 +95,14 @@ def find_bandwidth(
             return error
 
         if len(data.places) <= MOST_PLACES:
-            factor, least = minimise(error_of(data), FACTORS)
+            factor, least = minimize(error_of(data), FACTORS)
         else:
-            factor, _ = minimise(error_of(data.draw(MOST_PLACES)), FACTORS)
+            factor, _ = minimize(error_of(data.draw(MOST_PLACES)), FACTORS)
             factor, least = descend(error_of(data), factor)
         return Found(deviation * (factor * data.rule), least)
 
 
-def minimise(error: Callable[[float], float], grid: Array) -> tuple[float, float]:
+def minimize(error: Callable[[float], float], grid: Array) -> tuple[float, float]:
     """Return where, on a grid of factors or beside its best, the error is least, and the error.
 
     Of equal ones the largest counts, which is the smoothest.
@@ -239,7 +239,7 @@ def _places(
     return ordered[starts], at, np.add.reduceat(s, starts), sums
 
 
-def _standardise(x: Array, s: Array) -> tuple[Array, Array]:
+def _standardize(x: Array, s: Array) -> tuple[Array, Array]:
     """Return columns of mean 0 and deviation 1 under weights, and what the deviations were.
 
     Of a column that is constant 1 is taken for it. No unit is so large or small that it matters.

@@ -50,8 +50,9 @@ def kernel_regression(
     ----------
     x : array (n,) or (n, d)
         Where to estimate. float16, bfloat16 (of ml_dtypes), float32 or float64; sums are float32,
-        or float64 for float64. Lists and integers are float64. Of several dtypes the widest is that
-        of all, as in NumPy. Any object with `__array__`, `__dlpack__` or the buffer protocol.
+        or float64 for float64. Lists and integers become float64. The widest of several dtypes is
+        used for all, as in NumPy. Any object with `__array__`, `__dlpack__` or the buffer protocol
+        is taken.
     x_train : array (m,) or (m, d)
         Where y was observed.
     y_train : array (m,) or (m, k)
@@ -63,17 +64,18 @@ def kernel_regression(
         Of u: "gaussian" exp(-u^2 / 2), "boxcar" 1 where u <= 1, "epanechnikov" max(1 - u^2, 0),
         "triangular" max(1 - u, 0), or "constant" 1 everywhere, the mean of all [3]_.
     leave_one_out : bool, default False
-        Query i does not see training point i: for the error at the training points. `x` and
-        `x_train` have the same number of rows then.
+        Query i does not see training point i, which gives the error at the training points. `x` and
+        `x_train` must have equal numbers of rows.
     sample_weight : array (m,), optional
         Factors of the weights, finite and not negative, not all 0. A point of weight 0 is not seen.
     skip_far : bool, default True
-        Leave out points that are too far away to count, in up to three dimensions: the points are
-        ordered along a curve for it. The answer changes by 2^-24 (2^-53 for float64) of the median
-        of the nonzero |y| of a column at most. Where y holds NaN or inf, nothing is left out.
+        Leave out points that are too far away to count, in up to three dimensions; for that the
+        points are ordered along a curve. The answer changes by 2^-24 (2^-53 for float64) of the
+        median of the nonzero |y| of a column at most. Where y holds NaN or inf, nothing is left
+        out.
     fill_value : float, default NaN
         The answer where all weights are 0: no training point within reach of a compact kernel, or
-        none but the one left out.
+        only the one left out.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """Kernel regression with its gradients: those of attention with a distance as its score.
 
-What is kept between the two are the points, the means, and the logarithms of the sums of weights.
+Between the two the points, the means, and the logarithms of the sums of weights are kept.
 """
 
 from __future__ import annotations
@@ -33,31 +33,32 @@ def kernel_regression_vjp(
 ) -> tuple[Array, Pullback]:
     """Estimate y at x, and return the estimate with the function that pulls gradients back.
 
-    The weights are not stored: the pullback makes them again, tile by tile. With the gradient of w
+    The weights are not stored: the pullback recomputes them, tile by tile. With the gradient of w
     the bandwidth can be learned, as in the textbook [1]_.
 
     Parameters
     ----------
     x : array (n,) or (n, d)
-        As for `kernel_regression`. The arrays are kept, not copied: leave them as they are until
-        the last pullback.
+        As for `kernel_regression`. The arrays are kept, not copied: do not change them before the
+        last pullback.
     x_train : array (m,) or (m, d)
         Of the dtype of `x`.
     y_train : array (m,) or (m, k)
         Of the dtype of `x`.
     wrt : str or collection of str, optional
-        What the gradients are taken of: names of fields of `RegressionGradients`. None is
-        everything; what is not wanted is not computed.
+        Which gradients are wanted: names of fields of `RegressionGradients`. None means all of
+        them; others are not computed.
     w, kernel, leave_one_out, sample_weight, fill_value : optional
         As for `kernel_regression`.
 
     Returns
     -------
     output : numpy.ndarray (n,) or (n, k)
-        What `kernel_regression` returns, up to rounding; nothing is left out.
+        What `kernel_regression` returns, up to rounding; no far point is left out.
     pullback : function
         `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `RegressionGradients` of that number. Any number of times.
+        and dtype, and returns the `RegressionGradients` of that number. It may be called any number
+        of times.
 
     Raises
     ------

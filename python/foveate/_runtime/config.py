@@ -1,4 +1,4 @@
-"""Running: how many threads, and what this installation is made of."""
+"""Threads, and information about the build."""
 
 from __future__ import annotations
 

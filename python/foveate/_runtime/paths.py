@@ -1,4 +1,4 @@
-"""Where this installation keeps what a compiler needs, and the examples."""
+"""The folders of this installation: C headers, CMake files, and the examples."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from ._rows import activation_name, matrix_gradient, times
 class Additive(ArrayScore):
     """The additive score, `act(q @ wq + k @ wk + b) . v` [1]_.
 
-    Two are equal where their parameters are; arrays in dtype, shape and values.
+    Two are equal where their parameters are: arrays in dtype, shape and values.
 
     Parameters
     ----------
@@ -29,14 +29,14 @@ class Additive(ArrayScore):
         This and the others are of a float dtype that fits into the dtype of the computation:
         float32, or float64 where the query is float64. They are kept, not copied.
     wq : array (Dq, H), optional
-        None: the queries (..., Lq, H) are projected already.
+        Without it the queries (..., Lq, H) are projected already.
     wk : array (Dk, H), optional
-        None: the keys (..., Lk, H) are. A decoder that attends to the same keys at each step can so
-        project them once.
+        Without it the keys (..., Lk, H) are projected already: a decoder that attends to the same
+        keys at each step can project them once.
     b : array (H,), optional
     activation : {"tanh", "relu", "identity"}
-        With "identity" the query moves all its scores alike, so that the keys alone decide, but
-        for a `softcap`, a `sink` and the lse.
+        With "identity" the query adds the same number to all its scores, so that it changes nothing
+        except a `softcap`, a `sink` and the lse.
 
     Raises
     ------
@@ -114,7 +114,7 @@ class Additive(ArrayScore):
 class Concat(ArrayScore):
     """The concat score, `act([q, k] @ w + b) . v` [1]_: the additive one, with one matrix.
 
-    Two are equal where their parameters are; arrays in dtype, shape and values.
+    Two are equal where their parameters are: arrays in dtype, shape and values.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def hidden_layer(
 
     if not is_identity:
         family: Any = activation  # of the same name
-        return Reduced(a, c, 1.0, family, rows.factors("v", v, a), undo=undo)
+        return Reduced(a, c, 1.0, family, rows.contiguous(v), undo=undo)
     # (a + c) . v = a . v + c . v, the inner product of [a . v, 1] and [1, c . v].
     column = v[:, None]
     of_a, of_c = rows.project(a, column), rows.project(c, column)

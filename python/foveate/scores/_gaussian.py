@@ -3,7 +3,7 @@
     -1/2 |w (q - k)|^2 = wq . wk - 1/2 |wq|^2 - 1/2 |wk|^2
 
 The right side is an inner product of D + 2 columns. Its terms cancel where points are near each
-other and far from the origin, so it is for centred points with a bound on their norms.
+other and far from the origin, so it is for centerd points with a bound on their norms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEAST_SCALE, _LARGEST_SCALE = 1e-30, 1e30
 # dimensions 1.8, 1.05 and 1.4 times. Below, there is nothing to gain.
 _INNER_FROM_SIZE = 8
 
-# The inner product serves where max |wq|^2 + max |wk|^2 of the centred points is at most this. Its
+# The inner product serves where max |wq|^2 + max |wk|^2 of the centerd points is at most this. Its
 # partial sums are as large as half of that, so each of the D + 2 additions may be off by half an
 # ulp of it, also where the distance is small; then the answer by differences is off by little more
 # than the rounding of the answer itself. Measured in float32 against float64, over normal, uniform

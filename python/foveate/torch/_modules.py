@@ -119,14 +119,14 @@ class BilinearAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
 
 
 class LocalAttention(nn.Module):  # type: ignore[misc]  # torch is taken as untyped
-    """Local attention (Luong et al., 2015): local-p with centres that it predicts, or local-m.
+    """Local attention (Luong et al., 2015): local-p with centers that it predicts, or local-m.
 
     Parameters
     ----------
     half_width : float
-        A query sees the keys at most this far from its centre.
+        A query sees the keys at most this far from its center.
     query_size : int, optional
-        Dq, to predict centres from: p = length * sigmoid(tanh(q @ w) @ v). None: local-m, where
+        Dq, to predict centers from: p = length * sigmoid(tanh(q @ w) @ v). None: local-m, where
         query t looks at key t.
     hidden_size : int, optional
         H of the prediction; None is Dq.
@@ -179,7 +179,7 @@ class LocalAttention(nn.Module):  # type: ignore[misc]  # torch is taken as unty
         ----------
         query, key, value : tensor
         key_lengths : int or int tensor (...), optional
-            How many keys are valid: the length that centres are predicted within.
+            How many keys are valid: the length that centers are predicted within.
         """
         length = key.shape[-2] if key_lengths is None else key_lengths
         return local_attention(
