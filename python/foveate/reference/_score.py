@@ -183,7 +183,8 @@ def _(score: ScaledDot, query: Array, key: Array) -> Formula:
 
 @formula.register
 def _(score: Cosine, query: Array, key: Array) -> Formula:
-    related, pull = products(unit(query), unit(key), score.scale)
+    scale: Any = score.scale
+    related, pull = products(unit(query), unit(key), scale)
 
     def pulled(d_scores: Array, seen: Array) -> tuple[Array, Array, Any]:
         d_query, d_key, d_scale = pull(d_scores, seen)
