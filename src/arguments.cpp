@@ -181,6 +181,23 @@ constexpr Keyword keywords[] = {
 constexpr uint32_t kCount = std::size(keywords);
 static_assert(kCount <= 64, "one bit of `seen_` each");
 
+constexpr uint64_t required_by(uint32_t entry) {
+  uint64_t required = 0;
+  for (uint32_t i = 0; i < kCount; ++i) required |= uint64_t{(keywords[i].required_by & entry) != 0} << i;
+  return required;
+}
+
+uint64_t required_keywords(Entry entry) {
+  switch (entry) {
+    case kAttention: return std::integral_constant<uint64_t, required_by(kAttention)>::value;
+    case kWeights: return std::integral_constant<uint64_t, required_by(kWeights)>::value;
+    case kBackward: return std::integral_constant<uint64_t, required_by(kBackward)>::value;
+    case kHard: return std::integral_constant<uint64_t, required_by(kHard)>::value;
+    case kHardBackward: return std::integral_constant<uint64_t, required_by(kHardBackward)>::value;
+  }
+  return 0;
+}
+
 PyObject* interned[kCount];
 PyObject* fields_name;  // of a named tuple
 
@@ -196,6 +213,43 @@ uint32_t place_of(PyObject* name, uint32_t from) {
     if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, keywords[i].name) == 0) return i;
   }
   return kCount;
+}
+
+// Where the fields of a class of named tuples stand in the table.
+struct Fields {
+  PyObject* type;     // which is kept
+  PyObject* unknown;  // a field that no entry takes; null: there is none
+  Py_ssize_t count;
+  uint8_t places[kCount];
+};
+
+// The fields of a tuple's class; false where these have no names. A few classes are asked for, and are remembered.
+bool fields_of(PyObject* tuple, Fields* result) {
+  static Fields known[8];
+  static uint32_t oldest = 0;
+  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(tuple));
+  const Py_ssize_t count = PyTuple_GET_SIZE(tuple);
+  for (const Fields& fields : known) {
+    if (fields.type != type) continue;
+    *result = fields;  // another class may take its place while this one is read
+    return fields.count == count;
+  }
+  const py::object names = py::reinterpret_steal<py::object>(PyObject_GetAttr(type, fields_name));
+  PyErr_Clear();
+  if (!names || !PyTuple_Check(names.ptr()) || PyTuple_GET_SIZE(names.ptr()) != count) return false;
+  Fields& fields = known[oldest++ % std::size(known)];
+  Py_XDECREF(fields.type);
+  fields.type = Py_NewRef(type);  // and with it the names
+  fields.unknown = nullptr;
+  fields.count = count;
+  for (Py_ssize_t i = 0; i < count && fields.unknown == nullptr; ++i) {
+    PyObject* const name = PyTuple_GET_ITEM(names.ptr(), i);
+    const uint32_t place = i < Py_ssize_t{kCount} ? place_of(name, 0) : kCount;
+    if (place == kCount) fields.unknown = name;
+    if (place < kCount) fields.places[i] = static_cast<uint8_t>(place);
+  }
+  *result = fields;
+  return true;
 }
 
 }  // namespace
@@ -227,9 +281,10 @@ bool Arguments::parse(Entry entry, PyObject* const* values, Py_ssize_t positiona
     if (!spread(values[i])) return false;
   }
   if (names != nullptr && !take(values + positional, names)) return false;
-  for (uint32_t i = 0; i < kCount; ++i) {
-    if ((keywords[i].required_by & entry) == 0 || (seen_ >> i & 1) != 0) continue;
-    PyErr_Format(PyExc_TypeError, "%s: got nothing, which %s wants", keywords[i].name, name_of(entry));
+  const uint64_t missing = required_keywords(entry) & ~seen_;
+  if (missing != 0) {
+    const uint32_t first = static_cast<uint32_t>(__builtin_ctzll(missing));
+    PyErr_Format(PyExc_TypeError, "%s: got nothing, which %s wants", keywords[first].name, name_of(entry));
     return false;
   }
   if (!has_scale) {  // the scores of empty rows are 0 whatever the scale
@@ -240,31 +295,38 @@ bool Arguments::parse(Entry entry, PyObject* const* values, Py_ssize_t positiona
 }
 
 bool Arguments::spread(PyObject* named_tuple) {
-  const py::object names = py::reinterpret_steal<py::object>(
-      PyTuple_Check(named_tuple) ? PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(named_tuple)), fields_name)
-                                 : nullptr);
-  if (!names || !PyTuple_Check(names.ptr()) || PyTuple_GET_SIZE(names.ptr()) != PyTuple_GET_SIZE(named_tuple)) {
+  Fields fields;
+  if (!PyTuple_Check(named_tuple) || !fields_of(named_tuple, &fields)) {
     PyErr_Format(PyExc_TypeError, "%s: got %s without a name, wanted keywords, or a named tuple of some",
                  name_of(entry_), Py_TYPE(named_tuple)->tp_name);
     return false;
   }
-  return take(&PyTuple_GET_ITEM(named_tuple, 0), names.ptr());
+  if (fields.unknown != nullptr) return refuse(fields.unknown);
+  for (Py_ssize_t i = 0; i < fields.count; ++i) {
+    if (!set(fields.places[i], PyTuple_GET_ITEM(named_tuple, i))) return false;
+  }
+  return true;
 }
 
 bool Arguments::take(PyObject* const* values, PyObject* names) {
   const Py_ssize_t count = PyTuple_GET_SIZE(names);
+  uint32_t next = 0;  // where a keyword stands in the table, if they come in its order
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* const name = PyTuple_GET_ITEM(names, i);
-    const uint32_t at = place_of(name, next_);
-    if (at == kCount) return refuse(name);
-    next_ = at + 1;
-    if (values[i] == Py_None) continue;
-    const Keyword& keyword = keywords[at];
-    if ((keyword.taken_by & entry_) == 0) return refuse(name);
-    seen_ |= uint64_t{1} << at;
-    if (!keyword.parse(*this, keyword.name, values[i])) return false;
+    const uint32_t place = place_of(name, next);
+    if (place == kCount) return refuse(name);
+    if (!set(place, values[i])) return false;
+    next = place + 1;
   }
   return true;
+}
+
+bool Arguments::set(uint32_t place, PyObject* value) {
+  if (value == Py_None) return true;
+  const Keyword& keyword = keywords[place];
+  if ((keyword.taken_by & entry_) == 0) return refuse(interned[place]);
+  seen_ |= uint64_t{1} << place;
+  return keyword.parse(*this, keyword.name, value);
 }
 
 bool Arguments::refuse(PyObject* name) const {

@@ -59,14 +59,14 @@ struct Arguments {
 
  private:
   bool take(PyObject* const* values, PyObject* names);
+  bool set(uint32_t place, PyObject* value);
   bool refuse(PyObject* name) const;
 
   Entry entry_;
   uint64_t seen_ = 0;  // which keywords have a value
-  uint32_t next_ = 0;  // where the next one stands in the table, if they come in its order
 };
 
-// Makes the names of the table Python's own, once, when the module is initialised.
+// Makes the names of the table Python's own, once, when the module is initialized.
 bool intern_keywords();
 
 }  // namespace foveate::python

@@ -7,6 +7,7 @@ inputs                 what every function takes, refuses, and leaves alone
 runtime                threads, processes, signals, memory
 engine, kernels        the compiled kernels by Python; the C++ tests of the engine
 integrations           torch, transformers, onnx, scikit-learn, pictures
-cli, packaging         the command line; what is installed, and the rules of the sources
+cli, examples          the command line; the scripts of examples/
+packaging              what is installed, and the rules of the sources
 fuzz                   the fuzzer, a command of its own: python tests/fuzz
 """

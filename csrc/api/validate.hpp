@@ -56,8 +56,7 @@ class Validator : protected Views<Problem> {
     return true;
   }
 
-  // The strides of an array that is right-aligned with (..., Lq, Lk): an axis that is missing or has an extent of 1 has
-  // 0.
+  // The strides of an array that is right-aligned with (..., Lq, Lk); 0 of an axis that is missing or has an extent of 1.
   void place_cells(const fv_array& array, Operand& operand) const {
     place(array, array.ndim, operand);
     const int missing = problem_.lead_ndim + 2 - array.ndim;

@@ -193,7 +193,7 @@ class Sampler {
         ThreadMemory& own = memory_of_thread(thread);
         for (int64_t b = i * span; b < std::min(blocks_, (i + 1) * span); ++b) {
           void* const classes = table_ ? own.classes : memory.classes + b * RowMemory::class_bytes;
-          memory.sums[b] = row.drawing().sum(row.block(b, 0, own.careful), classes, own.buffer);
+          memory.sums[b] = row.drawing().sum_block(row.block(b, 0, own.careful), classes, own.buffer);
         }
       });
       if (!done) return Outcome::interrupted;
@@ -236,7 +236,7 @@ class Sampler {
         const Row row(problem_, first + i);
         blocks[i] = row.block(0, 0, nullptr);
         char* const own_classes = own.classes + i * RowMemory::class_bytes;
-        const BlockSum sum = row.drawing().sum(blocks[i], own_classes, own.buffer);
+        const BlockSum sum = row.drawing().sum_block(blocks[i], own_classes, own.buffer);
         blocks[i].top = sum.top;
         classes[i] = own_classes;
         plain &= Row::is_plain(sum);

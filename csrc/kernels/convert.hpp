@@ -126,6 +126,7 @@ inline Vec<T> load_wide(const char* p) {
     return (Vec<T>)vshll_n_u16(x, 16);
 #endif
   } else {
+    static_assert(dtype == Dtype::float16);
 #if defined(__AVX512F__)
     return (Vec<T>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i_u*)p));
 #elif defined(__F16C__)
@@ -144,20 +145,26 @@ constexpr bool widens(Dtype dtype) {
   return (sizeof(T) == 8) == (dtype == Dtype::float64);
 }
 
-// Calls f(DtypeConstant<dtype>) for a dtype that load_wide takes to T.
+// Calls f(DtypeConstant<dtype>).
 template <Dtype dtype>
 struct DtypeConstant {
   constexpr operator Dtype() const { return dtype; }
 };
-template <class T, class F>
-inline void by_dtype(Dtype dtype, F&& f) {
-  if constexpr (sizeof(T) == 8) {
-    f(DtypeConstant<Dtype::float64>{});
-  } else {
-    if (dtype == Dtype::float32) f(DtypeConstant<Dtype::float32>{});
-    if (dtype == Dtype::bfloat16) f(DtypeConstant<Dtype::bfloat16>{});
-    if (dtype == Dtype::float16) f(DtypeConstant<Dtype::float16>{});
+template <class F>
+inline void with_dtype(Dtype dtype, F&& f) {
+  switch (dtype) {
+    case Dtype::float16: return f(DtypeConstant<Dtype::float16>{});
+    case Dtype::bfloat16: return f(DtypeConstant<Dtype::bfloat16>{});
+    case Dtype::float32: return f(DtypeConstant<Dtype::float32>{});
+    case Dtype::float64: return f(DtypeConstant<Dtype::float64>{});
   }
+}
+// The same for a dtype that load_wide takes to T; nothing for others.
+template <class T, class F>
+inline void with_wide_dtype(Dtype dtype, F&& f) {
+  with_dtype(dtype, [&](auto of) {
+    if constexpr (widens<T>(of)) f(of);
+  });
 }
 
 }  // namespace

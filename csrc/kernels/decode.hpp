@@ -23,7 +23,7 @@ inline Vec<T> load_wide_some(const char* p, int64_t count) {
 }
 
 // One round of the tree that sums the lanes of many vectors at once: vectors a and b become one, whose lanes hold the
-// sums of neighbours, a's where bit `block` of the lane is 0, b's where it is 1.
+// sums of neighbors, a's where bit `block` of the lane is 0, b's where it is 1.
 template <class T, int block>
 inline Vec<T> fold(Vec<T> a, Vec<T> b) {
   Vec<T> pair[2] = {a, b};
@@ -101,7 +101,7 @@ void decode_scores_for(const T* query, int64_t query_stride, int32_t queries, co
 template <class T>
 void decode_scores(const T* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
                    int64_t head_size, T* s) {
-  by_dtype<T>(keys.dtype, [&](auto dtype) {
+  with_wide_dtype<T>(keys.dtype, [&](auto dtype) {
     decode_scores_for<T, dtype>(query, query_stride, queries, keys, count, head_size, s);
   });
 }
@@ -238,7 +238,7 @@ void decode_sum_for(const T* weights, int32_t queries, Rows values, int64_t coun
 template <class T>
 void decode_sum(const T* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size, T* output,
                 int64_t output_stride) {
-  by_dtype<T>(values.dtype, [&](auto dtype) {
+  with_wide_dtype<T>(values.dtype, [&](auto dtype) {
     decode_sum_for<T, dtype>(weights, queries, values, count, value_size, output, output_stride);
   });
 }

@@ -7,46 +7,6 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// One row of `columns` elements of any dtype and stride, as T.
-template <class T>
-void load_row(const char* from, Dtype dtype, int64_t stride, int64_t columns, T* to) {
-  if (stride != size_of(dtype)) return load_spaced_row<T>(from, dtype, stride, columns, to);
-  int64_t d = 0;
-  switch (dtype) {
-    case Dtype::float16:
-#if defined(__AVX512F__)
-      if constexpr (sizeof(T) == 4)
-        for (; d + 16 <= columns; d += 16)
-          store<float>(reinterpret_cast<float*>(to) + d,
-                       _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i_u*)(from + 2 * d))));
-#elif defined(__F16C__)
-      if constexpr (sizeof(T) == 4)
-        for (; d + 8 <= columns; d += 8)
-          store<float>(reinterpret_cast<float*>(to) + d,
-                       _mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u*)(from + 2 * d))));
-#endif
-      for (; d < columns; ++d) to[d] = element<T>(from + 2 * d, Dtype::float16);
-      return;
-    case Dtype::bfloat16:
-#if defined(__AVX512F__)
-      if constexpr (sizeof(T) == 4)
-        for (; d + 16 <= columns; d += 16) {
-          const IntVec<T> words =
-              (IntVec<T>)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u*)(from + 2 * d)));
-          store<T>(to + d, from_bits<T>(shift_left<T>(words, 16)));
-        }
-#endif
-      for (; d < columns; ++d) to[d] = element<T>(from + 2 * d, Dtype::bfloat16);
-      return;
-    case Dtype::float32:
-      for (; d < columns; ++d) to[d] = element<T>(from + 4 * d, Dtype::float32);
-      return;
-    case Dtype::float64:
-      for (; d < columns; ++d) to[d] = element<T>(from + 8 * d, Dtype::float64);
-      return;
-  }
-}
-
 template <class T>
 void store_row(const T* from, int64_t columns, char* to, Dtype dtype, int64_t stride) {
   switch (dtype) {
@@ -160,7 +120,7 @@ void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, i
   const bool in_place = size_of(dtype) == sizeof(T) && column_stride == sizeof(T);
   const int32_t width = vectors * lanes<T>;
   if (live == width && are_neighbors<T>(rows, live, dtype, column_stride)) {  // a panel as it stands, but for gaps
-    by_dtype<T>(dtype, [&](auto of) {
+    with_wide_dtype<T>(dtype, [&](auto of) {
       T* to = panel;
       for (const char* from = rows[0]; head_size > 0; --head_size, from += column_stride, to += width)
         for (int32_t i = 0; i < width; i += lanes<T>)

@@ -29,7 +29,7 @@ bool load_summands(const char* const* rows, Dtype dtype, int64_t column_stride, 
 }
 
 // Register tiles as those of scores: `rows` keys x `vectors` of columns, of which rows of X are whole vectors. Of pairs,
-// a "query" is two neighbours, in words of T's size.
+// a "query" is two neighbors, in words of T's size.
 template <class Product, int vectors, int rows, class T = typename Product::T>
 [[gnu::noinline]] void query_sum_block(const T* cells, int64_t stride, int64_t queries, const T* x, int64_t columns,
                                        T* to) {

@@ -1,5 +1,6 @@
-// Elements that stand apart: a vector of every other one, or backwards, and rows whose elements are neighbors of those of
-// the next row (Fortran order), a square of vectors at a time. No byte is read but of elements and of those between them.
+// Rows of any dtype and stride as T: by vectors of every element, of every other one, or backwards; and rows whose elements
+// are neighbors of those of the next row (Fortran order), a square of vectors at a time. No byte is read except of elements
+// and of those between them.
 #pragma once
 #include "convert.hpp"
 
@@ -42,18 +43,22 @@ inline bool by_step(int64_t stride, int64_t item, F&& f) {
   return true;
 }
 
+// One row of `columns` elements of any dtype and stride, as T.
 template <class T>
-[[gnu::noinline]] void load_spaced_row(const char* from, Dtype dtype, int64_t stride, int64_t columns, T* to) {
-  if (!widens<T>(dtype)) {
-    for (int64_t d = 0; d < columns; ++d) to[d] = element<T>(from + d * stride, dtype);
-    return;
-  }
-  by_dtype<T>(dtype, [&](auto type) {
+[[gnu::noinline]] void load_row(const char* from, Dtype dtype, int64_t stride, int64_t columns, T* to) {
+  with_dtype(dtype, [&](auto type) {
     int64_t d = 0;
-    by_step(stride, size_of(type), [&](auto step) {
-      for (; d + lanes<T> <= columns; d += lanes<T>) store<T>(to + d, load_spaced<T, type, step>(from + d * stride));
-    });
-    for (; d < columns; ++d) to[d] = element<T>(from + d * stride, type);
+    if constexpr (widens<T>(type))
+      by_step(stride, size_of(type), [&](auto step) {
+        for (; d + lanes<T> <= columns; d += lanes<T>) store<T>(to + d, load_spaced<T, type, step>(from + d * stride));
+      });
+    const auto load_rest = [&](int64_t apart) {
+      for (; d < columns; ++d) to[d] = element<T>(from + d * apart, type);
+    };
+    if (stride == size_of(type))
+      load_rest(size_of(type));  // a constant: the loop vectorizes
+    else
+      load_rest(stride);
   });
 }
 
@@ -79,7 +84,7 @@ inline void load_square_rows(const char* from, int64_t column_stride, int64_t be
 // of the last square is done again with rows before it.
 template <class T>
 [[gnu::noinline]] void load_columns(const Rows& from, int64_t count, int64_t columns, T* to) {
-  by_dtype<T>(from.dtype, [&](auto type) {
+  with_wide_dtype<T>(from.dtype, [&](auto type) {
     constexpr int64_t some = 64 / size_of(type) > lanes<T> ? 64 / size_of(type) : lanes<T>;
     const bool in_squares = by_step(from.row_stride, size_of(type), [&](auto step) {
       for (int64_t first = 0; first < count; first += some)

@@ -241,7 +241,7 @@ constexpr int draw_block = 4096;
 constexpr int draw_classes = 64;
 
 // Up to draw_block categories of a row as they lie in memory, at any address: weights, or logits. top: what is taken
-// off logits, as sum gave it.
+// off logits, as sum_block gave it.
 struct Categories {
   const char* data;
   Dtype dtype;
@@ -260,10 +260,10 @@ struct BlockSum {
 
 // The drawing functions of one accumulator T. `classes`: T[draw_classes], sums of no more than 64 terms each, in order.
 struct Drawing {
-  BlockSum (*sum)(const Categories&, void* classes, void* buffer);  // buffer: T[draw_block]
+  BlockSum (*sum_block)(const Categories&, void* classes, void* buffer);  // buffer: T[draw_block]
   // One draw from each of some blocks, for fractions in [0, 1): the category at that fraction of the block's weight, in
   // an order of their own: by class % 8, class / 8, place in the class % 8, place / 8. Categories that have no weight
-  // are never drawn. Sums are positive and normal numbers. classes[i]: what sum gave for block i.
+  // are never drawn. Sums are positive and normal numbers. classes[i]: what sum_block gave for block i.
   void (*pick)(const Categories* blocks, const void* const* classes, const double* fractions, int64_t count,
                int64_t* index);
   // to[i] = the sum of the weights up to and including i, in units of 1 / scale, each cut off to an integer: exact

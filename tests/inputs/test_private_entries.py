@@ -144,6 +144,23 @@ def test_named_tuples_are_spread():
     np.testing.assert_array_equal(got, want)
     got = _core.attention(Reach(1), query=Q, key=K, value=K)
     np.testing.assert_array_equal(got, want)
+    for _ in range(20):  # of more classes than are remembered
+
+        class Inner(NamedTuple):
+            left: int | None
+            right: int
+
+        class Outer(NamedTuple):
+            reach: Inner
+            key: Any
+            query: Any
+            value: Any
+
+        for _ in range(2):
+            got = _core.attention(Outer(Inner(None, 1), K, Q, K))
+            np.testing.assert_array_equal(got, want)
+    with pytest.raises(TypeError, match=r"^attention: got Reach without a name"):
+        _core.attention(tuple.__new__(Reach, (1, None, None)), query=Q, key=K, value=K)
     with pytest.raises(TypeError, match=r"^size: got a keyword that attention does not take"):
         _core.attention(NamedTuple("Size", [("size", int)])(1), query=Q, key=K, value=K)
     with pytest.raises(TypeError, match=r"^attention: got list without a name"):

@@ -125,6 +125,16 @@ def test_kernels_have_internal_linkage(path):
 
 
 @needs_sources
+def test_kernels_have_the_names_of_the_table():
+    """One name from the table to the formula: that of a kernel has all words of its entry."""
+    text = (ROOT / "csrc" / "kernels" / "kernels.cpp").read_text()
+    entries = re.findall(r"\bf\.(\w+) = \{?untyped<(\w+)", text)
+    assert len(entries) > 40
+    for entry, kernel in entries:
+        assert set(entry.split("_")) <= set(kernel.split("_")), f"{kernel} is {entry} in the table"
+
+
+@needs_sources
 def test_only_parallel_names_openmp():
     for path in sources("csrc", "src"):
         if path.stem == "parallel":

@@ -14,7 +14,7 @@
 namespace foveate {
 
 // Tiles: 168 keys, a multiple of every register tile; rates are flat within 1.5% from 56 to 896 keys, so it is fixed,
-// for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many. Families that
+// for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many. Arithmetics that
 // are much faster have fewer: 96 keys, values and scores stay in 48 KB beside a panel (15% over 168; 64 and 128 are alike).
 constexpr int64_t default_tile_keys = 168;
 constexpr int64_t most_window_tile_keys = 2 * default_tile_keys;

@@ -1,5 +1,5 @@
-// Local attention: weights are multiplied by a Gaussian round each query's centre, P_j *= 2^-(rate (j - center))^2.
-// The centre comes as whole + rest, |rest| <= 1/2, whole counted from the tile's first key: j - whole is exact up to
+// Local attention: weights are multiplied by a Gaussian around the center of each query, P_j *= 2^-(rate (j - center))^2.
+// The center comes as whole + rest, |rest| <= 1/2, whole counted from the tile's first key: j - whole is exact up to
 // 2^24 keys away in float32, so the error does not grow with the length, and the difference to the nearest key, which
 // is the rest alone, keeps its digits. Error: 4 ulp of the exponent, and 1.5 ulp for exp2 and the product.
 #pragma once
@@ -48,7 +48,7 @@ void multiply_gaussian(T* weights, int32_t vectors, int64_t count, const Gaussia
   by_width(vectors, [&](auto v) { multiply_gaussian<T, v>(weights, count, gaussian); });
 }
 
-// The moments of P F dP round the centres, see table.hpp. A cell that is not seen has P = 0.
+// The moments of P F dP around the centers, see table.hpp. A cell that is not seen has P = 0.
 template <class T, int vectors>
 void gaussian_gradient(const T* weights, const T* d_weights, int64_t count, const Gaussian& gaussian, T* to) {
   constexpr int width = vectors * lanes<T>;

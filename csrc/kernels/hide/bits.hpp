@@ -1,4 +1,4 @@
-// Masks as one word of bits for each key: bit i for query i of the panel. Plain loops that the compiler vectorises.
+// Masks as one word of bits for each key: bit i for query i of the panel. Plain loops that the compiler vectorizes.
 #pragma once
 #include <string.h>
 #include "../table.hpp"
@@ -17,7 +17,7 @@ void bits_of_bools(const char* row, int64_t stride, int64_t count, int32_t lane,
 
 template <class Bits>
 void clear_where(const char* row, Bits pattern, int64_t stride, int64_t count, int32_t lane, uint32_t* bits) {
-  if (stride == int64_t(sizeof(Bits))) stride = sizeof(Bits);  // a constant in the common case: the loop vectorises
+  if (stride == int64_t(sizeof(Bits))) stride = sizeof(Bits);  // a constant in the common case: the loop vectorizes
   for (int64_t j = 0; j < count; ++j) {
     Bits cell;
     memcpy(&cell, row + j * stride, sizeof cell);
@@ -35,7 +35,7 @@ void clear_minus_infinity(const char* row, Dtype dtype, int64_t stride, int64_t 
 }
 
 void clear_other_segments(const char* ids, int64_t stride, int64_t id, int64_t count, int32_t lane, uint32_t* bits) {
-  if (stride == 8) stride = 8;  // a constant in the common case: the loop vectorises
+  if (stride == 8) stride = 8;  // a constant in the common case: the loop vectorizes
   for (int64_t j = 0; j < count; ++j) {
     int64_t other;
     memcpy(&other, ids + j * stride, sizeof other);

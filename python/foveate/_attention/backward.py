@@ -19,7 +19,7 @@ from .gradients import Gradients
 from .problem import Answers, Outputs, Problem
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Backward:
     """A problem, and the score that reduced query and key to its operands."""
 

@@ -205,24 +205,24 @@ def predict_centers_vjp(
 
     def pullback(d_centers: ArrayInput) -> CenterGradients:
         """Return the gradients, from that of the centers."""
-        of_centers = like("d_centers", d_centers, centers.shape, centers.dtype)
+        d_positions = like("d_centers", d_centers, centers.shape, centers.dtype)
         with np.errstate(all="ignore"):
             hidden, logits = hidden_logits(rows, matrix, vector)
             shrunk, _ = shrunk_share(logits)
             # sigmoid (1 - sigmoid) = e^-|x| / (1 + e^-|x|)^2
-            d_logits = of_centers * keys * shrunk / np.square(1 + shrunk)
-            d_logits = np.where(of_centers == 0, 0, d_logits)
+            d_logits = d_positions * keys * shrunk / np.square(1 + shrunk)
+            d_logits = np.where(d_positions == 0, 0, d_logits)
             d_logits = sum_to(d_logits, rows.shape[:-1])[..., None]  # lengths may have more axes
             d_v = matrix_gradient(hidden, d_logits)[:, 0]
             np.multiply(hidden, hidden, out=hidden)
             d_hidden = np.subtract(1, hidden, out=hidden)
             d_hidden *= d_logits * vector
             d_hidden = np.where(d_logits == 0, 0, d_hidden)
-            found = (d_hidden @ matrix.T, matrix_gradient(rows, d_hidden), d_v)
+            gradients = (d_hidden @ matrix.T, matrix_gradient(rows, d_hidden), d_v)
             return CenterGradients(
                 *(
                     x.astype(dtype.newbyteorder("="), copy=False)
-                    for x, dtype in zip(found, dtypes, strict=True)
+                    for x, dtype in zip(gradients, dtypes, strict=True)
                 )
             )
 

@@ -7,7 +7,7 @@ over the keys j in the reach of query i.
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .. import _core
 from .._inputs.arrays import Array, ArrayInput, float_arrays, real, reals
@@ -15,6 +15,11 @@ from .._inputs.random import Seed, dropout_of
 from .._inputs.reach import Segments, Window, resolve
 from ..scores import Score, reduce
 from .problem import Problem, attend_by_dot
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .._inputs.options import AttentionOptions
 
 _DEFAULT_SCORE = "scaled_dot"
 _NO_DROPOUT = 0.0
@@ -26,19 +31,9 @@ def attention(
     key: ArrayInput,
     value: ArrayInput,
     *,
-    score: Score | str = ...,
-    mask: ArrayInput | None = ...,
-    causal: bool = ...,
-    window: Window | None = ...,
-    offset: ArrayInput | str | None = ...,
-    key_lengths: ArrayInput | None = ...,
-    segments: Segments | None = ...,
-    softcap: float | None = ...,
-    sink: ArrayInput | None = ...,
-    dropout: float = ...,
-    rng: Seed = ...,
     return_lse: Literal[False] = ...,
     out: Array | None = ...,
+    **options: Unpack[AttentionOptions],
 ) -> Array: ...
 
 
@@ -48,19 +43,9 @@ def attention(
     key: ArrayInput,
     value: ArrayInput,
     *,
-    score: Score | str = ...,
-    mask: ArrayInput | None = ...,
-    causal: bool = ...,
-    window: Window | None = ...,
-    offset: ArrayInput | str | None = ...,
-    key_lengths: ArrayInput | None = ...,
-    segments: Segments | None = ...,
-    softcap: float | None = ...,
-    sink: ArrayInput | None = ...,
-    dropout: float = ...,
-    rng: Seed = ...,
     return_lse: Literal[True],
     out: Array | None = ...,
+    **options: Unpack[AttentionOptions],
 ) -> tuple[Array, Array]: ...
 
 
@@ -222,13 +207,13 @@ def attention(
     if sink is not None:
         sink = reals("sink", sink)
     reach = None
-    if (
-        mask is not None
-        or causal is not False
-        or window is not None
-        or offset is not None
-        or key_lengths is not None
-        or segments is not None
+    if not (
+        mask is None
+        and causal is False
+        and window is None
+        and offset is None
+        and key_lengths is None
+        and segments is None
     ):
         reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
     if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT:

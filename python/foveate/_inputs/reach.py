@@ -23,7 +23,7 @@ Window: TypeAlias = int | tuple[int | None, int | None]
 Segments: TypeAlias = ArrayInput | tuple[ArrayInput, ArrayInput]
 
 # The arrays of a reach, and how many of their axes stand behind the leading ones.
-OWN_AXES = {
+AXES_BEHIND = {
     "mask": 2,
     "offset": 0,
     "key_lengths": 0,
@@ -62,8 +62,13 @@ class Reach(NamedTuple):
     @property
     def leading_axes(self) -> list[tuple[int, ...]]:
         """Those of each array."""
-        arrays = ((getattr(self, name), own) for name, own in OWN_AXES.items())
-        return [x.shape[: max(0, x.ndim - own)] for x, own in arrays if isinstance(x, np.ndarray)]
+        arrays = ((getattr(self, name), behind) for name, behind in AXES_BEHIND.items())
+        return [
+            x.shape[: max(0, x.ndim - behind)] for x, behind in arrays if isinstance(x, np.ndarray)
+        ]
+
+
+ALL_KEYS = Reach()
 
 
 def resolve(
@@ -83,6 +88,15 @@ def resolve(
     TypeError, ValueError
         Where a keyword is not what `foveate.attention` documents.
     """
+    if (
+        mask is None
+        and causal is False
+        and window is None
+        and offset is None
+        and key_lengths is None
+        and segments is None
+    ):
+        return ALL_KEYS
     if not isinstance(causal, (bool, np.bool_)):
         raise TypeError(f"causal: got {causal!r}, wanted a bool")
     left, right = (None, None) if window is None else sides(window)
@@ -90,14 +104,17 @@ def resolve(
         right = 0
     if offset is None and (causal or window is not None):
         _refuse_unequal_lengths("causal" if causal else "window", query, key)
-    pair = (None, None) if segments is None else _segments(segments, query, key)
+    query_segments = key_segments = None
+    if segments is not None:
+        query_segments, key_segments = _segments(segments, query, key)
     return Reach(
         None if mask is None else mask_of(mask),
         left,
         right,
         None if offset is None else offset_of(offset),
         None if key_lengths is None else integers("key_lengths", key_lengths),
-        *pair,
+        query_segments,
+        key_segments,
     )
 
 

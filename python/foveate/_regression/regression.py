@@ -123,11 +123,11 @@ def kernel_regression(
     >>> fv.kernel_regression(x_train, x_train, y_train, kernel="constant", leave_one_out=True)
     array([5.5, 4.5, 2. ])
     """
-    given = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
+    data = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
     check_bool("skip_far", skip_far)
-    points, value, sample = given.points, given.value, given.sample
+    points, value, sample = data.points, data.value, data.sample
     if len(value) == 0:
-        return given.nothing()
+        return data.nothing()
     with np.errstate(all="ignore"):
         if kernel == "constant":
             answer, total = mean(len(points.query), value, sample, leave_one_out)
@@ -136,15 +136,15 @@ def kernel_regression(
             answer, lse = gaussian(points, value, sample, skip_far=skip_far)
             empty = lse == -np.inf
         else:
-            found = compact(points, kernel, value, sample, skip_far=skip_far)
-            answer, empty = found.answer, found.empty
-        return given.fill(answer, empty)
+            result = compact(points, kernel, value, sample, skip_far=skip_far)
+            answer, empty = result.answer, result.empty
+        return data.fill(answer, empty)
 
 
 # --- what comes in --------------------------------------------------------------------------------
 
 
-class Taken(NamedTuple):
+class Data(NamedTuple):
     """What was given, checked, without the points that have no weight."""
 
     points: Points
@@ -175,7 +175,7 @@ def take(
     leave_one_out: bool,
     sample_weight: ArrayInput | None,
     fill_value: float,
-) -> Taken:
+) -> Data:
     """Check the arguments of `kernel_regression`, and make matrices of the arrays.
 
     Raises
@@ -203,14 +203,14 @@ def take(
     sample = None if sample_weight is None else _sample_weights(sample_weight, len(key))
     kept = None
     if sample is not None and not sample.all():  # what has no weight is not seen
-        there = sample > 0
+        has_weight = sample > 0
         if leave_one_out:  # which goes by position
-            value = np.where(there[:, None], value, value.dtype.type(0))
+            value = np.where(has_weight[:, None], value, value.dtype.type(0))
         else:
-            kept = np.flatnonzero(there)
+            kept = np.flatnonzero(has_weight)
             key, value, sample = key[kept], value[kept], sample[kept]
     points = Points(query, key, inverse, leave_one_out)
-    return Taken(points, value, sample, kept, fill_value, shape, shapes, dtypes)
+    return Data(points, value, sample, kept, fill_value, shape, shapes, dtypes)
 
 
 def _check_shapes(query: Array, key: Array, value: Array) -> None:
@@ -417,13 +417,13 @@ def compact(
     columns, accumulated = value.shape[1], points.accumulated
     parts = [value]
     finite = np.isfinite(value)
-    spoilt = not finite.all()
-    if spoilt:
+    spoiled = not finite.all()
+    if spoiled:
         parts = [np.where(finite, value, value.dtype.type(0))]
     if sample is not None:
         parts = [parts[0] * sample[:, None], sample[:, None]]
     averaged = sum(part.shape[1] for part in parts)
-    if spoilt:
+    if spoiled:
         parts += [value == np.inf, value == -np.inf, np.isnan(value)]
     if len(parts) > 1:
         value = np.concatenate([part.astype(accumulated) for part in parts], axis=1)
@@ -435,11 +435,11 @@ def compact(
         total = output[:, columns : columns + 1]
         empty |= total[:, 0] == 0
         answer = answer / total
-    if spoilt:
+    if spoiled:
         for part, spoils in enumerate((np.inf, -np.inf, np.nan)):
             begin = averaged + part * columns
-            there = output[:, begin : begin + columns] > 0
-            answer = answer + np.where(there, spoils, 0).astype(accumulated)
+            is_seen = output[:, begin : begin + columns] > 0
+            answer = answer + np.where(is_seen, spoils, 0).astype(accumulated)
     nowhere = np.zeros(len(answer), np.bool_)
     if not (np.isfinite(points.query).all() and np.isfinite(points.key).all()):
         # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.

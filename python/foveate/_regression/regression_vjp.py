@@ -14,7 +14,7 @@ import numpy as np
 from .._attention.gradients import RegressionGradients, names_of
 from .._attention.problem import Answers, Outputs, Problem
 from .._inputs.arrays import Array, ArrayInput, like
-from .regression import Taken, compact, mean, sums_of_others, take
+from .regression import Data, compact, mean, sums_of_others, take
 
 Pullback = Callable[[ArrayInput], RegressionGradients]
 
@@ -106,22 +106,22 @@ def kernel_regression_vjp(
     0.047
     """
     wanted = names_of(wrt, RegressionGradients._fields)
-    given = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
+    data = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
     with np.errstate(all="ignore"):
-        if len(given.value) == 0:
-            output = given.nothing()
+        if len(data.value) == 0:
+            output = data.nothing()
             undo: _Undo = _flat
         else:
-            answer, empty, undo = _answer(given, kernel)
-            output = given.fill(answer, empty)
+            answer, empty, undo = _answer(data, kernel)
+            output = data.fill(answer, empty)
     shape, dtype = output.shape, output.dtype
 
     def pullback(d_output: ArrayInput) -> RegressionGradients:
         """Return the gradients, from that of the output."""
         d_out = like("d_output", d_output, shape, dtype)
         with np.errstate(all="ignore"):
-            parts = undo(d_out.reshape(len(d_out), given.value.shape[1]), wanted)
-            return _as_given(given, parts, wanted)
+            parts = undo(d_out.reshape(len(d_out), data.value.shape[1]), wanted)
+            return _in_their_shapes(data, parts, wanted)
 
     return output, pullback
 
@@ -142,34 +142,34 @@ class _Parts(NamedTuple):
 _Undo = Callable[[Array, frozenset[str]], _Parts]
 
 
-def _as_given(given: Taken, parts: _Parts, wanted: frozenset[str]) -> RegressionGradients:
+def _in_their_shapes(data: Data, parts: _Parts, wanted: frozenset[str]) -> RegressionGradients:
     """Put the gradients into the shapes, the dtype and the places of the arguments."""
-    found: dict[str, Any] = {}
+    gradients: dict[str, Any] = {}
     for name in wanted - {"w"}:
-        part, shape, dtype = getattr(parts, name), given.shapes[name], given.dtypes[name]
+        part, shape, dtype = getattr(parts, name), data.shapes[name], data.dtypes[name]
         if part is None:
-            found[name] = np.zeros(shape, dtype)
-        elif given.kept is None or name == "x":
-            found[name] = part.astype(dtype, copy=False).reshape(shape)
+            gradients[name] = np.zeros(shape, dtype)
+        elif data.kept is None or name == "x":
+            gradients[name] = part.astype(dtype, copy=False).reshape(shape)
         else:
-            found[name] = np.zeros(shape, dtype)
-            found[name][given.kept] = part.reshape(len(given.kept), *shape[1:])
+            gradients[name] = np.zeros(shape, dtype)
+            gradients[name][data.kept] = part.reshape(len(data.kept), *shape[1:])
     if "w" in wanted:
-        inverse = given.points.inverse
-        d_w = np.zeros(given.points.query.shape[1]) if parts.w is None else parts.w
+        inverse = data.points.inverse
+        d_w = np.zeros(data.points.query.shape[1]) if parts.w is None else parts.w
         scalar = isinstance(inverse, float)
-        found["w"] = float(d_w.sum()) if scalar else d_w.astype(given.points.accumulated)
-    return RegressionGradients(**found)
+        gradients["w"] = float(d_w.sum()) if scalar else d_w.astype(data.points.accumulated)
+    return RegressionGradients(**gradients)
 
 
 # --- the kernels ----------------------------------------------------------------------------------
 
 
-def _answer(given: Taken, kernel: str) -> tuple[Array, Array, _Undo]:
+def _answer(data: Data, kernel: str) -> tuple[Array, Array, _Undo]:
     """Answers (n, k), where there is none (n,), and the function that undoes them."""
     if kernel == "constant":
-        return _constant(given)
-    return _gaussian(given) if kernel == "gaussian" else _compact(given, kernel)
+        return _constant(data)
+    return _gaussian(data) if kernel == "gaussian" else _compact(data, kernel)
 
 
 def _flat(_d_out: Array, _wanted: frozenset[str]) -> _Parts:
@@ -177,10 +177,10 @@ def _flat(_d_out: Array, _wanted: frozenset[str]) -> _Parts:
     return _Parts()
 
 
-def _constant(given: Taken) -> tuple[Array, Array, _Undo]:
+def _constant(data: Data) -> tuple[Array, Array, _Undo]:
     """output_i = sum_j s_j y_j / S_i: the gradient of y_j is s_j times the sum of d_i / S_i."""
-    count, leave_one_out = len(given.points.query), given.points.leave_one_out
-    answer, total = mean(count, given.value, given.sample, leave_one_out)
+    count, leave_one_out = len(data.points.query), data.points.leave_one_out
+    answer, total = mean(count, data.value, data.sample, leave_one_out)
     empty = total == 0
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
@@ -190,19 +190,19 @@ def _constant(given: Taken) -> tuple[Array, Array, _Undo]:
         if leave_one_out:
             d_y = sums_of_others(shares).T
         else:
-            d_y = np.broadcast_to(shares.sum(axis=1), given.value.shape)
-        if given.sample is not None:
-            sample = given.sample[:, None]
+            d_y = np.broadcast_to(shares.sum(axis=1), data.value.shape)
+        if data.sample is not None:
+            sample = data.sample[:, None]
             d_y = np.where(sample == 0, 0, sample * d_y)
         return _Parts(y_train=d_y)
 
     return answer, empty, undo
 
 
-def _gaussian(given: Taken) -> tuple[Array, Array, _Undo]:
+def _gaussian(data: Data) -> tuple[Array, Array, _Undo]:
     """Attention with the score -u^2 / 2 + log s."""
-    points, value, wide = given.points, given.value, given.points.accumulated
-    bias = None if given.sample is None else np.log(given.sample).astype(wide)
+    points, value, wide = data.points, data.value, data.points.accumulated
+    bias = None if data.sample is None else np.log(data.sample).astype(wide)
     problem = points.problem("gaussian", value, bias)
     output, lse = problem.forward()
     empty = lse[:, 0] == -np.inf
@@ -214,43 +214,43 @@ def _gaussian(given: Taken) -> tuple[Array, Array, _Undo]:
     return output.copy(), empty, undo
 
 
-def _compact(given: Taken, kernel: str) -> tuple[Array, Array, _Undo]:
+def _compact(data: Data, kernel: str) -> tuple[Array, Array, _Undo]:
     """A mean with K as the weights, a; with sample weights a quotient of such means, a / b.
 
     d a = d_out / b,  d b = -rowsum(d_out output) / b
     """
-    points, sample = given.points, given.sample
-    found = compact(points, kernel, given.value, sample, skip_far=False)
-    answer, empty = found.answer, found.empty[:, None]
+    points, sample = data.points, data.sample
+    result = compact(points, kernel, data.value, sample, skip_far=False)
+    answer, empty = result.answer, result.empty[:, None]
     columns = answer.shape[1]
     if sample is None:  # NaN and inf of y are not in the means
-        output = np.where(empty, 0, np.where(np.isfinite(answer), found.means, np.nan))
+        output = np.where(empty, 0, np.where(np.isfinite(answer), result.means, np.nan))
     else:  # a quotient does not change with the sum of its weights: d_means . means is 0
-        output = np.zeros_like(found.means)
+        output = np.zeros_like(result.means)
     answer = answer.copy()
 
     def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
         wanted = wanted & {"y_train"} if kernel == "boxcar" else wanted  # which is flat
         d_means = np.where(empty, 0, d_out).astype(output.dtype)
         if sample is not None:
-            d_means = d_means / np.where(empty, 1, found.means[:, -1:])
+            d_means = d_means / np.where(empty, 1, result.means[:, -1:])
             d_total = -np.sum(d_means * np.where(empty, 0, answer), axis=1, keepdims=True)
             d_means = np.concatenate([d_means, d_total], axis=1)
-        problem = points.problem(kernel, found.value)
-        parts = _backward(problem, Answers(output, found.lse, d_means), wanted)
+        problem = points.problem(kernel, result.value)
+        parts = _backward(problem, Answers(output, result.lse, d_means), wanted)
         if sample is not None:
             if parts.y_train is not None:
                 parts = parts._replace(y_train=parts.y_train[:, :columns] * sample[:, None])
             for part in (parts.x_train, parts.y_train):  # 0, also times NaN
                 if part is not None:
                     part[sample == 0] = 0
-        if found.nowhere.any():  # of a comparison with NaN the engine knows nothing
+        if result.nowhere.any():  # of a comparison with NaN the engine knows nothing
             for name, part in parts._asdict().items():
                 if part is not None:
-                    part[found.nowhere if name == "x" else ...] = np.nan
+                    part[result.nowhere if name == "x" else ...] = np.nan
         return parts
 
-    return found.answer, found.empty, undo
+    return result.answer, result.empty, undo
 
 
 def _backward(problem: Problem, answers: Answers, wanted: frozenset[str]) -> _Parts:

@@ -219,7 +219,7 @@ def hidden_layer(
 
     if not is_identity:
         family: Any = activation  # of the same name
-        return Reduced(a, c, 1.0, family, rows.factors("v", v, a), undo=undo)
+        return Reduced(a, c, 1.0, family, rows.contiguous(v), undo=undo)
     # (a + c) . v = a . v + c . v, the inner product of [a . v, 1] and [1, c . v].
     column = v[:, None]
     of_a, of_c = rows.project(a, column), rows.project(c, column)

@@ -69,7 +69,8 @@ class Score(ABC):
     """What every score is: it reduces itself to a family of kernels.
 
     A subclass of your own is taken wherever a score is, with gradients where its `Reduced` has an
-    `undo`. The functions that return gradients refuse one that has none.
+    `undo`. The functions that return gradients refuse one that has none. A page of the
+    documentation, `docs/own_score.md`, writes one: a polynomial kernel.
 
     Attributes
     ----------
@@ -228,12 +229,7 @@ def parameter(name: str, x: object, *axes: str | int) -> Array:
     array = as_array(name, x)
     if array.dtype.name not in FLOATS:
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)}")
-    wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
-    if array.ndim != len(axes) or any(
-        isinstance(axis, int) and axis != length
-        for axis, length in zip(axes, array.shape, strict=True)
-    ):
-        raise ValueError(f"{name}: got shape {array.shape}, wanted {wanted}")
+    _rows.check_shape(name, array.shape, axes)
     return native(array)
 
 

@@ -37,29 +37,36 @@ def activation_name(name: object) -> str:
     return name
 
 
+def check_shape(name: str, shape: tuple[int, ...], axes: tuple[int | str, ...]) -> None:
+    """Refuse a shape whose axes are not as long as these; a str names one of any length.
+
+    Raises
+    ------
+    ValueError
+        By the name of the argument.
+    """
+    if len(shape) != len(axes) or any(
+        axis != n for n, axis in zip(shape, axes, strict=True) if not isinstance(axis, str)
+    ):
+        wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+        raise ValueError(f"{name}: got shape {shape}, wanted {wanted}")
+
+
 # --- what torch has too --------------------------------------------------------------------------
 
 
 def parameter(name: str, x: Array, query: Array, *axes: int | str) -> Array:
-    """Give a parameter in the dtype that this query is computed in, and of this shape.
+    """Give a parameter in the dtype that this query is computed in.
 
     Raises
     ------
     TypeError, ValueError
-        Where that would lose precision, and for another shape; a str names an axis of any length.
+        Where that would lose precision, and for another shape than `check_shape` takes.
     """
     array = fitted(name, x, query)
-    if array.shape != axes and not _fits(array.shape, axes):
-        wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
-        raise ValueError(
-            f"{name}: got shape {array.shape}, wanted {wanted}, with a query of {query.shape}"
-        )
+    if array.shape != axes:
+        check_shape(name, array.shape, axes)
     return array
-
-
-def _fits(shape: tuple[int, ...], axes: tuple[int | str, ...]) -> bool:
-    pairs = zip(shape, axes, strict=True) if len(shape) == len(axes) else [(0, 1)]
-    return all(isinstance(axis, str) or axis == n for n, axis in pairs)
 
 
 def fitted(name: str, x: Array, query: Array) -> Array:
@@ -85,6 +92,11 @@ def number(name: str, x: float, query: Array) -> float:
     """Give a number that was checked."""
     del name, query  # of a tensor these count
     return x
+
+
+def contiguous(x: Array) -> Array:
+    """Give a vector as kernels take it."""
+    return np.ascontiguousarray(x)
 
 
 def factors(name: str, x: Any, query: Array) -> Array:

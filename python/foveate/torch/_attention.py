@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 
 import torch
 from torch import Tensor
@@ -23,24 +23,33 @@ _with_gradients = torch.ops.foveate.attention.default
 _without = torch.ops.foveate.attention_inference.default
 
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    class AttentionOptions(TypedDict, total=False):
+        """What attention may be told beside its operands."""
+
+        score: AnyScore
+        mask: Tensor | None
+        causal: bool
+        window: Window | None
+        offset: int | Tensor | Literal["end"] | None
+        key_lengths: int | Tensor | None
+        segments: Tensor | tuple[Tensor, Tensor] | None
+        softcap: float | None
+        sink: float | Tensor | None
+        dropout: float
+        generator: torch.Generator | None
+
+
 @overload
 def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     *,
-    score: AnyScore = ...,
-    mask: Tensor | None = ...,
-    causal: bool = ...,
-    window: Window | None = ...,
-    offset: int | Tensor | Literal["end"] | None = ...,
-    key_lengths: int | Tensor | None = ...,
-    segments: Tensor | tuple[Tensor, Tensor] | None = ...,
-    softcap: float | None = ...,
-    sink: float | Tensor | None = ...,
-    dropout: float = ...,
-    generator: torch.Generator | None = ...,
     return_lse: Literal[False] = ...,
+    **options: Unpack[AttentionOptions],
 ) -> Tensor: ...
 
 
@@ -50,18 +59,8 @@ def attention(
     key: Tensor,
     value: Tensor,
     *,
-    score: AnyScore = ...,
-    mask: Tensor | None = ...,
-    causal: bool = ...,
-    window: Window | None = ...,
-    offset: int | Tensor | Literal["end"] | None = ...,
-    key_lengths: int | Tensor | None = ...,
-    segments: Tensor | tuple[Tensor, Tensor] | None = ...,
-    softcap: float | None = ...,
-    sink: float | Tensor | None = ...,
-    dropout: float = ...,
-    generator: torch.Generator | None = ...,
     return_lse: Literal[True],
+    **options: Unpack[AttentionOptions],
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -233,31 +232,35 @@ def call(
     caller: str = "attention",
 ) -> Any:
     """Call the operator, for gradients where any are wanted."""
-    query, key, scale, family = reduced[:4]
+    query, key, scale, family, factors = reduced[:5]
+    learns = query.requires_grad or key.requires_grad or value.requires_grad
     stated: tuple[Any, ...] = (query, key, value, scale)
     if options is not None or family != "inner" or return_lse:
         options = options or Options()
         seed = draw_seed(generator) if options.dropout > 0 else None
         stated = state(reduced, value, *options, seed)
-    learns = any(isinstance(x, Tensor) and x.requires_grad for x in stated)
+        others: Any = (factors, options.sink, options.sigma)
+        if options.reach is not None:
+            others += (options.reach.mask, options.reach.centers)
+        learns = learns or any(x is not None and x.requires_grad for x in others)
     if is_forward_mode():
         output, parts, _ = named(caller, _with_gradients, *stated)
-        found = output, parts[..., 0]
+        answer = output, parts[..., 0]
     elif learns and torch.is_grad_enabled():
         output, parts, _ = _with_gradients(*stated)
-        found = output, parts[..., 0] if return_lse else parts
+        answer = output, parts[..., 0] if return_lse else parts
     else:
         if return_lse:
             stated += (True,)
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            found = _without(*stated)  # a level below may learn
+            answer = _without(*stated)  # a level below may learn
         else:
             with torch._C._AutoDispatchBelowAutograd():  # which would find the same, and takes time
-                found = _without(*stated)
+                answer = _without(*stated)
     if not return_lse:
-        return found[0]
+        return answer[0]
     # in memory of torch's own
-    return found[0], found[1].to(torch.promote_types(value.dtype, torch.float32), copy=True)
+    return answer[0], answer[1].to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
 
 def draw_seed(generator: torch.Generator | None) -> Tensor:

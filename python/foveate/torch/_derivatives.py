@@ -85,10 +85,10 @@ def autograd_kernel(
         if torch._C._are_functorch_transforms_active():
             # torch has turned derivatives off here, but those of the levels below are not its own
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
-                found = below_autograd(operator, arguments)
+                outputs = below_autograd(operator, arguments)
         else:
-            found = below_autograd(operator, arguments)
-        return tuple(found) if isinstance(found, list) else found
+            outputs = below_autograd(operator, arguments)
+        return tuple(outputs) if isinstance(outputs, list) else outputs
 
     def keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         del ctx, inputs, output  # torch gives them by these names
@@ -110,11 +110,11 @@ def autograd_kernel(
             return below_autograd(operator, arguments)
         if torch._C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
-                found = node.apply(*arguments)
+                outputs = node.apply(*arguments)
         else:
-            found = node.apply(*arguments)
+            outputs = node.apply(*arguments)
         is_list = isinstance(operator._schema.returns[0].type, torch.ListType)
-        return list(found) if is_list else found
+        return list(outputs) if is_list else outputs
 
     return kernel
 

@@ -24,21 +24,21 @@ def group(
     shapes = f"{tuple(query.shape)} with key {tuple(key.shape)} and value {tuple(value.shape)}"
     if min(query.ndim, key.ndim, value.ndim) < 3:
         raise ValueError(f"query: got shape {shapes}, wanted three axes or more with enable_gqa")
-    heads, of_key, of_value = query.shape[-3], key.shape[-3], value.shape[-3]
-    for name, own in (("key", of_key), ("value", of_value)):
+    heads, key_heads, value_heads = query.shape[-3], key.shape[-3], value.shape[-3]
+    for name, own in (("key", key_heads), ("value", value_heads)):
         if own == 0 or heads % own:
             raise ValueError(
                 f"query: got shape {shapes}, wanted a multiple of the {own} heads (axis -3) of "
                 f"{name} with enable_gqa"
             )
-    if heads == of_key == of_value:
+    if heads == key_heads == value_heads:
         return query, key, value, mask, ()
-    few, many = min(of_key, of_value), max(of_key, of_value)
-    if many % few:  # no axis has a head of each
-        many = math.lcm(few, many)
-        value = value.repeat_interleave(many // of_value, dim=-3)
-        few, of_value = of_key, many
-    parts = (few, heads // few) if few == many else (few, many // few, heads // many)
+    fewest, most = min(key_heads, value_heads), max(key_heads, value_heads)
+    if most % fewest:  # no axis has a head of each
+        most = math.lcm(fewest, most)
+        value = value.repeat_interleave(most // value_heads, dim=-3)
+        fewest, value_heads = key_heads, most
+    parts = (fewest, heads // fewest) if fewest == most else (fewest, most // fewest, heads // most)
     if mask is not None and not isinstance(mask, CausalBias) and mask.ndim > 2:
         own = mask.shape[-3]
         if own not in (1, heads):
@@ -48,7 +48,7 @@ def group(
             )
         mask = mask.unflatten(-3, (1,) * len(parts) if own == 1 else parts)
     query = query.unflatten(-3, parts)
-    key, value = (_split(x, own, parts) for x, own in ((key, of_key), (value, of_value)))
+    key, value = (_split(x, own, parts) for x, own in ((key, key_heads), (value, value_heads)))
     return query, key, value, mask, parts
 
 

@@ -164,8 +164,8 @@ def _length(length: Any, query: Tensor) -> Any:
         return length
     check_tensor("length", length, INTEGERS, "a number, or a tensor of an integer dtype")
     lead = query.shape[:-2]
-    own = zip(length.shape[::-1], lead[::-1], strict=False)
-    if any(1 not in (one, whole) and one != whole for one, whole in own):
+    pairs = zip(length.shape[::-1], lead[::-1], strict=False)
+    if any(1 not in (one, whole) and one != whole for one, whole in pairs):
         raise ValueError(
             f"length: got shape {tuple(length.shape)}, wanted one that broadcasts with the leading "
             f"axes, {tuple(lead)}"

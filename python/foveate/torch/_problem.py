@@ -15,7 +15,7 @@ from torch import Tensor
 from .._attention.backward import Backward
 from .._attention.problem import Dropout, Problem
 from .._inputs.arrays import Array
-from .._inputs.reach import OWN_AXES, Reach
+from .._inputs.reach import AXES_BEHIND, Reach
 from ..scores import Additive, Dot, Gaussian, Reduced, Score
 from ..scores._base import unchanged
 from ._operator import names_of
@@ -37,7 +37,7 @@ COUNT = len(NAMES)
 _AFTER_REACH = NAMES[NAMES.index(Reach._fields[-1]) + 1 :]
 
 # How many axes of a tensor of a problem stand behind the leading ones; and what holds for all.
-BEHIND = {"query": 2, "key": 2, "value": 2, **OWN_AXES, "sink": 0}
+BEHIND = {"query": 2, "key": 2, "value": 2, **AXES_BEHIND, "sink": 0}
 OF_A_CALL = frozenset({"factors", "sigma"})
 
 
@@ -54,7 +54,7 @@ def state(
     """Give the arguments of the operators, from a reach whose arrays are tensors."""
     reach = reach or Reach()
     at_end = isinstance(reach.offset, str)
-    parts = [None if isinstance(x, str) else x for x in reach]
+    parts = [None if isinstance(x, str) else x for x in reach] if at_end else reach
     query, key, *formula = reduced[:5]
     return (query, key, value, *formula, *parts, at_end, softcap, sink, sigma, dropout, seed)
 

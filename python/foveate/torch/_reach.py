@@ -118,8 +118,8 @@ def _segments(segments: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor
                 f"segments: got a tuple of {len(segments)}, wanted one int tensor or a pair "
                 "(of_queries, of_keys)"
             )
-        of_queries, of_keys = (check_tensor("segments", x, INTEGERS, wanted) for x in segments)
-        return of_queries, of_keys
+        query_ids, key_ids = (check_tensor("segments", x, INTEGERS, wanted) for x in segments)
+        return query_ids, key_ids
     ids = check_tensor("segments", segments, INTEGERS, wanted)
     if query.shape[-2] != key.shape[-2]:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..scores._rows import activation_name
+from ..scores._rows import activation_name, check_shape
 from ._derivatives import is_forward_mode
 from ._tensors import FLOATS, check_tensor
 from ._tensors import number as number_tensor
@@ -50,12 +50,7 @@ def learned(name: str, x: Any, query: Tensor, *axes: int | str) -> Tensor:
         For another dtype, and for another shape.
     """
     check_tensor(name, x, FLOATS, "a tensor of a float dtype")
-    given = tuple(x.shape)
-    if len(given) != len(axes) or any(
-        own != axis for own, axis in zip(given, axes, strict=True) if not isinstance(axis, str)
-    ):
-        wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
-        raise ValueError(f"{name}: got shape {given}, wanted {wanted}")
+    check_shape(name, tuple(x.shape), axes)
     if axes and x.dtype is torch.float64 and query.dtype is not torch.float64:
         raise TypeError(
             f"{name}: got {x.dtype} with a query of {query.dtype}, wanted a dtype that fits into "
@@ -74,6 +69,11 @@ def _of_array(x: Any) -> Tensor:
 def number(name: str, x: Any, query: Tensor) -> Any:
     """Take a number that was checked, or a tensor of one."""
     return parameter(name, x, query) if isinstance(x, Tensor) else x
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """Give a vector as operators take it, of any stride."""
+    return x
 
 
 def factors(name: str, x: Any, rows: Tensor) -> Tensor:

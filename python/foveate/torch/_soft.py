@@ -102,8 +102,8 @@ class SoftAttention(Operator):
             d_lse = d_lse.astype(problem.wide, copy=False)
         answers: Any = (output, lse, d_output, d_lse)
         with threads_of_torch:
-            found, outputs = backward.gradients(names_of_gradients(wanted), Answers(*answers))
-        gradients = by_argument(found, stated[4] if len(stated) > 4 else "inner")
+            result, outputs = backward.gradients(names_of_gradients(wanted), Answers(*answers))
+        gradients = by_argument(result, stated[4] if len(stated) > 4 else "inner")
         if "centers" in wanted and problem.reach is not None:
             at: Any = problem.reach.centers  # without a Gaussian they only say which keys are seen
             d_centers = outputs.d_centers

@@ -67,18 +67,18 @@ def along_leading_axes(
         lead = max(len(shape) - BEHIND[x] for x, shape in shapes.items() if shape is not None)
         for x in widened:
             stated[x] = _leading(stated[x], dims[x], size, lead + BEHIND[x])
-        given = [
+        moved = [
             None if x is None else _leading(x, dim, size, lead + behind)
             for x, dim, behind in zip(arguments, in_dims, before, strict=False)
         ]
         others = arguments[len(before) : first], arguments[first + len(stated) :]
-        found = operator(*given, *others[0], *stated.values(), *others[1])
+        outputs = operator(*moved, *others[0], *stated.values(), *others[1])
         if learned is not None:
-            pairs = zip(sought, found, strict=True)
-            made = [x.reshape(size, *(shapes[name] or ())) for name, x in pairs]
-            return made, [0] * len(made)
+            pairs = zip(sought, outputs, strict=True)
+            gradients = [x.reshape(size, *(shapes[name] or ())) for name, x in pairs]
+            return gradients, [0] * len(gradients)
         # What has no axis is empty: there is no other output of 32 bits before it is rounded.
-        return found, type(found)(0 if x.ndim > 1 else None for x in found)
+        return outputs, type(outputs)(0 if x.ndim > 1 else None for x in outputs)
 
     return rule
 
@@ -98,14 +98,14 @@ def _leading(x: Tensor, dim: int | None, size: int, ndim: int) -> Tensor:
 
 def _each(operator: Any, size: int, in_dims: Sequence[Any], arguments: tuple[Any, ...]) -> Any:
     """Call an operator for each sample."""
-    found = []
+    outputs = []
     for n in range(size):
         pairs = zip(arguments, in_dims, strict=True)
-        found.append(operator(*(x.select(dim, n) if _has(dim) else x for x, dim in pairs)))
-    if isinstance(found[0], Tensor):
-        return torch.stack(found), 0
-    parts = type(found[0])(torch.stack(part) for part in zip(*found, strict=True))
-    return parts, type(found[0])(0 for _ in parts)
+        outputs.append(operator(*(x.select(dim, n) if _has(dim) else x for x, dim in pairs)))
+    if isinstance(outputs[0], Tensor):
+        return torch.stack(outputs), 0
+    parts = type(outputs[0])(torch.stack(part) for part in zip(*outputs, strict=True))
+    return parts, type(outputs[0])(0 for _ in parts)
 
 
 def _has(dim: Any) -> bool:
