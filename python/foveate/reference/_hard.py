@@ -78,7 +78,7 @@ def hard_attention(
     softcap: float | None = None,
     **reaches: Any,
 ) -> HardAttention:
-    """`foveate.hard_attention` by the formula; of one seed the draws are the same, up to rounding.
+    """`foveate.hard_attention` by the formula; one seed gives the same draws, up to rounding.
 
     Parameters
     ----------
