@@ -8,7 +8,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 from foveate import reference
-from foveate.reference._hard_gradients import of_choices
+from foveate.reference._hard_gradients import choices_pull
 from foveate.reference._reach import lead_of
 from strategies import BFLOAT16, DTYPES, Site, normal, score_of
 from tolerances import FLOORS, RATIO, eps, magnitude_of, wider
@@ -378,5 +378,5 @@ def held(arrays: Any, index: Any, d_output: Any, advantage: Any, **keywords: Any
     names = ("mask", "causal", "window", "offset", "key_lengths", "segments", "softcap")
     defaults = dict.fromkeys(names) | {"causal": False, "score": "scaled_dot"}
     query, key, value = (np.asarray(x) for x in arrays)
-    gradients = of_choices(query, key, value, index, **(defaults | keywords))
+    gradients = choices_pull(query, key, value, index, **(defaults | keywords))
     return fv.HardGradients(**gradients(d_output, advantage))

@@ -1,5 +1,5 @@
-// The gradients of attention, soft and hard, from its answers alone: tiles of weights are made again. Here is what is held
-// and who does what when; backward.hpp says how the work is cut up, worker.hpp what a task does.
+// The gradients of attention, soft and hard, from its answers alone: tiles of weights are computed again. This file holds
+// the memory and the order of the tasks; backward.hpp says how the work is cut up, worker.hpp what a task does.
 #include "worker.hpp"
 
 #include "drivers/drivers.hpp"

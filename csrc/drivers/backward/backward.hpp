@@ -1,7 +1,16 @@
-// How the backward pass is cut up, by shapes and the reach alone, so that the bits depend on nothing else. Keys in tiles,
-// a few tiles a group, whose gradients are summed while all queries go by; groups in chunks, each with its own part of
-// the gradient of the queries. A task takes one group of a chunk against a run of the blocks of queries. The parts
-// are summed in order: nothing is added to by two threads.
+// How the backward pass is cut up: by shapes and the reach alone, so that the bits depend on nothing else.
+//
+//                 keys of a batch
+//                 |     chunk 0     |     chunk 1     |     a chunk: a few groups, taken one after the other
+//                 | group  | group  | group  | group  |     a group: a few tiles, whose sums of dK and dV stay in a cache
+//      block 0    |########|        |########|        |
+//      block 1    |########|        |########|        |     ####: two tasks, each one group of a chunk against a run of
+//      block 2    |        |        |        |        |           `task_blocks` blocks of queries
+//
+// The tasks of a turn, the n-th group of every chunk against the same run of blocks, run side by side. Each adds to the sums
+// of its group, dK and dV (ChunkSums), and to its chunk's partial sum of dQ. When all groups are done, the partial sums of
+// the chunks are added up in order. So nothing is added to by two threads. Batches that are in work at the same time, as
+// many as keep the threads busy, are a batch group.
 #pragma once
 #include <algorithm>
 
@@ -21,12 +30,12 @@ inline int64_t group_tiles_of(const Plan& plan) {
       plan.tile_keys * (plan.problem.head_size + plan.problem.value_size) * plan.arithmetic.element_size;
   return std::clamp((int64_t(400) << 10) / std::max<int64_t>(1, bytes), group_tiles, most_group_tiles);
 }
-// Queries of a block, a panel at least. With AMX the sums of a tile's keys are loaded and stored as often as there are
-// blocks: 256 are 3 to 5% over 128. Sums over queries run over all keys that the block sees: where windows are narrow, a
-// panel alone sees the fewest (128 queries take 1.1 to 1.5 times as long).
+// Queries of a block, a panel at least. Sums over queries run over all keys that the block sees: where windows are narrow,
+// a panel alone sees the fewest (128 queries take 1.1 times as long with windows of 128 keys on each side, 1.45 times with
+// 4). With AMX the sums of a tile's keys are loaded and stored as often as there are blocks: 256 are 3 to 5% over 128.
 inline int64_t backward_queries(const Plan& plan) {
-  if (plan.narrow()) return 1;
-  return plan.tile_keys < default_tile_keys ? 256 : 128;
+  if (plan.tile_keys < default_tile_keys) return plan.narrow() ? 128 : 256;
+  return plan.narrow() ? 1 : 128;
 }
 constexpr int64_t most_chunks = 16;
 // Of a task, about: an interrupt is looked for between tasks.

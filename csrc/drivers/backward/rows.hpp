@@ -1,5 +1,5 @@
-// A block of queries as the backward pass takes it: its rows of the queries and of dO as they stand, for the products that
-// sum over queries; dO in panels, for dP; lse, as scale lse_high + lse_low, and delta of each query.
+// A block of queries as the backward pass takes it: the rows of Q and dO, for the products that sum over queries; dO in
+// panels, for dP; and of each query its lse, as scale lse_high + lse_low in base 2, and delta = rowsum(dO O) - dlse.
 #pragma once
 #include <algorithm>
 #include <cmath>

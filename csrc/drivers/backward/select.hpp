@@ -1,7 +1,7 @@
 // The gradient of the selection, on one tile: from scores to the weights that multiplied the values, and to the gradients
 // of the logits. With P the weights of the softmax, F the factors that they had after it (Gaussian, dropout), dP = dO V^T,
-// delta = rowsum(dO O) and dlse the gradient of lse,
-//   soft   dS = P (F dP - delta + dlse)
+// and delta = rowsum(dO O) - dlse, dlse being the gradient of lse,
+//   soft   dS = P (F dP - delta)
 //   hard   dS = sum_s advantage_s ([key is the s-th choice] - P)
 #pragma once
 #include "drivers/common/dropout.hpp"

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "backward.hpp"
+#include "drivers/common/lse.hpp"
 #include "score.hpp"
 #include "select.hpp"
 
@@ -87,7 +88,7 @@ class BackwardWorker {
     }
   }
 
-  // A group of a chunk against a run of the blocks of its batch. partial_sum: of this chunk, or null.
+  // A task: the step-th group of a chunk against a run of the blocks of its batch. partial_sum: of the chunk, or null.
   void run(int64_t batch, int64_t chunk, int64_t step, int64_t run_of_blocks, T* partial_sum,
            const ChunkSums<T>& sums) noexcept {
     const int64_t group = pass_.first_group(chunk) + step;
@@ -102,15 +103,14 @@ class BackwardWorker {
         T* const d_query = partial_sum ? partial_sum + b * blocks_.panels * pass_.panel_size : nullptr;
         if (d_query && step == 0 && pass_.sees(batch, b, chunk))
           std::fill_n(d_query, blocks_.panels * pass_.panel_size, T(0));
-        const Interval of_block = pass_.seen_keys[batch * blocks_.per_batch + b];
-        const Interval seen = {std::max(keys.low, of_block.low), std::min(keys.high, of_block.high)};
-        if (seen.low >= seen.high) continue;
+        const Interval seen = pass_.seen_keys[batch * blocks_.per_batch + b];
+        if (seen.low >= seen.high || seen.low >= keys.high || seen.high <= keys.low) continue;
         if (!ready) {
           look_at_keys(batch, keys);
           score_.start();
         }
         ready = true;
-        add_block(batch, b, keys, seen, d_query, sums);
+        add_block(batch, b, keys, d_query, sums);
       }
       if (ready && sums.factors) score_.add_factors(sums.factors);
     }
@@ -198,7 +198,7 @@ class BackwardWorker {
 
   void look_at_keys(int64_t batch, Interval keys) noexcept {
     const Operand& x = p_.key;
-    for (Traversal tiles = tiles_of(keys, keys); !tiles.done(); tiles.next()) {
+    for (Traversal tiles = Traversal::grid(keys, plan_.tile_keys, keys.high); !tiles.done(); tiles.next()) {
       const KeyTile tile = tiles.tile();
       const int64_t n = (tile.first - keys.low) / plan_.tile_keys;
       finite_[n] = score_.look_at({plan_.row(x, batch, 0, tile.first), dtype_of(x), x.row_stride, x.column_stride},
@@ -206,20 +206,15 @@ class BackwardWorker {
     }
   }
 
-  // seen: of the keys, those that the block may see
-  void add_block(int64_t batch, int64_t b, Interval keys, Interval seen, T* d_query,
-                 const ChunkSums<T>& sums) noexcept {
+  void add_block(int64_t batch, int64_t b, Interval keys, T* d_query, const ChunkSums<T>& sums) noexcept {
     block_.see(batch * blocks_.per_batch + b);
     block_.pack();
     rows_.load(block_, rows_of(batch), scored_, select_.factor());
-    for (Traversal tiles = tiles_of(seen, keys); block_.open(tiles); tiles.next()) {
+    for (Traversal tiles = block_.tiles(0, block_.panels(), keys); block_.open(tiles); tiles.next()) {
       const int64_t place = tiles.tile().first - keys.low;
       add_tile(tiles.tile(), finite_[place / plan_.tile_keys], d_query, sums, place);
     }
   }
-
-  // The tiles of a group of keys that hold some of these.
-  Traversal tiles_of(Interval seen, Interval group) const { return Traversal::grid(seen, plan_.tile_keys, group.high); }
 
   // place: of the tile in its group
   void add_tile(KeyTile tile, bool keys_finite, T* d_query, const ChunkSums<T>& sums, int64_t place) noexcept {

@@ -5,6 +5,7 @@
 //   byte j % 8, from the lowest, of word (j / 8) % 4 of the block at (first_word(dropout, j / 32), 0, query, lead), and as
 //   second number word j % 4 of the block at (first_word(dropout, j / 32), 1 + (j / 4) % 8, query, lead).
 #pragma once
+#include "leading_index.hpp"
 #include "reach.hpp"
 #include "runtime/random.hpp"
 #include "runtime/workspace.hpp"

@@ -1,5 +1,4 @@
-// The plan of a problem: kernels, batches and groups, scale, windows; and the small things that hang on it: a query's
-// reach as an interval, its sink, and its lse in parts.
+// The plan of a problem: kernels, batches and groups, scale, windows.
 #include "plan.hpp"
 
 #include <algorithm>
@@ -46,25 +45,6 @@ bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, i
   int64_t odd = x.row_stride % word | int64_t(reinterpret_cast<uintptr_t>(x.data) % uintptr_t(word));
   for (const int64_t stride : x.lead) odd |= stride % word;
   return odd == 0;
-}
-
-// The number as T, the largest one where it is too large.
-template <class T>
-T bounded(double x) {
-  return T(std::clamp(x, double(std::numeric_limits<T>::lowest()), double(std::numeric_limits<T>::max())));
-}
-
-// A natural logarithm in units of the scores, as they are held.
-double score_of(const Plan& plan, double natural) {
-  const double score = natural * log2_e / plan.softmax_scale();
-  return plan.arithmetic.element_size == 8 ? bounded<double>(score) : double(bounded<float>(score));
-}
-
-template <class T>
-T value_at(const Operand& operand, int64_t bytes) {
-  T x;
-  std::memcpy(&x, operand.data + bytes, sizeof x);
-  return x;
 }
 
 // Whether ids of keys never fall from one to the next.
@@ -180,98 +160,6 @@ bool Plan::prepare(int threads, char* memory) noexcept {
   if (!scattered) return true;
   order = to.order;
   return order_rows(*this, to.sorters, to.order, to.sorting);
-}
-
-Reach reach_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
-  const Problem& p = plan.problem;
-  const auto read = [&](const Operand& x, int64_t least, int64_t most) {
-    return std::clamp(value_at<int64_t>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group)), least, most);
-  };
-  const int64_t keys = p.key_lengths ? read(p.key_lengths, 0, p.keys) : p.keys;
-  return {p.offset_at_end ? keys - p.queries : p.offset ? read(p.offset, -kMaxOffset, kMaxOffset) : 0, keys};
-}
-
-Interval round_center(double center, double half_width, int64_t keys) noexcept {
-  const double end = double(keys);
-  // the differences decide, as they are rounded: a bound may be off by one after its own rounding, and where half a unit
-  // of the center's last place is more than that, by any number
-  const auto outside = [&](int64_t j) { return !(std::fabs(double(j) - center) <= half_width); };
-  const auto inside_from = [&](int64_t in,
-                               int64_t out) {  // the last key inside, from one that is towards one that is not
-    while (out > in ? out - in > 1 : in - out > 1) {
-      const int64_t middle = in + (out - in) / 2;
-      (outside(middle) ? out : in) = middle;
-    }
-    return in;
-  };
-  int64_t low = std::max<int64_t>(0, int64_t(std::clamp(center - half_width, 0.0, end)) - 1);
-  for (int tries = 0; tries < 3 && low < keys && outside(low); ++tries) ++low;
-  int64_t last = std::min(keys - 1, int64_t(std::clamp(center + half_width, 0.0, end)) + 1);
-  for (int tries = 0; tries < 3 && last >= low && outside(last); ++tries) --last;
-  if (std::fabs(center) >= 0x1p52 || half_width >= 0x1p52) {
-    const int64_t nearest = std::min(keys - 1, int64_t(std::clamp(center, 0.0, end)));
-    if (nearest < 0 || outside(nearest)) return {0, 0};
-    low = inside_from(nearest, -1);
-    last = inside_from(nearest, keys);
-  }
-  return low <= last && !outside(low) ? Interval{low, last + 1} : Interval{0, 0};
-}
-
-double sink_score_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
-  const double sink = sink_of(plan, batch, group);
-  if (!std::isfinite(sink)) return sink;
-  if (!plan.biased || plan.arithmetic.element_size == 8) return score_of(plan, sink);
-  return bounded<float>(
-      double(bounded<float>(sink) * float(log2_e)));  // rounded as a bias is: of equals each weighs as much
-}
-
-double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
-  const Operand& x = plan.problem.sink;
-  if (!x) return -std::numeric_limits<double>::infinity();
-  return value_at<double>(x, plan.batch_offset(x, batch) + plan.group_offset(x, group));
-}
-
-// Pairs hold scores without their scale, but another arithmetic may take up what they leave: float32, which loses nothing here.
-Lse lse_of(const Plan& plan, double m, double l) noexcept {
-  const double scaled = m * plan.softmax_scale(), low = std::log(l);
-  return {scaled * ln_2 + low, plan.arithmetic.pairs ? scaled : m, low};
-}
-
-Lse lse_of_nothing(const Plan& plan, int64_t batch, int64_t group) noexcept {
-  Lse nothing = lse_of(plan, sink_score_of(plan, batch, group), 1);
-  nothing.lse = sink_of(plan, batch, group);  // as it is, not rounded
-  return nothing;
-}
-
-void write_lse(const Operand& lse, char* at, const Lse& number) noexcept {
-  if (lse.dtype == FV_FLOAT32) {
-    const float rounded = float(number.lse);
-    std::memcpy(at, &rounded, sizeof rounded);
-    return;
-  }
-  const double numbers[3] = {number.lse, number.high, number.low};
-  for (int i = 0; i < (lse.column_stride != 0 ? 3 : 1); ++i)
-    std::memcpy(at + i * lse.column_stride, &numbers[i], sizeof numbers[i]);
-}
-
-Lse read_lse(const Plan& plan, const char* at) noexcept {
-  const Operand& lse = plan.problem.lse;
-  double numbers[3] = {};
-  float rounded;
-  if (lse.dtype == FV_FLOAT32) {
-    std::memcpy(&rounded, at, sizeof rounded);
-    numbers[0] = double(rounded);
-  } else {
-    for (int i = 0; i < (lse.column_stride != 0 ? 3 : 1); ++i)
-      std::memcpy(&numbers[i], at + i * lse.column_stride, sizeof numbers[i]);
-  }
-  if (lse.column_stride == 0 || numbers[1] != numbers[1]) {
-    numbers[1] = std::isfinite(numbers[0]) ? score_of(plan, numbers[0]) : numbers[0];
-    numbers[2] = numbers[0] - numbers[1] * plan.softmax_scale() * ln_2;
-  } else if (plan.arithmetic.pairs) {
-    numbers[1] /= plan.softmax_scale();
-  }
-  return {numbers[0], numbers[1], numbers[2]};
 }
 
 }  // namespace foveate

@@ -23,15 +23,16 @@ constexpr int64_t most_window_tile_keys = 2 * default_tile_keys;
 enum class Windows {
   shared,   // nothing: the panels of a block go over the tiles of the grid together, and rows come as they stand
   on_grid,  // panel after panel, each over the tiles of the grid that it sees
-  own_tile  // panel after panel, the keys of each in one tile of its own
+  own_tile  // panel after panel, the keys of each in one tile of its own, from a whole key_step on: a query's answer is
+            // then one chain over its own keys, to which those that it does not see add zeros, whoever shares its panel
 };
 
 // What a driver asks of its plan.
 struct Needs {
-  bool whole_weights = false;  // weights and products of the accumulator's type, where pairs would round them
+  bool whole_weights = false;  // weights of the accumulator's type, where pairs would round them
   Windows windows = Windows::own_tile;
-  int64_t tile_keys = 0;  // of the grid, where it is the driver's to say
-  int64_t key_step = 0;   // likewise
+  int64_t tile_keys = 0;  // of the grid; 0: as the arithmetic has it
+  int64_t key_step = 0;   // 0: likewise
 };
 
 struct Plan {
@@ -94,6 +95,13 @@ struct Plan {
   char* row(const Operand& x, int64_t batch, int64_t group, int64_t index) const {
     return x.data + batch_offset(x, batch) + (group ? group_offset(x, group) : 0) + index * x.row_stride;
   }
+  // An element of an operand that has one for each leading index.
+  template <class T>
+  T value(const Operand& x, int64_t batch, int64_t group) const {
+    T value;
+    std::memcpy(&value, x.data + batch_offset(x, batch) + group_offset(x, group), sizeof value);
+    return value;
+  }
   // Byte offset of a batch and of a group within an operand.
   int64_t batch_offset(const Operand& operand, int64_t batch) const { return offset(operand, batch_, batch); }
   int64_t group_offset(const Operand& operand, int64_t group) const { return offset(operand, group_, group); }
@@ -116,122 +124,5 @@ struct Plan {
   }
   Axes batch_, group_;
 };
-
-// The flat index over the leading axes, the last one fastest, under which random numbers are counted.
-class LeadingIndex {
- public:
-  explicit LeadingIndex(const Plan& plan) noexcept : plan_(plan) {
-    int64_t step = 1;  // as if it were an offset
-    for (int axis = plan.problem.lead_ndim - 1; axis >= 0; --axis) {
-      flat_.lead[axis] = step;
-      step *= plan.problem.lead_shape[axis];
-    }
-  }
-  int64_t of(int64_t batch, int64_t group) const {
-    return plan_.batch_offset(flat_, batch) + (plan_.groups > 1 ? plan_.group_offset(flat_, group) : 0);
-  }
-
- private:
-  const Plan& plan_;
-  Operand flat_;
-};
-
-// The centers of a batch, where there are any; 0 in place of one that is not finite any more.
-class Centers {
- public:
-  Centers(const Plan& plan, int64_t batch) noexcept
-      : plan_(plan), of_(plan.problem.centers), base_(of_ ? of_.data + plan.batch_offset(of_, batch) : nullptr) {}
-  double of(int64_t group, int64_t query) const {
-    double center;
-    std::memcpy(&center, base_ + (group ? plan_.group_offset(of_, group) : 0) + query * of_.row_stride, sizeof center);
-    return center - center == 0 ? center : 0;
-  }
-
- private:
-  const Plan& plan_;
-  const Operand& of_;
-  const char* base_;
-};
-
-// The keys of a query's own id, where ids of keys never fall.
-class Ranges {
- public:
-  Ranges(const Plan& plan, int64_t batch) noexcept
-      : plan_(plan),
-        of_queries_(plan.problem.query_segments),
-        of_keys_(plan.problem.key_segments),
-        queries_(plan.ranges ? of_queries_.data + plan.batch_offset(of_queries_, batch) : nullptr),
-        keys_(plan.ranges ? of_keys_.data + plan.batch_offset(of_keys_, batch) : nullptr) {}
-
-  Interval of(int64_t group, int64_t query) noexcept {
-    const char* const ids = keys_ + (group ? plan_.group_offset(of_keys_, group) : 0);
-    int64_t id;
-    std::memcpy(&id, queries_ + (group ? plan_.group_offset(of_queries_, group) : 0) + query * of_queries_.row_stride,
-                sizeof id);
-    if (ids == ids_ && id == id_) return found_;  // as of the query before
-    ids_ = ids;
-    id_ = id;
-    return found_ = {first_key([id](int64_t other) { return other >= id; }),
-                     first_key([id](int64_t other) { return other > id; })};
-  }
-
- private:
-  template <class Is>
-  int64_t first_key(Is&& is) const noexcept {
-    int64_t low = 0, high = plan_.problem.keys;
-    while (low < high) {
-      const int64_t middle = low + (high - low) / 2;
-      int64_t other;
-      std::memcpy(&other, ids_ + middle * of_keys_.row_stride, sizeof other);
-      if (is(other))
-        high = middle;
-      else
-        low = middle + 1;
-    }
-    return low;
-  }
-
-  const Plan& plan_;
-  const Operand &of_queries_, &of_keys_;
-  const char *queries_, *keys_;  // of the batch
-  const char* ids_ = nullptr;
-  int64_t id_ = 0;
-  Interval found_{};
-};
-
-// The reach's interval of keys of query `query`, at these batch and group offsets.
-struct Reach {
-  int64_t offset, keys;  // where query 0 stands; how many keys are valid
-  Interval of(int64_t query, int64_t left, int64_t right) const {
-    const int64_t at = query + offset;
-    int64_t low = left < 0 || at - left < 0 ? 0 : at - left;
-    int64_t high = right < 0 || at + right + 1 > keys ? keys : at + right + 1;
-    if (high <= low) low = high = 0;
-    return {low, high};
-  }
-};
-Reach reach_of(const Plan&, int64_t batch, int64_t group) noexcept;
-
-// The keys 0 <= j < keys with |j - center| <= half_width.
-Interval round_center(double center, double half_width, int64_t keys) noexcept;
-
-// The sink of a leading index, or -inf: in natural units, and in those of the scores of a softmax, of which a finite one
-// stays finite as a bias does.
-double sink_of(const Plan&, int64_t batch, int64_t group) noexcept;
-double sink_score_of(const Plan&, int64_t batch, int64_t group) noexcept;
-
-// The logarithm of a softmax's denominator, natural; and what it is made of, the largest score as the kernels hold it and
-// the logarithm of the sum of the weights beside that. Where scores are huge, lse alone has no digits left for the sum.
-struct Lse {
-  double lse, high, low;
-};
-// Of the largest score m and the sum l; of a query that sees nothing: the sink, or -inf.
-Lse lse_of(const Plan&, double m, double l) noexcept;
-Lse lse_of_nothing(const Plan&, int64_t batch, int64_t group) noexcept;
-
-// An element of lse: float32, float64, or all three numbers of float64. Of one number, or beside a high part of NaN, the parts
-// are made.
-void write_lse(const Operand& lse, char* at, const Lse&) noexcept;
-Lse read_lse(const Plan&, const char* at) noexcept;
 
 }  // namespace foveate

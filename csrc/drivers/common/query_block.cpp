@@ -204,11 +204,12 @@ Interval QueryBlock::keys_seen(int first, int last) const {
   return keys;
 }
 
-Traversal QueryBlock::tiles(int first, int last) const {
-  const Interval keys = keys_seen(first, last);
+Traversal QueryBlock::tiles(int first, int last, Interval among) const {
+  const Interval seen = keys_seen(first, last);
   const int64_t all = plan_.problem.keys, step = plan_.key_step;
-  if (!plan_.own_tiles) return Traversal::grid(keys, plan_.tile_keys, all);
-  return Traversal::one({keys.low & -step, std::min(all, (keys.high + step - 1) & -step)});
+  if (plan_.own_tiles) return Traversal::one({seen.low & -step, std::min(all, (seen.high + step - 1) & -step)});
+  const Interval keys = {std::max(seen.low, among.low), std::min(seen.high, among.high)};
+  return Traversal::grid(keys, plan_.tile_keys, all);
 }
 
 bool QueryBlock::open(const Traversal& tiles) noexcept {

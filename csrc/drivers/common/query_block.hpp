@@ -5,6 +5,7 @@
 #include <limits>
 #include <new>
 
+#include "lse.hpp"
 #include "prefetch.hpp"
 #include "reach.hpp"
 #include "runtime/parallel.hpp"
@@ -56,9 +57,11 @@ class QueryBlock {
   int32_t vectors(int p) const { return panels_[p].live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors; }
   int64_t batch() const { return batch_; }
 
-  // Keys that the queries of the panels first..last-1 may see; and the tiles of these in which a pass goes over them.
+  // The keys that queries of the panels first..last-1 may see; and how a pass goes over them, or over those of some keys
+  // from one multiple of the tile to another. A rule that names the blocks of keys that a query sees has its list here.
   Interval keys_seen(int first, int last) const;
-  Traversal tiles(int first, int last) const;
+  Traversal tiles(int first, int last) const { return tiles(first, last, {0, plan_.problem.keys}); }
+  Traversal tiles(int first, int last, Interval among) const;
 
   // The first key of a range of the open tile.
   int64_t key_of(const KeyRange& range) const { return tile_.first + range.begin; }

@@ -1,7 +1,7 @@
 // Reach: which keys each query of a panel sees, by arithmetic on intervals first and bit by bit where there is a mask
 // or segments whose keys are not in order. A tile of keys that no query sees is skipped, one that all see costs nothing.
 #pragma once
-#include "plan.hpp"
+#include "intervals.hpp"
 
 namespace foveate {
 
@@ -26,8 +26,8 @@ struct Panel {
 
 // Rows row..row + live - 1 of a batch, in the plan's order: all of them.
 void start_panel(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
-// As many of them, one at least, as see no more keys together than window_tile_keys. The next panel is the caller's to
-// begin at the row behind the last of these, which is returned.
+// As many of them, one at least, as see no more than window_tile_keys together. Returns the row behind the last of these,
+// where the caller begins the next panel.
 [[nodiscard]] int64_t start_window(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
 
 // Where a query's row of an operand stands.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "intervals.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/workspace.hpp"
 

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "drivers/common/plan.hpp"
+#include "drivers/common/leading_index.hpp"
 #include "runtime/random.hpp"
 #include "runtime/workspace.hpp"
 

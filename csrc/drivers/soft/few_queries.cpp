@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "drivers/common/few_queries.hpp"
+#include "drivers/common/lse.hpp"
 
 namespace foveate {
 namespace {

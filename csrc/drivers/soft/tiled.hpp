@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "drivers/common/dropout.hpp"
+#include "drivers/common/lse.hpp"
 #include "drivers/common/query_block.hpp"
 
 namespace foveate {

@@ -161,7 +161,7 @@ class Data(NamedTuple):
         return np.full(self.shape, self.fill_value, self.points.query.dtype)
 
     def fill(self, answer: Array, empty: Array) -> Array:
-        """Make the output of answers (n, k), but for the queries that have none."""
+        """Make the output of answers (n, k), except for queries that have none."""
         answer[empty] = self.fill_value
         return answer.astype(self.points.query.dtype, copy=False).reshape(self.shape)
 
