@@ -1,6 +1,6 @@
 // What an instruction set offers to the drivers: tables of functions, one for each step of attention on a tile of keys and
 // a panel of queries. Every function is serial, noexcept in effect, allocates nothing, and is compiled once per ISA. It
-// stands under its name in the file that the table below names; kernels.cpp lists them.
+// stands under its name in a file of the folder that is named below, or beside; kernels.cpp lists them.
 //
 // A panel holds `vectors * lanes` queries, transposed: [row][query]. A tile of scores is s[key][query]. The steps work on
 // the same tile one after the other, so that any of them goes with any other:

@@ -5,13 +5,14 @@ onnx is needed here alone: `pip install "foveate[onnx]"`.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._attention.soft import attention, attention_weights
 from ._inputs.arrays import Array, compute_dtype
+from ._inputs.options import ReachOptions
 from .reference._attention import logits_of
 from .scores import ScaledDot
 
@@ -30,16 +31,6 @@ __all__ = ["Attention"]
 _PRODUCT, _CAPPED, _MASKED, _WEIGHTS = range(4)
 
 _PRECISIONS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-
-
-class _Reach(TypedDict):
-    """Which keys a query sees, in the keywords of `foveate.attention`."""
-
-    mask: Array | None
-    causal: bool
-    window: tuple[int | None, int | None] | None
-    offset: int | Array
-    key_lengths: Array | None
 
 
 class Attention(OpRun):  # type: ignore[misc]  # onnx is untyped
@@ -139,7 +130,7 @@ class Attention(OpRun):  # type: ignore[misc]  # onnx is untyped
         left = _side("left_window_size", left_window_size)
         right = _side("right_window_size", right_window_size)
         lengths = None if nonpad is None else _lengths(nonpad, batch, keys)
-        reach: _Reach = {
+        reach: ReachOptions = {
             "mask": mask,
             "causal": bool(is_causal),
             "window": None if left is None and right is None else (left, right),
@@ -279,7 +270,7 @@ def _compute_dtype(q: Array, v: Array, softmax_precision: int | None) -> np.dtyp
 
 
 def _scores(
-    q: Array, k: Array, score: ScaledDot, softcap: float, reach: _Reach, mode: int
+    q: Array, k: Array, score: ScaledDot, softcap: float, reach: ReachOptions, mode: int
 ) -> Array:
     """Compute the output `qk_matmul_output` of this mode, by the formula up to the softmax.
 

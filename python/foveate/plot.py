@@ -278,20 +278,20 @@ def _draw(
         titles = [f"{kind} {n}" for n in range(len(panels))] if given.ndim == 3 else [""]
     elif len(titles) != len(panels):
         raise ValueError(f"titles: got {len(titles)}, wanted {len(panels)}")
-    places = _new_axes(len(panels)) if axes is None else _given_axes(axes, len(panels))
-    (row, of_rows), (column, of_columns) = labels.items()
-    for axis, panel, title in zip(places, panels, titles, strict=True):
+    drawn = _new_axes(len(panels)) if axes is None else _given_axes(axes, len(panels))
+    (row, row_labels), (column, column_labels) = labels.items()
+    for axis, panel, title in zip(drawn, panels, titles, strict=True):
         axis.imshow(
             panel, cmap=cmap, aspect="auto", interpolation="nearest", vmin=0.0, vmax=largest
         )
         axis.set(title=title, xlabel=column, ylabel=row)
-        if of_rows is not None:
-            axis.set_yticks(range(len(of_rows)), of_rows)
-        if of_columns is not None:
-            axis.set_xticks(range(len(of_columns)), of_columns, rotation=90)
+        if row_labels is not None:
+            axis.set_yticks(range(len(row_labels)), row_labels)
+        if column_labels is not None:
+            axis.set_xticks(range(len(column_labels)), column_labels, rotation=90)
     if bar:
-        places[0].figure.colorbar(places[0].images[0], ax=list(places))
-    return places if given.ndim == 3 else places[0]
+        drawn[0].figure.colorbar(drawn[0].images[0], ax=list(drawn))
+    return drawn if given.ndim == 3 else drawn[0]
 
 
 def _new_axes(count: int) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 from foveate import reference
-from foveate.reference import sum_to
+from foveate.reference._rows import sum_to
 from gradient_checks import FLOOR_ULP, OPERANDS, _hidden_sizes, held, parts, score_sizes, top
 from strategies import BFLOAT16
 from tolerances import FLOORS, RATIO, eps, wider

@@ -139,8 +139,9 @@ def local_attention(
         q, k, v = query, key, value
     else:
         q, k, v = float_arrays(query=query, key=key, value=value)
-    options = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
-    answer: Array = Problem(*reduce(score, q, k)[:6], v, **options).attend(q.dtype, out=out)
+    softcap, reach, deviation = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
+    problem = Problem(*reduce(score, q, k)[:6], v, softcap, reach, sigma=deviation)
+    answer: Array = problem.attend(q.dtype, out=out)
     return answer
 
 
@@ -151,8 +152,8 @@ def resolve_local(
     sigma: object,
     key_lengths: object,
     softcap: object,
-) -> dict[str, Any]:
-    """Check the keywords of a local attention, and give those of a `Problem`.
+) -> tuple[float | None, Reach, float | None]:
+    """Check the keywords of a local attention, and give softcap, reach and sigma of a `Problem`.
 
     Where no centers are given and no Gaussian is wanted, it is a window like any other.
 
@@ -172,8 +173,7 @@ def resolve_local(
     else:
         side = math.floor(width)
         reach = Reach(left=side, right=side, key_lengths=lengths)
-    softcap = None if softcap is None else real("softcap", softcap)
-    return {"softcap": softcap, "reach": reach, "sigma": deviation}
+    return None if softcap is None else real("softcap", softcap), reach, deviation
 
 
 @room_for("query")

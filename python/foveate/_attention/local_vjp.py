@@ -9,6 +9,7 @@ With P the softmax, G the Gaussian, dP = dO V^T and delta = rowsum(dO O):
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 
@@ -111,12 +112,12 @@ def local_attention_vjp(
     """
     wanted = names_of(wrt, LocalGradients._fields)
     q, k, v = float_arrays(query=query, key=key, value=value)
-    options = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
+    softcap, reach, deviation = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
     reduced = reduce(score, q, k, learns=True)
-    problem = Problem(*reduced[:6], v, **options)
+    problem = Problem(*reduced[:6], v, softcap, reach, sigma=deviation)
     output, lse = problem.forward()
     backward = Backward(problem, score, q, k, reduced)
-    positions = options["reach"].centers
+    positions: Any = reach.centers
     dtype = None if centers is None else _gradient_dtype(centers)
 
     def pullback(d_output: ArrayInput) -> LocalGradients:

@@ -64,7 +64,7 @@ def with_heads(
     Parameters
     ----------
     options : AttentionOptions
-        As for `attention`, without heads but for a sink, and a mask that has them.
+        As for `attention`, without heads, except a sink and a mask that has them.
     shape : tuple (..., Lq, Lk)
         Without heads.
     heads : pair of ints

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget",
         type=seconds,
         metavar="SECONDS",
-        help="take no longer than that for all workloads, but for the last call: where time is "
+        help="take no longer than that for all workloads, except the last call: where time is "
         "short there are fewer rounds, and the slowest contenders are left out (default: "
         f"{BUDGET:.0f} for each workload, {QUICK_BUDGET:.0f} with --quick)",
     )

@@ -161,7 +161,7 @@ class Data(NamedTuple):
         return np.full(self.shape, self.fill_value, self.points.query.dtype)
 
     def fill(self, answer: Array, empty: Array) -> Array:
-        """Make the output of answers (n, k), but for the queries that have none."""
+        """Make the output of answers (n, k), except for queries that have none."""
         answer[empty] = self.fill_value
         return answer.astype(self.points.query.dtype, copy=False).reshape(self.shape)
 
@@ -305,7 +305,8 @@ class Points:
         query, key = self.query, self.key
         if kernel == "gaussian" and not by_differences:
             w = self.inverse if isinstance(self.inverse, float) else self.factors()
-            reduced = Gaussian(w).reduce_whole(query, key)._replace(negligible=negligible)
+            reduced = Gaussian(w).reduce_whole(query, key)
+            reduced = reduced._replace(negligible=negligible) if negligible else reduced
         else:
             reduced = Reduced(query, key, 1.0, "distance", self.factors(), negligible)
         reach = Reach(None if bias is None else bias[None, :], leave_one_out=self.leave_one_out)

@@ -41,26 +41,25 @@ def dropout_mask(key: tuple[int, int], rate: float, shape: tuple[int, ...]) -> A
     """
     *lead, queries, keys = shape
     blocks = -(-keys // BLOCK)
-    of_lead, of_query, of_block = np.indices((prod(lead), queries, blocks), np.uint64)
-    words = _numbers(key, of_lead, of_query, of_block, np.zeros_like(of_block))
+    lead_index, query_index, block_index = np.indices((prod(lead), queries, blocks), np.uint64)
+    words = _numbers(key, lead_index, query_index, block_index, np.zeros_like(block_index))
     parts = words[..., None] >> np.arange(0, 64, 8, dtype=np.uint64) & np.uint64(255)
-    numbers = parts.reshape(*of_query.shape[:2], blocks * BLOCK)[..., :keys]
+    numbers = parts.reshape(*query_index.shape[:2], blocks * BLOCK)[..., :keys]
     bound, rest = floor(256 * rate), 256 * rate % 1
     left: Array = numbers >= bound
     if rest:
-        of_lead, of_query, of_key = (x.astype(np.uint64) for x in np.nonzero(numbers == bound))
-        block, place = of_key // np.uint64(BLOCK), of_key % np.uint64(BLOCK)
-        words = _numbers(key, of_lead, of_query, block, np.uint64(1) + place // np.uint64(4))
-        word = np.take_along_axis(words, (place % np.uint64(4)).astype(int)[:, None], axis=-1)
+        undecided = np.nonzero(numbers == bound)
+        lead_index, query_index, key_index = (x.astype(np.uint64) for x in undecided)
+        block, within = np.divmod(key_index, np.uint64(BLOCK))
+        words = _numbers(key, lead_index, query_index, block, np.uint64(1) + within // np.uint64(4))
+        word = np.take_along_axis(words, (within % np.uint64(4)).astype(int)[:, None], axis=-1)
         left[numbers == bound] = uniform(word[:, 0]) >= rest
     return left.reshape(shape)
 
 
-def _numbers(
-    key: tuple[int, int], lead: Array, query: Array, block: Array, of_block: Array
-) -> Array:
+def _numbers(key: tuple[int, int], lead: Array, query: Array, block: Array, number: Array) -> Array:
     first = np.uint64(DROPOUT << 56) | block
-    return philox(key, np.stack([first, of_block, query, lead], axis=-1))
+    return philox(key, np.stack([first, number, query, lead], axis=-1))
 
 
 def factors_of(dropout: float, rng: Seed, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -52,10 +52,10 @@ def draw_categories(weights: Array, key: tuple[int, int], size: int) -> Array:
     index = np.full((len(rows), queries, size), -1)
     total = np.zeros((len(rows), queries, 1), weights.dtype)
     shape = (len(rows), queries, size)
-    of_lead, of_query, of_draw = np.indices(shape, np.uint64)
+    lead_index, query_index, draw_index = np.indices(shape, np.uint64)
     for tile in range(-(-keys // TILE)):
         block = np.full(shape, HARD_ATTENTION << 56 | tile // 4, np.uint64)
-        words = philox(key, np.stack([block, of_draw, of_query, of_lead], axis=-1))
+        words = philox(key, np.stack([block, draw_index, query_index, lead_index], axis=-1))
         u = uniform(words[..., tile % 4], weights.dtype)
         running = np.cumsum(rows[..., tile * TILE : (tile + 1) * TILE], axis=-1)
         total = total + running[..., -1]
@@ -78,7 +78,7 @@ def hard_attention(
     softcap: float | None = None,
     **reaches: Any,
 ) -> HardAttention:
-    """`foveate.hard_attention` by the formula; of one seed the draws are the same, up to rounding.
+    """`foveate.hard_attention` by the formula; one seed gives the same draws, up to rounding.
 
     Parameters
     ----------
@@ -108,18 +108,18 @@ def hard_attention(
         weights = np.where(seen, weights, 0).astype(logits.dtype)
         total = weights.sum(axis=-1, keepdims=True)
         if select == "argmax":
-            places = np.where(logits == largest, np.arange(k.shape[-2]), k.shape[-2])
-            index = places.min(axis=-1, keepdims=True, initial=k.shape[-2])
+            best = np.where(logits == largest, np.arange(k.shape[-2]), k.shape[-2])
+            index = best.min(axis=-1, keepdims=True, initial=k.shape[-2])
         else:
             index = draw_categories(weights, key_of(rng), math.prod(shape_of(size)))
         index = np.where(np.isfinite(total) & (total > 0), index, -1)
         chosen: Array = np.asarray(index >= 0)
         empty = np.where(seen.any(axis=-1, keepdims=True), np.nan, 0)
-        place = np.where(chosen, index, 0)
+        row = np.where(chosen, index, 0)
         if k.shape[-2]:
-            probability = np.take_along_axis(weights, place, axis=-1) / total
+            probability = np.take_along_axis(weights, row, axis=-1) / total
             v = np.broadcast_to(v, (*lead, *v.shape[-2:]))
-            output = np.take_along_axis(v[..., None, :, :], place[..., None], axis=-2)
+            output = np.take_along_axis(v[..., None, :, :], row[..., None], axis=-2)
         else:
             probability = np.ones(index.shape, logits.dtype)
             output = np.zeros((*index.shape, v.shape[-1]), v.dtype)

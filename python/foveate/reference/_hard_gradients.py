@@ -77,7 +77,7 @@ def hard_attention_vjp(
     shape = result.log_prob.shape
     own = shape_of(size)
     draws = (*shape[: len(shape) - len(own)], math.prod(own))
-    gradients = of_choices(q, k, v, result.index.reshape(draws), **scores, **reaches)
+    gradients = choices_pull(q, k, v, result.index.reshape(draws), **scores, **reaches)
 
     @quiet
     def pullback(
@@ -94,7 +94,7 @@ def hard_attention_vjp(
     return result, pullback
 
 
-def of_choices(
+def choices_pull(
     query: Array,
     key: Array,
     value: Array,

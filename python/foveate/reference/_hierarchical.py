@@ -114,12 +114,12 @@ def hierarchical_attention_vjp(
             check_undo(each, q, k, name)
     wide = np.dtype(np.float64 if q.dtype.itemsize > 4 else np.float32)
     own, above = (widened_score(x, wide) for x in (score, score if one_score else upper_score))
-    of_keys = [attention_vjp(q, k, k, score=own, mask=mask) for mask in masks]
-    of_values = [attention_vjp(q, k, v, score=own, mask=mask) for mask in masks]
+    key_answers = [attention_vjp(q, k, k, score=own, mask=mask) for mask in masks]
+    value_answers = [attention_vjp(q, k, v, score=own, mask=mask) for mask in masks]
     output, pull = attention_vjp(
         q[..., None, :],
-        _stacked([answer for answer, _ in of_keys], q, k),
-        _stacked([answer for answer, _ in of_values], q, v),
+        _stacked([answer for answer, _ in key_answers], q, k),
+        _stacked([answer for answer, _ in value_answers], q, v),
         score=above,
         mask=there,
     )
@@ -131,12 +131,12 @@ def hierarchical_attention_vjp(
         found |= {"key": np.zeros_like(k), "value": np.zeros_like(v)}
         found["score"] = over.score if one_score else None
         found["upper_score"] = None if one_score else over.score
-        for n, (_, pull_key) in enumerate(of_keys):
+        for n, (_, pull_key) in enumerate(key_answers):
             d: Any = pull_key(over.key[..., n, :])
             found["query"] = found["query"] + d.query
             found["key"] = found["key"] + d.key + d.value
             found["score"] = sum_of_gradients(found["score"], d.score)
-        for n, (_, pull_value) in enumerate(of_values):
+        for n, (_, pull_value) in enumerate(value_answers):
             d = pull_value(over.value[..., n, :])
             found["query"] = found["query"] + d.query
             found["key"] = found["key"] + d.key

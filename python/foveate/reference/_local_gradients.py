@@ -21,7 +21,7 @@ from ._attention import check_dtypes
 from ._gradients import through_logits
 from ._local import predict_centers, weigh
 from ._quiet import quiet
-from ._rows import compute_dtype, floats, of_matrix, sum_to
+from ._rows import compute_dtype, floats, matrix_gradient, sum_to
 from ._score import check_undo
 from ._select import over_queries, weighted_sum
 
@@ -167,8 +167,8 @@ def predict_centers_vjp(
             d_hidden = np.where(d_logits == 0, 0, through)
             return CenterGradients(
                 sum_to(d_hidden @ matrix.astype(dtype).T, q.shape).astype(q.dtype),
-                of_matrix(q.astype(dtype), d_hidden).astype(matrix.dtype),
-                of_matrix(hidden, d_logits)[:, 0].astype(vector.dtype),
+                matrix_gradient(q.astype(dtype), d_hidden).astype(matrix.dtype),
+                matrix_gradient(hidden, d_logits)[:, 0].astype(vector.dtype),
             )
 
     return centers, pullback

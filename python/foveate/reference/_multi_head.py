@@ -14,7 +14,7 @@ from .._inputs.signatures import with_options
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._quiet import quiet
-from ._rows import of_matrix
+from ._rows import matrix_gradient
 from ._self_attention import widened
 
 Array = NDArray[Any]
@@ -132,16 +132,18 @@ def multi_head_attention_vjp(
         with np.errstate(all="ignore"):
             inner: Any = pull(np.stack(np.split(d_out @ w_out.T, num_heads, axis=-1), axis=-3))
             d_query = side_by_side(inner.query)
-            d_key, d_value = (side_by_side(_of_groups(d, group)) for d in inner[1:3])
+            d_key, d_value = (side_by_side(_sum_groups(d, group)) for d in inner[1:3])
             rows, others, w_q, w_k, w_v = widened(*arrays[:5])
             d_x, d_memory = d_query @ w_q.T, d_key @ w_k.T + d_value @ w_v.T
             found: dict[str, Any] = {"x": d_x + d_memory if memory is None else d_x}
             if memory is not None:
                 found["memory"] = d_memory
-            found["wo"], found["bo"] = of_matrix(side_by_side(answers), d_out), _of_bias(d_out)
+            found["wo"] = matrix_gradient(side_by_side(answers), d_out)
+            found["bo"] = _bias_gradient(d_out)
             pairs = {"q": (rows, d_query), "k": (others, d_key), "v": (others, d_value)}
             for name, (rows_in, d) in pairs.items():
-                found[f"w{name}"], found[f"b{name}"] = of_matrix(rows_in, d), _of_bias(d)
+                found[f"w{name}"] = matrix_gradient(rows_in, d)
+                found[f"b{name}"] = _bias_gradient(d)
         names = ("x", "memory", "wq", "wk", "wv", "wo", "bq", "bk", "bv", "bo")
         given = dict(zip(names, arrays, strict=True))
         found = {at: d.astype(np.asarray(given[at]).dtype) for at, d in found.items()
@@ -210,11 +212,11 @@ def side_by_side(heads: Array) -> Array:
     return np.concatenate([heads[..., h, :, :] for h in range(heads.shape[-3])], axis=-1)
 
 
-def _of_groups(d: Array, group: int) -> Array:
+def _sum_groups(d: Array, group: int) -> Array:
     """Sum over the heads that share a head of keys."""
     groups = d.reshape(*d.shape[:-3], d.shape[-3] // group, group, *d.shape[-2:])
     return np.asarray(groups.sum(axis=-3))
 
 
-def _of_bias(d: Array) -> Array:
+def _bias_gradient(d: Array) -> Array:
     return np.asarray(d.sum(axis=tuple(range(d.ndim - 1))))

@@ -68,11 +68,11 @@ def lead_of(
     (2, 3)
     """
     ids = segments if isinstance(segments, tuple) else (segments,)
-    places = None if isinstance(offset, str) else offset
+    positions = None if isinstance(offset, str) else offset
     pairs = (
         (mask, 2),
         *((x, 1) for x in (*ids, centers)),
-        (places, 0),
+        (positions, 0),
         (key_lengths, 0),
         (sink, 0),
     )
@@ -154,7 +154,7 @@ def reach(
             start = per_lead(0 if offset is None else _int64(offset), lead)
             if np.any(np.abs(start) > FARTHEST):
                 raise ValueError("offset: got values beyond 2^61 in size, wanted smaller ones")
-        place = i + start
+        position = i + start
         left, right = window if isinstance(window, tuple | list) else (window, window)
         if any(side is not None and side < 0 for side in (left, right)):
             raise ValueError(f"window: got {window!r}, wanted sizes >= 0 or None")
@@ -162,21 +162,21 @@ def reach(
             None if side is None or side > 2 * FARTHEST else side for side in (left, right)
         )
         if causal:
-            seen &= j <= place
+            seen &= j <= position
         if left is not None:
-            seen &= j >= place - left
+            seen &= j >= position - left
         if right is not None:
-            seen &= j <= place + right
+            seen &= j <= position + right
 
     if segments is not None:
-        of_queries, of_keys = segments if isinstance(segments, tuple) else (segments, segments)
-        seen &= _int64(of_queries)[..., :, None] == _int64(of_keys)[..., None, :]
+        query_ids, key_ids = segments if isinstance(segments, tuple) else (segments, segments)
+        seen &= _int64(query_ids)[..., :, None] == _int64(key_ids)[..., None, :]
 
     if centers is not None:
-        places = np.asarray(centers, np.float64)[..., :, None]
-        if not np.isfinite(places).all():
+        middle = np.asarray(centers, np.float64)[..., :, None]
+        if not np.isfinite(middle).all():
             raise ValueError("centers: got NaN or inf, wanted finite numbers")
-        seen &= np.abs(j - places) <= half_width
+        seen &= np.abs(j - middle) <= half_width
     return seen
 
 

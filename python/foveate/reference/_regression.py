@@ -46,7 +46,7 @@ def squared_distances(x: Array, x_train: Array, w: Array) -> Array:
 
 
 def kernel_values(squares: Array, kernel: str) -> Array:
-    """Values of the kernels that are no softmax; NaN stays NaN, but for the constant.
+    """Values of the kernels that are no softmax; NaN stays NaN, except for the constant.
 
     Parameters
     ----------

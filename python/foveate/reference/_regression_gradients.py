@@ -114,7 +114,7 @@ def _gradients(
     """Of points (n, d), known (m, d), y (m, k) and factors (d,)."""
     there = found.seen & ~found.empty[:, None]
     d_out, mean = (np.where(found.empty[:, None], 0, rows) for rows in (d_out, mean))
-    if kernel == "gaussian":  # exp(-D / 2) is its own slope but for a factor
+    if kernel == "gaussian":  # exp(-D / 2) is its own slope, up to a factor
         slopes, sloping = -found.weights / 2, there
     else:
         slopes = kernel_slopes(found.squares, kernel) * found.sample / found.total

@@ -109,7 +109,7 @@ def unit_gradient(x: Array, d_unit: Array) -> Array:
     return gradient
 
 
-def of_matrix(rows: Array, d_products: Array) -> Array:
+def matrix_gradient(rows: Array, d_products: Array) -> Array:
     """Return the gradient of a matrix that rows were multiplied by, from that of the products.
 
     Rows of which no product counts, as those that nothing sees, do not enter, though they be NaN.
@@ -125,7 +125,7 @@ def of_matrix(rows: Array, d_products: Array) -> Array:
 
     Examples
     --------
-    >>> of_matrix(np.array([[1.0, 2.0], [np.nan, 0.0]]), np.array([[3.0], [0.0]]))
+    >>> matrix_gradient(np.array([[1.0, 2.0], [np.nan, 0.0]]), np.array([[3.0], [0.0]]))
     array([[3.],
            [6.]])
     """

@@ -97,7 +97,7 @@ def multinoulli(
     logits: bool = False,
     rng: Seed = None,
 ) -> Array:
-    """`foveate.multinoulli`, one row after the other: the same draws, but for rounding.
+    """`foveate.multinoulli`, one row after the other: the same draws, up to rounding.
 
     Parameters
     ----------

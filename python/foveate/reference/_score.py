@@ -27,7 +27,7 @@ from ..scores import (
     score_object,
 )
 from ..scores._base import gradient_of, with_arrays
-from ._rows import activate, compute_dtype, of_matrix, slope, sum_to, unit, unit_gradient
+from ._rows import activate, compute_dtype, matrix_gradient, slope, sum_to, unit, unit_gradient
 from ._select import over_queries, weighted_sum
 
 Array = NDArray[Any]
@@ -183,7 +183,8 @@ def _(score: ScaledDot, query: Array, key: Array) -> Formula:
 
 @formula.register
 def _(score: Cosine, query: Array, key: Array) -> Formula:
-    related, pull = products(unit(query), unit(key), score.scale)
+    scale: Any = score.scale
+    related, pull = products(unit(query), unit(key), scale)
 
     def pulled(d_scores: Array, seen: Array) -> tuple[Array, Array, Any]:
         d_query, d_key, d_scale = pull(d_scores, seen)
@@ -200,7 +201,7 @@ def _(score: Bilinear, query: Array, key: Array) -> Formula:
 
     def pulled(d_scores: Array, seen: Array) -> tuple[Array, Array, Any]:
         d_projected, d_key, _ = pull(d_scores, seen)
-        return d_projected @ w.T, d_key, gradient_of(score, w=of_matrix(query, d_projected))
+        return d_projected @ w.T, d_key, gradient_of(score, w=matrix_gradient(query, d_projected))
 
     return related, pulled
 
@@ -223,7 +224,7 @@ def _(score: Any, query: Array, key: Array) -> Formula:
     def pulled(d_scores: Array, seen: Array) -> tuple[Array, Array, Any]:
         d_a, d_b, d_v = pull(d_scores, seen)
         parts = {"v": d_v} if bias is None else {"v": d_v, "b": sum_to(d_a, v.shape)}
-        d_wq, d_wk = of_matrix(query, d_a), of_matrix(key, d_b)
+        d_wq, d_wk = matrix_gradient(query, d_a), matrix_gradient(key, d_b)
         if isinstance(score, Concat):
             parts["w"] = np.concatenate([d_wq, d_wk])
         else:
@@ -245,7 +246,7 @@ def _(score: Location, query: Array, key: Array) -> Formula:
     def pulled(d_scores: Array, _: Array) -> tuple[Array, Array, Any]:
         of_keys = d_scores.sum(axis=-2)
         d_before = np.where(of_keys == 0, 0, of_keys * slope(before, score.activation))
-        d_w = of_matrix(key, d_before[..., None])[:, 0]
+        d_w = matrix_gradient(key, d_before[..., None])[:, 0]
         d_query = np.zeros((*d_scores.shape[:-1], query.shape[-1]), query.dtype)
         parameters = gradient_of(score, w=d_w, b=float(d_before.sum()))
         return d_query, d_before[..., None] * w, parameters

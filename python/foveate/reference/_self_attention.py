@@ -14,7 +14,7 @@ from .._inputs.signatures import with_options
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._quiet import quiet
-from ._rows import compute_dtype, of_matrix
+from ._rows import compute_dtype, matrix_gradient
 
 Array = NDArray[Any]
 
@@ -109,7 +109,7 @@ def self_attention_vjp(
             inner = pull(np.asarray(d_output).astype(rows.dtype))
             parts: Any = (inner.query, inner.key, inner.value)
             d_x: Any = sum(d @ w.T for d, w in zip(parts, weights, strict=True))
-            made = [d_x, *(of_matrix(rows, d) for d in parts)]
+            made = [d_x, *(matrix_gradient(rows, d) for d in parts)]
             found = {
                 name: d.astype(a.dtype)
                 for name, d, a in zip(("x", "wq", "wk", "wv"), made, given, strict=True)

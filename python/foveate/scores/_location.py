@@ -48,7 +48,7 @@ class Location(ArrayScore):
     """
 
     w: ArrayInput
-    b: Any = 0.0
+    b: float | ArrayInput = 0.0
     activation: str = "tanh"
 
     def __post_init__(self) -> None:

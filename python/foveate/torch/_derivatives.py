@@ -66,7 +66,7 @@ def autograd_kernel(
 ) -> Callable[..., Any]:
     """Make what an operator does at the key Autograd.
 
-    It is what torch.library.register_autograd would make, but for forward mode, which that passes
+    It is what torch.library.register_autograd would make, except forward mode, which that passes
     over, and for torch.func, which that refuses.
 
     Parameters

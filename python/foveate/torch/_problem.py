@@ -23,7 +23,7 @@ from ._tensors import as_array
 
 # What a problem is, in the order of the operators' arguments: everything but what is wanted of it.
 # scale: of the inner product, None is 1 / sqrt(D). factors: of "tanh" and "relu" (H,), of
-# "distance" () or (D,). From mask to leave_one_out they are those of `Reach`, but for an offset of
+# "distance" () or (D,). From mask to leave_one_out they are those of `Reach`, except an offset of
 # "end". seed: int64 (2,), the key of the random numbers of dropout.
 ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     str family="inner", Tensor? factors=None, Tensor? mask=None, SymInt? left=None,
