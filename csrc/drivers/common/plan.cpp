@@ -110,11 +110,13 @@ void Plan::fit_windows(const Needs& needs) noexcept {
   // A full panel of neighbors, both ends in whole steps. Queries farther apart than neighbors may share a panel
   // while that is no more than two windows; else it is cut.
   const int64_t neighbors = widest_window + most_lanes - 1 + 2 * (key_step - 1);
-  if ((bounded || p.centers) && neighbors <= most_window_tile_keys)
-    window_tile_keys = std::min(widest_window + neighbors, most_window_tile_keys);
+  const bool fit = (bounded || p.centers) && neighbors <= most_window_tile_keys;
+  // on the grid a block loses what its panels share, where each sees nearly all keys: up to a tenth
+  const bool apart_pays = needs.windows == Windows::own_tile || 5 * (widest_window + most_lanes) <= 4 * p.keys;
+  if (fit && apart_pays) window_tile_keys = std::min(widest_window + neighbors, most_window_tile_keys);
   own_tiles = narrow() && needs.windows == Windows::own_tile;
   const bool apart = groups > 1 && (p.offset || (p.offset_at_end && p.key_lengths));
-  scattered = p.centers || (narrow() && apart);
+  scattered = p.centers || (fit && apart);
 }
 
 void Plan::scale_by(double factor) noexcept {
