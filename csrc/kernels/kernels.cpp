@@ -70,8 +70,8 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
                 untyped<column_gradients<T, DistanceSlope>>};
   f.prepared_size = prepared_size<T>;
   f.prepare = untyped<prepare<T>>;
-  f.scaled = {untyped<scaled<T>>, nullptr};
-  f.softcap = {untyped<softcap<T>>, untyped<softcap_gradient<T>>};
+  f.scaled = {nullptr, nullptr, untyped<scaled<T>>, nullptr};
+  f.softcap = {nullptr, nullptr, untyped<softcap<T>>, untyped<softcap_gradient<T>>};
   f.add_bias = untyped<add_bias<T>>;
 
   f.hide_outside = untyped<hide_outside<T>>;

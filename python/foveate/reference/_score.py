@@ -108,6 +108,20 @@ def products(query: Array, key: Array, scale: float | None = 1.0) -> Formula:
     return factor * related, pull
 
 
+# What `Reduced` names as a link: a function of x and a parameter, and its slope.
+LINKS: dict[str, tuple[Callable[[Array, Any], Array], Callable[[Array, Any], Array]]] = {}
+
+
+def linked(x: Array, pull: Pull, link: str, parameter: Any) -> Formula:
+    """Of a function of scores x that have a formula; and of what these are made of."""
+    apply, slope_of = LINKS[link]
+
+    def pulled(d_scores: Array, seen: Array) -> tuple[Array, Array, Any]:
+        return pull(np.where(seen, d_scores * slope_of(x, parameter), 0), seen)
+
+    return apply(x, parameter), pulled
+
+
 def additive(a: Array, b: Array, v: Array, activation: str) -> Formula:
     """Of `sum_h v_h act(a_ih + b_jh)`, of the projections of queries and keys; and of a, b and v.
 
@@ -271,9 +285,11 @@ def _(score: Gaussian, query: Array, key: Array) -> Formula:
 
 def _reduced(score: Score, query: Array, key: Array) -> Formula:
     """Compute a score of the user's own, by the family of formulas that it reduces itself to."""
-    q, k, scale, family, factors, _, undo = reduce(score, query, key)
+    q, k, scale, family, factors, _, link, undo = reduce(score, query, key)
     if family == "inner":
         related, pull = products(q, k, scale)
+        if link is not None:
+            related, pull = linked(related, pull, *link)
         factor = 1.0
     else:
         size = q.shape[-1]

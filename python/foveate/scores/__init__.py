@@ -111,7 +111,7 @@ def reduce(
         given = ("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")
         at, x, axes = next(one for one in given if one[1].ndim < 2)
         raise ValueError(f"{at}: got shape {x.shape}, wanted two axes or more, {axes}")
-    reduced = score.reduce(query, key)
+    reduced = score.reduce_to_learn(query, key) if learns else score.reduce(query, key)
     return reduced if score.is_over_rows else checked(score, reduced, query, key, name, learns)
 
 

@@ -27,6 +27,7 @@ AFTER: dict[str, Any] = {
     "offset": None, "key_lengths": None, "query_segments": None, "key_segments": None,
     "centers": None, "half_width": None, "leave_one_out": False, "offset_at_end": False,
     "softcap": None, "sink": None, "sigma": None, "dropout": 0.0, "seed": None,
+    "link": None, "link_parameter": 0.0,
 }  # fmt: skip
 SEED = torch.tensor([3, -4])
 REACH = {
