@@ -55,7 +55,8 @@ typedef struct fv_random {
  *   FV_TANH, FV_RELU   sum_h factors_h act(q_h + k_h)          additive: query and key are the two projections
  *   FV_DISTANCE        -d / 2
  * then scale * score, then the link, then softcap * tanh(score / softcap) where softcap > 0.
- * link, of FV_INNER only: a function of the scores by its name, with a parameter p. NULL: none. */
+ * link, of FV_INNER only: a function of the scores by its name, with a parameter p. NULL: none.
+ *   "power"            score^p, of a whole number p >= 1 */
 typedef enum fv_family { FV_INNER, FV_TANH, FV_RELU, FV_DISTANCE } fv_family;
 
 /* weighing: how scores become weights. FV_SOFTMAX takes the softmax of the scores. The others are compact kernels, for

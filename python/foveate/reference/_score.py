@@ -21,6 +21,7 @@ from ..scores import (
     Dot,
     Gaussian,
     Location,
+    Polynomial,
     ScaledDot,
     Score,
     reduce,
@@ -109,7 +110,9 @@ def products(query: Array, key: Array, scale: float | None = 1.0) -> Formula:
 
 
 # What `Reduced` names as a link: a function of x and a parameter, and its slope.
-LINKS: dict[str, tuple[Callable[[Array, Any], Array], Callable[[Array, Any], Array]]] = {}
+LINKS: dict[str, tuple[Callable[[Array, Any], Array], Callable[[Array, Any], Array]]] = {
+    "power": (lambda x, degree: x**degree, lambda x, degree: degree * x ** (degree - 1)),
+}
 
 
 def linked(x: Array, pull: Pull, link: str, parameter: Any) -> Formula:
@@ -206,6 +209,18 @@ def _(score: Cosine, query: Array, key: Array) -> Formula:
         return *d_rows, gradient_of(score, scale=d_scale)
 
     return related, pulled
+
+
+@formula.register
+def _(score: Polynomial, query: Array, key: Array) -> Formula:
+    related, pull = products(query, key, score.scale)
+
+    def pulled(d_x: Array, seen: Array) -> tuple[Array, Array, Any]:
+        d_query, d_key, d_scale = pull(d_x, seen)
+        parts = {"c": float(d_x.sum())} | ({} if score.scale is None else {"scale": d_scale})
+        return d_query, d_key, gradient_of(score, **parts)
+
+    return linked(related + query.dtype.type(score.c), pulled, "power", score.degree)
 
 
 @formula.register

@@ -19,6 +19,7 @@ from ._cosine import Cosine
 from ._dot import Dot, ScaledDot
 from ._gaussian import Gaussian
 from ._location import Location
+from ._polynomial import Polynomial
 
 __all__ = [
     "NAMED",
@@ -30,6 +31,7 @@ __all__ = [
     "Family",
     "Gaussian",
     "Location",
+    "Polynomial",
     "Reduced",
     "ScaledDot",
     "Score",
