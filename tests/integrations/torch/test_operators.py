@@ -44,6 +44,7 @@ STATED: dict[str, Any] = {
     "tanh": lambda: {"scale": 1.0, "family": "tanh", "factors": leaf(normal(3, (4,), np.float32))},
     "gaussian": lambda: {"scale": 1.0, "family": "distance", "factors": leaf(np.array(0.5))},
     "dropout": lambda: {"dropout": 0.3, "seed": SEED},
+    "link": lambda: {"link": "power", "link_parameter": 2.0, "softcap": 3.0},
     "local": lambda: {"centers": leaf(np.array([0.5, 2.2, 4.1])), "half_width": 1.5,
                       "sigma": leaf(np.array(0.9))},
 }  # fmt: skip
