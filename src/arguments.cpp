@@ -63,6 +63,15 @@ bool words(const char* name, PyObject* object, const char* wanted, double* rate,
   return parsed;
 }
 
+// (name, parameter); the name lives as long as the object.
+bool link(const char* name, PyObject* object, fv_score* score) {
+  if (PyTuple_Check(object) && PyArg_ParseTuple(object, "sd", &score->link, &score->link_parameter)) return true;
+  if (PyErr_Occurred() == nullptr) {
+    PyErr_Format(PyExc_TypeError, "%s: got %s, wanted (name, parameter)", name, Py_TYPE(object)->tp_name);
+  }
+  return false;
+}
+
 bool return_lse(PyObject* object, Lse* result) {
   const bool parts = PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, "parts") == 0;
   const int wanted = parts ? 1 : PyObject_IsTrue(object);
@@ -109,6 +118,7 @@ constexpr Keyword keywords[] = {
     {"family", kAll, 0, [](A& a, Name n, Object x) { return choice(n, x, kFamilies, &a.problem.score.family); }},
     {"factors", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.factors, &a.problem.score.factors); }},
     {"negligible", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.score.negligible); }},
+    {"link", kAll, 0, [](A& a, Name n, Object x) { return link(n, x, &a.problem.score); }},
     {"weighing", kAll, 0, [](A& a, Name n, Object x) { return choice(n, x, kWeighings, &a.problem.score.weighing); }},
     {"softcap", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.score.softcap); }},
 

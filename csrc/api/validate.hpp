@@ -5,8 +5,10 @@
 #pragma once
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 
 #include "drivers/common/problem.hpp"
+#include "runtime/dispatch.hpp"
 #include "views.hpp"
 
 namespace foveate {
@@ -216,7 +218,7 @@ class Validator : protected Views<Problem> {
     }
     problem_.scale = scale;
     problem_.softcap = at_least_normal(softcap);
-    return family() && weighing() && factors() &&
+    return family() && link() && weighing() && factors() &&
            (given_.sink == nullptr || per_lead("sink", *given_.sink, FV_FLOAT64, problem_.sink));
   }
 
@@ -232,6 +234,23 @@ class Validator : protected Views<Problem> {
     }
     problem_.family = score.family;
     problem_.negligible = score.negligible;
+    return true;
+  }
+
+  bool link() {
+    const char* const name = given_.score.link;
+    if (name == nullptr) return true;
+    const Arithmetic& arithmetic = kernels().float32;  // every one has the same
+    int32_t i = 0;
+    while (i < arithmetic.link_count && std::strcmp(arithmetic.links[i].name, name) != 0) ++i;
+    if (i == arithmetic.link_count) return refuse(FV_VALUE_ERROR, "link: got \"%.40s\", wanted the name of one", name);
+    if (problem_.family != FV_INNER) return refuse(FV_VALUE_ERROR, "link: got %s, wanted none but for FV_INNER", name);
+    const double parameter = given_.score.link_parameter;
+    if (!arithmetic.links[i].takes(parameter)) {
+      return refuse(FV_VALUE_ERROR, "link_parameter: got %g, wanted one that %s takes", parameter, name);
+    }
+    problem_.link = i;
+    problem_.link_parameter = parameter;
     return true;
   }
 

@@ -18,6 +18,7 @@
 #include "score/columns.hpp"
 #include "score/distance.hpp"
 #include "score/inner.hpp"
+#include "score/power.hpp"
 #include "score/scaled.hpp"
 #include "score/softcap.hpp"
 #include "select/argmax.hpp"
@@ -30,6 +31,12 @@
 
 namespace foveate::FOVEATE_ISA {
 namespace {
+
+// Those that fv_score names.
+template <class T>
+constexpr Link named_links[] = {
+    {"power", is_degree, untyped<power<T>>, untyped<power_gradient<T>>},
+};
 
 // Products of T itself.
 template <class T>
@@ -70,8 +77,10 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
                 untyped<column_gradients<T, DistanceSlope>>};
   f.prepared_size = prepared_size<T>;
   f.prepare = untyped<prepare<T>>;
-  f.scaled = {untyped<scaled<T>>, nullptr};
-  f.softcap = {untyped<softcap<T>>, untyped<softcap_gradient<T>>};
+  f.scaled = {nullptr, nullptr, untyped<scaled<T>>, nullptr};
+  f.links = named_links<T>;
+  f.link_count = int32_t(sizeof named_links<T> / sizeof(Link));
+  f.softcap = {nullptr, nullptr, untyped<softcap<T>>, untyped<softcap_gradient<T>>};
   f.add_bias = untyped<add_bias<T>>;
 
   f.hide_outside = untyped<hide_outside<T>>;

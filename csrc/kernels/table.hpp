@@ -84,14 +84,18 @@ struct Scoring {
                     const void* factors, const void* d_scores, void* to_query, void* to_key, void* to_factors);
 };
 
-// A link is what a score becomes after its product and before its bias: s = f(scale s) log2(e), from here on in base 2.
-// Most scores have none: the scale of an inner product is in its queries, and a softmax multiplies by that of the others.
+// A link is what a score becomes after its product and before its bias: s = f(scale s) unit, with a parameter of f. The
+// last link of a score has the unit log2(e): from here on scores are in base 2. Most scores have no link: the scale of an
+// inner product is in its queries, and a softmax multiplies by that of the others.
 struct LinkParameters {
   double scale;
-  double softcap;
+  double parameter;
+  double unit;
 };
 struct Link {
-  // s becomes f(scale s) log2(e). kept: what the gradient needs of each cell, as T; null where no gradient is wanted.
+  const char* name;                 // as fv_score has it; null for those that it does not name
+  bool (*takes)(double parameter);  // likewise
+  // s becomes f(scale s) unit. kept: what the gradient needs of each cell, as T; null where no gradient is wanted.
   void (*apply)(void* s, int32_t vectors, int64_t count, const LinkParameters&, void* kept);
   // d_scores, the gradients of f, become those of scale s; 0 stays 0. Null where f is the identity.
   void (*gradient)(const void* kept, void* d_scores, int32_t vectors, int64_t count, const LinkParameters&);
@@ -134,8 +138,10 @@ struct Arithmetic {
   // The factors of an additive score, T[columns], as its kernels take them. Returns a factor for the scale.
   int64_t (*prepared_size)(int64_t columns);
   double (*prepare)(const void* factors, int64_t columns, void* to);
-  Link scaled;   // f is the identity
-  Link softcap;  // f(x) = softcap tanh(x / softcap)
+  Link scaled;              // f is the identity; without the unit, which the scale has
+  Link softcap;             // f(x) = softcap tanh(x / softcap), where softcap is the parameter
+  const Link* links;        // those that fv_score names
+  int32_t link_count;
   // s += bias * log2(e). rows[i] points at the bias of query i for the first key of the tile.
   void (*add_bias)(void* s, int32_t vectors, int64_t count, const char* const* rows, Dtype, int64_t key_stride,
                    int32_t live);

@@ -41,7 +41,17 @@ from ._regression.regression_vjp import kernel_regression_vjp
 from ._runtime.config import __version__, get_num_threads, num_threads, set_num_threads, show_config
 from ._runtime.paths import get_cmake_dir, get_include
 from ._runtime.public import publish as _publish
-from .scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
+from .scores import (
+    Additive,
+    Bilinear,
+    Concat,
+    Cosine,
+    Dot,
+    Gaussian,
+    Location,
+    Polynomial,
+    ScaledDot,
+)
 
 __all__ = [
     "Additive",
@@ -61,6 +71,7 @@ __all__ = [
     "MemoryGradients",
     "MovingAverageBaseline",
     "MultiHeadGradients",
+    "Polynomial",
     "RegressionGradients",
     "ScaledDot",
     "SelfGradients",

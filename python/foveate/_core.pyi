@@ -23,6 +23,7 @@ class Options(TypedDict, total=False):
     family: Family | None  # "inner"
     factors: Array | None
     negligible: float | None
+    link: tuple[str, float] | None
     weighing: Literal["softmax", "boxcar", "epanechnikov", "triangular"] | None
     softcap: float | None
     reach: NamedTuple | None

@@ -121,7 +121,7 @@ def test_one_head_is_self_attention():
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_each_head_is_an_attention(kv_heads):
-    """Neighbouring heads share keys and values; answers stand side by side."""
+    """Neighboring heads share keys and values; answers stand side by side."""
     arrays = operands(heads=(4, kv_heads), dtype=np.float64)
     mask = np.random.default_rng(0).random((2, 13, 19)) < 0.6
     q, k, v = (

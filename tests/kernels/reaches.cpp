@@ -29,7 +29,7 @@ void bool_mask(Case& c, int64_t factor, int64_t modulus, int64_t seen) {
   for (int64_t n = 0; n < c.mask.count(); ++n) c.mask.set(n, n * factor % modulus < seen);
 }
 
-// Centres in no order, some beyond both ends, whole, half and other numbers.
+// Centers in no order, some beyond both ends, whole, half and other numbers.
 void centers(Case& c, double half_width, double sigma) {
   c.half_width = half_width;
   c.sigma = sigma;

@@ -94,6 +94,7 @@ TABLE: dict[type[Score], list[Score]] = {
         fv.Concat(numbers(6, HIDDEN), numbers(7, 2 * SIZE, HIDDEN), None, "identity"),
     ],
     fv.Location: [fv.Location(numbers(9, SIZE), 0.3), fv.Location(numbers(9, SIZE), 0.3, "relu")],
+    fv.Polynomial: [fv.Polynomial(2), fv.Polynomial(3, 0.4, -0.7), fv.Polynomial(1, 0.5, 0.0)],
     fv.Gaussian: [fv.Gaussian(), fv.Gaussian(-0.8), fv.Gaussian(numbers(10, SIZE))],
     Quadratic: [Quadratic()],
     Columns: [Columns(numbers(11, SIZE))],

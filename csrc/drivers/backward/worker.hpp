@@ -36,7 +36,7 @@ class BackwardWorker {
         // whole lines; rows a power of 2 apart would share few sets of the cache
         stride_(blocks.rows + 64 / plan.arithmetic.cell_size),
         scored_(is_scored(p_)),
-        changed_(plan.link_has_gradient() || p_.d_mask || p_.advantage),
+        changed_(plan.links.has_gradient() || p_.d_mask || p_.advantage),
         select_(plan, blocks, stride_, scored_, carver),
         score_(plan, blocks, carver),
         query_sum_(plan, blocks, carver) {
@@ -44,7 +44,7 @@ class BackwardWorker {
     const int64_t rows = plan_.tile_keys + (arithmetic_.pairs ? most_rows_beyond : 0);
     weights_ = carver.take(rows * stride_ * arithmetic_.cell_size);
     d_scores_ = carver.take(rows * stride_ * arithmetic_.cell_size);
-    link_kept_ = carver.take<T>(plan.link_has_gradient() ? plan_.tile_keys * width_ : 0);
+    link_kept_ = carver.take(plan.links.has_gradient() ? plan.links.count * block_.link_bytes() : 0);
     row_ = carver.take<T>(width_);
     scratch_ = carver.take<T>(width_ * longest);
     zeros_ = carver.take<T>(pass.panel_size);
@@ -225,7 +225,7 @@ class BackwardWorker {
     int64_t low = count, high = 0;
     Interval scored[most_panels];
     for (int p = 0; p < block_.panels(); ++p) {
-      const KeyRange s = block_.score(p, careful, plan_.link_has_gradient() ? link_kept_ : nullptr);
+      const KeyRange s = block_.score(p, careful, plan_.links.has_gradient() ? link_kept_ : nullptr);
       const int64_t width = block_.vectors(p) * arithmetic_.lanes;
       scored[p] = s.empty() ? Interval{0, 0} : Interval{s.begin, s.end};
       if (careful) keep_bits(p, s, count);
@@ -239,8 +239,8 @@ class BackwardWorker {
                   panel && pass_.moments ? panel + p_.head_size * width : nullptr);
       if (!scored_) continue;
       if (p_.d_mask) add_to_mask(p, s, key);
-      if (plan_.link_has_gradient())
-        plan_.link->gradient(link_kept_, cells, block_.vectors(p), s.count(), plan_.link_parameters);
+      if (plan_.links.has_gradient())
+        plan_.links.pull_back(link_kept_, block_.link_bytes(), cells, block_.vectors(p), s.count());
       if (changed_ && d_scores) arithmetic_.store_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
       score_.add(block_, p, s, place / plan_.tile_keys, cells, keys_finite, seen, p_.d_query ? panel : nullptr,
                  d_key ? d_key + s.begin * padded(plan_, p_.head_size) : nullptr);
@@ -330,7 +330,8 @@ class BackwardWorker {
   ScoreGradient<T> score_;
   QuerySum<T> query_sum_;
   char *weights_, *d_scores_;
-  T *link_kept_, *row_, *scratch_, *zeros_;
+  char* link_kept_;
+  T *row_, *scratch_, *zeros_;
   bool finite_[most_group_tiles];  // the keys of each tile
   uint32_t* bits_;
 };

@@ -153,7 +153,7 @@ class FewQueries {
     else
       swapped_scores(i, queries, keys, count, scratch.swapped, s);
     const int64_t vectors = (count * queries + arithmetic_.lanes - 1) / arithmetic_.lanes;
-    if (plan_.link) plan_.link->apply(s, 1, vectors, plan_.link_parameters, nullptr);
+    plan_.links.apply(s, 1, vectors, nullptr, 0);
     if (plan_.biased) {
       const char* rows[query_group];
       for (int32_t q = 0; q < panel.live; ++q)

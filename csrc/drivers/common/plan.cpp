@@ -31,11 +31,6 @@ const Scoring& scoring_of(const Problem& p, const Arithmetic& arithmetic) {
   return arithmetic.distance;
 }
 
-// What the scores become before their bias, by their definition; or null.
-const Link* link_of(const Problem& p, const Arithmetic& arithmetic) {
-  return p.softcap > 0 ? &arithmetic.softcap : nullptr;
-}
-
 // Contiguous rows that start at whole elements of the products can be read where they stand.
 bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, int64_t multiple) {
   const int64_t word = arithmetic.element_size;
@@ -120,15 +115,17 @@ void Plan::fit_windows(const Needs& needs) noexcept {
 }
 
 void Plan::scale_by(double factor) noexcept {
-  link = link_of(problem, arithmetic);
-  scale = link ? factor : factor * log2_e;  // a link has its own log2(e)
+  links = {};  // an additive score gets another scale when it is prepared
+  const bool linked = problem.link >= 0 || problem.softcap > 0;
+  scale = linked ? factor : factor * log2_e;  // a link has its own log2(e)
   if (problem.family == FV_INNER && !arithmetic.pairs) {
     query_factor = scale;
     scale = 1;
-  } else if (!link && (biased || !(factor > 1e-15))) {
-    link = &arithmetic.scaled;
+  } else if (!linked && (biased || !(factor > 1e-15))) {
+    links.add(arithmetic.scaled, scale);
   }
-  link_parameters = {scale, problem.softcap};
+  if (problem.link >= 0) links.add(arithmetic.links[problem.link], scale, problem.link_parameter);
+  if (problem.softcap > 0) links.add(arithmetic.softcap, links.count ? 1 : scale, problem.softcap);
 }
 
 namespace {

@@ -27,6 +27,31 @@ enum class Windows {
             // then one chain over its own keys, to which those that it does not see add zeros, whoever shares its panel
 };
 
+// The links that scores go through one after the other: that of the score, then the softcap; or the scale alone.
+struct Links {
+  void add(const Link& link, double scale, double parameter = 0) {
+    if (count > 0) by[count - 1].unit = 1;
+    by[count] = {scale, parameter, log2_e};
+    link_of[count++] = &link;
+  }
+  bool has_gradient() const { return count > 0 && link_of[0]->gradient; }
+
+  // `kept`, where it is not null, has room for as many cells for each link.
+  void apply(void* scores, int32_t vectors, int64_t count_of_keys, char* kept, int64_t bytes) const {
+    for (int i = 0; i < count; ++i)
+      link_of[i]->apply(scores, vectors, count_of_keys, by[i], kept ? kept + i * bytes : nullptr);
+  }
+  void pull_back(const char* kept, int64_t bytes, void* d_scores, int32_t vectors, int64_t count_of_keys) const {
+    for (int i = count; i-- > 0;) link_of[i]->gradient(kept + i * bytes, d_scores, vectors, count_of_keys, by[i]);
+  }
+
+  int count = 0;
+
+ private:
+  const Link* link_of[2];
+  LinkParameters by[2];
+};
+
 // What a driver asks of its plan.
 struct Needs {
   bool whole_weights = false;  // weights of the accumulator's type, where pairs would round them
@@ -76,15 +101,12 @@ struct Plan {
   const void* factors = nullptr;  // of the columns, as the score's kernels take them
   // log2(e) is part of the scale, and the scale part of the queries of an inner product, except of pairs. Elsewhere
   // the softmax multiplies by it; but a bias, or a scale that is not positive or so small that a sink in its units may be
-  // none, needs scaled scores. They, and those that have a link by themselves, go through `link`, null where there is none,
-  // after which the scale is 1.
+  // none, needs scaled scores. They, and those that have links by themselves, go through `links`, after which the scale is 1.
   double query_factor = 1.0;
   double scale = 1.0;
-  const Link* link = nullptr;
-  LinkParameters link_parameters{};
+  Links links;
   bool biased = false;
-  double softmax_scale() const { return link ? 1.0 : scale; }
-  bool link_has_gradient() const { return link && link->gradient; }
+  double softmax_scale() const { return links.count ? 1.0 : scale; }
   // What the distances from a center are divided by, so that float32 holds them: 1, but where sigma is more than 2^100, and
   // the places of keys, beside it, are all the same.
   double gaussian_unit() const { return problem.sigma > 0x1p100 ? problem.sigma / 0x1p100 : 1; }

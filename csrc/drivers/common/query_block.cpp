@@ -285,7 +285,7 @@ Rows QueryBlock::key_rows(int64_t begin) const {
   return {keys_base_ + (tile_.first + begin) * k.row_stride, dtype_of(k), k.row_stride, k.column_stride};
 }
 
-KeyRange QueryBlock::score(int p, bool want_bits, void* link_kept) noexcept {
+KeyRange QueryBlock::score(int p, bool want_bits, char* link_kept) noexcept {
   stopped_ = stopped_ || asked_to_stop(flops_a_key_ * double(tile_.count));
   if (stopped_) return {};
   Panel& panel = panels_[p];
@@ -302,7 +302,7 @@ KeyRange QueryBlock::score(int p, bool want_bits, void* link_kept) noexcept {
   partial_ = partial_keys_of(p, s);
   plan_.scoring.scores(queries_ + p * panel_bytes_, v, keys(s.begin), count, problem.head_size, plan_.factors, scores_,
                        wants_row_max_ ? row_max_ : nullptr, partial_, ahead(problem.key, problem.head_size, p, true));
-  if (plan_.link) plan_.link->apply(scores_, v, count, plan_.link_parameters, link_kept);
+  plan_.links.apply(scores_, v, count, link_kept, link_bytes());
   if (plan_.biased) {
     const char* rows[most_lanes];
     for (int32_t i = 0; i < panel.live; ++i)
@@ -320,7 +320,7 @@ KeyRange QueryBlock::score(int p, bool want_bits, void* link_kept) noexcept {
     arithmetic_.hide_outside(scores_, v, 0, s.full_begin - s.begin, low, high);
     arithmetic_.hide_outside(scores_, v, s.full_end - s.begin, count, low, high);
   }
-  if (wants_row_max_ && (plan_.link || plan_.biased || s.hidden)) arithmetic_.find_top(scores_, v, count, row_max_);
+  if (wants_row_max_ && (plan_.links.count || plan_.biased || s.hidden)) arithmetic_.find_top(scores_, v, count, row_max_);
   return s;
 }
 

@@ -74,8 +74,9 @@ class QueryBlock {
   bool stopped() const { return stopped_; }
 
   // Scores of the open tile for a panel, in scores(). want_bits: the bits of hidden cells are wanted, even where the
-  // reach is plain intervals. link_kept: room for what the gradient of the link needs; or null.
-  KeyRange score(int p, bool want_bits, void* link_kept = nullptr) noexcept;
+  // reach is plain intervals. link_kept: room for what the gradients of the links need, of each `link_bytes`; or null.
+  KeyRange score(int p, bool want_bits, char* link_kept = nullptr) noexcept;
+  int64_t link_bytes() const { return plan_.tile_keys * blocks_.width * arithmetic_.element_size; }
   // With a sigma: what multiplies the weights of a range, round each query's center.
   Gaussian gaussian(int p, const KeyRange&) const;
   char* scores() { return scores_; }

@@ -54,7 +54,9 @@ typedef struct fv_random {
  *   FV_INNER           q . k                                   the inner product
  *   FV_TANH, FV_RELU   sum_h factors_h act(q_h + k_h)          additive: query and key are the two projections
  *   FV_DISTANCE        -d / 2
- * then scale * score, then softcap * tanh(score / softcap) where softcap > 0. */
+ * then scale * score, then the link, then softcap * tanh(score / softcap) where softcap > 0.
+ * link, of FV_INNER only: a function of the scores by its name, with a parameter p. NULL: none.
+ *   "power"            score^p, of a whole number p >= 1 */
 typedef enum fv_family { FV_INNER, FV_TANH, FV_RELU, FV_DISTANCE } fv_family;
 
 /* weighing: how scores become weights. FV_SOFTMAX takes the softmax of the scores. The others are compact kernels, for
@@ -76,6 +78,8 @@ typedef struct fv_score {
    * each query. They are left out tile by tile, which pays if near points are close in the order of queries and keys.
    * 0: only keys of weight 0 are left out. */
   double negligible;
+  const char* link;
+  double link_parameter;
 } fv_score;
 
 /* reach: which keys a query sees. Every part is optional (NULL); the parts compose by AND.

@@ -1,4 +1,4 @@
-// The softcap, a link: s becomes softcap tanh(scale s / softcap) log2(e), which never is beyond +-softcap. Its slope is
+// The softcap, a link: s becomes softcap tanh(scale s / softcap) unit, which never is beyond +-softcap unit. Its slope is
 // 1 - tanh^2, of the tanh that was kept: an error of 3.5 ulp of tanh, and where tanh is next to 1 no digits of the slope.
 #pragma once
 #include "../math.hpp"
@@ -10,7 +10,7 @@ namespace {
 
 template <class T>
 void softcap(T* scores, int32_t vectors, int64_t count, const LinkParameters& by, T* kept) {
-  const T inner = T(by.scale / by.softcap), outer = T(by.softcap * Math<double>::log2_e);
+  const T inner = T(by.scale / by.parameter), outer = T(by.parameter * by.unit);
   const int64_t cells = count * vectors * lanes<T>;
   for (int64_t i = 0; i < cells; i += lanes<T>) store<T>(scores + i, tanh<T>(load(scores + i) * inner) * outer);
   if (kept) memcpy(kept, scores, size_t(cells) * sizeof(T));
@@ -18,9 +18,9 @@ void softcap(T* scores, int32_t vectors, int64_t count, const LinkParameters& by
 
 // 0 stays 0, whatever was kept of a cell that is not seen.
 template <class T, int vectors>
-void softcap_gradient(const T* capped, T* d_scores, int64_t count, double softcap) {
+void softcap_gradient(const T* capped, T* d_scores, int64_t count, double largest) {
   constexpr int width = vectors * lanes<T>;
-  const T factor = T(1 / (softcap * Math<double>::log2_e));
+  const T factor = T(1 / largest);
   for (int64_t j = 0; j < count; ++j)
     unroll<vectors>([&](auto v) {
       T* const cell = d_scores + j * width + v * lanes<T>;
@@ -30,7 +30,7 @@ void softcap_gradient(const T* capped, T* d_scores, int64_t count, double softca
 }
 template <class T>
 void softcap_gradient(const T* kept, T* d_scores, int32_t vectors, int64_t count, const LinkParameters& by) {
-  by_width(vectors, [&](auto v) { softcap_gradient<T, v>(kept, d_scores, count, by.softcap); });
+  by_width(vectors, [&](auto v) { softcap_gradient<T, v>(kept, d_scores, count, by.parameter * by.unit); });
 }
 
 }  // namespace

@@ -143,7 +143,7 @@ def hard_attention(
     k: Any = key
     v: Any = value
     problem = Problem(
-        *reduce(score, q, k)[:6],
+        *reduce(score, q, k)[:-1],
         v,
         None if softcap is None else real("softcap", softcap),
         resolve(q, k, mask, causal, window, offset, key_lengths, segments),

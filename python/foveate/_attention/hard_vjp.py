@@ -150,7 +150,7 @@ def hard_attention_vjp(
     q, k, v = float_arrays(query=query, key=key, value=value)
     reduced = reduce(score, q, k, learns=True)
     problem = Problem(
-        *reduced[:6],
+        *reduced[:-1],
         v,
         None if softcap is None else real("softcap", softcap),
         resolve(q, k, mask, causal, window, offset, key_lengths, segments),

@@ -140,7 +140,7 @@ def local_attention(
     else:
         q, k, v = float_arrays(query=query, key=key, value=value)
     softcap, reach, deviation = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
-    problem = Problem(*reduce(score, q, k)[:6], v, softcap, reach, sigma=deviation)
+    problem = Problem(*reduce(score, q, k)[:-1], v, softcap, reach, sigma=deviation)
     answer: Array = problem.attend(q.dtype, out=out)
     return answer
 

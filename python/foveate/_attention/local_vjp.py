@@ -114,7 +114,7 @@ def local_attention_vjp(
     q, k, v = float_arrays(query=query, key=key, value=value)
     softcap, reach, deviation = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
     reduced = reduce(score, q, k, learns=True)
-    problem = Problem(*reduced[:6], v, softcap, reach, sigma=deviation)
+    problem = Problem(*reduced[:-1], v, softcap, reach, sigma=deviation)
     output, lse = problem.forward()
     backward = Backward(problem, score, q, k, reduced)
     positions: Any = reach.centers

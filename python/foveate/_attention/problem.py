@@ -60,6 +60,7 @@ class Problem(NamedTuple):
     family: Family | None = None  # "inner"
     factors: Array | None = None
     negligible: float | None = None
+    link: tuple[str, float] | None = None
     value: Any = None  # an array; of the weights there is none
     softcap: float | None = None
     reach: Reach | None = None

@@ -219,7 +219,7 @@ def attention(
     if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT:
         return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
     dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
-    problem = Problem(*reduce(score, query, key)[:6], value, softcap, reach, sink, dropped)
+    problem = Problem(*reduce(score, query, key)[:-1], value, softcap, reach, sink, dropped)
     return problem.folded(query).attend(query.dtype, out=out, return_lse=return_lse)
 
 
@@ -284,7 +284,7 @@ def attention_weights(
     q: Any = query
     k: Any = key
     problem = Problem(
-        *reduce(score, q, k)[:6],
+        *reduce(score, q, k)[:-1],
         softcap=None if softcap is None else real("softcap", softcap),
         reach=resolve(q, k, mask, causal, window, offset, key_lengths, segments),
         sink=None if sink is None else reals("sink", sink),

@@ -256,7 +256,7 @@ class TwoLevels:
         one_score = self.upper_score is None
         below, above = _wanted_of_levels(wanted, one_score)
         answers, pull = within_segments
-        over: Any = self._upper(part, answers, False).gradients(above, answered)[0]
+        over: Any = self._upper(part, answers, False, True).gradients(above, answered)[0]
         sums.add_score("score" if one_score else "upper_score", over.score)
         if "query" in wanted:
             sums.add("query", over.query[..., 0, :])
@@ -292,7 +292,7 @@ class TwoLevels:
         ids = np.arange(part.first, part.stop), self.ranks[..., None, part.keys]
         return (q, k[..., None, :, :], both[..., None, :, :]), ids
 
-    def _upper(self, part: Part, answers: Array, alike: bool) -> Backward:
+    def _upper(self, part: Part, answers: Array, alike: bool, learns: bool = False) -> Backward:
         """Return the attention over the segments of a part: one row for every query."""
         columns = self.key.shape[-1]
         q, keys = project(self.query, None)[..., None, :], answers[..., :columns]
@@ -302,8 +302,8 @@ class TwoLevels:
             name, score = "score", self.score
         is_segment = np.arange(part.first, part.stop) < self.counts[..., None, None, None]
         reach = None if is_segment.all() else Reach(is_segment)
-        reduced = reduce(score, q, keys, name)
-        return Backward(Problem(*reduced[:6], values, reach=reach), score, q, keys, reduced)
+        reduced = reduce(score, q, keys, name, learns=learns)
+        return Backward(Problem(*reduced[:-1], values, reach=reach), score, q, keys, reduced)
 
     def _sorted(self, rows: Array, keys: slice) -> Array:
         """Return some of the rows (..., Lk, D), sorted by segment, in the wide dtype."""

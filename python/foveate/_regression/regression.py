@@ -311,7 +311,7 @@ class Points:
             reduced = Reduced(query, key, 1.0, "distance", self.factors(), negligible)
         reach = Reach(None if bias is None else bias[None, :], leave_one_out=self.leave_one_out)
         weighing = None if kernel == "gaussian" else kernel
-        return Problem(*reduced[:6], value, reach=reach, weighing=weighing)
+        return Problem(*reduced[:-1], value, reach=reach, weighing=weighing)
 
     def order(self, skip_far: bool) -> tuple[Array, Array] | None:
         """In which order queries and keys have their neighbors close, where that pays."""

@@ -21,6 +21,7 @@ from ..scores import (
     Dot,
     Gaussian,
     Location,
+    Polynomial,
     ScaledDot,
     Score,
     reduce,
@@ -106,6 +107,22 @@ def products(query: Array, key: Array, scale: float | None = 1.0) -> Formula:
         return d_query, d_key, float(np.sum(np.where(seen, d_scores * related, 0)))
 
     return factor * related, pull
+
+
+# What `Reduced` names as a link: a function of x and a parameter, and its slope.
+LINKS: dict[str, tuple[Callable[[Array, Any], Array], Callable[[Array, Any], Array]]] = {
+    "power": (lambda x, degree: x**degree, lambda x, degree: degree * x ** (degree - 1)),
+}
+
+
+def linked(x: Array, pull: Pull, link: str, parameter: Any) -> Formula:
+    """Of a function of scores x that have a formula; and of what these are made of."""
+    apply, slope_of = LINKS[link]
+
+    def pulled(d_scores: Array, seen: Array) -> tuple[Array, Array, Any]:
+        return pull(np.where(seen, d_scores * slope_of(x, parameter), 0), seen)
+
+    return apply(x, parameter), pulled
 
 
 def additive(a: Array, b: Array, v: Array, activation: str) -> Formula:
@@ -195,6 +212,18 @@ def _(score: Cosine, query: Array, key: Array) -> Formula:
 
 
 @formula.register
+def _(score: Polynomial, query: Array, key: Array) -> Formula:
+    related, pull = products(query, key, score.scale)
+
+    def pulled(d_x: Array, seen: Array) -> tuple[Array, Array, Any]:
+        d_query, d_key, d_scale = pull(d_x, seen)
+        parts = {"c": float(d_x.sum())} | ({} if score.scale is None else {"scale": d_scale})
+        return d_query, d_key, gradient_of(score, **parts)
+
+    return linked(related + query.dtype.type(score.c), pulled, "power", score.degree)
+
+
+@formula.register
 def _(score: Bilinear, query: Array, key: Array) -> Formula:
     w = np.asarray(score.w).astype(query.dtype)
     related, pull = products(query @ w, key)
@@ -271,9 +300,11 @@ def _(score: Gaussian, query: Array, key: Array) -> Formula:
 
 def _reduced(score: Score, query: Array, key: Array) -> Formula:
     """Compute a score of the user's own, by the family of formulas that it reduces itself to."""
-    q, k, scale, family, factors, _, undo = reduce(score, query, key)
+    q, k, scale, family, factors, _, link, undo = reduce(score, query, key)
     if family == "inner":
         related, pull = products(q, k, scale)
+        if link is not None:
+            related, pull = linked(related, pull, *link)
         factor = 1.0
     else:
         size = q.shape[-1]

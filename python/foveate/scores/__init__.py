@@ -19,6 +19,7 @@ from ._cosine import Cosine
 from ._dot import Dot, ScaledDot
 from ._gaussian import Gaussian
 from ._location import Location
+from ._polynomial import Polynomial
 
 __all__ = [
     "NAMED",
@@ -30,6 +31,7 @@ __all__ = [
     "Family",
     "Gaussian",
     "Location",
+    "Polynomial",
     "Reduced",
     "ScaledDot",
     "Score",
@@ -111,7 +113,7 @@ def reduce(
         given = ("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")
         at, x, axes = next(one for one in given if one[1].ndim < 2)
         raise ValueError(f"{at}: got shape {x.shape}, wanted two axes or more, {axes}")
-    reduced = score.reduce(query, key)
+    reduced = score.reduce_to_learn(query, key) if learns else score.reduce(query, key)
     return reduced if score.is_over_rows else checked(score, reduced, query, key, name, learns)
 
 

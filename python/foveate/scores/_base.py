@@ -38,6 +38,8 @@ class Reduced(NamedTuple):
     negligible : float, default 0
         Distances only: the share of the weight of a query that far keys may hold together to be
         left out.
+    link : pair of str and float, optional
+        Inner products only: the name of a function of the scores, and its parameter.
     undo : function, optional
         `undo(d_query, d_key)` takes the gradients with respect to `query` and `key` above, in their
         shapes, with the scale in them. It returns three things: the gradients of the query and the
@@ -53,6 +55,7 @@ class Reduced(NamedTuple):
     family: Family = "inner"
     factors: Array | None = None
     negligible: float = 0.0
+    link: tuple[str, float] | None = None
     undo: Callable[..., tuple[Any, Any, Any]] | None = None
 
 
@@ -105,6 +108,10 @@ class Score(ABC):
         Reduced
         """
 
+    def reduce_to_learn(self, query: Array, key: Array) -> Reduced:
+        """Reduce, where gradients will be wanted: a score may have another form for that."""
+        return self.reduce(query, key)
+
 
 class RowScore(Score):
     """A score of the library: written once over rows, which are arrays or tensors.
@@ -139,6 +146,18 @@ class RowScore(Score):
         """Turn query and key into operands of a kernel."""
         own = with_arrays(self) if self.holds_tensors else self
         reduced: Reduced = own.over(query, key, _rows)
+        return reduced
+
+    def over_to_learn(self, query: Any, key: Any, rows: Any) -> Reduced:
+        """Reduce as `over`, in the form whose gradients are those of all parameters."""
+        return self.over(query, key, rows)
+
+    def reduce_to_learn(self, query: Array, key: Array) -> Reduced:
+        """Turn query and key into operands of a kernel whose gradients will be wanted."""
+        if not self.is_over_rows:
+            return self.reduce(query, key)
+        own = with_arrays(self) if self.holds_tensors else self
+        reduced: Reduced = own.over_to_learn(query, key, _rows)
         return reduced
 
     def _keep(self, **parameters: object) -> None:

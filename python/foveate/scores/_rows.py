@@ -143,8 +143,10 @@ def unit(x: Array) -> Array:
 
 
 def scaled(x: Array, scale: float) -> Array:
-    """Multiply rows by one number."""
-    return by_rows(x, lambda rows: rows * rows.dtype.type(scale))
+    """Multiply rows by one number, in the dtype of the computation."""
+    dtype = compute_dtype(x.dtype)
+    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+        return by_rows(x, lambda rows: plain_rows(rows, dtype) * dtype.type(scale))
 
 
 def activate(x: Array, activation: str) -> Array:
@@ -152,11 +154,11 @@ def activate(x: Array, activation: str) -> Array:
     return by_rows(x, ACTIVATIONS[activation])
 
 
-def with_one(x: Array, first: bool = False) -> Array:
-    """Put a column of ones behind the others, or before them."""
+def with_one(x: Array, first: bool = False, one: float = 1.0) -> Array:
+    """Put a column of ones, or of another number, behind the others, or before them."""
 
     def beside(rows: Array) -> Array:
-        ones = np.ones_like(rows[..., :1])
+        ones = np.full_like(rows[..., :1], one)
         return np.concatenate([ones, rows] if first else [rows, ones], axis=-1)
 
     return by_rows(x, beside)

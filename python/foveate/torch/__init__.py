@@ -12,7 +12,7 @@ except ImportError as error:
     raise ImportError(message) from error
 
 from .._runtime.public import publish as _publish
-from ..scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location
+from ..scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location, Polynomial
 from ._attention import attention
 from ._hard import hard_attention
 from ._local import local_attention, predict_centers
@@ -38,6 +38,7 @@ __all__ = [
     "LocalAttention",
     "Location",
     "NadarayaWatson",
+    "Polynomial",
     "attention",
     "hard_attention",
     "kernel_regression",

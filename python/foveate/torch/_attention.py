@@ -235,7 +235,7 @@ def call(
     query, key, scale, family, factors = reduced[:5]
     learns = query.requires_grad or key.requires_grad or value.requires_grad
     stated: tuple[Any, ...] = (query, key, value, scale)
-    if options is not None or family != "inner" or return_lse:
+    if options is not None or family != "inner" or reduced.link or return_lse:
         options = options or Options()
         seed = draw_seed(generator) if options.dropout > 0 else None
         stated = state(reduced, value, *options, seed)

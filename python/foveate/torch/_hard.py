@@ -169,7 +169,7 @@ class _HardAttention(Operator):
         """Choose."""
         stated = arguments[:COUNT]
         draws = integer("draws", arguments[COUNT] if len(arguments) > COUNT else 1)
-        seed = stated[COUNT - 1] if len(stated) == COUNT else None
+        seed = dict(zip(NAMES, stated, strict=False)).get("seed")
         problem = backward_of(*stated).problem
         with threads_of_torch:
             answer = problem.choose(

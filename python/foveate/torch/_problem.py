@@ -31,7 +31,7 @@ ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     Tensor? query_segments=None, Tensor? key_segments=None, Tensor? centers=None,
     float? half_width=None, bool leave_one_out=False, bool offset_at_end=False,
     float? softcap=None, Tensor? sink=None, Tensor? sigma=None, float dropout=0.0,
-    Tensor? seed=None"""
+    Tensor? seed=None, str? link=None, float link_parameter=0.0"""
 NAMES = names_of(ARGUMENTS)
 COUNT = len(NAMES)
 _AFTER_REACH = NAMES[NAMES.index(Reach._fields[-1]) + 1 :]
@@ -56,7 +56,11 @@ def state(
     at_end = isinstance(reach.offset, str)
     parts = [None if isinstance(x, str) else x for x in reach] if at_end else reach
     query, key, *formula = reduced[:5]
-    return (query, key, value, *formula, *parts, at_end, softcap, sink, sigma, dropout, seed)
+    link = reduced.link or (None, 0.0)
+    return (
+        *(query, key, value, *formula, *parts),
+        *(at_end, softcap, sink, sigma, dropout, seed, *link),
+    )
 
 
 def stated_score(
@@ -91,8 +95,11 @@ def backward_of(
     if stated.get("offset_at_end"):
         parts[Reach._fields.index("offset")] = "end"
     sigma = stated.get("sigma")
+    link = stated.get("link")
+    if link is not None:
+        reduced = reduced._replace(link=(link, stated.get("link_parameter", 0.0)))
     problem = Problem(
-        *reduced[:6],
+        *reduced[:-1],
         v,
         stated.get("softcap"),
         Reach(*parts),

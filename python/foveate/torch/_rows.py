@@ -94,10 +94,10 @@ def project(rows: Tensor, matrix: Tensor | None, bias: Any = None, wide: bool = 
     return made if bias is None else made + bias
 
 
-def with_one(x: Tensor, first: bool = False) -> Tensor:
-    """Put a column of ones behind the others, or before them."""
-    one = torch.ones_like(x[..., :1])
-    return torch.cat([one, x] if first else [x, one], dim=-1)
+def with_one(x: Tensor, first: bool = False, one: Any = 1.0) -> Tensor:
+    """Put a column of ones, or of another number, behind the others, or before them."""
+    ones = torch.ones_like(x[..., :1]) * one
+    return torch.cat([ones, x] if first else [x, ones], dim=-1)
 
 
 def ones(rows: Tensor) -> Tensor:
@@ -138,7 +138,8 @@ def unit(x: Tensor) -> Tensor:
 
 
 def scaled(x: Tensor, scale: Any) -> Tensor:
-    """Multiply rows by one number."""
+    """Multiply rows by one number, in the dtype of the computation."""
+    x = wide(x)
     if not isinstance(scale, Tensor):
         return x * scale
     made: Tensor = _call(_Scaled, x, scale.to(x.dtype))

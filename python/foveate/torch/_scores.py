@@ -38,8 +38,9 @@ def _reduce_own(score: scores.Score, query: Tensor, key: Tensor) -> Any:
     learns = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
     own = _Own(score, learns)
     q, k, factors = _Reduce.apply(query, key, own)
-    _, _, scale, family, given, *_ = own.reduced
-    return scores.Reduced(q, k, scale, family, None if given is None else factors)
+    given = None if own.reduced.factors is None else factors
+    tensors = {"query": q, "key": k, "factors": given, "undo": None}
+    return own.reduced._replace(**tensors)
 
 
 class _Own:

@@ -54,6 +54,8 @@ cdef extern from "foveate/foveate.h" nogil:
         fv_weighing weighing
         const fv_array* factors
         double negligible
+        const char* link
+        double link_parameter
 
     ctypedef struct fv_reach:
         const fv_array* mask

@@ -27,6 +27,7 @@ AFTER: dict[str, Any] = {
     "offset": None, "key_lengths": None, "query_segments": None, "key_segments": None,
     "centers": None, "half_width": None, "leave_one_out": False, "offset_at_end": False,
     "softcap": None, "sink": None, "sigma": None, "dropout": 0.0, "seed": None,
+    "link": None, "link_parameter": 0.0,
 }  # fmt: skip
 SEED = torch.tensor([3, -4])
 REACH = {
@@ -43,6 +44,7 @@ STATED: dict[str, Any] = {
     "tanh": lambda: {"scale": 1.0, "family": "tanh", "factors": leaf(normal(3, (4,), np.float32))},
     "gaussian": lambda: {"scale": 1.0, "family": "distance", "factors": leaf(np.array(0.5))},
     "dropout": lambda: {"dropout": 0.3, "seed": SEED},
+    "link": lambda: {"link": "power", "link_parameter": 2.0, "softcap": 3.0},
     "local": lambda: {"centers": leaf(np.array([0.5, 2.2, 4.1])), "half_width": 1.5,
                       "sigma": leaf(np.array(0.9))},
 }  # fmt: skip

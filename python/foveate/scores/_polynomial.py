@@ -1,0 +1,91 @@
+"""The polynomial kernel: a power of the inner product and a constant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .._inputs.arrays import integer
+from ._base import Need, Reduced, RowScore, gradient_of, is_tensor, number_or_tensor
+from ._rows import scale_gradient
+
+
+@dataclass(frozen=True)
+class Polynomial(RowScore):
+    """The polynomial kernel, `(scale * (q . k) + c) ** degree` [1]_.
+
+    Parameters
+    ----------
+    degree : int
+        At least 1, at which it is a scaled dot product.
+    c : float or tensor (), default 0.0
+        A finite number. Where it is not 0, queries and keys are copied with a column more.
+    scale : float or tensor (), optional
+        A finite number; by default 1 / sqrt(D).
+
+    References
+    ----------
+    .. [1] B. E. Boser, I. M. Guyon and V. N. Vapnik, "A Training Algorithm for Optimal Margin
+       Classifiers", COLT 1992.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> q, k = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> fv.attention_weights(q, k, score=fv.Polynomial(2, c=1.0, scale=1.0)).round(3)
+    array([[0.953, 0.047]])
+    """
+
+    degree: int
+    c: Any = 0.0
+    scale: Any = None
+
+    needs_one_size = True
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        degree = integer("degree", self.degree)
+        if not 1 <= degree <= 2**53:
+            raise ValueError(f"degree: got {degree}, wanted one from 1 to 2**53")
+        scale = None if self.scale is None else number_or_tensor("scale", self.scale)
+        self._keep(degree=degree, c=number_or_tensor("c", self.c), scale=scale)
+
+    @property
+    def parameters_need(self) -> Need:
+        """The constant and the scale are learned by the queries."""
+        return Need(query=True)
+
+    def over(self, query: Any, key: Any, rows: Any) -> Reduced:
+        """Take the product as it is where there is no constant, and nothing that learns."""
+        if is_tensor(self.c) or is_tensor(self.scale) or self.c:
+            return self.over_to_learn(query, key, rows)
+        return Reduced(query, key, self.scale, link=("power", self.degree))
+
+    def over_to_learn(self, query: Any, key: Any, rows: Any) -> Reduced:
+        """Take the product of [scale q, c] and [k, 1], whose gradients are those of both."""
+        scale: Any = 1 / math.sqrt(query.shape[-1] or 1)
+        if self.scale is not None:
+            scale = rows.number("scale", self.scale, query)
+        c = rows.number("c", self.c, query)
+
+        def undo(d_query: Any, d_key: Any) -> tuple[Any, Any, Any]:
+            d_products = None if d_query is None else d_query[..., :-1]
+
+            def gradients() -> Any:
+                own = {} if self.scale is None else {"scale": scale_gradient(query, d_products, 1)}
+                return gradient_of(self, c=float(d_query[..., -1].sum(dtype=float)), **own)
+
+            return (
+                None if d_query is None else scale * d_products,
+                None if d_key is None else d_key[..., :-1],
+                gradients,
+            )
+
+        return Reduced(
+            rows.with_one(rows.scaled(query, scale), one=c),
+            rows.with_one(key),
+            1.0,
+            link=("power", self.degree),
+            undo=undo,
+        )
