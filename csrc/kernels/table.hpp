@@ -138,9 +138,9 @@ struct Arithmetic {
   // The factors of an additive score, T[columns], as its kernels take them. Returns a factor for the scale.
   int64_t (*prepared_size)(int64_t columns);
   double (*prepare)(const void* factors, int64_t columns, void* to);
-  Link scaled;              // f is the identity; without the unit, which the scale has
-  Link softcap;             // f(x) = softcap tanh(x / softcap), where softcap is the parameter
-  const Link* links;        // those that fv_score names
+  Link scaled;        // f is the identity; without the unit, which the scale has
+  Link softcap;       // f(x) = softcap tanh(x / softcap), where softcap is the parameter
+  const Link* links;  // those that fv_score names
   int32_t link_count;
   // s += bias * log2(e). rows[i] points at the bias of query i for the first key of the tile.
   void (*add_bias)(void* s, int32_t vectors, int64_t count, const char* const* rows, Dtype, int64_t key_stride,

@@ -46,7 +46,7 @@ struct Problem {
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
   fv_family family = FV_INNER;
   fv_weighing weighing = FV_SOFTMAX;
-  int32_t link = -1;              // which one of the arithmetic's, of an inner product; -1: none
+  int32_t link = -1;  // which one of the arithmetic's, of an inner product; -1: none
   double link_parameter = 0.0;
   const void* factors = nullptr;  // (D,) of the accumulator's type, contiguous; optional for distances
   double negligible = 0.0;        // share of a query's weight that far keys may have and be left out

@@ -320,7 +320,8 @@ KeyRange QueryBlock::score(int p, bool want_bits, char* link_kept) noexcept {
     arithmetic_.hide_outside(scores_, v, 0, s.full_begin - s.begin, low, high);
     arithmetic_.hide_outside(scores_, v, s.full_end - s.begin, count, low, high);
   }
-  if (wants_row_max_ && (plan_.links.count || plan_.biased || s.hidden)) arithmetic_.find_top(scores_, v, count, row_max_);
+  if (wants_row_max_ && (plan_.links.count || plan_.biased || s.hidden))
+    arithmetic_.find_top(scores_, v, count, row_max_);
   return s;
 }
 
