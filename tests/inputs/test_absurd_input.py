@@ -22,6 +22,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
+from score_samples import FULLEST, parameters
 
 pytestmark = [pytest.mark.any_isa, pytest.mark.python]
 
@@ -118,20 +119,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"reward": np.ones(3)},
     ),
     "leave_one_out_advantage": (fv.leave_one_out_advantage, {"reward": np.ones(3)}),
-    "Dot": (fv.Dot, {}),
-    "ScaledDot": (fv.ScaledDot, {"scale": 1.0}),
-    "Cosine": (fv.Cosine, {"scale": 1.0}),
-    "Bilinear": (fv.Bilinear, {"w": WEIGHT}),
-    "Additive": (
-        fv.Additive,
-        {"v": np.ones(8), "wq": WEIGHT, "wk": WEIGHT, "b": np.ones(8), "activation": "relu"},
-    ),
-    "Concat": (
-        fv.Concat,
-        {"v": np.ones(8), "w": WEIGHT, "b": np.ones(8), "activation": "relu"},
-    ),
-    "Location": (fv.Location, {"w": np.ones(8), "b": 0.0, "activation": "relu"}),
-    "Gaussian": (fv.Gaussian, {"w": 1.0}),
+    **{name: (type(x), parameters(x)) for name, x in FULLEST.items()},
     "show_config": (fv.show_config, {"mode": "dicts"}),
 }
 

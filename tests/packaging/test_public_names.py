@@ -16,6 +16,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
+from score_samples import FULLEST
 
 pytestmark = pytest.mark.python
 
@@ -32,14 +33,7 @@ MODULES = {
 }
 W, V = np.ones((2, 3)), np.ones(3)
 PICKLED: dict[str, Any] = {
-    "Dot": fv.Dot(),
-    "ScaledDot": fv.ScaledDot(0.5),
-    "Bilinear": fv.Bilinear(W),
-    "Cosine": fv.Cosine(2.0),
-    "Additive": fv.Additive(V, W, W, V, "relu"),
-    "Concat": fv.Concat(V, np.ones((4, 3))),
-    "Location": fv.Location(V, 0.5),
-    "Gaussian": fv.Gaussian(V),
+    **FULLEST,
     "HardAttention": fv.hard_attention(W, W, W, rng=0),
     "Gradients": fv.attention_vjp(W, W, W)[1](W),
     "MovingAverageBaseline": fv.MovingAverageBaseline(),

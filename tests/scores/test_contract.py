@@ -16,6 +16,7 @@ import pytest
 from foveate import reference
 from foveate.scores import NAMED, Reduced, Score
 from gradient_checks import differences
+from score_samples import SAMPLES, SIZE, numbers
 from strategies import normal
 
 
@@ -70,32 +71,9 @@ class Band(Score):
         return Reduced(query, key, 1.5, "distance", widths, undo=undo)
 
 
-SIZE, HIDDEN = 4, 3
-
-
-def numbers(seed: int, *shape: int) -> np.ndarray:
-    return normal(seed, shape, np.float64) / 2
-
-
-# A row for each class: scores for queries and keys of SIZE columns.
+# Those of the package, and of a user.
 TABLE: dict[type[Score], list[Score]] = {
-    fv.Dot: [fv.Dot()],
-    fv.ScaledDot: [fv.ScaledDot(), fv.ScaledDot(-0.7), fv.ScaledDot(0.0)],
-    fv.Cosine: [fv.Cosine(), fv.Cosine(2.5), fv.Cosine(0.0)],
-    fv.Bilinear: [fv.Bilinear(numbers(1, SIZE, SIZE))],
-    fv.Additive: [
-        fv.Additive(numbers(2, HIDDEN), *(numbers(n, SIZE, HIDDEN) for n in (3, 4)), numbers(5, 3)),
-        fv.Additive(numbers(2, SIZE), activation="tanh"),
-        fv.Additive(numbers(2, HIDDEN), *(numbers(n, SIZE, HIDDEN) for n in (3, 4)), None, "relu"),
-        fv.Additive(numbers(2, 3), *(numbers(n, SIZE, 3) for n in (3, 4)), None, "identity"),
-    ],
-    fv.Concat: [
-        fv.Concat(numbers(6, HIDDEN), numbers(7, 2 * SIZE, HIDDEN), numbers(8, HIDDEN)),
-        fv.Concat(numbers(6, HIDDEN), numbers(7, 2 * SIZE, HIDDEN), None, "identity"),
-    ],
-    fv.Location: [fv.Location(numbers(9, SIZE), 0.3), fv.Location(numbers(9, SIZE), 0.3, "relu")],
-    fv.Polynomial: [fv.Polynomial(2), fv.Polynomial(3, 0.4, -0.7), fv.Polynomial(1, 0.5, 0.0)],
-    fv.Gaussian: [fv.Gaussian(), fv.Gaussian(-0.8), fv.Gaussian(numbers(10, SIZE))],
+    **SAMPLES,
     Quadratic: [Quadratic()],
     Columns: [Columns(numbers(11, SIZE))],
     Band: [Band(numbers(12, SIZE))],

@@ -112,9 +112,9 @@ def counts(monkeypatch):
     for name in ("attention", "attention_backward", "hard_attention", "hard_attention_backward"):
         function = getattr(fv._core, name)
 
-        def spy(*arguments: Any, _function: Any = function) -> Any:
+        def spy(*spread: Any, _function: Any = function, **options: Any) -> Any:
             seen.append(fv._core.get_num_threads())
-            return _function(*arguments)
+            return _function(*spread, **options)
 
         monkeypatch.setattr(fv._core, name, spy)
     return seen
