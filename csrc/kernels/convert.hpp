@@ -118,6 +118,9 @@ inline Vec<T> load_wide(const char* p) {
     return (Vec<T>)_mm512_slli_epi32(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i_u*)p)), 16);
 #elif defined(__AVX2__)
     return (Vec<T>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i_u*)p)), 16);
+#elif defined(__AVX__)
+    const __m128i x = _mm_loadu_si128((const __m128i_u*)p), zero = _mm_setzero_si128();
+    return (Vec<T>)_mm256_set_m128i(_mm_unpackhi_epi16(zero, x), _mm_unpacklo_epi16(zero, x));
 #elif defined(__x86_64__)
     return (Vec<T>)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i_u*)p));
 #else

@@ -105,7 +105,7 @@ inline bool any_sign(IntVec<T> x) {
     return _mm512_movepi32_mask((__m512i)x) != 0;
   else
     return _mm512_movepi64_mask((__m512i)x) != 0;
-#elif defined(__AVX2__)
+#elif defined(__AVX__)
   if constexpr (sizeof(T) == 4)
     return _mm256_movemask_ps((__m256)x) != 0;
   else
@@ -165,7 +165,7 @@ inline Vec<double> load_as_double(const double* p) { return load(p); }
 inline Vec<double> load_as_double(const float* p) {
 #if defined(__AVX512F__)
   return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p));
-#elif defined(__AVX2__)
+#elif defined(__AVX__)
   return _mm256_cvtps_pd(_mm_loadu_ps(p));
 #else
   return Vec<double>{double(p[0]), double(p[1])};

@@ -15,7 +15,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int vector_bytes = 64;
-#elif defined(__AVX2__)
+#elif defined(__AVX__)
 constexpr int vector_bytes = 32;
 #else
 constexpr int vector_bytes = 16;
@@ -89,7 +89,7 @@ inline IntVec<T> shift_left(IntVec<T> a, int bits) {
 inline Vec<float> max(Vec<float> a, Vec<float> b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);
-#elif defined(__AVX2__)
+#elif defined(__AVX__)
   return _mm256_max_ps(a, b);
 #elif defined(__x86_64__)
   return _mm_max_ps(a, b);
@@ -100,7 +100,7 @@ inline Vec<float> max(Vec<float> a, Vec<float> b) {
 inline Vec<double> max(Vec<double> a, Vec<double> b) {
 #if defined(__AVX512F__)
   return _mm512_max_pd(a, b);
-#elif defined(__AVX2__)
+#elif defined(__AVX__)
   return _mm256_max_pd(a, b);
 #elif defined(__x86_64__)
   return _mm_max_pd(a, b);
@@ -117,7 +117,7 @@ inline Vec<T> absolute(Vec<T> x) {
 inline Vec<float> square_root(Vec<float> x) {
 #if defined(__AVX512F__)
   return _mm512_maskz_sqrt_ps(0xffff, x);
-#elif defined(__AVX2__)
+#elif defined(__AVX__)
   return _mm256_sqrt_ps(x);
 #elif defined(__x86_64__)
   return _mm_sqrt_ps(x);
@@ -128,7 +128,7 @@ inline Vec<float> square_root(Vec<float> x) {
 inline Vec<double> square_root(Vec<double> x) {
 #if defined(__AVX512F__)
   return _mm512_maskz_sqrt_pd(0xff, x);
-#elif defined(__AVX2__)
+#elif defined(__AVX__)
   return _mm256_sqrt_pd(x);
 #elif defined(__x86_64__)
   return _mm_sqrt_pd(x);
@@ -145,6 +145,14 @@ inline Vec<T> select_bits(uint32_t bits, Vec<T> x, Vec<T> y) {
     return _mm512_mask_blend_ps(__mmask16(bits), y, x);
   else
     return _mm512_mask_blend_pd(__mmask8(bits), y, x);
+#elif defined(__AVX__) && !defined(__AVX2__)  // compares no integers of 32 bytes, but converts them
+  if constexpr (sizeof(T) == 4) {
+    const IntVec<T> lane_bit = {1, 2, 4, 8, 16, 32, 64, 128};
+    return _mm256_cvtepi32_ps((__m256i)((IntVec<T>{} + int32_t(bits)) & lane_bit)) != T(0) ? x : y;
+  } else {
+    const __m128i lane_bit = _mm_setr_epi32(1, 2, 4, 8);
+    return _mm256_cvtepi32_pd(_mm_and_si128(_mm_set1_epi32(int32_t(bits)), lane_bit)) != T(0) ? x : y;
+  }
 #else
   IntVec<T> lane_bit;
   for (int i = 0; i < lanes<T>; ++i) lane_bit[i] = typename VectorOf<T>::Bits(1) << i;
@@ -160,7 +168,7 @@ inline uint32_t bits_of(IntVec<T> compared) {
     return uint32_t(_mm512_movepi32_mask((__m512i)compared));
   else
     return uint32_t(_mm512_movepi64_mask((__m512i)compared));
-#elif defined(__AVX2__)
+#elif defined(__AVX__)
   if constexpr (sizeof(T) == 4)
     return uint32_t(_mm256_movemask_ps((__m256)compared));
   else

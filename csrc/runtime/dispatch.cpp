@@ -18,6 +18,7 @@
 
 namespace foveate {
 namespace baseline { extern const Kernels kernels; }
+namespace avx { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
 namespace avx512bf16 { extern const Kernels kernels; }
@@ -90,6 +91,9 @@ struct Available {
     // the rest of x86-64-v3, such as f16c and lzcnt, is on every CPU that has these; compilers name not all of them
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
       add("avx2", "avx2 fma f16c", avx2::kernels);
+#endif
+#if defined(FOVEATE_HAVE_AVX)
+    if (__builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c")) add("avx", "avx f16c", avx::kernels);
 #endif
 #if defined(FOVEATE_HAVE_BASELINE)
     if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"))
