@@ -140,6 +140,8 @@ constexpr Keyword keywords[] = {
      [](A& a, Name n, Object x) { return array(n, x, &a.query_segments, &a.problem.reach.query_segments); }},
     {"key_segments", kAll, 0,
      [](A& a, Name n, Object x) { return array(n, x, &a.key_segments, &a.problem.reach.key_segments); }},
+    {"low", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.low, &a.problem.reach.low); }},
+    {"high", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.high, &a.problem.reach.high); }},
     {"centers", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.centers, &a.problem.reach.centers); }},
     {"half_width", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.reach.half_width); }},
     {"leave_one_out", kAll, 0,

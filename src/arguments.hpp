@@ -27,7 +27,7 @@ struct Arguments {
   bool parse(Entry entry, PyObject* const* values, Py_ssize_t positional, PyObject* names);
 
   fv_problem problem = {};
-  View query, key, value, factors, sink, mask, offset, key_lengths, query_segments, key_segments, centers;
+  View query, key, value, factors, sink, mask, offset, key_lengths, query_segments, key_segments, low, high, centers;
 
   PyObject* query_dtype;
   PyObject* dtype = nullptr;  // of the output; null: that of the query

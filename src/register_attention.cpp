@@ -211,7 +211,7 @@ class Call {
     const fv_reach& reach = problem.reach;
     for (const fv_array* operand :
          {problem.query, problem.key, problem.value, problem.sink, problem.score.factors, reach.mask, reach.offset,
-          reach.key_lengths, reach.query_segments, reach.key_segments, reach.centers}) {
+          reach.key_lengths, reach.query_segments, reach.key_segments, reach.low, reach.high, reach.centers}) {
       if (operand != nullptr && may_overlap(out, *operand)) return true;
     }
     return false;

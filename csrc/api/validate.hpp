@@ -139,6 +139,8 @@ class Validator : protected Views<Problem> {
                              {"key_lengths", reach.key_lengths, 0},
                              {"query_segments", reach.query_segments, 1},
                              {"key_segments", reach.key_segments, 1},
+                             {"low", reach.low, 1},
+                             {"high", reach.high, 1},
                              {"centers", reach.centers, 1},
                              {"sink", given_.sink, 0}};
     int ndim = 0;
@@ -318,7 +320,7 @@ class Validator : protected Views<Problem> {
     problem_.right = reach.right >= kMaxOffset + problem_.keys ? -1 : reach.right;
     problem_.offset_at_end = reach.offset_at_end != 0;
     problem_.leave_one_out = reach.leave_one_out != 0;
-    return segments();
+    return segments() && intervals();
   }
 
   bool mask(const fv_array& mask) {
@@ -349,6 +351,16 @@ class Validator : protected Views<Problem> {
     }
     return per_row("query_segments", *queries, problem_.queries, FV_INT64, problem_.query_segments) &&
            per_row("key_segments", *keys, problem_.keys, FV_INT64, problem_.key_segments);
+  }
+
+  bool intervals() {
+    const fv_array *low = given_.reach.low, *high = given_.reach.high;
+    if (low == nullptr && high == nullptr) return true;
+    if (low == nullptr || high == nullptr) {
+      return refuse(FV_VALUE_ERROR, "%s: got none, wanted both ends of the intervals", low == nullptr ? "low" : "high");
+    }
+    return per_row("low", *low, problem_.queries, FV_INT64, problem_.low) &&
+           per_row("high", *high, problem_.queries, FV_INT64, problem_.high);
   }
 
   bool centers() {

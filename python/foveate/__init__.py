@@ -36,6 +36,7 @@ from ._blocks.memory import Memory
 from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
 from ._blocks.self_attention import self_attention, self_attention_vjp
 from ._categories import multinomial, multinomial_logpmf, multinoulli
+from ._inputs.intervals import Intervals
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
 from ._runtime.config import __version__, get_num_threads, num_threads, set_num_threads, show_config
@@ -65,6 +66,7 @@ __all__ = [
     "HardAttention",
     "HardGradients",
     "HierarchicalGradients",
+    "Intervals",
     "LocalGradients",
     "Location",
     "Memory",

@@ -34,6 +34,8 @@ class Options(TypedDict, total=False):
     key_lengths: int | Array | None
     query_segments: Array | None
     key_segments: Array | None
+    low: Array | None
+    high: Array | None
     centers: Array | None
     half_width: float | None
     leave_one_out: bool | None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._attention.problem import Problem
 from ._attention.soft import attention_weights
 from ._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays, integer
 from ._inputs.options import ReachOptions
@@ -153,9 +154,8 @@ def reach(
     lead, mask = _lead(checked), checked.mask
     if mask is not None and mask.dtype != np.bool_:
         mask = mask != -np.inf  # seen is also where so little is added that the weight would be 0
-    options["mask"] = mask
     query = np.broadcast_to(query, (*lead, rows, 0))  # all scores are alike
-    given = attention_weights(query, key, **options)
+    given = Problem(query, key, reach=checked._replace(mask=mask)).weights()
     labels = {"queries": row_labels, "keys": column_labels}
     return _draw((given > 0) * 1.0, labels, "batch", titles, cmap, 1.0, axes)
 

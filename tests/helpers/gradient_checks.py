@@ -279,6 +279,8 @@ REACHES: dict[str, Any] = {
             at.rng.integers(0, 3, (*at.lead, at.keys)),
         )
     },
+    "intervals": lambda at: {"mask": _intervals(at)},
+    "intervals, mask": lambda at: {"mask": (_intervals(at), _bias(at, (at.queries, at.keys)))},
     "sink": lambda at: {"sink": at.rng.standard_normal(at.lead)},
     "one sink": {"sink": 0.5},
     "softcap": {"softcap": 1.5},
@@ -292,6 +294,11 @@ REACHES: dict[str, Any] = {
         "key_lengths": at.rng.integers(0, at.keys + 1, at.lead),
     },
 }
+
+
+def _intervals(at: Site) -> fv.Intervals:
+    low = at.rng.integers(-2, at.keys, (*at.lead, at.queries))
+    return fv.Intervals(low, low + at.rng.integers(0, at.keys, low.shape))
 
 
 def _bias(at: Site, shape: tuple[int, ...]) -> np.ndarray:

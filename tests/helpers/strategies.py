@@ -63,6 +63,12 @@ def _float_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
+def _intervals(at: Site, lead: tuple[int, ...]) -> fv.Intervals:
+    """Of any length, up to a third of the keys, beyond both ends too."""
+    low = at.rng.integers(-3, at.keys + 3, (*lead, at.queries))
+    return fv.Intervals(low, low + at.rng.integers(-2, at.keys // 3 + 4, low.shape))
+
+
 def _segments(rng: np.random.Generator, shape: tuple[int, ...], sort: bool) -> np.ndarray:
     ids = rng.integers(-1, 3, shape)
     return np.sort(ids, axis=-1) if sort else ids
@@ -93,6 +99,10 @@ REACHES: dict[str, Callable[[Site], dict[str, Any]]] = {
     "mask float": lambda at: {"mask": _float_mask(at.rng, (*at.lead, at.queries, at.keys))},
     "mask float of keys": lambda at: {
         "mask": _float_mask(at.rng, (*at.lead, 1, at.keys)).astype(np.float64)
+    },
+    "mask intervals": lambda at: {"mask": _intervals(at, at.lead)},
+    "mask interval, float": lambda at: {
+        "mask": (_intervals(at, ()), _float_mask(at.rng, (at.queries, at.keys)))
     },
     "segments": lambda at: {
         "segments": (

@@ -20,6 +20,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 from foveate import reference
+from foveate.reference._reach import bias_of
 from strategies import BFLOAT16
 
 # The error of the plain formula, times this, is what is allowed (the yardstick of flash-attention:
@@ -135,8 +136,9 @@ def _logit_size(q: np.ndarray, k: np.ndarray, lead: tuple[int, ...], **keywords:
         **{n: keywords[n] for n in names if n in keywords},
     )
     size = magnitude_of(q, k, score)
-    if mask is not None and np.asarray(mask).dtype != np.bool_:
-        size = size + np.abs(np.asarray(mask).astype(size.dtype))
+    bias = bias_of(mask)
+    if bias is not None:
+        size = size + np.abs(bias.astype(size.dtype))
     size = np.where(seen & np.isfinite(size), size, 0)
     return size.max(axis=-1, initial=0)
 

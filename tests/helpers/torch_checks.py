@@ -50,7 +50,7 @@ def as_torch(x: Any, make: Any = tensor) -> Any:
         return {name: as_torch(y, make) for name, y in x.items()}
     if isinstance(x, tuple):
         return tuple(as_torch(y, make) for y in x)
-    if isinstance(x, fv.ScaledDot | fv.Dot) or not dataclasses.is_dataclass(x):
+    if isinstance(x, fv.ScaledDot | fv.Dot | fv.Intervals) or not dataclasses.is_dataclass(x):
         return x
     fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
     return getattr(ft, type(x).__name__)(**as_torch(fields, make))

@@ -120,6 +120,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "leave_one_out_advantage": (fv.leave_one_out_advantage, {"reward": np.ones(3)}),
     **{name: (type(x), parameters(x)) for name, x in FULLEST.items()},
+    "Intervals": (fv.Intervals, {"low": [0, 1], "high": 2}),
     "show_config": (fv.show_config, {"mode": "dicts"}),
 }
 

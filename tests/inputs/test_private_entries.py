@@ -23,6 +23,8 @@ WEIGHTS = {
     "key_lengths": np.full(2, 5),
     "query_segments": np.zeros((2, 3), int),
     "key_segments": np.zeros((2, 5), int),
+    "low": np.zeros((2, 3), int),
+    "high": np.full((2, 3), 4),
 }
 HARD = WEIGHTS | {"value": K}
 SINK = {"sink": np.zeros(2)}

@@ -99,6 +99,8 @@ fv_problem Case::problem() const {
   p.reach.key_lengths = key_lengths.view();
   p.reach.query_segments = query_segments.view();
   p.reach.key_segments = key_segments.view();
+  p.reach.low = low.view();
+  p.reach.high = high.view();
   p.reach.centers = centers.view();
   p.reach.half_width = half_width;
   p.sigma = sigma;
@@ -107,7 +109,8 @@ fv_problem Case::problem() const {
   return p;
 }
 
-// key_lengths (heads, 1), offset (heads, 1), centers (heads, 1, Lq), segments and mask without leading axes
+// key_lengths (heads, 1), offset (heads, 1), centers (heads, 1, Lq), low and high (heads, 1, Lq), segments and mask without
+// leading axes
 bool Case::sees(int64_t head, int64_t i, int64_t j) const {
   const int64_t valid = key_lengths.view() ? int64_t(key_lengths.get(head)) : keys;
   if (j >= valid) return false;
@@ -116,6 +119,8 @@ bool Case::sees(int64_t head, int64_t i, int64_t j) const {
   if (left >= 0 && j < i + start - left) return false;
   if (right >= 0 && j > i + start + right) return false;
   if (centers.view() && !(std::fabs(double(j) - centers.get(head * queries + i)) <= half_width)) return false;
+  const int64_t row = head * queries + i;
+  if (low.view() && (double(j) < low.get(row) || double(j) >= high.get(row))) return false;
   if (query_segments.view() && query_segments.get(i) != key_segments.get(j)) return false;
   if (!mask.view()) return true;
   const double cell = mask.get(i * keys + j);

@@ -29,6 +29,16 @@ void bool_mask(Case& c, int64_t factor, int64_t modulus, int64_t seen) {
   for (int64_t n = 0; n < c.mask.count(); ++n) c.mask.set(n, n * factor % modulus < seen);
 }
 
+// In no order, up to so long, some beyond both ends, some empty.
+void intervals(Case& c, int64_t longest) {
+  c.low = Tensor(FV_INT64, {c.heads, 1, c.queries});
+  c.high = Tensor(FV_INT64, {c.heads, 1, c.queries});
+  for (int64_t n = 0; n < c.low.count(); ++n) {
+    c.low.set(n, double(n * 37 % (c.keys + 4) - 3));
+    c.high.set(n, c.low.get(n) + double(n * 11 % (longest + 2)) - 1);
+  }
+}
+
 // Centers in no order, some beyond both ends, whole, half and other numbers.
 void centers(Case& c, double half_width, double sigma) {
   c.half_width = half_width;
@@ -67,6 +77,13 @@ const std::vector<Variant>& variants() {
        [](Case& c) {
          c.query_segments = segments_for(c.queries);
          c.key_segments = segments_for(c.keys);
+       }},
+      {"intervals", [](Case& c) { intervals(c, c.keys / 3 + 2); }},
+      {"intervals, window, mask",
+       [](Case& c) {
+         intervals(c, 2 * c.keys);
+         window_with_offset(c);
+         bool_mask(c, 7, 5, 3);
        }},
       {"softcap and sink",
        [](Case& c) {

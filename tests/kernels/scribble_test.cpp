@@ -118,7 +118,8 @@ struct Change {
 const std::vector<Change>& changes() {
   const auto fill = [](Tensor Case::* of, fv_dtype dtype, double number) {
     return [=](Case& c) {
-      const bool rows = of == &Case::centers || of == &Case::query_segments;
+      const bool ends = of == &Case::low || of == &Case::high;
+      const bool rows = ends || of == &Case::centers || of == &Case::query_segments;
       c.*of = Tensor(dtype,
                      of == &Case::key_segments ? Shape{c.keys}
                      : rows                    ? Shape{c.queries}
@@ -127,6 +128,7 @@ const std::vector<Change>& changes() {
       for (int64_t i = 0; i < (c.*of).count() && number == 5; ++i) (c.*of).set(i, double(i / 7));
       if (of == &Case::offset) c.right = 0;
       if (of == &Case::centers) c.half_width = 9;
+      if (ends) (of == &Case::low ? c.high : c.low) = Tensor(dtype, {c.queries}, of == &Case::low ? 390 : 10);
       if (of == &Case::key_segments) c.query_segments = Tensor(dtype, {c.queries}, 1);
       if (of == &Case::query_segments) c.key_segments = Tensor(dtype, {c.keys}, 1);
     };
@@ -138,6 +140,8 @@ const std::vector<Change>& changes() {
        &Case::key_lengths},
       {"offset", fill(&Case::offset, FV_INT64, 3), fill(&Case::offset, FV_INT64, 0x1p62), &Case::offset},
       {"offset", fill(&Case::offset, FV_INT64, 390), fill(&Case::offset, FV_INT64, -0x1p63), &Case::offset},
+      {"low", fill(&Case::low, FV_INT64, 3), fill(&Case::low, FV_INT64, -0x1p63), &Case::low},
+      {"high", fill(&Case::high, FV_INT64, 350), fill(&Case::high, FV_INT64, 0x1p62), &Case::high},
       {"centers", fill(&Case::centers, FV_FLOAT64, 3), fill(&Case::centers, FV_FLOAT64, NAN), &Case::centers},
       {"centers", fill(&Case::centers, FV_FLOAT64, 390), fill(&Case::centers, FV_FLOAT64, -INFINITY), &Case::centers},
       {"key_segments", fill(&Case::key_segments, FV_INT64, 5), fill(&Case::key_segments, FV_INT64, 0),

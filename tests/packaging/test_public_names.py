@@ -34,6 +34,7 @@ MODULES = {
 W, V = np.ones((2, 3)), np.ones(3)
 PICKLED: dict[str, Any] = {
     **FULLEST,
+    "Intervals": fv.Intervals([0, 1], 2),
     "HardAttention": fv.hard_attention(W, W, W, rng=0),
     "Gradients": fv.attention_vjp(W, W, W)[1](W),
     "MovingAverageBaseline": fv.MovingAverageBaseline(),

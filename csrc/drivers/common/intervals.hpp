@@ -1,7 +1,9 @@
-// What a query sees, as an interval of keys: by a window and lengths (Reach), by a center (Centers, round_center), and by
-// ids that never fall along the keys (Ranges). What no interval says is read bit by bit, in reach.hpp. Lengths, offsets,
-// centers and ids are brought within their bounds at every reading.
+// What a query sees, as an interval of keys: by a window and lengths (Reach), by a center (Centers, round_center), by ids
+// that never fall along the keys (Ranges), and as it was given (Given). What no interval says is read bit by bit, in
+// reach.hpp. Lengths, offsets, centers, ids and ends are brought within their bounds at every reading.
 #pragma once
+#include <algorithm>
+
 #include "plan.hpp"
 
 namespace foveate {
@@ -67,6 +69,28 @@ class Ranges {
   const char* ids_ = nullptr;
   int64_t id_ = 0;
   Interval found_{};
+};
+
+// The intervals that were given, where they were: what there is of them in 0..keys.
+class Given {
+ public:
+  Given(const Plan& plan, int64_t batch) noexcept
+      : plan_(plan),
+        low_(plan.problem.low ? plan.problem.low.data + plan.batch_offset(plan.problem.low, batch) : nullptr),
+        high_(plan.problem.low ? plan.problem.high.data + plan.batch_offset(plan.problem.high, batch) : nullptr) {}
+  Interval of(int64_t group, int64_t query) const noexcept {
+    return {end(plan_.problem.low, low_, group, query), end(plan_.problem.high, high_, group, query)};
+  }
+
+ private:
+  int64_t end(const Operand& of, const char* base, int64_t group, int64_t query) const noexcept {
+    int64_t key;
+    std::memcpy(&key, base + (group ? plan_.group_offset(of, group) : 0) + query * of.row_stride, sizeof key);
+    return std::clamp<int64_t>(key, 0, plan_.problem.keys);
+  }
+
+  const Plan& plan_;
+  const char *low_, *high_;  // of the batch
 };
 
 // The reach's interval of keys of query `query`, at these batch and group offsets.

@@ -60,6 +60,7 @@ struct Problem {
   Operand key_lengths;     // one int64 a leading index; optional (all keys)
   Operand query_segments;  // (Lq,) int64: row_stride; optional
   Operand key_segments;    // (Lk,) int64: row_stride; optional
+  Operand low, high;       // (Lq,) int64: row_stride; optional, together
   Operand centers;         // (Lq,) float64: row_stride; optional
   double half_width = 0;   // with centers: the keys j with |j - center| <= half_width
   double sigma = 0;        // with centers, of a Gaussian round them that multiplies the weights; 0: none

@@ -45,7 +45,7 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
   const bool load_values =
       p.value && (!plan.values_in_place || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 || p.key_lengths ||
-                  p.centers || p.leave_one_out || plan.groups > 1);
+                  p.low || p.centers || p.leave_one_out || plan.groups > 1);
   panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
@@ -221,14 +221,8 @@ bool QueryBlock::open(const Traversal& tiles) noexcept {
   tile_ = tile;
   tile_ids_ = {};
   values_ready_ = Values::not_loaded;
-  const Rows rows = {keys_base_ + tile.first * p.key.row_stride, dtype_of(p.key), p.key.row_stride,
-                     p.key.column_stride};
-  if (plan_.keys_in_place) {
-    key_tile_ = {rows.data, rows.row_stride};
-  } else {
-    plan_.scoring.load_keys(rows, tile_.count, p.head_size, keys_);
-    key_tile_ = {keys_, plan_.scoring.row_size(p.head_size)};
-  }
+  key_tile_ = {};
+  if (plan_.keys_in_place) key_tile_ = {keys_base_ + tile.first * p.key.row_stride, p.key.row_stride};
   return true;
 }
 
@@ -296,6 +290,10 @@ KeyRange QueryBlock::score(int p, bool want_bits, char* link_kept) noexcept {
             kept_ready_ + p * tiles_ + tile_.first / plan_.tile_keys};
   const KeyRange s = visible_keys(plan_, panel, tile_, plan_.key_step, want_bits, bits_, kept, tile_ids_);
   if (s.empty()) return s;
+  if (!key_tile_.data) {
+    plan_.scoring.load_keys(key_rows(0), tile_.count, problem.head_size, keys_);
+    key_tile_ = {keys_, plan_.scoring.row_size(problem.head_size)};
+  }
 
   const int32_t v = vectors(p);
   const int64_t count = s.count();

@@ -66,8 +66,8 @@ class QueryBlock {
   // The first key of a range of the open tile.
   int64_t key_of(const KeyRange& range) const { return tile_.first + range.begin; }
 
-  // Opens the tile that the traversal is at, and loads its keys where they cannot be read in place. False: there is none
-  // left, or the call was told to stop.
+  // Opens the tile that the traversal is at. Keys that cannot be read in place are loaded for the first panel that sees some
+  // of them. False: there is none left, or the call was told to stop.
   bool open(const Traversal&) noexcept;
 
   // Whether the call was told to stop: from then on no tile has a key.

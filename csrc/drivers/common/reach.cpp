@@ -51,6 +51,20 @@ bool segments_miss(const Plan& plan, const Panel& panel, KeyTile tile, TileIds& 
   return panel.segment_last < ids.first || panel.segment_first > ids.last;
 }
 
+// The keys from the first to the last that some query sees, as far as intervals go, of this tile where they may be anywhere.
+Interval span_of(const Plan& plan, const Panel& panel, KeyTile tile) noexcept {
+  if (!plan.problem.low) return {panel.low_first, panel.high_last};
+  const int64_t end = tile.first + tile.count;
+  Interval span = {end, tile.first};
+  for (int32_t i = 0; i < panel.live; ++i) {
+    const int64_t low = std::max(panel.low[i], tile.first), high = std::min(panel.high[i], end);
+    if (low >= high) continue;
+    span.low = std::min(span.low, low);
+    span.high = std::max(span.high, high);
+  }
+  return span;
+}
+
 // Clears the bits of the cells outside each query's interval.
 void clear_outside(const Panel& panel, KeyTile tile, const KeyRange& range, uint32_t* bits) {
   for (int32_t i = 0; i < panel.live; ++i) {
@@ -115,6 +129,7 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int6
   Reach reach = reach_of(plan, batch, 0);
   const Centers centers(plan, batch);
   Ranges ranges(plan, batch);
+  const Given given(plan, batch);
   int64_t first = p.keys, end = 0;  // of the keys that the rows see together
   int32_t i = 0;
   for (; i < live; ++i) {
@@ -128,6 +143,7 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int6
       keys = common(keys, round_center(panel.center[i], p.half_width, reach.keys));
     }
     if (plan.ranges) keys = common(keys, ranges.of(group, index));
+    if (p.low) keys = common(keys, given.of(group, index));
     if (most_keys > 0 && keys.low < keys.high) {
       const int64_t low = std::min(first, keys.low), high = std::max(end, keys.high);
       if (i > 0 && high + plan.key_step - 1 - (low & -plan.key_step) > most_keys) break;
@@ -176,8 +192,10 @@ char* row_of(const Plan& plan, const Operand& x, int64_t batch, const Panel& pan
 KeyRange visible_keys(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool want_bits, uint32_t* bits,
                       KeptBits kept, TileIds& ids) noexcept {
   KeyRange s;
-  s.begin = std::max<int64_t>(0, panel.low_first - tile.first) & -align;
-  s.end = std::min(tile.count, panel.high_last - tile.first);
+  const Interval span = span_of(plan, panel, tile);
+  if (span.low >= span.high) return s;
+  s.begin = std::max<int64_t>(0, span.low - tile.first) & -align;
+  s.end = std::min(tile.count, span.high - tile.first);
   // the key that shares a pair with the last one seen is hidden, not forgotten: its value may be NaN
   s.end = std::min(tile.count, (s.end + plan.key_step - 1) & -plan.key_step);
   if (s.empty()) return s;

@@ -93,8 +93,10 @@ typedef struct fv_reach {
   const fv_array* key_lengths;    /* int64 (...): keys at and beyond this are not seen */
   const fv_array* query_segments; /* int64 (..., Lq), with key_segments: a query sees the keys of its own id */
   const fv_array* key_segments;   /* int64 (..., Lk) */
-  const fv_array* centers;        /* float64 (..., Lq): a query sees the keys |j - center| <= half_width */
-  double half_width;              /* with centers: positive */
+  const fv_array* low;            /* int64 (..., Lq), with high: query i sees the keys low[i] <= j < high[i] */
+  const fv_array* high;
+  const fv_array* centers; /* float64 (..., Lq): a query sees the keys |j - center| <= half_width */
+  double half_width;       /* with centers: positive */
 } fv_reach;
 
 /* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of these, and of the arrays

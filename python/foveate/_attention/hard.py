@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from .. import _core
 from .._inputs.arrays import Array, ArrayInput, float_arrays, real, sizes
 from .._inputs.random import Seed, key_of
-from .._inputs.reach import Segments, Window, resolve
+from .._inputs.reach import Mask, Segments, Window, resolve
 from ..scores import Score, reduce
 from .problem import Problem
 
@@ -53,7 +53,7 @@ def hard_attention(
     size: int | tuple[int, ...] | None = None,
     rng: Seed = None,
     score: Score | str = "scaled_dot",
-    mask: ArrayInput | None = None,
+    mask: Mask | None = None,
     causal: bool = False,
     window: Window | None = None,
     offset: ArrayInput | str | None = None,

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals
 from .._inputs.random import Seed, key_of
-from .._inputs.reach import Segments, Window, resolve
+from .._inputs.reach import Mask, Segments, Window, resolve
 from ..scores import Score, reduce
 from .backward import Backward
 from .gradients import HardGradients, names_of
@@ -33,7 +33,7 @@ def hard_attention_vjp(
     size: int | tuple[int, ...] | None = None,
     rng: Seed = None,
     score: Score | str = "scaled_dot",
-    mask: ArrayInput | None = None,
+    mask: Mask | None = None,
     causal: bool = False,
     window: Window | None = None,
     offset: ArrayInput | str | None = None,

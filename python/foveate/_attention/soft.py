@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from .. import _core
 from .._inputs.arrays import Array, ArrayInput, float_arrays, real, reals
 from .._inputs.random import Seed, dropout_of
-from .._inputs.reach import Segments, Window, resolve
+from .._inputs.reach import Mask, Segments, Window, resolve
 from ..scores import Score, reduce
 from .problem import Problem, attend_by_dot
 
@@ -90,9 +90,10 @@ def attention(
         `Cosine(scale)`, `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`,
         `Concat(v, w, b, activation)`, `Location(w, b, activation)`, `Gaussian(w)`, or one of your
         own (`foveate.scores.Score`).
-    mask : array that broadcasts with (..., Lq, Lk), optional
+    mask : array that broadcasts with (..., Lq, Lk), rule, or tuple of both, optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
-        seen, as False is.
+        seen, as False is. A rule, `Intervals`, says it by numbers; of a tuple a query sees what it
+        sees by both.
     causal : bool, default False
         No query sees a key beyond its own position.
     window : int or pair (left, right), optional
@@ -228,7 +229,7 @@ def attention_weights(
     key: ArrayInput,
     *,
     score: Score | str = _DEFAULT_SCORE,
-    mask: ArrayInput | None = None,
+    mask: Mask | None = None,
     causal: bool = False,
     window: Window | None = None,
     offset: ArrayInput | str | None = None,

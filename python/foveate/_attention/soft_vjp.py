@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 
 from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals, rounded
 from .._inputs.random import Seed, dropout_of
-from .._inputs.reach import Segments, Window, resolve
+from .._inputs.reach import Mask, Segments, Window, resolve
 from ..scores import Score, reduce
 from .backward import Backward
 from .gradients import Gradients, names_of
@@ -25,7 +25,7 @@ def attention_vjp(
     *,
     wrt: str | Collection[str] | None = None,
     score: Score | str = "scaled_dot",
-    mask: ArrayInput | None = None,
+    mask: Mask | None = None,
     causal: bool = False,
     window: Window | None = None,
     offset: ArrayInput | str | None = None,

@@ -17,8 +17,9 @@ from .._inputs.arrays import (
     integers,
     reals,
 )
+from .._inputs.intervals import Intervals
 from .._inputs.options import AttentionOptions
-from .._inputs.reach import ids_of, mask_of, offset_of
+from .._inputs.reach import ids_of, mask_of, offset_of, parted
 
 
 def check_heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:
@@ -81,14 +82,15 @@ def with_heads(
     TypeError, ValueError
         By the name of the option, for what `attention` does not take, and for other shapes.
     """
-    mask, sink = options.get("mask"), options.get("sink")
+    sink = options.get("sink")
+    rule, mask = parted(options.get("mask"))
     logits = {
         "mask": None if mask is None else mask_of(mask),
         "sink": None if sink is None else reals("sink", sink),
     }
     shapes = {name: x.shape for name, x in logits.items() if isinstance(x, np.ndarray)}
     reach = {name: options.get(name) for name in ("offset", "key_lengths", "segments")}
-    made: Any = _reach_with_heads(shape, heads, mask=logits["mask"], **reach)
+    made: Any = _reach_with_heads(shape, heads, mask=logits["mask"], rule=rule, **reach)
     made["sink"] = _sink(logits["sink"], shape[:-2], heads)
     return {**options, **made}, shapes
 
@@ -98,6 +100,7 @@ def _reach_with_heads(
     heads: tuple[int, int],
     *,
     mask: object,
+    rule: Intervals | None,
     offset: object,
     key_lengths: object,
     segments: object,
@@ -113,6 +116,8 @@ def _reach_with_heads(
         from last.
     mask, offset, key_lengths, segments : optional
         As for `attention`, without heads.
+    rule : optional
+        Beside the array of `mask`.
 
     Returns
     -------
@@ -159,6 +164,10 @@ def _reach_with_heads(
         array = mask_of(mask)
         has_heads = array.ndim > len(shape)
         keywords["mask"] = split(array) if has_heads else inserted("mask", array, queries, keys)
+    if rule is not None:
+        low, high = rule.of_rows(queries)
+        rule = Intervals(inserted("low", low, queries), inserted("high", high, queries))
+        keywords["mask"] = (rule, *([keywords["mask"]] if mask is not None else []))
     if offset is not None:
         keywords["offset"] = inserted("offset", offset_of(offset))
     if key_lengths is not None:
@@ -195,9 +204,19 @@ def lead_with(lead: tuple[int, ...], options: AttentionOptions) -> tuple[int, ..
     ValueError
         For those that do not broadcast.
     """
-    own_axes = {"mask": 4, "segments": 3, "offset": 2, "key_lengths": 2, "sink": 2}
+    own_axes = {
+        "mask": 4,
+        "segments": 3,
+        "low": 3,
+        "high": 3,
+        "offset": 2,
+        "key_lengths": 2,
+        "sink": 2,
+    }
+    rule, mask = parted(options.get("mask"))
+    beside = {**options, "mask": mask, "low": rule and rule.low, "high": rule and rule.high}
     for name, own in own_axes.items():
-        option: Any = options.get(name)
+        option: Any = beside.get(name)
         for x in option if name == "segments" and isinstance(option, tuple) else (option,):
             others = np.shape(x)[: max(0, np.ndim(x) - own)]
             if not broadcast_together(lead, others):

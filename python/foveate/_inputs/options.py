@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from ..scores import Score
     from .arrays import ArrayInput
     from .random import Seed
-    from .reach import Segments, Window
+    from .reach import Mask, Segments, Window
 
 
 class ReachOptions(TypedDict, total=False):
     """Which keys a query sees."""
 
-    mask: ArrayInput | None
+    mask: Mask | None
     causal: bool
     window: Window | None
     offset: ArrayInput | str | None

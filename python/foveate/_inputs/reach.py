@@ -18,7 +18,9 @@ from .arrays import (
     integers,
     native,
 )
+from .intervals import Intervals
 
+Mask: TypeAlias = ArrayInput | Intervals | tuple[ArrayInput | Intervals, ...]
 Window: TypeAlias = int | tuple[int | None, int | None]
 Segments: TypeAlias = ArrayInput | tuple[ArrayInput, ArrayInput]
 
@@ -29,6 +31,8 @@ AXES_BEHIND = {
     "key_lengths": 0,
     "query_segments": 1,
     "key_segments": 1,
+    "low": 1,
+    "high": 1,
     "centers": 1,
 }
 
@@ -46,6 +50,8 @@ class Reach(NamedTuple):
     key_lengths: int | Array | None = None
     query_segments: Array | None = None
     key_segments: Array | None = None
+    low: Array | None = None  # (..., Lq), with high: the keys low <= j < high
+    high: Array | None = None
     centers: Array | None = None  # (..., Lq), float64
     half_width: float | None = None  # with centers
     leave_one_out: bool = False
@@ -56,7 +62,7 @@ class Reach(NamedTuple):
         mask = self.mask
         if self.leave_one_out or not (mask is None or mask.ndim < 2 or mask.shape[-2] == 1):
             return False
-        of_positions = (self.left, self.right, self.query_segments, self.centers)
+        of_positions = (self.left, self.right, self.query_segments, self.low, self.centers)
         return all(x is None for x in of_positions)
 
     @property
@@ -107,6 +113,7 @@ def resolve(
     query_segments = key_segments = None
     if segments is not None:
         query_segments, key_segments = _segments(segments, query, key)
+    rule, mask = parted(mask)
     return Reach(
         None if mask is None else mask_of(mask),
         left,
@@ -115,7 +122,28 @@ def resolve(
         None if key_lengths is None else integers("key_lengths", key_lengths),
         query_segments,
         key_segments,
+        *(() if rule is None or query.ndim < 2 else rule.of_rows(query.shape[-2])),
     )
+
+
+def parted(mask: Any) -> tuple[Intervals | None, Any]:
+    """Part a mask into its rule and its array; None: there is none.
+
+    Raises
+    ------
+    ValueError
+        For more than one of a kind.
+    """
+    parts = mask if isinstance(mask, tuple) else (mask,)
+    rules = [x for x in parts if isinstance(x, Intervals)]
+    if not rules:
+        return None, mask
+    arrays = [x for x in parts if not isinstance(x, Intervals)]
+    if len(rules) > 1 or len(arrays) > 1:
+        raise ValueError(
+            f"mask: got {len(rules)} rules and {len(arrays)} arrays, wanted one of each at most"
+        )
+    return rules[0], arrays[0] if arrays else None
 
 
 def mask_of(mask: object) -> Array:

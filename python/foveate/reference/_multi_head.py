@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import MultiHeadGradients, names_of
+from .._inputs.intervals import Intervals
 from .._inputs.options import AttentionOptions
+from .._inputs.reach import parted
 from .._inputs.signatures import with_options
 from ._attention import attention
 from ._gradients import attention_vjp
@@ -67,8 +69,8 @@ def multi_head_attention(
     arrays = [x, x if memory is None else memory, wq, wk, wv, wo, bq, bk, bv, bo]
     with np.errstate(all="ignore"):
         operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
-        batch = max(a.ndim for a in operands) - 3
-        answers = attention(*operands, **options_of_heads(batch, **options))
+        batch, queries = max(a.ndim for a in operands) - 3, operands[0].shape[-2]
+        answers = attention(*operands, **options_of_heads(batch, queries, **options))
         output: Array = side_by_side(answers) @ w_out + b_out
         return output.astype(np.asarray(x).dtype)
 
@@ -121,8 +123,8 @@ def multi_head_attention_vjp(
     dtype = np.asarray(x).dtype
     with np.errstate(all="ignore"):
         operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
-        batch = max(a.ndim for a in operands) - 3
-        answers, pull = attention_vjp(*operands, **options_of_heads(batch, **options))
+        batch, queries = max(a.ndim for a in operands) - 3, operands[0].shape[-2]
+        answers, pull = attention_vjp(*operands, **options_of_heads(batch, queries, **options))
         output = side_by_side(answers) @ w_out + b_out
     group = 1 if num_kv_heads is None else num_heads // num_kv_heads
 
@@ -151,7 +153,7 @@ def multi_head_attention_vjp(
         found["score"] = inner.score
         for at in ("mask", "sink"):
             d = getattr(inner, at)
-            found[at] = None if d is None else d.reshape(np.shape(options[at]))
+            found[at] = None if d is None else d.reshape(np.shape(parted(options[at])[1]))
         return MultiHeadGradients(**{at: d for at, d in found.items() if at in wanted})
 
     return output.astype(dtype), pullback
@@ -174,14 +176,14 @@ def _operands(
     return operands, weights[3], weights[7]
 
 
-def options_of_heads(batch: int, **options: Any) -> dict[str, Any]:
+def options_of_heads(batch: int, queries: int, **options: Any) -> dict[str, Any]:
     """Give what is per batch of so many axes an axis for the heads, which share it.
 
     A mask that has three axes more than the batch, or still more, has one: the third from last.
 
     Examples
     --------
-    >>> options_of_heads(1, offset="end", key_lengths=np.array([3, 4]))
+    >>> options_of_heads(1, 2, offset="end", key_lengths=np.array([3, 4]))
     {'offset': 'end', 'key_lengths': array([[3],
            [4]])}
     """
@@ -191,6 +193,9 @@ def options_of_heads(batch: int, **options: Any) -> dict[str, Any]:
             return x
         return np.expand_dims(np.asarray(x), -1 - own)
 
+    rule, mask = parted(options.get("mask"))
+    if rule is not None:
+        options["mask"] = mask
     made = dict(options)
     for name, own in {"mask": 2, "offset": 0, "key_lengths": 0, "segments": 1}.items():
         x: Any = options.get(name)
@@ -198,6 +203,9 @@ def options_of_heads(batch: int, **options: Any) -> dict[str, Any]:
             made[name] = tuple(lengthened(ids, own) for ids in x)
         elif name in options and not (name == "mask" and np.ndim(x) >= batch + 3):
             made[name] = lengthened(x, own)
+    if rule is not None:
+        rule = Intervals(*(lengthened(ends, 1) for ends in rule.of_rows(queries)))
+        made["mask"] = (rule, *([] if mask is None else [made["mask"]]))
     return made
 
 

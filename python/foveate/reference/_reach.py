@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.reach import Mask, parted
+
 Array = NDArray[Any]
 
 FARTHEST = 2**61  # of an offset: positions, and a window round them, stay within int64
 
 
-def bias_of(mask: ArrayLike | None) -> Array | None:
-    """Return what is added to the scores: a float mask is; a bool mask is not.
+def bias_of(mask: Mask | None) -> Array | None:
+    """Return what is added to the scores: a float mask is; a bool mask or a rule is not.
 
     Examples
     --------
     >>> bias_of(np.array([True, False])) is None
     True
     """
+    _, mask = parted(mask)
     array = np.asarray(mask)
     if mask is None or array.dtype == np.bool_:
         return None
@@ -43,7 +46,7 @@ def narrowed(x: Array, dtype: Any) -> Array:
 
 def lead_of(
     *operands: Array,
-    mask: ArrayLike | None = None,
+    mask: Mask | None = None,
     offset: ArrayLike | str | None = None,
     key_lengths: ArrayLike | None = None,
     segments: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
@@ -69,6 +72,7 @@ def lead_of(
     """
     ids = segments if isinstance(segments, tuple) else (segments,)
     positions = None if isinstance(offset, str) else offset
+    rule, mask = parted(mask)
     pairs = (
         (mask, 2),
         *((x, 1) for x in (*ids, centers)),
@@ -77,6 +81,8 @@ def lead_of(
         (sink, 0),
     )
     shapes = [x.shape[:-2] for x in operands]
+    if rule is not None:
+        shapes += [x.shape[:-1] for x in rule.of_rows(operands[0].shape[-2])]
     shapes += [np.shape(x)[: max(0, np.ndim(x) - own)] for x, own in pairs if x is not None]
     return np.broadcast_shapes(*shapes)
 
@@ -86,7 +92,7 @@ def reach(
     queries: int,
     keys: int,
     *,
-    mask: ArrayLike | None = None,
+    mask: Mask | None = None,
     causal: bool = False,
     window: int | tuple[int | None, int | None] | None = None,
     offset: ArrayLike | str | None = None,
@@ -101,7 +107,8 @@ def reach(
     ----------
     lead : the leading axes of the problem, as `lead_of` gives them
     queries, keys : Lq and Lk
-    mask : array that broadcasts to (..., Lq, Lk); False, or -inf in a float mask, is not seen
+    mask : array that broadcasts to (..., Lq, Lk); False, or -inf in a float mask, is not seen; or a
+        rule, which says it by `dense`; or a tuple of both
     causal : query i, which stands at key i + offset, sees no key beyond
     window : int for both sides or (left, right), None = unbounded: query i sees the keys
         i + offset - left <= j <= i + offset + right
@@ -130,6 +137,9 @@ def reach(
     seen = np.ones((*lead, queries, keys), np.bool_)
     i, j = np.arange(queries)[:, None], np.arange(keys)
 
+    rule, mask = parted(mask)
+    if rule is not None:
+        seen &= rule.dense(queries, keys)
     if mask is not None:
         bias = bias_of(mask)
         seen &= np.asarray(mask) if bias is None else bias != -np.inf

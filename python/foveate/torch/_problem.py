@@ -28,7 +28,8 @@ from ._tensors import as_array
 ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     str family="inner", Tensor? factors=None, Tensor? mask=None, SymInt? left=None,
     SymInt? right=None, Tensor? offset=None, Tensor? key_lengths=None,
-    Tensor? query_segments=None, Tensor? key_segments=None, Tensor? centers=None,
+    Tensor? query_segments=None, Tensor? key_segments=None, Tensor? low=None,
+    Tensor? high=None, Tensor? centers=None,
     float? half_width=None, bool leave_one_out=False, bool offset_at_end=False,
     float? softcap=None, Tensor? sink=None, Tensor? sigma=None, float dropout=0.0,
     Tensor? seed=None, str? link=None, float link_parameter=0.0"""
@@ -116,6 +117,8 @@ _DTYPES: dict[str, Any] = {
     "key_lengths": np.int64,
     "query_segments": np.int64,
     "key_segments": np.int64,
+    "low": np.int64,
+    "high": np.int64,
     "centers": np.float64,
     "sink": np.float64,
 }

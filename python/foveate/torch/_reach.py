@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
-from .._inputs.reach import Reach, sides
+from .._inputs.reach import Reach, parted, sides
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
 
 MASKS = (torch.bool, *FLOATS)
@@ -43,6 +43,7 @@ def resolve(
     left, right = (None, None) if window is None else map(bounded, sides(window))
     if causal:
         right = 0
+    rule, mask = parted(mask)
     if isinstance(mask, CausalBias):
         is_alone = not causal and window is None and offset is None
         mask, right, offset = _triangle(mask, query, key, is_alone, right, offset)
@@ -64,8 +65,13 @@ def resolve(
         offset if offset is None or isinstance(offset, str) else integers("offset", offset),
         None if key_lengths is None else integers("key_lengths", key_lengths),
         *pair,
+        *(() if rule is None else map(_copied, rule.of_rows(query.shape[-2]))),
     )
     return Reach(*parts)
+
+
+def _copied(x: Any) -> Tensor:
+    return torch.from_numpy(np.array(x))
 
 
 def _triangle(

@@ -67,6 +67,8 @@ cdef extern from "foveate/foveate.h" nogil:
         const fv_array* key_lengths
         const fv_array* query_segments
         const fv_array* key_segments
+        const fv_array* low
+        const fv_array* high
         const fv_array* centers
         double half_width
 

@@ -25,15 +25,15 @@ def operands(dtype: Any = np.float32, learn: bool = True, size: int = 4) -> list
 AFTER: dict[str, Any] = {
     "scale": None, "family": "inner", "factors": None, "mask": None, "left": None, "right": None,
     "offset": None, "key_lengths": None, "query_segments": None, "key_segments": None,
-    "centers": None, "half_width": None, "leave_one_out": False, "offset_at_end": False,
-    "softcap": None, "sink": None, "sigma": None, "dropout": 0.0, "seed": None,
-    "link": None, "link_parameter": 0.0,
+    "low": None, "high": None, "centers": None, "half_width": None, "leave_one_out": False,
+    "offset_at_end": False, "softcap": None, "sink": None, "sigma": None, "dropout": 0.0,
+    "seed": None, "link": None, "link_parameter": 0.0,
 }  # fmt: skip
 SEED = torch.tensor([3, -4])
 REACH = {
     "left": 2, "right": 1, "offset": torch.tensor([0, 1]), "key_lengths": torch.tensor([5, 0]),
     "query_segments": torch.tensor([0, 0, 1]), "key_segments": torch.tensor([0, 0, 1, 1, 1]),
-    "softcap": 3.0,
+    "low": torch.tensor([0, 2, -1]), "high": torch.tensor([4, 2, 9]), "softcap": 3.0,
 }  # fmt: skip
 STATED: dict[str, Any] = {
     "plain": lambda: {},
