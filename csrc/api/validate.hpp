@@ -5,6 +5,7 @@
 #pragma once
 #include <cfloat>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 
 #include "drivers/common/problem.hpp"
@@ -245,7 +246,14 @@ class Validator : protected Views<Problem> {
     const Arithmetic& arithmetic = kernels().float32;  // every one has the same
     int32_t i = 0;
     while (i < arithmetic.link_count && std::strcmp(arithmetic.links[i].name, name) != 0) ++i;
-    if (i == arithmetic.link_count) return refuse(FV_VALUE_ERROR, "link: got \"%.40s\", wanted the name of one", name);
+    if (i == arithmetic.link_count) {
+      char names[200] = "";
+      for (int32_t j = 0; j < arithmetic.link_count; ++j) {
+        const size_t used = std::strlen(names);
+        std::snprintf(names + used, sizeof names - used, "%s\"%s\"", j ? " or " : "", arithmetic.links[j].name);
+      }
+      return refuse(FV_VALUE_ERROR, "link: got \"%.40s\", wanted %s", name, names);
+    }
     if (problem_.family != FV_INNER) return refuse(FV_VALUE_ERROR, "link: got %s, wanted none but for FV_INNER", name);
     const double parameter = given_.score.link_parameter;
     if (!arithmetic.links[i].takes(parameter)) {
