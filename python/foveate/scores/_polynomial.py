@@ -63,29 +63,36 @@ class Polynomial(RowScore):
         return Reduced(query, key, self.scale, link=("power", self.degree))
 
     def over_to_learn(self, query: Any, key: Any, rows: Any) -> Reduced:
-        """Take the product of [scale q, c] and [k, 1], whose gradients are those of both."""
+        """Take the product of [scale q, c] and [k, 1], whose gradients are those of both.
+
+        Without a constant the scale is left to the kernel, which has the bits of `over` then.
+        """
         scale: Any = 1 / math.sqrt(query.shape[-1] or 1)
         if self.scale is not None:
             scale = rows.number("scale", self.scale, query)
         c = rows.number("c", self.c, query)
+        is_plain = not is_tensor(scale) and not is_tensor(c) and scale != 0 and c == 0
+        factor = scale if is_plain else 1.0
 
         def undo(d_query: Any, d_key: Any) -> tuple[Any, Any, Any]:
             d_products = None if d_query is None else d_query[..., :-1]
 
             def gradients() -> Any:
-                own = {} if self.scale is None else {"scale": scale_gradient(query, d_products, 1)}
-                return gradient_of(self, c=float(d_query[..., -1].sum(dtype=float)), **own)
+                own = {"c": float(d_query[..., -1].sum(dtype=float)) / factor}
+                if self.scale is not None:
+                    own["scale"] = scale_gradient(query, d_products, factor)
+                return gradient_of(self, **own)
 
             return (
-                None if d_query is None else scale * d_products,
+                None if d_query is None else scale / factor * d_products,
                 None if d_key is None else d_key[..., :-1],
                 gradients,
             )
 
         return Reduced(
-            rows.with_one(rows.scaled(query, scale), one=c),
+            rows.with_one(query if is_plain else rows.scaled(query, scale), one=c),
             rows.with_one(key),
-            1.0,
+            factor,
             link=("power", self.degree),
             undo=undo,
         )
