@@ -83,13 +83,13 @@ template <class T, class Load>
 inline T largest(Load load, const T* rest, int64_t whole) {
   constexpr int width = draw_classes / lanes<T> < 8 ? draw_classes / lanes<T> : 8;
   Vec<T> tops[width];
-  unroll<width>([&](auto v) { tops[v] = minus_infinity<T>(); });
+  unroll<width>([&](int v) INLINED { tops[v] = minus_infinity<T>(); });
   for (int64_t k = 0; k < whole; k += width * lanes<T>) {
-    unroll<width>([&](auto v) { tops[v] = max(load(k + v * lanes<T>), tops[v]); });
+    unroll<width>([&](int v) INLINED { tops[v] = max(load(k + v * lanes<T>), tops[v]); });
   }
   for (int k = 0; rest && k < draw_classes; k += lanes<T>)
     tops[0] = max(foveate::FOVEATE_ISA::load<T>(rest + k), tops[0]);
-  unroll<width>([&](auto v) { tops[0] = max(tops[v], tops[0]); });
+  unroll<width>([&](int v) INLINED { tops[0] = max(tops[v], tops[0]); });
   T top = tops[0][0];
   for (int i = 1; i < lanes<T>; ++i) top = tops[0][i] > top ? tops[0][i] : top;
   return top;
@@ -137,16 +137,16 @@ inline bool sum_classes(Load load, const T* rest, int64_t whole, Weigh weigh, T*
   for (int at = 0; at < draw_classes; at += width * lanes<T>) {
     Vec<T> sums[width] = {};
     IntVec<T> signs[2] = {};
-    const auto add = [&](Vec<T> x, auto v) {
+    const auto add = [&](Vec<T> x, int v) INLINED {
       keep_in_register<T>(x);
       signs[v & 1] |= as_bits<T>(x);
       sums[v] += weigh(x);
     };
     for (int64_t k = at; k < whole; k += draw_classes) {
-      unroll<width>([&](auto v) { add(load(k + v * lanes<T>), v); });
+      unroll<width>([&](int v) INLINED { add(load(k + v * lanes<T>), v); });
     }
-    if (rest) unroll<width>([&](auto v) { add(foveate::FOVEATE_ISA::load<T>(rest + at + v * lanes<T>), v); });
-    unroll<width>([&](auto v) { store<T>(classes + at + v * lanes<T>, sums[v]); });
+    if (rest) unroll<width>([&](int v) INLINED { add(foveate::FOVEATE_ISA::load<T>(rest + at + v * lanes<T>), v); });
+    unroll<width>([&](int v) INLINED { store<T>(classes + at + v * lanes<T>, sums[v]); });
     negative |= any_sign<T>(signs[0] | signs[1]);
   }
   return negative;
@@ -178,12 +178,12 @@ inline void cumulate_columns(const T* numbers, int32_t rows, Columns& to) {
   Vec<double> sums[width] = {};
   to.rows = rows;
   for (int32_t i = 0; i < rows; ++i)
-    unroll<width>([&](auto v) {
+    unroll<width>([&](int v) INLINED {
       sums[v] += load_as_double(numbers + i * 8 + v * lanes<double>);
       store<double>(to.down[i] + v * lanes<double>, sums[v]);
     });
   double sum = 0;
-  unroll<8>([&](auto j) { to.across[j] = sum += sums[j / lanes<double>][j % lanes<double>]; });
+  unroll<8>([&](int j) INLINED { to.across[j] = sum += sums[j / lanes<double>][j % lanes<double>]; });
 }
 
 template <class T>
@@ -245,7 +245,7 @@ inline Pick pick_number(const T* numbers, int32_t rows, double fraction) {
   cumulate_columns<T>(numbers, rows, columns);
   const double target = rounded(fraction * columns.total());
   int32_t column = 0;
-  unroll<7>([&](auto j) { column += columns.across[j] <= target; });
+  unroll<7>([&](int j) INLINED { column += columns.across[j] <= target; });
   const double before = column ? columns.across[column - 1] : 0.0;
   const double last = below(columns.sums()[column]);
   const double rest = target - before < last ? target - before : last;
@@ -336,7 +336,7 @@ inline int32_t count_at_most(const int64_t* group, int64_t x) {
   return __builtin_popcount(_mm512_cmple_epi64_mask(_mm512_load_si512(group), _mm512_set1_epi64(x)));
 #else
   int32_t count = 0;
-  unroll<draw_group>([&](auto i) { count += group[i] <= x; });
+  unroll<draw_group>([&](int i) INLINED { count += group[i] <= x; });
   return count;
 #endif
 }

@@ -77,9 +77,9 @@ inline Vec<T> in_base_2(Vec<T> x) {
 
 // sum(coefficients[i] * x^i), by Horner's rule
 template <class T, int n>
-inline Vec<T> polynomial(const T (&coefficients)[n], Vec<T> x) {
+[[gnu::always_inline]] inline Vec<T> polynomial(const T (&coefficients)[n], Vec<T> x) {
   Vec<T> sum = broadcast(coefficients[n - 1]);
-  unroll<n - 1>([&](auto i) { sum = sum * x + coefficients[n - 2 - i]; });
+  unroll<n - 1>([&](int i) INLINED { sum = sum * x + coefficients[n - 2 - i]; });
   return sum;
 }
 

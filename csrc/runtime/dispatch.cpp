@@ -21,7 +21,7 @@ namespace baseline { extern const Kernels kernels; }
 namespace avx { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
-namespace avx512bf16 { extern const Kernels kernels; }
+namespace avx512bf16 { extern const Bfloat16 bfloat16; }
 namespace neon { extern const Kernels kernels; }
 
 namespace {
@@ -57,6 +57,7 @@ struct Available {
   int count = 0;
   Isa lesser[2];
   int lesser_count = 0;
+  Arithmetic pairs, amx;  // what the kernels above point at
 
   void add(const char* name, const char* features, const Kernels& kernels) {
     isas[count++] = {name, features, kernels};
@@ -74,18 +75,21 @@ struct Available {
     [[maybe_unused]] const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                                          __builtin_cpu_supports("avx512vl");
+#if defined(FOVEATE_HAVE_AVX512)
+    const Kernels& k = avx512::kernels;
 #if defined(FOVEATE_HAVE_AVX512BF16)
     if (avx512 && __builtin_cpu_supports("avx512bf16")) {
-      const Kernels& k = avx512bf16::kernels;
-      const bool amx = has_amx();
-      if (amx && k.amx && may_use_amx()) add_avx512("avx512 bf16 amx", k, k.amx);
-      if (amx && count == 0) add_avx512("avx512", k, nullptr);
-      add_avx512("avx512 bf16", k, k.bfloat16);
+      const Bfloat16& products = avx512bf16::bfloat16;
+      const bool has_tiles = has_amx(), tiles = has_tiles && products.amx && may_use_amx();
+      pairs = products.pairs(k.float32);
+      if (tiles) amx = products.amx(k.float32);
+      if (tiles) add_avx512("avx512 bf16 amx", k, &amx);
+      if (has_tiles && count == 0) add_avx512("avx512", k, nullptr);
+      add_avx512("avx512 bf16", k, &pairs);
     }
 #endif
-#if defined(FOVEATE_HAVE_AVX512)
-    if (avx512 && count == 0) add_avx512("avx512", avx512::kernels, nullptr);
-    if (avx512 && isas[0].kernels.bfloat16) add_avx512("avx512 float32", avx512::kernels, nullptr);
+    if (avx512 && count == 0) add_avx512("avx512", k, nullptr);
+    if (avx512 && isas[0].kernels.bfloat16) add_avx512("avx512 float32", k, nullptr);
 #endif
 #if defined(FOVEATE_HAVE_AVX2)
     // the rest of x86-64-v3, such as f16c and lzcnt, is on every CPU that has these; compilers name not all of them

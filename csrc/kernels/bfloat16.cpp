@@ -1,0 +1,74 @@
+// Products of bfloat16, compiled for an ISA that adds them to the kernels of another: of the same vectors, so that all else
+// is the other's. As kernels.cpp it includes nothing of the standard library; everything but `bfloat16` has internal linkage.
+#include "amx.hpp"
+#include "bf16_pairs.hpp"
+#include "gemm.hpp"
+#include "measure.hpp"
+#include "query_sum.hpp"
+#include "score/inner.hpp"
+#include "table.hpp"
+#include "untyped.hpp"
+
+namespace foveate::FOVEATE_ISA {
+namespace {
+
+Arithmetic pair_arithmetic(const Arithmetic& float32) {
+  Arithmetic f = float32;
+  f.in_place = Dtype::bfloat16;
+  f.pairs = true;
+  f.group = 2;
+  f.value_size = pair_value_size;
+  f.cell_size = 2;
+  f.inner = {true,
+             pair_row_size<2>,
+             pair_row_size<2>,
+             untyped<load_pair_keys<2>>,
+             untyped<pack_pair_queries<2>>,
+             untyped<inner_scores<PairProduct>>,
+             nullptr};
+  f.soft = untyped<soft_pairs>;
+  f.soft_gradient = untyped<soft_pair_gradient>;
+  f.store_cells = untyped<store_pair_cells>;
+  f.load_values = untyped<load_pair_values>;
+  f.weighted_sum = untyped<weighted_sum<PairProduct>>;
+  f.add_not_finite = untyped<add_not_finite<PairProduct>>;
+  f.load_summands = untyped<load_pair_summands>;
+  f.query_sum = untyped<query_sum<PairProduct>>;
+  f.spin = spin_pairs;
+  return f;
+}
+
+#if defined(__AMX_BF16__)
+Arithmetic amx_arithmetic(const Arithmetic& float32) {
+  constexpr int depth = int(tile_depth);
+  Arithmetic f = pair_arithmetic(float32);
+  f.group = depth;
+  f.tile_keys = 3 * depth;
+  f.value_size = amx_value_size;
+  f.enter = enter_amx;
+  f.leave = leave_amx;
+  f.inner = {true,
+             pair_row_size<depth>,
+             pair_row_size<depth>,
+             untyped<load_pair_keys<depth>>,
+             untyped<pack_pair_queries<depth>>,
+             untyped<amx_scores>,
+             nullptr};
+  f.load_values = untyped<load_amx_values>;
+  f.weighted_sum = untyped<amx_weighted_sum>;
+  f.load_summands = untyped<load_amx_summands>;
+  f.query_sum = untyped<amx_query_sum>;
+  f.spin = spin_amx;
+  return f;
+}
+constexpr auto amx_or_null = amx_arithmetic;
+#else
+constexpr Arithmetic (*amx_or_null)(const Arithmetic&) = nullptr;
+#endif
+
+}  // namespace
+
+extern const Bfloat16 bfloat16;
+constexpr Bfloat16 bfloat16 = {pair_arithmetic, amx_or_null};
+
+}  // namespace foveate::FOVEATE_ISA
