@@ -23,6 +23,7 @@ namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
 namespace avx512bf16 { extern const Kernels kernels; }
 namespace neon { extern const Kernels kernels; }
+namespace generic { extern const Kernels kernels; }
 
 namespace {
 
@@ -53,7 +54,7 @@ struct Isa {
 // Best first. AVX-512, with bfloat16 products, and with AMX are one ISA to a user, with one name: it stands for the
 // best variant; the lesser ones are chosen by their features.
 struct Available {
-  Isa isas[4];
+  Isa isas[5];
   int count = 0;
   Isa lesser[2];
   int lesser_count = 0;
@@ -99,8 +100,11 @@ struct Available {
     if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"))
       add("baseline", "x86-64-v2", baseline::kernels);
 #endif
-#elif defined(__aarch64__)
+#elif defined(FOVEATE_HAVE_NEON)
     add("neon", "neon", neon::kernels);
+#endif
+#if defined(FOVEATE_HAVE_GENERIC)
+    add("generic", "vectors of 16 bytes", generic::kernels);
 #endif
   }
 };
