@@ -62,6 +62,18 @@ def attention(
 ) -> tuple[Array, Array]: ...
 
 
+@overload
+def attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    return_lse: bool,
+    out: Array | None = ...,
+    **options: Unpack[AttentionOptions],
+) -> Array | tuple[Array, Array]: ...
+
+
 def attention(
     query: Any,
     key: Any,
