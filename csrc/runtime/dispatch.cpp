@@ -29,6 +29,7 @@ namespace avx512 { extern const Kernels kernels; }
 namespace avx512bf16 { extern const Kernels kernels; }
 namespace neon { extern const Kernels kernels; }
 namespace neonbf16 { extern const Kernels kernels; }
+namespace generic { extern const Kernels kernels; }
 
 namespace {
 
@@ -79,7 +80,7 @@ struct Isa {
 // Best first. AVX-512, with bfloat16 products, and with AMX are one ISA to a user, with one name: it stands for the
 // best variant; the lesser ones are chosen by their features. So are NEON, and NEON with bfloat16 products.
 struct Available {
-  Isa isas[4];
+  Isa isas[5];
   int count = 0;
   Isa lesser[2];
   int lesser_count = 0;
@@ -132,6 +133,9 @@ struct Available {
 #if defined(FOVEATE_HAVE_NEON)
     add_variant("neon", count == 0 ? "neon" : "neon float32", neon::kernels, nullptr);
 #endif
+#endif
+#if defined(FOVEATE_HAVE_GENERIC)
+    add("generic", "vectors of 16 bytes", generic::kernels);
 #endif
   }
 };
