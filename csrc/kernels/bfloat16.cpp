@@ -2,6 +2,7 @@
 // is the other's. As kernels.cpp it includes nothing of the standard library; everything but `bfloat16` has internal linkage.
 #include "amx.hpp"
 #include "bf16_pairs.hpp"
+#include "bf16_quads.hpp"
 #include "gemm.hpp"
 #include "measure.hpp"
 #include "query_sum.hpp"
@@ -12,6 +13,7 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
+#if defined(__AVX512BF16__)
 Arithmetic pair_arithmetic(const Arithmetic& float32) {
   Arithmetic f = float32;
   f.in_place = Dtype::bfloat16;
@@ -37,6 +39,31 @@ Arithmetic pair_arithmetic(const Arithmetic& float32) {
   f.spin = spin_pairs;
   return f;
 }
+constexpr auto products = pair_arithmetic;
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+Arithmetic quad_arithmetic(const Arithmetic& float32) {
+  Arithmetic f = float32;
+  f.in_place = Dtype::bfloat16;
+  f.pairs = true;
+  f.group = 4;
+  f.value_size = quad_value_size;
+  f.cell_size = 2;
+  f.inner = {
+      true,   quad_row_size, quad_row_size, untyped<load_quad_keys>, untyped<pack_quad_queries>, untyped<quad_scores>,
+      nullptr};
+  f.soft = untyped<soft_quads>;
+  f.soft_gradient = untyped<soft_quad_gradient>;
+  f.store_cells = untyped<store_quad_cells>;
+  f.load_values = untyped<load_quad_values>;
+  f.weighted_sum = untyped<quad_weighted_sum>;
+  f.add_not_finite = untyped<add_not_finite<QuadProduct>>;
+  f.load_summands = untyped<load_quad_summands>;
+  f.query_sum = untyped<quad_query_sum>;
+  f.spin = spin_quads;
+  return f;
+}
+constexpr auto products = quad_arithmetic;
+#endif
 
 #if defined(__AMX_BF16__)
 Arithmetic amx_arithmetic(const Arithmetic& float32) {
@@ -69,6 +96,6 @@ constexpr Arithmetic (*amx_or_null)(const Arithmetic&) = nullptr;
 }  // namespace
 
 extern const Bfloat16 bfloat16;
-constexpr Bfloat16 bfloat16 = {pair_arithmetic, amx_or_null};
+constexpr Bfloat16 bfloat16 = {products, amx_or_null};
 
 }  // namespace foveate::FOVEATE_ISA

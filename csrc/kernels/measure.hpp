@@ -1,6 +1,7 @@
 // What this machine can do with this ISA, to judge the kernels by, and the elementary functions, to test them.
 #pragma once
 #include "bf16_pairs.hpp"
+#include "bf16_quads.hpp"
 #include "gemm.hpp"
 #include "math.hpp"
 
@@ -27,6 +28,11 @@ double spin(int64_t rounds) {
 inline double spin_pairs(int64_t rounds) {
   const Vec<float> halves = from_bits<float>(IntVec<float>{} + 0x3f003f00);
   return spin_chains<float>(rounds, 4, [&](Vec<float> x) { return PairProduct::apply(x, halves, halves); });
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+inline double spin_quads(int64_t rounds) {
+  const Halves halves = vdupq_n_u16(0x3f00);
+  return spin_chains<float>(rounds, 8, [&](Vec<float> x) { return multiply_quads(x, halves, halves); });
 }
 #endif
 

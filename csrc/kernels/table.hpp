@@ -110,14 +110,15 @@ struct Gaussian {
 // The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
 enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular };
 
-// The kernels of one accumulator T (float32 or float64) and one kind of product. There are three kinds of product:
+// The kernels of one accumulator T (float32 or float64) and one kind of product. There are four kinds of product:
 //
 //   product        operands   a word of T holds    keys are read in place    values are loaded in groups
 //   multiply-add   T          one element          of any size               of 1 key: rows
 //   bf16 pairs     bfloat16   a pair of elements   of an even size           of 2 keys: rows of pairs
+//   bf16 quads     bfloat16   a pair of elements   of a multiple of 4        of 4 keys: rows of quads
 //   AMX            bfloat16   a pair of elements   of a multiple of 32       of 32 keys: tiles of pairs
 //
-// `group` is 1, 2 or 32. Wherever values are loaded, a range of keys begins at a multiple of it.
+// `group` is 1, 2, 4 or 32. What is said of pairs holds for all three kinds of bfloat16. Wherever values are loaded, a range of keys begins at a multiple of it.
 struct Arithmetic {
   int32_t lanes;         // queries on one vector
   int32_t max_vectors;   // vectors in a panel; kernels take 1 or max_vectors
@@ -313,9 +314,9 @@ struct Kernels {
 };
 
 // What an ISA that multiplies bfloat16 adds to the Kernels of another that has the same vectors: from the other's float32
-// it makes the arithmetic of its products. amx is null where AMX was not compiled.
+// it makes the arithmetic of its products. amx: of those by AMX, null where it was not compiled.
 struct Bfloat16 {
-  Arithmetic (*pairs)(const Arithmetic& float32);
+  Arithmetic (*products)(const Arithmetic& float32);
   Arithmetic (*amx)(const Arithmetic& float32);
 };
 
