@@ -289,7 +289,7 @@ template <int vectors, int pairs>
     add_keys(Constant<vectors>{}, Constant<0>{}, partial.last - partial.first);
     add_keys(Constant<1>{}, Constant<vectors - 1>{}, count - partial.last);
   }
-  each_row<pairs, vectors>(sum, all_columns, [&](int d, auto v, Vec<float> x) {
+  each_row<pairs, vectors>(sum, all_columns, [&](int d, int v, Vec<float> x) INLINED {
     float* const cell = output + d * width + v * lanes<float>;
     store<float>(cell, load(cell) * load(alpha + v * lanes<float>) + x);
   });
@@ -328,7 +328,7 @@ template <int pairs, int vectors>
                                             int64_t columns, bool all_rows, float* to) {
   QuadSums<pairs, vectors> sum = {};
   add_quads<pairs, vectors>(sum, RowPairs<pairs>{cells, stride, all_rows}, x, columns * 4, queries);
-  each_row<pairs, vectors>(sum, all_rows, [&](int j, auto v, Vec<float> more) {
+  each_row<pairs, vectors>(sum, all_rows, [&](int j, int v, Vec<float> more) INLINED {
     float* const place = to + j * columns + v * lanes<float>;
     store<float>(place, load(place) + more);
   });

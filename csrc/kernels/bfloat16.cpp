@@ -14,6 +14,11 @@ namespace foveate::FOVEATE_ISA {
 namespace {
 
 #if defined(__AVX512BF16__)
+double spin_pairs(int64_t rounds) {
+  const Vec<float> halves = from_bits<float>(IntVec<float>{} + 0x3f003f00);
+  return spin_chains<float>(rounds, 4, [&](Vec<float> x) { return PairProduct::apply(x, halves, halves); });
+}
+
 Arithmetic pair_arithmetic(const Arithmetic& float32) {
   Arithmetic f = float32;
   f.in_place = Dtype::bfloat16;
@@ -41,6 +46,11 @@ Arithmetic pair_arithmetic(const Arithmetic& float32) {
 }
 constexpr auto products = pair_arithmetic;
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+double spin_quads(int64_t rounds) {
+  const Halves halves = vdupq_n_u16(0x3f00);
+  return spin_chains<float>(rounds, 8, [&](Vec<float> x) { return multiply_quads(x, halves, halves); });
+}
+
 Arithmetic quad_arithmetic(const Arithmetic& float32) {
   Arithmetic f = float32;
   f.in_place = Dtype::bfloat16;

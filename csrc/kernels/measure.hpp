@@ -1,8 +1,5 @@
 // What this machine can do with this ISA, to judge the kernels by, and the elementary functions, to test them.
 #pragma once
-#include "bf16_pairs.hpp"
-#include "bf16_quads.hpp"
-#include "gemm.hpp"
 #include "math.hpp"
 
 namespace foveate::FOVEATE_ISA {
@@ -24,18 +21,6 @@ template <class T>
 double spin(int64_t rounds) {
   return spin_chains<T>(rounds, 2, [](Vec<T> x) { return x * T(0.5) + T(0.25); });
 }
-#if defined(__AVX512BF16__)
-inline double spin_pairs(int64_t rounds) {
-  const Vec<float> halves = from_bits<float>(IntVec<float>{} + 0x3f003f00);
-  return spin_chains<float>(rounds, 4, [&](Vec<float> x) { return PairProduct::apply(x, halves, halves); });
-}
-#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-inline double spin_quads(int64_t rounds) {
-  const Halves halves = vdupq_n_u16(0x3f00);
-  return spin_chains<float>(rounds, 8, [&](Vec<float> x) { return multiply_quads(x, halves, halves); });
-}
-#endif
-
 inline double sum_bytes(const void* data, int64_t bytes) {
   const double* p = static_cast<const double*>(data);
   const int64_t count = bytes / 8;
