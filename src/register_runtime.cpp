@@ -30,8 +30,11 @@ int interrupted() {
 
 void install_interrupt_check() {
   main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
-  // In a forked child, the thread that forked is the main thread.
-  py::module_::import("os").attr("register_at_fork")(py::arg("after_in_child") = py::cpp_function(note_main_thread));
+  // In a forked child, the thread that forked is the main thread. Windows has no fork.
+  const py::module_ os = py::module_::import("os");
+  if (py::hasattr(os, "register_at_fork")) {
+    os.attr("register_at_fork")(py::arg("after_in_child") = py::cpp_function(note_main_thread));
+  }
   fv_set_interrupt_check(interrupted);
 }
 
@@ -54,11 +57,11 @@ void isa_select(const std::string& name) {
 }
 
 void select_isa_of_environment() {
-  if (fv_isa_count() == 0) throw py::import_error("foveate needs a CPU with SSE4.2 and POPCNT (x86-64-v2)");
   const char* name = std::getenv("FOVEATE_ISA");
-  if (name == nullptr || *name == '\0') return;
-  fv_error error;
-  if (fv_isa_select(name, &error) != FV_OK) throw py::import_error(error.message);
+  const bool named = name != nullptr && *name != '\0';
+  if (!named && fv_isa_count() > 0) return;
+  fv_error error;  // that of a CPU that runs none, too
+  if (fv_isa_select(named ? name : "", &error) != FV_OK) throw py::import_error(error.message);
 }
 
 // ---- threads of another library

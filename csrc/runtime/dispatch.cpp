@@ -121,6 +121,20 @@ const Isa& selected() noexcept {
 
 const Kernels& kernels() noexcept { return selected().kernels; }
 
+fv_status check_cpu(fv_error* error) noexcept {
+#if defined(FOVEATE_HAVE_BASELINE)
+  constexpr const char* least = "SSE4.2 and POPCNT (x86-64-v2)";
+#elif defined(FOVEATE_HAVE_AVX)
+  constexpr const char* least = "AVX and F16C";
+#elif defined(FOVEATE_HAVE_AVX2)
+  constexpr const char* least = "AVX2, FMA and BMI2 (x86-64-v3)";
+#else
+  constexpr const char* least = "the instruction sets that this foveate was built for";
+#endif
+  if (available().count > 0) return FV_OK;
+  return refuse(error, FV_VALUE_ERROR, "CPU: got one without what foveate needs, wanted %s", least);
+}
+
 }  // namespace foveate
 
 using namespace foveate;
@@ -136,6 +150,7 @@ const char* fv_isa_selected(void) noexcept { return selected().name; }
 const char* fv_isa_features(void) noexcept { return selected().features; }
 
 fv_status fv_isa_select(const char* name, fv_error* error) noexcept {
+  if (const fv_status status = check_cpu(error); status != FV_OK) return status;
   if (name == nullptr) return refuse(error, FV_VALUE_ERROR, "name: got none, wanted an instruction set");
   char names[64] = "";
   for (int i = 0; i < available().count; ++i) {

@@ -187,7 +187,8 @@ fv_status fv_multinoulli(const fv_array* p, int32_t logits, const fv_random*, in
 fv_status fv_multinomial(const fv_array* trials, const fv_array* p, const fv_random*, int64_t draws,
                          const fv_array* counts, fv_error*) FV_NOEXCEPT;
 
-/* Instruction sets: those that were compiled and that this CPU runs, best first. */
+/* Instruction sets: those that were compiled and that this CPU runs, best first. Where it runs none, calls are refused
+ * with what the CPU lacks, and none is in use: NULL. */
 int32_t fv_isa_count(void) FV_NOEXCEPT;
 const char* fv_isa_name(int32_t index) FV_NOEXCEPT; /* NULL beyond the end */
 const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for example "avx512 bf16 amx" */
