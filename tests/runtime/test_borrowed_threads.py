@@ -139,6 +139,7 @@ def test_no_thread_is_started_beside_borrowed_ones():
             fv.attention(x, x, x)
         assert tasks() == lent
         fv._core.borrow_threads(0, 0)
+        fv.set_threading("pool")
         fv.set_num_threads(2)
         fv.attention(x, x, x)
         assert len(tasks() - lent) == bool(parallel)  # a helper of our own

@@ -220,6 +220,7 @@ def test_helpers_keep_to_the_cpus_of_the_caller():
         allowed = sorted(os.sched_getaffinity(0))[:2]
         os.sched_setaffinity(0, allowed)
         x = np.random.default_rng(0).standard_normal((8, 256, 64))
+        fv.set_threading("pool")
         fv.set_num_threads(1)
         before = {int(task) for task in os.listdir("/proc/self/task")}
         alone = fv.attention(x, x, x)
