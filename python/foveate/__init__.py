@@ -40,7 +40,15 @@ from ._categories import multinomial, multinomial_logpmf, multinoulli
 from ._inputs.intervals import Intervals
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
-from ._runtime.config import __version__, get_num_threads, num_threads, set_num_threads, show_config
+from ._runtime.config import (
+    __version__,
+    get_num_threads,
+    get_threading,
+    num_threads,
+    set_num_threads,
+    set_threading,
+    show_config,
+)
 from ._runtime.paths import get_cmake_dir, get_include
 from ._runtime.public import publish as _publish
 from .scores import (
@@ -89,6 +97,7 @@ __all__ = [
     "get_cmake_dir",
     "get_include",
     "get_num_threads",
+    "get_threading",
     "hard_attention",
     "hard_attention_vjp",
     "hierarchical_attention",
@@ -111,6 +120,7 @@ __all__ = [
     "self_attention",
     "self_attention_vjp",
     "set_num_threads",
+    "set_threading",
     "show_config",
 ]
 
