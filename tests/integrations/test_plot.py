@@ -206,7 +206,7 @@ def test_nothing_is_made_for_what_is_refused():
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "foveate.plot")
-    with pytest.raises(ImportError, match=r"pip install 'foveate\[plot\]'"):
+    with pytest.raises(ImportError, match=r'pip install "\.\[plot\]"'):
         importlib.import_module("foveate.plot")
 
 

@@ -246,7 +246,7 @@ def test_the_search_is_shown_where_it_is_asked_for(capsys, monkeypatch):
     assert "50 places" in capsys.readouterr().out
     assert_array_equal(shown.bandwidth_, quiet.bandwidth_)
     monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with pytest.raises(ImportError, match=r"pip install 'foveate\[sklearn\]'"):
+    with pytest.raises(ImportError, match=r'pip install "\.\[sklearn\]"'):
         NadarayaWatson(verbose=True).fit(x, y)
 
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from .._runtime.install import install
+
 COMMANDS = {
     "demo": "recognize digits, fit a curve, align, learn where to look, translate; draw all that",
     "bench": "time this machine against NumPy, and against torch and onnxruntime if installed",
@@ -25,7 +27,7 @@ class MissingPackageError(Exception):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"this command needs {package}, which is not installed here. "
-            f'Install what it needs with:  {sys.executable} -m pip install "foveate[{extra}]"'
+            f"Install what it needs with:  {install(extra, f'{sys.executable} -m pip')}"
         )
 
 

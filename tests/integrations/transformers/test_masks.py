@@ -435,7 +435,7 @@ def test_without_transformers_it_says_what_to_install(monkeypatch, missing):
     for path in ("foveate.transformers", "foveate.transformers._mask"):
         monkeypatch.delitem(sys.modules, path)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=r"pip install 'foveate\[transformers\]'"):
+    with pytest.raises(ImportError, match=r'pip install "\.\[transformers\]"'):
         importlib.import_module("foveate.transformers")
 
 
