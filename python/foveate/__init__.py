@@ -11,7 +11,8 @@ scores become an answer).
 (8, 128, 64)
 """
 
-from . import reference
+from typing import TYPE_CHECKING
+
 from ._attention.gradients import (
     CenterGradients,
     Gradients,
@@ -53,6 +54,10 @@ from .scores import (
     Polynomial,
     ScaledDot,
 )
+
+if TYPE_CHECKING:
+    from . import reference
+    from . import typing as typing
 
 __all__ = [
     "Additive",
@@ -110,3 +115,16 @@ __all__ = [
 ]
 
 _publish(__name__)
+
+
+def __getattr__(name: str) -> object:
+    """Import `foveate.reference` and `foveate.typing` where they are asked for."""
+    if name in ("reference", "typing"):
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "reference", "typing"})

@@ -13,10 +13,11 @@ import numpy as np
 
 from ._attention.problem import Problem
 from ._attention.soft import attention_weights
-from ._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays, integer
+from ._inputs.arrays import compute_dtype, float_arrays, integer
 from ._inputs.options import ReachOptions
 from ._inputs.reach import Reach, resolve
 from ._inputs.signatures import with_options
+from ._inputs.types import Array, ArrayLike
 from ._runtime.install import install
 
 try:
@@ -35,7 +36,7 @@ _PANEL = (3.6, 3.2)  # inches
 
 
 def weights(
-    weights: ArrayInput,
+    weights: ArrayLike,
     *,
     queries: Sequence[str] | None = None,
     keys: Sequence[str] | None = None,
@@ -160,7 +161,7 @@ def reach(
 
 
 def alignment(
-    weights: ArrayInput,
+    weights: ArrayLike,
     source: Sequence[str],
     target: Sequence[str],
     *,
@@ -218,7 +219,7 @@ def alignment(
 # --- what goes in ---------------------------------------------------------------------------------
 
 
-def _weights(given: ArrayInput, wanted: str, *dimensions: int) -> Array:
+def _weights(given: ArrayLike, wanted: str, *dimensions: int) -> Array:
     (array,) = float_arrays(weights=given)
     if array.ndim not in dimensions or array.size == 0:
         raise ValueError(f"weights: got shape {array.shape}, wanted {wanted}, none of them 0")
