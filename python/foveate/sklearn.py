@@ -1,6 +1,6 @@
 """Kernel regression as a scikit-learn estimator that finds its own bandwidth.
 
-scikit-learn is needed here alone: `pip install "foveate[sklearn]"`.
+scikit-learn is needed here alone; the extra `sklearn` brings it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import numpy as np
 from ._inputs.types import Array, ArrayLike, Kernel
 from ._regression.bandwidth import Report, find_bandwidth
 from ._regression.regression import KERNELS, kernel_regression
+from ._runtime.install import install
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        "foveate.sklearn needs scikit-learn 1.6 or later: pip install 'foveate[sklearn]'"
+        f"foveate.sklearn needs scikit-learn 1.6 or later: {install('sklearn')}"
     ) from error
 
 __all__ = ["NadarayaWatson"]
@@ -256,7 +257,7 @@ def _progress(shown: bool) -> Iterator[Report]:
     try:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     except ImportError as error:
-        raise ImportError("verbose=True needs rich: pip install 'foveate[sklearn]'") from error
+        raise ImportError(f"verbose=True needs rich: {install('sklearn')}") from error
     best, passes = (np.inf, np.nan), 0
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, refresh_per_second=2) as bar:

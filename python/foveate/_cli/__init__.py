@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .._runtime.config import __version__
+from .._runtime.install import install
 
 COMMANDS = {
     "demo": "recognize digits, fit a curve, align, learn where to look, translate; draw all that",
@@ -27,7 +28,7 @@ class MissingPackageError(Exception):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"this command needs {package}, which is not installed here. "
-            f'Install what it needs with:  {sys.executable} -m pip install "foveate[{extra}]"'
+            f"Install what it needs with:  {install(extra, f'{sys.executable} -m pip')}"
         )
 
 
