@@ -20,10 +20,10 @@ from .scores import ScaledDot
 try:
     from onnx import TensorProto
     from onnx.reference.op_run import OpRun
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "foveate.onnx needs onnx 1.23 or later: pip install 'foveate[onnx]'"
-    ) from error
+    ) from _error
 
 __all__ = ["Attention"]
 

@@ -22,10 +22,10 @@ from ._inputs.types import Array, ArrayLike
 try:
     from matplotlib import pyplot
     from matplotlib.axes import Axes
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "foveate.plot needs matplotlib 3.8 or later: pip install 'foveate[plot]'"
-    ) from error
+    ) from _error
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

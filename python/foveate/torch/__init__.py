@@ -7,9 +7,9 @@ from __future__ import annotations
 
 try:
     import torch as _torch  # noqa: F401  (the files below need it: here it is missed by name)
-except ImportError as error:
+except ImportError as _error:
     message = "foveate.torch needs torch 2.9 or later: pip install 'foveate[torch]'"
-    raise ImportError(message) from error
+    raise ImportError(message) from _error
 
 from .._runtime.public import publish as _publish
 from ..scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location, Polynomial
