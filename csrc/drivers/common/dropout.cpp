@@ -8,8 +8,7 @@
 namespace foveate {
 
 Dropout::Dropout(const Plan& plan, Carver& carver) noexcept
-    : plan_(plan),
-      rate_(plan.problem.dropout),
+    : rate_(plan.problem.dropout),
       leading_index_(plan),
       philox_(plan.problem.random.key[0], plan.problem.random.key[1]),
       least_kept_(uint8_t(rate_ * 256)),
