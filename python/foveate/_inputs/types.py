@@ -63,8 +63,17 @@ class ListOf(Protocol[Number_co]):
 # The buffer protocol by the names of those that have it, since bytes have it too.
 if TYPE_CHECKING:
     Buffer: TypeAlias = memoryview | bytearray | array.array[Any] | ctypes.Array[Any]
-else:  # array.array has no parameters before Python 3.12
-    Buffer = memoryview | bytearray | array.array | ctypes.Array
+    Seed: TypeAlias = (
+        Int
+        | ListOf[int]
+        | np.random.SeedSequence
+        | np.random.BitGenerator
+        | np.random.Generator
+        | None
+    )
+else:
+    Buffer = memoryview | bytearray | array.array | ctypes.Array  # no parameters before Python 3.12
+    Seed = Any  # what imports numpy.random, as NumPy itself does, takes as long as foveate
 ArrayObject: TypeAlias = SupportsArray | SupportsDLPack | Buffer
 ArrayLike: TypeAlias = ArrayObject | ListOf[float]
 IntArrayLike: TypeAlias = ArrayObject | ListOf[int]
@@ -72,9 +81,6 @@ Reals: TypeAlias = Real | ArrayLike
 Ints: TypeAlias = Int | IntArrayLike
 
 Size: TypeAlias = Int | tuple[Int, ...] | list[int]
-Seed: TypeAlias = (
-    Int | ListOf[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
-)
 
 # --- of a reach ----------------------------------------------------------------------------------
 
