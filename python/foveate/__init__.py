@@ -11,6 +11,10 @@ scores become an answer).
 (8, 128, 64)
 """
 
+from ._runtime import main_interpreter as _main_interpreter  # noqa: F401  (first: it may refuse)
+
+# isort: split
+
 from . import reference
 from ._attention.gradients import (
     CenterGradients,
