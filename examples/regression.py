@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import foveate
 import numpy as np
 from foveate import reference
+from foveate.typing import Kernel
 from numpy.typing import NDArray
 
 from promise import Promise
@@ -51,7 +52,7 @@ class Pooling:
     """A way to average the values: the kernel and its w, the curve, and the weights behind it."""
 
     name: str
-    kernel: str
+    kernel: Kernel
     w: float
     curve: Floats  # (queries,)
     weights: Floats  # (queries, keys)
@@ -78,7 +79,7 @@ def make_points(seed: int) -> Points:
     return Points(*(array.astype(np.float32) for array in (key, value, query)))
 
 
-def left_out_error(points: Points, w: float, kernel: str = "gaussian") -> float:
+def left_out_error(points: Points, w: float, kernel: Kernel = "gaussian") -> float:
     """The mean squared error where each training point is predicted from all the others."""
     key, value = points.key, points.value
     predicted = foveate.kernel_regression(key, key, value, w=w, kernel=kernel, leave_one_out=True)

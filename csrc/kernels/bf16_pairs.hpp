@@ -33,7 +33,6 @@ struct PairProduct {
 };
 
 constexpr int64_t tile_rows = 16, tile_pairs = 16;  // of a tile of AMX: 16 rows of 32 elements, or of 16 pairs
-constexpr int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
 // Bytes of a key, filled up to a multiple of columns, and of a pair of values.
 template <int multiple>

@@ -31,7 +31,7 @@ inline IntVec<float> bfloat16_bits(Vec<float> x) {
 inline float float_of_float16(uint16_t x) {
 #if defined(__F16C__)
   return _cvtsh_ss(x);
-#elif defined(__aarch64__)
+#elif defined(FOVEATE_NEON)
   __fp16 y;
   memcpy(&y, &x, 2);
   return float(y);
@@ -52,7 +52,7 @@ inline float float_of_float16(uint16_t x) {
 inline uint16_t float16_of_float(float x) {
 #if defined(__F16C__)
   return uint16_t(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#elif defined(__aarch64__)
+#elif defined(FOVEATE_NEON)
   const __fp16 y = __fp16(x);
   uint16_t bits;
   memcpy(&bits, &y, 2);
@@ -121,12 +121,16 @@ inline Vec<T> load_wide(const char* p) {
 #elif defined(__AVX__)
     const __m128i x = _mm_loadu_si128((const __m128i_u*)p), zero = _mm_setzero_si128();
     return (Vec<T>)_mm256_set_m128i(_mm_unpackhi_epi16(zero, x), _mm_unpacklo_epi16(zero, x));
-#elif defined(__x86_64__)
+#elif defined(FOVEATE_SSE)
     return (Vec<T>)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i_u*)p));
-#else
+#elif defined(FOVEATE_NEON)
     uint16x4_t x;
     memcpy(&x, p, sizeof x);
     return (Vec<T>)vshll_n_u16(x, 16);
+#else
+    typedef uint16_t Words __attribute__((vector_size(vector_bytes / 2), aligned(1), may_alias));
+    using Wide = VectorOf<float>::Unsigned;
+    return Vec<T>(__builtin_convertvector(*reinterpret_cast<const Words*>(p), Wide) << 16);
 #endif
   } else {
     static_assert(dtype == Dtype::float16);

@@ -164,7 +164,7 @@ void decode_soft(T* s, int32_t queries, int64_t count, double scale, T* m, T* l,
 
 // Vectors of the output held in registers. Values that must be widened are widened once, for all queries; others are
 // best read in rows as long as can be, for two queries at a time.
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(__AVX512F__) || defined(FOVEATE_NEON)
 constexpr int decode_sums = 16;
 #else
 constexpr int decode_sums = 8;

@@ -119,12 +119,12 @@ inline bool any_sign(IntVec<T> x) {
 
 // Loads once: otherwise each use of x is a load of its own, and there are more of them than a cycle has room for.
 template <class T>
-inline void keep_in_register(Vec<T>& x) {
+inline void keep_in_register([[maybe_unused]] Vec<T>& x) {
 #if defined(__AVX512F__)
   asm("" : "+v"(x));
-#elif defined(__x86_64__)
+#elif defined(FOVEATE_SSE)
   asm("" : "+x"(x));
-#elif defined(__aarch64__)
+#elif defined(FOVEATE_NEON)
   asm("" : "+w"(x));
 #endif
 }
@@ -227,12 +227,16 @@ inline double below(double x) {  // the next smaller number, of a positive one
 
 // x as it is rounded: a product that is used again is not to be fused into a sum, where it would be another number.
 inline double rounded(double x) {
-#if defined(__x86_64__)
+#if defined(FOVEATE_SSE)
   asm("" : "+x"(x));
-#elif defined(__aarch64__)
-  asm("" : "+w"(x));
-#endif
   return x;
+#elif defined(FOVEATE_NEON)
+  asm("" : "+w"(x));
+  return x;
+#else
+  volatile const double stored = x;
+  return stored;
+#endif
 }
 
 // The number at a fraction of the weight of 64 numbers, column by column. Cumulated sums do not grow where a number is

@@ -3,6 +3,7 @@
 // table at the end has internal linkage.
 #include "amx.hpp"
 #include "bf16_pairs.hpp"
+#include "bf16_quads.hpp"
 #include "decode.hpp"
 #include "draw.hpp"
 #include "factor/dropout.hpp"
@@ -144,6 +145,28 @@ constexpr Arithmetic pair_arithmetic() {
 }
 constexpr Arithmetic bf16_pairs = pair_arithmetic();
 constexpr const Arithmetic* pairs_or_null = &bf16_pairs;
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+constexpr Arithmetic quad_arithmetic() {
+  Arithmetic f = plain_arithmetic<float>(Dtype::bfloat16);
+  f.pairs = true;
+  f.group = 4;
+  f.value_size = quad_value_size;
+  f.cell_size = 2;
+  f.inner = {
+      true,   quad_row_size, quad_row_size, untyped<load_quad_keys>, untyped<pack_quad_queries>, untyped<quad_scores>,
+      nullptr};
+  f.soft = untyped<soft_quads>;
+  f.soft_gradient = untyped<soft_quad_gradient>;
+  f.store_cells = untyped<store_quad_cells>;
+  f.load_values = untyped<load_quad_values>;
+  f.weighted_sum = untyped<quad_weighted_sum>;
+  f.add_not_finite = untyped<add_not_finite<QuadProduct>>;
+  f.load_summands = untyped<load_quad_summands>;
+  f.query_sum = untyped<quad_query_sum>;
+  return f;
+}
+constexpr Arithmetic bf16_quads = quad_arithmetic();
+constexpr const Arithmetic* pairs_or_null = &bf16_quads;
 #else
 constexpr const Arithmetic* pairs_or_null = nullptr;
 #endif

@@ -2,6 +2,7 @@
 #pragma once
 #include "amx.hpp"
 #include "bf16_pairs.hpp"
+#include "bf16_quads.hpp"
 #include "gemm.hpp"
 #include "math.hpp"
 
@@ -28,6 +29,11 @@ double spin(int32_t kind, int64_t rounds) {
   if (kind == 2) {
     const Vec<float> halves = from_bits<float>(IntVec<float>{} + 0x3f003f00);
     return spin_chains<float>(rounds, 4, [&](Vec<float> x) { return PairProduct::apply(x, halves, halves); });
+  }
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  if (kind == 2) {
+    const Halves halves = vdupq_n_u16(0x3f00);
+    return spin_chains<float>(rounds, 8, [&](Vec<float> x) { return multiply_quads(x, halves, halves); });
   }
 #endif
   if (kind == 1) return spin_chains<double>(rounds, 2, [](Vec<double> x) { return x * 0.5 + 0.25; });

@@ -70,6 +70,8 @@ inline bool is_finite(T x) {
   return x - x == T(0);
 }
 
+constexpr int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+
 // Bytes of a contiguous row of T.
 template <class T>
 int64_t row_size(int64_t columns) {

@@ -14,7 +14,7 @@ template <int vectors>
 constexpr int key_rows = vectors == 1 ? 28 : 14;
 template <int vectors>
 constexpr int value_columns = vectors == 1 ? 16 : 8;
-#elif defined(__aarch64__)
+#elif defined(FOVEATE_NEON)
 constexpr int panel_vectors = 3;
 template <int vectors>
 constexpr int key_rows = 8;

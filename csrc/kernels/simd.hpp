@@ -4,9 +4,15 @@
 #pragma once
 #include <stdint.h>
 #include <string.h>
-#if defined(__x86_64__)
+
+// Whose intrinsics there are. Those of AVX and later go by the compiler's own macros. The ISA `generic` takes none on any
+// machine (FOVEATE_GENERIC): every #if of the kernels ends in plain C++.
+#if defined(FOVEATE_GENERIC)
+#elif defined(__x86_64__)
+#define FOVEATE_SSE
 #include <immintrin.h>
 #elif defined(__aarch64__)
+#define FOVEATE_NEON
 #include <arm_neon.h>
 #endif
 
@@ -91,7 +97,7 @@ inline Vec<float> max(Vec<float> a, Vec<float> b) {
   return _mm512_max_ps(a, b);
 #elif defined(__AVX__)
   return _mm256_max_ps(a, b);
-#elif defined(__x86_64__)
+#elif defined(FOVEATE_SSE)
   return _mm_max_ps(a, b);
 #else
   return a > b ? a : b;
@@ -102,7 +108,7 @@ inline Vec<double> max(Vec<double> a, Vec<double> b) {
   return _mm512_max_pd(a, b);
 #elif defined(__AVX__)
   return _mm256_max_pd(a, b);
-#elif defined(__x86_64__)
+#elif defined(FOVEATE_SSE)
   return _mm_max_pd(a, b);
 #else
   return a > b ? a : b;
@@ -119,10 +125,13 @@ inline Vec<float> square_root(Vec<float> x) {
   return _mm512_maskz_sqrt_ps(0xffff, x);
 #elif defined(__AVX__)
   return _mm256_sqrt_ps(x);
-#elif defined(__x86_64__)
+#elif defined(FOVEATE_SSE)
   return _mm_sqrt_ps(x);
-#else
+#elif defined(FOVEATE_NEON)
   return vsqrtq_f32(x);
+#else
+  for (int i = 0; i < lanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
 #endif
 }
 inline Vec<double> square_root(Vec<double> x) {
@@ -130,10 +139,13 @@ inline Vec<double> square_root(Vec<double> x) {
   return _mm512_maskz_sqrt_pd(0xff, x);
 #elif defined(__AVX__)
   return _mm256_sqrt_pd(x);
-#elif defined(__x86_64__)
+#elif defined(FOVEATE_SSE)
   return _mm_sqrt_pd(x);
-#else
+#elif defined(FOVEATE_NEON)
   return vsqrtq_f64(x);
+#else
+  for (int i = 0; i < lanes<double>; ++i) x[i] = __builtin_sqrt(x[i]);
+  return x;
 #endif
 }
 
@@ -173,7 +185,7 @@ inline uint32_t bits_of(IntVec<T> compared) {
     return uint32_t(_mm256_movemask_ps((__m256)compared));
   else
     return uint32_t(_mm256_movemask_pd((__m256d)compared));
-#elif defined(__x86_64__)
+#elif defined(FOVEATE_SSE)
   if constexpr (sizeof(T) == 4)
     return uint32_t(_mm_movemask_ps((__m128)compared));
   else

@@ -110,14 +110,15 @@ struct Gaussian {
 // The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
 enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular };
 
-// The kernels of one accumulator T (float32 or float64) and one kind of product. There are three kinds of product:
+// The kernels of one accumulator T (float32 or float64) and one kind of product. There are four kinds of product:
 //
 //   product        operands   a word of T holds    keys are read in place    values are loaded in groups
 //   multiply-add   T          one element          of any size               of 1 key: rows
 //   bf16 pairs     bfloat16   a pair of elements   of an even size           of 2 keys: rows of pairs
+//   bf16 quads     bfloat16   a pair of elements   of a multiple of 4        of 4 keys: rows of quads
 //   AMX            bfloat16   a pair of elements   of a multiple of 32       of 32 keys: tiles of pairs
 //
-// `group` is 1, 2 or 32. Wherever values are loaded, a range of keys begins at a multiple of it.
+// `group` is 1, 2, 4 or 32. What is said of pairs holds for all three kinds of bfloat16. Wherever values are loaded, a range of keys begins at a multiple of it.
 struct Arithmetic {
   int32_t lanes;         // queries on one vector
   int32_t max_vectors;   // vectors in a panel; kernels take 1 or max_vectors
@@ -290,7 +291,7 @@ struct DrawTable {
 struct Kernels {
   const char* name;
   Arithmetic float32, float64;
-  const Arithmetic* bfloat16;  // where the ISA multiplies bfloat16 pairs; else null, and float32 serves
+  const Arithmetic* bfloat16;  // where the ISA multiplies bfloat16; else null, and float32 serves
   const Arithmetic* amx;       // the same by AMX, where it was compiled; dispatch.cpp puts it in the place of bfloat16
 
   // bits[j] |= (row[j] != 0) << lane
@@ -308,7 +309,7 @@ struct Kernels {
 
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   // chains of fused multiply-adds, as many as hide the latency; returns the flops done
-  double (*spin)(int32_t kind, int64_t rounds);          // kind: 0 float32, 1 float64, 2 bfloat16 pairs, 3 by AMX
+  double (*spin)(int32_t kind, int64_t rounds);          // kind: 0 float32, 1 float64, 2 bfloat16, 3 by AMX
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
 };
 

@@ -9,8 +9,13 @@
 #include <cpuid.h>
 #endif
 #if defined(__linux__)
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(_WIN32)
+#include <windows.h>
 #endif
 
 #include "foveate/foveate.h"
@@ -23,6 +28,8 @@ namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
 namespace avx512bf16 { extern const Kernels kernels; }
 namespace neon { extern const Kernels kernels; }
+namespace neonbf16 { extern const Kernels kernels; }
+namespace generic { extern const Kernels kernels; }
 
 namespace {
 
@@ -48,12 +55,32 @@ struct Isa {
   return false;
 #endif
 }
+#elif defined(__aarch64__)
+// Products of bfloat16, of which bfmmla is one, and arithmetic in half precision, which compilers take with them.
+[[maybe_unused]] bool has_bf16() noexcept {
+#if defined(__linux__)
+  constexpr unsigned long half = 3ul << 9, bf16 = 1ul << 14;  // HWCAP_FPHP and HWCAP_ASIMDHP; HWCAP2_BF16
+  return (getauxval(AT_HWCAP) & half) == half && (getauxval(AT_HWCAP2) & bf16);
+#elif defined(__APPLE__)
+  const auto has = [](const char* name) {
+    int there = 0;
+    size_t size = sizeof there;
+    return sysctlbyname(name, &there, &size, nullptr, 0) == 0 && there != 0;
+  };
+  return has("hw.optional.arm.FEAT_FP16") && has("hw.optional.arm.FEAT_BF16");
+#elif defined(_WIN32)
+  constexpr DWORD half = 67, bf16 = 68;  // PF_ARM_V82_FP16_ and PF_ARM_V86_BF16_INSTRUCTIONS_AVAILABLE
+  return IsProcessorFeaturePresent(half) && IsProcessorFeaturePresent(bf16);
+#else
+  return false;
+#endif
+}
 #endif
 
 // Best first. AVX-512, with bfloat16 products, and with AMX are one ISA to a user, with one name: it stands for the
-// best variant; the lesser ones are chosen by their features.
+// best variant; the lesser ones are chosen by their features. So are NEON, and NEON with bfloat16 products.
 struct Available {
-  Isa isas[4];
+  Isa isas[5];
   int count = 0;
   Isa lesser[2];
   int lesser_count = 0;
@@ -61,11 +88,11 @@ struct Available {
   void add(const char* name, const char* features, const Kernels& kernels) {
     isas[count++] = {name, features, kernels};
   }
-  // Kernels of AVX-512 with these products of bfloat16, if any.
-  void add_avx512(const char* features, Kernels kernels, const Arithmetic* bfloat16) {
+  // The next best of an ISA's kernels, with these products of bfloat16, if any.
+  void add_variant(const char* name, const char* features, Kernels kernels, const Arithmetic* bfloat16) {
     kernels.bfloat16 = bfloat16;
     const bool first = count == 0;
-    (first ? isas[count++] : lesser[lesser_count++]) = {"avx512", features, kernels};
+    (first ? isas[count++] : lesser[lesser_count++]) = {name, features, kernels};
   }
 
   Available() noexcept {
@@ -78,14 +105,14 @@ struct Available {
     if (avx512 && __builtin_cpu_supports("avx512bf16")) {
       const Kernels& k = avx512bf16::kernels;
       const bool amx = has_amx();
-      if (amx && k.amx && may_use_amx()) add_avx512("avx512 bf16 amx", k, k.amx);
-      if (amx && count == 0) add_avx512("avx512", k, nullptr);
-      add_avx512("avx512 bf16", k, k.bfloat16);
+      if (amx && k.amx && may_use_amx()) add_variant("avx512", "avx512 bf16 amx", k, k.amx);
+      if (amx && count == 0) add_variant("avx512", "avx512", k, nullptr);
+      add_variant("avx512", "avx512 bf16", k, k.bfloat16);
     }
 #endif
 #if defined(FOVEATE_HAVE_AVX512)
-    if (avx512 && count == 0) add_avx512("avx512", avx512::kernels, nullptr);
-    if (avx512 && isas[0].kernels.bfloat16) add_avx512("avx512 float32", avx512::kernels, nullptr);
+    if (avx512 && count == 0) add_variant("avx512", "avx512", avx512::kernels, nullptr);
+    if (avx512 && isas[0].kernels.bfloat16) add_variant("avx512", "avx512 float32", avx512::kernels, nullptr);
 #endif
 #if defined(FOVEATE_HAVE_AVX2)
     // the rest of x86-64-v3, such as f16c and lzcnt, is on every CPU that has these; compilers name not all of them
@@ -100,7 +127,15 @@ struct Available {
       add("baseline", "x86-64-v2", baseline::kernels);
 #endif
 #elif defined(__aarch64__)
-    add("neon", "neon", neon::kernels);
+#if defined(FOVEATE_HAVE_NEONBF16)
+    if (has_bf16()) add_variant("neon", "neon bf16", neonbf16::kernels, neonbf16::kernels.bfloat16);
+#endif
+#if defined(FOVEATE_HAVE_NEON)
+    add_variant("neon", count == 0 ? "neon" : "neon float32", neon::kernels, nullptr);
+#endif
+#endif
+#if defined(FOVEATE_HAVE_GENERIC)
+    add("generic", "vectors of 16 bytes", generic::kernels);
 #endif
   }
 };

@@ -1,6 +1,5 @@
-// Threads. Only here and in parallel.cpp is OpenMP named, which says how many threads there may be. Tasks are taken one
-// by one from shared counters, and the caller waits only for tasks that were taken: a thread that loses its core holds
-// up nothing else.
+// Threads: how many a call uses, and on which its tasks run. Tasks are taken one by one from shared counters, so that a
+// thread that loses its core holds up nothing else.
 #pragma once
 #include <cstdint>
 

@@ -11,11 +11,12 @@ scores become an answer).
 (8, 128, 64)
 """
 
+from typing import TYPE_CHECKING
+
 from ._runtime import main_interpreter as _main_interpreter  # noqa: F401  (first: it may refuse)
 
 # isort: split
 
-from . import reference
 from ._attention.gradients import (
     CenterGradients,
     Gradients,
@@ -57,6 +58,10 @@ from .scores import (
     Polynomial,
     ScaledDot,
 )
+
+if TYPE_CHECKING:
+    from . import reference
+    from . import typing as typing
 
 __all__ = [
     "Additive",
@@ -114,3 +119,16 @@ __all__ = [
 ]
 
 _publish(__name__)
+
+
+def __getattr__(name: str) -> object:
+    """Import `foveate.reference` and `foveate.typing` where they are asked for."""
+    if name in ("reference", "typing"):
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "reference", "typing"})

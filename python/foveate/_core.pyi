@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from ._inputs.arrays import Array
+from ._inputs.types import Array
 from .scores import Family
 
 compiler: str

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._attention.soft import attention, attention_weights
-from ._inputs.arrays import Array, compute_dtype
+from ._inputs.arrays import compute_dtype
 from ._inputs.options import ReachOptions
+from ._inputs.types import Array
 from .reference._attention import logits_of
 from .scores import ScaledDot
 

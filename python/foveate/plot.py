@@ -13,10 +13,11 @@ import numpy as np
 
 from ._attention.problem import Problem
 from ._attention.soft import attention_weights
-from ._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays, integer
+from ._inputs.arrays import compute_dtype, float_arrays, integer
 from ._inputs.options import ReachOptions
 from ._inputs.reach import Reach, resolve
 from ._inputs.signatures import with_options
+from ._inputs.types import Array, ArrayLike
 
 try:
     from matplotlib import pyplot
@@ -36,7 +37,7 @@ _PANEL = (3.6, 3.2)  # inches
 
 
 def weights(
-    weights: ArrayInput,
+    weights: ArrayLike,
     *,
     queries: Sequence[str] | None = None,
     keys: Sequence[str] | None = None,
@@ -161,7 +162,7 @@ def reach(
 
 
 def alignment(
-    weights: ArrayInput,
+    weights: ArrayLike,
     source: Sequence[str],
     target: Sequence[str],
     *,
@@ -219,7 +220,7 @@ def alignment(
 # --- what goes in ---------------------------------------------------------------------------------
 
 
-def _weights(given: ArrayInput, wanted: str, *dimensions: int) -> Array:
+def _weights(given: ArrayLike, wanted: str, *dimensions: int) -> Array:
     (array,) = float_arrays(weights=given)
     if array.ndim not in dimensions or array.size == 0:
         raise ValueError(f"weights: got shape {array.shape}, wanted {wanted}, none of them 0")

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from ._inputs.arrays import Array
+from ._inputs.types import Array, ArrayLike, Kernel
 from ._regression.bandwidth import Report, find_bandwidth
 from ._regression.regression import KERNELS, kernel_regression
 
@@ -107,7 +106,7 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
         self,
         bandwidth: Any = "cv",
         *,
-        kernel: str = "gaussian",
+        kernel: Kernel = "gaussian",
         fill_value: float | str = "mean",
         leave_out: str = "observation",
         verbose: bool = False,

@@ -20,6 +20,13 @@ def test_without_a_command_it_says_what_there_is(capsys):
     assert all(command in printed for command in ("demo", "bench", "in use:"))
 
 
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"foveate {fv.__version__}\n"
+
+
 def test_unknown_subject_is_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["demo", "weather"])

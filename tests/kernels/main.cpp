@@ -1,5 +1,5 @@
 // Tests of the kernels through the C ABI, without Python: every instruction set that this CPU runs, one after the other,
-// and of AVX-512 the lesser variants too, as far as they have kernels of their own.
+// and of AVX-512 and NEON the lesser variants too, as far as they have kernels of their own.
 // Usage: foveate_kernel_tests [ISA] [GROUP ...]; a group is a file GROUP_test.cpp.
 #include <algorithm>
 #include <cstdio>
@@ -77,9 +77,10 @@ int run(const Names& wanted) {
     if (chosen) isas.push_back(name);
   }
   variants = isas;
-  for (const char* features : {"avx512 bf16", "avx512 float32"}) {
+  for (const char* features : {"avx512 bf16", "avx512 float32", "neon float32"}) {
     fv_error error = {};
-    if (!only.empty() && only != "avx512" && only != features) continue;
+    const std::string isa(features, std::strchr(features, ' '));
+    if (!only.empty() && only != isa && only != features) continue;
     if (fv_isa_select(features, &error) != FV_OK) continue;  // the best there is, or not on this CPU
     report.that(std::string(features) + ": selected", std::strcmp(fv_isa_features(), features) == 0, fv_isa_features());
     variants.push_back(features);

@@ -16,6 +16,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
+from processes import output_of
 from score_samples import FULLEST
 
 pytestmark = pytest.mark.python
@@ -25,6 +26,7 @@ MODULES = {
     "foveate": None,
     "foveate.scores": None,
     "foveate.reference": None,
+    "foveate.typing": None,
     "foveate.torch": "torch",
     "foveate.transformers": "transformers",
     "foveate.sklearn": "sklearn",
@@ -68,6 +70,23 @@ def snapshot() -> dict[str, set[str]]:
 def test_public_names_change_on_purpose(name):
     """A name that comes or goes is written down in public_names.txt, where a reader sees it."""
     assert set(named(name).__all__) == snapshot()[name]
+
+
+def test_modules_of_the_package_are_imported_where_they_are_asked_for():
+    code = """
+        import sys
+        import foveate as fv
+        names = ("reference", "typing")
+        print([f"foveate.{name}" in sys.modules for name in names], set(names) <= set(dir(fv)))
+        print([getattr(fv, name).__name__ for name in names])
+        from foveate import reference
+        print(reference is fv.reference, hasattr(fv, "nothing"))
+    """
+    assert output_of(code).splitlines() == [
+        "[False, False] True",
+        "['foveate.reference', 'foveate.typing']",
+        "True False",
+    ]
 
 
 def test_there_is_a_version():

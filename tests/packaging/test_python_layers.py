@@ -25,6 +25,7 @@ LAYERS = {
     "_blocks": {*BELOW, "_attention"},
     "reference": {*BELOW, "_attention"} - {"_core"},
     "__init__": {*BELOW, "_attention", "_regression", "_blocks", "_categories", "reference"},
+    "typing": {*BELOW, "_attention"} - {"_core"},
     "torch": {*BELOW, "_attention", "_regression", "_categories"},
     "transformers": {*BELOW, "torch"},
     "onnx": {*BELOW, "_attention", "reference"},

@@ -29,7 +29,7 @@ Arrays = list[np.ndarray]
 
 
 def together(work: Callable[[int], None], threads: int = THREADS) -> None:
-    """Run work(0), work(1) ... on a thread each, that begin at once; raise what one of them does."""
+    """Run work(0), work(1) ... on a thread each, at once; raise what one of them does."""
     start = threading.Barrier(threads)
     errors = []
 

@@ -8,8 +8,7 @@
 namespace foveate {
 
 Dropout::Dropout(const Plan& plan, Carver& carver) noexcept
-    : plan_(plan),
-      rate_(plan.problem.dropout),
+    : rate_(plan.problem.dropout),
       leading_index_(plan),
       philox_(plan.problem.random.key[0], plan.problem.random.key[1]),
       least_kept_(uint8_t(rate_ * 256)),
@@ -29,7 +28,6 @@ const uint32_t* Dropout::kept(const Panel& panel, int64_t batch, int64_t first_k
 // One bit of a byte for each of eight queries, 32 keys side by side; then only bytes have to be transposed. The numbers are
 // made for all queries first: to load bytes that were stored as words just before would stall.
 void Dropout::decide(const Panel& panel, int64_t block, uint32_t* to) noexcept {
-  static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bytes of a word are taken from the lowest");
   using Bytes [[gnu::vector_size(16)]] = uint8_t;
   constexpr int halves = block_keys / 16;
   constexpr int together = 2, group = 8, groups = most_lanes / group;
@@ -43,6 +41,9 @@ void Dropout::decide(const Panel& panel, int64_t block, uint32_t* to) noexcept {
       std::memcpy(counters[i], counter, sizeof counter);
     }
     philox_.replace(counters);
+    if constexpr (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)  // bytes of a word are taken from the lowest
+      for (auto& words : counters)
+        for (uint64_t& bytes : words) bytes = __builtin_bswap64(bytes);
     std::memcpy(numbers[lane], counters, sizeof counters);
   }
   const Bytes least = Bytes{} + least_kept_;

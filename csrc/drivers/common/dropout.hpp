@@ -29,7 +29,6 @@ class Dropout {
   void decide(const Panel&, int64_t block, uint32_t* to) noexcept;
   bool second_drops(int lane, int64_t key, const Panel&) const noexcept;
 
-  const Plan& plan_;
   const double rate_;
   LeadingIndex leading_index_;
   Philox philox_;

@@ -11,11 +11,20 @@
 
 #include <stdint.h>
 
+/* The version of this header, for #if; fv_version() is that of the engine which a program runs with. */
+#define FV_VERSION_MAJOR 0
+#define FV_VERSION_MINOR 1
+#define FV_VERSION_PATCH 0
+#define FV_VERSION (10000 * FV_VERSION_MAJOR + 100 * FV_VERSION_MINOR + FV_VERSION_PATCH)
+
 #ifdef __cplusplus
 extern "C" {
 #define FV_NOEXCEPT noexcept
 #else
 #define FV_NOEXCEPT
+#endif
+#ifdef FV_BUILDING_SHARED
+#pragma GCC visibility push(default)
 #endif
 
 #define FV_MAX_DIMS 64
@@ -225,6 +234,12 @@ fv_status fv_elementary(const char* name, fv_dtype, const void* in, void* out, i
 double fv_measure_flops(fv_dtype, int32_t threads, double seconds) FV_NOEXCEPT;
 double fv_measure_read(int64_t bytes, int32_t threads, double seconds) FV_NOEXCEPT;
 
+/* FV_VERSION of the engine. */
+int32_t fv_version(void) FV_NOEXCEPT;
+
+#ifdef FV_BUILDING_SHARED
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

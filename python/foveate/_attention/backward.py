@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, sum_to
-from ..scores import Score, score_object
-from ..scores._base import Need, Reduced, needed
+from .._inputs.arrays import sum_to
+from .._inputs.types import Array
+from ..scores import score_object
+from ..scores._base import Need, Reduced, ScoreLike, needed
 from .gradients import Gradients
 from .problem import Answers, Outputs, Problem
 
@@ -24,7 +25,7 @@ class Backward:
     """A problem, and the score that reduced query and key to its operands."""
 
     problem: Problem
-    score: Score | str
+    score: ScoreLike
     query: Array  # as it came; so the key
     key: Array
     reduced: Reduced

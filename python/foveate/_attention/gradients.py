@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from .._inputs.arrays import Array
+from .._inputs.types import Array
+
+# An array where it was wanted and given. Else None, which the caller knows, and no type: with
+# `| None` every use would have to be checked.
+Asked: TypeAlias = Array | Any
+
+Name = TypeVar("Name", bound=str)
+Names: TypeAlias = Name | Collection[Name] | None  # what `wrt` takes; None: all of them
+
+# The fields of each class below.
+AttentionInput: TypeAlias = Literal["query", "key", "value", "mask", "sink", "score"]
+RegressionInput: TypeAlias = Literal["x", "x_train", "y_train", "w"]
+HardInput: TypeAlias = Literal["query", "key", "value", "mask", "score"]
+LocalInput: TypeAlias = Literal["query", "key", "value", "centers", "sigma", "score"]
+SelfInput: TypeAlias = Literal["x", "wq", "wk", "wv", "mask", "sink", "score"]
+MultiHeadInput: TypeAlias = Literal[
+    "x", "memory", "wq", "wk", "wv", "wo", "bq", "bk", "bv", "bo", "mask", "sink", "score"
+]
+HierarchicalInput: TypeAlias = Literal["query", "key", "value", "score", "upper_score"]
+MemoryInput: TypeAlias = Literal["query", "keys", "values", "sharpness", "score"]
 
 
 class Gradients(NamedTuple):
@@ -33,11 +52,11 @@ class Gradients(NamedTuple):
     True
     """
 
-    query: Array | None = None
-    key: Array | None = None
-    value: Array | None = None
-    mask: Array | None = None
-    sink: Array | None = None
+    query: Asked = None
+    key: Asked = None
+    value: Asked = None
+    mask: Asked = None
+    sink: Asked = None
     score: Any = None
 
 
@@ -61,9 +80,9 @@ class RegressionGradients(NamedTuple):
     True
     """
 
-    x: Array | None = None
-    x_train: Array | None = None
-    y_train: Array | None = None
+    x: Asked = None
+    x_train: Asked = None
+    y_train: Asked = None
     w: Any = None
 
 
@@ -88,16 +107,14 @@ class HardGradients(NamedTuple):
     True
     """
 
-    query: Array | None = None
-    key: Array | None = None
-    value: Array | None = None
-    mask: Array | None = None
+    query: Asked = None
+    key: Asked = None
+    value: Asked = None
+    mask: Asked = None
     score: Any = None
 
 
-def names_of(
-    wrt: str | Collection[str] | None, fields: Collection[str] = Gradients._fields
-) -> frozenset[str]:
+def names_of(wrt: object, fields: Collection[str] = Gradients._fields) -> frozenset[Any]:
     """Take the names of the gradients that are wanted, of these fields; None: all of them.
 
     Raises
@@ -142,11 +159,11 @@ class LocalGradients(NamedTuple):
     array([0.147])
     """
 
-    query: Array | None = None
-    key: Array | None = None
-    value: Array | None = None
-    centers: Array | None = None
-    sigma: float | None = None
+    query: Asked = None
+    key: Asked = None
+    value: Asked = None
+    centers: Asked = None
+    sigma: float | Any = None
     score: Any = None
 
 
@@ -190,12 +207,12 @@ class SelfGradients(NamedTuple):
     True
     """
 
-    x: Array | None = None
-    wq: Array | None = None
-    wk: Array | None = None
-    wv: Array | None = None
-    mask: Array | None = None
-    sink: Array | None = None
+    x: Asked = None
+    wq: Asked = None
+    wk: Asked = None
+    wv: Asked = None
+    mask: Asked = None
+    sink: Asked = None
     score: Any = None
 
 
@@ -218,18 +235,18 @@ class MultiHeadGradients(NamedTuple):
     True
     """
 
-    x: Array | None = None
-    memory: Array | None = None
-    wq: Array | None = None
-    wk: Array | None = None
-    wv: Array | None = None
-    wo: Array | None = None
-    bq: Array | None = None
-    bk: Array | None = None
-    bv: Array | None = None
-    bo: Array | None = None
-    mask: Array | None = None
-    sink: Array | None = None
+    x: Asked = None
+    memory: Asked = None
+    wq: Asked = None
+    wk: Asked = None
+    wv: Asked = None
+    wo: Asked = None
+    bq: Asked = None
+    bk: Asked = None
+    bv: Asked = None
+    bo: Asked = None
+    mask: Asked = None
+    sink: Asked = None
     score: Any = None
 
 
@@ -252,9 +269,9 @@ class HierarchicalGradients(NamedTuple):
     True
     """
 
-    query: Array | None = None
-    key: Array | None = None
-    value: Array | None = None
+    query: Asked = None
+    key: Asked = None
+    value: Asked = None
     score: Any = None
     upper_score: Any = None
 
@@ -279,8 +296,8 @@ class MemoryGradients(NamedTuple):
     True
     """
 
-    query: Array | None = None
-    keys: Array | None = None
-    values: Array | None = None
-    sharpness: float | None = None
+    query: Asked = None
+    keys: Asked = None
+    values: Asked = None
+    sharpness: float | Any = None
     score: Any = None

@@ -8,16 +8,30 @@ over the keys j in the reach of query i.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from .. import _core
-from .._inputs.arrays import Array, ArrayInput, float_arrays, real, sizes
-from .._inputs.random import Seed, key_of
-from .._inputs.reach import Mask, Segments, Window, resolve
-from ..scores import Score, reduce
+from .._inputs.arrays import float_arrays, real, sizes
+from .._inputs.random import key_of
+from .._inputs.reach import Mask, resolve
+from .._inputs.types import (
+    Array,
+    ArrayLike,
+    Bool,
+    Ints,
+    Offset,
+    Real,
+    Seed,
+    Segments,
+    Selection,
+    Size,
+    Window,
+)
+from ..scores import reduce
+from ..scores._base import ScoreLike
 from .problem import Problem
 
-SELECTIONS = ("argmax", "sample")
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
 
 class HardAttention(NamedTuple):
@@ -45,21 +59,21 @@ class HardAttention(NamedTuple):
 
 
 def hard_attention(
-    query: ArrayInput,
-    key: ArrayInput,
-    value: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
     *,
-    select: str = "sample",
-    size: int | tuple[int, ...] | None = None,
+    select: Selection = "sample",
+    size: Size | None = None,
     rng: Seed = None,
-    score: Score | str = "scaled_dot",
+    score: ScoreLike = "scaled_dot",
     mask: Mask | None = None,
-    causal: bool = False,
+    causal: Bool = False,
     window: Window | None = None,
-    offset: ArrayInput | str | None = None,
-    key_lengths: ArrayInput | None = None,
+    offset: Offset | None = None,
+    key_lengths: Ints | None = None,
     segments: Segments | None = None,
-    softcap: float | None = None,
+    softcap: Real | None = None,
 ) -> HardAttention:
     """Attend to one key for each query, instead of to all of them softly [1]_.
 

@@ -6,40 +6,54 @@ d logits_j = sum_s advantage_s ([index_s = j] - P_j), from tiles of weights P th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from functools import cached_property
 
 import numpy as np
 
-from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals
-from .._inputs.random import Seed, key_of
-from .._inputs.reach import Mask, Segments, Window, resolve
-from ..scores import Score, reduce
+from .._inputs.arrays import float_arrays, like, real, reals
+from .._inputs.random import key_of
+from .._inputs.reach import Mask, resolve
+from .._inputs.types import (
+    Array,
+    ArrayLike,
+    ArrayObject,
+    Bool,
+    Ints,
+    Offset,
+    Real,
+    Reals,
+    Seed,
+    Segments,
+    Selection,
+    Size,
+    Window,
+)
+from ..scores import reduce
+from ..scores._base import ScoreLike
 from .backward import Backward
-from .gradients import HardGradients, names_of
+from .gradients import HardGradients, HardInput, Names, names_of
 from .hard import HardAttention, draws_of, of_draws
 from .problem import Choices, Outputs, Problem
-
-HardPullback = Callable[..., HardGradients]
+from .pullbacks import HardPullback
 
 
 def hard_attention_vjp(
-    query: ArrayInput,
-    key: ArrayInput,
-    value: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
-    select: str = "sample",
-    size: int | tuple[int, ...] | None = None,
+    wrt: Names[HardInput] = None,
+    select: Selection = "sample",
+    size: Size | None = None,
     rng: Seed = None,
-    score: Score | str = "scaled_dot",
+    score: ScoreLike = "scaled_dot",
     mask: Mask | None = None,
-    causal: bool = False,
+    causal: Bool = False,
     window: Window | None = None,
-    offset: ArrayInput | str | None = None,
-    key_lengths: ArrayInput | None = None,
+    offset: Offset | None = None,
+    key_lengths: Ints | None = None,
     segments: Segments | None = None,
-    softcap: float | None = None,
+    softcap: Real | None = None,
 ) -> tuple[HardAttention, HardPullback]:
     """Attend to one key for each query, and return the answer with a pullback that trains it.
 
@@ -161,7 +175,7 @@ def hard_attention_vjp(
     backward = HardBackward(Backward(problem, score, q, k, reduced), index)
 
     def pullback(
-        d_output: ArrayInput | None = None, advantage: ArrayInput | None = None
+        d_output: ArrayObject | None = None, advantage: Reals | None = None
     ) -> HardGradients:
         """Return the gradients, from that of the output and the advantage of each choice."""
         d_out = signal = None

@@ -15,8 +15,6 @@ import numpy as np
 
 from .. import _core
 from .._inputs.arrays import (
-    Array,
-    ArrayInput,
     broadcast_together,
     compute_dtype,
     float_arrays,
@@ -26,23 +24,24 @@ from .._inputs.arrays import (
     room_for,
 )
 from .._inputs.reach import Reach
-from ..scores import Score, reduce
-from ..scores._base import parameter
+from .._inputs.types import Array, ArrayLike, ArrayObject, IntArrayLike, Ints, Real, Sigma
+from ..scores import reduce
+from ..scores._base import ScoreLike, parameter
 from ..scores._rows import fitted, project
 from .problem import Problem
 
 
 def local_attention(
-    query: ArrayInput,
-    key: ArrayInput,
-    value: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
     *,
-    half_width: float,
-    centers: ArrayInput | None = None,
-    sigma: float | str | None = "half",
-    score: Score | str = "scaled_dot",
-    key_lengths: ArrayInput | None = None,
-    softcap: float | None = None,
+    half_width: Real,
+    centers: ArrayLike | None = None,
+    sigma: Sigma | None = "half",
+    score: ScoreLike = "scaled_dot",
+    key_lengths: Ints | None = None,
+    softcap: Real | None = None,
     out: Array | None = None,
 ) -> Array:
     """Attend to the keys near a center of each query's own [1]_.
@@ -178,7 +177,7 @@ def resolve_local(
 
 @room_for("query")
 def predict_centers(
-    query: ArrayInput, w: ArrayInput, v: ArrayInput, length: float | ArrayInput
+    query: ArrayLike, w: ArrayObject, v: ArrayObject, length: Real | IntArrayLike
 ) -> Array:
     """Predict where each query looks: `length * sigmoid(tanh(query @ w) @ v)` [1]_.
 

@@ -8,43 +8,35 @@ With P the softmax, G the Gaussian, dP = dO V^T and delta = rowsum(dO O):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import (
-    Array,
-    ArrayInput,
-    array_or_list,
-    as_array,
-    float_arrays,
-    like,
-    room_for,
-    rounded,
-    sum_to,
-)
-from ..scores import Score, reduce
+from .._inputs.arrays import array_or_list, as_array, float_arrays, like, room_for, rounded, sum_to
+from .._inputs.types import Array, ArrayLike, ArrayObject, IntArrayLike, Ints, Real, Sigma
+from ..scores import reduce
+from ..scores._base import ScoreLike
 from ..scores._rows import matrix_gradient
 from .backward import Backward
-from .gradients import CenterGradients, LocalGradients, names_of
+from .gradients import CenterGradients, LocalGradients, LocalInput, Names, names_of
 from .local import hidden_logits, resolve_centers, resolve_local, shrunk_share
 from .problem import Answers, Problem
+from .pullbacks import CenterPullback, Pullback
 
 
 def local_attention_vjp(
-    query: ArrayInput,
-    key: ArrayInput,
-    value: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
-    half_width: float,
-    centers: ArrayInput | None = None,
-    sigma: float | str | None = "half",
-    score: Score | str = "scaled_dot",
-    key_lengths: ArrayInput | None = None,
-    softcap: float | None = None,
-) -> tuple[Array, Callable[[ArrayInput], LocalGradients]]:
+    wrt: Names[LocalInput] = None,
+    half_width: Real,
+    centers: ArrayLike | None = None,
+    sigma: Sigma | None = "half",
+    score: ScoreLike = "scaled_dot",
+    key_lengths: Ints | None = None,
+    softcap: Real | None = None,
+) -> tuple[Array, Pullback[LocalGradients]]:
     """Attend locally, and return the output with the function that pulls gradients back [1]_.
 
     Which keys a query sees is held fixed: the gradient of a center goes through the Gaussian alone,
@@ -120,7 +112,7 @@ def local_attention_vjp(
     positions: Any = reach.centers
     dtype = None if centers is None else _gradient_dtype(centers)
 
-    def pullback(d_output: ArrayInput) -> LocalGradients:
+    def pullback(d_output: ArrayObject) -> LocalGradients:
         """Return the gradients, from that of the output."""
         answers = Answers(output, lse, like("d_output", d_output, output.shape, q.dtype))
         gradients, outputs = backward.gradients(wanted, answers)
@@ -147,8 +139,8 @@ def _gradient_dtype(centers: object) -> np.dtype:
 
 @room_for("query")
 def predict_centers_vjp(
-    query: ArrayInput, w: ArrayInput, v: ArrayInput, length: float | ArrayInput
-) -> tuple[Array, Callable[[ArrayInput], CenterGradients]]:
+    query: ArrayLike, w: ArrayObject, v: ArrayObject, length: Real | IntArrayLike
+) -> tuple[Array, CenterPullback]:
     """Predict where each query looks, and return that with its pullback [1]_.
 
     Parameters
@@ -204,7 +196,7 @@ def predict_centers_vjp(
         centers = keys * shrunk_share(hidden_logits(rows, matrix, vector)[1])[1]
     dtypes = [rows.dtype, *(as_array("", x).dtype for x in (w, v))]
 
-    def pullback(d_centers: ArrayInput) -> CenterGradients:
+    def pullback(d_centers: ArrayObject) -> CenterGradients:
         """Return the gradients, from that of the centers."""
         d_positions = like("d_centers", d_centers, centers.shape, centers.dtype)
         with np.errstate(all="ignore"):

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from .._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays
+from .._inputs.arrays import compute_dtype, float_arrays
+from .._inputs.types import Array, ArrayLike
 
 
 def merge(
-    outputs: Sequence[ArrayInput] | Array, lses: Sequence[ArrayInput] | Array
+    outputs: Sequence[ArrayLike] | Array, lses: Sequence[ArrayLike] | Array
 ) -> tuple[Array, Array]:
     """Join answers over parts of the keys, exactly: as if all keys had been attended to at once.
 
@@ -81,7 +82,7 @@ def merge(
         return output.astype(parts[0].dtype, copy=False), lse
 
 
-def _sequence(name: str, arrays: Iterable[ArrayInput]) -> list[ArrayInput]:
+def _sequence(name: str, arrays: Iterable[ArrayLike]) -> list[ArrayLike]:
     try:
         return list(arrays)
     except TypeError:

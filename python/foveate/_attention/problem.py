@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .. import _core
-from .._inputs.arrays import Array, compute_dtype
+from .._inputs.arrays import compute_dtype
 from .._inputs.reach import Reach
+from .._inputs.types import Array
 
 if TYPE_CHECKING:
     from ..scores import Family

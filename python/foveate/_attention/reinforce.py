@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._inputs.arrays import Array, ArrayInput, once, real, reals, room
+from .._inputs.arrays import once, real, reals, room
+from .._inputs.types import Array, ArrayLike, Reals
 
 
 @dataclass
@@ -71,7 +72,7 @@ class MovingAverageBaseline:
             if not np.isfinite(self.value):
                 raise ValueError(f"value: got {self.value}, wanted a finite number")
 
-    def __call__(self, reward: ArrayInput) -> Array:
+    def __call__(self, reward: Reals) -> Array:
         """Return the advantages, and take the rewards into the baseline.
 
         Parameters
@@ -103,7 +104,7 @@ class MovingAverageBaseline:
         return advantage
 
 
-def leave_one_out_advantage(reward: ArrayInput) -> Array:
+def leave_one_out_advantage(reward: ArrayLike) -> Array:
     """Hold the reward of each draw against the mean of the other draws' [1]_.
 
     Parameters

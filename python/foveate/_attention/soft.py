@@ -7,13 +7,26 @@ over the keys j in the reach of query i.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from .. import _core
-from .._inputs.arrays import Array, ArrayInput, float_arrays, real, reals
-from .._inputs.random import Seed, dropout_of
-from .._inputs.reach import Mask, Segments, Window, resolve
-from ..scores import Score, reduce
+from .._inputs.arrays import float_arrays, real, reals
+from .._inputs.random import dropout_of
+from .._inputs.reach import Mask, resolve
+from .._inputs.types import (
+    Array,
+    ArrayLike,
+    Bool,
+    Ints,
+    Offset,
+    Real,
+    Reals,
+    Seed,
+    Segments,
+    Window,
+)
+from ..scores import reduce
+from ..scores._base import ScoreLike
 from .problem import Problem, attend_by_dot
 
 if TYPE_CHECKING:
@@ -21,15 +34,15 @@ if TYPE_CHECKING:
 
     from .._inputs.options import AttentionOptions
 
-_DEFAULT_SCORE = "scaled_dot"
+_DEFAULT_SCORE: Final = "scaled_dot"
 _NO_DROPOUT = 0.0
 
 
 @overload
 def attention(
-    query: ArrayInput,
-    key: ArrayInput,
-    value: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
     *,
     return_lse: Literal[False] = ...,
     out: Array | None = ...,
@@ -39,14 +52,26 @@ def attention(
 
 @overload
 def attention(
-    query: ArrayInput,
-    key: ArrayInput,
-    value: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
     *,
     return_lse: Literal[True],
     out: Array | None = ...,
     **options: Unpack[AttentionOptions],
 ) -> tuple[Array, Array]: ...
+
+
+@overload
+def attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    return_lse: bool,
+    out: Array | None = ...,
+    **options: Unpack[AttentionOptions],
+) -> Array | tuple[Array, Array]: ...
 
 
 def attention(
@@ -56,7 +81,7 @@ def attention(
     *,
     score: Any = _DEFAULT_SCORE,
     mask: Any = None,
-    causal: bool = False,
+    causal: Bool = False,
     window: Any = None,
     offset: Any = None,
     key_lengths: Any = None,
@@ -225,18 +250,18 @@ def attention(
 
 
 def attention_weights(
-    query: ArrayInput,
-    key: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
     *,
-    score: Score | str = _DEFAULT_SCORE,
+    score: ScoreLike = _DEFAULT_SCORE,
     mask: Mask | None = None,
-    causal: bool = False,
+    causal: Bool = False,
     window: Window | None = None,
-    offset: ArrayInput | str | None = None,
-    key_lengths: ArrayInput | None = None,
+    offset: Offset | None = None,
+    key_lengths: Ints | None = None,
     segments: Segments | None = None,
-    softcap: float | None = None,
-    sink: ArrayInput | None = None,
+    softcap: Real | None = None,
+    sink: Reals | None = None,
     out: Array | None = None,
 ) -> Array:
     """Return the weights that `attention` gives the values, to look at and to plot.

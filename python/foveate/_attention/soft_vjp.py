@@ -5,37 +5,48 @@ Between the two the inputs, the output and the lse are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-
-from .._inputs.arrays import Array, ArrayInput, float_arrays, like, real, reals, rounded
-from .._inputs.random import Seed, dropout_of
-from .._inputs.reach import Mask, Segments, Window, resolve
-from ..scores import Score, reduce
+from .._inputs.arrays import float_arrays, like, real, reals, rounded
+from .._inputs.random import dropout_of
+from .._inputs.reach import Mask, resolve
+from .._inputs.types import (
+    Array,
+    ArrayLike,
+    ArrayObject,
+    Bool,
+    Ints,
+    Offset,
+    Real,
+    Reals,
+    Seed,
+    Segments,
+    Window,
+)
+from ..scores import reduce
+from ..scores._base import ScoreLike
 from .backward import Backward
-from .gradients import Gradients, names_of
+from .gradients import AttentionInput, Gradients, Names, names_of
 from .problem import Answers, Problem
-
-Pullback = Callable[..., Gradients]
+from .pullbacks import AttentionPullback
 
 
 def attention_vjp(
-    query: ArrayInput,
-    key: ArrayInput,
-    value: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
-    score: Score | str = "scaled_dot",
+    wrt: Names[AttentionInput] = None,
+    score: ScoreLike = "scaled_dot",
     mask: Mask | None = None,
-    causal: bool = False,
+    causal: Bool = False,
     window: Window | None = None,
-    offset: ArrayInput | str | None = None,
-    key_lengths: ArrayInput | None = None,
+    offset: Offset | None = None,
+    key_lengths: Ints | None = None,
     segments: Segments | None = None,
-    softcap: float | None = None,
-    sink: ArrayInput | None = None,
-    dropout: float = 0.0,
+    softcap: Real | None = None,
+    sink: Reals | None = None,
+    dropout: Real = 0.0,
     rng: Seed = None,
-) -> tuple[Array, Pullback]:
+) -> tuple[Array, AttentionPullback]:
     """Attend softly, and return the output with the function that pulls gradients back.
 
     No weights are stored: the pullback recomputes them, tile by tile, from the output and the
@@ -118,7 +129,7 @@ def attention_vjp(
     output, lse = problem.folded(q).forward()
     backward = Backward(problem, score, q, k, reduced)
 
-    def pullback(d_output: ArrayInput, d_lse: ArrayInput | None = None) -> Gradients:
+    def pullback(d_output: ArrayObject, d_lse: ArrayObject | None = None) -> Gradients:
         """Return the gradients, from that of the output and, if given, that of the lse."""
         answers = Answers(
             output,

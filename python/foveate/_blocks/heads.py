@@ -9,17 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import (
-    Array,
-    broadcast_together,
-    broadcasts_into,
-    integer,
-    integers,
-    reals,
-)
+from .._inputs.arrays import broadcast_together, broadcasts_into, integer, integers, reals
 from .._inputs.intervals import Intervals
 from .._inputs.options import AttentionOptions
 from .._inputs.reach import ids_of, mask_of, offset_of, parted
+from .._inputs.types import Array
 
 
 def check_heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:

@@ -6,26 +6,25 @@ output = attention(query, k', v')
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-
 import numpy as np
 
-from .._attention.gradients import HierarchicalGradients, names_of
-from .._inputs.arrays import Array, ArrayInput, like, room_for, rounded
-from ..scores import Score
-from ..scores._base import gradient_of, parameters_of
+from .._attention.gradients import HierarchicalGradients, HierarchicalInput, Names, names_of
+from .._attention.pullbacks import Pullback
+from .._inputs.arrays import like, room_for, rounded
+from .._inputs.types import Array, ArrayLike, ArrayObject, IntArrayLike, Ints
+from ..scores._base import ScoreLike, gradient_of, parameters_of
 from .hierarchy import TwoLevels
 
 
 def hierarchical_attention(
-    query: ArrayInput,
-    key: ArrayInput,
-    value: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
     *,
-    segments: ArrayInput,
-    score: Score | str = "scaled_dot",
-    upper_score: Score | str | None = None,
-    key_lengths: ArrayInput | None = None,
+    segments: IntArrayLike,
+    score: ScoreLike = "scaled_dot",
+    upper_score: ScoreLike | None = None,
+    key_lengths: Ints | None = None,
 ) -> Array:
     """Attend within each segment of the keys, and then over the segments [1]_.
 
@@ -101,16 +100,16 @@ def hierarchical_attention(
 
 
 def hierarchical_attention_vjp(
-    query: ArrayInput,
-    key: ArrayInput,
-    value: ArrayInput,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
-    segments: ArrayInput,
-    score: Score | str = "scaled_dot",
-    upper_score: Score | str | None = None,
-    key_lengths: ArrayInput | None = None,
-) -> tuple[Array, Callable[[ArrayInput], HierarchicalGradients]]:
+    wrt: Names[HierarchicalInput] = None,
+    segments: IntArrayLike,
+    score: ScoreLike = "scaled_dot",
+    upper_score: ScoreLike | None = None,
+    key_lengths: Ints | None = None,
+) -> tuple[Array, Pullback[HierarchicalGradients]]:
     """Attend within and over segments, and return the output with the pullback of its gradients.
 
     Parameters
@@ -169,7 +168,7 @@ def hierarchical_attention_vjp(
         answered = levels.forward(wanted)
         output = rounded(answered.output, dtype)
 
-    def pullback(d_output: ArrayInput) -> HierarchicalGradients:
+    def pullback(d_output: ArrayObject) -> HierarchicalGradients:
         """Return the gradients, from that of the output."""
         d = like("d_output", d_output, output.shape, dtype).astype(levels.wide)
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone

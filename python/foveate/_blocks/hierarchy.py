@@ -18,17 +18,12 @@ import numpy as np
 from .._attention.backward import Backward
 from .._attention.merge import merge
 from .._attention.problem import Answers, Problem
+from .._attention.pullbacks import AttentionPullback
 from .._attention.soft import attention
-from .._attention.soft_vjp import Pullback, attention_vjp
-from .._inputs.arrays import (
-    Array,
-    broadcast_together,
-    compute_dtype,
-    float_arrays,
-    integers,
-    sum_to,
-)
+from .._attention.soft_vjp import attention_vjp
+from .._inputs.arrays import broadcast_together, compute_dtype, float_arrays, integers, sum_to
 from .._inputs.reach import Reach
+from .._inputs.types import Array
 from ..scores import reduce
 from ..scores._base import sum_of_gradients, widened
 from ..scores._rows import project
@@ -49,7 +44,7 @@ _LEAST = 5
 _NO_SEGMENT = np.iinfo(np.int64).max
 
 Slices: TypeAlias = tuple[slice, ...]  # one a leading axis
-Kept: TypeAlias = tuple[Array, Pullback]  # the answers of segments, and their pullback
+Kept: TypeAlias = tuple[Array, AttentionPullback]  # the answers of segments, and their pullback
 
 
 class Part(NamedTuple):
@@ -360,7 +355,7 @@ def _joined(pieces: list[tuple[Slices, TwoLevels]], arrays: list[Array]) -> Arra
     return whole
 
 
-def _wanted_of_levels(wanted: frozenset[str], one_score: bool) -> tuple[set[str], set[str]]:
+def _wanted_of_levels(wanted: frozenset[str], one_score: bool) -> tuple[set[Any], set[Any]]:
     """Tell which gradients are wanted of the attention within segments, and of that over them."""
     for_key = {"key", "value"} if "key" in wanted else set()
     below = for_key | (wanted & {"query", "value", "score"})

@@ -7,35 +7,27 @@ values <- values prod_i (1 - w_i e_i) + sum_i w_i a_i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from .._attention.gradients import MemoryGradients, names_of
-from .._attention.hard import SELECTIONS, hard_attention
+from .._attention.gradients import MemoryGradients, MemoryInput, Names, names_of
+from .._attention.hard import hard_attention
+from .._attention.pullbacks import Pullback
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
-from .._inputs.arrays import (
-    Array,
-    ArrayInput,
-    compute_dtype,
-    float_arrays,
-    integer,
-    like,
-    room_for,
-    rounded,
-    sum_to,
-)
-from .._inputs.random import Seed, generator_of
-from ..scores import Cosine, Score
-from ..scores._base import finite, gradient_of, parameters_of, sum_of_gradients, widened
+from .._inputs.arrays import compute_dtype, float_arrays, integer, like, room_for, rounded, sum_to
+from .._inputs.random import generator_of
+from .._inputs.types import Array, ArrayLike, ArrayObject, Int, MemorySelection, Real, Reals, Seed
+from ..scores import Cosine
+from ..scores._base import ScoreLike, finite, gradient_of, parameters_of, sum_of_gradients, widened
 from ..scores._rows import project
 from . import memory_file as _memory_file
 from .memory_write import written
 from .projection import needs_one_size, rows_of, total
 
 # What the gradients of `attention_vjp` are called.
+SELECTIONS: tuple[MemorySelection, ...] = get_args(MemorySelection)
 _INNER = {"keys": "key", "values": "value", "sharpness": "score"}
 
 
@@ -76,7 +68,7 @@ class Memory:
     array([[5.]])
     """
 
-    def __init__(self, keys: ArrayInput, values: ArrayInput) -> None:
+    def __init__(self, keys: ArrayLike, values: ArrayLike) -> None:
         k, v = float_arrays(keys=keys, values=values)
         rows_of("keys", k)
         rows_of("values", v)
@@ -105,12 +97,12 @@ class Memory:
     @room_for("query")
     def read(
         self,
-        query: ArrayInput,
+        query: ArrayLike,
         *,
-        sharpness: float = 1.0,
-        score: Score | str | None = None,
-        select: str = "soft",
-        hops: int = 1,
+        sharpness: Real = 1.0,
+        score: ScoreLike | None = None,
+        select: MemorySelection = "soft",
+        hops: Int = 1,
         rng: Seed = None,
     ) -> Array:
         """Read the values whose keys are like the query.
@@ -150,8 +142,8 @@ class Memory:
         >>> memory.read(query, select="argmax"), memory.read(query, select="argmax", hops=2)
         (array([[ 0., 10.]]), array([[1., 0.]]))
         """
-        if not isinstance(select, str) or select not in ("soft", *SELECTIONS):
-            raise ValueError(f"select: got {select!r}, wanted one of {['soft', *SELECTIONS]}")
+        if not isinstance(select, str) or select not in SELECTIONS:
+            raise ValueError(f"select: got {select!r}, wanted one of {list(SELECTIONS)}")
         how = _score_of(score, sharpness)
         q, k, v = self._operands(query, how, hops)
         source = generator_of(rng) if select == "sample" else None
@@ -168,13 +160,13 @@ class Memory:
     @room_for("query")
     def read_vjp(
         self,
-        query: ArrayInput,
+        query: ArrayLike,
         *,
-        wrt: str | Collection[str] | None = None,
-        sharpness: float = 1.0,
-        score: Score | str | None = None,
-        hops: int = 1,
-    ) -> tuple[Array, Callable[[ArrayInput], MemoryGradients]]:
+        wrt: Names[MemoryInput] = None,
+        sharpness: Real = 1.0,
+        score: ScoreLike | None = None,
+        hops: Int = 1,
+    ) -> tuple[Array, Pullback[MemoryGradients]]:
         """Read softly, and return what was read with the pullback of its gradients.
 
         Parameters
@@ -216,7 +208,7 @@ class Memory:
         how = _score_of(score, sharpness)
         q, k, v = self._operands(query, how, hops)
         how = widened(how, compute_dtype(q.dtype))  # a sum over hops is rounded once
-        inner = {_INNER.get(name, name) for name in learned}
+        inner: set[Any] = {_INNER.get(name, name) for name in learned}
         steps = []
         for hop in range(hops):
             # what a hop reads, and so all before it, acts on the next by the query
@@ -229,7 +221,7 @@ class Memory:
         dtype = self._keys.dtype
         output = rounded(found, dtype)
 
-        def pullback(d_output: ArrayInput) -> MemoryGradients:
+        def pullback(d_output: ArrayObject) -> MemoryGradients:
             """Return the gradients, from that of the output."""
             d_found: Any = like("d_output", d_output, output.shape, dtype).astype(found.dtype)
             d_query = d_score = None
@@ -260,12 +252,12 @@ class Memory:
     @room_for("query")
     def write(
         self,
-        query: ArrayInput,
+        query: ArrayLike,
         *,
-        erase: ArrayInput,
-        add: ArrayInput,
-        sharpness: float = 1.0,
-        score: Score | str | None = None,
+        erase: Reals,
+        add: Reals,
+        sharpness: Real = 1.0,
+        score: ScoreLike | None = None,
     ) -> None:
         """Erase, and then add, where the keys are like the query.
 

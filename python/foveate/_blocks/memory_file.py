@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .._inputs.arrays import FLOATS, Array, bfloat16
+from .._inputs.arrays import FLOATS, bfloat16
+from .._inputs.types import Array
 
 # What zipfile, zlib and NumPy raise for a file that is no npz, or a broken one. RuntimeError is of
 # encrypted parts, and of unknown ways to compress; AttributeError of parts that are no arrays. The

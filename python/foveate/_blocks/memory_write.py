@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .._attention.soft import attention_weights
-from .._inputs.arrays import Array, broadcasts_into, compute_dtype, reals, rounded
+from .._inputs.arrays import broadcasts_into, compute_dtype, reals, rounded
+from .._inputs.types import Array
 from ..scores._rows import project
 
 _BLOCK = 16  # queries whose weights are kept at a time

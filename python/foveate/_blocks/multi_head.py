@@ -8,18 +8,19 @@ broadcasts: nothing is copied for the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._attention.gradients import MultiHeadGradients, names_of
+from .._attention.gradients import MultiHeadGradients, MultiHeadInput, Names, names_of
+from .._attention.pullbacks import Pullback
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
-from .._inputs.arrays import Array, ArrayInput, compute_dtype, float_arrays, like, room_for, rounded
+from .._inputs.arrays import compute_dtype, float_arrays, like, room_for, rounded
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
+from .._inputs.types import Array, ArrayLike, ArrayObject, Int
 from .heads import check_heads, join_heads, lead_with, split_heads, with_heads
 from .projection import Projection, Projections, check_columns, rows_of
 
@@ -30,19 +31,19 @@ if TYPE_CHECKING:
 @with_options(AttentionOptions, of=attention)
 @room_for("x, memory")
 def multi_head_attention(
-    x: ArrayInput,
-    memory: ArrayInput | None = None,
+    x: ArrayLike,
+    memory: ArrayLike | None = None,
     *,
-    wq: ArrayInput,
-    wk: ArrayInput,
-    wv: ArrayInput,
-    wo: ArrayInput,
-    num_heads: int,
-    num_kv_heads: int | None = None,
-    bq: ArrayInput | None = None,
-    bk: ArrayInput | None = None,
-    bv: ArrayInput | None = None,
-    bo: ArrayInput | None = None,
+    wq: ArrayObject,
+    wk: ArrayObject,
+    wv: ArrayObject,
+    wo: ArrayObject,
+    num_heads: Int,
+    num_kv_heads: Int | None = None,
+    bq: ArrayObject | None = None,
+    bk: ArrayObject | None = None,
+    bv: ArrayObject | None = None,
+    bo: ArrayObject | None = None,
     **options: Unpack[AttentionOptions],
 ) -> Array:
     """Attend with several heads at once, each with projections of its own [1]_.
@@ -130,22 +131,22 @@ def multi_head_attention(
 @with_options(AttentionOptions, of=attention)
 @room_for("x, memory")
 def multi_head_attention_vjp(
-    x: ArrayInput,
-    memory: ArrayInput | None = None,
+    x: ArrayLike,
+    memory: ArrayLike | None = None,
     *,
-    wq: ArrayInput,
-    wk: ArrayInput,
-    wv: ArrayInput,
-    wo: ArrayInput,
-    num_heads: int,
-    num_kv_heads: int | None = None,
-    bq: ArrayInput | None = None,
-    bk: ArrayInput | None = None,
-    bv: ArrayInput | None = None,
-    bo: ArrayInput | None = None,
-    wrt: str | Collection[str] | None = None,
+    wq: ArrayObject,
+    wk: ArrayObject,
+    wv: ArrayObject,
+    wo: ArrayObject,
+    num_heads: Int,
+    num_kv_heads: Int | None = None,
+    bq: ArrayObject | None = None,
+    bk: ArrayObject | None = None,
+    bv: ArrayObject | None = None,
+    bo: ArrayObject | None = None,
+    wrt: Names[MultiHeadInput] = None,
     **options: Unpack[AttentionOptions],
-) -> tuple[Array, Callable[[ArrayInput], MultiHeadGradients]]:
+) -> tuple[Array, Pullback[MultiHeadGradients]]:
     """Compute multi-head attention, and return the output with the pullback of its gradients.
 
     Parameters
@@ -204,7 +205,7 @@ def multi_head_attention_vjp(
     block.answers()[...] = answers
     output = rounded(block.output.forward(), block.dtype)
 
-    def pullback(d_output: ArrayInput) -> MultiHeadGradients:
+    def pullback(d_output: ArrayObject) -> MultiHeadGradients:
         """Return the gradients, from that of the output."""
         d_out = like("d_output", d_output, output.shape, output.dtype).astype(answers.dtype)
         made: dict[str, Any] = {}

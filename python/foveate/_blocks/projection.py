@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, as_array, compute_dtype, rounded
+from .._inputs.arrays import as_array, compute_dtype, rounded
+from .._inputs.types import Array
 from ..scores import score_object
 from ..scores._base import is_tensor, parameter
 from ..scores._rows import fitted, matrix_gradient, project
@@ -124,7 +125,7 @@ class Projections:
         """Yield the last letter of weight and bias, the argument projected, and the projection."""
         yield from zip("qkv", self.sources, (self.query, self.key, self.value), strict=True)
 
-    def inner_names(self, wanted: Collection[str]) -> frozenset[str]:
+    def inner_names(self, wanted: Collection[str]) -> frozenset[Any]:
         """Tell which gradients of `attention_vjp` the wanted ones are computed from."""
         inner = {name for name in ("mask", "sink", "score") if name in wanted}
         for name, (end, source, _) in zip(("query", "key", "value"), self._each(), strict=True):

@@ -5,17 +5,18 @@ output = attention(x @ wq, x @ wk, x @ wv)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._attention.gradients import SelfGradients, names_of
+from .._attention.gradients import Names, SelfGradients, SelfInput, names_of
+from .._attention.pullbacks import Pullback
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
-from .._inputs.arrays import Array, ArrayInput, float_arrays, like, room_for, rounded
+from .._inputs.arrays import float_arrays, like, room_for, rounded
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
+from .._inputs.types import Array, ArrayLike, ArrayObject
 from .projection import Projection, Projections, check_columns, rows_of
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 @with_options(AttentionOptions, of=attention)
 @room_for("x")
 def self_attention(
-    x: ArrayInput,
-    wq: ArrayInput,
-    wk: ArrayInput,
-    wv: ArrayInput,
+    x: ArrayLike,
+    wq: ArrayObject,
+    wk: ArrayObject,
+    wv: ArrayObject,
     **options: Unpack[AttentionOptions],
 ) -> Array:
     """Let each row of x attend to the rows of x: self-attention with one head [1]_ [2]_.
@@ -95,14 +96,14 @@ def self_attention(
 @with_options(AttentionOptions, of=attention)
 @room_for("x")
 def self_attention_vjp(
-    x: ArrayInput,
-    wq: ArrayInput,
-    wk: ArrayInput,
-    wv: ArrayInput,
+    x: ArrayLike,
+    wq: ArrayObject,
+    wk: ArrayObject,
+    wv: ArrayObject,
     *,
-    wrt: str | Collection[str] | None = None,
+    wrt: Names[SelfInput] = None,
     **options: Unpack[AttentionOptions],
-) -> tuple[Array, Callable[[ArrayInput], SelfGradients]]:
+) -> tuple[Array, Pullback[SelfGradients]]:
     """Compute self-attention, and return the output with the pullback of its gradients.
 
     Parameters
@@ -164,7 +165,7 @@ def self_attention_vjp(
     )
     output = rounded(wide, dtype)
 
-    def pullback(d_output: ArrayInput) -> SelfGradients:
+    def pullback(d_output: ArrayObject) -> SelfGradients:
         """Return the gradients, from that of the output."""
         found = pull(like("d_output", d_output, output.shape, dtype).astype(wide.dtype))
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone

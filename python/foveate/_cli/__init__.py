@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from .._runtime.config import __version__
+
 COMMANDS = {
     "demo": "recognize digits, fit a curve, align, learn where to look, translate; draw all that",
     "bench": "time this machine against NumPy, and against torch and onnxruntime if installed",
@@ -73,6 +75,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m foveate", description="foveate: attention on CPUs, from NumPy arrays."
     )
+    parser.add_argument("--version", action="version", version=f"foveate {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="demo | bench | info")
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(

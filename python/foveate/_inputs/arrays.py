@@ -11,27 +11,12 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
-
-Array: TypeAlias = NDArray[Any]
-
-
-class SupportsDLPack(Protocol):
-    """An array of another library that shares its memory by DLPack."""
-
-    def __dlpack__(self, **kwargs: Any) -> Any:
-        """Return a capsule."""
-
-    def __dlpack_device__(self) -> tuple[Any, int]:
-        """Return the kind and the number of the device."""
-
-
-ArrayInput: TypeAlias = ArrayLike | SupportsDLPack
+from .types import Array, SupportsDLPack
 
 _INT64_MAX = 2**63 - 1
 

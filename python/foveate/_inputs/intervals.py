@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, integer, integers
+from .arrays import integer, integers
+from .types import Array, Int, Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +57,15 @@ class Intervals:
     array([0. , 0. , 0.5, 0.5, 0. ])
     """
 
-    low: Any
-    high: Any
+    low: Ints
+    high: Ints
 
     def __post_init__(self) -> None:
         """Check what does not depend on the queries."""
         for name in ("low", "high"):
             object.__setattr__(self, name, integers(name, getattr(self, name)))
 
-    def dense(self, queries: int, keys: int, offset: Any = 0) -> Array:  # noqa: ARG002
+    def dense(self, queries: Int, keys: Int, offset: Any = 0) -> Array:  # noqa: ARG002
         """Return what it means, cell by cell.
 
         Parameters
@@ -99,7 +100,7 @@ class Intervals:
         return _of_rows("low", self.low, queries), _of_rows("high", self.high, queries)
 
 
-def _of_rows(name: str, x: int | Array, queries: int) -> Array:
+def _of_rows(name: str, x: Any, queries: int) -> Array:
     array = np.asarray(x)
     if array.ndim == 0:
         return np.broadcast_to(array, (queries,))

@@ -8,33 +8,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from ..scores import Score
-    from .arrays import ArrayInput
-    from .random import Seed
-    from .reach import Mask, Segments, Window
+    from ..scores._base import ScoreLike
+    from .reach import Mask
+    from .types import Bool, Ints, Offset, Real, Reals, Seed, Segments, Window
 
 
 class ReachOptions(TypedDict, total=False):
     """Which keys a query sees."""
 
     mask: Mask | None
-    causal: bool
+    causal: Bool
     window: Window | None
-    offset: ArrayInput | str | None
-    key_lengths: ArrayInput | None
+    offset: Offset | None
+    key_lengths: Ints | None
     segments: Segments | None
 
 
 class ScoreOptions(ReachOptions, total=False):
     """Which keys a query sees, and how related it is to them."""
 
-    score: Score | str
-    softcap: float | None
+    score: ScoreLike
+    softcap: Real | None
 
 
 class AttentionOptions(ScoreOptions, total=False):
     """What attention may be told beside its operands."""
 
-    sink: ArrayInput | None
-    dropout: float
+    sink: Reals | None
+    dropout: Real
     rng: Seed

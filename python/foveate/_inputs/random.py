@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 
 from .arrays import real
-
-Seed: TypeAlias = int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+from .types import Seed
 
 
 def key_of(rng: Seed) -> tuple[int, int]:
@@ -45,10 +44,11 @@ def generator_of(rng: Seed) -> np.random.Generator:
     TypeError, ValueError
         For anything else, and for a negative int.
     """
+    given: Any = rng
     if isinstance(rng, bool | np.bool_):
         raise TypeError(f"rng: got the bool {rng}, wanted what numpy.random.default_rng takes")
     try:
-        return np.random.default_rng(rng)
+        return np.random.default_rng(given)
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"rng: got {rng!r}, wanted what numpy.random.default_rng takes: {error}"

@@ -9,20 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .arrays import (
-    FLOATS,
-    Array,
-    ArrayInput,
-    array_or_list,
-    integer,
-    integers,
-    native,
-)
+from .arrays import FLOATS, array_or_list, integer, integers, native
 from .intervals import Intervals
+from .types import Array, ArrayLike
 
-Mask: TypeAlias = ArrayInput | Intervals | tuple[ArrayInput | Intervals, ...]
-Window: TypeAlias = int | tuple[int | None, int | None]
-Segments: TypeAlias = ArrayInput | tuple[ArrayInput, ArrayInput]
+Mask: TypeAlias = ArrayLike | Intervals | tuple[ArrayLike | Intervals, ...]
 
 # The arrays of a reach, and how many of their axes stand behind the leading ones.
 AXES_BEHIND = {

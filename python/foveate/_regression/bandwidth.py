@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._inputs.arrays import Array
+from .._inputs.types import Array
 from .regression import Points, compact, gaussian, mean
 
 # The factors of Scott's rule that the search looks at first, each twice the one before: from where

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._inputs.arrays import Array
+from .._inputs.types import Array
 
 _Integers = NDArray[np.int64]
 

@@ -9,19 +9,20 @@ of -u^2 / 2, so that a query far from every point is no 0 / 0; a compact K is a 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from .._attention.problem import Problem
-from .._inputs.arrays import Array, ArrayInput, compute_dtype, real, reals, widest_arrays
+from .._inputs.arrays import compute_dtype, real, reals, widest_arrays
 from .._inputs.reach import Reach
+from .._inputs.types import Array, ArrayLike, Bool, CompactKernel, Kernel, Real, Reals
 from ..scores import Gaussian
 from ..scores._base import Reduced
 from .hilbert import curve_order, scatter
 
-COMPACT = ("boxcar", "epanechnikov", "triangular")
-KERNELS = ("gaussian", *COMPACT, "constant")
+COMPACT: tuple[CompactKernel, ...] = get_args(CompactKernel)
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 # Points of so many dimensions are ordered, so that the engine can skip far ones, where queries and
 # training points are at least so many each. Measured with float32 and two threads, 1,024 to 16,384
@@ -31,16 +32,16 @@ SKIP_FROM = {1: 2048, 2: 4096, 3: 8192}
 
 
 def kernel_regression(
-    x: ArrayInput,
-    x_train: ArrayInput,
-    y_train: ArrayInput,
+    x: ArrayLike,
+    x_train: ArrayLike,
+    y_train: ArrayLike,
     *,
-    w: ArrayInput = 1.0,
-    kernel: str = "gaussian",
-    leave_one_out: bool = False,
-    sample_weight: ArrayInput | None = None,
-    skip_far: bool = True,
-    fill_value: float = math.nan,
+    w: Reals = 1.0,
+    kernel: Kernel = "gaussian",
+    leave_one_out: Bool = False,
+    sample_weight: ArrayLike | None = None,
+    skip_far: Bool = True,
+    fill_value: Real = math.nan,
 ) -> Array:
     """Estimate y at x: the mean of `y_train`, weighted by how near the training points are.
 
@@ -130,7 +131,7 @@ def kernel_regression(
         return data.nothing()
     with np.errstate(all="ignore"):
         if kernel == "constant":
-            answer, total = mean(len(points.query), value, sample, leave_one_out)
+            answer, total = mean(len(points.query), value, sample, points.leave_one_out)
             empty = total == 0
         elif kernel == "gaussian":
             answer, lse = gaussian(points, value, sample, skip_far=skip_far)
@@ -167,14 +168,14 @@ class Data(NamedTuple):
 
 
 def take(
-    x: ArrayInput,
-    x_train: ArrayInput,
-    y_train: ArrayInput,
-    w: ArrayInput,
+    x: ArrayLike,
+    x_train: ArrayLike,
+    y_train: ArrayLike,
+    w: Reals,
     kernel: str,
-    leave_one_out: bool,
-    sample_weight: ArrayInput | None,
-    fill_value: float,
+    leave_one_out: Bool,
+    sample_weight: ArrayLike | None,
+    fill_value: Real,
 ) -> Data:
     """Check the arguments of `kernel_regression`, and make matrices of the arrays.
 
@@ -233,7 +234,7 @@ def check_bool(name: str, x: object) -> None:
         raise TypeError(f"{name}: got {x!r}, wanted True or False")
 
 
-def _inverse_bandwidth(w: ArrayInput, size: int, accumulated: np.dtype[Any]) -> float | Array:
+def _inverse_bandwidth(w: Reals, size: int, accumulated: np.dtype[Any]) -> float | Array:
     inverse = reals("w", w)
     if not isinstance(inverse, float) and inverse.ndim == 0:
         inverse = float(inverse)
@@ -250,7 +251,7 @@ def _inverse_bandwidth(w: ArrayInput, size: int, accumulated: np.dtype[Any]) -> 
     return inverse
 
 
-def _sample_weights(sample_weight: ArrayInput, count: int) -> Array | None:
+def _sample_weights(sample_weight: ArrayLike, count: int) -> Array | None:
     """Weights whose largest is 1, in float64; None where all are alike."""
     sample = reals("sample_weight", sample_weight)
     if isinstance(sample, float) or sample.shape != (count,):
@@ -277,11 +278,11 @@ class Points:
     """Queries (n, d) and keys (m, d), and how the engine is asked about them."""
 
     def __init__(
-        self, query: Array, key: Array, inverse: float | Array, leave_one_out: bool
+        self, query: Array, key: Array, inverse: float | Array, leave_one_out: Bool
     ) -> None:
         self.query, self.key = query, key
         self.inverse = inverse
-        self.leave_one_out = leave_one_out
+        self.leave_one_out = bool(leave_one_out)
         self.accumulated = compute_dtype(query.dtype)
 
     def factors(self) -> Array:
@@ -313,7 +314,7 @@ class Points:
         weighing = None if kernel == "gaussian" else kernel
         return Problem(*reduced[:-1], value, reach=reach, weighing=weighing)
 
-    def order(self, skip_far: bool) -> tuple[Array, Array] | None:
+    def order(self, skip_far: Bool) -> tuple[Array, Array] | None:
         """In which order queries and keys have their neighbors close, where that pays."""
         fewest = SKIP_FROM.get(self.query.shape[1])
         if not skip_far or fewest is None or min(len(self.query), len(self.key)) < fewest:
@@ -352,7 +353,7 @@ class Points:
 
 
 def gaussian(
-    points: Points, value: Array, sample: Array | None, *, skip_far: bool
+    points: Points, value: Array, sample: Array | None, *, skip_far: Bool
 ) -> tuple[Array, Array]:
     """Answers, and the logarithms of the sums of weights. Sample weights are biases of logits."""
     order = points.order(skip_far)
@@ -408,7 +409,7 @@ class Compact(NamedTuple):
 
 
 def compact(
-    points: Points, kernel: str, value: Array, sample: Array | None, *, skip_far: bool
+    points: Points, kernel: str, value: Array, sample: Array | None, *, skip_far: Bool
 ) -> Compact:
     """Answer by a compact kernel.
 
@@ -454,7 +455,7 @@ def compact(
 
 
 def mean(
-    count: int, value: Array, sample: Array | None, leave_one_out: bool
+    count: int, value: Array, sample: Array | None, leave_one_out: Bool
 ) -> tuple[Array, Array]:
     """The same mean for each query, or that of all points but one, and the sums of the weights.
 

@@ -6,31 +6,31 @@ Between the two the points, the means, and the logarithms of the sums of weights
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._attention.gradients import RegressionGradients, names_of
+from .._attention.gradients import Names, RegressionGradients, RegressionInput, names_of
 from .._attention.problem import Answers, Outputs, Problem
-from .._inputs.arrays import Array, ArrayInput, like
+from .._attention.pullbacks import Pullback
+from .._inputs.arrays import like
+from .._inputs.types import Array, ArrayLike, ArrayObject, Bool, Kernel, Real, Reals
 from .regression import Data, compact, mean, sums_of_others, take
-
-Pullback = Callable[[ArrayInput], RegressionGradients]
 
 
 def kernel_regression_vjp(
-    x: ArrayInput,
-    x_train: ArrayInput,
-    y_train: ArrayInput,
+    x: ArrayLike,
+    x_train: ArrayLike,
+    y_train: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
-    w: ArrayInput = 1.0,
-    kernel: str = "gaussian",
-    leave_one_out: bool = False,
-    sample_weight: ArrayInput | None = None,
-    fill_value: float = math.nan,
-) -> tuple[Array, Pullback]:
+    wrt: Names[RegressionInput] = None,
+    w: Reals = 1.0,
+    kernel: Kernel = "gaussian",
+    leave_one_out: Bool = False,
+    sample_weight: ArrayLike | None = None,
+    fill_value: Real = math.nan,
+) -> tuple[Array, Pullback[RegressionGradients]]:
     """Estimate y at x, and return the estimate with the function that pulls gradients back.
 
     The weights are not stored: the pullback recomputes them, tile by tile. With the gradient of w
@@ -116,7 +116,7 @@ def kernel_regression_vjp(
             output = data.fill(answer, empty)
     shape, dtype = output.shape, output.dtype
 
-    def pullback(d_output: ArrayInput) -> RegressionGradients:
+    def pullback(d_output: ArrayObject) -> RegressionGradients:
         """Return the gradients, from that of the output."""
         d_out = like("d_output", d_output, shape, dtype)
         with np.errstate(all="ignore"):

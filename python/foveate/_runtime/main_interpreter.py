@@ -1,4 +1,4 @@
-"""Refuses, as it is imported, to run in a subinterpreter: foveate and NumPy keep state of the process.
+"""Refuses, as it is imported, to run in a subinterpreter: state is kept for the whole process.
 
 It comes before the extension module, whose loading hangs there under Python 3.11.
 """
@@ -22,6 +22,6 @@ def _is_main() -> bool:
 
 if not _is_main():
     raise ImportError(
-        "foveate: got a subinterpreter, wanted the main interpreter of a process: NumPy and foveate "
-        "keep state that interpreters would share"
+        "foveate: got a subinterpreter, wanted the main interpreter of a process: NumPy and "
+        "foveate keep state that interpreters would share"
     )

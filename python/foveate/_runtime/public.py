@@ -15,10 +15,12 @@ _PACKAGE = __name__.partition(".")[0]
 def publish(name: str) -> None:
     """Let the classes and functions in the `__all__` of a module say that they stand there.
 
-    What the package itself exports says that it stands in the package.
+    What the package itself exports says that it stands in the package. A name that is imported
+    where it is asked for is left alone.
     """
     module = sys.modules[name]
-    for thing in (getattr(module, x) for x in module.__all__):
+    found = vars(module)
+    for thing in (found[x] for x in module.__all__ if x in found):
         home = getattr(thing, "__module__", "")
         if not home.startswith(f"{_PACKAGE}."):
             continue

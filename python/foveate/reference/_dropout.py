@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .._inputs.random import Seed, dropout_of
+from .._inputs.random import dropout_of
+from .._inputs.types import Seed
 from ._random import DROPOUT, philox, uniform
 
 Array = NDArray[Any]

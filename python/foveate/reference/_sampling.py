@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._inputs.random import Seed, key_of
+from .._inputs.random import key_of
+from .._inputs.types import Seed
 from ._quiet import quiet
 from ._random import MULTINOMIAL, MULTINOULLI, philox, uniform
 

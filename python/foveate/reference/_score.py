@@ -213,7 +213,8 @@ def _(score: Cosine, query: Array, key: Array) -> Formula:
 
 @formula.register
 def _(score: Polynomial, query: Array, key: Array) -> Formula:
-    related, pull = products(query, key, score.scale)
+    scale: Any = score.scale
+    related, pull = products(query, key, scale)
 
     def pulled(d_x: Array, seen: Array) -> tuple[Array, Array, Any]:
         d_query, d_key, d_scale = pull(d_x, seen)

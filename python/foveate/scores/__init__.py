@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from .._inputs.arrays import Array
+from .._inputs.types import Array
 from .._runtime.public import publish as _publish
 from ._additive import Additive, Concat
 from ._base import Family, Reduced, Score, checked

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import ArrayInput
+from .._inputs.types import Activation, ArrayObject
 from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of
 from ._rows import activation_name, matrix_gradient, times
 
@@ -58,11 +58,11 @@ class Additive(ArrayScore):
            [0.475, 0.525]])
     """
 
-    v: ArrayInput
-    wq: ArrayInput | None = None
-    wk: ArrayInput | None = None
-    b: ArrayInput | None = None
-    activation: str = "tanh"
+    v: ArrayObject
+    wq: ArrayObject | None = None
+    wk: ArrayObject | None = None
+    b: ArrayObject | None = None
+    activation: Activation = "tanh"
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -147,10 +147,10 @@ class Concat(ArrayScore):
            [0.475, 0.525]])
     """
 
-    v: ArrayInput
-    w: ArrayInput
-    b: ArrayInput | None = None
-    activation: str = "tanh"
+    v: ArrayObject
+    w: ArrayObject
+    b: ArrayObject | None = None
+    activation: Activation = "tanh"
 
     def __post_init__(self) -> None:
         """Check the parameters."""

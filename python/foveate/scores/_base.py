@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._inputs.arrays import FLOATS, Array, as_array, native, real
+from .._inputs.arrays import FLOATS, as_array, native, real
+from .._inputs.types import Array, ScoreName
 from . import _rows
 
 # The families of kernels: scale times q . k, sum_h factors_h act(q_h + k_h) with the activation of
@@ -111,6 +112,9 @@ class Score(ABC):
     def reduce_to_learn(self, query: Array, key: Array) -> Reduced:
         """Reduce, where gradients will be wanted: a score may have another form for that."""
         return self.reduce(query, key)
+
+
+ScoreLike: TypeAlias = Score | ScoreName
 
 
 class RowScore(Score):

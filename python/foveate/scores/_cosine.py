@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._inputs.arrays import ArrayInput
+from .._inputs.types import ArrayObject, Real
 from ._base import Need, Reduced, RowScore, is_tensor, number_or_tensor
 from ._dot import scaled_product
 from ._rows import unit_gradient
@@ -34,7 +34,7 @@ class Cosine(RowScore):
     array([[0.731, 0.269]])
     """
 
-    scale: float | ArrayInput = 1.0
+    scale: Real | ArrayObject = 1.0
 
     needs_one_size = True
 

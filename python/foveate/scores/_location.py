@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import ArrayInput
+from .._inputs.types import Activation, ArrayObject, Real
 from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of, number_or_tensor
 from ._rows import activation_name, matrix_gradient, slope
 
@@ -47,9 +47,9 @@ class Location(ArrayScore):
            [0.45, 0.55]])
     """
 
-    w: ArrayInput
-    b: float | ArrayInput = 0.0
-    activation: str = "tanh"
+    w: ArrayObject
+    b: Real | ArrayObject = 0.0
+    activation: Activation = "tanh"
 
     def __post_init__(self) -> None:
         """Check the parameters."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._inputs.arrays import integer
+from .._inputs.types import ArrayObject, Int, Real
 from ._base import Need, Reduced, RowScore, gradient_of, is_tensor, number_or_tensor
 from ._rows import scale_gradient
 
@@ -37,9 +38,9 @@ class Polynomial(RowScore):
     array([[0.953, 0.047]])
     """
 
-    degree: int
-    c: Any = 0.0
-    scale: Any = None
+    degree: Int
+    c: Real | ArrayObject = 0.0
+    scale: Real | ArrayObject | None = None
 
     needs_one_size = True
 
@@ -60,7 +61,8 @@ class Polynomial(RowScore):
         """Take the product as it is where there is no constant, and nothing that learns."""
         if is_tensor(self.c) or is_tensor(self.scale) or self.c:
             return self.over_to_learn(query, key, rows)
-        return Reduced(query, key, self.scale, link=("power", self.degree))
+        scale: Any = self.scale
+        return Reduced(query, key, scale, link=("power", int(self.degree)))
 
     def over_to_learn(self, query: Any, key: Any, rows: Any) -> Reduced:
         """Take the product of [scale q, c] and [k, 1], whose gradients are those of both.
@@ -93,6 +95,6 @@ class Polynomial(RowScore):
             rows.with_one(query if is_plain else rows.scaled(query, scale), one=c),
             rows.with_one(key),
             factor,
-            link=("power", self.degree),
+            link=("power", int(self.degree)),
             undo=undo,
         )

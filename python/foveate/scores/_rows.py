@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import Array, by_rows, compute_dtype, plain_rows
+from .._inputs.arrays import by_rows, compute_dtype, plain_rows
+from .._inputs.types import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,

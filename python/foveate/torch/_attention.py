@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from .._inputs.arrays import real
-from .._inputs.reach import Reach, Window
-from ..scores import Score
+from .._inputs.reach import Reach
+from .._inputs.types import Window
+from ..scores._base import ScoreLike
 from . import _soft  # noqa: F401  (registers the operators)
 from ._derivatives import is_forward_mode, named
 from ._problem import state
 from ._reach import resolve
 from ._scores import reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
-
-AnyScore = Score | str
 
 _with_gradients = torch.ops.foveate.attention.default
 _without = torch.ops.foveate.attention_inference.default
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     class AttentionOptions(TypedDict, total=False):
         """What attention may be told beside its operands."""
 
-        score: AnyScore
+        score: ScoreLike
         mask: Tensor | None
         causal: bool
         window: Window | None

@@ -16,8 +16,9 @@ from torch import Tensor
 from .._attention.hard import draws_of
 from .._attention.hard_vjp import HardBackward
 from .._inputs.arrays import integer, real
-from .._inputs.reach import Window
-from ._attention import AnyScore, draw_seed
+from .._inputs.types import Selection, Window
+from ..scores._base import ScoreLike
+from ._attention import draw_seed
 from ._operator import Operator
 from ._problem import (
     ARGUMENTS,
@@ -65,10 +66,10 @@ def hard_attention(
     key: Tensor,
     value: Tensor,
     *,
-    select: str = "sample",
+    select: Selection = "sample",
     size: int | tuple[int, ...] | None = None,
     generator: torch.Generator | None = None,
-    score: AnyScore = "scaled_dot",
+    score: ScoreLike = "scaled_dot",
     mask: Tensor | None = None,
     causal: bool = False,
     window: Window | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from .._attention.local import deviation_of, positive
 from .._inputs.arrays import real
 from .._inputs.reach import Reach
-from ._attention import AnyScore, Options, call
+from ..scores._base import ScoreLike
+from ._attention import Options, call
 from ._reach import bounded, integers
 from ._rows import learned, wide_product
 from ._scores import reduce
@@ -25,8 +26,8 @@ def local_attention(
     *,
     half_width: float,
     centers: Tensor | None = None,
-    sigma: float | Tensor | str | None = "half",
-    score: AnyScore = "scaled_dot",
+    sigma: float | Tensor | Literal["half"] | None = "half",
+    score: ScoreLike = "scaled_dot",
     key_lengths: int | Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:

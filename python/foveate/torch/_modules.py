@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._inputs.types import Activation, Kernel
 from ..scores import Additive, Bilinear
-from ._attention import AnyScore, attention
+from ..scores._base import ScoreLike
+from ._attention import attention
 from ._hard import HardAttention as Choice
 from ._hard import hard_attention
 from ._local import local_attention, predict_centers
@@ -48,7 +50,7 @@ class AdditiveAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
         key_size: int,
         hidden_size: int,
         *,
-        activation: str = "tanh",
+        activation: Activation = "tanh",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -153,7 +155,7 @@ class LocalAttention(nn.Module):  # type: ignore[misc]  # torch is taken as unty
         query_size: int | None = None,
         hidden_size: int | None = None,
         *,
-        score: AnyScore = "scaled_dot",
+        score: ScoreLike = "scaled_dot",
     ) -> None:
         super().__init__()
         self.half_width, self.score = half_width, score
@@ -216,7 +218,7 @@ class HardAttention(nn.Module):  # type: ignore[misc]  # torch is taken as untyp
     torch.Size([3])
     """
 
-    def __init__(self, size: int | None = None, *, score: AnyScore = "scaled_dot") -> None:
+    def __init__(self, size: int | None = None, *, score: ScoreLike = "scaled_dot") -> None:
         super().__init__()
         self.size, self.score = size, score
 
@@ -262,7 +264,7 @@ class NadarayaWatson(nn.Module):  # type: ignore[misc]  # torch is taken as unty
     True
     """
 
-    def __init__(self, w: float | Tensor = 1.0, *, kernel: str = "gaussian") -> None:
+    def __init__(self, w: float | Tensor = 1.0, *, kernel: Kernel = "gaussian") -> None:
         super().__init__()
         self.w = nn.Parameter(torch.as_tensor(w, dtype=torch.get_default_dtype()).clone())
         self.kernel = kernel

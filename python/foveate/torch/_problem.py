@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .._attention.backward import Backward
 from .._attention.problem import Dropout, Problem
-from .._inputs.arrays import Array
 from .._inputs.reach import AXES_BEHIND, Reach
+from .._inputs.types import Array
 from ..scores import Additive, Dot, Gaussian, Reduced, Score
 from ..scores._base import unchanged
 from ._operator import names_of

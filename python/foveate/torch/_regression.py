@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._inputs.arrays import Array, real
+from .._inputs.arrays import real
+from .._inputs.types import Array, Kernel
 from .._regression.regression import KERNELS, check_bool
 from .._regression.regression import kernel_regression as of_arrays
 from .._regression.regression_vjp import kernel_regression_vjp
@@ -35,7 +36,7 @@ def kernel_regression(
     y_train: Tensor,
     *,
     w: float | Tensor = 1.0,
-    kernel: str = "gaussian",
+    kernel: Kernel = "gaussian",
     leave_one_out: bool = False,
     sample_weight: Tensor | None = None,
     fill_value: float = math.nan,
@@ -138,7 +139,7 @@ class _KernelRegression(Operator):
         return None if d_outputs[0] is None else d_outputs
 
     def differentiate(
-        self, signals: Sequence[Any], wanted: Sequence[str], stated: Sequence[Any]
+        self, signals: Sequence[Any], wanted: Sequence[Any], stated: Sequence[Any]
     ) -> dict[str, Any]:
         """Compute the gradients."""
         arrays, keywords = _of_arrays(*stated)

@@ -11,7 +11,8 @@ from torch.nn import Parameter
 from torch.utils.dlpack import to_dlpack
 
 from .. import _core
-from .._inputs.arrays import Array, bfloat16
+from .._inputs.arrays import bfloat16
+from .._inputs.types import Array
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

@@ -42,6 +42,13 @@ int main(void) {
   fv_error error;
   int wrong = 0;
 
+#if FV_VERSION < 100
+#error "FV_VERSION counts major * 10000 + minor * 100 + patch"
+#endif
+  if (fv_version() != FV_VERSION) {
+    printf("the header is of version %d, the engine of %d\n", FV_VERSION, fv_version());
+    return 1;
+  }
   memset(&problem, 0, sizeof problem);
   problem.query = &queries;
   problem.key = &keys;

@@ -1,0 +1,134 @@
+// Threads that help a call. Unlike at an OpenMP barrier, the caller waits only for those that took a task, and does
+// without a helper that has lost its core or is slow to wake. One call has the helpers at a time; a call that comes
+// meanwhile, from another thread or from a signal handler, runs on its own thread alone.
+#include "pool.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <vector>
+
+#include "system.hpp"
+
+namespace foveate::pool {
+namespace {
+
+// How long a thread without work looks for more before it sleeps: waking it costs tens of microseconds.
+constexpr std::chrono::microseconds spin_period{200};
+
+using Clock = std::chrono::steady_clock;
+
+// The critical sections below are a few instructions long: a thread that sleeps for one wakes tens of microseconds
+// late.
+void lock_soon(std::unique_lock<std::mutex>& lock) {
+  for (int tries = 0; tries < 1000; ++tries) {
+    if (lock.try_lock()) return;
+    system::pause();
+  }
+  lock.lock();
+}
+
+class Helpers {
+ public:
+  bool run(Job& job, int helpers) noexcept {
+    if (busy_.test_and_set(std::memory_order_acquire)) return false;
+    lead(job, helpers);
+    busy_.clear(std::memory_order_release);
+    return true;
+  }
+
+ private:
+  void lead(Job& job, int helpers) noexcept {
+    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+    lock_soon(lock);
+    grow(helpers);
+    keep_off_this_cpu();
+    job_ = &job;
+    places_ = helpers;
+    calls_.fetch_add(1, std::memory_order_release);
+    lock.unlock();
+    wake_.notify_all();
+    job.work(0);
+    lock_soon(lock);
+    job_ = nullptr;
+    if (active_.load() == 0) return;
+    lock.unlock();
+    for (const auto end = Clock::now() + spin_period; active_.load(std::memory_order_acquire) > 0;) {
+      system::pause();
+      if (Clock::now() < end) continue;
+      lock.lock();
+      while (!done_.wait_for(lock, interrupt_period, [&] { return active_.load() == 0; })) {
+        lock.unlock();
+        job.ask();
+        lock.lock();
+      }
+      break;
+    }
+  }
+
+  void grow(int helpers) noexcept {
+    try {
+      while (threads_.size() < size_t(helpers)) {
+        threads_.reserve(size_t(helpers));
+        threads_.push_back(system::start_thread([](void* all) { static_cast<Helpers*>(all)->help(); }, this));
+        off_cpu_ = -1;
+      }
+    } catch (const std::exception&) {  // as many as there can be
+    }
+  }
+
+  // A helper that is woken on the caller's own CPU, which the scheduler at times prefers to an idle one, only delays
+  // the call: for a few milliseconds calls took twice as long as on one thread. Done again when the caller has moved.
+  void keep_off_this_cpu() noexcept {
+    const int cpu = system::this_cpu();
+    if (cpu != off_cpu_ && system::keep_off(cpu, threads_)) off_cpu_ = cpu;
+  }
+
+  [[noreturn]] void help() noexcept {
+    uint64_t seen = 0;
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return calls_.load() != seen; });
+      for (;;) {
+        seen = calls_.load();
+        if (job_ && places_ > 0) {
+          Job& job = *job_;
+          const int thread = places_--;
+          active_.fetch_add(1);
+          lock.unlock();
+          job.work(thread);
+          lock_soon(lock);
+          if (active_.fetch_sub(1) == 1) done_.notify_one();
+        }
+        lock.unlock();
+        const auto end = Clock::now() + spin_period;
+        while (calls_.load(std::memory_order_acquire) == seen && Clock::now() < end) system::pause();
+        lock_soon(lock);
+        if (calls_.load() == seen) break;
+      }
+    }
+  }
+
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;  // a call has the helpers
+  std::mutex mutex_;                          // guards what follows
+  std::condition_variable wake_, done_;
+  Job* job_ = nullptr;
+  int places_ = 0;  // helpers that may still join, each with its number
+  std::vector<system::Thread> threads_;
+  int off_cpu_ = -1;  // which the threads keep off
+  std::atomic<int> active_{0};
+  std::atomic<uint64_t> calls_{0};
+};
+
+Helpers& helpers() noexcept {
+  static Helpers* const all = new Helpers;  // never destroyed: its threads outlive static objects
+  return *all;
+}
+
+}  // namespace
+
+bool run(Job& job, int count) noexcept { return helpers().run(job, count); }
+
+}  // namespace foveate::pool

@@ -1,0 +1,66 @@
+// The forms of system.hpp for each operating system; where one has no such call, nothing is done.
+#include "system.hpp"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#include <signal.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace foveate::system {
+
+int cpus() noexcept {
+  const unsigned count = std::thread::hardware_concurrency();
+  return count ? int(count) : 1;
+}
+
+int this_cpu() noexcept {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+#if defined(__linux__)
+bool keep_off(int cpu, const std::vector<Thread>& threads) noexcept {
+  cpu_set_t others;
+  if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof others, &others) != 0) return false;
+  CPU_CLR(size_t(cpu), &others);
+  if (CPU_COUNT(&others) == 0) return false;
+  for (const Thread thread : threads) pthread_setaffinity_np(thread, sizeof others, &others);
+  return true;
+}
+#else
+bool keep_off(int, const std::vector<Thread>&) noexcept { return false; }
+#endif
+
+Thread start_thread(void (*work)(void*), void* context) {
+#if defined(__unix__) || defined(__APPLE__)
+  struct Blocked {
+    sigset_t before;
+    Blocked() {
+      sigset_t all;
+      sigfillset(&all);
+      pthread_sigmask(SIG_SETMASK, &all, &before);
+    }
+    ~Blocked() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
+  } const blocked;
+#endif
+  std::thread thread(work, context);
+  const Thread handle = thread.native_handle();
+  thread.detach();
+  return handle;
+}
+
+void at_fork_in_child(void (*then)()) noexcept {
+#if defined(__unix__) || defined(__APPLE__)
+  pthread_atfork(nullptr, nullptr, then);
+#else
+  (void)then;  // nothing forks
+#endif
+}
+
+}  // namespace foveate::system

@@ -1,0 +1,37 @@
+// What the operating system is asked for threads: which CPUs there are, to keep threads off one of them, that signals
+// go to the program's own threads, and to be told of a fork. All #if of systems that threads need stand in system.cpp.
+#pragma once
+#include <thread>
+#include <vector>
+
+namespace foveate::system {
+
+using Thread = std::thread::native_handle_type;
+
+// Tells the CPU that this thread waits in a loop.
+inline void pause() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// How many CPUs there are; at least 1.
+int cpus() noexcept;
+
+// The CPU that this thread runs on; -1: it is not known.
+int this_cpu() noexcept;
+
+// Lets threads run where the calling thread may, but not on this CPU. False: nothing was changed, as there is no other
+// CPU, or the system has no such call.
+bool keep_off(int cpu, const std::vector<Thread>& threads) noexcept;
+
+// Starts a thread that takes no signals: those are for the threads of the program, and Ctrl-C must reach the main one.
+// Throws what std::thread does.
+Thread start_thread(void (*work)(void* context), void* context);
+
+// Calls a function in every child that is forked from now on, before fork returns there.
+void at_fork_in_child(void (*)()) noexcept;
+
+}  // namespace foveate::system

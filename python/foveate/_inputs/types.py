@@ -1,0 +1,93 @@
+"""The types of what functions take: arrays, lists, numbers and names. `foveate.typing` shows them.
+
+An array is any object that gives its memory out; where lists are taken too, these are lists and
+tuples of numbers, of lists, and so on. Strings and bytes are neither, for a type checker either.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+# --- what comes out ------------------------------------------------------------------------------
+
+Array: TypeAlias = NDArray[Any]
+
+# --- what comes in -------------------------------------------------------------------------------
+
+Bool: TypeAlias = bool | np.bool_
+Int: TypeAlias = int | np.integer[Any]
+Real: TypeAlias = float | np.floating[Any] | np.integer[Any]
+
+Number_co = TypeVar("Number_co", covariant=True)
+
+
+class SupportsArray(Protocol):
+    """An object that gives itself out as an array of NumPy."""
+
+    def __array__(self) -> Array:
+        """Return the array."""
+
+
+class SupportsDLPack(Protocol):
+    """An array of another library that shares its memory by DLPack."""
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a capsule."""
+
+    def __dlpack_device__(self) -> tuple[Any, int]:
+        """Return the kind and the number of the device."""
+
+
+class ListOf(Protocol[Number_co]):
+    """A list or a tuple of numbers, of arrays, or of such lists.
+
+    These three methods tell it from a string, bytes, a range, a set and an iterator.
+    """
+
+    def __contains__(self, item: object, /) -> bool:
+        """Tell whether an object is in it."""
+
+    def __iter__(self) -> Iterator[Number_co | SupportsArray | ListOf[Number_co]]:
+        """Go through what it holds."""
+
+    def __rmul__(self, times: SupportsIndex, /) -> object:
+        """Repeat it."""
+
+
+# The buffer protocol by the names of those that have it, since bytes have it too.
+if TYPE_CHECKING:
+    Buffer: TypeAlias = memoryview | bytearray | array.array[Any] | ctypes.Array[Any]
+else:  # array.array has no parameters before Python 3.12
+    Buffer = memoryview | bytearray | array.array | ctypes.Array
+ArrayObject: TypeAlias = SupportsArray | SupportsDLPack | Buffer
+ArrayLike: TypeAlias = ArrayObject | ListOf[float]
+IntArrayLike: TypeAlias = ArrayObject | ListOf[int]
+Reals: TypeAlias = Real | ArrayLike
+Ints: TypeAlias = Int | IntArrayLike
+
+Size: TypeAlias = Int | tuple[Int, ...] | list[int]
+Seed: TypeAlias = (
+    Int | ListOf[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+)
+
+# --- of a reach ----------------------------------------------------------------------------------
+
+Window: TypeAlias = Int | tuple[Int | None, Int | None] | list[int] | list[int | None]
+Offset: TypeAlias = Ints | Literal["end"]
+Segments: TypeAlias = IntArrayLike | tuple[IntArrayLike, IntArrayLike]
+Sigma: TypeAlias = Real | Literal["half"]
+
+# --- names ---------------------------------------------------------------------------------------
+
+ScoreName: TypeAlias = Literal["dot", "scaled_dot", "cosine", "gaussian"]
+Activation: TypeAlias = Literal["tanh", "relu", "identity"]
+Selection: TypeAlias = Literal["argmax", "sample"]
+MemorySelection: TypeAlias = Literal["soft", "argmax", "sample"]
+CompactKernel: TypeAlias = Literal["boxcar", "epanechnikov", "triangular"]
+Kernel: TypeAlias = Literal["gaussian", "boxcar", "epanechnikov", "triangular", "constant"]

@@ -1,0 +1,127 @@
+"""Types for annotations: what functions take and return, as `numpy.typing` has them for NumPy.
+
+>>> import foveate as fv, numpy as np
+>>> from foveate.typing import Array, ArrayLike, ScoreLike
+>>> def attend(query: ArrayLike, memory: ArrayLike, score: ScoreLike = "cosine") -> Array:
+...     return fv.attention(query, memory, memory, score=score)
+
+What comes out, and what comes in:
+
+`Array`
+    An array of NumPy of any dtype.
+`ArrayLike`, `IntArrayLike`
+    Anything with `__array__`, `__dlpack__` or the buffer protocol, and a list or tuple of numbers
+    (of ints), of arrays, or of such lists. No string, no bytes and no number.
+`ArrayObject`
+    Where no list is taken: the parameters of scores and blocks, and what pullbacks are called with.
+`Reals`, `Ints`
+    A number or an array of them.
+`Real`, `Int`, `Bool`
+    A number of Python or of NumPy.
+`Size`, `Seed`
+    What NumPy's random functions take.
+`Mask`, `Window`, `Offset`, `Segments`, `Sigma`
+    The keywords of a reach.
+
+Names, as Literal types:
+
+`ScoreName`, `ScoreLike`
+    The name of a score; a name or a score object.
+`Activation`, `Kernel`
+    Of scores; of kernel regression.
+`Selection`, `MemorySelection`
+    What `select` takes in `hard_attention`, and in `Memory.read`.
+`AttentionInput`, `HardInput`, `LocalInput`, ...
+    What `wrt` takes: the fields of `Gradients`, `HardGradients`, `LocalGradients`, ...
+
+Protocols:
+
+`Pullback`, `AttentionPullback`, `HardPullback`, `CenterPullback`
+    What `_vjp` functions return beside the output. `Pullback[LocalGradients]` is that of
+    `local_attention_vjp`, and so on. Fields of gradients are typed as arrays; those that were not
+    wanted, or not given, are None, which is for the caller to know.
+`SupportsArray`, `SupportsDLPack`, `ListOf`
+    What array-likes are made of.
+"""
+
+from ._attention.gradients import (
+    AttentionInput,
+    HardInput,
+    HierarchicalInput,
+    LocalInput,
+    MemoryInput,
+    MultiHeadInput,
+    RegressionInput,
+    SelfInput,
+)
+from ._attention.pullbacks import AttentionPullback, CenterPullback, HardPullback, Pullback
+from ._inputs.reach import Mask
+from ._inputs.types import (
+    Activation,
+    Array,
+    ArrayLike,
+    ArrayObject,
+    Bool,
+    Int,
+    IntArrayLike,
+    Ints,
+    Kernel,
+    ListOf,
+    MemorySelection,
+    Offset,
+    Real,
+    Reals,
+    ScoreName,
+    Seed,
+    Segments,
+    Selection,
+    Sigma,
+    Size,
+    SupportsArray,
+    SupportsDLPack,
+    Window,
+)
+from ._runtime.public import publish as _publish
+from .scores._base import ScoreLike
+
+__all__ = [
+    "Activation",
+    "Array",
+    "ArrayLike",
+    "ArrayObject",
+    "AttentionInput",
+    "AttentionPullback",
+    "Bool",
+    "CenterPullback",
+    "HardInput",
+    "HardPullback",
+    "HierarchicalInput",
+    "Int",
+    "IntArrayLike",
+    "Ints",
+    "Kernel",
+    "ListOf",
+    "LocalInput",
+    "Mask",
+    "MemoryInput",
+    "MemorySelection",
+    "MultiHeadInput",
+    "Offset",
+    "Pullback",
+    "Real",
+    "Reals",
+    "RegressionInput",
+    "ScoreLike",
+    "ScoreName",
+    "Seed",
+    "Segments",
+    "Selection",
+    "SelfInput",
+    "Sigma",
+    "Size",
+    "SupportsArray",
+    "SupportsDLPack",
+    "Window",
+]
+
+_publish(__name__)
