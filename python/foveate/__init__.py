@@ -13,6 +13,10 @@ scores become an answer).
 
 from typing import TYPE_CHECKING
 
+from ._runtime import main_interpreter as _main_interpreter  # noqa: F401  (first: it may refuse)
+
+# isort: split
+
 from ._attention.gradients import (
     CenterGradients,
     Gradients,
