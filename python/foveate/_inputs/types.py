@@ -7,7 +7,6 @@ tuples of numbers, of lists, and so on. Strings and bytes are neither, for a typ
 from __future__ import annotations
 
 import array
-import ctypes
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
 
@@ -62,7 +61,7 @@ class ListOf(Protocol[Number_co]):
 
 # The buffer protocol by the names of those that have it, since bytes have it too.
 if TYPE_CHECKING:
-    Buffer: TypeAlias = memoryview | bytearray | array.array[Any] | ctypes.Array[Any]
+    Buffer: TypeAlias = memoryview | bytearray | array.array[Any]
     Seed: TypeAlias = (
         Int
         | ListOf[int]
@@ -72,7 +71,7 @@ if TYPE_CHECKING:
         | None
     )
 else:
-    Buffer = memoryview | bytearray | array.array | ctypes.Array  # no parameters before Python 3.12
+    Buffer = memoryview | bytearray | array.array  # no parameters before Python 3.12
     Seed = Any  # what imports numpy.random, as NumPy itself does, takes as long as foveate
 ArrayObject: TypeAlias = SupportsArray | SupportsDLPack | Buffer
 ArrayLike: TypeAlias = ArrayObject | ListOf[float]
