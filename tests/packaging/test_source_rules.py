@@ -127,7 +127,8 @@ def test_kernels_have_internal_linkage(path):
 @needs_sources
 def test_kernels_have_the_names_of_the_table():
     """One name from the table to the formula: that of a kernel has all words of its entry."""
-    text = (ROOT / "csrc" / "kernels" / "kernels.cpp").read_text()
+    tables = [ROOT / "csrc" / "kernels" / file for file in ("kernels.cpp", "bfloat16.cpp")]
+    text = "".join(path.read_text() for path in tables)
     entries = re.findall(r"\bf\.(\w+) = \{?untyped<(\w+)", text)
     assert len(entries) > 40
     for entry, kernel in entries:
@@ -238,7 +239,7 @@ def test_the_examples_of_pages_run(page, capsys):
 # Functions that the reference has no formula for, and parameters that change no answer.
 NO_FORMULA = {
     *("get_cmake_dir", "get_include", "get_num_threads", "set_num_threads", "show_config"),
-    "leave_one_out_advantage",
+    *("get_threading", "set_threading", "leave_one_out_advantage"),
 }
 FOR_SPEED = {"skip_far"}
 FUNCTIONS = [x for x in fv.__all__ if inspect.isfunction(getattr(fv, x))]
