@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False
+# cython: language_level=3, boundscheck=False, freethreading_compatible=True
 """Attention for loops of one's own in Cython, without the GIL, in the manner of `scipy.linalg.cython_blas`.
 
 The kernels are those of `foveate._core`: this module holds pointers to them and no copy. It has two levels, both
@@ -117,6 +117,14 @@ cdef int32_t fv_requested_num_threads() noexcept nogil:
 
 cdef int32_t fv_get_num_threads() noexcept nogil:
     return api.get_num_threads()
+
+
+cdef fv_status fv_set_threading(const char* name, fv_error* error) noexcept nogil:
+    return api.set_threading(name, error)
+
+
+cdef const char* fv_get_threading() noexcept nogil:
+    return api.get_threading()
 
 
 cdef int raise_if_failed(fv_status status, const fv_error* error) except -1 nogil:
