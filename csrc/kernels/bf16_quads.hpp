@@ -410,7 +410,7 @@ template <int vectors, bool with_exact>
   }
   if (j < count) group(scores + j * width, scores + j / 2 * width, [&](int i) { return j + i < count; });
   unroll<vectors>([&](auto v) {
-    constexpr int at = v * lanes<float>;
+    const int at = v * lanes<float>;
     store<float>(l + at, load(l + at) + (Vec<float>)vuzp1q_f32(sum[v][0], sum[v][1]));
     if constexpr (with_exact) store<float>(exact + at, load(exact + at) * load(alpha + at) + exact_sum[v]);
   });
@@ -429,7 +429,7 @@ template <int vectors>
 inline void store_cell_row(const Vec<float> (&cell)[vectors], uint16_t* to) {
   unroll<panel_vectors>([&](auto v) {
     uint16x4_t x = {};
-    if constexpr (v < vectors) x = vreinterpret_u16_bf16(vcvt_bf16_f32(cell[v]));
+    if (v < vectors) x = vreinterpret_u16_bf16(vcvt_bf16_f32(cell[v]));
     vst1_u16(to + v * lanes<float>, x);
   });
 }
