@@ -27,8 +27,6 @@ inline Halves load_halves(const uint16_t* p) { return vld1q_u16(p); }
 inline Vec<float> multiply_quads(Vec<float> sum, Halves a, Halves b) {
   return vbfmmlaq_f32(sum, vreinterpretq_bf16_u16(a), vreinterpretq_bf16_u16(b));
 }
-inline uint16x4_t as_bfloat16(Vec<float> x) { return vreinterpret_u16_bf16(vcvt_bf16_f32(x)); }
-inline Vec<float> as_float(uint16x4_t x) { return (Vec<float>)vshll_n_u16(x, 16); }
 
 struct QuadProduct {
   using T = float;  // the accumulator
@@ -361,46 +359,48 @@ inline void quad_query_sum(const uint16_t* cells, int64_t stride, int64_t count,
 
 // 2^x for weights that are rounded to 8 bits: relative error 3e-6, exp2(0) = 1 exactly; x < 128.
 inline Vec<float> exp2_of_weights(Vec<float> x) {
-  // (2^f - 1) / f on [0, 1], for the relative error of 2^f
-  constexpr float exp2m1[] = {0x1.62d6c6p-1f, 0x1.ee2450p-3f, 0x1.abf868p-5f, 0x1.b7f732p-7f};
-  const IntVec<float> whole = vcvtmq_s32_f32(x);
-  const Vec<float> f = x - __builtin_convertvector(whole, Vec<float>);
-  const Vec<float> power = from_bits<float>(add_bits<float>(shift_left<float>(whole, 23), Math<float>::one));
-  return x < Math<float>::least_exponent ? Vec<float>{} : (polynomial<float>(exp2m1, f) * f + 1.0f) * power;
+  constexpr float exp2m1[] = {0x1.62e12cp-1f, 0x1.ec0378p-3f, 0x1.c9fc46p-5f, 0x1.3a02ccp-7f};
+  return exp2_by<float>(exp2m1, x);
 }
 
-// Of four keys the cells of some vectors of queries, to quads in the place of the first rows; which have been read.
+// Four keys' cells of a vector of queries become two vectors of quads: [0] of the first two queries.
+struct Quads {
+  Halves of[2];
+};
+inline Quads quads_of(const Vec<float> (&cell)[4]) {
+  const auto two = [&](int i) {
+    return vreinterpretq_u16_bf16(vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(cell[i]), cell[i + 1]));
+  };
+  const Halves a = two(0), b = two(2), even = vzip1q_u16(a, b), odd = vzip2q_u16(a, b);
+  return {{vzip1q_u16(even, odd), vzip2q_u16(even, odd)}};
+}
+// To the place of the first rows of cells; which have been read.
 template <int vectors>
-inline void store_quads(const uint16x4_t (&cells)[4][vectors], float* to) {
-  unroll<vectors>([&](int v) INLINED {
-    uint16x4x4_t four;
-    for (int i = 0; i < 4; ++i) four.val[i] = cells[i][v];
-    vst4_u16(reinterpret_cast<uint16_t*>(to) + v * 16, four);
-  });
+inline void store_quads(const Quads (&quads)[vectors], float* to) {
+  unroll<2 * vectors>([&](int i) INLINED { store<float>(to + i * lanes<float>, (Vec<float>)quads[i / 2].of[i % 2]); });
 }
 
 // soft.hpp's online softmax, with the weights of four keys packed into a quad a query. l is their sum as rounded, exact as
-// they were before, in four chains each.
+// they were before.
 template <int vectors, bool with_exact>
 [[gnu::noinline]] void soft_quad_tile(float* scores, int64_t count, float scale, const float* top, float* m, float* l,
                                       float* exact, float* alpha, const Prefetch& next) {
   constexpr int width = vectors * lanes<float>;
-  Vec<float> sum[vectors] = {}, exact_sum[vectors] = {}, offset[vectors];
+  Vec<float> sum[vectors][2] = {}, exact_sum[vectors] = {}, offset[vectors];
   soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
+  const Halves ones = vdupq_n_u16(0x3f80);
   Prefetcher prefetcher(next, (count + 7) / 8);
   const auto group = [&](const float* from, float* to, auto there) {
-    uint16x4_t weights[4][vectors] = {};
+    Quads weights[vectors];
     unroll<vectors>([&](int v) INLINED {
-      Vec<float> all = {}, exact_all = {};
+      Vec<float> weight[4] = {};
       unroll<4>([&](int i) INLINED {
-        if (!there(i)) return;
-        const Vec<float> weight = exp2_of_weights((load(from + i * width + v * lanes<float>) - offset[v]) * scale);
-        weights[i][v] = as_bfloat16(weight);
-        all += as_float(weights[i][v]);
-        if constexpr (with_exact) exact_all += weight;
+        if (there(i)) weight[i] = exp2_of_weights((load(from + i * width + v * lanes<float>) - offset[v]) * scale);
       });
-      sum[v] += all;
-      if constexpr (with_exact) exact_sum[v] += exact_all;
+      if constexpr (with_exact) exact_sum[v] += (weight[0] + weight[1]) + (weight[2] + weight[3]);
+      weights[v] = quads_of(weight);
+      unroll<2>([&](int i)
+                    INLINED { sum[v][i] = multiply_quads(sum[v][i], weights[v].of[i], ones); });  // each sum twice
     });
     store_quads<vectors>(weights, to);
   };
@@ -412,7 +412,7 @@ template <int vectors, bool with_exact>
   if (j < count) group(scores + j * width, scores + j / 2 * width, [&](int i) { return j + i < count; });
   unroll<vectors>([&](int v) INLINED {
     const int at = v * lanes<float>;
-    store<float>(l + at, load(l + at) + sum[v]);
+    store<float>(l + at, load(l + at) + (Vec<float>)vuzp1q_f32(sum[v][0], sum[v][1]));
     if constexpr (with_exact) store<float>(exact + at, load(exact + at) * load(alpha + at) + exact_sum[v]);
   });
 }
@@ -425,13 +425,26 @@ inline void soft_quads(float* scores, int32_t vectors, int64_t count, double sca
   });
 }
 
-// Of four keys, or of the `count` that there are, the cells of a panel to their rows, zeros up to a whole panel, and to
-// quads.
+// A row of a panel's cells as bfloat16, with zeros up to a whole panel.
 template <int vectors>
-inline void store_cell_rows(const uint16x4_t (&cells)[4][vectors], int64_t count, int64_t stride, uint16_t* to) {
-  for (int64_t i = 0; i < 4 && i < count; ++i)
-    for (int v = 0; v < panel_vectors; ++v)
-      vst1_u16(to + i * stride + v * lanes<float>, v < vectors ? cells[i][v < vectors ? v : 0] : uint16x4_t{});
+inline void store_cell_row(const Vec<float> (&cell)[vectors], uint16_t* to) {
+  unroll<panel_vectors>([&](int v) INLINED {
+    uint16x4_t x = {};
+    if (v < vectors) x = vreinterpret_u16_bf16(vcvt_bf16_f32(cell[v]));
+    vst1_u16(to + v * lanes<float>, x);
+  });
+}
+// Rows of four keys, or of the `count` that there are; and to quads in the place of the first rows of cells.
+template <int vectors>
+inline void store_cell_rows(const Vec<float> (&cell)[4][vectors], int64_t count, int64_t stride, uint16_t* to,
+                            float* quads) {
+  for (int i = 0; i < 4 && i < count; ++i) store_cell_row<vectors>(cell[i], to + i * stride);
+  Quads all[vectors];
+  unroll<vectors>([&](int v) INLINED {
+    const Vec<float> column[4] = {cell[0][v], cell[1][v], cell[2][v], cell[3][v]};
+    all[v] = quads_of(column);
+  });
+  store_quads<vectors>(all, quads);
 }
 
 // soft.hpp's gradient: rows of bfloat16, and of dS the quads too; where d_scores is null, dS as float32.
@@ -448,24 +461,21 @@ template <int vectors>
     shift[v] = load(shift_ + v * lanes<float>);
   });
   for (int64_t j = 0; j < count; j += 4) {
-    uint16x4_t weight_cells[4][vectors] = {}, d_cells[4][vectors] = {};
-    for (int64_t i = 0; i < 4 && j + i < count; ++i)
+    Vec<float> d_score[4][vectors] = {};
+    for (int i = 0; i < 4 && j + i < count; ++i) {
+      Vec<float> weight[vectors];
       unroll<vectors>([&](int v) INLINED {
         const int64_t cell = (j + i) * width + v * lanes<float>;
-        const Vec<float> score = load(s + cell), x = (score - top[v]) * scale - rest[v];
+        const Vec<float> score = load(s + cell), x = at_least(0.0f, rest[v] - (score - top[v]) * scale);
         const IntVec<float> hidden = (score == lowest) | (rest[v] == -lowest);
-        const Vec<float> weight = hidden ? Vec<float>{} : exp2_of_weights(x > 0.0f ? Vec<float>{} : x);
-        const Vec<float> d_score = hidden ? Vec<float>{} : weight * (load(d_weights + cell) - shift[v]);
-        weight_cells[i][v] = as_bfloat16(weight);
-        if (d_scores)
-          d_cells[i][v] = as_bfloat16(d_score);
-        else
-          store<float>(d_weights + cell, d_score);
+        weight[v] = hidden ? Vec<float>{} : exp2_of_weights(-x);
+        d_score[i][v] = hidden ? Vec<float>{} : weight[v] * (load(d_weights + cell) - shift[v]);
+        if (!d_scores) store<float>(d_weights + cell, d_score[i][v]);
       });
-    store_cell_rows<vectors>(weight_cells, count - j, stride, weights + j * stride);
-    if (!d_scores) continue;
-    store_cell_rows<vectors>(d_cells, count - j, stride, d_scores + j * stride);
-    store_quads<vectors>(d_cells, d_weights + j / 2 * width);
+      store_cell_row<vectors>(weight, weights + (j + i) * stride);
+    }
+    if (d_scores)
+      store_cell_rows<vectors>(d_score, count - j, stride, d_scores + j * stride, d_weights + j / 2 * width);
   }
 }
 
@@ -482,12 +492,10 @@ template <int vectors>
 void store_quad_cells_tile(float* d_weights, int64_t count, uint16_t* d_scores, int64_t stride) {
   constexpr int width = vectors * lanes<float>;
   for (int64_t j = 0; j < count; j += 4) {
-    uint16x4_t cells[4][vectors] = {};
-    for (int64_t i = 0; i < 4 && j + i < count; ++i)
-      unroll<vectors>([&](int v)
-                          INLINED { cells[i][v] = as_bfloat16(load(d_weights + (j + i) * width + v * lanes<float>)); });
-    store_cell_rows<vectors>(cells, count - j, stride, d_scores + j * stride);
-    store_quads<vectors>(cells, d_weights + j / 2 * width);
+    Vec<float> cell[4][vectors] = {};
+    for (int i = 0; i < 4 && j + i < count; ++i)
+      unroll<vectors>([&](int v) INLINED { cell[i][v] = load(d_weights + (j + i) * width + v * lanes<float>); });
+    store_cell_rows<vectors>(cell, count - j, stride, d_scores + j * stride, d_weights + j / 2 * width);
   }
 }
 

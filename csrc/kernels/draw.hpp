@@ -44,6 +44,11 @@ struct LoadFloat16 {
   const char* data;
   Vec<float> operator()(int64_t k) const { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u*)(data + 2 * k))); }
 };
+#elif defined(FOVEATE_NEON)
+struct LoadFloat16 {
+  const char* data;
+  Vec<float> operator()(int64_t k) const { return load_wide<float, Dtype::float16>(data + 2 * k); }
+};
 #endif
 
 // Calls f(load, first) with the way to load the whole vectors of a block, or what it was copied to.
@@ -53,7 +58,7 @@ inline auto with_loader(const Categories& c, void* buffer, F&& f) {
     if (c.dtype == (sizeof(T) == 8 ? Dtype::float64 : Dtype::float32)) return f(LoadSame<T>{c.data});
     if constexpr (sizeof(T) == 4) {
       if (c.dtype == Dtype::bfloat16) return f(LoadBfloat16{c.data});
-#if defined(__AVX512F__) || defined(__F16C__)
+#if defined(__AVX512F__) || defined(__F16C__) || defined(FOVEATE_NEON)
       if (c.dtype == Dtype::float16) return f(LoadFloat16{c.data});
 #endif
     }
@@ -109,6 +114,11 @@ inline bool any_sign(IntVec<T> x) {
     return _mm256_movemask_ps((__m256)x) != 0;
   else
     return _mm256_movemask_pd((__m256d)x) != 0;
+#elif defined(FOVEATE_NEON)
+  if constexpr (sizeof(T) == 4)
+    return vminvq_s32(x) < 0;
+  else
+    return (x[0] | x[1]) < 0;
 #else
   bool any = false;
   for (int i = 0; i < lanes<T>; ++i) any |= x[i] < 0;

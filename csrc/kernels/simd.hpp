@@ -103,7 +103,7 @@ inline IntVec<T> shift_left(IntVec<T> a, int bits) {
   return (IntVec<T>)((typename VectorOf<T>::Unsigned)a << bits);
 }
 
-// max(a, b), b where either is NaN: maxps as it is.
+// max(a, b) of numbers; b where a is NaN.
 inline Vec<float> max(Vec<float> a, Vec<float> b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);
@@ -111,6 +111,8 @@ inline Vec<float> max(Vec<float> a, Vec<float> b) {
   return _mm256_max_ps(a, b);
 #elif defined(FOVEATE_SSE)
   return _mm_max_ps(a, b);
+#elif defined(FOVEATE_NEON)
+  return vmaxnmq_f32(a, b);
 #else
   return a > b ? a : b;
 #endif
@@ -122,8 +124,23 @@ inline Vec<double> max(Vec<double> a, Vec<double> b) {
   return _mm256_max_pd(a, b);
 #elif defined(FOVEATE_SSE)
   return _mm_max_pd(a, b);
+#elif defined(FOVEATE_NEON)
+  return vmaxnmq_f64(a, b);
 #else
   return a > b ? a : b;
+#endif
+}
+
+// max(low, x) of a number `low`; NaN stays NaN.
+template <class T>
+inline Vec<T> at_least(T low, Vec<T> x) {
+#if defined(FOVEATE_NEON)
+  if constexpr (sizeof(T) == 4)
+    return vmaxq_f32(broadcast(low), x);
+  else
+    return vmaxq_f64(broadcast(low), x);
+#else
+  return max(broadcast(low), x);
 #endif
 }
 
@@ -202,6 +219,11 @@ inline uint32_t bits_of(IntVec<T> compared) {
     return uint32_t(_mm_movemask_ps((__m128)compared));
   else
     return uint32_t(_mm_movemask_pd((__m128d)compared));
+#elif defined(FOVEATE_NEON)
+  if constexpr (sizeof(T) == 4)
+    return vaddvq_u32((uint32x4_t)compared & uint32x4_t{1, 2, 4, 8});
+  else
+    return uint32_t(vaddvq_u64((uint64x2_t)compared & uint64x2_t{1, 2}));
 #else
   uint32_t bits = 0;
   for (int i = 0; i < lanes<T>; ++i) bits |= uint32_t(compared[i] & 1) << i;

@@ -226,7 +226,7 @@ struct SmallTanh {
 struct Relu {
   template <class T>
   static Vec<T> of(Vec<T> x) {
-    return max(Vec<T>{}, x);  // NaN stays NaN
+    return at_least<T>(0, x);
   }
 };
 
@@ -350,7 +350,7 @@ struct ReluSlope : Alone<ReluSlope> {
   template <class T>
   static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
     const Vec<T> sum = a + b;
-    return {sum > T(0) ? broadcast(T(1)) : Vec<T>{}, max(Vec<T>{}, sum)};
+    return {sum > T(0) ? broadcast(T(1)) : Vec<T>{}, at_least<T>(0, sum)};
   }
 };
 }  // namespace

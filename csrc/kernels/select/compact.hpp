@@ -25,7 +25,7 @@ struct Boxcar {
 struct Epanechnikov {
   template <class T>
   static Vec<T> value(Vec<T> s) {
-    return max(Vec<T>{}, T(1) + s);
+    return at_least<T>(0, T(1) + s);
   }
   template <class T>
   static Vec<T> slope(Vec<T> s) {
@@ -35,7 +35,7 @@ struct Epanechnikov {
 struct Triangular {
   template <class T>
   static Vec<T> value(Vec<T> s) {
-    return max(Vec<T>{}, T(1) - square_root(-s));
+    return at_least<T>(0, T(1) - square_root(-s));
   }
   template <class T>
   static Vec<T> slope(Vec<T> s) {

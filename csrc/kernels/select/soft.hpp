@@ -114,7 +114,7 @@ template <class T, int vectors>
   each_cell<T, vectors>(s, d_weights, count, weights, d_scores, stride,
                         [&](int v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) INLINED {
                           const IntVec<T> hidden = score == lowest;
-                          weight = hidden ? Vec<T>{} : exp2<T>(-max(Vec<T>{}, rest[v] - (score - top[v]) * scale));
+                          weight = hidden ? Vec<T>{} : exp2<T>(-at_least<T>(0, rest[v] - (score - top[v]) * scale));
                           d_score = hidden ? Vec<T>{} : weight * (d_weight - shift[v]);
                         });
 }
