@@ -78,7 +78,7 @@ py::list openmp_names() {
 }
 
 // The address of GOMP_parallel in a loaded library, or in one that it depends on; 0: there is none.
-uintptr_t find_parallel(const std::string& path) {
+uintptr_t find_parallel([[maybe_unused]] const std::string& path) {
 #if defined(__unix__) || defined(__APPLE__)
   void* const library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) return 0;
