@@ -1,7 +1,10 @@
 #include "arguments.hpp"
 
+#include <atomic>
 #include <cmath>
 #include <iterator>
+#include <memory>
+#include <new>
 #include <string>
 
 namespace foveate::python {
@@ -229,39 +232,43 @@ uint32_t place_of(PyObject* name, uint32_t from) {
 
 // Where the fields of a class of named tuples stand in the table.
 struct Fields {
-  PyObject* type;     // which is kept
+  PyObject* type;
   PyObject* unknown;  // a field that no entry takes; null: there is none
   Py_ssize_t count;
   uint8_t places[kCount];
 };
 
-// The fields of a tuple's class; false where these have no names. A few classes are asked for, and are remembered.
-bool fields_of(PyObject* tuple, Fields* result) {
-  static Fields known[8];
-  static uint32_t oldest = 0;
+// Those of the first classes that were asked for, which are kept. An entry never changes, and is read without a lock.
+std::atomic<const Fields*> known[8];
+
+// The fields of a tuple's class, which are known or are made in `fresh`; null where they have no names.
+const Fields* fields_of(PyObject* tuple, Fields* fresh) {
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(tuple));
   const Py_ssize_t count = PyTuple_GET_SIZE(tuple);
-  for (const Fields& fields : known) {
-    if (fields.type != type) continue;
-    *result = fields;  // another class may take its place while this one is read
-    return fields.count == count;
+  auto* entry = std::begin(known);
+  for (; entry != std::end(known); ++entry) {
+    const Fields* const fields = entry->load(std::memory_order_acquire);
+    if (fields == nullptr) break;
+    if (fields->type == type) return fields->count == count ? fields : nullptr;
   }
   const py::object names = py::reinterpret_steal<py::object>(PyObject_GetAttr(type, fields_name));
   PyErr_Clear();
-  if (!names || !PyTuple_Check(names.ptr()) || PyTuple_GET_SIZE(names.ptr()) != count) return false;
-  Fields& fields = known[oldest++ % std::size(known)];
-  Py_XDECREF(fields.type);
-  fields.type = Py_NewRef(type);  // and with it the names
-  fields.unknown = nullptr;
-  fields.count = count;
-  for (Py_ssize_t i = 0; i < count && fields.unknown == nullptr; ++i) {
+  if (!names || !PyTuple_Check(names.ptr()) || PyTuple_GET_SIZE(names.ptr()) != count) return nullptr;
+  *fresh = {type, nullptr, count, {}};
+  for (Py_ssize_t i = 0; i < count && fresh->unknown == nullptr; ++i) {
     PyObject* const name = PyTuple_GET_ITEM(names.ptr(), i);
     const uint32_t place = i < Py_ssize_t{kCount} ? place_of(name, 0) : kCount;
-    if (place == kCount) fields.unknown = name;
-    if (place < kCount) fields.places[i] = static_cast<uint8_t>(place);
+    if (place == kCount) fresh->unknown = name;  // which the class keeps
+    if (place < kCount) fresh->places[i] = static_cast<uint8_t>(place);
   }
-  *result = fields;
-  return true;
+  if (entry == std::end(known)) return fresh;
+  std::unique_ptr<const Fields> made(new (std::nothrow) Fields(*fresh));
+  const Fields* nothing = nullptr;  // or another thread was here first, and this class is entered at its next call
+  if (made && entry->compare_exchange_strong(nothing, made.get(), std::memory_order_release)) {
+    Py_INCREF(type);
+    static_cast<void>(made.release());
+  }
+  return fresh;
 }
 
 }  // namespace
@@ -307,15 +314,16 @@ bool Arguments::parse(Entry entry, PyObject* const* values, Py_ssize_t positiona
 }
 
 bool Arguments::spread(PyObject* named_tuple) {
-  Fields fields;
-  if (!PyTuple_Check(named_tuple) || !fields_of(named_tuple, &fields)) {
+  Fields fresh;
+  const Fields* const fields = PyTuple_Check(named_tuple) ? fields_of(named_tuple, &fresh) : nullptr;
+  if (fields == nullptr) {
     PyErr_Format(PyExc_TypeError, "%s: got %s without a name, wanted keywords, or a named tuple of some",
                  name_of(entry_), Py_TYPE(named_tuple)->tp_name);
     return false;
   }
-  if (fields.unknown != nullptr) return refuse(fields.unknown);
-  for (Py_ssize_t i = 0; i < fields.count; ++i) {
-    if (!set(fields.places[i], PyTuple_GET_ITEM(named_tuple, i))) return false;
+  if (fields->unknown != nullptr) return refuse(fields->unknown);
+  for (Py_ssize_t i = 0; i < fields->count; ++i) {
+    if (!set(fields->places[i], PyTuple_GET_ITEM(named_tuple, i))) return false;
   }
   return true;
 }

@@ -2,7 +2,9 @@
 #include "arrays.hpp"
 #include "register.hpp"
 
-PYBIND11_MODULE(_core, module) {
+namespace py = pybind11;
+
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used(), py::multiple_interpreters::not_supported()) {
   module.doc() = "The compiled part of foveate. Its functions are for the package itself; use those of foveate.";
   foveate::python::load_numpy();
   foveate::python::register_runtime(module);

@@ -13,6 +13,10 @@ scores become an answer).
 
 from typing import TYPE_CHECKING
 
+from ._runtime import main_interpreter as _main_interpreter  # noqa: F401  (first: it may refuse)
+
+# isort: split
+
 from ._attention.gradients import (
     CenterGradients,
     Gradients,
@@ -41,7 +45,6 @@ from ._inputs.intervals import Intervals
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
 from ._runtime.config import (
-    __version__,
     get_num_threads,
     get_threading,
     num_threads,
@@ -66,6 +69,8 @@ from .scores import (
 if TYPE_CHECKING:
     from . import reference
     from . import typing as typing
+
+    __version__: str
 
 __all__ = [
     "Additive",
@@ -128,13 +133,17 @@ _publish(__name__)
 
 
 def __getattr__(name: str) -> object:
-    """Import `foveate.reference` and `foveate.typing` where they are asked for."""
+    """Import `reference` and `typing`, and look up the version, where they are asked for."""
     if name in ("reference", "typing"):
         from importlib import import_module
 
         return import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        from ._runtime.config import version
+
+        return version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "reference", "typing"})
+    return sorted({*globals(), "__version__", "reference", "typing"})

@@ -21,8 +21,8 @@ from .scores import ScaledDot
 try:
     from onnx import TensorProto
     from onnx.reference.op_run import OpRun
-except ImportError as error:
-    raise ImportError(f"foveate.onnx needs onnx 1.23 or later: {install('onnx')}") from error
+except ImportError as _error:
+    raise ImportError(f"foveate.onnx needs onnx 1.23 or later: {install('onnx')}") from _error
 
 __all__ = ["Attention"]
 

@@ -23,8 +23,8 @@ from ._runtime.install import install
 try:
     from matplotlib import pyplot
     from matplotlib.axes import Axes
-except ImportError as error:
-    raise ImportError(f"foveate.plot needs matplotlib 3.8 or later: {install('plot')}") from error
+except ImportError as _error:
+    raise ImportError(f"foveate.plot needs matplotlib 3.8 or later: {install('plot')}") from _error
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -19,10 +19,10 @@ from ._runtime.install import install
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         f"foveate.sklearn needs scikit-learn 1.6 or later: {install('sklearn')}"
-    ) from error
+    ) from _error
 
 __all__ = ["NadarayaWatson"]
 
@@ -166,6 +166,10 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
             raise ValueError(f'leave_out: got {self.leave_out!r}, wanted "observation" or "place"')
 
         self.bandwidth_: Any
+        self.cv_error_: float
+        self.X_train_: Array
+        self.y_train_: Array
+        self.sample_weight_: Array | None
         given = self._given_bandwidth(points.shape[1])
         if given is None:
             with _progress(self.verbose) as report:
@@ -256,8 +260,8 @@ def _progress(shown: bool) -> Iterator[Report]:
         return
     try:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    except ImportError as error:
-        raise ImportError(f"verbose=True needs rich: {install('sklearn')}") from error
+    except ImportError as _error:
+        raise ImportError(f"verbose=True needs rich: {install('sklearn')}") from _error
     best, passes = (np.inf, np.nan), 0
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, refresh_per_second=2) as bar:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Literal, overload
 
@@ -13,8 +12,6 @@ import numpy as np
 
 from .. import _core
 from .._inputs.arrays import integer
-
-__version__ = version("foveate")
 
 _MOST_THREADS = _core.most_threads
 
@@ -198,9 +195,16 @@ class num_threads:  # noqa: N801  (used as a function)
         _core.set_num_threads(self._before.pop())
 
 
+def version() -> str:
+    """Look up the version; what knows it is imported here, since that takes as long as the rest."""
+    from importlib import metadata
+
+    return metadata.version("foveate")
+
+
 def _facts() -> dict[str, dict[str, Any]]:
     return {
-        "foveate": {"version": __version__, "compiler": _core.compiler},
+        "foveate": {"version": version(), "compiler": _core.compiler},
         "instruction set": {
             "in use": _core.isa_selected(),
             "features": _core.isa_features(),

@@ -9,9 +9,9 @@ from .._runtime.install import install as _install
 
 try:
     import torch as _torch  # noqa: F401  (the files below need it: here it is missed by name)
-except ImportError as error:
+except ImportError as _error:
     message = f"foveate.torch needs torch 2.9 or later: {_install('torch')}"
-    raise ImportError(message) from error
+    raise ImportError(message) from _error
 
 from .._runtime.public import publish as _publish
 from ..scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location, Polynomial

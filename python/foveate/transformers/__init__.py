@@ -21,11 +21,11 @@ try:
     from transformers import AttentionMaskInterface as _AttentionMaskInterface  # noqa: F401
 
     from . import _mask  # noqa: F401
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "foveate.transformers needs torch, and transformers 5.4 or later: "
         f"{_install('transformers')}"
-    ) from error
+    ) from _error
 
 from .._runtime.public import publish as _publish
 from ._register import calls, register

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False
+# cython: language_level=3, boundscheck=False, freethreading_compatible=True
 """Attention for loops of one's own in Cython, without the GIL, in the manner of `scipy.linalg.cython_blas`.
 
 The kernels are those of `foveate._core`: this module holds pointers to them and no copy. It has two levels, both
