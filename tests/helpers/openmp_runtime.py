@@ -14,7 +14,7 @@ def is_linked() -> bool:
 
 
 def load() -> str:
-    """The path of the first runtime, which is loaded if there is none; "" where none is installed."""
+    """The path of the first runtime; one is loaded if there is none. "": none is installed."""
     if not fv._core.openmp_names():
         with contextlib.suppress(OSError):
             ctypes.CDLL("libgomp.so.1")

@@ -118,7 +118,8 @@ def test_many_python_threads_borrow_at_once(parallel):
 
 
 @needs_tasks
-def test_no_thread_is_started_beside_borrowed_ones(parallel):
+@pytest.mark.usefixtures("parallel")
+def test_no_thread_is_started_beside_borrowed_ones():
     code = f"""
         import ctypes
         import os

@@ -1,4 +1,4 @@
-"""CPU quotas of containers: the engine's own reader, over files as Linux and containers show them."""
+"""CPU quotas of containers: the engine's own reader, over files as Linux shows them."""
 
 from __future__ import annotations
 

@@ -170,7 +170,8 @@ def test_the_bits_are_those_of_one_thread(executor, count):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_many_python_threads_while_it_changes(openmp):
+@pytest.mark.usefixtures("openmp")
+def test_many_python_threads_while_it_changes():
     problems = [problem(20 + n, 150, lead=(5,), seed=n) for n in range(8)]
     expected = [fv.attention(*arrays) for arrays in problems]
     done = threading.Event()
@@ -317,7 +318,7 @@ def test_a_fork_in_the_middle_of_a_call():
 
 
 def test_a_number_that_was_lowered_before_is_a_default_and_no_limit(openmp):
-    """As torch does, which lowers it to the number of cores: who asks for more afterwards has it."""
+    """As torch lowers it to the number of cores: who asks for more afterwards has it."""
     code = f"""
         import ctypes, os
         library = ctypes.CDLL({openmp!r})
