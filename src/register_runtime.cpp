@@ -139,6 +139,7 @@ void register_runtime(py::module_& module) {
   using py::pos_only;
   install_interrupt_check();
   select_isa_of_environment();
+  fv_openmp_name(0);  // runtimes that are loaded say how many threads there are, before a program limits them
 
 #ifdef __clang__
   module.attr("compiler") = __VERSION__;
