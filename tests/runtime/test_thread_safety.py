@@ -7,6 +7,7 @@ inputs, scores, pullbacks, a memory that is read, a Generator; what is written h
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
 import sysconfig
 import threading
@@ -336,19 +337,22 @@ def test_a_memory_is_read_while_it_is_written():
 
 
 def test_many_classes_of_named_tuples():
-    """More at once than the extension remembers."""
-    q, k, v = problem(4, 6, lead=())
-    wanted = fv.attention(q, k, v)
+    """More than the extension remembers, with the fields of each in an order of its own."""
+    arrays = dict(zip(("query", "key", "value"), problem(2, 3, lead=(), size=2), strict=True))
+    wanted = fv.attention(*arrays.values()).tobytes()
+    orders = list(itertools.permutations(arrays))
+    given = [
+        NamedTuple(f"Given{n}", [(name, Any) for name in order])(*map(arrays.get, order))
+        for n, order in enumerate(4 * orders)
+    ]
+    unknown = NamedTuple("Unknown", [("query", Any), ("qeury", Any)])(1, 2)
 
-    def work(_: int) -> None:
-        for _ in range(10):
-            names = ["query", "value", "key"]
-            given = NamedTuple("Given", [(name, Any) for name in names])(q, v, k)
-            for _ in range(3):
-                np.testing.assert_array_equal(fv._core.attention(given), wanted)
-            unknown = NamedTuple("Unknown", [("query", Any), ("qeury", Any)])(q, q)
-            with pytest.raises(TypeError, match=r"^qeury: got a keyword that attention does not"):
-                fv._core.attention(unknown)
+    def work(n: int) -> None:
+        for i in range(1000):
+            one = given[(n + i * (2 * n + 1)) % len(given)]
+            assert fv._core.attention(one).tobytes() == wanted
+        with pytest.raises(TypeError, match=r"^qeury: got a keyword that attention does not"):
+            fv._core.attention(unknown)
 
     together(work)
 
