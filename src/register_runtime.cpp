@@ -30,8 +30,11 @@ int interrupted() {
 
 void install_interrupt_check() {
   main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
-  // In a forked child, the thread that forked is the main thread.
-  py::module_::import("os").attr("register_at_fork")(py::arg("after_in_child") = py::cpp_function(note_main_thread));
+  // In a forked child, the thread that forked is the main thread. Windows has no fork.
+  const py::module_ os = py::module_::import("os");
+  if (py::hasattr(os, "register_at_fork")) {
+    os.attr("register_at_fork")(py::arg("after_in_child") = py::cpp_function(note_main_thread));
+  }
   fv_set_interrupt_check(interrupted);
 }
 
@@ -54,14 +57,25 @@ void isa_select(const std::string& name) {
 }
 
 void select_isa_of_environment() {
-  if (fv_isa_count() == 0) throw py::import_error("foveate needs a CPU with SSE4.2 and POPCNT (x86-64-v2)");
   const char* name = std::getenv("FOVEATE_ISA");
-  if (name == nullptr || *name == '\0') return;
-  fv_error error;
-  if (fv_isa_select(name, &error) != FV_OK) throw py::import_error(error.message);
+  const bool named = name != nullptr && *name != '\0';
+  if (!named && fv_isa_count() > 0) return;
+  fv_error error;  // that of a CPU that runs none, too
+  if (fv_isa_select(named ? name : "", &error) != FV_OK) throw py::import_error(error.message);
 }
 
-// ---- threads of another library
+// ---- threads
+
+void set_threading(const std::string& name) {
+  fv_error error;
+  if (const fv_status status = fv_set_threading(name.c_str(), &error); status != FV_OK) fail(status, error);
+}
+
+py::list openmp_names() {
+  py::list names;
+  for (int32_t i = 0; const char* const name = fv_openmp_name(i); ++i) names.append(name);
+  return names;
+}
 
 // The address of GOMP_parallel in a loaded library, or in one that it depends on; 0: there is none.
 uintptr_t find_parallel(const std::string& path) {
@@ -142,6 +156,10 @@ void register_runtime(py::module_& module) {
   module.def("requested_num_threads", &fv_requested_num_threads,
              "What set_num_threads was given last; 0: the default.");
   module.def("get_num_threads", &fv_get_num_threads, "The number of threads that a call made now would use.");
+
+  module.def("set_threading", &set_threading, arg("name"), pos_only(), "Choose who runs the tasks, by name.");
+  module.def("get_threading", &fv_get_threading, "Who would run the tasks of a call made now.");
+  module.def("openmp_names", &openmp_names, "The runtimes of OpenMP that there are now, and where they are from.");
 
   module.def("find_parallel", &find_parallel, arg("path"), pos_only(),
              "The address of GOMP_parallel in a loaded library, or in one that it depends on; 0: there is none.");

@@ -24,6 +24,7 @@ TOP_LEVEL = {
     "src",
     "tests",
 }
+TOOLS = {"tools/smoke.py"}
 
 
 def main(sdist: str) -> int:
@@ -36,7 +37,7 @@ def main(sdist: str) -> int:
         text=True,
     )
     tracked = set(listed.stdout.splitlines())
-    wanted = {name for name in tracked if name.split("/", 1)[0] in TOP_LEVEL}
+    wanted = {name for name in tracked if name.split("/", 1)[0] in TOP_LEVEL} | TOOLS
     complaints = [f"not wanted: {name}" for name in sorted(names - wanted - {"PKG-INFO"})]
     complaints += [f"missing: {name}" for name in sorted(wanted - names)]
     print(*complaints, sep="\n", end="\n" if complaints else "")

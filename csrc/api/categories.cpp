@@ -13,7 +13,7 @@ class SamplingValidator : private Views<Sampling> {
   using Views::status;
 
   bool categories(const fv_array* p, const fv_random* random, int64_t draws) {
-    if (!view("p", p) || !of_operand("p", *p)) return false;
+    if (!cpu() || !view("p", p) || !of_operand("p", *p)) return false;
     if (p->ndim < 1) return refuse(FV_VALUE_ERROR, "p: got shape (), wanted one axis or more, (..., K)");
     if (random == nullptr) return refuse(FV_VALUE_ERROR, "random: got none, wanted a key");
     if (draws < 0) return refuse(FV_VALUE_ERROR, "draws: got %lld, wanted 0 or more", printable(draws));

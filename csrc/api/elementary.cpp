@@ -13,6 +13,7 @@ fv_status fv_elementary(const char* name, fv_dtype dtype, const void* in, void* 
   if (dtype != FV_FLOAT32 && dtype != FV_FLOAT64) {
     return refuse(error, FV_TYPE_ERROR, "dtype: got %s, wanted float32 or float64", dtype_name(dtype));
   }
+  if (const fv_status status = check_cpu(error); status != FV_OK) return status;
   if (count < 0) return refuse(error, FV_VALUE_ERROR, "count: got %lld, wanted 0 or more", printable(count));
   if (count > 0 && (in == nullptr || out == nullptr)) {
     return refuse(error, FV_VALUE_ERROR, "%s: got none, wanted an array", in == nullptr ? "in" : "out");

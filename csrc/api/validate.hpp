@@ -24,7 +24,9 @@ class Validator : protected Views<Problem> {
   using Views::status;
 
   // Everything but the outputs. `weights`: the problem has no value.
-  bool inputs(bool weights) { return operands(weights) && scores() && reach() && centers() && dropout(weights); }
+  bool inputs(bool weights) {
+    return cpu() && operands(weights) && scores() && reach() && centers() && dropout(weights);
+  }
 
  protected:
   fv_dtype accumulator() const { return given_.query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32; }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "runtime/dispatch.hpp"
 #include "runtime/operand.hpp"
 #include "runtime/poison.hpp"
 #include "runtime/refuse.hpp"
@@ -53,6 +54,8 @@ class Views {
 
  protected:
   Views(P& problem, fv_error* error) : problem_(problem), error_(error) {}
+
+  bool cpu() { return (status_ = check_cpu(error_)) == FV_OK; }
 
   // Keeps the status, writes the message, and returns false.
   __attribute__((format(printf, 3, 4))) bool refuse(fv_status status, const char* format, ...) {

@@ -108,11 +108,11 @@ inline T element(const char* p, Dtype dtype) {
   return narrowed<T>(x);
 }
 
-// `lanes` elements of a dtype, widened to T.
+// `lanes` elements of a dtype, at any address, widened to T.
 template <class T, Dtype dtype>
 inline Vec<T> load_wide(const char* p) {
   if constexpr (size_of(dtype) == sizeof(T)) {
-    return load(reinterpret_cast<const T*>(p));
+    return load_anywhere<T>(p);
   } else if constexpr (dtype == Dtype::bfloat16) {
 #if defined(__AVX512F__)
     return (Vec<T>)_mm512_slli_epi32(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i_u*)p)), 16);
@@ -128,9 +128,17 @@ inline Vec<T> load_wide(const char* p) {
     memcpy(&x, p, sizeof x);
     return (Vec<T>)vshll_n_u16(x, 16);
 #else
-    typedef uint16_t Words __attribute__((vector_size(vector_bytes / 2), aligned(1), may_alias));
-    using Wide = VectorOf<float>::Unsigned;
-    return Vec<T>(__builtin_convertvector(*reinterpret_cast<const Words*>(p), Wide) << 16);
+    // a word of 0 below each: one instruction, where conversions of 16 bits to 32 are many to GCC
+    typedef uint16_t Words __attribute__((vector_size(16)));
+    constexpr bool little = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+    Words x = {};
+    memcpy(&x, p, 8);
+    const Words first = little ? Words{} : x, second = little ? x : Words{};
+#if defined(__clang__)
+    return (Vec<T>)__builtin_shufflevector(first, second, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+    return (Vec<T>)__builtin_shuffle(first, second, Words{0, 8, 1, 9, 2, 10, 3, 11});
+#endif
 #endif
   } else {
     static_assert(dtype == Dtype::float16);

@@ -18,9 +18,8 @@ namespace {
 
 template <class T>
 struct LoadSame {
-  typedef T Anywhere __attribute__((vector_size(vector_bytes), aligned(1), may_alias));
   const char* data;
-  Vec<T> operator()(int64_t k) const { return *reinterpret_cast<const Anywhere*>(data + k * int64_t(sizeof(T))); }
+  Vec<T> operator()(int64_t k) const { return load_anywhere<T>(data + k * int64_t(sizeof(T))); }
 };
 
 struct LoadBfloat16 {

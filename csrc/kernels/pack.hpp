@@ -103,9 +103,9 @@ void transpose_to_panel(const T* const* rows, int32_t live, int32_t width, int64
     for (; d + lanes<T> <= columns; d += lanes<T>) {
       Vec<T> square[lanes<T>];
       if (count == lanes<T>)
-        for (int i = 0; i < lanes<T>; ++i) square[i] = load(rows[first + i] + d);
+        for (int i = 0; i < lanes<T>; ++i) square[i] = load_anywhere<T>(rows[first + i] + d);
       else
-        for (int i = 0; i < lanes<T>; ++i) square[i] = i < count ? load(rows[first + i] + d) : Vec<T>{};
+        for (int i = 0; i < lanes<T>; ++i) square[i] = i < count ? load_anywhere<T>(rows[first + i] + d) : Vec<T>{};
       transpose<T>(square);
       for (int i = 0; i < lanes<T>; ++i) store<T>(to + (d + i) * width + first, change(square[i]));
     }
@@ -164,9 +164,9 @@ bool store_rows(const T* panel, int32_t vectors, int64_t rows, const T* factor, 
       }
       transpose<T>(square);
       if (count == lanes<T>)
-        for (int i = 0; i < lanes<T>; ++i) store(row[i] + r, square[i]);
+        for (int i = 0; i < lanes<T>; ++i) store_anywhere<T>(row[i] + r, square[i]);
       else
-        for (int i = 0; i < count; ++i) store(row[i] + r, square[i]);
+        for (int i = 0; i < count; ++i) store_anywhere<T>(row[i] + r, square[i]);
     }
     for (; r < rows; ++r) {
       const Vec<T> x = load(panel + r * width + first) * by;

@@ -34,7 +34,8 @@ struct VectorOf<float> {
   typedef float Vec __attribute__((vector_size(vector_bytes)));
   typedef int32_t Int __attribute__((vector_size(vector_bytes)));
   typedef uint32_t Unsigned __attribute__((vector_size(vector_bytes)));
-  typedef float Loose __attribute__((vector_size(vector_bytes), aligned(1), may_alias));
+  typedef float Elements __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+  typedef float Anywhere __attribute__((vector_size(vector_bytes), aligned(1), may_alias));
   using Bits = int32_t;
 };
 template <>
@@ -42,7 +43,8 @@ struct VectorOf<double> {
   typedef double Vec __attribute__((vector_size(vector_bytes)));
   typedef int64_t Int __attribute__((vector_size(vector_bytes)));
   typedef uint64_t Unsigned __attribute__((vector_size(vector_bytes)));
-  typedef double Loose __attribute__((vector_size(vector_bytes), aligned(1), may_alias));
+  typedef double Elements __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+  typedef double Anywhere __attribute__((vector_size(vector_bytes), aligned(1), may_alias));
   using Bits = int64_t;
 };
 
@@ -57,19 +59,29 @@ template <class T>
 inline Vec<T> broadcast(T x) {
   return x - Vec<T>{};  // x - 0, not 0 + x, which would lose the sign of -0
 }
+// Elements stand at multiples of their size, or anywhere, which some machines read byte by byte: so rows of arrays may that
+// came from outside, and pairs of bfloat16 stand at multiples of 2.
 template <class T>
-inline Vec<T> load(const T* p) {  // any address
-  return *reinterpret_cast<const typename VectorOf<T>::Loose*>(p);
-}
-template <class T>
-inline T load_one(const T* p) {  // any address: pairs of bfloat16 stand at multiples of 2
-  T x;
-  memcpy(&x, p, sizeof x);
-  return x;
+inline Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VectorOf<T>::Elements*>(p);
 }
 template <class T>
 inline void store(T* p, Vec<T> x) {
-  *reinterpret_cast<typename VectorOf<T>::Loose*>(p) = x;
+  *reinterpret_cast<typename VectorOf<T>::Elements*>(p) = x;
+}
+template <class T>
+inline Vec<T> load_anywhere(const void* p) {
+  return *static_cast<const typename VectorOf<T>::Anywhere*>(p);
+}
+template <class T>
+inline void store_anywhere(void* p, Vec<T> x) {
+  *static_cast<typename VectorOf<T>::Anywhere*>(p) = x;
+}
+template <class T>
+inline T load_one(const T* p) {  // anywhere
+  T x;
+  memcpy(&x, p, sizeof x);
+  return x;
 }
 template <class T>
 inline IntVec<T> as_bits(Vec<T> x) {

@@ -68,7 +68,7 @@ void Job::ask() noexcept {
   if (now - last_asked < interrupt_period) return;
   last_asked = now;
   const KernelPause pause;
-  if (check()) stopped_.store(true, std::memory_order_relaxed);
+  if (check()) stop();
 }
 
 bool asked_to_stop(double flops) noexcept {

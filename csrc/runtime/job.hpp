@@ -22,6 +22,8 @@ class Job {
   // On the calling thread, now and then.
   void ask() noexcept;
 
+  // Tasks that are not taken yet are left out.
+  void stop() noexcept { stopped_.store(true, std::memory_order_relaxed); }
   bool stopped() const noexcept { return stopped_.load(std::memory_order_relaxed); }
 
  private:

@@ -48,13 +48,14 @@ double sum_over_threads(int32_t threads, F&& rate) {
 using namespace foveate;
 
 double fv_measure_flops(fv_dtype dtype, int32_t threads, double seconds) noexcept {
+  if (check_cpu(nullptr) != FV_OK) return 0;
   const Kernels& k = kernels();
   const int32_t kind = dtype == FV_FLOAT64 ? 1 : dtype == FV_BFLOAT16 && k.bfloat16 ? (k.bfloat16 == k.amx ? 3 : 2) : 0;
   return sum_over_threads(threads, [&] { return best_rate(seconds, [&] { return k.spin(kind, 200000); }); });
 }
 
 double fv_measure_read(int64_t bytes, int32_t threads, double seconds) noexcept {
-  if (bytes <= 0) return 0;
+  if (bytes <= 0 || check_cpu(nullptr) != FV_OK) return 0;
   const Kernels& k = kernels();
   return sum_over_threads(threads, [&]() -> double {
     const std::unique_ptr<char[]> buffer(new (std::nothrow) char[size_t(bytes)]);

@@ -1,15 +1,20 @@
-// How many threads a call uses, and who runs its tasks: the pool, threads that were lent, or the calling thread alone.
+// How many threads a call uses, and who runs its tasks: the pool, a runtime of OpenMP, threads that were lent, or the
+// calling thread alone.
 #include "parallel.hpp"
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
+#include <cstring>
 
+#include "cpu_quota.hpp"
 #include "environment.hpp"
 #include "foveate/foveate.h"
-#include "job.hpp"
 #include "openmp.hpp"
 #include "pool.hpp"
+#include "refuse.hpp"
 #include "system.hpp"
+#include "team.hpp"
 
 namespace foveate {
 namespace {
@@ -19,7 +24,8 @@ namespace {
 constexpr double least_flops = 5e5;
 
 std::atomic<int32_t> requested{0};
-std::atomic<bool> forked{false};  // a child of fork has no threads but the one that forked
+std::atomic<bool> forked{false};     // a child of fork: threads of others that the parent had are not here
+std::atomic<int> usable_threads{0};  // without a word of anybody; 0: not known yet
 
 // What fv_borrow_threads said on this thread.
 struct Borrowed {
@@ -28,20 +34,21 @@ struct Borrowed {
 };
 thread_local Borrowed borrowed;
 
-// Runs a job on threads that were lent; all of them are waited for.
-void run_borrowed(Job& job, int threads) noexcept {
-  struct Team {
-    Job& job;
-    const void* caller;  // an address that is the calling thread's own
-    std::atomic<int> others{0};
-  };
-  Team team{job, &borrowed};
-  borrowed.run(
-      [](void* context) {
-        Team& team = *static_cast<Team*>(context);
-        team.job.work(team.caller == &borrowed ? 0 : 1 + team.others.fetch_add(1, std::memory_order_relaxed));
-      },
-      &team, unsigned(threads), 0);
+enum Threading { not_set, by_pool, by_openmp };
+std::atomic<Threading> requested_threading{not_set};
+
+Threading threading_named(const char* name) noexcept {
+  if (name && std::strcmp(name, "pool") == 0) return by_pool;
+  if (name && std::strcmp(name, "openmp") == 0) return by_openmp;
+  return not_set;
+}
+
+// The runtime to run on; null: the pool.
+const openmp::Runtime* openmp_runner() noexcept {
+  static const Threading environment = threading_named(std::getenv("FOVEATE_THREADING"));
+  Threading wanted = requested_threading.load(std::memory_order_relaxed);
+  if (wanted == not_set) wanted = environment;
+  return wanted == by_openmp && !forked.load(std::memory_order_relaxed) ? openmp::runner() : nullptr;
 }
 
 // FOVEATE_NUM_THREADS as it was at the first call; 0: not set.
@@ -50,17 +57,27 @@ int environment_threads() noexcept {
   return count;
 }
 
-// What OpenMP said first: where it says less later (threadpoolctl, omp_set_num_threads), that limit holds too.
-int first_openmp_threads() noexcept {
-  static const int count = openmp::max_threads();
+// OMP_NUM_THREADS, or else as many as there are CPUs, by number and by time, when this is first asked.
+int default_threads() noexcept {
+  int count = usable_threads.load(std::memory_order_relaxed);
+  if (count > 0) return count;
+  count = openmp::environment_threads();
+  if (count == 0) {
+    const int quota = cpu_quota();
+    count = std::min(system::cpus(), quota > 0 ? quota : FV_MAX_THREADS);
+  }
+  usable_threads.store(count, std::memory_order_relaxed);
   return count;
 }
 
+void after_fork() noexcept {
+  forked.store(true, std::memory_order_relaxed);
+  usable_threads.store(0, std::memory_order_relaxed);
+  pool::after_fork();
+}
+
 struct Setup {
-  Setup() noexcept {
-    first_openmp_threads();
-    system::at_fork_in_child([] { forked.store(true, std::memory_order_relaxed); });
-  }
+  Setup() noexcept { system::at_fork_in_child(after_fork); }
 };
 const Setup setup;
 
@@ -75,10 +92,16 @@ int threads_for(int64_t tasks, double flops) noexcept {
 bool run_tasks(int64_t tasks, int threads, Order order, void (*run)(void*, const Task&), void* context) noexcept {
   threads = std::min(threads, FV_MAX_THREADS);
   Job job(tasks, threads, order, run, context);
-  const bool alone = threads <= 1 || openmp::in_parallel() || forked.load(std::memory_order_relaxed);
-  if (!alone && borrowed.run) {
-    run_borrowed(job, threads);
-  } else if (alone || !pool::run(job, threads - 1)) {
+  const bool lent = borrowed.run;
+  if (threads <= 1 || openmp::in_parallel() || (lent && forked.load(std::memory_order_relaxed))) {
+    job.work(0);
+  } else if (lent) {
+    Team team(job);
+    borrowed.run(Team::work, &team, unsigned(threads), 0);
+  } else if (const openmp::Runtime* const runtime = openmp_runner()) {
+    Team team(job);
+    runtime->run(*runtime, Team::work, &team, threads);
+  } else if (!pool::run(job, threads - 1)) {
     job.work(0);
   }
   return !job.stopped();
@@ -95,15 +118,41 @@ void fv_set_num_threads(int32_t count) noexcept {
 int32_t fv_requested_num_threads(void) noexcept { return requested.load(std::memory_order_relaxed); }
 
 int32_t fv_get_num_threads(void) noexcept {
-  if (forked.load(std::memory_order_relaxed)) return 1;
-  if (borrowed.count > 0) return borrowed.count;
-  const int openmp = openmp::max_threads();
+  if (borrowed.count > 0) return forked.load(std::memory_order_relaxed) ? 1 : borrowed.count;
   int wanted = requested.load(std::memory_order_relaxed);
   if (wanted == 0) wanted = environment_threads();
-  if (wanted == 0 || (openmp < first_openmp_threads() && openmp < wanted)) wanted = openmp;
+  const openmp::Set set = openmp::set_by_program();
+  if (wanted == 0) {
+    wanted = set.threads > 0 ? set.threads : default_threads();
+  } else if (set.lowered) {
+    wanted = std::min(wanted, set.threads);
+  }
   return std::max(1, std::min(wanted, openmp::thread_limit()));
 }
 
 void fv_borrow_threads(fv_parallel run, int32_t count) noexcept {
   borrowed = {run, std::clamp(count, 0, FV_MAX_THREADS)};
+}
+
+fv_status fv_set_threading(const char* name, fv_error* error) noexcept {
+  const Threading wanted = threading_named(name);
+  if (wanted == not_set)
+    return refuse(error, FV_VALUE_ERROR, "threading: got \"%.40s\", wanted \"pool\" or \"openmp\"", name ? name : "");
+  if (wanted == by_openmp && !openmp::runner())
+    return refuse(
+        error, FV_VALUE_ERROR,
+        "threading: got \"openmp\", and the process has no OpenMP runtime, which comes with libraries that use "
+        "one once they are loaded, or with a foveate that is built with it (FOVEATE_OPENMP=ON); wanted "
+        "\"pool\"");
+  requested_threading.store(wanted, std::memory_order_relaxed);
+  return FV_OK;
+}
+
+const char* fv_get_threading(void) noexcept { return openmp_runner() ? "openmp" : "pool"; }
+
+const char* fv_openmp_name(int32_t index) noexcept {
+  for (int i = 0; const openmp::Runtime* const one = openmp::runtime(i); ++i) {
+    if (i == index) return one->name;
+  }
+  return nullptr;
 }

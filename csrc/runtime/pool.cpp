@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "system.hpp"
@@ -30,6 +31,9 @@ void lock_soon(std::unique_lock<std::mutex>& lock) {
   lock.lock();
 }
 
+class Helpers;
+std::atomic<Helpers*> current{nullptr};
+
 class Helpers {
  public:
   bool run(Job& job, int helpers) noexcept {
@@ -51,6 +55,7 @@ class Helpers {
     lock.unlock();
     wake_.notify_all();
     job.work(0);
+    if (lost(job)) return;
     lock_soon(lock);
     job_ = nullptr;
     if (active_.load() == 0) return;
@@ -62,10 +67,19 @@ class Helpers {
       while (!done_.wait_for(lock, interrupt_period, [&] { return active_.load() == 0; })) {
         lock.unlock();
         job.ask();
+        if (lost(job)) return;
         lock.lock();
       }
       break;
     }
+  }
+
+  // Whether the interrupt check forked in the middle of the job, and this is the child: tasks that helpers had taken
+  // will never be done.
+  bool lost(Job& job) const noexcept {
+    if (current.load(std::memory_order_relaxed) == this) return false;
+    job.stop();
+    return true;
   }
 
   void grow(int helpers) noexcept {
@@ -122,13 +136,23 @@ class Helpers {
   std::atomic<uint64_t> calls_{0};
 };
 
-Helpers& helpers() noexcept {
-  static Helpers* const all = new Helpers;  // never destroyed: its threads outlive static objects
-  return *all;
+// Never destroyed: its threads outlive static objects, and a child of fork may find it in any state.
+Helpers* helpers() noexcept {
+  Helpers* all = current.load(std::memory_order_acquire);
+  if (all) return all;
+  Helpers* const made = new (std::nothrow) Helpers;
+  if (current.compare_exchange_strong(all, made)) return made;
+  delete made;
+  return all;
 }
 
 }  // namespace
 
-bool run(Job& job, int count) noexcept { return helpers().run(job, count); }
+bool run(Job& job, int count) noexcept {
+  Helpers* const all = helpers();
+  return all && all->run(job, count);
+}
+
+void after_fork() noexcept { current.store(nullptr); }
 
 }  // namespace foveate::pool

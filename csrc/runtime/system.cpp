@@ -12,6 +12,16 @@
 namespace foveate::system {
 
 int cpus() noexcept {
+#if defined(__linux__)
+  for (int most = 1024; most <= 1 << 20; most *= 2) {  // the kernel refuses a set that is smaller than its own
+    cpu_set_t* const set = CPU_ALLOC(size_t(most));
+    if (!set) break;
+    const size_t bytes = CPU_ALLOC_SIZE(size_t(most));
+    const int count = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
+    CPU_FREE(set);
+    if (count > 0) return count;
+  }
+#endif
   const unsigned count = std::thread::hardware_concurrency();
   return count ? int(count) : 1;
 }

@@ -17,7 +17,7 @@ inline void pause() noexcept {
 #endif
 }
 
-// How many CPUs there are; at least 1.
+// How many CPUs the calling thread may run on; at least 1.
 int cpus() noexcept;
 
 // The CPU that this thread runs on; -1: it is not known.

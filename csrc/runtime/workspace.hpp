@@ -3,7 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
+#include <new>
 
 #include "poison.hpp"
 
@@ -12,6 +12,12 @@ namespace foveate {
 constexpr size_t cache_line = 64;
 constexpr size_t round_up(size_t bytes) { return (bytes + cache_line - 1) / cache_line * cache_line; }
 
+// Memory that begins a cache line, on every system; null: there is none.
+inline char* allocate_lines(size_t bytes) noexcept {
+  return static_cast<char*>(::operator new(bytes, std::align_val_t(cache_line), std::nothrow));
+}
+inline void free_lines(char* lines) noexcept { ::operator delete(lines, std::align_val_t(cache_line)); }
+
 class Workspace {
  public:
   explicit Workspace(size_t bytes) noexcept : owner_(!kept().busy), bytes_(round_up(bytes)) {
@@ -19,15 +25,15 @@ class Workspace {
     const size_t wanted = bytes_ + guard;
     if (owner_) {
       if (mine.size < wanted) {
-        std::free(mine.data);
-        mine.data = static_cast<char*>(std::aligned_alloc(cache_line, wanted));
+        free_lines(mine.data);
+        mine.data = allocate_lines(wanted);
         mine.size = mine.data ? wanted : 0;
       }
       data_ = mine.data;
       mine.busy = mine.data != nullptr;
       owner_ = mine.busy;
     } else {  // a call inside a call: a signal handler ran in the middle of the first
-      data_ = static_cast<char*>(std::aligned_alloc(cache_line, wanted));
+      data_ = allocate_lines(wanted);
     }
     if (poisoned && data_) poison(data_, wanted);
   }
@@ -35,11 +41,11 @@ class Workspace {
     insist(!data_ || holds_poison(data_ + bytes_, guard), "nothing is written beyond the scratch memory");
     Kept& mine = kept();
     if (!owner_) {
-      std::free(data_);
+      free_lines(data_);
     } else {
       mine.busy = false;
       if (mine.size > most_kept) {
-        std::free(mine.data);
+        free_lines(mine.data);
         mine.data = nullptr;
         mine.size = 0;
       }
@@ -57,7 +63,7 @@ class Workspace {
     char* data = nullptr;
     size_t size = 0;
     bool busy = false;
-    ~Kept() { std::free(data); }
+    ~Kept() { free_lines(data); }
   };
   static Kept& kept() noexcept {
     static thread_local Kept mine;

@@ -44,7 +44,14 @@ from ._categories import multinomial, multinomial_logpmf, multinoulli
 from ._inputs.intervals import Intervals
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
-from ._runtime.config import __version__, get_num_threads, num_threads, set_num_threads, show_config
+from ._runtime.config import (
+    get_num_threads,
+    get_threading,
+    num_threads,
+    set_num_threads,
+    set_threading,
+    show_config,
+)
 from ._runtime.paths import get_cmake_dir, get_include
 from ._runtime.public import publish as _publish
 from .scores import (
@@ -62,6 +69,8 @@ from .scores import (
 if TYPE_CHECKING:
     from . import reference
     from . import typing as typing
+
+    __version__: str
 
 __all__ = [
     "Additive",
@@ -93,6 +102,7 @@ __all__ = [
     "get_cmake_dir",
     "get_include",
     "get_num_threads",
+    "get_threading",
     "hard_attention",
     "hard_attention_vjp",
     "hierarchical_attention",
@@ -115,6 +125,7 @@ __all__ = [
     "self_attention",
     "self_attention_vjp",
     "set_num_threads",
+    "set_threading",
     "show_config",
 ]
 
@@ -122,13 +133,17 @@ _publish(__name__)
 
 
 def __getattr__(name: str) -> object:
-    """Import `foveate.reference` and `foveate.typing` where they are asked for."""
+    """Import `reference` and `typing`, and look up the version, where they are asked for."""
     if name in ("reference", "typing"):
         from importlib import import_module
 
         return import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        from ._runtime.config import version
+
+        return version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "reference", "typing"})
+    return sorted({*globals(), "__version__", "reference", "typing"})

@@ -1,6 +1,6 @@
 """The standard operator Attention of ONNX, opsets 23 to 25, for the evaluator of the package onnx.
 
-onnx is needed here alone: `pip install "foveate[onnx]"`.
+onnx is needed here alone; the extra `onnx` brings it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from ._attention.soft import attention, attention_weights
 from ._inputs.arrays import compute_dtype
 from ._inputs.options import ReachOptions
 from ._inputs.types import Array
+from ._runtime.install import install
 from .reference._attention import logits_of
 from .scores import ScaledDot
 
 try:
     from onnx import TensorProto
     from onnx.reference.op_run import OpRun
-except ImportError as error:
-    raise ImportError(
-        "foveate.onnx needs onnx 1.23 or later: pip install 'foveate[onnx]'"
-    ) from error
+except ImportError as _error:
+    raise ImportError(f"foveate.onnx needs onnx 1.23 or later: {install('onnx')}") from _error
 
 __all__ = ["Attention"]
 

@@ -1,7 +1,7 @@
 """Pictures of attention: the weights of heads, the reach of queries, an alignment.
 
-matplotlib is needed here alone: `pip install "foveate[plot]"`. A row of a picture is a query, a
-column a key, and the first of both are at the top left.
+matplotlib is needed here alone; the extra `plot` brings it. A row of a picture is a query, a column
+a key, and the first of both are at the top left.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from ._inputs.options import ReachOptions
 from ._inputs.reach import Reach, resolve
 from ._inputs.signatures import with_options
 from ._inputs.types import Array, ArrayLike
+from ._runtime.install import install
 
 try:
     from matplotlib import pyplot
     from matplotlib.axes import Axes
-except ImportError as error:
-    raise ImportError(
-        "foveate.plot needs matplotlib 3.8 or later: pip install 'foveate[plot]'"
-    ) from error
+except ImportError as _error:
+    raise ImportError(f"foveate.plot needs matplotlib 3.8 or later: {install('plot')}") from _error
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

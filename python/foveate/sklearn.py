@@ -1,6 +1,6 @@
 """Kernel regression as a scikit-learn estimator that finds its own bandwidth.
 
-scikit-learn is needed here alone: `pip install "foveate[sklearn]"`.
+scikit-learn is needed here alone; the extra `sklearn` brings it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import numpy as np
 from ._inputs.types import Array, ArrayLike, Kernel
 from ._regression.bandwidth import Report, find_bandwidth
 from ._regression.regression import KERNELS, kernel_regression
+from ._runtime.install import install
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
-        "foveate.sklearn needs scikit-learn 1.6 or later: pip install 'foveate[sklearn]'"
-    ) from error
+        f"foveate.sklearn needs scikit-learn 1.6 or later: {install('sklearn')}"
+    ) from _error
 
 __all__ = ["NadarayaWatson"]
 
@@ -165,6 +166,10 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
             raise ValueError(f'leave_out: got {self.leave_out!r}, wanted "observation" or "place"')
 
         self.bandwidth_: Any
+        self.cv_error_: float
+        self.X_train_: Array
+        self.y_train_: Array
+        self.sample_weight_: Array | None
         given = self._given_bandwidth(points.shape[1])
         if given is None:
             with _progress(self.verbose) as report:
@@ -255,8 +260,8 @@ def _progress(shown: bool) -> Iterator[Report]:
         return
     try:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    except ImportError as error:
-        raise ImportError("verbose=True needs rich: pip install 'foveate[sklearn]'") from error
+    except ImportError as _error:
+        raise ImportError(f"verbose=True needs rich: {install('sklearn')}") from _error
     best, passes = (np.inf, np.nan), 0
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, refresh_per_second=2) as bar:

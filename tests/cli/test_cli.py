@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import foveate as fv
 import pytest
 from foveate._cli import MissingPackageError, main, require
 from foveate._cli.workloads import WORKLOADS, Workload, select
+from foveate._runtime.install import install
 
 
 def test_info_says_which_instruction_set_runs(capsys):
@@ -35,7 +38,8 @@ def test_unknown_subject_is_refused(capsys):
 
 
 def test_missing_package_says_how_to_get_it():
-    with pytest.raises(MissingPackageError, match=r"needs scikit-none.*foveate\[demo\]"):
+    command = re.escape(install("demo", "-m pip"))
+    with pytest.raises(MissingPackageError, match=rf"needs scikit-none.*{command}"):
         require("package_that_is_nowhere", "demo", "scikit-none")
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ pytestmark = [
     pytest.mark.skipif(
         not (ROOT / "CMakeLists.txt").is_file(), reason="the sources are not beside the tests"
     ),
-    pytest.mark.skipif(not (shutil.which("nm") and shutil.which("readelf")), reason="no binutils"),
+    pytest.mark.skipif(
+        not (sys.platform == "linux" and shutil.which("nm") and shutil.which("readelf")),
+        reason="no binutils that read ELF",
+    ),
 ]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from kernel_build import kernel_build
@@ -11,12 +14,14 @@ from kernel_build import kernel_build
 pytestmark = pytest.mark.any_isa
 
 
+PROGRAM = Path("tests", "kernels", "foveate_kernel_tests")
+
+
 @pytest.mark.slow
 def test_kernels_without_python() -> None:
-    program = kernel_build() / "tests" / "kernels" / "foveate_kernel_tests"
     one_isa = os.environ.get("FOVEATE_ISA")
     done = subprocess.run(
-        [program, *([one_isa] if one_isa else [])],
+        [kernel_build() / PROGRAM, *([one_isa] if one_isa else [])],
         # thousands of short calls would otherwise spend their time in threads that spin
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},
         capture_output=True,
@@ -25,3 +30,20 @@ def test_kernels_without_python() -> None:
     )
     failed = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
     assert done.returncode == 0, "\n".join(failed) + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not shutil.which("qemu-x86_64"),
+    reason="no qemu of x86-64 to be an old CPU",
+)
+def test_a_cpu_that_is_too_old_is_refused() -> None:
+    """By name in every call, instead of an illegal instruction: SSE4.2 came after Core 2."""
+    done = subprocess.run(
+        ["qemu-x86_64", "-cpu", "core2duo", kernel_build() / PROGRAM],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "checks on a CPU that runs no instruction set, 0 failed" in done.stdout

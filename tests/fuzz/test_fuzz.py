@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.any_isa
+pytestmark = [
+    pytest.mark.any_isa,
+    pytest.mark.skipif(sys.platform == "win32", reason="it waits for pipes as only POSIX does"),
+]
 
 FUZZ = Path(__file__).resolve().parent
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-
 import foveate as fv
 import numpy as np
 import pytest
 from foveate import _core, reference
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import needs_peak_memory
 from strategies import normal, problem
 
 pytestmark = pytest.mark.threads
@@ -120,8 +119,11 @@ def test_blocks(lead):
     )
 
 
+@needs_peak_memory
 def test_memory_is_not_quadratic():
     """Of 2^17 queries and keys the cells would be 16 GiB."""
+    import resource
+
     n = 2**17
     q, k, v = problem(n, n, lead=(), size=4)
     low = np.arange(n) // 64 * 64

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 import sys
 
 import foveate as fv
 import numpy as np
 import pytest
+from foveate._runtime.install import install
 from numpy.testing import assert_array_equal
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -206,7 +208,7 @@ def test_nothing_is_made_for_what_is_refused():
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "foveate.plot")
-    with pytest.raises(ImportError, match=r"pip install 'foveate\[plot\]'"):
+    with pytest.raises(ImportError, match=re.escape(install("plot"))):
         importlib.import_module("foveate.plot")
 
 

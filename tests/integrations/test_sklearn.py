@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import pickle
+import re
 import sys
 
 import foveate as fv
@@ -18,6 +19,7 @@ from foveate._regression.bandwidth import (
     find_bandwidth,
     minimize,
 )
+from foveate._runtime.install import install
 from foveate.sklearn import NadarayaWatson
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
@@ -246,7 +248,7 @@ def test_the_search_is_shown_where_it_is_asked_for(capsys, monkeypatch):
     assert "50 places" in capsys.readouterr().out
     assert_array_equal(shown.bandwidth_, quiet.bandwidth_)
     monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with pytest.raises(ImportError, match=r"pip install 'foveate\[sklearn\]'"):
+    with pytest.raises(ImportError, match=re.escape(install("sklearn"))):
         NadarayaWatson(verbose=True).fit(x, y)
 
 

@@ -1,12 +1,14 @@
 // Inputs that another thread changes while calls run. Answers may be anything then; each call comes back soon, writes its
 // outputs and nothing else, chooses keys and categories that there are, and a refusal says why.
-#include <unistd.h>
-
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <mutex>
 #include <thread>
 
 #include "backward_call.hpp"
@@ -16,7 +18,34 @@ namespace kernel_tests {
 namespace {
 
 constexpr fv_random key = {{7, 42}};
-constexpr unsigned patience = 300;  // seconds for all of it, thousands of times as long as it takes
+constexpr std::chrono::seconds patience{300};  // for all of it, thousands of times as long as it takes
+
+// Ends the tests where a call does not come back while this stands.
+class Watchdog {
+ public:
+  ~Watchdog() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      over_ = true;
+    }
+    ended_.notify_one();
+    thread_.join();
+  }
+
+ private:
+  void watch() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (ended_.wait_for(lock, patience, [this] { return over_; })) return;
+    std::printf("FAILED: a call whose inputs change did not come back\n");
+    std::fflush(stdout);
+    std::_Exit(1);
+  }
+
+  bool over_ = false;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  std::thread thread_{[this] { watch(); }};  // last, since it uses the others
+};
 
 // Writes one image and the other into an array of int64 or float64, again and again, until it is destroyed.
 class Scribbler {
@@ -221,11 +250,10 @@ void scribble_on_choices(Report& report, const std::string& isa) {
 }  // namespace
 
 void test_scribbling(Report& report, const std::string& isa) {
-  alarm(patience);  // ends the tests where a call does not come back
+  const Watchdog watchdog;
   scribble_on_draws(report, isa);
   scribble_on_reaches(report, isa);
   scribble_on_choices(report, isa);
-  alarm(0);
 }
 
 }  // namespace kernel_tests

@@ -331,6 +331,7 @@ def test_many_python_threads_at_once(user):
             np.testing.assert_array_equal(out, fv.attention(*inputs))
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers that signal are POSIX's")
 def test_a_signal_stops_a_long_call(user):
     """With what its handler raised. The call would take half a second or more on one thread."""
     q, k, v = problem(16384, 16384, lead=(1,), size=64)
@@ -357,7 +358,9 @@ def test_a_signal_stops_a_long_call(user):
 # --- one copy of the kernels ----------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not shutil.which("nm"), reason="no binutils")
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and shutil.which("nm")), reason="no binutils that read ELF"
+)
 def test_no_second_copy_of_the_kernels(consumers):
     """No function of the engine is in these modules, nor asked of the linker."""
     paths = [cython_attention.__file__, consumers.consumer.__file__, consumers.c_consumer.__file__]

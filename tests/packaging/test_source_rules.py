@@ -238,7 +238,7 @@ def test_the_examples_of_pages_run(page, capsys):
 # Functions that the reference has no formula for, and parameters that change no answer.
 NO_FORMULA = {
     *("get_cmake_dir", "get_include", "get_num_threads", "set_num_threads", "show_config"),
-    "leave_one_out_advantage",
+    *("get_threading", "set_threading", "leave_one_out_advantage"),
 }
 FOR_SPEED = {"skip_far"}
 FUNCTIONS = [x for x in fv.__all__ if inspect.isfunction(getattr(fv, x))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import foveate as fv
 import numpy as np
 import pytest
-from processes import output_of, wait_for
+from processes import needs_fork, needs_tasks, output_of, wait_for
 from strategies import normal, problem
 
 
@@ -116,7 +115,7 @@ def test_many_python_threads_borrow_at_once(parallel):
         assert all(pool.map(work, range(8)))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+@needs_tasks
 def test_no_thread_is_started_beside_borrowed_ones():
     code = """
         import os
@@ -140,6 +139,7 @@ def test_no_thread_is_started_beside_borrowed_ones():
             fv.attention(x, x, x)
         assert tasks() == lent
         fv._core.borrow_threads(0, 0)
+        fv.set_threading("pool")
         fv.set_num_threads(2)
         fv.attention(x, x, x)
         assert len(tasks() - lent) == bool(parallel)  # a helper of our own
@@ -147,6 +147,7 @@ def test_no_thread_is_started_beside_borrowed_ones():
     output_of(code)
 
 
+@needs_fork
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 def test_a_forked_child_borrows_nothing(parallel):
     """The threads that were lent stay with the parent."""

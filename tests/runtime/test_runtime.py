@@ -11,7 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 import foveate as fv
 import numpy as np
 import pytest
-from processes import output_of, python, stop_by_ctrl_c, wait_for
+from processes import (
+    needs_fork,
+    needs_peak_memory,
+    needs_tasks,
+    output_of,
+    python,
+    stop_by_ctrl_c,
+    wait_for,
+)
 from strategies import normal, problem
 
 pytestmark = [pytest.mark.python, pytest.mark.threads]
@@ -19,6 +27,7 @@ pytestmark = [pytest.mark.python, pytest.mark.threads]
 # --- fork -----------------------------------------------------------------------------------------
 
 
+@needs_fork
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 @pytest.mark.parametrize("in_a_thread", [False, True], ids=["at once", "from a fresh thread"])
 def test_a_forked_child_computes(in_a_thread):
@@ -138,6 +147,7 @@ def test_threads_are_bounded():
         fv.set_num_threads(0)
 
 
+@needs_tasks
 def test_a_call_starts_no_more_threads_than_it_has_tasks_for():
     code = """
         import os
@@ -210,6 +220,7 @@ def test_helpers_keep_to_the_cpus_of_the_caller():
         allowed = sorted(os.sched_getaffinity(0))[:2]
         os.sched_setaffinity(0, allowed)
         x = np.random.default_rng(0).standard_normal((8, 256, 64))
+        fv.set_threading("pool")
         fv.set_num_threads(1)
         before = {int(task) for task in os.listdir("/proc/self/task")}
         alone = fv.attention(x, x, x)
@@ -385,6 +396,7 @@ def test_import_is_quiet_and_light():
     assert output_of(code) == "[]"
 
 
+@needs_peak_memory
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_extra_memory_of_a_long_call(threads):
     """O(tile x threads): the scores alone would be 16 GB. Windowed, so that it is quick."""
@@ -405,6 +417,7 @@ def test_extra_memory_of_a_long_call(threads):
     assert int(output_of(code, FOVEATE_NUM_THREADS=threads)) < 16 * 1024  # KiB
 
 
+@needs_peak_memory
 def test_no_memory_is_lost():
     """Many calls, refused ones too, and objects that come and go."""
     code = """

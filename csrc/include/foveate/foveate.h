@@ -196,7 +196,8 @@ fv_status fv_multinoulli(const fv_array* p, int32_t logits, const fv_random*, in
 fv_status fv_multinomial(const fv_array* trials, const fv_array* p, const fv_random*, int64_t draws,
                          const fv_array* counts, fv_error*) FV_NOEXCEPT;
 
-/* Instruction sets: those that were compiled and that this CPU runs, best first. */
+/* Instruction sets: those that were compiled and that this CPU runs, best first. Where it runs none, calls are refused
+ * with what the CPU lacks, and none is in use: NULL. */
 int32_t fv_isa_count(void) FV_NOEXCEPT;
 const char* fv_isa_name(int32_t index) FV_NOEXCEPT; /* NULL beyond the end */
 const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for example "avx512 bf16 amx" */
@@ -205,14 +206,26 @@ const char* fv_isa_features(void) FV_NOEXCEPT;      /* of the one in use, for ex
 fv_status fv_isa_select(const char* name, fv_error*) FV_NOEXCEPT;
 const char* fv_isa_selected(void) FV_NOEXCEPT;
 
-/* Threads. fv_set_num_threads(0) returns to the default: FOVEATE_NUM_THREADS, if that is a whole number > 0, else what
- * OpenMP says at each call. Never used are more than FV_MAX_THREADS, more than OMP_THREAD_LIMIT, or more than the
- * system lets the process have. */
+/* Threads. fv_set_num_threads(0) returns to the default: FOVEATE_NUM_THREADS, if that is a whole number > 0; else what
+ * the program has told a runtime of OpenMP; else OMP_NUM_THREADS; else the CPUs that the process may use, by its affinity
+ * and by the CPU quota of its container. Never used are more than FV_MAX_THREADS, more than OMP_THREAD_LIMIT, more than
+ * the program lowered a runtime of OpenMP to, or more than the system lets the process have. Inside a parallel region
+ * of OpenMP a call uses its own thread alone. */
 #define FV_MAX_THREADS 1024
 void fv_set_num_threads(int32_t count) FV_NOEXCEPT;
 int32_t fv_requested_num_threads(void) FV_NOEXCEPT; /* what fv_set_num_threads was given last, within FV_MAX_THREADS; 0:
                                                        the default */
 int32_t fv_get_num_threads(void) FV_NOEXCEPT;       /* what a call made now would use */
+
+/* Who runs them, by name: "pool", threads of the engine's own, which the calling thread waits for only if they have taken
+ * a task, and which a child of fork starts anew; or "openmp", those of the OpenMP runtime that the engine is linked with,
+ * or, where it is linked with none, that the process has loaded. At first FOVEATE_THREADING, else "pool". Where "openmp"
+ * is wanted, the pool serves as long as there is no runtime, and in a child of fork; fv_get_threading says what a call
+ * made now would use. Refused are other names, and "openmp" where there is no runtime. */
+fv_status fv_set_threading(const char* name, fv_error*) FV_NOEXCEPT;
+const char* fv_get_threading(void) FV_NOEXCEPT;
+/* The runtimes of OpenMP that there are now: "linked: " or "found: ", and a path. NULL beyond the end. */
+const char* fv_openmp_name(int32_t index) FV_NOEXCEPT;
 
 /* From now on calls from this thread use `count` threads, whatever is said above; 0 ends that. A program with a thread
  * pool of its own, which would contend with the engine's, can lend it: `run` calls work(context) on `threads` threads

@@ -22,7 +22,6 @@ from .._inputs.types import Array, ArrayLike, ArrayObject, Int, MemorySelection,
 from ..scores import Cosine
 from ..scores._base import ScoreLike, finite, gradient_of, parameters_of, sum_of_gradients, widened
 from ..scores._rows import project
-from . import memory_file as _memory_file
 from .memory_write import written
 from .projection import needs_one_size, rows_of, total
 
@@ -315,7 +314,9 @@ class Memory:
         --------
         load : reads it.
         """
-        _memory_file.save(path, self._keys, self._values)
+        from .memory_file import save
+
+        save(path, self._keys, self._values)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Memory:
@@ -346,7 +347,9 @@ class Memory:
         ...     fv.Memory.load(f"{folder}/memory.npz")
         Memory(keys (3, 3), values (3, 1), float64)
         """
-        arrays = _memory_file.load(path)
+        from .memory_file import load
+
+        arrays = load(path)
         try:
             return cls(*arrays)
         except ValueError as error:

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .._runtime.config import __version__
+from .._runtime.config import version
+from .._runtime.install import install
 
 COMMANDS = {
     "demo": "recognize digits, fit a curve, align, learn where to look, translate; draw all that",
@@ -27,7 +28,7 @@ class MissingPackageError(Exception):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"this command needs {package}, which is not installed here. "
-            f'Install what it needs with:  {sys.executable} -m pip install "foveate[{extra}]"'
+            f"Install what it needs with:  {install(extra, f'{sys.executable} -m pip')}"
         )
 
 
@@ -75,7 +76,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m foveate", description="foveate: attention on CPUs, from NumPy arrays."
     )
-    parser.add_argument("--version", action="version", version=f"foveate {__version__}")
+    parser.add_argument("--version", action="version", version=f"foveate {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="demo | bench | info")
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _process() -> dict[str, str]:
-    settings = ("FOVEATE_ISA", "FOVEATE_NUM_THREADS", "OMP_NUM_THREADS")
+    settings = ("FOVEATE_ISA", "FOVEATE_NUM_THREADS", "FOVEATE_THREADING", "OMP_NUM_THREADS")
     given = [f"{name}={os.environ[name]}" for name in settings if name in os.environ]
     return {
         "installed in": str(Path(foveate.__file__).parent),

@@ -7,7 +7,6 @@ tuples of numbers, of lists, and so on. Strings and bytes are neither, for a typ
 from __future__ import annotations
 
 import array
-import ctypes
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
 
@@ -62,9 +61,18 @@ class ListOf(Protocol[Number_co]):
 
 # The buffer protocol by the names of those that have it, since bytes have it too.
 if TYPE_CHECKING:
-    Buffer: TypeAlias = memoryview | bytearray | array.array[Any] | ctypes.Array[Any]
-else:  # array.array has no parameters before Python 3.12
-    Buffer = memoryview | bytearray | array.array | ctypes.Array
+    Buffer: TypeAlias = memoryview | bytearray | array.array[Any]
+    Seed: TypeAlias = (
+        Int
+        | ListOf[int]
+        | np.random.SeedSequence
+        | np.random.BitGenerator
+        | np.random.Generator
+        | None
+    )
+else:
+    Buffer = memoryview | bytearray | array.array  # no parameters before Python 3.12
+    Seed = Any  # what imports numpy.random, as NumPy itself does, takes as long as foveate
 ArrayObject: TypeAlias = SupportsArray | SupportsDLPack | Buffer
 ArrayLike: TypeAlias = ArrayObject | ListOf[float]
 IntArrayLike: TypeAlias = ArrayObject | ListOf[int]
@@ -72,9 +80,6 @@ Reals: TypeAlias = Real | ArrayLike
 Ints: TypeAlias = Int | IntArrayLike
 
 Size: TypeAlias = Int | tuple[Int, ...] | list[int]
-Seed: TypeAlias = (
-    Int | ListOf[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
-)
 
 # --- of a reach ----------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Literal, overload
 
@@ -13,8 +12,6 @@ import numpy as np
 
 from .. import _core
 from .._inputs.arrays import integer
-
-__version__ = version("foveate")
 
 _MOST_THREADS = _core.most_threads
 
@@ -29,8 +26,18 @@ def _count(n: int) -> int:
     return count
 
 
+_THREADING = ("pool", "openmp")
+
+
 def _check_environment() -> None:
-    """Warn of a FOVEATE_NUM_THREADS that the engine, which reads it, cannot take."""
+    """Warn of what the engine, which reads these, cannot take."""
+    threading = os.environ.get("FOVEATE_THREADING", "")
+    if threading not in ("", *_THREADING):
+        warnings.warn(
+            f'FOVEATE_THREADING: got {threading!r}, wanted "pool" or "openmp"; it is ignored',
+            RuntimeWarning,
+            stacklevel=2,
+        )
     text = os.environ.get("FOVEATE_NUM_THREADS", "").strip()
     number = text.removeprefix("+")
     whole = number.isascii() and number.isdigit()
@@ -54,8 +61,11 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        1 to 1,024; 0 returns to the default: `FOVEATE_NUM_THREADS`, else what OpenMP says at each
-        call (`OMP_NUM_THREADS`, `threadpoolctl`). `OMP_THREAD_LIMIT` holds for all of these.
+        1 to 1,024; 0 returns to the default: `FOVEATE_NUM_THREADS`; else what the program has told
+        an OpenMP runtime (`omp_set_num_threads`, `threadpoolctl`); else `OMP_NUM_THREADS`; else the
+        CPUs that the process may use, by its affinity and by the CPU quota of its container.
+        `OMP_THREAD_LIMIT`, and a number to which an OpenMP runtime was lowered, hold for all of
+        these.
 
     Raises
     ------
@@ -88,6 +98,61 @@ def get_num_threads() -> int:
     True
     """
     return _core.get_num_threads()
+
+
+def set_threading(threading: str) -> None:
+    """Set whose threads later calls use, in the whole process.
+
+    Parameters
+    ----------
+    threading : {"pool", "openmp"}
+        "pool": threads of the library's own, which a call waits for only where they have taken
+        some of its work, and which a forked child starts anew. "openmp": those of an OpenMP
+        runtime: the one that the library was built with, or, as wheels are built with none, one
+        that another package has loaded; in a forked child the pool. The answers are the same. At
+        first it is `FOVEATE_THREADING`, else "pool"; where that variable says "openmp", the pool
+        serves until there is a runtime.
+
+    Raises
+    ------
+    TypeError
+        For anything but a str.
+    ValueError
+        For another name, and for "openmp" where there is no runtime.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> before = fv.get_threading()
+    >>> fv.set_threading("pool")
+    >>> fv.get_threading()
+    'pool'
+    >>> fv.set_threading(before)
+    """
+    given: object = threading
+    if not isinstance(given, str):
+        kind = type(given).__name__
+        raise TypeError(f'threading: got {kind}, wanted a str, "pool" or "openmp"')
+    if given not in _THREADING:
+        raise ValueError(f'threading: got {given!r}, wanted "pool" or "openmp"')
+    _core.set_threading(given)
+
+
+def get_threading() -> str:
+    """Return whose threads a call made now would use.
+
+    Returns
+    -------
+    str
+        "pool" or "openmp", as for `set_threading`.
+
+    Examples
+    --------
+    >>> import foveate as fv
+    >>> fv.get_threading() in ("pool", "openmp")
+    True
+    """
+    return _core.get_threading()
 
 
 class num_threads:  # noqa: N801  (used as a function)
@@ -130,9 +195,16 @@ class num_threads:  # noqa: N801  (used as a function)
         _core.set_num_threads(self._before.pop())
 
 
+def version() -> str:
+    """Look up the version; what knows it is imported here, since that takes as long as the rest."""
+    from importlib import metadata
+
+    return metadata.version("foveate")
+
+
 def _facts() -> dict[str, dict[str, Any]]:
     return {
-        "foveate": {"version": __version__, "compiler": _core.compiler},
+        "foveate": {"version": version(), "compiler": _core.compiler},
         "instruction set": {
             "in use": _core.isa_selected(),
             "features": _core.isa_features(),
@@ -142,6 +214,8 @@ def _facts() -> dict[str, dict[str, Any]]:
             "in use": _core.get_num_threads(),
             "requested": _core.requested_num_threads() or None,
             "at most": _MOST_THREADS,
+            "threading": _core.get_threading(),
+            "OpenMP": _core.openmp_names() or "none",
         },
         "platform": {
             "python": platform.python_version(),

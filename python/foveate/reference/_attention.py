@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.options import ReachOptions
 from .._inputs.signatures import with_options
+from ..scores._base import ScoreLike
 from ._dropout import factors_of
 from ._reach import bias_of, lead_of, narrowed, per_lead, reach
 from ._rows import compute_dtype, floats
@@ -73,7 +74,7 @@ def attention(
     key: ArrayLike,
     value: ArrayLike,
     *,
-    score: Any = "scaled_dot",
+    score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
     sink: ArrayLike | None = None,
     dropout: float = 0.0,
@@ -126,7 +127,7 @@ def attention_weights(
     query: ArrayLike,
     key: ArrayLike,
     *,
-    score: Any = "scaled_dot",
+    score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
     sink: ArrayLike | None = None,
     out: Array | None = None,

@@ -10,15 +10,16 @@ and what follows for the score, by its own derivative.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import Gradients, names_of
+from .._attention.gradients import AttentionInput, Gradients, Names, names_of
 from .._inputs.options import ReachOptions
 from .._inputs.signatures import with_options
+from ..scores._base import ScoreLike
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
 from ._quiet import quiet
@@ -37,8 +38,8 @@ def attention_vjp(
     key: ArrayLike,
     value: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
-    score: Any = "scaled_dot",
+    wrt: Names[AttentionInput] = None,
+    score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
     sink: ArrayLike | None = None,
     dropout: float = 0.0,

@@ -12,6 +12,8 @@ from .._attention.hard import HardAttention
 from .._inputs.options import ReachOptions
 from .._inputs.random import key_of
 from .._inputs.signatures import with_options
+from .._inputs.types import Selection
+from ..scores._base import ScoreLike
 from ._attention import check_dtypes, logits_of
 from ._random import HARD_ATTENTION, philox, uniform
 from ._reach import lead_of, reach
@@ -71,10 +73,10 @@ def hard_attention(
     key: ArrayLike,
     value: ArrayLike,
     *,
-    select: str = "sample",
+    select: Selection = "sample",
     size: int | tuple[int, ...] | None = None,
     rng: Any = None,
-    score: Any = "scaled_dot",
+    score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
     **reaches: Any,
 ) -> HardAttention:

@@ -9,16 +9,18 @@ Of <d_output, output> + sum(advantage * log_prob), with P the weights and s over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import HardGradients, names_of
+from .._attention.gradients import HardGradients, HardInput, Names, names_of
 from .._attention.hard import HardAttention
 from .._inputs.options import ReachOptions
 from .._inputs.signatures import with_options
+from .._inputs.types import Selection
+from ..scores._base import ScoreLike
 from ._attention import weights_of
 from ._gradients import through_logits
 from ._hard import hard_attention
@@ -38,11 +40,11 @@ def hard_attention_vjp(
     key: ArrayLike,
     value: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
-    select: str = "sample",
+    wrt: Names[HardInput] = None,
+    select: Selection = "sample",
     size: int | tuple[int, ...] | None = None,
     rng: Any = None,
-    score: Any = "scaled_dot",
+    score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
     **reaches: Any,
 ) -> tuple[HardAttention, Callable[..., HardGradients]]:
@@ -72,7 +74,7 @@ def hard_attention_vjp(
     wanted = names_of(wrt, HardGradients._fields)
     q, k, v = floats(query), floats(key), floats(value)
     check_undo(score, q, k)
-    scores = {"score": score, "softcap": softcap}
+    scores: dict[str, Any] = {"score": score, "softcap": softcap}
     result = hard_attention(q, k, v, select=select, size=size, rng=rng, **scores, **reaches)
     shape = result.log_prob.shape
     own = shape_of(size)

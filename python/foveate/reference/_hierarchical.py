@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import HierarchicalGradients, names_of
-from ..scores._base import gradient_of, parameters_of, sum_of_gradients
+from .._attention.gradients import HierarchicalGradients, HierarchicalInput, Names, names_of
+from ..scores._base import ScoreLike, gradient_of, parameters_of, sum_of_gradients
 from ..scores._base import widened as widened_score
 from ._attention import attention
 from ._gradients import attention_vjp
@@ -29,8 +29,8 @@ def hierarchical_attention(
     value: ArrayLike,
     *,
     segments: ArrayLike,
-    score: Any = "scaled_dot",
-    upper_score: Any = None,
+    score: ScoreLike = "scaled_dot",
+    upper_score: ScoreLike | None = None,
     key_lengths: ArrayLike | None = None,
 ) -> Array:
     """`foveate.hierarchical_attention` by the formula.
@@ -75,10 +75,10 @@ def hierarchical_attention_vjp(
     key: ArrayLike,
     value: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
+    wrt: Names[HierarchicalInput] = None,
     segments: ArrayLike,
-    score: Any = "scaled_dot",
-    upper_score: Any = None,
+    score: ScoreLike = "scaled_dot",
+    upper_score: ScoreLike | None = None,
     key_lengths: ArrayLike | None = None,
 ) -> tuple[Array, Callable[[ArrayLike], HierarchicalGradients]]:
     """`foveate.hierarchical_attention_vjp` by the formulas.

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.types import Sigma
+from ..scores._base import ScoreLike
 from ._attention import check_dtypes, weights_of
 from ._reach import lead_of
 from ._rows import compute_dtype, floats
@@ -22,8 +24,8 @@ def local_attention(
     *,
     half_width: float,
     centers: ArrayLike | None = None,
-    sigma: float | str | None = "half",
-    score: Any = "scaled_dot",
+    sigma: Sigma | None = "half",
+    score: ScoreLike = "scaled_dot",
     key_lengths: ArrayLike | None = None,
     softcap: float | None = None,
     out: Array | None = None,
@@ -78,7 +80,7 @@ def weigh(
     value: Array,
     half_width: float,
     centers: ArrayLike | None,
-    sigma: float | str | None,
+    sigma: Sigma | None,
     score: Any,
     softcap: float | None,
     key_lengths: ArrayLike | None,

@@ -10,13 +10,15 @@ Which keys are seen is held fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import CenterGradients, LocalGradients, names_of
+from .._attention.gradients import CenterGradients, LocalGradients, LocalInput, Names, names_of
+from .._inputs.types import Sigma
+from ..scores._base import ScoreLike
 from ._attention import check_dtypes
 from ._gradients import through_logits
 from ._local import predict_centers, weigh
@@ -34,11 +36,11 @@ def local_attention_vjp(
     key: ArrayLike,
     value: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
+    wrt: Names[LocalInput] = None,
     half_width: float,
     centers: ArrayLike | None = None,
-    sigma: float | str | None = "half",
-    score: Any = "scaled_dot",
+    sigma: Sigma | None = "half",
+    score: ScoreLike = "scaled_dot",
     key_lengths: ArrayLike | None = None,
     softcap: float | None = None,
 ) -> tuple[Array, Callable[[ArrayLike], LocalGradients]]:

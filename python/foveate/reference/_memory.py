@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import MemoryGradients, names_of
+from .._attention.gradients import MemoryGradients, MemoryInput, Names, names_of
 from .._inputs.random import generator_of
+from .._inputs.types import MemorySelection
 from ..scores import Cosine
-from ..scores._base import gradient_of, parameters_of, sum_of_gradients
+from ..scores._base import ScoreLike, gradient_of, parameters_of, sum_of_gradients
 from ..scores._base import widened as widened_score
 from ._attention import attention, attention_weights
 from ._gradients import attention_vjp
@@ -43,7 +44,8 @@ class Memory:
     """
 
     def __init__(self, keys: ArrayLike, values: ArrayLike) -> None:
-        self.keys, self.values = floats(keys), floats(values)
+        self.keys: Array = floats(keys)
+        self.values: Array = floats(values)
 
     @quiet
     def read(
@@ -51,8 +53,8 @@ class Memory:
         query: ArrayLike,
         *,
         sharpness: float = 1.0,
-        score: Any = None,
-        select: str = "soft",
+        score: ScoreLike | None = None,
+        select: MemorySelection = "soft",
         hops: int = 1,
         rng: Any = None,
     ) -> Array:
@@ -74,9 +76,9 @@ class Memory:
         self,
         query: ArrayLike,
         *,
-        wrt: str | Collection[str] | None = None,
+        wrt: Names[MemoryInput] = None,
         sharpness: float = 1.0,
-        score: Any = None,
+        score: ScoreLike | None = None,
         hops: int = 1,
     ) -> tuple[Array, Callable[[ArrayLike], MemoryGradients]]:
         """Read softly, with the gradients: those of each hop by the chain rule."""
@@ -125,7 +127,7 @@ class Memory:
         erase: ArrayLike,
         add: ArrayLike,
         sharpness: float = 1.0,
-        score: Any = None,
+        score: ScoreLike | None = None,
     ) -> None:
         """Erase by all queries, and then add by all."""
         how = Cosine(sharpness) if score is None else score

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import MultiHeadGradients, names_of
+from .._attention.gradients import MultiHeadGradients, MultiHeadInput, Names, names_of
 from .._inputs.intervals import Intervals
 from .._inputs.options import AttentionOptions
 from .._inputs.reach import parted
@@ -91,7 +91,7 @@ def multi_head_attention_vjp(
     bk: ArrayLike | None = None,
     bv: ArrayLike | None = None,
     bo: ArrayLike | None = None,
-    wrt: str | Collection[str] | None = None,
+    wrt: Names[MultiHeadInput] = None,
     **options: Any,
 ) -> tuple[Array, Callable[[ArrayLike], MultiHeadGradients]]:
     """`foveate.multi_head_attention_vjp` by the formulas.

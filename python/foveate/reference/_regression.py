@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.types import Kernel
 from ._rows import compute_dtype, floats
 from ._select import softmax, weighted_sum
 
@@ -77,7 +78,7 @@ def kernel_regression(
     y_train: ArrayLike,
     *,
     w: ArrayLike = 1.0,
-    kernel: str = "gaussian",
+    kernel: Kernel = "gaussian",
     leave_one_out: bool = False,
     sample_weight: ArrayLike | None = None,
     fill_value: float = math.nan,

@@ -9,13 +9,14 @@ With D_ij the squared distance, P the weights, dP = dO Y^T and delta = rowsum(dO
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import RegressionGradients, names_of
+from .._attention.gradients import Names, RegressionGradients, RegressionInput, names_of
+from .._inputs.types import Kernel
 from ._quiet import quiet
 from ._regression import Weighted, weigh
 from ._rows import floats
@@ -57,9 +58,9 @@ def kernel_regression_vjp(
     x_train: ArrayLike,
     y_train: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
+    wrt: Names[RegressionInput] = None,
     w: ArrayLike = 1.0,
-    kernel: str = "gaussian",
+    kernel: Kernel = "gaussian",
     leave_one_out: bool = False,
     sample_weight: ArrayLike | None = None,
     fill_value: float = math.nan,

@@ -27,7 +27,7 @@ from ..scores import (
     reduce,
     score_object,
 )
-from ..scores._base import gradient_of, with_arrays
+from ..scores._base import ScoreLike, gradient_of, with_arrays
 from ._rows import activate, compute_dtype, matrix_gradient, slope, sum_to, unit, unit_gradient
 from ._select import over_queries, weighted_sum
 
@@ -39,7 +39,7 @@ Pull: TypeAlias = Callable[[Array, Array], tuple[Array, Array, Any]]
 Formula: TypeAlias = tuple[Array, Pull]
 
 
-def scores(query: ArrayLike, key: ArrayLike, score: Any = "scaled_dot") -> Array:
+def scores(query: ArrayLike, key: ArrayLike, score: ScoreLike = "scaled_dot") -> Array:
     """How related each query is to each key, before softcap, mask and reach.
 
     Parameters

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._attention.gradients import SelfGradients, names_of
+from .._attention.gradients import Names, SelfGradients, SelfInput, names_of
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
 from ._attention import attention
@@ -73,7 +73,7 @@ def self_attention_vjp(
     wk: ArrayLike,
     wv: ArrayLike,
     *,
-    wrt: str | Collection[str] | None = None,
+    wrt: Names[SelfInput] = None,
     **options: Any,
 ) -> tuple[Array, Callable[[ArrayLike], SelfGradients]]:
     """`foveate.self_attention_vjp` by the formulas.

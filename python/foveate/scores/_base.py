@@ -185,7 +185,8 @@ class ArrayScore(RowScore):
         one, another = parameters_of(self), parameters_of(other)
         return all(_same(x, another[name]) for name, x in one.items())
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+    __hash__ = None
 
 
 def _same(one: Any, other: Any) -> bool:

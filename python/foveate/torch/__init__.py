@@ -1,15 +1,17 @@
 """Attention of PyTorch's tensors on the CPU: registered operators with gradients, and modules.
 
-torch is needed here alone: `pip install "foveate[torch]"`.
+torch is needed here alone; the extra `torch` brings it.
 """
 
 from __future__ import annotations
 
+from .._runtime.install import install as _install
+
 try:
     import torch as _torch  # noqa: F401  (the files below need it: here it is missed by name)
-except ImportError as error:
-    message = "foveate.torch needs torch 2.9 or later: pip install 'foveate[torch]'"
-    raise ImportError(message) from error
+except ImportError as _error:
+    message = f"foveate.torch needs torch 2.9 or later: {_install('torch')}"
+    raise ImportError(message) from _error
 
 from .._runtime.public import publish as _publish
 from ..scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location, Polynomial

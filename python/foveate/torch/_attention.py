@@ -14,7 +14,7 @@ from ..scores._base import ScoreLike
 from . import _soft  # noqa: F401  (registers the operators)
 from ._derivatives import is_forward_mode, named
 from ._problem import state
-from ._reach import resolve
+from ._reach import Mask, resolve
 from ._scores import reduce
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         """What attention may be told beside its operands."""
 
         score: ScoreLike
-        mask: Tensor | None
+        mask: Mask | None
         causal: bool
         window: Window | None
         offset: int | Tensor | Literal["end"] | None
@@ -61,6 +61,17 @@ def attention(
     return_lse: Literal[True],
     **options: Unpack[AttentionOptions],
 ) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    return_lse: bool,
+    **options: Unpack[AttentionOptions],
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def attention(
@@ -98,9 +109,9 @@ def attention(
         are numbers, arrays, or tensors, which may be learned. One of your own
         (`foveate.scores.Score`) is given arrays; its `undo` makes the gradients of query and key,
         its parameters have none here.
-    mask : tensor that broadcasts with (..., Lq, Lk), optional
+    mask : tensor that broadcasts with (..., Lq, Lk), rule, or tuple of both, optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
-        seen, as False is.
+        seen, as False is. A rule is a `foveate.Intervals`.
     causal, window : optional
         As for `foveate.attention`.
     offset, key_lengths : int or int tensor (...), optional

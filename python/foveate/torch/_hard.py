@@ -16,7 +16,7 @@ from torch import Tensor
 from .._attention.hard import draws_of
 from .._attention.hard_vjp import HardBackward
 from .._inputs.arrays import integer, real
-from .._inputs.types import Selection, Window
+from .._inputs.types import Selection, Size, Window
 from ..scores._base import ScoreLike
 from ._attention import draw_seed
 from ._operator import Operator
@@ -31,7 +31,7 @@ from ._problem import (
     output_shape,
     state,
 )
-from ._reach import resolve
+from ._reach import Mask, resolve
 from ._scores import reduce
 from ._tensors import as_array, fill, float_tensors, threads_of_torch
 from ._vmap import along_leading_axes
@@ -67,10 +67,10 @@ def hard_attention(
     value: Tensor,
     *,
     select: Selection = "sample",
-    size: int | tuple[int, ...] | None = None,
+    size: Size | None = None,
     generator: torch.Generator | None = None,
     score: ScoreLike = "scaled_dot",
-    mask: Tensor | None = None,
+    mask: Mask | None = None,
     causal: bool = False,
     window: Window | None = None,
     offset: int | Tensor | Literal["end"] | None = None,

@@ -58,7 +58,8 @@ class AdditiveAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
         self.key_projection = nn.Linear(key_size, hidden_size)
         bound = 1 / math.sqrt(hidden_size)  # as of a linear layer
         self.v = nn.Parameter(torch.empty(hidden_size).uniform_(-bound, bound))
-        self.activation, self.dropout = activation, dropout
+        self.activation: Activation = activation
+        self.dropout: float = dropout
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **reach: Any) -> Tensor:
         """Attend: (..., Lq, Dq), (..., Lk, Dk), (..., Lk, Dv) -> (..., Lq, Dv).
@@ -103,7 +104,7 @@ class BilinearAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
         super().__init__()
         bound = 1 / math.sqrt(query_size * key_size)  # scores of about 1 for entries of about 1
         self.w = nn.Parameter(torch.empty(query_size, key_size).uniform_(-bound, bound))
-        self.dropout = dropout
+        self.dropout: float = dropout
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **reach: Any) -> Tensor:
         """Attend: (..., Lq, Dq), (..., Lk, Dk), (..., Lk, Dv) -> (..., Lq, Dv).
@@ -158,7 +159,8 @@ class LocalAttention(nn.Module):  # type: ignore[misc]  # torch is taken as unty
         score: ScoreLike = "scaled_dot",
     ) -> None:
         super().__init__()
-        self.half_width, self.score = half_width, score
+        self.half_width: float = half_width
+        self.score: ScoreLike = score
         self.projection: nn.Linear | None = None
         if query_size is not None:
             hidden = query_size if hidden_size is None else hidden_size
@@ -220,7 +222,8 @@ class HardAttention(nn.Module):  # type: ignore[misc]  # torch is taken as untyp
 
     def __init__(self, size: int | None = None, *, score: ScoreLike = "scaled_dot") -> None:
         super().__init__()
-        self.size, self.score = size, score
+        self.size: int | None = size
+        self.score: ScoreLike = score
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **reach: Any) -> Choice:
         """Choose: (..., Lq, D), (..., Lk, D), (..., Lk, Dv) -> a named tuple.
@@ -267,7 +270,7 @@ class NadarayaWatson(nn.Module):  # type: ignore[misc]  # torch is taken as unty
     def __init__(self, w: float | Tensor = 1.0, *, kernel: Kernel = "gaussian") -> None:
         super().__init__()
         self.w = nn.Parameter(torch.as_tensor(w, dtype=torch.get_default_dtype()).clone())
-        self.kernel = kernel
+        self.kernel: Kernel = kernel
 
     def forward(
         self, x: Tensor, x_train: Tensor, y_train: Tensor, *, leave_one_out: bool = False

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
+from .._inputs.intervals import Intervals
 from .._inputs.reach import Reach, parted, sides
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
+
+Mask: TypeAlias = Tensor | Intervals | tuple[Tensor | Intervals, ...]
 
 MASKS = (torch.bool, *FLOATS)
 MASK = "a tensor of bool (True = may attend) or of a float dtype (added to the scores)"

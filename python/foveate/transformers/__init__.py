@@ -8,10 +8,12 @@ sequences, chunks, images) is built as "sdpa" builds it. The one for attention t
 into one call of `foveate.torch.attention`: grouped heads are not repeated, and what it cannot
 honor it refuses by name.
 
-transformers is needed here alone: `pip install "foveate[transformers]"`.
+transformers is needed here alone; the extra `transformers` brings it.
 """
 
 from __future__ import annotations
+
+from .._runtime.install import install as _install
 
 try:
     # The files below need these: here they are missed by name.
@@ -19,11 +21,11 @@ try:
     from transformers import AttentionMaskInterface as _AttentionMaskInterface  # noqa: F401
 
     from . import _mask  # noqa: F401
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "foveate.transformers needs torch, and transformers 5.4 or later: "
-        "pip install 'foveate[transformers]'"
-    ) from error
+        f"{_install('transformers')}"
+    ) from _error
 
 from .._runtime.public import publish as _publish
 from ._register import calls, register

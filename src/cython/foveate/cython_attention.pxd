@@ -125,6 +125,8 @@ cdef extern from "foveate/python.h":
         fv_status (*hard_attention_backward)(const fv_problem*, int64_t draws, const fv_array* index,
                                              const fv_array* lse, const fv_array* d_out, const fv_array* advantage,
                                              const fv_gradients*, fv_error*) noexcept nogil
+        fv_status (*set_threading)(const char* name, fv_error*) noexcept nogil
+        const char* (*get_threading)() noexcept nogil
 
     # To be called once by a module that fills an fv_problem of its own: an ImportError where the foveate that is
     # installed has another layout of it than the header that the module was compiled with.
@@ -160,6 +162,8 @@ cdef const char* fv_isa_features() noexcept nogil
 cdef void fv_set_num_threads(int32_t count) noexcept nogil
 cdef int32_t fv_requested_num_threads() noexcept nogil
 cdef int32_t fv_get_num_threads() noexcept nogil
+cdef fv_status fv_set_threading(const char* name, fv_error* error) noexcept nogil
+cdef const char* fv_get_threading() noexcept nogil
 
 # Raises the TypeError, ValueError, MemoryError or KeyboardInterrupt that a status stands for; FV_OK costs a comparison.
 cdef int raise_if_failed(fv_status status, const fv_error* error) except -1 nogil

@@ -120,6 +120,14 @@ cdef int32_t fv_get_num_threads() noexcept nogil:
     return api.get_num_threads()
 
 
+cdef fv_status fv_set_threading(const char* name, fv_error* error) noexcept nogil:
+    return api.set_threading(name, error)
+
+
+cdef const char* fv_get_threading() noexcept nogil:
+    return api.get_threading()
+
+
 cdef int raise_if_failed(fv_status status, const fv_error* error) except -1 nogil:
     cdef const char* reason = b"no reason was asked for"
     if status == FV_OK:

@@ -19,7 +19,7 @@
 
 /* A table serves modules compiled with its major version, and with its minor version or an earlier one. */
 #define FV_API_MAJOR 3 /* increases when a structure, a function or its meaning changes */
-#define FV_API_MINOR 0 /* increases when functions are added at the end */
+#define FV_API_MINOR 1 /* increases when functions are added at the end */
 #define FV_API_CAPSULE "foveate._core._C_API"
 
 typedef struct fv_api {
@@ -43,6 +43,8 @@ typedef struct fv_api {
   fv_status (*hard_attention_backward)(const fv_problem*, int64_t draws, const fv_array* index, const fv_array* lse,
                                        const fv_array* d_out, const fv_array* advantage, const fv_gradients*,
                                        fv_error*);
+  fv_status (*set_threading)(const char* name, fv_error*);
+  const char* (*get_threading)(void);
 } fv_api;
 
 /* Imports foveate and returns its table, which lives as long as the process. NULL, with an ImportError, if foveate is

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from processes import stop_by_ctrl_c, wait_for
+from processes import needs_fork, needs_peak_memory, needs_tasks, stop_by_ctrl_c, wait_for
 from strategies import problem
 from torch_checks import array, ft, leaf, output_of, tensor, torch
 
@@ -172,10 +171,7 @@ def test_the_same_bits_for_any_number_of_threads():
         assert torch.equal(x, z)
 
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-
-
-@linux
+@needs_tasks
 def test_the_threads_are_those_of_torch():
     """None is started beside them, with one thread the others are idle, and with two one works."""
     code = """
@@ -246,7 +242,7 @@ def test_many_python_threads_at_once():
 
 
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@needs_fork
 def test_a_forked_child_computes():
     """After parallel calls of the parent, whose threads the child does not have."""
     torch.set_num_threads(4)
@@ -292,6 +288,7 @@ def test_ctrl_c_stops_a_long_call():
 # --- memory ---------------------------------------------------------------------------------------
 
 
+@needs_peak_memory
 def test_nothing_is_copied():
     """Keys of half a gigabyte, which are one row in memory, and heads that share them."""
     code = """
@@ -320,6 +317,7 @@ def test_nothing_is_copied():
     assert int(output_of(code)) < 16 * 1024  # KiB; bfloat16 alone would be 256 MiB
 
 
+@needs_peak_memory
 def test_no_memory_is_lost():
     """Outputs, graphs and gradients that come and go, refused calls too."""
     code = """
