@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import sys
 import sysconfig
 import threading
@@ -18,7 +19,7 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate._runtime import main_interpreter
-from processes import output_of
+from processes import needs_fork, output_of, wait_for
 from strategies import DTYPES, normal, problem
 
 pytestmark = [pytest.mark.python, pytest.mark.any_isa]
@@ -355,6 +356,36 @@ def test_many_classes_of_named_tuples():
             fv._core.attention(unknown)
 
     together(work)
+
+
+# --- fork -----------------------------------------------------------------------------------------
+
+
+@needs_fork
+@pytest.mark.skipif(WITHOUT_GIL, reason="one such child hung, of some hundreds; why is not known")
+@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+def test_a_child_is_forked_in_the_middle_of_calls():
+    """Of other threads, which it does not have; it computes with a pool of its own."""
+    arrays = problem(100, 100, lead=(8,))
+    wanted = fv.attention(*arrays).tobytes()
+    done = threading.Event()
+
+    def work(n: int) -> None:
+        if n > 0:
+            while not done.is_set():
+                assert fv.attention(*arrays).tobytes() == wanted
+            return
+        try:
+            for _ in range(10):
+                child = os.fork()
+                if child == 0:
+                    os._exit(0 if fv.attention(*arrays).tobytes() == wanted else 2)
+                assert wait_for(child) == 0
+        finally:
+            done.set()
+
+    with fv.num_threads(2):
+        together(work, 4)
 
 
 # --- interpreters ---------------------------------------------------------------------------------
