@@ -24,13 +24,13 @@ from tolerances import FLOORS, eps
 
 pytest.importorskip("sklearn")
 
-import foveate.sklearn  # noqa: E402
-from foveate.sklearn import NadarayaWatson  # noqa: E402
-from sklearn.base import clone  # noqa: E402
-from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import StandardScaler  # noqa: E402
-from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+import foveate.sklearn
+from foveate.sklearn import NadarayaWatson
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 pytestmark = [pytest.mark.any_isa, pytest.mark.python]
 
