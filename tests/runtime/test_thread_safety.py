@@ -423,6 +423,7 @@ def test_subinterpreters_are_refused(before):
                     print(error, flush=True)
             ''')
             assert not failed, failed
+            interpreters.destroy(one)
     """
     lines = output_of(code).splitlines()
     assert len(lines) == 2
