@@ -46,11 +46,6 @@ py::list isa_names() {
   return names;
 }
 
-[[noreturn]] void fail(fv_status status, const fv_error& error) {
-  set_exception(status, error);
-  throw py::error_already_set();
-}
-
 void isa_select(const std::string& name) {
   fv_error error;
   if (const fv_status status = fv_isa_select(name.c_str(), &error); status != FV_OK) fail(status, error);
