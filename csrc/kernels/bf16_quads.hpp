@@ -388,7 +388,8 @@ template <int vectors, bool with_exact>
   constexpr int width = vectors * lanes<float>;
   Vec<float> sum[vectors][2] = {}, exact_sum[vectors] = {}, offset[vectors];
   soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
-  const Halves ones = vdupq_n_u16(0x3f80);
+  Halves ones = vdupq_n_u16(0x3f80);
+  asm("" : "+w"(ones));  // GCC 12 loads bfloat16 1 as half precision's, 0x3c00, where it knows the value
   Prefetcher prefetcher(next, (count + 7) / 8);
   const auto group = [&](const float* from, float* to, auto there) {
     Quads weights[vectors];

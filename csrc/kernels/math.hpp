@@ -96,26 +96,19 @@ inline Split<T> split(Vec<T> x) {
   return {whole, x - whole, as_bits<T>(shifted)};
 }
 
-// 2^x by coefficients of (2^f - 1) / f on [-1/2, 1/2]. The power of two is applied by a product, not by adding to the
-// exponent bits, which would turn some NaN into numbers.
+#if defined(FOVEATE_NEON)
+// 2^x by coefficients of (2^f - 1) / f on [-1/2, 1/2], with one comparison less than exp2 below: 2^round(x) is 0 from
+// least_exponent - 1 on; in between, p * power is subnormal.
 template <class T, int n>
 inline Vec<T> exp2_by(const T (&coefficients)[n], Vec<T> x) {
-#if defined(FOVEATE_NEON)
-  // one comparison less: 2^round(x) is 0 from least_exponent - 1 on; in between, p * power may be subnormal
   const Split<T> s = split<T>(at_least(Math<T>::least_exponent - 1, x));
-#else
-  const Split<T> s = split<T>(x);
-#endif
   const Vec<T> p = polynomial<T>(coefficients, s.fraction) * s.fraction + T(1);
-  const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
-#if defined(FOVEATE_NEON)
-  return p * power;
-#else
-  return x < Math<T>::least_exponent ? Vec<T>{} : p * power;
-#endif
+  return p * from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
 }
+#endif
 
-// x < the largest exponent (scores never exceed the running maximum).
+// x < the largest exponent (scores never exceed the running maximum). The power of two is applied by a product, not by
+// adding to the exponent bits, which would turn some NaN into numbers.
 template <class T>
 inline Vec<T> exp2(Vec<T> x) {
 #if defined(__AVX512F__)
@@ -127,8 +120,13 @@ inline Vec<T> exp2(Vec<T> x) {
     const Vec<T> f = _mm512_reduce_pd(x, 8);
     return _mm512_scalef_pd(polynomial<T>(Math<T>::exp2m1, f) * f + T(1), _mm512_roundscale_pd(x, 8));
   }
-#else
+#elif defined(FOVEATE_NEON)
   return exp2_by<T>(Math<T>::exp2m1, x);
+#else
+  const Split<T> s = split<T>(x);
+  const Vec<T> p = polynomial<T>(Math<T>::exp2m1, s.fraction) * s.fraction + T(1);
+  const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
+  return x < Math<T>::least_exponent ? Vec<T>{} : p * power;
 #endif
 }
 
