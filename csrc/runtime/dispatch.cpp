@@ -94,6 +94,9 @@ const Available& available() noexcept {
   return all;
 }
 
+// Made when the engine is loaded, so that no child is forked while another thread makes it.
+const Available& at_load = available();
+
 std::atomic<const Isa*> chosen{nullptr};
 
 const Isa& selected() noexcept {

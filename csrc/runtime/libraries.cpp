@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "system.hpp"
+
 #if defined(_WIN32)
 #include <windows.h>
 #else
@@ -71,17 +73,24 @@ struct Search {
 
 #if defined(__APPLE__)
 
-uint64_t changes(const char* const*, int) noexcept { return _dyld_image_count(); }
+// Its list has a lock as well.
+uint64_t changes(const char* const*, int) noexcept {
+  const system::NoFork whole;
+  return _dyld_image_count();
+}
 
 void each(const char* const* names, int count, void (*see)(void*, const char*), void* context) noexcept {
   const Search search{names, count, see, context};
+  const system::NoFork whole;
   for (uint32_t i = 0; i < _dyld_image_count(); ++i) search.consider(_dyld_get_image_name(i));
 }
 
 #else
 
+// glibc locks its list for dl_iterate_phdr, and in a child that is forked meanwhile it stays locked.
 uint64_t changes(const char* const*, int) noexcept {
   uint64_t loaded = 0;
+  const system::NoFork whole;
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* loaded) {
         *static_cast<uint64_t*>(loaded) = info->dlpi_adds;
@@ -93,6 +102,7 @@ uint64_t changes(const char* const*, int) noexcept {
 
 void each(const char* const* names, int count, void (*see)(void*, const char*), void* context) noexcept {
   Search search{names, count, see, context};
+  const system::NoFork whole;
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* search) {
         static_cast<const Search*>(search)->consider(info->dlpi_name);

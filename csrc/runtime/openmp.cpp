@@ -10,13 +10,13 @@
 namespace foveate::openmp {
 namespace {
 
-// When the engine is loaded, as the runtimes do.
-const int at_load = environment_threads();
-
 int environment_limit() noexcept {
   static const int limit = threads_in_environment("OMP_THREAD_LIMIT");
   return limit > 0 ? limit : FV_MAX_THREADS;
 }
+
+// When the engine is loaded, as the runtimes do.
+const int at_load[] = {environment_threads(), environment_limit()};
 
 }  // namespace
 

@@ -10,6 +10,7 @@
 
 #include "libraries.hpp"
 #include "openmp.hpp"
+#include "system.hpp"
 
 namespace foveate::openmp {
 namespace {
@@ -36,11 +37,18 @@ struct Found : Runtime {
   KmpForkCall kmp_fork_call;  // null: neither LLVM's nor Intel's
   KmpThread kmp_thread;
   KmpPushThreads kmp_push_threads;
-  char text[1024];
+  static constexpr const char* origin = "found: ";
+  char text[1024];  // the name
+
+  // False: it is too long.
+  bool set_path(const char* path) noexcept {
+    const int length = std::snprintf(text, sizeof text, "%s%s", origin, path);
+    return length > 0 && length < int(sizeof text);
+  }
 
   // False: this is no runtime. What was read stays loaded, as another may have called it.
-  bool read(const char* path) noexcept {
-    void* const library = libraries::keep(path);
+  bool read() noexcept {
+    void* const library = libraries::keep(text + std::strlen(origin));
     if (!library) return false;
     const auto get = [library](auto& function, const char* symbol) {
       function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(libraries::symbol(library, symbol));
@@ -53,8 +61,6 @@ struct Found : Runtime {
     get(kmp_thread, "__kmpc_global_thread_num");
     get(kmp_push_threads, "__kmpc_push_num_threads");
     run = gomp_parallel ? by_gomp : kmp_fork_call && kmp_thread && kmp_push_threads ? by_kmp : nullptr;
-    std::snprintf(text, sizeof text, "found: %s", path);
-    name = text;
     return max_threads && in_parallel;
   }
 
@@ -91,53 +97,57 @@ const Runtime* own() noexcept { return nullptr; }
 
 bool is_own(const Found& found) noexcept { return own() && found.max_threads == own()->max_threads; }
 
-std::atomic_flag searching = ATOMIC_FLAG_INIT;  // in a child that was forked in the middle of a search it stays set
+void remember(const Found& found) noexcept {
+  const system::NoFork whole;
+  const int count = known_count.load(std::memory_order_relaxed);
+  if (count == most || is_among(found, known, count)) return;  // another thread found it, too
+  known[count] = found;
+  known[count].name = known[count].text;
+  known_count.store(count + 1, std::memory_order_release);
+}
+
 std::atomic<uint64_t> changes_seen{~uint64_t(0)};
 
-// The paths of libraries that may be new runtimes.
-struct Candidates {
+// The libraries of one search, which may be runtimes.
+struct Loaded {
   int count = 0;
-  char paths[most][1024];
+  Found runtimes[most];
 
   static void add(void* context, const char* path) {
-    Candidates& all = *static_cast<Candidates*>(context);
-    if (all.count < most && std::strlen(path) < sizeof *all.paths) std::strcpy(all.paths[all.count++], path);
+    Loaded& all = *static_cast<Loaded*>(context);
+    if (all.count < most && all.runtimes[all.count].set_path(path)) ++all.count;
   }
 };
 
 // Looks through all that is loaded. Of LLVM's and Intel's runtimes a process may use only one: the second that is called
-// ends it, unless KMP_DUPLICATE_LIB_OK is set. So one is taken only where no other can be meant.
+// ends it, unless KMP_DUPLICATE_LIB_OK is set. So one is taken only where no other can be meant. Threads may search at
+// once: none waits for another, which may be waiting for a library that is being loaded.
 void search() noexcept {
-  static Candidates candidates;
-  static Found loaded[most];
-  candidates.count = 0;
-  libraries::each(file_names, file_name_count, Candidates::add, &candidates);
-  int loaded_count = 0, kmp_count = 0;
-  for (int i = 0; i < candidates.count; ++i) {
-    Found& found = loaded[loaded_count];
-    if (!found.read(candidates.paths[i]) || is_among(found, loaded, loaded_count)) continue;
+  Loaded loaded;
+  libraries::each(file_names, file_name_count, Loaded::add, &loaded);
+  int count = 0, kmp_count = 0;
+  for (int i = 0; i < loaded.count; ++i) {
+    Found& found = loaded.runtimes[i];
+    if (!found.read() || is_among(found, loaded.runtimes, count)) continue;
     kmp_count += found.kmp_fork_call != nullptr;
-    ++loaded_count;
+    loaded.runtimes[count++] = found;
   }
   const bool one_kmp = kmp_count == 1 || std::getenv("KMP_DUPLICATE_LIB_OK");
-  int count = known_count.load(std::memory_order_relaxed);
-  for (int i = 0; i < loaded_count && count < most; ++i) {
-    if ((loaded[i].kmp_fork_call && !one_kmp) || is_among(loaded[i], known, count) || is_own(loaded[i])) continue;
-    known[count] = loaded[i];
-    known[count].name = known[count].text;
-    known[count].first = known[count].max_threads();
-    known[count].usual = usual(known[count].first);
-    known_count.store(++count, std::memory_order_release);
+  for (int i = 0; i < count; ++i) {
+    Found& found = loaded.runtimes[i];
+    if ((found.kmp_fork_call && !one_kmp) || is_own(found)) continue;
+    if (is_among(found, known, known_count.load(std::memory_order_acquire))) continue;
+    found.first = found.max_threads();
+    found.usual = usual(found.first);
+    remember(found);
   }
 }
 
 void search_if_changed() noexcept {
   const uint64_t changes = libraries::changes(file_names, file_name_count);
-  if (changes == changes_seen.load(std::memory_order_relaxed) || searching.test_and_set(std::memory_order_acquire))
-    return;
+  if (changes == changes_seen.load(std::memory_order_acquire)) return;
   search();
-  changes_seen.store(changes, std::memory_order_relaxed);
-  searching.clear(std::memory_order_release);
+  changes_seen.store(changes, std::memory_order_release);
 }
 
 }  // namespace

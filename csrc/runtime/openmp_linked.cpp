@@ -32,6 +32,8 @@ class Linked {
   Runtime runtime_;
 };
 
+const Runtime& at_load = linked();
+
 }  // namespace
 
 const Runtime& linked() noexcept {

@@ -36,6 +36,7 @@ thread_local Borrowed borrowed;
 
 enum Threading { not_set, by_pool, by_openmp };
 std::atomic<Threading> requested_threading{not_set};
+KeptNumber environment_threading, environment_count;
 
 Threading threading_named(const char* name) noexcept {
   if (name && std::strcmp(name, "pool") == 0) return by_pool;
@@ -45,16 +46,15 @@ Threading threading_named(const char* name) noexcept {
 
 // The runtime to run on; null: the pool.
 const openmp::Runtime* openmp_runner() noexcept {
-  static const Threading environment = threading_named(std::getenv("FOVEATE_THREADING"));
   Threading wanted = requested_threading.load(std::memory_order_relaxed);
-  if (wanted == not_set) wanted = environment;
+  if (wanted == not_set)
+    wanted = Threading(environment_threading.get([] { return threading_named(std::getenv("FOVEATE_THREADING")); }));
   return wanted == by_openmp && !forked.load(std::memory_order_relaxed) ? openmp::runner() : nullptr;
 }
 
 // FOVEATE_NUM_THREADS as it was at the first call; 0: not set.
 int environment_threads() noexcept {
-  static const int count = threads_in_environment("FOVEATE_NUM_THREADS");
-  return count;
+  return environment_count.get([] { return threads_in_environment("FOVEATE_NUM_THREADS"); });
 }
 
 // OMP_NUM_THREADS, or else as many as there are CPUs, by number and by time, when this is first asked.
@@ -63,6 +63,7 @@ int default_threads() noexcept {
   if (count > 0) return count;
   count = openmp::environment_threads();
   if (count == 0) {
+    const system::NoFork whole;  // the standard library locks what it keeps of a locale
     const int quota = cpu_quota();
     count = std::min(system::cpus(), quota > 0 ? quota : FV_MAX_THREADS);
   }

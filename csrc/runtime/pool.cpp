@@ -21,16 +21,6 @@ constexpr std::chrono::microseconds spin_period{200};
 
 using Clock = std::chrono::steady_clock;
 
-// The critical sections below are a few instructions long: a thread that sleeps for one wakes tens of microseconds
-// late.
-void lock_soon(std::unique_lock<std::mutex>& lock) {
-  for (int tries = 0; tries < 1000; ++tries) {
-    if (lock.try_lock()) return;
-    system::pause();
-  }
-  lock.lock();
-}
-
 class Helpers;
 std::atomic<Helpers*> current{nullptr};
 
@@ -46,7 +36,7 @@ class Helpers {
  private:
   void lead(Job& job, int helpers) noexcept {
     std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
-    lock_soon(lock);
+    system::lock_soon(lock);
     grow(helpers);
     keep_off_this_cpu();
     job_ = &job;
@@ -56,7 +46,7 @@ class Helpers {
     wake_.notify_all();
     job.work(0);
     if (lost(job)) return;
-    lock_soon(lock);
+    system::lock_soon(lock);
     job_ = nullptr;
     if (active_.load() == 0) return;
     lock.unlock();
@@ -113,13 +103,13 @@ class Helpers {
           active_.fetch_add(1);
           lock.unlock();
           job.work(thread);
-          lock_soon(lock);
+          system::lock_soon(lock);
           if (active_.fetch_sub(1) == 1) done_.notify_one();
         }
         lock.unlock();
         const auto end = Clock::now() + spin_period;
         while (calls_.load(std::memory_order_acquire) == seen && Clock::now() < end) system::pause();
-        lock_soon(lock);
+        system::lock_soon(lock);
         if (calls_.load() == seen) break;
       }
     }

@@ -12,6 +12,46 @@
 #endif
 
 namespace foveate::system {
+namespace {
+
+std::mutex whole;
+thread_local volatile bool has_whole = false;  // or is about to, or had: a signal handler may run between
+
+// False: this thread had it already.
+bool take_whole() noexcept {
+  if (has_whole) return false;
+  has_whole = true;
+  std::unique_lock<std::mutex> lock(whole, std::defer_lock);
+  lock_soon(lock);
+  lock.release();
+  return true;
+}
+
+void leave_whole() noexcept {
+  whole.unlock();
+  has_whole = false;
+}
+
+#if defined(__unix__) || defined(__APPLE__)
+thread_local bool taken_for_fork;  // by the thread that forks, which is also the child's
+
+void before_fork() noexcept { taken_for_fork = take_whole(); }
+void after_fork() noexcept {
+  if (taken_for_fork) leave_whole();
+}
+
+struct Setup {
+  Setup() noexcept { pthread_atfork(before_fork, after_fork, after_fork); }
+};
+const Setup setup;
+#endif
+
+}  // namespace
+
+NoFork::NoFork() noexcept : outermost_(take_whole()) {}
+NoFork::~NoFork() {
+  if (outermost_) leave_whole();
+}
 
 int cpus() noexcept {
 #if defined(__linux__)

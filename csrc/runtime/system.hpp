@@ -1,6 +1,7 @@
 // What the operating system is asked for threads: which CPUs there are, to keep threads off one of them, that signals
 // go to the program's own threads, and to be told of a fork. All #if of systems that threads need stand in system.cpp.
 #pragma once
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -15,6 +16,15 @@ inline void pause() noexcept {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+// For critical sections of a few instructions: a thread that sleeps for one wakes tens of microseconds late.
+inline void lock_soon(std::unique_lock<std::mutex>& lock) {
+  for (int tries = 0; tries < 1000; ++tries) {
+    if (lock.try_lock()) return;
+    pause();
+  }
+  lock.lock();
 }
 
 // How many CPUs the calling thread may run on; at least 1.
@@ -33,5 +43,18 @@ Thread start_thread(void (*work)(void* context), void* context);
 
 // Calls a function in every child that is forked from now on, before fork returns there.
 void at_fork_in_child(void (*)()) noexcept;
+
+// While a thread has one, no other thread has one, and none forks but itself. It is for what would stay locked, or half
+// done, in a child: that has the thread that forked alone.
+class NoFork {
+ public:
+  NoFork() noexcept;
+  ~NoFork();
+  NoFork(const NoFork&) = delete;
+  NoFork& operator=(const NoFork&) = delete;
+
+ private:
+  bool outermost_;  // else this thread has one already: a signal handler ran in the middle
+};
 
 }  // namespace foveate::system

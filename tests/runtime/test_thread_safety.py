@@ -362,7 +362,6 @@ def test_many_classes_of_named_tuples():
 
 
 @needs_fork
-@pytest.mark.skipif(WITHOUT_GIL, reason="one such child hung, of some hundreds; why is not known")
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 def test_a_child_is_forked_in_the_middle_of_calls():
     """Of other threads, which it does not have; it computes with a pool of its own."""
