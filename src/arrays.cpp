@@ -154,4 +154,9 @@ void set_exception(fv_status status, const fv_error& error) {
   PyErr_Format(PyExc_SystemError, "foveate: unexpected status %d", static_cast<int>(status));
 }
 
+[[noreturn]] void fail(fv_status status, const fv_error& error) {
+  set_exception(status, error);
+  throw py::error_already_set();
+}
+
 }  // namespace foveate::python

@@ -50,5 +50,6 @@ bool may_overlap(const fv_array& a, const fv_array& b);
 
 // Sets the exception that a failed status stands for; an interrupt keeps the one that the signal handler raised.
 void set_exception(fv_status status, const fv_error& error);
+[[noreturn]] void fail(fv_status status, const fv_error& error);  // likewise, and throws it
 
 }  // namespace foveate::python

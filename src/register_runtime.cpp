@@ -46,11 +46,6 @@ py::list isa_names() {
   return names;
 }
 
-[[noreturn]] void fail(fv_status status, const fv_error& error) {
-  set_exception(status, error);
-  throw py::error_already_set();
-}
-
 void isa_select(const std::string& name) {
   fv_error error;
   if (const fv_status status = fv_isa_select(name.c_str(), &error); status != FV_OK) fail(status, error);
@@ -78,7 +73,7 @@ py::list openmp_names() {
 }
 
 // The address of GOMP_parallel in a loaded library, or in one that it depends on; 0: there is none.
-uintptr_t find_parallel(const std::string& path) {
+uintptr_t find_parallel([[maybe_unused]] const std::string& path) {
 #if defined(__unix__) || defined(__APPLE__)
   void* const library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) return 0;
@@ -139,6 +134,7 @@ void register_runtime(py::module_& module) {
   using py::pos_only;
   install_interrupt_check();
   select_isa_of_environment();
+  fv_openmp_name(0);  // runtimes that are loaded say how many threads there are, before a program limits them
 
 #ifdef __clang__
   module.attr("compiler") = __VERSION__;

@@ -9,11 +9,6 @@ void look_at(const char* name, const py::array& array, View* result) {
   if (!view(name, array.ptr(), result)) throw py::error_already_set();
 }
 
-[[noreturn]] void fail(fv_status status, const fv_error& error) {
-  set_exception(status, error);
-  throw py::error_already_set();
-}
-
 void multinoulli(const py::array& p, bool logits, uint64_t low, uint64_t high, const py::array& index) {
   View from, to;
   look_at("p", p, &from);

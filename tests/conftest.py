@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import foveate as fv
 import hypothesis
+import openmp_runtime
 import pytest
 from strategies import DTYPES
 
@@ -29,6 +30,12 @@ if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
 
 
+# The whole suite on an OpenMP runtime, where that is asked for: one that is not there fails here.
+if os.environ.get("FOVEATE_THREADING") == "openmp":
+    openmp_runtime.load()
+    fv.set_threading("openmp")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--exhaustive",
@@ -38,7 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_report_header() -> str:
-    return f"foveate: FOVEATE_ISA={os.environ.get('FOVEATE_ISA', '(best)')}"
+    isa = os.environ.get("FOVEATE_ISA", "(best)")
+    return f"foveate: FOVEATE_ISA={isa}, threading: {fv.get_threading()}"
 
 
 @pytest.fixture(params=DTYPES, ids=lambda dtype: dtype.name)
@@ -72,6 +80,8 @@ def transformers(torch):
 
 @pytest.fixture(autouse=True)
 def default_threads() -> Iterator[None]:
-    """No test leaves its number of threads to the next."""
+    """No test leaves its number of threads, or whose they are, to the next."""
+    threading = fv.get_threading()
     yield
     fv.set_num_threads(0)
+    fv.set_threading(threading)

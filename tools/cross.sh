@@ -44,9 +44,9 @@ case $target in
   aarch64 | riscv64 | s390x) gcc_of_debian "$target-linux-gnu" ;;
   ppc64le) gcc_of_debian powerpc64le-linux-gnu ;;
   x86_64-linux-musl) zig Linux ;;
-  aarch64-linux-musl)
+  aarch64-linux-musl | loongarch64-linux-musl)
     zig Linux
-    runner=(qemu-aarch64)
+    runner=("qemu-$processor")
     debian=qemu-user
     ;;
   x86_64-windows-gnu)
@@ -70,8 +70,9 @@ case $target in
     wine
     ;;
   *)
-    echo "cross: got '$target', wanted one of aarch64, riscv64, ppc64le, s390x; by zig {x86_64,aarch64}-linux-musl," \
-         "{x86_64,aarch64}-windows-gnu, {x86_64,aarch64}-macos; and x86_64-w64-mingw32" >&2
+    echo "cross: got '$target', wanted one of aarch64, riscv64, ppc64le, s390x; by zig" \
+         "{x86_64,aarch64,loongarch64}-linux-musl, {x86_64,aarch64}-windows-gnu, {x86_64,aarch64}-macos;" \
+         "and x86_64-w64-mingw32" >&2
     exit 2
     ;;
 esac

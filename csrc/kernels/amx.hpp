@@ -92,16 +92,16 @@ template <int vectors>
 inline void raise_top(const float* s, int64_t begin, int64_t end, Vec<float> (&top)[vectors]) {
   constexpr int width = vectors * lanes<float>;
   Vec<float> more[3][vectors];  // chains that hide the latency
-  unroll<3>([&](auto c) { unroll<vectors>([&](auto v) { more[c][v] = top[v]; }); });
-  const auto raise = [&](int64_t j, Vec<float>(&of)[vectors]) {
-    unroll<vectors>([&](auto v) { of[v] = max(load(s + j * width + v * lanes<float>), of[v]); });
+  unroll<3>([&](int c) INLINED { unroll<vectors>([&](int v) INLINED { more[c][v] = top[v]; }); });
+  const auto raise = [&](int64_t j, Vec<float>(&of)[vectors]) INLINED {
+    unroll<vectors>([&](int v) INLINED { of[v] = max(load(s + j * width + v * lanes<float>), of[v]); });
   };
   for (; end - begin >= 4; begin += 4) {
     raise(begin, top);
-    unroll<3>([&](auto c) { raise(begin + 1 + c, more[c]); });
+    unroll<3>([&](int c) INLINED { raise(begin + 1 + c, more[c]); });
   }
   for (; begin < end; ++begin) raise(begin, top);
-  unroll<vectors>([&](auto v) { top[v] = max(max(more[0][v], more[1][v]), max(more[2][v], top[v])); });
+  unroll<vectors>([&](int v) INLINED { top[v] = max(max(more[0][v], more[1][v]), max(more[2][v], top[v])); });
 }
 
 template <int vectors>
@@ -110,7 +110,7 @@ template <int vectors>
   const int64_t depth = round_up(columns, tile_depth) / tile_depth;
   Prefetcher prefetcher(ahead, (count + 31) / 32);
   Vec<float> top[vectors];
-  unroll<vectors>([&](auto v) { top[v] = minus_infinity<float>(); });
+  unroll<vectors>([&](int v) INLINED { top[v] = minus_infinity<float>(); });
   fence_compiler();
   if (count < tile_rows) {  // the rows that there are, in copies of 32 columns
     alignas(64) char rows[tile_bytes] = {};
@@ -140,7 +140,7 @@ template <int vectors>
     }
     if (top_) raise_top<vectors>(s, done, count, top);
   }
-  if (top_) unroll<vectors>([&](auto v) { store<float>(top_ + v * lanes<float>, top[v]); });
+  if (top_) unroll<vectors>([&](int v) INLINED { store<float>(top_ + v * lanes<float>, top[v]); });
 }
 
 inline void amx_scores(const char* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t head_size,
@@ -188,11 +188,11 @@ template <int vectors>
   Prefetcher prefetcher(ahead, (value_size + 31) / 32);
   alignas(64) float sums[2][32 * 32];  // one is added to the output while the other is made
   Vec<float> alpha[vectors];
-  unroll<vectors>([&](auto v) { alpha[v] = load(alpha_ + v * lanes<float>); });
+  unroll<vectors>([&](int v) INLINED { alpha[v] = load(alpha_ + v * lanes<float>); });
   const auto add = [&](int64_t first, const float* sum) {
     const int64_t rows = value_size - first < 32 ? value_size - first : 32;
     for (int64_t d = 0; d < rows; ++d)
-      unroll<vectors>([&](auto v) {
+      unroll<vectors>([&](int v) INLINED {
         float* const cell = output + (first + d) * width + v * lanes<float>;
         store<float>(cell, load(cell) * alpha[v] + load(sum + d * 32 + v * lanes<float>));
       });
@@ -275,8 +275,9 @@ inline void last_query_tiles(const char* cells, int64_t stride, int64_t count, i
       last_query_tiles(cells, stride, count, depth, x + d / 16 * tile_bytes, step, to + d, row);
 }
 
-// Multiply-adds from registers; the flops done.
-double spin_amx(int64_t rounds) {
+// Products from registers, 8 times the flops of a round of vectors; the flops done.
+inline double spin_amx(int64_t rounds) {
+  rounds /= 8;
   alignas(64) static constexpr char zeros[tile_bytes] = {};
   enter_amx();
   zero_tiles();

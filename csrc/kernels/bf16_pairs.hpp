@@ -263,7 +263,7 @@ template <int vectors, bool with_exact>
   const Vec<float> ones = from_bits<float>(Words{} + 0x3f803f80);
   const int64_t even = count & ~int64_t(1);
   Prefetcher prefetcher(next, (count + 7) / 8);
-  const auto pair = [&](const float* from, float* to, auto v, bool both) {
+  const auto pair = [&](const float* from, float* to, int v, bool both) INLINED {
     const Vec<float> low = exp2_of_weights((load(from) - offset[v]) * scale, 0xffff);
     const Vec<float> high = both ? exp2_of_weights((load(from + width) - offset[v]) * scale, 0xffff) : Vec<float>{};
     const Vec<float> weights = (Vec<float>)_mm512_permutexvar_epi16((__m512i)interleave, as_bfloat16(low, high));
@@ -273,17 +273,17 @@ template <int vectors, bool with_exact>
   };
   for (int64_t j = 0; j < even; j += 2) {
     if (j % 8 == 0) prefetcher.step();
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       pair(scores + j * width + v * lanes<float>, scores + j / 2 * width + v * lanes<float>, v, true);
     });
   }
   if (even < count)
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       pair(scores + even * width + v * lanes<float>, scores + even / 2 * width + v * lanes<float>, v, false);
     });
   fill_pairs<vectors>(scores, count);
-  unroll<vectors>([&](auto v) {
-    constexpr int at = v * lanes<float>;
+  unroll<vectors>([&](int v) INLINED {
+    const int at = v * lanes<float>;
     store<float>(l + at, load(l + at) + sum[v]);
     if constexpr (with_exact) store<float>(exact + at, load(exact + at) * load(alpha + at) + exact_sum[v]);
   });
@@ -308,7 +308,7 @@ template <int vectors>
 inline void store_pairs(__m512i first, __m512i second, float* to) {
   Words low;  // the pairs of queries 0..15: elements i of both
   for (int i = 0; i < 16; ++i) low[i] = i | (32 + i) << 16;
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     const Words at = low + (v * 16 | (v * 16) << 16);
     store_words(to + v * lanes<float>, (Words)_mm512_permutex2var_epi16(first, (__m512i)at, second));
   });
@@ -323,7 +323,7 @@ template <int vectors>
   const Vec<float> lowest = minus_infinity<float>();
   Vec<float> top[vectors], rest[vectors], shift[vectors];
   __mmask16 live[vectors];
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     top[v] = load(top_ + v * lanes<float>);
     rest[v] = load(rest_ + v * lanes<float>);
     shift[v] = load(shift_ + v * lanes<float>);
@@ -331,7 +331,7 @@ template <int vectors>
   });
   const auto row = [&](int64_t j, Vec<float>(&d_score)[vectors]) {
     Vec<float> weight[vectors];
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       const int64_t cell = j * width + v * lanes<float>;
       const Vec<float> score = load(s + cell);
       const __mmask16 seen = _mm512_mask_cmp_ps_mask(live[v], score, lowest, _CMP_NEQ_UQ);
@@ -346,7 +346,7 @@ template <int vectors>
     for (int64_t j = 0; j < count; ++j) {
       Vec<float> d_score[vectors];
       row(j, d_score);
-      unroll<vectors>([&](auto v) { store<float>(d_weights + j * width + v * lanes<float>, d_score[v]); });
+      unroll<vectors>([&](int v) INLINED { store<float>(d_weights + j * width + v * lanes<float>, d_score[v]); });
     }
     return;
   }
@@ -376,7 +376,7 @@ void store_pair_cells_tile(float* d_weights, int64_t count, uint16_t* d_scores, 
   constexpr int width = vectors * lanes<float>;
   const auto row = [&](int64_t j) {
     Vec<float> x[vectors];
-    unroll<vectors>([&](auto v) { x[v] = load(d_weights + j * width + v * lanes<float>); });
+    unroll<vectors>([&](int v) INLINED { x[v] = load(d_weights + j * width + v * lanes<float>); });
     const __m512i cells = cell_row<vectors>(x);
     _mm512_storeu_si512(d_scores + j * stride, cells);
     return cells;

@@ -27,8 +27,6 @@ inline Halves load_halves(const uint16_t* p) { return vld1q_u16(p); }
 inline Vec<float> multiply_quads(Vec<float> sum, Halves a, Halves b) {
   return vbfmmlaq_f32(sum, vreinterpretq_bf16_u16(a), vreinterpretq_bf16_u16(b));
 }
-inline uint16x4_t as_bfloat16(Vec<float> x) { return vreinterpret_u16_bf16(vcvt_bf16_f32(x)); }
-inline Vec<float> as_float(uint16x4_t x) { return (Vec<float>)vshll_n_u16(x, 16); }
 
 struct QuadProduct {
   using T = float;  // the accumulator
@@ -153,10 +151,10 @@ template <int pairs, int vectors, class Rows>
 inline void add_quads(QuadSums<pairs, vectors>& sum, Rows&& a, const uint16_t* b, int64_t step, int64_t count) {
   for (int64_t k = 0; k < count; ++k, b += step) {
     Halves x[pairs];
-    unroll<pairs>([&](auto p) { x[p] = a(p, k); });
-    unroll<2 * vectors>([&](auto c) {
+    unroll<pairs>([&](int p) INLINED { x[p] = a(p, k); });
+    unroll<2 * vectors>([&](int c) INLINED {
       const Halves y = load_halves(b + 8 * c);
-      unroll<pairs>([&](auto p) { sum[p][c] = multiply_quads(sum[p][c], x[p], y); });
+      unroll<pairs>([&](int p) INLINED { sum[p][c] = multiply_quads(sum[p][c], x[p], y); });
     });
   }
 }
@@ -164,8 +162,8 @@ inline void add_quads(QuadSums<pairs, vectors>& sum, Rows&& a, const uint16_t* b
 // f(row, v, sums of a vector of columns), for the first `rows`.
 template <int pairs, int vectors, class F>
 inline void each_row(const QuadSums<pairs, vectors>& sum, bool all_rows, F&& f) {
-  unroll<pairs>([&](auto p) {
-    unroll<vectors>([&](auto v) {
+  unroll<pairs>([&](int p) INLINED {
+    unroll<vectors>([&](int v) INLINED {
       const float64x2_t a = (float64x2_t)sum[p][2 * v], b = (float64x2_t)sum[p][2 * v + 1];
       f(2 * p, v, (Vec<float>)vzip1q_f64(a, b));
       if (p < pairs - 1 || all_rows) f(2 * p + 1, v, (Vec<float>)vzip2q_f64(a, b));
@@ -192,14 +190,14 @@ template <int pairs, int vectors, int all, bool first, bool last>
   QuadSums<pairs, vectors> sum = {};
   add_quads<pairs, vectors>(sum, RowPairs<pairs>{keys, key_stride, all_rows}, panel, all * 16, columns);
   Vec<float> most[vectors];
-  if constexpr (last) unroll<vectors>([&](auto v) { most[v] = load(top + v * lanes<float>); });
-  each_row<pairs, vectors>(sum, all_rows, [&](int j, auto v, Vec<float> x) {
+  if constexpr (last) unroll<vectors>([&](int v) INLINED { most[v] = load(top + v * lanes<float>); });
+  each_row<pairs, vectors>(sum, all_rows, [&](int j, int v, Vec<float> x) INLINED {
     float* const cell = scores + (j * all + v) * lanes<float>;
     if constexpr (!first) x += load(cell);
     store<float>(cell, x);
     if constexpr (last) most[v] = max(x, most[v]);
   });
-  if constexpr (last) unroll<vectors>([&](auto v) { store<float>(top + v * lanes<float>, most[v]); });
+  if constexpr (last) unroll<vectors>([&](int v) INLINED { store<float>(top + v * lanes<float>, most[v]); });
 }
 
 // In chains over as many columns as those of gemm.hpp.
@@ -275,9 +273,9 @@ template <int vectors, int pairs>
       add_quads<pairs, vectors>(sum, ValuePairs{values, value_stride}, weights, width * 4, groups);
     } else {
       QuadSums<pairs, 1> part;
-      unroll<pairs>([&](auto p) { unroll<2>([&](auto c) { part[p][c] = sum[p][2 * first + c]; }); });
+      unroll<pairs>([&](int p) INLINED { unroll<2>([&](int c) INLINED { part[p][c] = sum[p][2 * first + c]; }); });
       add_quads<pairs, 1>(part, ValuePairs{values, value_stride}, weights + 16 * first, width * 4, groups);
-      unroll<pairs>([&](auto p) { unroll<2>([&](auto c) { sum[p][2 * first + c] = part[p][c]; }); });
+      unroll<pairs>([&](int p) INLINED { unroll<2>([&](int c) INLINED { sum[p][2 * first + c] = part[p][c]; }); });
     }
     weights += groups * width * 4;
     values += groups * value_stride;
@@ -289,7 +287,7 @@ template <int vectors, int pairs>
     add_keys(Constant<vectors>{}, Constant<0>{}, partial.last - partial.first);
     add_keys(Constant<1>{}, Constant<vectors - 1>{}, count - partial.last);
   }
-  each_row<pairs, vectors>(sum, all_columns, [&](int d, auto v, Vec<float> x) {
+  each_row<pairs, vectors>(sum, all_columns, [&](int d, int v, Vec<float> x) INLINED {
     float* const cell = output + d * width + v * lanes<float>;
     store<float>(cell, load(cell) * load(alpha + v * lanes<float>) + x);
   });
@@ -328,7 +326,7 @@ template <int pairs, int vectors>
                                             int64_t columns, bool all_rows, float* to) {
   QuadSums<pairs, vectors> sum = {};
   add_quads<pairs, vectors>(sum, RowPairs<pairs>{cells, stride, all_rows}, x, columns * 4, queries);
-  each_row<pairs, vectors>(sum, all_rows, [&](int j, auto v, Vec<float> more) {
+  each_row<pairs, vectors>(sum, all_rows, [&](int j, int v, Vec<float> more) INLINED {
     float* const place = to + j * columns + v * lanes<float>;
     store<float>(place, load(place) + more);
   });
@@ -361,46 +359,49 @@ inline void quad_query_sum(const uint16_t* cells, int64_t stride, int64_t count,
 
 // 2^x for weights that are rounded to 8 bits: relative error 3e-6, exp2(0) = 1 exactly; x < 128.
 inline Vec<float> exp2_of_weights(Vec<float> x) {
-  // (2^f - 1) / f on [0, 1], for the relative error of 2^f
-  constexpr float exp2m1[] = {0x1.62d6c6p-1f, 0x1.ee2450p-3f, 0x1.abf868p-5f, 0x1.b7f732p-7f};
-  const IntVec<float> whole = vcvtmq_s32_f32(x);
-  const Vec<float> f = x - __builtin_convertvector(whole, Vec<float>);
-  const Vec<float> power = from_bits<float>(add_bits<float>(shift_left<float>(whole, 23), Math<float>::one));
-  return x < Math<float>::least_exponent ? Vec<float>{} : (polynomial<float>(exp2m1, f) * f + 1.0f) * power;
+  constexpr float exp2m1[] = {0x1.62e12cp-1f, 0x1.ec0378p-3f, 0x1.c9fc46p-5f, 0x1.3a02ccp-7f};
+  return exp2_by<float>(exp2m1, x);
 }
 
-// Of four keys the cells of some vectors of queries, to quads in the place of the first rows; which have been read.
+// Four keys' cells of a vector of queries become two vectors of quads: [0] of the first two queries.
+struct Quads {
+  Halves of[2];
+};
+inline Quads quads_of(const Vec<float> (&cell)[4]) {
+  const auto two = [&](int i) {
+    return vreinterpretq_u16_bf16(vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(cell[i]), cell[i + 1]));
+  };
+  const Halves a = two(0), b = two(2), even = vzip1q_u16(a, b), odd = vzip2q_u16(a, b);
+  return {{vzip1q_u16(even, odd), vzip2q_u16(even, odd)}};
+}
+// To the place of the first rows of cells; which have been read.
 template <int vectors>
-inline void store_quads(const uint16x4_t (&cells)[4][vectors], float* to) {
-  unroll<vectors>([&](auto v) {
-    uint16x4x4_t four;
-    for (int i = 0; i < 4; ++i) four.val[i] = cells[i][v];
-    vst4_u16(reinterpret_cast<uint16_t*>(to) + v * 16, four);
-  });
+inline void store_quads(const Quads (&quads)[vectors], float* to) {
+  unroll<2 * vectors>([&](int i) INLINED { store<float>(to + i * lanes<float>, (Vec<float>)quads[i / 2].of[i % 2]); });
 }
 
 // soft.hpp's online softmax, with the weights of four keys packed into a quad a query. l is their sum as rounded, exact as
-// they were before, in four chains each.
+// they were before.
 template <int vectors, bool with_exact>
 [[gnu::noinline]] void soft_quad_tile(float* scores, int64_t count, float scale, const float* top, float* m, float* l,
                                       float* exact, float* alpha, const Prefetch& next) {
   constexpr int width = vectors * lanes<float>;
-  Vec<float> sum[vectors] = {}, exact_sum[vectors] = {}, offset[vectors];
+  Vec<float> sum[vectors][2] = {}, exact_sum[vectors] = {}, offset[vectors];
   soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
+  Halves ones = vdupq_n_u16(0x3f80);
+  asm("" : "+w"(ones));  // GCC 12 loads bfloat16 1 as half precision's, 0x3c00, where it knows the value
   Prefetcher prefetcher(next, (count + 7) / 8);
   const auto group = [&](const float* from, float* to, auto there) {
-    uint16x4_t weights[4][vectors] = {};
-    unroll<vectors>([&](auto v) {
-      Vec<float> all = {}, exact_all = {};
-      unroll<4>([&](auto i) {
-        if (!there(i)) return;
-        const Vec<float> weight = exp2_of_weights((load(from + i * width + v * lanes<float>) - offset[v]) * scale);
-        weights[i][v] = as_bfloat16(weight);
-        all += as_float(weights[i][v]);
-        if constexpr (with_exact) exact_all += weight;
+    Quads weights[vectors];
+    unroll<vectors>([&](int v) INLINED {
+      Vec<float> weight[4] = {};
+      unroll<4>([&](int i) INLINED {
+        if (there(i)) weight[i] = exp2_of_weights((load(from + i * width + v * lanes<float>) - offset[v]) * scale);
       });
-      sum[v] += all;
-      if constexpr (with_exact) exact_sum[v] += exact_all;
+      if constexpr (with_exact) exact_sum[v] += (weight[0] + weight[1]) + (weight[2] + weight[3]);
+      weights[v] = quads_of(weight);
+      unroll<2>([&](int i)
+                    INLINED { sum[v][i] = multiply_quads(sum[v][i], weights[v].of[i], ones); });  // each sum twice
     });
     store_quads<vectors>(weights, to);
   };
@@ -410,9 +411,9 @@ template <int vectors, bool with_exact>
     group(scores + j * width, scores + j / 2 * width, [](int) { return true; });
   }
   if (j < count) group(scores + j * width, scores + j / 2 * width, [&](int i) { return j + i < count; });
-  unroll<vectors>([&](auto v) {
-    constexpr int at = v * lanes<float>;
-    store<float>(l + at, load(l + at) + sum[v]);
+  unroll<vectors>([&](int v) INLINED {
+    const int at = v * lanes<float>;
+    store<float>(l + at, load(l + at) + (Vec<float>)vuzp1q_f32(sum[v][0], sum[v][1]));
     if constexpr (with_exact) store<float>(exact + at, load(exact + at) * load(alpha + at) + exact_sum[v]);
   });
 }
@@ -425,13 +426,26 @@ inline void soft_quads(float* scores, int32_t vectors, int64_t count, double sca
   });
 }
 
-// Of four keys, or of the `count` that there are, the cells of a panel to their rows, zeros up to a whole panel, and to
-// quads.
+// A row of a panel's cells as bfloat16, with zeros up to a whole panel.
 template <int vectors>
-inline void store_cell_rows(const uint16x4_t (&cells)[4][vectors], int64_t count, int64_t stride, uint16_t* to) {
-  for (int64_t i = 0; i < 4 && i < count; ++i)
-    for (int v = 0; v < panel_vectors; ++v)
-      vst1_u16(to + i * stride + v * lanes<float>, v < vectors ? cells[i][v < vectors ? v : 0] : uint16x4_t{});
+inline void store_cell_row(const Vec<float> (&cell)[vectors], uint16_t* to) {
+  unroll<panel_vectors>([&](int v) INLINED {
+    uint16x4_t x = {};
+    if (v < vectors) x = vreinterpret_u16_bf16(vcvt_bf16_f32(cell[v]));
+    vst1_u16(to + v * lanes<float>, x);
+  });
+}
+// Rows of four keys, or of the `count` that there are; and to quads in the place of the first rows of cells.
+template <int vectors>
+inline void store_cell_rows(const Vec<float> (&cell)[4][vectors], int64_t count, int64_t stride, uint16_t* to,
+                            float* quads) {
+  for (int i = 0; i < 4 && i < count; ++i) store_cell_row<vectors>(cell[i], to + i * stride);
+  Quads all[vectors];
+  unroll<vectors>([&](int v) INLINED {
+    const Vec<float> column[4] = {cell[0][v], cell[1][v], cell[2][v], cell[3][v]};
+    all[v] = quads_of(column);
+  });
+  store_quads<vectors>(all, quads);
 }
 
 // soft.hpp's gradient: rows of bfloat16, and of dS the quads too; where d_scores is null, dS as float32.
@@ -442,30 +456,27 @@ template <int vectors>
   constexpr int width = vectors * lanes<float>;
   const Vec<float> lowest = minus_infinity<float>();
   Vec<float> top[vectors], rest[vectors], shift[vectors];
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     top[v] = load(top_ + v * lanes<float>);
     rest[v] = load(rest_ + v * lanes<float>);
     shift[v] = load(shift_ + v * lanes<float>);
   });
   for (int64_t j = 0; j < count; j += 4) {
-    uint16x4_t weight_cells[4][vectors] = {}, d_cells[4][vectors] = {};
-    for (int64_t i = 0; i < 4 && j + i < count; ++i)
-      unroll<vectors>([&](auto v) {
+    Vec<float> d_score[4][vectors] = {};
+    for (int i = 0; i < 4 && j + i < count; ++i) {
+      Vec<float> weight[vectors];
+      unroll<vectors>([&](int v) INLINED {
         const int64_t cell = (j + i) * width + v * lanes<float>;
-        const Vec<float> score = load(s + cell), x = (score - top[v]) * scale - rest[v];
+        const Vec<float> score = load(s + cell), x = at_least(0.0f, rest[v] - (score - top[v]) * scale);
         const IntVec<float> hidden = (score == lowest) | (rest[v] == -lowest);
-        const Vec<float> weight = hidden ? Vec<float>{} : exp2_of_weights(x > 0.0f ? Vec<float>{} : x);
-        const Vec<float> d_score = hidden ? Vec<float>{} : weight * (load(d_weights + cell) - shift[v]);
-        weight_cells[i][v] = as_bfloat16(weight);
-        if (d_scores)
-          d_cells[i][v] = as_bfloat16(d_score);
-        else
-          store<float>(d_weights + cell, d_score);
+        weight[v] = hidden ? Vec<float>{} : exp2_of_weights(-x);
+        d_score[i][v] = hidden ? Vec<float>{} : weight[v] * (load(d_weights + cell) - shift[v]);
+        if (!d_scores) store<float>(d_weights + cell, d_score[i][v]);
       });
-    store_cell_rows<vectors>(weight_cells, count - j, stride, weights + j * stride);
-    if (!d_scores) continue;
-    store_cell_rows<vectors>(d_cells, count - j, stride, d_scores + j * stride);
-    store_quads<vectors>(d_cells, d_weights + j / 2 * width);
+      store_cell_row<vectors>(weight, weights + (j + i) * stride);
+    }
+    if (d_scores)
+      store_cell_rows<vectors>(d_score, count - j, stride, d_scores + j * stride, d_weights + j / 2 * width);
   }
 }
 
@@ -482,11 +493,10 @@ template <int vectors>
 void store_quad_cells_tile(float* d_weights, int64_t count, uint16_t* d_scores, int64_t stride) {
   constexpr int width = vectors * lanes<float>;
   for (int64_t j = 0; j < count; j += 4) {
-    uint16x4_t cells[4][vectors] = {};
-    for (int64_t i = 0; i < 4 && j + i < count; ++i)
-      unroll<vectors>([&](auto v) { cells[i][v] = as_bfloat16(load(d_weights + (j + i) * width + v * lanes<float>)); });
-    store_cell_rows<vectors>(cells, count - j, stride, d_scores + j * stride);
-    store_quads<vectors>(cells, d_weights + j / 2 * width);
+    Vec<float> cell[4][vectors] = {};
+    for (int i = 0; i < 4 && j + i < count; ++i)
+      unroll<vectors>([&](int v) INLINED { cell[i][v] = load(d_weights + (j + i) * width + v * lanes<float>); });
+    store_cell_rows<vectors>(cell, count - j, stride, d_scores + j * stride, d_weights + j / 2 * width);
   }
 }
 

@@ -146,6 +146,10 @@ inline Vec<T> load_wide(const char* p) {
     return (Vec<T>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i_u*)p));
 #elif defined(__F16C__)
     return (Vec<T>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u*)p));
+#elif defined(FOVEATE_NEON)
+    float16x4_t x;
+    memcpy(&x, p, sizeof x);
+    return (Vec<T>)vcvt_f32_f16(x);
 #else
     Vec<T> x;
     for (int i = 0; i < lanes<T>; ++i) x[i] = element<T>(p + 2 * i, dtype);

@@ -25,7 +25,7 @@ inline Vec<T> load_wide_some(const char* p, int64_t count) {
 // One round of the tree that sums the lanes of many vectors at once: vectors a and b become one, whose lanes hold the
 // sums of neighbors, a's where bit `block` of the lane is 0, b's where it is 1.
 template <class T, int block>
-inline Vec<T> fold(Vec<T> a, Vec<T> b) {
+[[gnu::always_inline]] inline Vec<T> fold(Vec<T> a, Vec<T> b) {
   Vec<T> pair[2] = {a, b};
   swap_blocks<T, block>(pair[0], pair[1]);
   return pair[0] + pair[1];
@@ -56,17 +56,17 @@ template <class T, Dtype dtype, int queries>
     Vec<T> sum[lanes<T>] = {};
     const auto add = [&](auto load_key, int64_t d) {
       Vec<T> x[queries];
-      unroll<queries>([&](auto q) { x[q] = load(query + q * query_stride + d); });
-      unroll<block>([&](auto j) {
+      unroll<queries>([&](int q) INLINED { x[q] = load(query + q * query_stride + d); });
+      unroll<block>([&](int j) INLINED {
         const Vec<T> key = load_key(row[j]);
-        unroll<queries>([&](auto q) { sum[j * queries + q] += key * x[q]; });
+        unroll<queries>([&](int q) INLINED { sum[j * queries + q] += key * x[q]; });
       });
     };
     int64_t d = 0, at = 0;
     for (; d + lanes<T> <= head_size; d += lanes<T>, at += step) {
       if (sequential) {
-        unroll<block>([&](auto j) {
-          if constexpr (j * step % 64 == 0) __builtin_prefetch(ahead + j * step);
+        unroll<block>([&](int j) INLINED {
+          if (j * step % 64 == 0) __builtin_prefetch(ahead + j * step);
         });
         ahead += block * step;
       }
@@ -177,13 +177,13 @@ template <class T, Dtype dtype, int queries, int vectors>
   Vec<T> sum[queries][vectors] = {};
   for (int64_t j = 0; j < count; ++j, values += row_stride, weights += weight_stride) {
     for (int64_t at = 0; at < row_ahead; at += 64) __builtin_prefetch(values + prefetch_ahead + at);
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       const Vec<T> value = load_wide<T, dtype>(values + v * step);
-      unroll<queries>([&](auto q) { sum[q][v] += broadcast(weights[q]) * value; });
+      unroll<queries>([&](int q) INLINED { sum[q][v] += broadcast(weights[q]) * value; });
     });
   }
-  unroll<queries>([&](auto q) {
-    unroll<vectors>([&](auto v) {
+  unroll<queries>([&](int q) INLINED {
+    unroll<vectors>([&](int v) INLINED {
       T* cell = output + q * output_stride + v * lanes<T>;
       store<T>(cell, load(cell) + sum[q][v]);
     });
@@ -208,9 +208,9 @@ void decode_sum_rows(const T* weights, int32_t weight_stride, const Rows& values
   for (int64_t j = 0; j < count; ++j) {
     const char* const row = values.data + j * values.row_stride + d * size_of(dtype);
     const Vec<T> value = load_wide_some<T, dtype>(row, value_size - d);
-    unroll<queries>([&](auto q) { sum[q] += broadcast(weights[j * weight_stride + q]) * value; });
+    unroll<queries>([&](int q) INLINED { sum[q] += broadcast(weights[j * weight_stride + q]) * value; });
   }
-  unroll<queries>([&](auto q) {
+  unroll<queries>([&](int q) INLINED {
     T* cell = output + q * output_stride + d;
     store<T>(cell, load(cell) + sum[q]);
   });

@@ -44,6 +44,11 @@ struct LoadFloat16 {
   const char* data;
   Vec<float> operator()(int64_t k) const { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i_u*)(data + 2 * k))); }
 };
+#elif defined(FOVEATE_NEON)
+struct LoadFloat16 {
+  const char* data;
+  Vec<float> operator()(int64_t k) const { return load_wide<float, Dtype::float16>(data + 2 * k); }
+};
 #endif
 
 // Calls f(load, first) with the way to load the whole vectors of a block, or what it was copied to.
@@ -53,7 +58,7 @@ inline auto with_loader(const Categories& c, void* buffer, F&& f) {
     if (c.dtype == (sizeof(T) == 8 ? Dtype::float64 : Dtype::float32)) return f(LoadSame<T>{c.data});
     if constexpr (sizeof(T) == 4) {
       if (c.dtype == Dtype::bfloat16) return f(LoadBfloat16{c.data});
-#if defined(__AVX512F__) || defined(__F16C__)
+#if defined(__AVX512F__) || defined(__F16C__) || defined(FOVEATE_NEON)
       if (c.dtype == Dtype::float16) return f(LoadFloat16{c.data});
 #endif
     }
@@ -82,13 +87,13 @@ template <class T, class Load>
 inline T largest(Load load, const T* rest, int64_t whole) {
   constexpr int width = draw_classes / lanes<T> < 8 ? draw_classes / lanes<T> : 8;
   Vec<T> tops[width];
-  unroll<width>([&](auto v) { tops[v] = minus_infinity<T>(); });
+  unroll<width>([&](int v) INLINED { tops[v] = minus_infinity<T>(); });
   for (int64_t k = 0; k < whole; k += width * lanes<T>) {
-    unroll<width>([&](auto v) { tops[v] = max(load(k + v * lanes<T>), tops[v]); });
+    unroll<width>([&](int v) INLINED { tops[v] = max(load(k + v * lanes<T>), tops[v]); });
   }
   for (int k = 0; rest && k < draw_classes; k += lanes<T>)
     tops[0] = max(foveate::FOVEATE_ISA::load<T>(rest + k), tops[0]);
-  unroll<width>([&](auto v) { tops[0] = max(tops[v], tops[0]); });
+  unroll<width>([&](int v) INLINED { tops[0] = max(tops[v], tops[0]); });
   T top = tops[0][0];
   for (int i = 1; i < lanes<T>; ++i) top = tops[0][i] > top ? tops[0][i] : top;
   return top;
@@ -109,6 +114,11 @@ inline bool any_sign(IntVec<T> x) {
     return _mm256_movemask_ps((__m256)x) != 0;
   else
     return _mm256_movemask_pd((__m256d)x) != 0;
+#elif defined(FOVEATE_NEON)
+  if constexpr (sizeof(T) == 4)
+    return vminvq_s32(x) < 0;
+  else
+    return (x[0] | x[1]) < 0;
 #else
   bool any = false;
   for (int i = 0; i < lanes<T>; ++i) any |= x[i] < 0;
@@ -136,16 +146,16 @@ inline bool sum_classes(Load load, const T* rest, int64_t whole, Weigh weigh, T*
   for (int at = 0; at < draw_classes; at += width * lanes<T>) {
     Vec<T> sums[width] = {};
     IntVec<T> signs[2] = {};
-    const auto add = [&](Vec<T> x, auto v) {
+    const auto add = [&](Vec<T> x, int v) INLINED {
       keep_in_register<T>(x);
       signs[v & 1] |= as_bits<T>(x);
       sums[v] += weigh(x);
     };
     for (int64_t k = at; k < whole; k += draw_classes) {
-      unroll<width>([&](auto v) { add(load(k + v * lanes<T>), v); });
+      unroll<width>([&](int v) INLINED { add(load(k + v * lanes<T>), v); });
     }
-    if (rest) unroll<width>([&](auto v) { add(foveate::FOVEATE_ISA::load<T>(rest + at + v * lanes<T>), v); });
-    unroll<width>([&](auto v) { store<T>(classes + at + v * lanes<T>, sums[v]); });
+    if (rest) unroll<width>([&](int v) INLINED { add(foveate::FOVEATE_ISA::load<T>(rest + at + v * lanes<T>), v); });
+    unroll<width>([&](int v) INLINED { store<T>(classes + at + v * lanes<T>, sums[v]); });
     negative |= any_sign<T>(signs[0] | signs[1]);
   }
   return negative;
@@ -177,12 +187,12 @@ inline void cumulate_columns(const T* numbers, int32_t rows, Columns& to) {
   Vec<double> sums[width] = {};
   to.rows = rows;
   for (int32_t i = 0; i < rows; ++i)
-    unroll<width>([&](auto v) {
+    unroll<width>([&](int v) INLINED {
       sums[v] += load_as_double(numbers + i * 8 + v * lanes<double>);
       store<double>(to.down[i] + v * lanes<double>, sums[v]);
     });
   double sum = 0;
-  unroll<8>([&](auto j) { to.across[j] = sum += sums[j / lanes<double>][j % lanes<double>]; });
+  unroll<8>([&](int j) INLINED { to.across[j] = sum += sums[j / lanes<double>][j % lanes<double>]; });
 }
 
 template <class T>
@@ -248,7 +258,7 @@ inline Pick pick_number(const T* numbers, int32_t rows, double fraction) {
   cumulate_columns<T>(numbers, rows, columns);
   const double target = rounded(fraction * columns.total());
   int32_t column = 0;
-  unroll<7>([&](auto j) { column += columns.across[j] <= target; });
+  unroll<7>([&](int j) INLINED { column += columns.across[j] <= target; });
   const double before = column ? columns.across[column - 1] : 0.0;
   const double last = below(columns.sums()[column]);
   const double rest = target - before < last ? target - before : last;
@@ -339,7 +349,7 @@ inline int32_t count_at_most(const int64_t* group, int64_t x) {
   return __builtin_popcount(_mm512_cmple_epi64_mask(_mm512_load_si512(group), _mm512_set1_epi64(x)));
 #else
   int32_t count = 0;
-  unroll<draw_group>([&](auto i) { count += group[i] <= x; });
+  unroll<draw_group>([&](int i) INLINED { count += group[i] <= x; });
   return count;
 #endif
 }

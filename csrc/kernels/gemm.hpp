@@ -34,9 +34,11 @@ inline void start_top(T* top) {
 template <class T, int vectors, int rows, int all = vectors>
 inline void store_scores(Vec<T> (&sum)[rows][vectors], T* scores, T* top) {
   constexpr int width = all * lanes<T>;
-  unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { store(scores + j * width + v * lanes<T>, sum[j][v]); }); });
-  unroll<vectors>([&](auto v) {
-    unroll<rows - 1>([&](auto j) { sum[0][v] = max(sum[j + 1][v], sum[0][v]); });
+  unroll<rows>([&](int j) INLINED {
+    unroll<vectors>([&](int v) INLINED { store(scores + j * width + v * lanes<T>, sum[j][v]); });
+  });
+  unroll<vectors>([&](int v) INLINED {
+    unroll<rows - 1>([&](int j) INLINED { sum[0][v] = max(sum[j + 1][v], sum[0][v]); });
     store<T>(top + v * lanes<T>, max(sum[0][v], load(top + v * lanes<T>)));
   });
 }
@@ -50,35 +52,36 @@ inline void sum_in_parts(int64_t size, Vec<T> (&sum)[rows][vectors], F&& add) {
   for (int64_t begin = chain; begin < size; begin += chain) {
     Vec<T> part[rows][vectors] = {};
     add(begin, begin + chain < size ? begin + chain : size, part);
-    unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { sum[j][v] += part[j][v]; }); });
+    unroll<rows>([&](int j) INLINED { unroll<vectors>([&](int v) INLINED { sum[j][v] += part[j][v]; }); });
   }
 }
 
-// Of long rows a part of the sum: `first` the first one, `last` the last one, which has the maximum.
-template <class Product, int vectors, int all, int rows, bool first = true, bool last = true,
-          class T = typename Product::T>
+// The whole sum, or of long rows a part: `first` the first one, `last` the last one, which has the maximum.
+template <class Product, int vectors, int all, int rows, bool whole, class T = typename Product::T>
 [[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t columns, T* scores,
-                                    T* top) {
+                                    T* top, [[maybe_unused]] bool first, [[maybe_unused]] bool last) {
   constexpr int width = all * lanes<T>;
   Vec<T> sum[rows][vectors] = {};
   for (int64_t d = 0; d < columns; ++d) {
     Vec<T> query[vectors];
-    unroll<vectors>([&](auto v) { query[v] = load(panel + v * lanes<T>); });
-    unroll<rows>([&](auto j) {
+    unroll<vectors>([&](int v) INLINED { query[v] = load(panel + v * lanes<T>); });
+    unroll<rows>([&](int j) INLINED {
       const Vec<T> key = broadcast(keys[j * key_stride]);
-      unroll<vectors>([&](auto v) { sum[j][v] = Product::apply(sum[j][v], key, query[v]); });
+      unroll<vectors>([&](int v) INLINED { sum[j][v] = Product::apply(sum[j][v], key, query[v]); });
     });
     panel += width;
     keys += 1;
   }
   const auto each = [&](auto&& f) {
-    unroll<rows>([&](auto j) { unroll<vectors>([&](auto v) { f(sum[j][v], scores + j * width + v * lanes<T>); }); });
+    unroll<rows>([&](int j) INLINED {
+      unroll<vectors>([&](int v) INLINED { f(sum[j][v], scores + j * width + v * lanes<T>); });
+    });
   };
-  if constexpr (!first) each([](Vec<T>& cell, const T* before) { cell += load(before); });
-  if constexpr (last)
-    store_scores<T, vectors, rows, all>(sum, scores, top);
-  else
-    each([](const Vec<T>& cell, T* to) { store<T>(to, cell); });
+  if constexpr (!whole) {
+    if (!first) each([](Vec<T>& cell, const T* before) INLINED { cell += load(before); });
+    if (!last) return each([](const Vec<T>& cell, T* to) INLINED { store<T>(to, cell); });
+  }
+  store_scores<T, vectors, rows, all>(sum, scores, top);
 }
 
 // The columns of a chain. One over all would lose a digit beside a sum in blocks: at 4096 columns 4 times the error.
@@ -87,13 +90,12 @@ constexpr int64_t score_chain = 256;
 template <class Product, int vectors, int all, int rows, class T = typename Product::T>
 inline void scores_of_rows(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores, T* top) {
   if (head_size <= score_chain)
-    return scores_block<Product, vectors, all, rows>(panel, keys, key_stride, head_size, scores, top);
-  constexpr int64_t step = score_chain * all * lanes<T>;
-  scores_block<Product, vectors, all, rows, true, false>(panel, keys, key_stride, score_chain, scores, top);
-  int64_t d = score_chain;
-  for (panel += step; head_size - d > score_chain; d += score_chain, panel += step)
-    scores_block<Product, vectors, all, rows, false, false>(panel, keys + d, key_stride, score_chain, scores, top);
-  scores_block<Product, vectors, all, rows, false, true>(panel, keys + d, key_stride, head_size - d, scores, top);
+    return scores_block<Product, vectors, all, rows, true>(panel, keys, key_stride, head_size, scores, top, true, true);
+  for (int64_t d = 0; d < head_size; d += score_chain, panel += score_chain * all * lanes<T>) {
+    const bool last = head_size - d <= score_chain;
+    scores_block<Product, vectors, all, rows, false>(panel, keys + d, key_stride, last ? head_size - d : score_chain,
+                                                     scores, top, d == 0, last);
+  }
 }
 
 // Spreads prefetches over the register tiles of a product.
@@ -166,12 +168,12 @@ template <class Product, int vectors, int columns, class T = typename Product::T
   // the next keys, for `some` vectors from `first` on
   const auto add_keys = [&](auto some, auto first, int64_t keys) {
     constexpr int n = decltype(some)::value, from = decltype(first)::value;
-    const auto add = [&](auto c) {
+    const auto add = [&](int c) INLINED {
       Vec<T> weight[n];
-      unroll<n>([&](auto v) { weight[v] = load(weights + c * width + (from + v) * lanes<T>); });
-      unroll<columns>([&](auto d) {
+      unroll<n>([&](int v) INLINED { weight[v] = load(weights + c * width + (from + v) * lanes<T>); });
+      unroll<columns>([&](int d) INLINED {
         const Vec<T> value = broadcast(values[c * value_stride + d]);
-        unroll<n>([&](auto v) { sum[c][d][from + v] = Product::apply(sum[c][d][from + v], value, weight[v]); });
+        unroll<n>([&](int v) INLINED { sum[c][d][from + v] = Product::apply(sum[c][d][from + v], value, weight[v]); });
       });
     };
     for (; keys >= chains; keys -= chains) {
@@ -181,7 +183,7 @@ template <class Product, int vectors, int columns, class T = typename Product::T
     }
     if constexpr (chains > 1)
       for (; keys > 0; --keys) {
-        add(Constant<0>{});
+        add(0);
         weights += width;
         values += value_stride;
       }
@@ -193,9 +195,9 @@ template <class Product, int vectors, int columns, class T = typename Product::T
     add_keys(Constant<vectors>{}, Constant<0>{}, partial.last - partial.first);
     add_keys(Constant<1>{}, Constant<vectors - 1>{}, count - partial.last);
   }
-  unroll<columns>([&](auto d) {
-    unroll<vectors>([&](auto v) {
-      unroll<chains - 1>([&](auto c) { sum[0][d][v] += sum[c + 1][d][v]; });
+  unroll<columns>([&](int d) INLINED {
+    unroll<vectors>([&](int v) INLINED {
+      unroll<chains - 1>([&](int c) INLINED { sum[0][d][v] += sum[c + 1][d][v]; });
       T* cell = output + d * width + v * lanes<T>;
       store<T>(cell, load(cell) * load(alpha + v * lanes<T>) + sum[0][d][v]);
     });

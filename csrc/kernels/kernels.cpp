@@ -1,9 +1,6 @@
 // The one kernel source, compiled once per ISA: FOVEATE_ISA names it and is its namespace. It includes no header of
 // the standard library whose inline functions could leak instructions of this ISA into others; everything but the
-// table at the end has internal linkage.
-#include "amx.hpp"
-#include "bf16_pairs.hpp"
-#include "bf16_quads.hpp"
+// table at the end has internal linkage. Products of bfloat16 stand in bfloat16.cpp.
 #include "decode.hpp"
 #include "draw.hpp"
 #include "factor/dropout.hpp"
@@ -116,88 +113,10 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.decode_bias = untyped<decode_bias<T>>;
   f.decode_soft = untyped<decode_soft<T>>;
   f.decode_sum = untyped<decode_sum<T>>;
-  return f;
-}
 
-#if defined(__AVX512BF16__)
-constexpr Arithmetic pair_arithmetic() {
-  Arithmetic f = plain_arithmetic<float>(Dtype::bfloat16);
-  f.pairs = true;
-  f.group = 2;
-  f.value_size = pair_value_size;
-  f.cell_size = 2;
-  f.inner = {true,
-             pair_row_size<2>,
-             pair_row_size<2>,
-             untyped<load_pair_keys<2>>,
-             untyped<pack_pair_queries<2>>,
-             untyped<inner_scores<PairProduct>>,
-             nullptr};
-  f.soft = untyped<soft_pairs>;
-  f.soft_gradient = untyped<soft_pair_gradient>;
-  f.store_cells = untyped<store_pair_cells>;
-  f.load_values = untyped<load_pair_values>;
-  f.weighted_sum = untyped<weighted_sum<PairProduct>>;
-  f.add_not_finite = untyped<add_not_finite<PairProduct>>;
-  f.load_summands = untyped<load_pair_summands>;
-  f.query_sum = untyped<query_sum<PairProduct>>;
+  f.spin = spin<T>;
   return f;
 }
-constexpr Arithmetic bf16_pairs = pair_arithmetic();
-constexpr const Arithmetic* pairs_or_null = &bf16_pairs;
-#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-constexpr Arithmetic quad_arithmetic() {
-  Arithmetic f = plain_arithmetic<float>(Dtype::bfloat16);
-  f.pairs = true;
-  f.group = 4;
-  f.value_size = quad_value_size;
-  f.cell_size = 2;
-  f.inner = {
-      true,   quad_row_size, quad_row_size, untyped<load_quad_keys>, untyped<pack_quad_queries>, untyped<quad_scores>,
-      nullptr};
-  f.soft = untyped<soft_quads>;
-  f.soft_gradient = untyped<soft_quad_gradient>;
-  f.store_cells = untyped<store_quad_cells>;
-  f.load_values = untyped<load_quad_values>;
-  f.weighted_sum = untyped<quad_weighted_sum>;
-  f.add_not_finite = untyped<add_not_finite<QuadProduct>>;
-  f.load_summands = untyped<load_quad_summands>;
-  f.query_sum = untyped<quad_query_sum>;
-  return f;
-}
-constexpr Arithmetic bf16_quads = quad_arithmetic();
-constexpr const Arithmetic* pairs_or_null = &bf16_quads;
-#else
-constexpr const Arithmetic* pairs_or_null = nullptr;
-#endif
-
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
-constexpr Arithmetic amx_arithmetic() {
-  constexpr int depth = int(tile_depth);
-  Arithmetic f = pair_arithmetic();
-  f.group = depth;
-  f.tile_keys = 3 * depth;
-  f.value_size = amx_value_size;
-  f.enter = enter_amx;
-  f.leave = leave_amx;
-  f.inner = {true,
-             pair_row_size<depth>,
-             pair_row_size<depth>,
-             untyped<load_pair_keys<depth>>,
-             untyped<pack_pair_queries<depth>>,
-             untyped<amx_scores>,
-             nullptr};
-  f.load_values = untyped<load_amx_values>;
-  f.weighted_sum = untyped<amx_weighted_sum>;
-  f.load_summands = untyped<load_amx_summands>;
-  f.query_sum = untyped<amx_query_sum>;
-  return f;
-}
-constexpr Arithmetic amx = amx_arithmetic();
-constexpr const Arithmetic* amx_or_null = &amx;
-#else
-constexpr const Arithmetic* amx_or_null = nullptr;
-#endif
 
 #define FOVEATE_TEXT_OF(x) #x
 #define FOVEATE_TEXT(x) FOVEATE_TEXT_OF(x)
@@ -208,8 +127,7 @@ extern const Kernels kernels;
 constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              plain_arithmetic<float>(Dtype::float32),
                              plain_arithmetic<double>(Dtype::float64),
-                             pairs_or_null,
-                             amx_or_null,
+                             nullptr,
                              bits_of_bools,
                              clear_minus_infinity,
                              clear_other_segments,
@@ -217,7 +135,6 @@ constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              {sum_block<double>, pick<double>, cumulate<double>},
                              look_up,
                              elementary,
-                             spin,
                              sum_bytes};
 
 }  // namespace foveate::FOVEATE_ISA

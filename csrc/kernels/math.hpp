@@ -1,6 +1,6 @@
 // Elementary functions of a vector, in float32 and float64, the same bits on every ISA with fused multiply-add.
-//   exp2(x): error <= 1 ulp; exp2(0) = 1 exactly; results below the smallest normal number are 0, on AVX-512 where the
-//   thread takes subnormal numbers as 0, as those of attention do (subnormals.hpp); -inf gives 0.
+//   exp2(x): error <= 1 ulp; exp2(0) = 1 exactly; results below the smallest normal number are 0, on AVX-512 and NEON
+//   where the thread takes subnormal numbers as 0, as those of attention do (subnormals.hpp); -inf gives 0.
 //   log(x), x > 0: error <= 1.5 ulp; subnormal x too; 0 gives -inf, negative x NaN, inf inf.
 //   tanh(x): error <= 3.5 ulp, near 0 too. tanh_small(x), |x| <= 1: error <= 1.5 ulp.
 //   exp_twice_minus_1(x), x >= 0: error <= 2 ulp.
@@ -77,9 +77,9 @@ inline Vec<T> in_base_2(Vec<T> x) {
 
 // sum(coefficients[i] * x^i), by Horner's rule
 template <class T, int n>
-inline Vec<T> polynomial(const T (&coefficients)[n], Vec<T> x) {
+[[gnu::always_inline]] inline Vec<T> polynomial(const T (&coefficients)[n], Vec<T> x) {
   Vec<T> sum = broadcast(coefficients[n - 1]);
-  unroll<n - 1>([&](auto i) { sum = sum * x + coefficients[n - 2 - i]; });
+  unroll<n - 1>([&](int i) INLINED { sum = sum * x + coefficients[n - 2 - i]; });
   return sum;
 }
 
@@ -96,6 +96,17 @@ inline Split<T> split(Vec<T> x) {
   return {whole, x - whole, as_bits<T>(shifted)};
 }
 
+#if defined(FOVEATE_NEON)
+// 2^x by coefficients of (2^f - 1) / f on [-1/2, 1/2], with one comparison less than exp2 below: 2^round(x) is 0 from
+// least_exponent - 1 on; in between, p * power is subnormal.
+template <class T, int n>
+inline Vec<T> exp2_by(const T (&coefficients)[n], Vec<T> x) {
+  const Split<T> s = split<T>(at_least(Math<T>::least_exponent - 1, x));
+  const Vec<T> p = polynomial<T>(coefficients, s.fraction) * s.fraction + T(1);
+  return p * from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
+}
+#endif
+
 // x < the largest exponent (scores never exceed the running maximum). The power of two is applied by a product, not by
 // adding to the exponent bits, which would turn some NaN into numbers.
 template <class T>
@@ -109,11 +120,14 @@ inline Vec<T> exp2(Vec<T> x) {
     const Vec<T> f = _mm512_reduce_pd(x, 8);
     return _mm512_scalef_pd(polynomial<T>(Math<T>::exp2m1, f) * f + T(1), _mm512_roundscale_pd(x, 8));
   }
-#endif
+#elif defined(FOVEATE_NEON)
+  return exp2_by<T>(Math<T>::exp2m1, x);
+#else
   const Split<T> s = split<T>(x);
   const Vec<T> p = polynomial<T>(Math<T>::exp2m1, s.fraction) * s.fraction + T(1);
   const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
   return x < Math<T>::least_exponent ? Vec<T>{} : p * power;
+#endif
 }
 
 // exp2 of any x: overflow gives inf.

@@ -1,9 +1,5 @@
 // What this machine can do with this ISA, to judge the kernels by, and the elementary functions, to test them.
 #pragma once
-#include "amx.hpp"
-#include "bf16_pairs.hpp"
-#include "bf16_quads.hpp"
-#include "gemm.hpp"
 #include "math.hpp"
 
 namespace foveate::FOVEATE_ISA {
@@ -15,38 +11,23 @@ template <class T, class F>
 double spin_chains(int64_t rounds, double flops_a_lane, F&& f) {
   Vec<T> sum[12];
   for (int k = 0; k < 12; ++k) sum[k] = broadcast(T(k) / T(rounds));  // chains alike would be computed once
-  for (int64_t i = 0; i < rounds; ++i) unroll<12>([&](auto k) { sum[k] = f(sum[k]); });
+  for (int64_t i = 0; i < rounds; ++i) unroll<12>([&](int k) INLINED { sum[k] = f(sum[k]); });
   T total = 0;
   for (int k = 0; k < 12; ++k) total += sum[k][0];
   return total == T(-1) ? 0 : double(rounds) * 12 * lanes<T> * flops_a_lane;  // never -1: the chains are needed
 }
 
-double spin(int32_t kind, int64_t rounds) {
-#if defined(__AVX512BF16__)
-#if defined(__AMX_BF16__)
-  if (kind == 3) return spin_amx(rounds / 8);
-#endif
-  if (kind == 2) {
-    const Vec<float> halves = from_bits<float>(IntVec<float>{} + 0x3f003f00);
-    return spin_chains<float>(rounds, 4, [&](Vec<float> x) { return PairProduct::apply(x, halves, halves); });
-  }
-#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-  if (kind == 2) {
-    const Halves halves = vdupq_n_u16(0x3f00);
-    return spin_chains<float>(rounds, 8, [&](Vec<float> x) { return multiply_quads(x, halves, halves); });
-  }
-#endif
-  if (kind == 1) return spin_chains<double>(rounds, 2, [](Vec<double> x) { return x * 0.5 + 0.25; });
-  return spin_chains<float>(rounds, 2, [](Vec<float> x) { return x * 0.5f + 0.25f; });
+template <class T>
+double spin(int64_t rounds) {
+  return spin_chains<T>(rounds, 2, [](Vec<T> x) { return x * T(0.5) + T(0.25); });
 }
-
-double sum_bytes(const void* data, int64_t bytes) {
+inline double sum_bytes(const void* data, int64_t bytes) {
   const double* p = static_cast<const double*>(data);
   const int64_t count = bytes / 8;
   Vec<double> sum[8] = {};
   int64_t i = 0;
   for (; i + 8 * lanes<double> <= count; i += 8 * lanes<double>)
-    unroll<8>([&](auto k) { sum[k] += load(p + i + k * lanes<double>); });
+    unroll<8>([&](int k) INLINED { sum[k] += load(p + i + k * lanes<double>); });
   double total = 0;
   for (; i < count; ++i) total += p[i];
   for (int k = 0; k < 8; ++k)
@@ -66,7 +47,7 @@ void elementary_row(int32_t function, const T* in, T* out, int64_t count) {
 }
 
 // function: 0 exp2, 1 log, 2 tanh
-void elementary(int32_t function, bool is_double, const void* in, void* out, int64_t count) {
+inline void elementary(int32_t function, bool is_double, const void* in, void* out, int64_t count) {
   if (is_double)
     elementary_row<double>(function, static_cast<const double*>(in), static_cast<double*>(out), count);
   else

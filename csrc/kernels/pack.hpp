@@ -23,6 +23,13 @@ void store_row(const T* from, int64_t columns, char* to, Dtype dtype, int64_t st
         if (stride == 2)
           for (; d + 8 <= columns; d += 8)
             _mm_storeu_si128((__m128i_u*)(to + 2 * d), _mm256_cvtps_ph(load(from + d), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(FOVEATE_NEON)
+      if constexpr (sizeof(T) == 4)
+        if (stride == 2)
+          for (; d + 4 <= columns; d += 4) {
+            const float16x4_t x = vcvt_f16_f32(load(from + d));
+            memcpy(to + 2 * d, &x, sizeof x);
+          }
 #endif
       for (; d < columns; ++d) {
         const uint16_t x = float16_of_float(float(from[d]));

@@ -36,16 +36,16 @@ template <class Product, int vectors, int rows, class T = typename Product::T>
   Vec<T> sum[rows][vectors] = {};
   for (int64_t q = 0; q < queries; ++q) {
     Vec<T> row[vectors];
-    unroll<vectors>([&](auto v) { row[v] = load(x + v * lanes<T>); });
-    unroll<rows>([&](auto j) {
+    unroll<vectors>([&](int v) INLINED { row[v] = load(x + v * lanes<T>); });
+    unroll<rows>([&](int j) INLINED {
       const Vec<T> cell = broadcast(cells[j * stride]);
-      unroll<vectors>([&](auto v) { sum[j][v] = Product::apply(sum[j][v], cell, row[v]); });
+      unroll<vectors>([&](int v) INLINED { sum[j][v] = Product::apply(sum[j][v], cell, row[v]); });
     });
     cells += 1;
     x += columns;
   }
-  unroll<rows>([&](auto j) {
-    unroll<vectors>([&](auto v) {
+  unroll<rows>([&](int j) INLINED {
+    unroll<vectors>([&](int v) INLINED {
       T* const place = to + j * columns + v * lanes<T>;
       store<T>(place, load(place) + sum[j][v]);
     });

@@ -103,7 +103,7 @@ inline IntVec<T> shift_left(IntVec<T> a, int bits) {
   return (IntVec<T>)((typename VectorOf<T>::Unsigned)a << bits);
 }
 
-// max(a, b), b where either is NaN: maxps as it is.
+// max(a, b) of numbers; b where a is NaN.
 inline Vec<float> max(Vec<float> a, Vec<float> b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);
@@ -111,6 +111,8 @@ inline Vec<float> max(Vec<float> a, Vec<float> b) {
   return _mm256_max_ps(a, b);
 #elif defined(FOVEATE_SSE)
   return _mm_max_ps(a, b);
+#elif defined(FOVEATE_NEON)
+  return vmaxnmq_f32(a, b);
 #else
   return a > b ? a : b;
 #endif
@@ -122,8 +124,23 @@ inline Vec<double> max(Vec<double> a, Vec<double> b) {
   return _mm256_max_pd(a, b);
 #elif defined(FOVEATE_SSE)
   return _mm_max_pd(a, b);
+#elif defined(FOVEATE_NEON)
+  return vmaxnmq_f64(a, b);
 #else
   return a > b ? a : b;
+#endif
+}
+
+// max(low, x) of a number `low`; NaN stays NaN.
+template <class T>
+inline Vec<T> at_least(T low, Vec<T> x) {
+#if defined(FOVEATE_NEON)
+  if constexpr (sizeof(T) == 4)
+    return vmaxq_f32(broadcast(low), x);
+  else
+    return vmaxq_f64(broadcast(low), x);
+#else
+  return max(broadcast(low), x);
 #endif
 }
 
@@ -202,6 +219,11 @@ inline uint32_t bits_of(IntVec<T> compared) {
     return uint32_t(_mm_movemask_ps((__m128)compared));
   else
     return uint32_t(_mm_movemask_pd((__m128d)compared));
+#elif defined(FOVEATE_NEON)
+  if constexpr (sizeof(T) == 4)
+    return vaddvq_u32((uint32x4_t)compared & uint32x4_t{1, 2, 4, 8});
+  else
+    return uint32_t(vaddvq_u64((uint64x2_t)compared & uint64x2_t{1, 2}));
 #else
   uint32_t bits = 0;
   for (int i = 0; i < lanes<T>; ++i) bits |= uint32_t(compared[i] & 1) << i;
@@ -209,24 +231,37 @@ inline uint32_t bits_of(IntVec<T> compared) {
 #endif
 }
 
-// Calls f(constant<0>), ..., f(constant<n - 1>): a loop that is certain to be unrolled, so that arrays of vectors
-// indexed by it stay in registers (an unroll pragma left them in memory: 39% of peak).
 template <int n>
 struct Constant {
   static constexpr int value = n;
   constexpr operator int() const { return n; }
 };
-template <int n, int i = 0, class F>
+
+#define INLINED __attribute__((always_inline))  // of a lambda, behind its parameters
+
+template <int... i>
+struct Numbers {};
+template <int n, int... i>
+struct NumbersBelow : NumbersBelow<n - 1, n - 1, i...> {};
+template <int... i>
+struct NumbersBelow<0, i...> {
+  using Type = Numbers<i...>;
+};
+template <int... i, class F>
+[[gnu::always_inline]] inline void call_with_each(Numbers<i...>, [[maybe_unused]] F& f) {
+  (f(i), ...);
+}
+// Calls f(0), ..., f(n - 1): a loop that is certain to be unrolled, so that arrays of vectors indexed by it stay in
+// registers (an unroll pragma left them in memory: 39% of peak). f takes an int and is INLINED n times: it is compiled once,
+// where a type for each number took GCC half of its time.
+template <int n, class F>
 [[gnu::always_inline]] inline void unroll(F&& f) {
-  if constexpr (i < n) {
-    f(Constant<i>{});
-    unroll<n, i + 1>(static_cast<F&&>(f));
-  }
+  call_with_each(typename NumbersBelow<n>::Type{}, f);
 }
 
 // a's lanes with bit `block` clear and b's lanes from `block` below; and the rest: the 2 x 2 blocks of (a, b) transposed.
 template <class T, int block>
-inline void swap_blocks(Vec<T>& a, Vec<T>& b) {
+[[gnu::always_inline]] inline void swap_blocks(Vec<T>& a, Vec<T>& b) {
 #if defined(__clang__)
   Vec<T> x = a, y = b;
   for (int j = 0; j < lanes<T>; ++j) {
@@ -247,13 +282,13 @@ inline void swap_blocks(Vec<T>& a, Vec<T>& b) {
 
 // In-register transpose of a square of vectors: rows[i][j] <-> rows[j][i], by log2(lanes) rounds of swaps.
 template <class T, int block>
-inline void transpose_round(Vec<T> (&rows)[lanes<T>]) {
-  unroll<lanes<T>>([&](auto i) {
-    if constexpr ((i & block) == 0) swap_blocks<T, block>(rows[i], rows[i + block]);
+[[gnu::always_inline]] inline void transpose_round(Vec<T> (&rows)[lanes<T>]) {
+  unroll<lanes<T>>([&](int i) INLINED {
+    if ((i & block) == 0) swap_blocks<T, block>(rows[i], rows[i + block]);
   });
 }
 template <class T>
-inline void transpose(Vec<T> (&rows)[lanes<T>]) {
+[[gnu::always_inline]] inline void transpose(Vec<T> (&rows)[lanes<T>]) {
   if constexpr (lanes<T> > 8) transpose_round<T, 8>(rows);
   if constexpr (lanes<T> > 4) transpose_round<T, 4>(rows);
   if constexpr (lanes<T> > 2) transpose_round<T, 2>(rows);

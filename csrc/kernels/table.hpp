@@ -1,6 +1,6 @@
 // What an instruction set offers to the drivers: tables of functions, one for each step of attention on a tile of keys and
 // a panel of queries. Every function is serial, noexcept in effect, allocates nothing, and is compiled once per ISA. It
-// stands under its name in a file of the folder that is named below, or beside; kernels.cpp lists them.
+// stands under its name in a file of the folder that is named below, or beside; kernels.cpp and bfloat16.cpp list them.
 //
 // A panel holds `vectors * lanes` queries, transposed: [row][query]. A tile of scores is s[key][query]. The steps work on
 // the same tile one after the other, so that any of them goes with any other:
@@ -240,6 +240,9 @@ struct Arithmetic {
                       int64_t output_stride, int64_t value_size);
   void (*decode_sum)(const void* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size,
                      void* output, int64_t output_stride);
+
+  // Products from registers, in as many chains as hide the latency; returns the flops done.
+  double (*spin)(int64_t rounds);
 };
 
 // Draws from categories. A row's categories are taken in blocks, those of a block in classes: by their index in the
@@ -291,8 +294,7 @@ struct DrawTable {
 struct Kernels {
   const char* name;
   Arithmetic float32, float64;
-  const Arithmetic* bfloat16;  // where the ISA multiplies bfloat16; else null, and float32 serves
-  const Arithmetic* amx;       // the same by AMX, where it was compiled; dispatch.cpp puts it in the place of bfloat16
+  const Arithmetic* bfloat16;  // dispatch.cpp points it at one that Bfloat16 makes; else it is null, and float32 serves
 
   // bits[j] |= (row[j] != 0) << lane
   void (*bits_of_bools)(const char* row, int64_t stride, int64_t count, int32_t lane, uint32_t* bits);
@@ -308,9 +310,14 @@ struct Kernels {
   void (*look_up)(const DrawTable&, const uint64_t* words, int64_t count, int64_t* index);
 
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
-  // chains of fused multiply-adds, as many as hide the latency; returns the flops done
-  double (*spin)(int32_t kind, int64_t rounds);          // kind: 0 float32, 1 float64, 2 bfloat16, 3 by AMX
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
+};
+
+// What an ISA that multiplies bfloat16 adds to the Kernels of another that has the same vectors: from the other's float32
+// it makes the arithmetic of its products. amx: of those by AMX, null where it was not compiled.
+struct Bfloat16 {
+  Arithmetic (*products)(const Arithmetic& float32);
+  Arithmetic (*amx)(const Arithmetic& float32);
 };
 
 }  // namespace foveate

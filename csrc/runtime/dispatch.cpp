@@ -14,9 +14,9 @@ namespace baseline { extern const Kernels kernels; }
 namespace avx { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
-namespace avx512bf16 { extern const Kernels kernels; }
+namespace avx512bf16 { extern const Bfloat16 bfloat16; }
 namespace neon { extern const Kernels kernels; }
-namespace neonbf16 { extern const Kernels kernels; }
+namespace neonbf16 { extern const Bfloat16 bfloat16; }
 namespace generic { extern const Kernels kernels; }
 
 namespace {
@@ -34,6 +34,7 @@ struct Available {
   int count = 0;
   Isa lesser[2];
   int lesser_count = 0;
+  Arithmetic bfloat16, amx;  // what the kernels above point at
 
   void add(const char* name, const char* features, const Kernels& kernels) {
     isas[count++] = {name, features, kernels};
@@ -47,17 +48,21 @@ struct Available {
 
   Available() noexcept {
     [[maybe_unused]] const CpuFeatures cpu = cpu_features();
+#if defined(FOVEATE_HAVE_AVX512)
+    const Kernels& k = avx512::kernels;
 #if defined(FOVEATE_HAVE_AVX512BF16)
     if (cpu.avx512bf16) {
-      const Kernels& k = avx512bf16::kernels;
-      if (cpu.amx && k.amx && may_use_amx()) add_variant("avx512", "avx512 bf16 amx", k, k.amx);
+      const Bfloat16& of = avx512bf16::bfloat16;
+      const bool tiles = cpu.amx && of.amx && may_use_amx();
+      bfloat16 = of.products(k.float32);
+      if (tiles) amx = of.amx(k.float32);
+      if (tiles) add_variant("avx512", "avx512 bf16 amx", k, &amx);
       if (cpu.amx && count == 0) add_variant("avx512", "avx512", k, nullptr);
-      add_variant("avx512", "avx512 bf16", k, k.bfloat16);
+      add_variant("avx512", "avx512 bf16", k, &bfloat16);
     }
 #endif
-#if defined(FOVEATE_HAVE_AVX512)
-    if (cpu.avx512 && count == 0) add_variant("avx512", "avx512", avx512::kernels, nullptr);
-    if (cpu.avx512 && isas[0].kernels.bfloat16) add_variant("avx512", "avx512 float32", avx512::kernels, nullptr);
+    if (cpu.avx512 && count == 0) add_variant("avx512", "avx512", k, nullptr);
+    if (cpu.avx512 && isas[0].kernels.bfloat16) add_variant("avx512", "avx512 float32", k, nullptr);
 #endif
 #if defined(FOVEATE_HAVE_AVX2)
     // the rest of x86-64-v3, such as lzcnt, is on every CPU that has these
@@ -69,10 +74,13 @@ struct Available {
 #if defined(FOVEATE_HAVE_BASELINE)
     if (cpu.baseline) add("baseline", "x86-64-v2", baseline::kernels);
 #endif
-#if defined(FOVEATE_HAVE_NEONBF16)
-    if (cpu.neonbf16) add_variant("neon", "neon bf16", neonbf16::kernels, neonbf16::kernels.bfloat16);
-#endif
 #if defined(FOVEATE_HAVE_NEON)
+#if defined(FOVEATE_HAVE_NEONBF16)
+    if (cpu.neonbf16) {
+      bfloat16 = neonbf16::bfloat16.products(neon::kernels.float32);
+      add_variant("neon", "neon bf16", neon::kernels, &bfloat16);
+    }
+#endif
     add_variant("neon", count == 0 ? "neon" : "neon float32", neon::kernels, nullptr);
 #endif
 #if defined(FOVEATE_HAVE_GENERIC)

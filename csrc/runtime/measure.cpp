@@ -50,8 +50,9 @@ using namespace foveate;
 double fv_measure_flops(fv_dtype dtype, int32_t threads, double seconds) noexcept {
   if (check_cpu(nullptr) != FV_OK) return 0;
   const Kernels& k = kernels();
-  const int32_t kind = dtype == FV_FLOAT64 ? 1 : dtype == FV_BFLOAT16 && k.bfloat16 ? (k.bfloat16 == k.amx ? 3 : 2) : 0;
-  return sum_over_threads(threads, [&] { return best_rate(seconds, [&] { return k.spin(kind, 200000); }); });
+  const bool products = dtype == FV_BFLOAT16 && k.bfloat16;
+  const Arithmetic& arithmetic = dtype == FV_FLOAT64 ? k.float64 : products ? *k.bfloat16 : k.float32;
+  return sum_over_threads(threads, [&] { return best_rate(seconds, [&] { return arithmetic.spin(200000); }); });
 }
 
 double fv_measure_read(int64_t bytes, int32_t threads, double seconds) noexcept {

@@ -42,7 +42,7 @@ Set set_by_program() noexcept {
   for (int i = 0; const Runtime* const one = runtime(i); ++i) {
     const int threads = std::clamp(one->max_threads(), 1, FV_MAX_THREADS);
     if (threads == one->usual) continue;
-    const bool lowered = threads < one->usual;
+    const bool lowered = threads < one->first;
     if (set.threads == 0 || (lowered && !set.lowered) || (lowered == set.lowered && threads < set.threads))
       set = {threads, lowered};
   }

@@ -7,7 +7,8 @@ namespace foveate::openmp {
 
 struct Runtime {
   const char* name;  // for people: where it is from
-  int usual;         // what max_threads says unless a program sets it
+  int first;         // what max_threads said first
+  int usual;         // and what it says unless a program sets it, which may have been before
   int (*max_threads)();
   int (*thread_limit)();  // null: it has none
   int (*in_parallel)();
@@ -26,11 +27,11 @@ const Runtime* runner() noexcept;
 // OMP_NUM_THREADS as it was when the engine was loaded; 0: not set.
 int environment_threads() noexcept;
 
-// What Runtime::usual is, after max_threads was asked for the first time: a program may have lowered it before.
+// Runtime::usual by what max_threads said first.
 int usual(int first) noexcept;
 
 // A number of threads that a program has set (omp_set_num_threads, threadpoolctl). Where it set several, the least; if
-// it lowered one, that. 0: it set none.
+// it lowered one to less than that said first, that. 0: it set none.
 struct Set {
   int threads = 0;
   bool lowered = false;

@@ -125,7 +125,8 @@ void search() noexcept {
     if ((loaded[i].kmp_fork_call && !one_kmp) || is_among(loaded[i], known, count) || is_own(loaded[i])) continue;
     known[count] = loaded[i];
     known[count].name = known[count].text;
-    known[count].usual = usual(known[count].max_threads());
+    known[count].first = known[count].max_threads();
+    known[count].usual = usual(known[count].first);
     known_count.store(++count, std::memory_order_release);
   }
 }

@@ -16,12 +16,14 @@ void run(const Runtime&, void (*work)(void*), void* context, int threads) {
   work(context);
 }
 
+const int first = omp_get_max_threads();  // when the engine is loaded
+
 class Linked {
  public:
   Linked() noexcept {
     const auto function = reinterpret_cast<const void*>(&omp_get_max_threads);
     std::snprintf(name_, sizeof name_, "linked: %s", libraries::path_of(function));
-    runtime_ = {name_, usual(omp_get_max_threads()), omp_get_max_threads, omp_get_thread_limit, omp_in_parallel, run};
+    runtime_ = {name_, first, usual(first), omp_get_max_threads, omp_get_thread_limit, omp_in_parallel, run};
   }
   const Runtime& runtime() const noexcept { return runtime_; }
 

@@ -7,6 +7,8 @@
 #endif
 #if defined(__linux__)
 #include <sched.h>
+#elif defined(_WIN32)
+#include <windows.h>
 #endif
 
 namespace foveate::system {
@@ -21,6 +23,15 @@ int cpus() noexcept {
     CPU_FREE(set);
     if (count > 0) return count;
   }
+#elif defined(_WIN32)
+  USHORT groups[64], group_count = 64;  // of at most 64 CPUs each, which the threads of this process may use
+  if (GetProcessGroupAffinity(GetCurrentProcess(), &group_count, groups) && group_count > 1) {
+    DWORD all = 0;
+    for (int i = 0; i < group_count; ++i) all += GetActiveProcessorCount(groups[i]);
+    return int(all);
+  }
+  DWORD_PTR allowed = 0, present = 0;  // of the one group
+  if (GetProcessAffinityMask(GetCurrentProcess(), &allowed, &present) && allowed) return __builtin_popcountll(allowed);
 #endif
   const unsigned count = std::thread::hardware_concurrency();
   return count ? int(count) : 1;
@@ -44,6 +55,8 @@ bool keep_off(int cpu, const std::vector<Thread>& threads) noexcept {
   return true;
 }
 #else
+// macOS binds no thread to CPUs. A mask of Windows would bind threads to one group of CPUs, and whether they are woken on
+// the caller's CPU there was not measured.
 bool keep_off(int, const std::vector<Thread>&) noexcept { return false; }
 #endif
 

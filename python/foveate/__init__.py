@@ -17,6 +17,10 @@ from ._runtime import main_interpreter as _main_interpreter  # noqa: F401  (firs
 
 # isort: split
 
+from . import _core as _core  # (before NumPy, which dies on a CPU that this refuses by name)
+
+# isort: split
+
 from ._attention.gradients import (
     CenterGradients,
     Gradients,

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ from kernel_build import kernel_build
 
 pytestmark = pytest.mark.any_isa
 
+
+of_old_cpu = pytest.mark.skipif(
+    platform.machine() != "x86_64" or not shutil.which("qemu-x86_64"),
+    reason="no qemu of x86-64 to be an old CPU",
+)
 
 PROGRAM = Path("tests", "kernels", "foveate_kernel_tests")
 
@@ -32,11 +38,8 @@ def test_kernels_without_python() -> None:
     assert done.returncode == 0, "\n".join(failed) + done.stderr
 
 
+@of_old_cpu
 @pytest.mark.slow
-@pytest.mark.skipif(
-    platform.machine() != "x86_64" or not shutil.which("qemu-x86_64"),
-    reason="no qemu of x86-64 to be an old CPU",
-)
 def test_a_cpu_that_is_too_old_is_refused() -> None:
     """By name in every call, instead of an illegal instruction: SSE4.2 came after Core 2."""
     done = subprocess.run(
@@ -47,3 +50,16 @@ def test_a_cpu_that_is_too_old_is_refused() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "checks on a CPU that runs no instruction set, 0 failed" in done.stdout
+
+
+@of_old_cpu
+def test_import_on_a_cpu_that_is_too_old_is_refused() -> None:
+    """By name, before NumPy is imported: its wheels die there of an illegal instruction."""
+    done = subprocess.run(
+        ["qemu-x86_64", "-cpu", "core2duo", sys.executable, "-c", "import foveate"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "ImportError: CPU: got one without what foveate needs, wanted SSE4.2" in done.stderr

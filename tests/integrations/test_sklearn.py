@@ -8,7 +8,6 @@ import re
 import sys
 
 import foveate as fv
-import foveate.sklearn
 import numpy as np
 import pytest
 from foveate._regression.bandwidth import (
@@ -20,14 +19,18 @@ from foveate._regression.bandwidth import (
     minimize,
 )
 from foveate._runtime.install import install
-from foveate.sklearn import NadarayaWatson
 from numpy.testing import assert_allclose, assert_array_equal
+from tolerances import FLOORS, eps
+
+pytest.importorskip("sklearn")
+
+import foveate.sklearn
+from foveate.sklearn import NadarayaWatson
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from tolerances import FLOORS, eps
 
 pytestmark = [pytest.mark.any_isa, pytest.mark.python]
 

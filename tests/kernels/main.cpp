@@ -85,7 +85,7 @@ int run(const Names& wanted) {
   variants = isas;
   for (const char* features : {"avx512 bf16", "avx512 float32", "neon float32"}) {
     fv_error error = {};
-    const std::string isa(features, std::strchr(features, ' '));
+    const std::string isa(features, std::strcspn(features, " "));
     if (!only.empty() && only != isa && only != features) continue;
     if (fv_isa_select(features, &error) != FV_OK) continue;  // the best there is, or not on this CPU
     report.that(std::string(features) + ": selected", std::strcmp(fv_isa_features(), features) == 0, fv_isa_features());

@@ -127,7 +127,8 @@ def test_kernels_have_internal_linkage(path):
 @needs_sources
 def test_kernels_have_the_names_of_the_table():
     """One name from the table to the formula: that of a kernel has all words of its entry."""
-    text = (ROOT / "csrc" / "kernels" / "kernels.cpp").read_text()
+    tables = [ROOT / "csrc" / "kernels" / file for file in ("kernels.cpp", "bfloat16.cpp")]
+    text = "".join(path.read_text() for path in tables)
     entries = re.findall(r"\bf\.(\w+) = \{?untyped<(\w+)", text)
     assert len(entries) > 40
     for entry, kernel in entries:

@@ -7,6 +7,8 @@ inputs, scores, pullbacks, a memory that is read, a Generator; what is written h
 from __future__ import annotations
 
 import copy
+import itertools
+import os
 import sys
 import sysconfig
 import threading
@@ -17,7 +19,7 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate._runtime import main_interpreter
-from processes import output_of
+from processes import needs_fork, output_of, wait_for
 from strategies import DTYPES, normal, problem
 
 pytestmark = [pytest.mark.python, pytest.mark.any_isa]
@@ -336,21 +338,54 @@ def test_a_memory_is_read_while_it_is_written():
 
 
 def test_many_classes_of_named_tuples():
-    """More at once than the extension remembers."""
-    q, k, v = problem(4, 6, lead=())
-    wanted = fv.attention(q, k, v)
+    """More than the extension remembers, with the fields of each in an order of its own."""
+    arrays = dict(zip(("query", "key", "value"), problem(2, 3, lead=(), size=2), strict=True))
+    wanted = fv.attention(*arrays.values()).tobytes()
+    orders = list(itertools.permutations(arrays))
+    given = [
+        NamedTuple(f"Given{n}", [(name, Any) for name in order])(*map(arrays.get, order))
+        for n, order in enumerate(4 * orders)
+    ]
+    unknown = NamedTuple("Unknown", [("query", Any), ("qeury", Any)])(1, 2)
 
-    def work(_: int) -> None:
-        for _ in range(10):
-            names = ["query", "value", "key"]
-            given = NamedTuple("Given", [(name, Any) for name in names])(q, v, k)
-            for _ in range(3):
-                np.testing.assert_array_equal(fv._core.attention(given), wanted)
-            unknown = NamedTuple("Unknown", [("query", Any), ("qeury", Any)])(q, q)
-            with pytest.raises(TypeError, match=r"^qeury: got a keyword that attention does not"):
-                fv._core.attention(unknown)
+    def work(n: int) -> None:
+        for i in range(1000):
+            one = given[(n + i * (2 * n + 1)) % len(given)]
+            assert fv._core.attention(one).tobytes() == wanted
+        with pytest.raises(TypeError, match=r"^qeury: got a keyword that attention does not"):
+            fv._core.attention(unknown)
 
     together(work)
+
+
+# --- fork -----------------------------------------------------------------------------------------
+
+
+@needs_fork
+@pytest.mark.skipif(WITHOUT_GIL, reason="one such child hung, of some hundreds; why is not known")
+@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+def test_a_child_is_forked_in_the_middle_of_calls():
+    """Of other threads, which it does not have; it computes with a pool of its own."""
+    arrays = problem(100, 100, lead=(8,))
+    wanted = fv.attention(*arrays).tobytes()
+    done = threading.Event()
+
+    def work(n: int) -> None:
+        if n > 0:
+            while not done.is_set():
+                assert fv.attention(*arrays).tobytes() == wanted
+            return
+        try:
+            for _ in range(10):
+                child = os.fork()
+                if child == 0:
+                    os._exit(0 if fv.attention(*arrays).tobytes() == wanted else 2)
+                assert wait_for(child) == 0
+        finally:
+            done.set()
+
+    with fv.num_threads(2):
+        together(work, 4)
 
 
 # --- interpreters ---------------------------------------------------------------------------------
@@ -388,6 +423,7 @@ def test_subinterpreters_are_refused(before):
                     print(error, flush=True)
             ''')
             assert not failed, failed
+            interpreters.destroy(one)
     """
     lines = output_of(code).splitlines()
     assert len(lines) == 2

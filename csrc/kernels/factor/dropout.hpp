@@ -13,7 +13,7 @@ void clear_unset(T* cells, int64_t count, const uint32_t* kept) {
   constexpr int width = vectors * lanes<T>;
   const Vec<T> zero = {}, one = broadcast(T(1));
   for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       T* cell = cells + j * width + v * lanes<T>;
       store<T>(cell, load(cell) * select_bits<T>(kept[j] >> (v * lanes<T>), one, zero));
     });

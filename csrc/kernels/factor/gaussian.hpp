@@ -37,7 +37,7 @@ template <class T, int vectors>
 void multiply_gaussian(T* weights, int64_t count, const Gaussian& gaussian) {
   Falloff<T, vectors> falloff(gaussian);
   for (int64_t j = 0; j < count; ++j, falloff.next())
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       T* cell = weights + (j * vectors + v) * lanes<T>;
       store<T>(cell, load(cell) * falloff.of(v));
     });
@@ -52,7 +52,7 @@ void multiply_gaussian(T* weights, int32_t vectors, int64_t count, const Gaussia
 template <class T, int vectors>
 void gaussian_gradient(const T* weights, const T* d_weights, int64_t count, const Gaussian& gaussian, T* to) {
   constexpr int width = vectors * lanes<T>;
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     Vec<T> whole, rest, key = {}, first = {}, second = {};
     for (int i = 0; i < lanes<T>; ++i) {
       whole[i] = T(gaussian.whole[v * lanes<T> + i]);

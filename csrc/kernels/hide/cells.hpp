@@ -21,7 +21,7 @@ void hide_outside(T* scores, int64_t begin, int64_t end, const int32_t* low, con
     }
   for (int64_t j = begin; j < end; ++j) {
     const IntVec<T> key = IntVec<T>{} + typename VectorOf<T>::Bits(j);
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       T* cell = scores + j * width + v * lanes<T>;
       const IntVec<T> seen = (key >= from[v]) & (key < to[v]);
       store<T>(cell, seen ? load(cell) : hidden);
@@ -40,7 +40,7 @@ void hide_unset(T* scores, int64_t count, const uint32_t* seen) {
   constexpr int width = vectors * lanes<T>;
   const Vec<T> hidden = minus_infinity<T>();
   for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       T* cell = scores + j * width + v * lanes<T>;
       store<T>(cell, select_bits<T>(seen[j] >> (v * lanes<T>), load(cell), hidden));
     });

@@ -171,12 +171,13 @@ struct SharedWay {
     for (int64_t h = begin; h < end; h += 2) {
       const Vec<T> inverse[2] = {broadcast(factors.inverse[h]), broadcast(factors.inverse[h + 1])};
       Vec<T> a[2][vectors];
-      unroll<2>(
-          [&](auto i) { unroll<vectors>([&](auto v) { a[i][v] = load(powers + (h + i) * width + v * lanes<T>); }); });
-      unroll<rows>([&](auto j) {
+      unroll<2>([&](int i) INLINED {
+        unroll<vectors>([&](int v) INLINED { a[i][v] = load(powers + (h + i) * width + v * lanes<T>); });
+      });
+      unroll<rows>([&](int j) INLINED {
         const T* key = keys + j * key_stride + h;
         const Vec<T> b[2] = {broadcast(key[0]), broadcast(key[1])};
-        unroll<vectors>([&](auto v) {
+        unroll<vectors>([&](int v) INLINED {
           const Vec<T> t0 = a[0][v] * b[0] + inverse[0], t1 = a[1][v] * b[1] + inverse[1];
           part[j][v] += (t0 + t1) / (t0 * t1);
         });
@@ -198,10 +199,10 @@ struct DirectWay {
     for (int64_t h = begin; h < end; ++h) {
       const Vec<T> factor = broadcast(factors.v[h]);
       Vec<T> a[vectors];
-      unroll<vectors>([&](auto v) { a[v] = load(panel + h * width + v * lanes<T>); });
-      unroll<rows>([&](auto j) {
+      unroll<vectors>([&](int v) INLINED { a[v] = load(panel + h * width + v * lanes<T>); });
+      unroll<rows>([&](int j) INLINED {
         const Vec<T> b = broadcast(keys[j * key_stride + h]);
-        unroll<vectors>([&](auto v) { part[j][v] += Activation::template of<T>(a[v] + b) * factor; });
+        unroll<vectors>([&](int v) INLINED { part[j][v] += Activation::template of<T>(a[v] + b) * factor; });
       });
     }
   }
@@ -225,7 +226,7 @@ struct SmallTanh {
 struct Relu {
   template <class T>
   static Vec<T> of(Vec<T> x) {
-    return max(Vec<T>{}, x);  // NaN stays NaN
+    return at_least<T>(0, x);
   }
 };
 
@@ -236,8 +237,9 @@ template <class Way, class T, int vectors, int rows>
   sum_in_parts<T, vectors, rows>(size, sum, [&](int64_t begin, int64_t end, auto& part) {
     Way::template add<T, vectors, rows>(panel, keys, key_stride, size, factors, begin, end, part);
   });
-  unroll<rows>(
-      [&](auto j) { unroll<vectors>([&](auto v) { sum[j][v] = Way::template finish<T>(sum[j][v], factors); }); });
+  unroll<rows>([&](int j) INLINED {
+    unroll<vectors>([&](int v) INLINED { sum[j][v] = Way::template finish<T>(sum[j][v], factors); });
+  });
   store_scores<T, vectors, rows>(sum, scores, top);
 }
 
@@ -268,8 +270,8 @@ struct ChooseTanh {
     Vec<T> result[rows][vectors];
     const auto take = [&](auto way, T above) {  // for the pairs whose reach is beyond this
       way(panel, keys, key_stride, size, factors, others, ignored);
-      unroll<rows>([&](auto j) {
-        unroll<vectors>([&](auto v) {
+      unroll<rows>([&](int j) INLINED {
+        unroll<vectors>([&](int v) INLINED {
           const Vec<T> score = load(others + j * width + v * lanes<T>);
           result[j][v] = load(queries + v * lanes<T>) + reach[j] > above ? score : result[j][v];
         });
@@ -348,7 +350,7 @@ struct ReluSlope : Alone<ReluSlope> {
   template <class T>
   static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
     const Vec<T> sum = a + b;
-    return {sum > T(0) ? broadcast(T(1)) : Vec<T>{}, max(Vec<T>{}, sum)};
+    return {sum > T(0) ? broadcast(T(1)) : Vec<T>{}, at_least<T>(0, sum)};
   }
 };
 }  // namespace

@@ -49,7 +49,7 @@ template <class T, class F, int vectors>
   for (int64_t j = 0; j < count; ++j, keys += key_stride, to_key += to_key_stride) {
     Vec<T> d_score[vectors];
     IntVec<T> nothing[vectors];
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       d_score[v] = load(d_scores + j * width + v * lanes<T>);
       nothing[v] = d_score[v] == T(0);
     });
@@ -65,7 +65,7 @@ template <class T, class F, int vectors>
     for (; h + 1 < columns; h += 2) {
       const Vec<T> b[2] = {broadcast(keys[h]), broadcast(keys[h + 1])};
       const Vec<T> w[2] = {broadcast(factors[h]), broadcast(factors[h + 1])};
-      unroll<vectors>([&](auto v) {
+      unroll<vectors>([&](int v) INLINED {
         const T* const query = panel + h * width + v * lanes<T>;
         const Vec<T> a[2] = {load(query), load(query + width)};
         Slope<T> slope[2];
@@ -75,7 +75,7 @@ template <class T, class F, int vectors>
       });
     }
     if (h < columns)
-      unroll<vectors>([&](auto v) {
+      unroll<vectors>([&](int v) INLINED {
         const Vec<T> a = load(panel + h * width + v * lanes<T>);
         add(h, v, F::template of<T>(a, broadcast(keys[h]), broadcast(factors[h])));
       });

@@ -26,10 +26,10 @@ template <class T, int vectors, int rows, bool weighted>
   sum_in_parts<T, vectors, rows>(size, sum, [&](int64_t begin, int64_t end, auto& part) {
     for (int64_t d = begin; d < end; ++d) {
       Vec<T> query[vectors];
-      unroll<vectors>([&](auto v) { query[v] = load(panel + d * width + v * lanes<T>); });
-      unroll<rows>([&](auto j) {
+      unroll<vectors>([&](int v) INLINED { query[v] = load(panel + d * width + v * lanes<T>); });
+      unroll<rows>([&](int j) INLINED {
         const Vec<T> key = broadcast(keys[j * key_stride + d]);
-        unroll<vectors>([&](auto v) {
+        unroll<vectors>([&](int v) INLINED {
           Vec<T> difference = query[v] - key;
           if constexpr (weighted) difference *= broadcast(w[d]);
           part[j][v] -= difference * difference;

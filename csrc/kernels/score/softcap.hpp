@@ -22,7 +22,7 @@ void softcap_gradient(const T* capped, T* d_scores, int64_t count, double larges
   constexpr int width = vectors * lanes<T>;
   const T factor = T(1 / largest);
   for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       T* const cell = d_scores + j * width + v * lanes<T>;
       const Vec<T> d_score = load(cell), t = load(capped + j * width + v * lanes<T>) * factor;
       store<T>(cell, d_score == T(0) ? d_score : d_score * (T(1) - t * t));

@@ -15,13 +15,13 @@ uint32_t argmax_place(const T* scores, int64_t count, const T* top_, const T* m,
   Vec<T> top[vectors];
   IntVec<T> first[vectors] = {};
   uint32_t found = 0;
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     top[v] = load(top_ + v * lanes<T>);
     found |= bits_of<T>(top[v] > load(m + v * lanes<T>)) << (v * lanes<T>);
   });
   if (!found) return 0;
   for (int64_t j = count - 1; j >= 0; --j)
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       const IntVec<T> here = IntVec<T>{} + typename VectorOf<T>::Bits(j);
       first[v] = load(scores + j * width + v * lanes<T>) == top[v] ? here : first[v];
     });

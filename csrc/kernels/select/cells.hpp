@@ -15,7 +15,7 @@ inline void each_cell(const T* s, T* d_weights, int64_t count, T* weights, T* d_
   constexpr int width = vectors * lanes<T>;
   const auto run = [&](auto beside) {
     for (int64_t j = 0; j < count; ++j)
-      unroll<vectors>([&](auto v) {
+      unroll<vectors>([&](int v) INLINED {
         const int64_t here = j * width + v * lanes<T>, there = j * stride + v * lanes<T>;
         Vec<T> weight, d_score;
         cell(v, load(s + here), load(d_weights + here), weight, d_score);
@@ -35,8 +35,9 @@ template <class T, int vectors>
 void store_cells(const T* d_weights, int64_t count, T* d_scores, int64_t stride) {
   constexpr int width = vectors * lanes<T>;
   for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>(
-        [&](auto v) { store<T>(d_scores + j * stride + v * lanes<T>, load(d_weights + j * width + v * lanes<T>)); });
+    unroll<vectors>([&](int v) INLINED {
+      store<T>(d_scores + j * stride + v * lanes<T>, load(d_weights + j * width + v * lanes<T>));
+    });
 }
 template <class T>
 void store_cells(const T* d_weights, int32_t vectors, int64_t count, T* d_scores, int64_t stride) {

@@ -25,7 +25,7 @@ struct Boxcar {
 struct Epanechnikov {
   template <class T>
   static Vec<T> value(Vec<T> s) {
-    return max(Vec<T>{}, T(1) + s);
+    return at_least<T>(0, T(1) + s);
   }
   template <class T>
   static Vec<T> slope(Vec<T> s) {
@@ -35,7 +35,7 @@ struct Epanechnikov {
 struct Triangular {
   template <class T>
   static Vec<T> value(Vec<T> s) {
-    return max(Vec<T>{}, T(1) - square_root(-s));
+    return at_least<T>(0, T(1) - square_root(-s));
   }
   template <class T>
   static Vec<T> slope(Vec<T> s) {
@@ -58,13 +58,13 @@ void compact_tile(T* scores, int64_t count, T* l) {
   constexpr int width = vectors * lanes<T>;
   Vec<T> sum[vectors] = {};
   for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       T* cell = scores + j * width + v * lanes<T>;
       const Vec<T> weight = P::template value<T>(load(cell));
       sum[v] += weight;
       store<T>(cell, weight);
     });
-  unroll<vectors>([&](auto v) { store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + sum[v]); });
+  unroll<vectors>([&](int v) INLINED { store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + sum[v]); });
 }
 
 template <class T>
@@ -77,12 +77,12 @@ template <class T, int vectors, class P>
 void compact_gradient_tile(const T* s, T* d_weights, int64_t count, const T* rest, const T* shift_, T* weights,
                            int64_t stride) {
   Vec<T> inverse[vectors], shift[vectors];
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     inverse[v] = exp2<T>(-load(rest + v * lanes<T>));
     shift[v] = load(shift_ + v * lanes<T>);
   });
   each_cell<T, vectors>(s, d_weights, count, weights, nullptr, stride,
-                        [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
+                        [&](int v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) INLINED {
                           const Vec<T> slope = P::template slope<T>(score);
                           weight = P::template value<T>(score) * inverse[v];
                           d_score = slope == T(0) ? Vec<T>{} : slope * inverse[v] * (d_weight - shift[v]);

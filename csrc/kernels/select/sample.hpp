@@ -26,16 +26,16 @@ template <class T, int vectors, bool scaled>
   for (int64_t first = 0; first < count; first += run_keys) {
     const int64_t end = first + run_keys < count ? first + run_keys : count;
     for (int64_t j = first; j < end; ++j)
-      unroll<vectors>([&](auto v) {
+      unroll<vectors>([&](int v) INLINED {
         T* cell = scores + j * width + v * lanes<T>;
         const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(load(cell) - offset[v], scale));
         sum[v] += weight;
         store<T>(cell, weight);
       });
-    unroll<vectors>([&](auto v) { store<T>(runs + v * lanes<T>, sum[v]); });
+    unroll<vectors>([&](int v) INLINED { store<T>(runs + v * lanes<T>, sum[v]); });
     runs += width;
   }
-  unroll<vectors>([&](auto v) { store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + sum[v]); });
+  unroll<vectors>([&](int v) INLINED { store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + sum[v]); });
 }
 
 template <class T>
@@ -53,14 +53,14 @@ uint32_t draw(const T* weights, int64_t count, const T* runs, const T* l, const 
   const int64_t last = (count - 1) / run_keys;
   Vec<T> target[vectors];
   uint32_t drawn = 0;
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     target[v] = load(uniform + v * lanes<T>) * load(l + v * lanes<T>);
     drawn |= bits_of<T>(target[v] < load(runs + last * width + v * lanes<T>)) << (v * lanes<T>);
   });
   if (!drawn) return 0;
   IntVec<T> before[vectors] = {};  // runs that end at or below the target
   for (int64_t r = 0; r < last; ++r)
-    unroll<vectors>([&](auto v) { before[v] -= load(runs + r * width + v * lanes<T>) <= target[v]; });
+    unroll<vectors>([&](int v) INLINED { before[v] -= load(runs + r * width + v * lanes<T>) <= target[v]; });
   for (uint32_t left = drawn; left; left &= left - 1) {
     const int i = __builtin_ctz(left);
     const int64_t run = before[i / lanes<T>][i % lanes<T>];

@@ -23,10 +23,10 @@ template <class T, int vectors>
 inline void find_top(const T* scores, int64_t count, T* top_) {
   constexpr int width = vectors * lanes<T>;
   Vec<T> top[vectors];
-  unroll<vectors>([&](auto v) { top[v] = minus_infinity<T>(); });
+  unroll<vectors>([&](int v) INLINED { top[v] = minus_infinity<T>(); });
   for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) { top[v] = max(load(scores + j * width + v * lanes<T>), top[v]); });
-  unroll<vectors>([&](auto v) { store<T>(top_ + v * lanes<T>, top[v]); });
+    unroll<vectors>([&](int v) INLINED { top[v] = max(load(scores + j * width + v * lanes<T>), top[v]); });
+  unroll<vectors>([&](int v) INLINED { store<T>(top_ + v * lanes<T>, top[v]); });
 }
 template <class T>
 void find_top(const T* scores, int32_t vectors, int64_t count, T* top) {
@@ -42,7 +42,7 @@ inline Vec<T> in_base_2(Vec<T> difference, T scale) {
 template <class T, int vectors>
 inline void soft_offset(const T* top, T scale, T* m, T* l, T* alpha, Vec<T> (&offset)[vectors]) {
   const Vec<T> lowest = minus_infinity<T>();
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     const Vec<T> old = load(m + v * lanes<T>), now = max(load(top + v * lanes<T>), old);
     offset[v] = now == lowest ? Vec<T>{} : now;
     const Vec<T> shrink = exp2<T>((old - offset[v]) * scale);
@@ -61,8 +61,8 @@ template <class T, int vectors, bool scaled, bool falloff>
   Vec<T> sum[chains][vectors] = {}, offset[vectors];
   soft_offset<T, vectors>(top, scale, m, l, alpha, offset);
   const auto each = [&](auto&& factor) {
-    const auto add = [&](auto c, int64_t j) {
-      unroll<vectors>([&](auto v) {
+    const auto add = [&](int c, int64_t j) INLINED {
+      unroll<vectors>([&](int v) INLINED {
         T* cell = scores + j * width + v * lanes<T>;
         const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(load(cell) - offset[v], scale));
         sum[c][v] += weight;
@@ -70,22 +70,22 @@ template <class T, int vectors, bool scaled, bool falloff>
       });
     };
     const int64_t whole = count & -int64_t(chains);
-    for (int64_t j = 0; j < whole; j += chains) unroll<chains>([&](auto c) { add(c, j + c); });
-    unroll<chains>([&](auto c) {
+    for (int64_t j = 0; j < whole; j += chains) unroll<chains>([&](int c) INLINED { add(c, j + c); });
+    unroll<chains - 1>([&](int c) INLINED {
       if (whole + c < count) add(c, whole + c);
     });
   };
   if constexpr (falloff) {
     Falloff<T, vectors> by(*gaussian);
-    each([&](auto v, Vec<T> weight) {
+    each([&](int v, Vec<T> weight) INLINED {
       const Vec<T> product = weight * by.of(v);
-      if constexpr (v == vectors - 1) by.next();
+      if (v == vectors - 1) by.next();
       return product;
     });
   } else {
-    each([](auto, Vec<T> weight) { return weight; });
+    each([](int, Vec<T> weight) INLINED { return weight; });
   }
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     const Vec<T> all = (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]);
     store<T>(l + v * lanes<T>, load(l + v * lanes<T>) + all);
   });
@@ -106,15 +106,15 @@ template <class T, int vectors>
                                      const T* shift_, T* weights, T* d_scores, int64_t stride) {
   const Vec<T> lowest = minus_infinity<T>();
   Vec<T> top[vectors], rest[vectors], shift[vectors];
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     top[v] = load(top_ + v * lanes<T>);
     rest[v] = load(rest_ + v * lanes<T>);
     shift[v] = load(shift_ + v * lanes<T>);
   });
   each_cell<T, vectors>(s, d_weights, count, weights, d_scores, stride,
-                        [&](auto v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) {
+                        [&](int v, Vec<T> score, Vec<T> d_weight, Vec<T>& weight, Vec<T>& d_score) INLINED {
                           const IntVec<T> hidden = score == lowest;
-                          weight = hidden ? Vec<T>{} : exp2<T>(-max(Vec<T>{}, rest[v] - (score - top[v]) * scale));
+                          weight = hidden ? Vec<T>{} : exp2<T>(-at_least<T>(0, rest[v] - (score - top[v]) * scale));
                           d_score = hidden ? Vec<T>{} : weight * (d_weight - shift[v]);
                         });
 }

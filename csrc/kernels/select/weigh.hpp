@@ -11,13 +11,13 @@ void weigh(T* scores, int64_t count, T scale, const T* m, const T* factor) {
   constexpr int width = vectors * lanes<T>;
   const Vec<T> lowest = minus_infinity<T>();
   Vec<T> offset[vectors], by[vectors];
-  unroll<vectors>([&](auto v) {
+  unroll<vectors>([&](int v) INLINED {
     const Vec<T> top = load(m + v * lanes<T>);
     offset[v] = top == lowest ? Vec<T>{} : top;
     by[v] = load(factor + v * lanes<T>);
   });
   for (int64_t j = 0; j < count; ++j)
-    unroll<vectors>([&](auto v) {
+    unroll<vectors>([&](int v) INLINED {
       T* cell = scores + j * width + v * lanes<T>;
       store<T>(cell, exp2<T>((load(cell) - offset[v]) * scale) * by[v]);
     });

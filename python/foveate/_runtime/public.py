@@ -35,7 +35,7 @@ def publish(name: str) -> None:
 
 def _resolve_annotations(kind: type) -> None:
     """Evaluate annotations while their names are found where the class says that it stands."""
-    own = vars(kind).get("__annotations__")
+    own = inspect.get_annotations(kind)  # Python 3.14 makes them when they are asked for
     if own:
         found = typing.get_type_hints(kind)
         kind.__annotations__ = {name: found[name] for name in own}

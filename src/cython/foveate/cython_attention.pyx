@@ -16,8 +16,9 @@ inside an OpenMP region, such as that of `prange`, they use their own thread alo
 
 Examples
 --------
-heads.pyx, which loops over the heads of a batch:
+heads.pyx, which loops over the heads of a batch (its first line keeps the GIL of a free-threaded Python off):
 
+    # cython: freethreading_compatible=True
     from libc.math cimport sqrt
 
     from foveate.cython_attention cimport FV_OK, attention, fv_error, fv_status, raise_if_failed

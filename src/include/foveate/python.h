@@ -48,7 +48,7 @@ typedef struct fv_api {
 } fv_api;
 
 /* Imports foveate and returns its table, which lives as long as the process. NULL, with an ImportError, if foveate is
- * not installed, or is of another version than this file. Needs the GIL. */
+ * not installed, or is of another version than this file. Needs the GIL, where there is one. */
 static inline const fv_api* fv_import_api(void) {
   const fv_api* api = (const fv_api*)PyCapsule_Import(FV_API_CAPSULE, 0);
   if (api == NULL) return NULL;

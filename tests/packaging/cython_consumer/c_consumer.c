@@ -46,6 +46,11 @@ static PyMethodDef methods[] = {{"attention", attention, METH_VARARGS, NULL}, {N
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "c_consumer", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit_c_consumer(void) {
+  PyObject* module;
   api = fv_import_api();
-  return api != NULL ? PyModule_Create(&definition) : NULL;
+  module = api != NULL ? PyModule_Create(&definition) : NULL;
+#ifdef Py_GIL_DISABLED
+  if (module != NULL) PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+  return module;
 }

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """A user of foveate.cython_attention: loops of its own over the heads of a batch, without the GIL.
 
 Arrays are (heads, length, size), with any strides between heads and between rows.
