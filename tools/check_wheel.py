@@ -1,4 +1,4 @@
-"""Checks what a repaired Linux wheel holds: modules that any process can load, nothing else."""
+"""Checks what a repaired Linux wheel holds: modules that any process can load, nothing else.
 
 Usage: python tools/check_wheel.py WHEEL (binutils are needed)
 """
