@@ -1,4 +1,6 @@
-"""Who attends to what, softly, hard and locally.
+"""
+Soft, hard and local attention
+==============================
 
 A sentence is spoken: each letter lasts for a few frames, and each frame is the letter's vector with
 noise. Queries: the letters, in order. Keys: the frames. Which frames belong to which letter is the
@@ -52,6 +54,14 @@ class Way:
     weights: Floats  # (letters, frames)
 
 
+# %%
+# The problem
+# -----------
+#
+# Each letter has a vector of its own. A frame is the vector of the letter that is spoken, with
+# noise.
+
+
 def make_speech(seed: int) -> Speech:
     """The sentence as spoken: durations, vectors and noise are drawn from the seed."""
     rng = np.random.default_rng(seed)
@@ -62,6 +72,14 @@ def make_speech(seed: int) -> Speech:
     along = (np.arange(len(SENTENCE)) + 0.5) / len(SENTENCE)
     place = np.log(along / (1.0 - along))[:, None]
     return Speech(letters.astype(np.float32), frames.astype(np.float32), owner, place.astype("f4"))
+
+
+# %%
+# Three ways to attend
+# --------------------
+#
+# Soft attention gives its weights, hard attention draws keys by them, and local attention sees a
+# window round a center that is predicted for each query.
 
 
 def centers_of(speech: Speech) -> Floats:
@@ -92,6 +110,14 @@ def ways(speech: Speech, drawn: foveate.HardAttention) -> list[Way]:
         query, key, frames, half_width=HALF_WIDTH, centers=centers_of(speech), score=SCORE
     )
     return [Way("soft", soft), Way("hard, drawn", counts), Way("local (local-p)", local)]
+
+
+# %%
+# The check, and what is printed
+# ------------------------------
+#
+# `foveate.reference` is the definition, in plain NumPy. In float64 it is the exact answer, in
+# float32 the plain formula: no answer may be more than twice as far off as that.
 
 
 def share_at_home(way: Way, speech: Speech) -> float:
@@ -164,6 +190,11 @@ def _promises(speech: Speech, found: list[Way]) -> Iterator[Promise]:
         yield Promise.of(way.weights, plain=formula(np.float32), exact=formula(np.float64))
 
 
+# %%
+# The picture
+# -----------
+
+
 def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: Path) -> None:
     """Save a picture: three maps of the same letters and frames, side by side."""
     import matplotlib as mpl
@@ -205,6 +236,11 @@ def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: P
     pyplot.close(figure)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

@@ -1,4 +1,6 @@
-"""Handwritten digits, recognized by attention alone.
+"""
+Handwritten digits, recognized by attention alone
+=================================================
 
 Query: an unseen image. Keys: the known images. Values: their labels, one-hot. The output is then,
 for each digit, the share of the attention that falls on known images of it, and the answer is the
@@ -76,6 +78,13 @@ WAYS = (
 )
 
 
+# %%
+# The answer is an average of labels
+# ----------------------------------
+#
+# Nothing is trained: an image attends to the known images, and their labels are averaged.
+
+
 def run(seed: int, picture: Path | None) -> bool:
     """Recognize, check, time, draw; says whether the check passed."""
     digits = load_digits(seed)
@@ -124,6 +133,13 @@ def load_digits(seed: int) -> Digits:
         label=labels[known],
         mean=mean,
     )
+
+
+# %%
+# The check, and the times
+# ------------------------
+#
+# The answers are held against `foveate.reference`, and the time against NumPy's.
 
 
 def _report(way: Way, digits: Digits) -> bool:
@@ -198,6 +214,11 @@ def _plain(way: Way, digits: Digits) -> Callable[[], NDArray[Any]]:
     return call
 
 
+# %%
+# The picture
+# -----------
+
+
 def draw(digits: Digits, way: Way, path: Path) -> None:
     """Save a picture of some queries, the images they attend to, and the shares of the digits."""
     import matplotlib as mpl
@@ -257,6 +278,11 @@ def _show(axis: Any, image: Image, frame: str) -> None:
         spine.set_linewidth(2.0)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

@@ -1,4 +1,6 @@
-"""A curve through noisy points, by attention alone.
+"""
+A curve through noisy points
+============================
 
 The textbook example of attention pooling (Zhang, Lipton, Li and Smola, "Dive into Deep Learning",
 "Attention Pooling: Nadaraya-Watson Kernel Regression"): y = 2 sin x + x^0.8 + noise. Queries: the
@@ -65,6 +67,13 @@ class Descent(NamedTuple):
     errors: NDArray[np.float64]
 
 
+# %%
+# The points
+# ----------
+#
+# The curve, and points on it with noise.
+
+
 def truth(x: NDArray[Any]) -> NDArray[Any]:
     """The curve without noise."""
     return np.asarray(2.0 * np.sin(x) + x**0.8)
@@ -77,6 +86,14 @@ def make_points(seed: int) -> Points:
     value = truth(key) + rng.normal(0.0, NOISE, POINTS)
     query = np.arange(POINTS) * (END / POINTS)
     return Points(*(array.astype(np.float32) for array in (key, value, query)))
+
+
+# %%
+# Learn the bandwidth
+# -------------------
+#
+# Each training point is predicted from all the others. `foveate.kernel_regression_vjp` gives the
+# derivative of the error by w, and Adam descends along it.
 
 
 def left_out_error(points: Points, w: float, kernel: Kernel = "gaussian") -> float:
@@ -112,6 +129,13 @@ def learn(points: Points) -> Descent:
     return Descent(w, errors)
 
 
+# %%
+# Three curves
+# ------------
+#
+# An average of all points, a Gaussian kernel with w = 1, and the same with the learned w.
+
+
 def poolings(points: Points, learned: float) -> list[Pooling]:
     """Average pooling, the Gaussian kernel with w = 1, and with the learned w."""
     key, value, query = points
@@ -124,6 +148,14 @@ def poolings(points: Points, learned: float) -> list[Pooling]:
         curve = foveate.kernel_regression(query, key, value, w=w)
         found.append(Pooling(f"{name} w = {w:.3g}", "gaussian", w, curve, weights))
     return found
+
+
+# %%
+# The check, and what is printed
+# ------------------------------
+#
+# `foveate.reference` is the definition, in plain NumPy. In float64 it is the exact answer, in
+# float32 the plain formula: no answer may be more than twice as far off as that.
 
 
 def run(seed: int, picture: Path | None) -> bool:
@@ -207,6 +239,11 @@ def _promise_of_slope(points: Points) -> Promise:
     return Promise.of(answer, plain=slope(key, value, d_output), exact=slope(*exact))
 
 
+# %%
+# The picture
+# -----------
+
+
 def draw(points: Points, found: list[Pooling], descent: Descent, path: Path) -> None:
     """Save a picture: each way's curve, beside the heatmap of its weights, and the descent."""
     import matplotlib as mpl
@@ -255,6 +292,11 @@ def _draw_descent(points: Points, descent: Descent, left: Any, right: Any) -> No
     right.legend(fontsize=8)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

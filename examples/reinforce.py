@@ -1,4 +1,6 @@
-"""A query learns where to look, from rewards alone.
+"""
+Hard attention learns where to look
+===================================
 
 A query and 16 keys: one of them is the query, turned by a matrix that nobody tells, with noise. The
 value of each key is a symbol, and the symbol of that one key is the answer y. To find it, the
@@ -60,6 +62,13 @@ class Examples(NamedTuple):
         return Examples(query[:count], key[:count], value[:count], home[:count])
 
 
+# %%
+# The problem
+# -----------
+#
+# One key is the query, turned. The symbol of that key is the answer.
+
+
 def make_examples(rng: np.random.Generator, turn: NDArray[Any], count: int) -> Examples:
     """Queries and keys of which one is the query turned; symbols in an order of their own."""
     query = rng.standard_normal((count, 1, SIZE))
@@ -68,6 +77,15 @@ def make_examples(rng: np.random.Generator, turn: NDArray[Any], count: int) -> E
     key[np.arange(count), home] = query[:, 0] @ turn + rng.normal(0.0, NOISE, (count, SIZE))
     value = np.eye(KEYS)[rng.permuted(np.tile(np.arange(KEYS), (count, 1)), axis=1)]
     return Examples(query.astype("f4"), key.astype("f4"), value.astype("f4"), home)
+
+
+# %%
+# Two gradients
+# -------------
+#
+# Hard attention draws keys, and learns from what the draws earn: `foveate.hard_attention_vjp`
+# takes the advantages of the draws. Soft attention averages over all keys, and has an exact
+# gradient.
 
 
 class Hard:
@@ -143,6 +161,11 @@ def learn(name: str, ascent: Ascent, seed: int) -> tuple[Way, Floats]:
     return Way(name, np.array(at_home), np.array(objective)), w
 
 
+# %%
+# The check, and what is printed
+# ------------------------------
+
+
 def run(seed: int, picture: Path | None) -> bool:
     """Learn in each way, check, draw; says whether the check passed."""
     print(
@@ -208,6 +231,11 @@ def check(w: Floats, seed: int) -> tuple[Promise, int]:
     return Promise.of(answer, plain=plain, exact=exact), int((index == of_reference).sum())
 
 
+# %%
+# The picture
+# -----------
+
+
 def draw(ways: list[Way], path: Path) -> None:
     """Save a picture: the curves of all ways, of where they look and of what they climb."""
     import matplotlib as mpl
@@ -233,6 +261,11 @@ def draw(ways: list[Way], path: Path) -> None:
     pyplot.close(figure)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

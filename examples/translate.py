@@ -1,4 +1,6 @@
-"""An encoder-decoder learns to align, and to translate.
+"""
+An encoder-decoder learns to translate dates
+============================================
 
 Dates as they are said are written in digits (`spoken_dates`), by an encoder-decoder with attention
 (`encoder_decoder`): without any, with the two kinds of local attention, and with global attention
@@ -41,6 +43,14 @@ class Lesson:
     losses: list[float] = field(default_factory=list)  # of each step
     right: list[float] = field(default_factory=list)  # at the marks: the share of dates, whole
     at_home: float = 0.0  # at the end: the attention on the words that the digits come from
+
+
+# %%
+# Learn, and read dates that were never seen
+# ------------------------------------------
+#
+# The nets and their gradients are in ``encoder_decoder.py``, the sentences in ``spoken_dates.py``,
+# beside this file. :doc:`/encoder_decoder` explains them, equation by equation.
 
 
 def learn(way: str, known: Dates, unseen: Dates, seed: int) -> Lesson:
@@ -123,6 +133,13 @@ def one_blas_thread() -> AbstractContextManager[object]:
     return cast(AbstractContextManager[object], limits(1, user_api="blas"))
 
 
+# %%
+# The check
+# ---------
+#
+# The contexts are held against `foveate.reference`, the definition in plain NumPy.
+
+
 def check(model: EncoderDecoder, dates: Dates) -> Promise:
     """The contexts of what was learned, against the definition.
 
@@ -140,6 +157,11 @@ def check(model: EncoderDecoder, dates: Dates) -> Promise:
 
     exact, plain = contexts(reference, np.float64), contexts(reference, np.float32)
     return Promise.of(contexts(foveate, np.float32), plain=plain, exact=exact)
+
+
+# %%
+# The picture
+# -----------
 
 
 def draw(lessons: list[Lesson], dates: Dates, path: Path) -> None:
@@ -182,6 +204,11 @@ def draw(lessons: list[Lesson], dates: Dates, path: Path) -> None:
     pyplot.close(figure)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

@@ -1,0 +1,136 @@
+"""How Sphinx makes the site: `python -m sphinx -W --keep-going docs build/docs`.
+
+The API is read off the docstrings. The gallery runs the scripts of examples/, and shows what they
+print and draw.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+from sphinx.ext import autosummary
+from sphinx_gallery.scrapers import figure_rst
+
+sys.path.insert(0, str(Path(__file__).parent))  # sphinx-gallery finds its functions here by name
+
+project = "foveate"
+author = "the foveate developers"
+project_copyright = author
+release = version = version_of("foveate")
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["gallery/*.ipynb", "gallery/*.py", "sg_execution_times.rst"]
+templates_path = ["_templates"]
+
+# --- pages ----------------------------------------------------------------------------------------
+
+myst_heading_anchors = 3
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+linkcheck_ignore = [r"https://github\.com/foveate/foveate"]  # until the project is there
+linkcheck_timeout = 20
+
+# --- the API --------------------------------------------------------------------------------------
+
+default_role = "py:obj"  # `attention` in a docstring is a link, where there is such a thing
+autosummary_generate = True
+autosummary_imported_members = True
+autodoc_typehints = "none"  # docstrings say the types, in fewer words
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False  # the template of classes shows them
+numpydoc_class_members_toctree = False
+
+
+# Tables: a sentence does not end at the dot of a product, `q . k`; no numbers of references.
+autosummary.WELL_KNOWN_ABBREVIATIONS = (*autosummary.WELL_KNOWN_ABBREVIATIONS, " .")
+whole_summary = autosummary.extract_summary
+autosummary.extract_summary = lambda *args: re.sub(r" ?\[[\w-]+\]_", "", whole_summary(*args))
+
+
+def skip_member(
+    _app: Any, _what: str, name: str, member: Any, skip: bool, _options: Any
+) -> bool | None:
+    """Leave out fields of named tuples, which the class describes, and what scikit-learn adds."""
+    left_out = type(member).__name__ == "_tuplegetter" or name.endswith("_request")
+    return left_out or skip or None
+
+
+# --- the gallery ----------------------------------------------------------------------------------
+
+
+def picture_of(block: Any) -> Path:
+    """Where a script is told to draw: it takes a path as its argument."""
+    return Path(block["target_file"]).with_suffix(".drawn.png")
+
+
+def arguments(_conf: Any, script: Any) -> list[str]:
+    """What a script of the gallery is called with."""
+    return [str(picture_of(script))]
+
+
+def drawn(_block: Any, script: Any, conf: Any) -> str:
+    """Show what a script drew, below the code that drew it."""
+    picture = picture_of(script)
+    if not picture.exists():
+        return ""
+    place = next(script["image_path_iterator"])
+    picture.replace(place)
+    return str(figure_rst([place], conf["src_dir"]))
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py",
+    "ignore_pattern": r"(promise|spoken_dates|encoder_decoder)\.py",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "reset_argv": "conf.arguments",
+    "image_scrapers": ("conf.drawn",),
+    "reset_modules": (),
+    "doc_module": ("foveate",),
+    "reference_url": {"foveate": None},
+    "backreferences_dir": "gallery/uses",
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
+# --- how it looks ---------------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = "foveate"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["offline.js"]
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_favicon = "_static/logo.svg"
+html_show_sourcelink = False
+html_theme_options: dict[str, Any] = {
+    "logo": {
+        "text": "foveate",
+        "image_light": "_static/logo.svg",
+        "image_dark": "_static/logo.svg",
+    },
+    "github_url": "https://github.com/foveate/foveate",
+    "header_links_before_dropdown": 6,
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+
+def setup(app: Any) -> None:
+    """Enter the function above into Sphinx."""
+    app.connect("autodoc-skip-member", skip_member)
