@@ -62,7 +62,7 @@ check() { # check PYTHON: its wheel, built, repaired, tried and kept
 
   if ((${#tests[@]})); then
     echo "-- tests of the sdist, on the repaired wheel"
-    "$here/numpy/bin/pip" install -q "$wheel[test]"
+    "$here/numpy/bin/pip" install -q "${wheel}[test]"
     (cd "$work/source" && OPENBLAS_NUM_THREADS=1 "$here/numpy/bin/python" -m pytest -q -n 2 --dist loadfile "${tests[@]}")
   fi
   cp "$wheel" "$dist"
