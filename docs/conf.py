@@ -29,7 +29,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["gallery/*.ipynb", "gallery/*.py", "sg_execution_times.rst"]
+exclude_patterns = ["gallery/*.py"]
 templates_path = ["_templates"]
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -68,14 +68,14 @@ def skip_member(
 # --- the gallery ----------------------------------------------------------------------------------
 
 
-def picture_of(block: Any) -> Path:
-    """Where a script is told to draw: it takes a path as its argument."""
-    return Path(block["target_file"]).with_suffix(".drawn.png")
+def picture_of(script: Any) -> Path:
+    """What a script draws, into the folder that it runs in: that of the examples."""
+    return Path(script["src_file"]).with_suffix(".png")
 
 
 def arguments(_conf: Any, script: Any) -> list[str]:
-    """What a script of the gallery is called with."""
-    return [str(picture_of(script))]
+    """What a script of the gallery is called with: where to draw."""
+    return [picture_of(script).name]
 
 
 def drawn(_block: Any, script: Any, conf: Any) -> str:
@@ -102,6 +102,7 @@ sphinx_gallery_conf = {
     "reference_url": {"foveate": None},
     "backreferences_dir": "gallery/uses",
     "download_all_examples": False,
+    "notebook_extensions": set(),
     "show_signature": False,
     "write_computation_times": False,
 }
