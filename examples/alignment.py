@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import foveate
@@ -25,7 +26,7 @@ import numpy as np
 from foveate import reference
 from numpy.typing import NDArray
 
-from promise import Promise
+from promise import WIDTH, Promise
 
 SENTENCE = "attend to what matters at that place"
 SHORTEST, LONGEST = 2, 5  # frames that a letter lasts
@@ -131,13 +132,8 @@ def run(seed: int, picture: Path | None) -> bool:
     speech = make_speech(seed)
     drawn = hard(speech, seed)
     found = ways(speech, drawn)
-    print(
-        f'An alignment: the sentence "{SENTENCE}" is spoken, each letter for\n'
-        f"{SHORTEST} to {LONGEST} frames, {len(speech.owner)} in all. A frame is the vector of its "
-        f"letter with noise\n(standard deviation {NOISE:g}). The letters are the queries, the "
-        "frames the keys. A letter\nthat comes back looks alike at each of its places.\n"
-    )
-    print(f"{'':37}attention that goes to the letter's own frames")
+    print("Which frames of a spoken sentence belong to which letter?\n")
+    print(f"{'':37}weight on the letter's own frames")
     for way in found:
         print(f"  {way.name:<35}{share_at_home(way, speech):>11.1%}")
     promises = list(_promises(speech, found))
@@ -147,18 +143,33 @@ def run(seed: int, picture: Path | None) -> bool:
     plain = reference.hard_attention(query, key, owner[:, None], size=DRAWS, rng=seed, score=SCORE)
     other = int((plain.index != drawn.index).sum())
     print(f"{'':37}{drawn.index.size - other} of {drawn.index.size} draws are the reference's")
+    print()
     print(
-        "\nSoft attention is the average over all that looks alike. Hard attention draws one\n"
-        f"frame for each letter ({DRAWS} times here, to be counted) from the same distribution.\n"
-        f"Local attention looks at {2 * HALF_WIDTH + 1} frames round a center that is predicted "
-        "for each letter, and\nweighs them by a Gaussian round it.\n"
+        fill(
+            f'How: "{SENTENCE}" is spoken, each letter for {SHORTEST} to '
+            f"{LONGEST} frames, {len(speech.owner)} in all. A frame is the vector of its letter "
+            f"with noise (standard deviation {NOISE:g}). The letters are the queries, the frames "
+            "the keys. Repeated letters look alike.",
+            WIDTH,
+        ),
+        end="\n\n",
+    )
+    print(
+        fill(
+            "Soft attention spreads over all frames that look alike. Hard attention draws one "
+            f"frame for each letter from the same weights, here {DRAWS} times to count them. Local "
+            f"attention sees {2 * HALF_WIDTH + 1} frames around a predicted center, and weighs "
+            "them by a Gaussian.",
+            WIDTH,
+        ),
+        end="\n\n",
     )
     if picture is not None:
         draw(speech, found, drawn, picture)
         print(
-            f"Picture: {picture.resolve()}\n"
-            "Side by side, soft, hard and local attention: a row is a letter, a column a frame;\n"
-            "the green boxes are the frames that belong to the letter."
+            f"Picture: {picture}\n"
+            "Soft, hard and local attention: a row is a letter, a column a frame. The green\n"
+            "boxes are the letter's own frames."
         )
     # A draw differs from that of the reference where it is decided by less than the rounding: with
     # a probability of about 1e-6 each.
@@ -206,7 +217,7 @@ def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: P
     figure, axes = pyplot.subplots(
         1, len(found), figsize=(15, 6.2), sharey=True, layout="constrained"
     )
-    figure.suptitle("One alignment: soft, hard and local attention")
+    figure.suptitle("Which frames belong to which letter: soft, hard and local attention")
     letters = np.arange(len(SENTENCE))
     for axis, way in zip(axes, found, strict=True):
         axis.imshow(
@@ -219,11 +230,11 @@ def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: P
                     (own[0] - 0.5, letter - 0.5), len(own), 1, fill=False, edgecolor="tab:green"
                 )
             )
-        axis.set_title(f"{way.name}: {share_at_home(way, speech):.0%} at home")
+        axis.set_title(f"{way.name}: {share_at_home(way, speech):.0%} on its own frames")
         axis.set_xlabel("frames (keys)")
     axes[0].set_yticks(letters, ["␣" if letter == " " else letter for letter in SENTENCE])
     axes[0].set_ylabel("letters (queries)")
-    axes[1].plot(drawn.index[:, 0], letters, "x", color="tab:red", label="the first draw")
+    axes[1].plot(drawn.index[:, 0], letters, "x", color="tab:red", label="first draw")
     axes[1].legend(loc="lower left", fontsize=8)
     centers = centers_of(speech)
     axes[2].plot(centers, letters, "-", color="tab:orange", label="predicted centers")

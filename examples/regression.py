@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import foveate
@@ -25,7 +26,7 @@ from foveate import reference
 from foveate.typing import Kernel
 from numpy.typing import NDArray
 
-from promise import Promise
+from promise import WIDTH, Promise
 
 POINTS, END, NOISE = 50, 5.0, 0.5  # of training and of test points; their range; its deviation
 # The descent: steps of Adam (Kingma and Ba, 2015) on log w, so that w stays positive and a step is
@@ -161,44 +162,53 @@ def poolings(points: Points, learned: float) -> list[Pooling]:
 def run(seed: int, picture: Path | None) -> bool:
     """Fit, check, draw; says whether the check passed."""
     points = make_points(seed)
-    print(
-        f"A curve, y = 2 sin(x) + x^0.8, measured at {POINTS} points x from 0 to {END:g} with\n"
-        f"noise (normal, standard deviation {NOISE:g}). These points are the keys, what was\n"
-        f"measured the values. The queries are {POINTS} points of an even grid: each is\n"
-        "answered by an average of the values, weighted by attention. Average pooling weighs\n"
-        "all alike; the Gaussian kernel weighs by nearness, softmax(-1/2 (w (query - key))^2):\n"
-        "this is the kernel regression of Nadaraya and Watson (1964).\n"
-    )
     descent = learn(points)
     found = poolings(points, float(descent.w[-1]))
-    print(
-        f"  w learned in {STEPS} steps            from {descent.w[0]:.3g} to {descent.w[-1]:.3g}, "
-        f"leave-one-out error from {descent.errors[0]:.3f} to {descent.errors[-1]:.3f}\n"
-    )
+    print(f"A curve is fitted to {POINTS} noisy points, three times.\n")
     print(f"{'':37}error at the queries   leave-one-out error")
     wanted = truth(points.query.astype(np.float64))
     for pooling in found:
         error = float(np.mean((pooling.curve - wanted) ** 2))
         left_out = left_out_error(points, pooling.w, pooling.kernel)
         print(f"  {pooling.name:<35}{error:>11.3f}{left_out:>22.3f}")
+    print(
+        f"\n  w learned in {STEPS} steps             from {descent.w[0]:.3g} to "
+        f"{descent.w[-1]:.3g}\n"
+        f"  its leave-one-out error            from {descent.errors[0]:.3f} to "
+        f"{descent.errors[-1]:.3f}"
+    )
     promises = [promise for pooling in found for promise in _promises(points, pooling)]
     promises.append(_promise_of_slope(points))
     worst = max(promises, key=lambda promise: (not promise.kept, promise.error / promise.bound))
     print(f"\n  against foveate.reference          {worst}")
+    print()
     print(
-        "\nErrors are mean squares: at the queries, against the curve without noise;\n"
-        "leave-one-out, of each training point predicted from the others. w is learned by\n"
-        "gradient descent on the leave-one-out error, in steps of Adam on log w: the curve\n"
-        "itself is not looked at. w is an inverse bandwidth: the larger, the fewer the\n"
-        "neighbors that are listened to, and the more of their noise shows.\n"
+        fill(
+            "How: the curve is y = 2 sin(x) + x^0.8. It is measured at points x from 0 to "
+            f"{END:g}, with noise of standard deviation {NOISE:g}. These x are the keys, the y the "
+            "values, and an even grid of x the queries. Attention answers each query with an "
+            "average of the y. Average pooling gives all the same weight. The Gaussian kernel "
+            "weighs by distance, softmax(-1/2 (w (query - key))^2): this is kernel regression "
+            "(Nadaraya and Watson, 1964). The larger w, the fewer neighbors count.",
+            WIDTH,
+        ),
+        end="\n\n",
+    )
+    print(
+        fill(
+            "Errors are mean squares. At the queries: from the curve without noise. Leave-one-out: "
+            "each point is predicted from all others. w is learned by gradient descent on "
+            "the leave-one-out error, in steps of Adam on log w; it never sees the curve.",
+            WIDTH,
+        ),
+        end="\n\n",
     )
     if picture is not None:
         draw(points, found, descent, picture)
         print(
-            f"Picture: {picture.resolve()}\n"
-            "Each row: the points, the curve and what attention makes of it, beside the attention\n"
-            "weights behind it: a row of that square is a query, a column a training point.\n"
-            "Below: the descent, step by step, and on the curve of the error over w."
+            f"Picture: {picture}\n"
+            "A row: the points, the curve and its fit; beside it the attention weights, where\n"
+            "a row is a query and a column a point. Below: the descent, and the error over w."
         )
     return worst.kept
 
@@ -256,9 +266,9 @@ def draw(points: Points, found: list[Pooling], descent: Descent, path: Path) -> 
     )
     figure.suptitle("A curve through noisy points, by attention alone")
     for (left, right), pooling in zip(axes[:-1], found, strict=True):
-        left.plot(points.query, truth(points.query), "--", color="gray", label="curve, no noise")
-        left.plot(points.key, points.value, "o", color="tab:orange", alpha=0.5, label="training")
-        left.plot(points.query, pooling.curve, color="tab:blue", label="attention")
+        left.plot(points.query, truth(points.query), "--", color="gray", label="no noise")
+        left.plot(points.key, points.value, "o", color="tab:orange", alpha=0.5, label="points")
+        left.plot(points.query, pooling.curve, color="tab:blue", label="fit by attention")
         left.set_title(pooling.name)
         left.set_xlabel("x")
         left.set_ylabel("y")
@@ -266,8 +276,8 @@ def draw(points: Points, found: list[Pooling], descent: Descent, path: Path) -> 
         picture = right.imshow(
             pooling.weights, cmap="Reds", vmin=0.0, vmax=most, interpolation="nearest"
         )
-        right.set_xlabel("training points (keys), in order")
-        right.set_ylabel("test points (queries), in order")
+        right.set_xlabel("measured points (keys), in order")
+        right.set_ylabel("grid (queries), in order")
         figure.colorbar(picture, ax=right, label="attention weight")
     axes[0, 0].legend(fontsize=8)
     _draw_descent(points, descent, *axes[-1])

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from typing import Any, cast
 
 import foveate
@@ -25,12 +26,13 @@ from foveate import reference
 from numpy.typing import NDArray
 
 from encoder_decoder import HALF_WIDTH, WAYS, Adam, EncoderDecoder, attend_vjp
-from promise import Promise
+from promise import WIDTH, Promise
 from spoken_dates import Dates, make_dates, text_of, words_of
 
 KNOWN, UNSEEN = 8000, 1000  # dates
 BATCH, RATE = 64, 0.004
 MARKS = (100, 200, 400)  # steps of descent after which the dates that were not seen are read
+SHOWN = 10  # steps from one line of progress to the next
 CHECKED = 64  # dates whose contexts are held against the reference
 PICTURED = ("global", "local-p")
 
@@ -58,6 +60,8 @@ def learn(way: str, known: Dates, unseen: Dates, seed: int) -> Lesson:
     rng = np.random.default_rng(seed)
     lesson, adam = Lesson(EncoderDecoder.initial(way, seed)), Adam(RATE)
     for step in range(1, MARKS[-1] + 1):
+        if step % SHOWN == 0:
+            show_progress(f"{way}: step {step} of {MARKS[-1]}")
         batch = known.part(rng.integers(0, len(known.source), BATCH))
         loss, gradients = lesson.model.loss_and_gradients(batch)
         adam.step(lesson.model.parameters, gradients)
@@ -65,8 +69,15 @@ def learn(way: str, known: Dates, unseen: Dates, seed: int) -> Lesson:
         if step in MARKS:
             translation = lesson.model.translate(unseen)
             lesson.right.append(float((translation.symbols == unseen.target).all(axis=1).mean()))
+    show_progress("")
     lesson.at_home = share_at_home(lesson.model.alignment(translation, unseen.lengths), unseen)
     return lesson
+
+
+def show_progress(text: str) -> None:
+    """Write over the last line of a terminal, and nothing where the output goes elsewhere."""
+    if sys.stdout.isatty():
+        print(f"\r{text:<60}\r", end="", flush=True)
 
 
 def share_at_home(weights: NDArray[Any], dates: Dates) -> float:
@@ -79,14 +90,9 @@ def run(seed: int, picture: Path | None) -> bool:
     """Learn in each way, check, draw; says whether the check passed."""
     known, unseen = make_dates(seed, KNOWN, UNSEEN)
     print(
-        "Spoken dates are written in digits:\n\n"
-        + "\n".join(f"  {line}" for line in examples(unseen))
-        + f"\n\nAn encoder-decoder learns it from {KNOWN:,} dates, in {MARKS[-1]} steps of {BATCH}."
-        " The year is mostly\nsaid last and written first, so that writing is aligning.\n\n"
-        f"{'':24}of {UNSEEN:,} other dates, read right     attention on the words\n"
-        f"{'  after steps':<24}"
-        + "".join(f"{mark:>9}" for mark in MARKS)
-        + "     that the digits come from"
+        "An encoder-decoder learns to write spoken dates in digits:\n\n"
+        f"{'':24}of {UNSEEN:,} new dates, read right     weight on the words\n"
+        f"{'  after steps':<24}" + "".join(f"{mark:>9}" for mark in MARKS) + "     of each digit"
     )
     lessons = {}
     with one_blas_thread():
@@ -98,18 +104,26 @@ def run(seed: int, picture: Path | None) -> bool:
     promises = [check(lesson.model, unseen) for way, lesson in lessons.items() if way != WAYS[0]]
     worst = max(promises, key=lambda promise: (not promise.kept, promise.error / promise.bound))
     print(f"\n  against foveate.reference          {worst}")
+    print()
+    print(f"How: it learns from {KNOWN:,} dates, in {MARKS[-1]} steps of {BATCH}, such as\n")
+    print("\n".join(f"  {line}" for line in examples(unseen)), end="\n\n")
     print(
-        "\nWithout attention the whole sentence has to fit into the one state that the decoder\n"
-        f"begins with. Local attention sees {2 * HALF_WIDTH + 1} words at most: of local-m those "
-        "round the place\nthat the digit has in the date, where its word often is not; of local-p "
-        "those round a\nplace that it predicts.\n"
+        fill(
+            "The year is mostly said last and written first, so that it has to look elsewhere for "
+            "each digit. Without attention the whole sentence has to fit into the one state that "
+            f"the decoder begins with. Local attention sees {2 * HALF_WIDTH + 1} words at most: "
+            "with local-m those around the place that the digit has in the date, where its word "
+            "often is not; with local-p those around a place that it predicts.",
+            WIDTH,
+        ),
+        end="\n\n",
     )
     if picture is not None:
         draw([lessons[way] for way in PICTURED], unseen, picture)
         print(
-            f"Picture: {picture.resolve()}\n"
-            "A row is a symbol that is written, a column a word: white is a weight of 1. The\n"
-            "green boxes are the words that the digits come from."
+            f"Picture: {picture}\n"
+            "A row is a symbol that is written, a column a word; white is a weight of 1. The\n"
+            "green boxes are the words that a digit comes from."
         )
     return worst.kept
 
