@@ -65,6 +65,13 @@ def skip_member(
     return left_out or skip or None
 
 
+def keep_initials(
+    _app: Any, _what: str, _name: str, _member: Any, _options: Any, lines: list[str]
+) -> None:
+    """Let no reference begin with a list: its "A. Graves" is a name, and not item A."""
+    lines[:] = [re.sub(r"^(\s*\.\. \[[\w-]+\] )(?=[A-Z]\. )", r"\1\\", x) for x in lines]
+
+
 # --- the gallery ----------------------------------------------------------------------------------
 
 
@@ -109,6 +116,7 @@ sphinx_gallery_conf = {
 
 # --- how it looks ---------------------------------------------------------------------------------
 
+highlight_language = "none"  # of blocks that name no language; `>>>` is seen without
 html_theme = "pydata_sphinx_theme"
 html_title = "foveate"
 html_static_path = ["_static"]
@@ -133,5 +141,6 @@ html_theme_options: dict[str, Any] = {
 
 
 def setup(app: Any) -> None:
-    """Enter the function above into Sphinx."""
+    """Enter the functions above into Sphinx; numpydoc writes the docstrings anew before."""
+    app.connect("autodoc-process-docstring", keep_initials, priority=900)
     app.connect("autodoc-skip-member", skip_member)
