@@ -62,7 +62,7 @@ def self_attention(
     with np.errstate(all="ignore"):
         rows, *weights = widened(x, wq, wk, wv)
         output: Array = attention(*(rows @ w for w in weights), **options)
-        return output.astype(np.asarray(x).dtype)
+        return output.astype(floats(x).dtype)
 
 
 @with_options(AttentionOptions, of=attention)
