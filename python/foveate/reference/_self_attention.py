@@ -14,7 +14,7 @@ from .._inputs.signatures import with_options
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._quiet import quiet
-from ._rows import compute_dtype, matrix_gradient
+from ._rows import compute_dtype, floats, matrix_gradient
 
 Array = NDArray[Any]
 
