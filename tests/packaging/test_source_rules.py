@@ -217,25 +217,6 @@ def test_examples_run(module):
     assert result.failed == 0
 
 
-@needs_sources
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=name
-)
-def test_the_examples_of_pages_run(page, capsys):
-    """All python blocks of a page, one after the other, as a reader would type them in."""
-    if page.name == "README.md":
-        pytest.importorskip("sklearn")
-    text = page.read_text()
-    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
-    assert blocks
-    names: dict[str, object] = {}
-    for block in blocks:
-        lines_before = text.count("\n", 0, block.start(1))  # errors name the line of the page
-        exec(compile("\n" * lines_before + block[1], str(page), "exec"), names)
-    printed = re.findall(r"^print\(.*\)  # (.*)$", text, re.MULTILINE)
-    assert capsys.readouterr().out.splitlines() == printed
-
-
 # Functions that the reference has no formula for, and parameters that change no answer.
 NO_FORMULA = {
     *("get_cmake_dir", "get_include", "get_num_threads", "set_num_threads", "show_config"),
