@@ -13,7 +13,7 @@ What comes out, and what comes in:
     Anything with `__array__`, `__dlpack__` or the buffer protocol, and a list or tuple of numbers
     (of ints), of arrays, or of such lists. No string, no bytes and no number.
 `ArrayObject`
-    Where no list is taken: the parameters of scores and blocks, and what pullbacks are called with.
+    An `ArrayLike` that is no list or tuple.
 `Reals`, `Ints`
     A number or an array of them.
 `Real`, `Int`, `Bool`

@@ -331,7 +331,7 @@ WRONG_PARAMETERS = [
             (fv.Gaussian, ("w",)),
         )
         for name in names
-        for junk in ("x", [1.0, 2.0, 3.0], ones(3, dtype=int), ones(3, dtype=complex))
+        for junk in ("x", ["1", "2", "3"], ones(3, dtype=int), ones(3, dtype=complex))
     ),
     *((make, "v", None, TypeError) for make in HIDDEN),
     *((make, "v", ones(*shape), ValueError) for make in HIDDEN for shape in ((), (3, 1))),

@@ -232,3 +232,134 @@ def test_array_module():
     np.testing.assert_array_equal(
         fv.kernel_regression(rows, rows, rows), fv.kernel_regression(*[np.array(rows)] * 3)
     )
+
+
+# --- lists, in every function that takes arrays ---------------------------------------------------
+
+A = [[1.0, 2.0], [3.0, 4.0]]
+W = [[1, 0], [0.5, 1]]  # ints among floats
+PROJECTIONS: dict[str, Any] = {"wq": W, "wk": W, "wv": W}
+OF_LISTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "attention": ((A, A, A), {"mask": [[True, False], [True, True]], "sink": 0.5}),
+    "attention_vjp": ((A, A, A), {"mask": [[0.0, -1.0], [0.0, 0.0]]}),
+    "attention_weights": ((A, A), {"key_lengths": 1}),
+    "hard_attention": ((A, A, A), {"rng": 0}),
+    "hard_attention_vjp": ((A, A, A), {"rng": 0}),
+    "hierarchical_attention": ((A, A, A), {"segments": [0, 1]}),
+    "hierarchical_attention_vjp": ((A, A, A), {"segments": [0, 1]}),
+    "kernel_regression": (([0.5], [0, 1], [1.0, 3.0]), {"sample_weight": [1, 2]}),
+    "kernel_regression_vjp": ((A, A, [1.0, 3.0]), {"w": [1.0, 2.0]}),
+    "leave_one_out_advantage": (([[1.0, 3.0]],), {}),
+    "local_attention": ((A, A, A), {"half_width": 1, "centers": [0.0, 0.5]}),
+    "local_attention_vjp": ((A, A, A), {"half_width": 1, "centers": [0.0, 0.5]}),
+    "merge": (([A, W], [[0.0, 1.0], [1.0, 2.0]]), {}),
+    "multi_head_attention": ((A, A), {**PROJECTIONS, "wo": W, "bq": [0.0, 1.0], "num_heads": 2}),
+    "multi_head_attention_vjp": ((A,), {**PROJECTIONS, "wo": W, "bo": [0, 1], "num_heads": 1}),
+    "multinomial": ((3, [0.5, 0.5]), {"rng": 0}),
+    "multinomial_logpmf": ((np.array([1, 1]), [0.5, 0.5]), {}),
+    "multinoulli": ((A,), {"rng": 0}),
+    "predict_centers": ((A, W, [1, 2], 2), {}),
+    "predict_centers_vjp": ((A, W, [1, 2], 2), {}),
+    "self_attention": ((A,), PROJECTIONS),
+    "self_attention_vjp": ((A,), PROJECTIONS),
+}
+
+
+def floats_of(x: Any) -> Any:
+    """The same as arrays: what is a list in a call, and in a call's tuple or dict."""
+    if isinstance(x, list):
+        array = np.array(x)
+        return array if array.dtype == bool else array.astype(float)
+    if isinstance(x, (tuple, dict)):
+        pairs = x.items() if isinstance(x, dict) else enumerate(x)
+        made = {k: np.array(v) if k == "segments" else floats_of(v) for k, v in pairs}
+        return made if isinstance(x, dict) else tuple(made.values())
+    return x
+
+
+def same(got: Any, want: Any) -> None:
+    if isinstance(want, tuple):
+        for one, other in zip(got, want, strict=True):
+            if not callable(other):
+                same(one, other)
+        return
+    assert np.asarray(got).dtype == np.asarray(want).dtype
+    np.testing.assert_array_equal(got, want)
+
+
+def test_every_function_of_arrays_has_a_call_with_lists():
+    others = {"num_threads", "set_num_threads", "get_num_threads", "show_config", "get_include"}
+    others |= {"set_threading", "get_threading", "get_cmake_dir"}
+    functions = {name for name in fv.__all__ if isinstance(getattr(fv, name), type(floats_of))}
+    assert functions - others == set(OF_LISTS)
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [(package, name) for package in (fv, reference) for name in OF_LISTS if hasattr(package, name)],
+)
+def test_lists_are_arrays_of_float64(package, name):
+    function, (given, keywords) = getattr(package, name), OF_LISTS[name]
+    got = function(*given, **keywords)
+    want = function(*floats_of(given), **floats_of(keywords))
+    same(got, want)
+    if not name.endswith("_vjp"):
+        mixed = (floats_of(given)[0], *given[1:])  # arrays of float64 beside lists
+        same(function(*mixed, **keywords), want)
+        return
+    output = getattr(want[0], "output", want[0])
+    d = np.arange(output.size).reshape(output.shape)
+    lists, arrays = got[1](d.tolist()), want[1](d.astype(float))
+    for field in (x for x in dir(arrays) if not x.startswith("_")):
+        if isinstance(getattr(arrays, field), np.ndarray):
+            same(getattr(lists, field), getattr(arrays, field))
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        (fv.Additive, {"v": [1, 2], "wq": W, "wk": W, "b": [0.5, 0.0]}),
+        (fv.Concat, {"v": [1, 2], "w": W + W}),
+        (fv.Bilinear, {"w": W}),
+        (fv.Location, {"w": (1, 2)}),
+        (fv.Gaussian, {"w": [1, 2]}),
+    ],
+)
+def test_parameters_of_scores_are_lists(kind, parameters):
+    arrays = {name: np.array(x, float) for name, x in parameters.items()}
+    assert kind(**parameters) == kind(**arrays)
+    got = fv.attention_vjp(A, A, A, score=kind(**parameters))[1](A).score
+    want = fv.attention_vjp(*[np.array(A)] * 3, score=kind(**arrays))[1](np.array(A)).score
+    assert got == want
+
+
+def test_a_memory_is_read_and_written_by_lists():
+    memory, other = fv.Memory(A, A), fv.Memory(np.array(A), np.array(A))
+    same(memory.read([[1.0, 0.0]]), other.read(np.array([[1.0, 0.0]])))
+    pull, want = (x.read_vjp([[1.0, 0.0]])[1] for x in (memory, other))
+    same(pull([[1, 0]]).keys, want(np.array([[1.0, 0.0]])).keys)
+
+
+def test_what_lists_are_refused_for_says_how():
+    """A list is of float64 beside whatever it stands: a narrower dtype is said by its name."""
+    narrow = np.array(A, np.float32)
+    with pytest.raises(TypeError, match=r"integers are float64; np\.asarray\(x, dtype\)"):
+        fv.attention(A, narrow, narrow)
+    fv.attention(np.asarray(A, np.float32), narrow, narrow)
+    with pytest.raises(TypeError, match=r"^wq: got float64, .*np\.asarray\(wq, 'float32'\)$"):
+        fv.self_attention(narrow, W, W, W)
+    with pytest.raises(TypeError, match=r"float32: np\.asarray\(d_output, 'float32'\)$"):
+        fv.attention_vjp(narrow, narrow, narrow)[1](A)
+    for kind, error, bad in (
+        ("a list that makes no array, wanted rows of one length", ValueError, [[1.0], [1.0, 2.0]]),
+        ("dtype <U1, wanted float16", TypeError, [["a"]]),
+        ("dtype object, wanted float16", TypeError, [[None]]),
+        ("dtype bool, wanted float16", TypeError, [[True]]),
+        ("dtype complex128, wanted float16", TypeError, [[1j]]),
+    ):
+        with pytest.raises(error, match=f"^query: got {kind}"):
+            fv.attention(bad, A, A)
+        with pytest.raises(error, match=f"^w: got {kind}"):
+            fv.Bilinear(bad)
+        with pytest.raises(error, match=f"^d_output: got {kind}"):
+            fv.attention_vjp(A, A, A)[1](bad)

@@ -7,23 +7,21 @@ are the same, those of foveate._core.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import foveate as fv
 import numpy as np
 import pytest
+from extension_build import build, load, missing
 from foveate import _core, cython_attention, reference
 from strategies import normal, problem
 from tolerances import check_attention, check_weights, eps
@@ -52,37 +50,14 @@ def example() -> str:
 @pytest.fixture(scope="module")
 def consumers(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The compiled modules."""
-    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
-    if not shutil.which(compiler):
-        pytest.skip(f"no C compiler ({compiler}) to build the consumers with")
-    for package in ("Cython", "setuptools"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"no {package} to build the consumers with")
+    if reason := missing():
+        pytest.skip(reason)
     folder = tmp_path_factory.mktemp("consumers") / "sources"
     shutil.copytree(SOURCES, folder)
     (folder / "heads.pyx").write_text(example())
-    done = subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--inplace"],
-        cwd=folder,
-        env={**os.environ, "CFLAGS": "-O1 -g0"},  # a third of the time of Python's own flags
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    build(folder)
     names = ("consumer", "heads", "c_consumer")
     return SimpleNamespace(**{name: load(folder, name) for name in names})
-
-
-def load(folder: Path, name: str) -> ModuleType:
-    path = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -217,36 +217,6 @@ def test_examples_run(module):
     assert result.failed == 0
 
 
-def pages() -> list[str]:
-    """The README, and the pages of the documentation that have code of Python."""
-    found = sorted((ROOT / "docs").rglob("*.md"))
-    with_code = [x for x in found if "```python\n" in x.read_text(encoding="utf-8")]
-    return ["README.md", *(x.relative_to(ROOT).as_posix() for x in with_code)]
-
-
-@needs_sources
-@pytest.mark.parametrize("page", pages())
-def test_the_examples_of_pages_run(page, capsys):
-    """All python blocks of a page, one after the other, as a reader would type them in.
-
-    What a page needs beside NumPy it says in a comment: `<!-- needs: torch, onnx -->`.
-    """
-    text = (ROOT / page).read_text(encoding="utf-8")
-    needs = re.search(r"^<!-- needs: ([\w, ]+) -->$", text, re.MULTILINE)
-    for module in needs[1].split(", ") if needs else ():
-        pytest.importorskip(module)
-    if page == "README.md":
-        pytest.importorskip("sklearn")
-    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
-    assert blocks
-    names: dict[str, object] = {}
-    for block in blocks:
-        lines_before = text.count("\n", 0, block.start(1))  # errors name the line of the page
-        exec(compile("\n" * lines_before + block[1], page, "exec"), names)
-    printed = re.findall(r"^print\(.*\)  # (.*)$", text, re.MULTILINE)
-    assert capsys.readouterr().out.splitlines() == printed
-
-
 # Functions that the reference has no formula for, and parameters that change no answer.
 NO_FORMULA = {
     *("get_cmake_dir", "get_include", "get_num_threads", "set_num_threads", "show_config"),

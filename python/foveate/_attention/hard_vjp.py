@@ -16,7 +16,6 @@ from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
     Array,
     ArrayLike,
-    ArrayObject,
     Bool,
     Ints,
     Offset,
@@ -175,7 +174,7 @@ def hard_attention_vjp(
     backward = HardBackward(Backward(problem, score, q, k, reduced), index)
 
     def pullback(
-        d_output: ArrayObject | None = None, advantage: Reals | None = None
+        d_output: ArrayLike | None = None, advantage: Reals | None = None
     ) -> HardGradients:
         """Return the gradients, from that of the output and the advantage of each choice."""
         d_out = signal = None

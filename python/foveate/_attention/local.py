@@ -24,7 +24,7 @@ from .._inputs.arrays import (
     room_for,
 )
 from .._inputs.reach import Reach
-from .._inputs.types import Array, ArrayLike, ArrayObject, IntArrayLike, Ints, Real, Sigma
+from .._inputs.types import Array, ArrayLike, IntArrayLike, Ints, Real, Sigma
 from ..scores import reduce
 from ..scores._base import ScoreLike, parameter
 from ..scores._rows import fitted, project
@@ -178,7 +178,7 @@ def resolve_local(
 
 @room_for("query")
 def predict_centers(
-    query: ArrayLike, w: ArrayObject, v: ArrayObject, length: Real | IntArrayLike
+    query: ArrayLike, w: ArrayLike, v: ArrayLike, length: Real | IntArrayLike
 ) -> Array:
     """Predict where each query looks: `length * sigmoid(tanh(query @ w) @ v)` [1]_.
 

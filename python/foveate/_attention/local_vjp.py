@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.arrays import array_or_list, as_array, float_arrays, like, room_for, rounded, sum_to
-from .._inputs.types import Array, ArrayLike, ArrayObject, IntArrayLike, Ints, Real, Sigma
+from .._inputs.arrays import array_or_list, float_arrays, floats, like, room_for, rounded, sum_to
+from .._inputs.types import Array, ArrayLike, IntArrayLike, Ints, Real, Sigma
 from ..scores import reduce
 from ..scores._base import ScoreLike
 from ..scores._rows import matrix_gradient
@@ -112,7 +112,7 @@ def local_attention_vjp(
     positions: Any = reach.centers
     dtype = None if centers is None else _gradient_dtype(centers)
 
-    def pullback(d_output: ArrayObject) -> LocalGradients:
+    def pullback(d_output: ArrayLike) -> LocalGradients:
         """Return the gradients, from that of the output."""
         answers = Answers(output, lse, like("d_output", d_output, output.shape, q.dtype))
         gradients, outputs = backward.gradients(wanted, answers)
@@ -139,7 +139,7 @@ def _gradient_dtype(centers: object) -> np.dtype:
 
 @room_for("query")
 def predict_centers_vjp(
-    query: ArrayLike, w: ArrayObject, v: ArrayObject, length: Real | IntArrayLike
+    query: ArrayLike, w: ArrayLike, v: ArrayLike, length: Real | IntArrayLike
 ) -> tuple[Array, CenterPullback]:
     """Predict where each query looks, and return that with its pullback [1]_.
 
@@ -194,9 +194,9 @@ def predict_centers_vjp(
     rows, matrix, vector, keys = resolve_centers(query, w, v, length)
     with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
         centers = keys * shrunk_share(hidden_logits(rows, matrix, vector)[1])[1]
-    dtypes = [rows.dtype, *(as_array("", x).dtype for x in (w, v))]
+    dtypes = [rows.dtype, *(floats("", x).dtype for x in (w, v))]
 
-    def pullback(d_centers: ArrayObject) -> CenterGradients:
+    def pullback(d_centers: ArrayLike) -> CenterGradients:
         """Return the gradients, from that of the centers."""
         d_positions = like("d_centers", d_centers, centers.shape, centers.dtype)
         with np.errstate(all="ignore"):

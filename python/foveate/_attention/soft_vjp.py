@@ -11,7 +11,6 @@ from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
     Array,
     ArrayLike,
-    ArrayObject,
     Bool,
     Ints,
     Offset,
@@ -129,7 +128,7 @@ def attention_vjp(
     output, lse = problem.folded(q).forward()
     backward = Backward(problem, score, q, k, reduced)
 
-    def pullback(d_output: ArrayObject, d_lse: ArrayObject | None = None) -> Gradients:
+    def pullback(d_output: ArrayLike, d_lse: ArrayLike | None = None) -> Gradients:
         """Return the gradients, from that of the output and, if given, that of the lse."""
         answers = Answers(
             output,

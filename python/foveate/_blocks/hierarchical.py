@@ -11,7 +11,7 @@ import numpy as np
 from .._attention.gradients import HierarchicalGradients, HierarchicalInput, Names, names_of
 from .._attention.pullbacks import Pullback
 from .._inputs.arrays import like, room_for, rounded
-from .._inputs.types import Array, ArrayLike, ArrayObject, IntArrayLike, Ints
+from .._inputs.types import Array, ArrayLike, IntArrayLike, Ints
 from ..scores._base import ScoreLike, gradient_of, parameters_of
 from .hierarchy import TwoLevels
 
@@ -168,7 +168,7 @@ def hierarchical_attention_vjp(
         answered = levels.forward(wanted)
         output = rounded(answered.output, dtype)
 
-    def pullback(d_output: ArrayObject) -> HierarchicalGradients:
+    def pullback(d_output: ArrayLike) -> HierarchicalGradients:
         """Return the gradients, from that of the output."""
         d = like("d_output", d_output, output.shape, dtype).astype(levels.wide)
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone

@@ -18,7 +18,7 @@ from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
 from .._inputs.arrays import compute_dtype, float_arrays, integer, like, room_for, rounded, sum_to
 from .._inputs.random import generator_of
-from .._inputs.types import Array, ArrayLike, ArrayObject, Int, MemorySelection, Real, Reals, Seed
+from .._inputs.types import Array, ArrayLike, Int, MemorySelection, Real, Reals, Seed
 from ..scores import Cosine
 from ..scores._base import ScoreLike, finite, gradient_of, parameters_of, sum_of_gradients, widened
 from ..scores._rows import project
@@ -220,7 +220,7 @@ class Memory:
         dtype = self._keys.dtype
         output = rounded(found, dtype)
 
-        def pullback(d_output: ArrayObject) -> MemoryGradients:
+        def pullback(d_output: ArrayLike) -> MemoryGradients:
             """Return the gradients, from that of the output."""
             d_found: Any = like("d_output", d_output, output.shape, dtype).astype(found.dtype)
             d_query = d_score = None

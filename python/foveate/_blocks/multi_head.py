@@ -20,7 +20,7 @@ from .._attention.soft_vjp import attention_vjp
 from .._inputs.arrays import compute_dtype, float_arrays, like, room_for, rounded
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
-from .._inputs.types import Array, ArrayLike, ArrayObject, Int
+from .._inputs.types import Array, ArrayLike, Int
 from .heads import check_heads, join_heads, lead_with, split_heads, with_heads
 from .projection import Projection, Projections, check_columns, rows_of
 
@@ -34,16 +34,16 @@ def multi_head_attention(
     x: ArrayLike,
     memory: ArrayLike | None = None,
     *,
-    wq: ArrayObject,
-    wk: ArrayObject,
-    wv: ArrayObject,
-    wo: ArrayObject,
+    wq: ArrayLike,
+    wk: ArrayLike,
+    wv: ArrayLike,
+    wo: ArrayLike,
     num_heads: Int,
     num_kv_heads: Int | None = None,
-    bq: ArrayObject | None = None,
-    bk: ArrayObject | None = None,
-    bv: ArrayObject | None = None,
-    bo: ArrayObject | None = None,
+    bq: ArrayLike | None = None,
+    bk: ArrayLike | None = None,
+    bv: ArrayLike | None = None,
+    bo: ArrayLike | None = None,
     **options: Unpack[AttentionOptions],
 ) -> Array:
     """Attend with several heads at once, each with projections of its own [1]_.
@@ -134,16 +134,16 @@ def multi_head_attention_vjp(
     x: ArrayLike,
     memory: ArrayLike | None = None,
     *,
-    wq: ArrayObject,
-    wk: ArrayObject,
-    wv: ArrayObject,
-    wo: ArrayObject,
+    wq: ArrayLike,
+    wk: ArrayLike,
+    wv: ArrayLike,
+    wo: ArrayLike,
     num_heads: Int,
     num_kv_heads: Int | None = None,
-    bq: ArrayObject | None = None,
-    bk: ArrayObject | None = None,
-    bv: ArrayObject | None = None,
-    bo: ArrayObject | None = None,
+    bq: ArrayLike | None = None,
+    bk: ArrayLike | None = None,
+    bv: ArrayLike | None = None,
+    bo: ArrayLike | None = None,
     wrt: Names[MultiHeadInput] = None,
     **options: Unpack[AttentionOptions],
 ) -> tuple[Array, Pullback[MultiHeadGradients]]:
@@ -205,7 +205,7 @@ def multi_head_attention_vjp(
     block.answers()[...] = answers
     output = rounded(block.output.forward(), block.dtype)
 
-    def pullback(d_output: ArrayObject) -> MultiHeadGradients:
+    def pullback(d_output: ArrayLike) -> MultiHeadGradients:
         """Return the gradients, from that of the output."""
         d_out = like("d_output", d_output, output.shape, output.dtype).astype(answers.dtype)
         made: dict[str, Any] = {}

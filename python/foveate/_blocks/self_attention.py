@@ -16,7 +16,7 @@ from .._attention.soft_vjp import attention_vjp
 from .._inputs.arrays import float_arrays, like, room_for, rounded
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
-from .._inputs.types import Array, ArrayLike, ArrayObject
+from .._inputs.types import Array, ArrayLike
 from .projection import Projection, Projections, check_columns, rows_of
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 @room_for("x")
 def self_attention(
     x: ArrayLike,
-    wq: ArrayObject,
-    wk: ArrayObject,
-    wv: ArrayObject,
+    wq: ArrayLike,
+    wk: ArrayLike,
+    wv: ArrayLike,
     **options: Unpack[AttentionOptions],
 ) -> Array:
     """Let each row of x attend to the rows of x: self-attention with one head [1]_ [2]_.
@@ -97,9 +97,9 @@ def self_attention(
 @room_for("x")
 def self_attention_vjp(
     x: ArrayLike,
-    wq: ArrayObject,
-    wk: ArrayObject,
-    wv: ArrayObject,
+    wq: ArrayLike,
+    wk: ArrayLike,
+    wv: ArrayLike,
     *,
     wrt: Names[SelfInput] = None,
     **options: Unpack[AttentionOptions],
@@ -165,7 +165,7 @@ def self_attention_vjp(
     )
     output = rounded(wide, dtype)
 
-    def pullback(d_output: ArrayObject) -> SelfGradients:
+    def pullback(d_output: ArrayLike) -> SelfGradients:
         """Return the gradients, from that of the output."""
         found = pull(like("d_output", d_output, output.shape, dtype).astype(wide.dtype))
         with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone

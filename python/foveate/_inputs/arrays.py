@@ -173,7 +173,7 @@ def array_or_list(name: str, x: object, wanted: str = _ARRAY) -> Array:
     try:
         return np.asarray(x)
     except (ValueError, OverflowError) as error:
-        message = f"{name}: got a {type(x).__name__} that makes no array, wanted {wanted}"
+        message = f"{name}: got a {type(x).__name__} that makes no array, wanted rows of one length"
         raise ValueError(message) from error
     except _UNREADABLE as error:
         raise _unread(name, x, error) from error
@@ -192,6 +192,22 @@ def numbers(name: str, x: object) -> Array:
         return by_rows(array, lambda rows: rows.astype(np.float64))
     if array.dtype.name not in FLOATS:
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)} or integers")
+    return array
+
+
+def floats(name: str, x: object) -> Array:
+    """Take an array of a float dtype as it is, or a list or tuple of real numbers as float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `array_or_list`, and for other dtypes, those of integers too where it is no list.
+    """
+    if isinstance(x, (list, tuple)):
+        return numbers(name, x)
+    array = as_array(name, x)
+    if array.dtype.name not in FLOATS:
+        raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)}")
     return array
 
 
@@ -259,7 +275,7 @@ def float_arrays(**given: object) -> list[Array]:
         got = ", ".join(array.dtype.name for array in arrays)
         raise TypeError(
             f"{', '.join(given)}: got dtypes {got}, wanted one dtype for all (lists and integers "
-            "are float64)"
+            "are float64; np.asarray(x, dtype) makes them another)"
         )
     return [native(array) for array in arrays]
 
@@ -289,16 +305,18 @@ def widest_arrays(**given: object) -> tuple[list[Array], dict[str, np.dtype[Any]
 
 
 def like(name: str, x: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Take an array of this shape and dtype.
+    """Take an array of this shape and dtype; a list or tuple of numbers is one of float64.
 
     Raises
     ------
     TypeError, ValueError
         For what is no array, and for another dtype or shape.
     """
-    array = as_array(name, x)
+    is_list = isinstance(x, (list, tuple))
+    array = numbers(name, x) if is_list else as_array(name, x)
     if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
-        raise TypeError(f"{name}: got dtype {array.dtype}, wanted {dtype}")
+        how = f": np.asarray({name}, {dtype.name!r})" if is_list else ""
+        raise TypeError(f"{name}: got dtype {array.dtype}, wanted {dtype}{how}")
     if array.shape != shape:
         raise ValueError(f"{name}: got shape {array.shape}, wanted {shape}")
     return native(array)

@@ -1,7 +1,7 @@
 """The types of what functions take: arrays, lists, numbers and names. `foveate.typing` shows them.
 
-An array is any object that gives its memory out; where lists are taken too, these are lists and
-tuples of numbers, of lists, and so on. Strings and bytes are neither, for a type checker either.
+An array is any object that gives its memory out, or a list or tuple of numbers, of lists, and so
+on. Strings and bytes are neither, for a type checker either.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from .._attention.gradients import Names, RegressionGradients, RegressionInput, 
 from .._attention.problem import Answers, Outputs, Problem
 from .._attention.pullbacks import Pullback
 from .._inputs.arrays import like
-from .._inputs.types import Array, ArrayLike, ArrayObject, Bool, Kernel, Real, Reals
+from .._inputs.types import Array, ArrayLike, Bool, Kernel, Real, Reals
 from .regression import Data, compact, mean, sums_of_others, take
 
 
@@ -116,7 +116,7 @@ def kernel_regression_vjp(
             output = data.fill(answer, empty)
     shape, dtype = output.shape, output.dtype
 
-    def pullback(d_output: ArrayObject) -> RegressionGradients:
+    def pullback(d_output: ArrayLike) -> RegressionGradients:
         """Return the gradients, from that of the output."""
         d_out = like("d_output", d_output, shape, dtype)
         with np.errstate(all="ignore"):

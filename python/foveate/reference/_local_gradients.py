@@ -152,7 +152,7 @@ def predict_centers_vjp(
     >>> pullback([1.0]).query
     array([[5.]])
     """
-    q, matrix, vector = np.asarray(query), np.asarray(w), np.asarray(v)
+    q, matrix, vector = floats(query), floats(w), floats(v)
     dtype = compute_dtype(q.dtype)
     centers = predict_centers(q, matrix, vector, length)
 

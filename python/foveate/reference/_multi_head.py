@@ -16,7 +16,7 @@ from .._inputs.signatures import with_options
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._quiet import quiet
-from ._rows import matrix_gradient
+from ._rows import floats, matrix_gradient
 from ._self_attention import widened
 
 Array = NDArray[Any]
@@ -72,7 +72,7 @@ def multi_head_attention(
         batch, queries = max(a.ndim for a in operands) - 3, operands[0].shape[-2]
         answers = attention(*operands, **options_of_heads(batch, queries, **options))
         output: Array = side_by_side(answers) @ w_out + b_out
-        return output.astype(np.asarray(x).dtype)
+        return output.astype(floats(x).dtype)
 
 
 @with_options(AttentionOptions, of=attention)
@@ -120,7 +120,7 @@ def multi_head_attention_vjp(
     """
     wanted = names_of(wrt, MultiHeadGradients._fields)
     arrays: list[Any] = [x, x if memory is None else memory, wq, wk, wv, wo, bq, bk, bv, bo]
-    dtype = np.asarray(x).dtype
+    dtype = floats(x).dtype
     with np.errstate(all="ignore"):
         operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
         batch, queries = max(a.ndim for a in operands) - 3, operands[0].shape[-2]
@@ -148,7 +148,7 @@ def multi_head_attention_vjp(
                 found[f"b{name}"] = _bias_gradient(d)
         names = ("x", "memory", "wq", "wk", "wv", "wo", "bq", "bk", "bv", "bo")
         given = dict(zip(names, arrays, strict=True))
-        found = {at: d.astype(np.asarray(given[at]).dtype) for at, d in found.items()
+        found = {at: d.astype(floats(given[at]).dtype) for at, d in found.items()
                  if given[at] is not None}  # fmt: skip
         found["score"] = inner.score
         for at in ("mask", "sink"):

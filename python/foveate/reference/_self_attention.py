@@ -14,7 +14,7 @@ from .._inputs.signatures import with_options
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._quiet import quiet
-from ._rows import compute_dtype, matrix_gradient
+from ._rows import compute_dtype, floats, matrix_gradient
 
 Array = NDArray[Any]
 
@@ -62,7 +62,7 @@ def self_attention(
     with np.errstate(all="ignore"):
         rows, *weights = widened(x, wq, wk, wv)
         output: Array = attention(*(rows @ w for w in weights), **options)
-        return output.astype(np.asarray(x).dtype)
+        return output.astype(floats(x).dtype)
 
 
 @with_options(AttentionOptions, of=attention)

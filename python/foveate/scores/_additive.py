@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.types import Activation, ArrayObject
+from .._inputs.types import Activation, ArrayLike
 from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of
 from ._rows import activation_name, matrix_gradient, times
 
@@ -58,10 +58,10 @@ class Additive(ArrayScore):
            [0.475, 0.525]])
     """
 
-    v: ArrayObject
-    wq: ArrayObject | None = None
-    wk: ArrayObject | None = None
-    b: ArrayObject | None = None
+    v: ArrayLike
+    wq: ArrayLike | None = None
+    wk: ArrayLike | None = None
+    b: ArrayLike | None = None
     activation: Activation = "tanh"
 
     def __post_init__(self) -> None:
@@ -147,9 +147,9 @@ class Concat(ArrayScore):
            [0.475, 0.525]])
     """
 
-    v: ArrayObject
-    w: ArrayObject
-    b: ArrayObject | None = None
+    v: ArrayLike
+    w: ArrayLike
+    b: ArrayLike | None = None
     activation: Activation = "tanh"
 
     def __post_init__(self) -> None:

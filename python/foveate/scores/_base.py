@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._inputs.arrays import FLOATS, as_array, native, real
+from .._inputs.arrays import FLOATS, as_array, floats, native, real
 from .._inputs.types import Array, ScoreName
 from . import _rows
 
@@ -243,16 +243,16 @@ def array_or_tensor(name: str, x: object, *axes: str | int) -> Any:
 
 
 def parameter(name: str, x: object, *axes: str | int) -> Array:
-    """Take an array of a float dtype, with axes of these lengths; a str names one of any length.
+    """Take an array of a float dtype, or a list of numbers, with axes of these lengths.
+
+    A str stands for an axis of any length. A list is of float64.
 
     Raises
     ------
     TypeError, ValueError
         For another dtype, and for another shape.
     """
-    array = as_array(name, x)
-    if array.dtype.name not in FLOATS:
-        raise TypeError(f"{name}: got dtype {array.dtype}, wanted {', '.join(FLOATS)}")
+    array = floats(name, x)
     _rows.check_shape(name, array.shape, axes)
     return native(array)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._inputs.types import ArrayObject
+from .._inputs.types import ArrayLike
 from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of
 from ._rows import matrix_gradient, times
 
@@ -35,7 +35,7 @@ class Bilinear(ArrayScore):
     array([[0.269, 0.731]])
     """
 
-    w: ArrayObject
+    w: ArrayLike
 
     def __post_init__(self) -> None:
         """Check the matrix."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .._inputs.arrays import once, plain_rows
-from .._inputs.types import Array, ArrayObject, Real
+from .._inputs.types import Array, ArrayLike, Real
 from . import _rows
 from ._base import ArrayScore, Need, Reduced, finite, gradient_of, is_tensor, parameter
 
@@ -71,7 +71,7 @@ class Gaussian(ArrayScore):
            [0.119, 0.881, 0.   ]])
     """
 
-    w: Real | ArrayObject = 1.0
+    w: Real | ArrayLike = 1.0
 
     needs_one_size = True
     keeps_rows = True

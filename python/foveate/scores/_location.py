@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._inputs.types import Activation, ArrayObject, Real
+from .._inputs.types import Activation, ArrayLike, ArrayObject, Real
 from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of, number_or_tensor
 from ._rows import activation_name, matrix_gradient, slope
 
@@ -47,7 +47,7 @@ class Location(ArrayScore):
            [0.45, 0.55]])
     """
 
-    w: ArrayObject
+    w: ArrayLike
     b: Real | ArrayObject = 0.0
     activation: Activation = "tanh"
 

@@ -84,7 +84,7 @@ def fitted(name: str, x: Array, query: Array) -> Array:
     if array.dtype.name not in ("float16", "bfloat16", "float32", dtype.name):
         raise TypeError(
             f"{name}: got {array.dtype}, wanted a dtype that fits into {dtype}, in which "
-            f"{query.dtype} is computed"
+            f"{query.dtype} is computed: np.asarray({name}, {dtype.name!r})"
         )
     return array.astype(dtype, copy=False)
 

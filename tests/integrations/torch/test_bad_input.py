@@ -190,7 +190,7 @@ WH = torch.zeros(4, 7)
 SCORES: dict[str, Any] = {
     "bilinear, float64": (TypeError, "w: .*float64 with a query of torch.float32",
                           lambda: ft.Bilinear(torch.eye(4).double())),
-    "bilinear, list": (TypeError, "w: got list, wanted an array", lambda: ft.Bilinear([[1.0]])),
+    "bilinear, str": (TypeError, "w: got str, wanted an array", lambda: ft.Bilinear("w")),
     "bilinear, ints": (TypeError, "w: got dtype torch.int64",
                        lambda: ft.Bilinear(torch.eye(4).long())),
     "bilinear, shape": (ValueError, r"w: got shape \(4, 5\), wanted \(4, 4\)",

@@ -61,7 +61,7 @@ fv.local_attention(q, k, v)  # error
 fv.local_attention(q, k, v, half_width="1")  # error
 fv.local_attention(q, k, v, half_width=1, sigma="full")  # error
 fv.local_attention(q, k, v, half_width=1, centers=1.0)  # error
-fv.predict_centers(x, [[1.0]] * 4, x[0], 6)  # error
+fv.predict_centers(x, "w", x[0], 6)  # error
 fv.kernel_regression(x, x, x, kernel="box")  # error
 fv.kernel_regression(x, x, x, w="scott")  # error
 fv.kernel_regression(x, x, x, leave_one_out=1)  # error
@@ -72,12 +72,12 @@ fv.hard_attention_vjp(q, k, v, wrt="sink")  # error
 fv.local_attention_vjp(q, k, v, half_width=1, wrt="mask")  # error
 pullback()  # error
 pullback("output")  # error
-pullback([[0.0]])  # error
+pullback([["0"]])  # error
 pullback(output, advantage=1.0)  # error
 hard(d_lse=output)  # error
 found = g.keys  # error
 found = g.query.no_such_attribute  # error
-fv.Bilinear([[1.0]])  # error
+fv.Bilinear([[1j]])  # error
 fv.Bilinear("w")  # error
 fv.Additive(x[0], activation="gelu")  # error
 fv.Concat(x[0])  # error
@@ -92,7 +92,7 @@ fv.Intervals("0", 1)  # error
 fv.Intervals(0.0, 1)  # error
 fv.self_attention(x, x, x)  # error
 fv.self_attention(x, x, x, x, causal=0.5)  # error
-fv.self_attention(x, x, x, [[1.0]] * 4)  # error
+fv.self_attention(x, x, x, ["wv"])  # error
 fv.multi_head_attention(x, wq=x, wk=x, wv=x, wo=x)  # error
 fv.multi_head_attention(x, wq=x, wk=x, wv=x, wo=x, num_heads="2")  # error
 fv.multi_head_attention(x, wq=x, wk=x, wv=x, wo=x, num_heads=1, score="bilinear")  # error
