@@ -12,6 +12,8 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.ext import autosummary
 from sphinx_gallery.scrapers import figure_rst
 
@@ -34,11 +36,29 @@ templates_path = ["_templates"]
 
 # --- pages ----------------------------------------------------------------------------------------
 
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+html_math_renderer = (
+    "mathml"  # below: browsers draw it themselves, where MathJax is asked of a network
+)
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 linkcheck_ignore = [r"https://github\.com/foveate/foveate"]  # until the project is there
 linkcheck_timeout = 20
+
+
+def visit_math(translator: Any, node: nodes.math) -> None:
+    """Write a formula in a line of text as MathML."""
+    translator.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def visit_math_block(translator: Any, node: nodes.math_block) -> None:
+    """Write a formula on its own as MathML; a long one scrolls by itself."""
+    formula = convert(node.astext(), display="block")
+    translator.body.append(f'<div class="formula">{formula}</div>')
+    raise nodes.SkipNode
+
 
 # --- the API --------------------------------------------------------------------------------------
 
@@ -124,6 +144,7 @@ html_css_files = ["site.css"]
 html_js_files = ["offline.js"]
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_favicon = "_static/logo.svg"
+html_sidebars = {page: [] for page in ("start", "performance", "contributing", "changelog")}
 html_show_sourcelink = False
 html_theme_options: dict[str, Any] = {
     "logo": {
@@ -143,4 +164,5 @@ html_theme_options: dict[str, Any] = {
 def setup(app: Any) -> None:
     """Enter the functions above into Sphinx; numpydoc writes the docstrings anew before."""
     app.connect("autodoc-process-docstring", keep_initials, priority=900)
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     app.connect("autodoc-skip-member", skip_member)
