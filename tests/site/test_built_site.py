@@ -27,7 +27,7 @@ MAIN = sorted(
     for x in (page.relative_to(SITE).as_posix() for page in SITE.rglob("*.html"))
     if not x.startswith((OF_NAMES, "_"))
 ) + [f"{OF_NAMES}foveate.{name}.html" for name in ("attention", "Memory", "torch.HardAttention")]
-WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 class Links(HTMLParser):
@@ -81,64 +81,62 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
-def opened(browser: Any, size: str, scheme: str, address: str) -> tuple[Any, list[str]]:
-    """A page, and what went wrong while it opened."""
-    width, height = WIDTHS[size]
-    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-    wrong: list[str] = []
+class Window:
+    """A window of a browser, and what went wrong since a page was opened in it."""
 
-    def said(message: Any) -> None:
+    def __init__(self, browser: Any, size: str, scheme: str) -> None:
+        width, height = SIZES[size]
+        viewport = {"width": width, "height": height}
+        self.page = browser.new_page(viewport=viewport, color_scheme=scheme)
+        self.wrong: list[str] = []
+        self.page.on("console", self.said)
+        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        self.page.on("requestfailed", lambda asked: self.wrong.append(f"missing: {asked.url}"))
+        self.page.on("request", self.asked)
+
+    def said(self, message: Any) -> None:
         if message.type in ("error", "warning"):
-            wrong.append(f"console: {message.text}")
+            self.wrong.append(f"console: {message.text}")
 
-    def asked(request: Any) -> None:
+    def asked(self, request: Any) -> None:
         if not request.url.startswith(("file:", "data:", "blob:")):
-            wrong.append(f"not offline: {request.url}")
+            self.wrong.append(f"not offline: {request.url}")
 
-    page.on("console", said)
-    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-    page.on("requestfailed", lambda request: wrong.append(f"missing: {request.url}"))
-    page.on("request", asked)
-    page.goto(f"{SITE.as_uri()}/{address}")
-    page.wait_for_load_state("load")
-    return page, wrong
+    def open(self, address: str) -> Any:
+        self.wrong.clear()
+        self.page.goto(f"{SITE.as_uri()}/{address}", wait_until="load")
+        return self.page
 
 
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.fixture(scope="module", params=SIZES)
+def window(browser: Any, request: pytest.FixtureRequest) -> Window:
+    return Window(browser, request.param, "light" if request.param == "desktop" else "dark")
+
+
 @pytest.mark.parametrize("address", MAIN)
-def test_a_page_opens_without_errors(browser, address, size):
-    scheme = "light" if size == "desktop" else "dark"
-    page, wrong = opened(browser, size, scheme, address)
-    try:
-        missing = "[...document.images].filter(x => !x.naturalWidth).map(x => x.src)"
-        # pictures below the screen are loaded when they are scrolled to
-        page.evaluate("document.querySelectorAll('img').forEach(x => { x.loading = 'eager' })")
-        page.wait_for_function("[...document.images].every(x => x.complete)")
-        assert page.evaluate(missing) == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[size][0]
-        assert wrong == []
-    finally:
-        page.close()
+def test_a_page_opens_without_errors(window, address):
+    page = window.open(address)
+    # pictures below the screen are loaded when they are scrolled to
+    page.evaluate("document.querySelectorAll('img').forEach(x => { x.loading = 'eager' })")
+    page.wait_for_function("[...document.images].every(x => x.complete)")
+    missing = "[...document.images].filter(x => !x.naturalWidth).map(x => x.src)"
+    assert page.evaluate(missing) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    assert window.wrong == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_site_is_as_light_or_dark_as_the_system(browser, scheme):
-    page, _ = opened(browser, "desktop", scheme, "index.html")
-    try:
-        assert page.evaluate("document.documentElement.dataset.theme") == scheme
-    finally:
-        page.close()
+def test_the_site_is_as_light_or_dark_as_the_system(browser):
+    found = {}
+    for scheme in ("light", "dark"):
+        page = Window(browser, "desktop", scheme).open("index.html")
+        found[scheme] = page.evaluate("document.documentElement.dataset.theme")
+    assert found == {"light": "light", "dark": "dark"}
 
 
-@pytest.mark.parametrize("size", WIDTHS)
-def test_the_search_works_from_files(browser, size):
-    page, wrong = opened(browser, size, "light", "search.html?q=polynomial")
-    try:
-        page.wait_for_selector("#search-results ul.search li a", timeout=20_000)
-        hrefs = page.eval_on_selector_all(
-            "#search-results ul.search li a", "found => found.map(x => x.getAttribute('href'))"
-        )
-        assert any(f"{OF_NAMES}foveate.Polynomial.html" in x for x in hrefs)
-        assert wrong == []
-    finally:
-        page.close()
+def test_the_search_works_from_files(window):
+    page = window.open("search.html?q=polynomial")
+    results = "#search-results ul.search li a"
+    page.wait_for_selector(results, timeout=20_000)
+    hrefs = page.eval_on_selector_all(results, "found => found.map(x => x.getAttribute('href'))")
+    assert any(f"{OF_NAMES}foveate.Polynomial.html" in x for x in hrefs)
+    assert window.wrong == []
