@@ -37,7 +37,7 @@ check() { # check PYTHON: its wheel, built, repaired, tried and kept
   echo "-- $("$1" --version): wheel, from the sdist"
   "$1" -m venv "$here/empty"
   LDFLAGS=$flags "$here/empty/bin/pip" wheel -q --no-deps --wheel-dir "$here/wheel" \
-    -C cmake.define.FOVEATE_OPENMP=OFF "$sdist"
+    --config-settings=cmake.define.FOVEATE_OPENMP=OFF "$sdist"
   PATH="$work/build/bin:$PATH" auditwheel repair --wheel-dir "$here/repaired" "$here"/wheel/*.whl
   wheel=$(echo "$here"/repaired/*.whl)
   "$python" tools/check_wheel.py "$wheel"
@@ -62,7 +62,7 @@ check() { # check PYTHON: its wheel, built, repaired, tried and kept
 
   if ((${#tests[@]})); then
     echo "-- tests of the sdist, on the repaired wheel"
-    "$here/numpy/bin/pip" install -q "$wheel[test]"
+    "$here/numpy/bin/pip" install -q "${wheel}[test]"
     (cd "$work/source" && OPENBLAS_NUM_THREADS=1 "$here/numpy/bin/python" -m pytest -q -n 2 --dist loadfile "${tests[@]}")
   fi
   cp "$wheel" "$dist"
