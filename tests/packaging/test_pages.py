@@ -51,7 +51,7 @@ PAGES = [ROOT / "README.md", *with_code()] if DOCS.is_dir() else []
 ONCE = {  # under one version of Python: they compile, or import much
     page
     for page in PAGES
-    if re.search(r"^```c", text_of(page), re.MULTILINE) or name(page) in PACKAGES
+    if re.search(r"^```c(ython)?$", text_of(page), re.MULTILINE) or name(page) in PACKAGES
 } - {ROOT / "README.md"}
 
 
