@@ -17,14 +17,12 @@ from pathlib import Path
 import pytest
 from extension_build import build_source, missing
 
-pytestmark = pytest.mark.python
-
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
 BLOCK = re.compile(r"^```(python|cython|c)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"^(?:#|/\*) (\w+\.(?:pyx|c))\b")
-PRINTED = re.compile(r"^print\(.*\)  # (.*)$", re.MULTILINE)
+PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
 MADE = {"gallery", "generated"}  # folders of what Sphinx writes
 
 # What a page needs beside the package and what the tests need anyway.
@@ -50,6 +48,11 @@ def with_code() -> list[Path]:
 
 
 PAGES = [ROOT / "README.md", *with_code()] if DOCS.is_dir() else []
+ONCE = {  # under one version of Python: they compile, or import much
+    page
+    for page in PAGES
+    if re.search(r"^```c(ython)?$", text_of(page), re.MULTILINE) or name(page) in PACKAGES
+} - {ROOT / "README.md"}
 
 
 def skip(reason: str) -> None:
@@ -58,7 +61,10 @@ def skip(reason: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(x, id=name(x), marks=() if x in ONCE else pytest.mark.python) for x in PAGES],
+)
 def test_the_code_of_pages_runs(page, capsys, monkeypatch, tmp_path):
     for package in PACKAGES.get(name(page), []):
         if importlib.util.find_spec(package) is None:
