@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(python|cython|c)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"^(?:#|/\*) (\w+\.(?:pyx|c))\b")
 PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
-MADE = {"_build", "generated"}  # folders of what Sphinx writes
+MADE = {"gallery", "generated"}  # folders of what Sphinx writes
 
 # What a page needs beside the package and what the tests need anyway.
 PACKAGES = {
