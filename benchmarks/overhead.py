@@ -9,7 +9,8 @@ import argparse
 from functools import partial
 
 from foveate._cli.compare import compare
-from foveate._cli.contenders import Contender, Data, Prepared, choose, torch_result, torch_tensors
+from foveate._cli.contenders import Contender, Data, Prepared, choose
+from foveate._cli.peers import torch_result, torch_tensors
 from foveate._cli.workloads import WORKLOADS, Workload, select
 from kinds.dot_products import CONTENDERS
 from pin_threads import pin

@@ -1,4 +1,6 @@
-"""Who attends to what, softly, hard and locally.
+"""
+Soft, hard and local attention
+==============================
 
 A sentence is spoken: each letter lasts for a few frames, and each frame is the letter's vector with
 noise. Queries: the letters, in order. Keys: the frames. Which frames belong to which letter is the
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import foveate
@@ -23,7 +26,7 @@ import numpy as np
 from foveate import reference
 from numpy.typing import NDArray
 
-from promise import Promise
+from promise import WIDTH, Promise
 
 SENTENCE = "attend to what matters at that place"
 SHORTEST, LONGEST = 2, 5  # frames that a letter lasts
@@ -52,6 +55,14 @@ class Way:
     weights: Floats  # (letters, frames)
 
 
+# %%
+# The problem
+# -----------
+#
+# Each letter has a vector of its own. A frame is the vector of the letter that is spoken, with
+# noise.
+
+
 def make_speech(seed: int) -> Speech:
     """The sentence as spoken: durations, vectors and noise are drawn from the seed."""
     rng = np.random.default_rng(seed)
@@ -62,6 +73,14 @@ def make_speech(seed: int) -> Speech:
     along = (np.arange(len(SENTENCE)) + 0.5) / len(SENTENCE)
     place = np.log(along / (1.0 - along))[:, None]
     return Speech(letters.astype(np.float32), frames.astype(np.float32), owner, place.astype("f4"))
+
+
+# %%
+# Three ways to attend
+# --------------------
+#
+# Soft attention gives its weights, hard attention draws keys by them, and local attention sees a
+# window round a center that is predicted for each query.
 
 
 def centers_of(speech: Speech) -> Floats:
@@ -94,6 +113,14 @@ def ways(speech: Speech, drawn: foveate.HardAttention) -> list[Way]:
     return [Way("soft", soft), Way("hard, drawn", counts), Way("local (local-p)", local)]
 
 
+# %%
+# The check, and what is printed
+# ------------------------------
+#
+# `foveate.reference` is the definition, in plain NumPy. In float64 it is the exact answer, in
+# float32 the plain formula: no answer may be more than twice as far off as that.
+
+
 def share_at_home(way: Way, speech: Speech) -> float:
     """The share of the attention that goes to frames of the letter itself."""
     own = speech.owner == np.arange(len(SENTENCE))[:, None]
@@ -105,13 +132,8 @@ def run(seed: int, picture: Path | None) -> bool:
     speech = make_speech(seed)
     drawn = hard(speech, seed)
     found = ways(speech, drawn)
-    print(
-        f'An alignment: the sentence "{SENTENCE}" is spoken, each letter for\n'
-        f"{SHORTEST} to {LONGEST} frames, {len(speech.owner)} in all. A frame is the vector of its "
-        f"letter with noise\n(standard deviation {NOISE:g}). The letters are the queries, the "
-        "frames the keys. A letter\nthat comes back looks alike at each of its places.\n"
-    )
-    print(f"{'':37}attention that goes to the letter's own frames")
+    print("Which frames of a spoken sentence belong to which letter?\n")
+    print(f"{'':37}weight on the letter's own frames")
     for way in found:
         print(f"  {way.name:<35}{share_at_home(way, speech):>11.1%}")
     promises = list(_promises(speech, found))
@@ -121,18 +143,33 @@ def run(seed: int, picture: Path | None) -> bool:
     plain = reference.hard_attention(query, key, owner[:, None], size=DRAWS, rng=seed, score=SCORE)
     other = int((plain.index != drawn.index).sum())
     print(f"{'':37}{drawn.index.size - other} of {drawn.index.size} draws are the reference's")
+    print()
     print(
-        "\nSoft attention is the average over all that looks alike. Hard attention draws one\n"
-        f"frame for each letter ({DRAWS} times here, to be counted) from the same distribution.\n"
-        f"Local attention looks at {2 * HALF_WIDTH + 1} frames round a center that is predicted "
-        "for each letter, and\nweighs them by a Gaussian round it.\n"
+        fill(
+            f'How: "{SENTENCE}" is spoken, each letter for {SHORTEST} to '
+            f"{LONGEST} frames, {len(speech.owner)} in all. A frame is the vector of its letter "
+            f"with noise (standard deviation {NOISE:g}). The letters are the queries, the frames "
+            "the keys. Repeated letters look alike.",
+            WIDTH,
+        ),
+        end="\n\n",
+    )
+    print(
+        fill(
+            "Soft attention spreads over all frames that look alike. Hard attention draws one "
+            f"frame for each letter from the same weights, here {DRAWS} times to count them. Local "
+            f"attention sees {2 * HALF_WIDTH + 1} frames around a predicted center, and weighs "
+            "them by a Gaussian.",
+            WIDTH,
+        ),
+        end="\n\n",
     )
     if picture is not None:
         draw(speech, found, drawn, picture)
         print(
-            f"Picture: {picture.resolve()}\n"
-            "Side by side, soft, hard and local attention: a row is a letter, a column a frame;\n"
-            "the green boxes are the frames that belong to the letter."
+            f"Picture: {picture}\n"
+            "Soft, hard and local attention: a row is a letter, a column a frame. The green\n"
+            "boxes are the letter's own frames."
         )
     # A draw differs from that of the reference where it is decided by less than the rounding: with
     # a probability of about 1e-6 each.
@@ -164,6 +201,11 @@ def _promises(speech: Speech, found: list[Way]) -> Iterator[Promise]:
         yield Promise.of(way.weights, plain=formula(np.float32), exact=formula(np.float64))
 
 
+# %%
+# The picture
+# -----------
+
+
 def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: Path) -> None:
     """Save a picture: three maps of the same letters and frames, side by side."""
     import matplotlib as mpl
@@ -175,7 +217,7 @@ def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: P
     figure, axes = pyplot.subplots(
         1, len(found), figsize=(15, 6.2), sharey=True, layout="constrained"
     )
-    figure.suptitle("One alignment: soft, hard and local attention")
+    figure.suptitle("Which frames belong to which letter: soft, hard and local attention")
     letters = np.arange(len(SENTENCE))
     for axis, way in zip(axes, found, strict=True):
         axis.imshow(
@@ -188,11 +230,11 @@ def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: P
                     (own[0] - 0.5, letter - 0.5), len(own), 1, fill=False, edgecolor="tab:green"
                 )
             )
-        axis.set_title(f"{way.name}: {share_at_home(way, speech):.0%} at home")
+        axis.set_title(f"{way.name}: {share_at_home(way, speech):.0%} on its own frames")
         axis.set_xlabel("frames (keys)")
     axes[0].set_yticks(letters, ["␣" if letter == " " else letter for letter in SENTENCE])
     axes[0].set_ylabel("letters (queries)")
-    axes[1].plot(drawn.index[:, 0], letters, "x", color="tab:red", label="the first draw")
+    axes[1].plot(drawn.index[:, 0], letters, "x", color="tab:red", label="first draw")
     axes[1].legend(loc="lower left", fontsize=8)
     centers = centers_of(speech)
     axes[2].plot(centers, letters, "-", color="tab:orange", label="predicted centers")
@@ -205,6 +247,11 @@ def draw(speech: Speech, found: list[Way], drawn: foveate.HardAttention, path: P
     pyplot.close(figure)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

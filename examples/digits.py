@@ -1,4 +1,6 @@
-"""Handwritten digits, recognized by attention alone.
+"""
+Handwritten digits, recognized by attention alone
+=================================================
 
 Query: an unseen image. Keys: the known images. Values: their labels, one-hot. The output is then,
 for each digit, the share of the attention that falls on known images of it, and the answer is the
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -23,7 +26,7 @@ import numpy as np
 from foveate import reference
 from numpy.typing import NDArray
 
-from promise import Promise
+from promise import WIDTH, Promise
 
 UNSEEN = 360  # a fifth of the 1,797 images
 # Sharpness is 1 / temperature: the factor on the scores before the softmax. At 1 the attention is
@@ -76,30 +79,46 @@ WAYS = (
 )
 
 
+# %%
+# The answer is an average of labels
+# ----------------------------------
+#
+# Nothing is trained: an image attends to the known images, and their labels are averaged.
+
+
 def run(seed: int, picture: Path | None) -> bool:
     """Recognize, check, time, draw; says whether the check passed."""
     digits = load_digits(seed)
     known, unseen = len(digits.key), len(digits.query)
-    print(
-        f"{known + unseen:,} images of handwritten digits, 8 x 8 pixels, from scikit-learn.\n"
-        f"{unseen} of them are unseen: each is a query, that attends to the other {known:,} (the\n"
-        "keys), and the labels of those (the values, one-hot) are averaged with the attention\n"
-        "weights. The digit with the largest share is the answer. Nothing is trained.\n"
-    )
+    print(f"{unseen} handwritten digits are recognized by looking at {known:,} known ones.\n")
     passed = True
     for way in WAYS:
         passed &= _report(way, digits)
     print(
-        "Sharpness is the factor on the scores before the softmax (1 / temperature): at 1 every\n"
-        "known image has a say, and the most frequent shapes win; the larger it is, the more the\n"
-        "few nearest images decide, and in the limit the most attended neighbor alone.\n"
+        fill(
+            "How: each unseen image is a query, the known images are the keys, and their labels "
+            "(one-hot) the values. Attention averages the labels with its weights, and the digit "
+            "with the largest share is the answer. Nothing is trained. The images are from "
+            "scikit-learn, 8 x 8 pixels each.",
+            WIDTH,
+        ),
+        end="\n\n",
+    )
+    print(
+        fill(
+            "Sharpness multiplies the scores before the softmax (1 / temperature). At 1 every "
+            "known image counts, and the most frequent shapes win. The larger it is, the fewer "
+            "images decide; in the limit the nearest one decides alone.",
+            WIDTH,
+        ),
+        end="\n\n",
     )
     if picture is not None:
         draw(digits, WAYS[-1], picture)
         print(
-            f"Picture: {picture.resolve()}\n"
-            "Each row: an unseen image, the known images it attends to most (their digit, and the\n"
-            "weight), and the share of the attention on each digit. A red frame: misread."
+            f"Picture: {picture}\n"
+            "A row is an unseen image, then the known images with the largest weights (their\n"
+            "digit and weight), then the share of each digit. A red frame: read wrongly."
         )
     return passed
 
@@ -126,6 +145,13 @@ def load_digits(seed: int) -> Digits:
     )
 
 
+# %%
+# The check, and the times
+# ------------------------
+#
+# The answers are held against `foveate.reference`, and the time against NumPy's.
+
+
 def _report(way: Way, digits: Digits) -> bool:
     """Print one way's accuracy, check and times; says whether the check passed."""
     query, key, value, truth = digits[:4]
@@ -143,7 +169,7 @@ def _report(way: Way, digits: Digits) -> bool:
         f"   (at sharpness 1: {accuracy(blunt.argmax(-1))})"
     )
     nearest = digits.label[weights.argmax(-1)]
-    print(f"  the most attended neighbor alone  {accuracy(nearest)}")
+    print(f"  the nearest known image alone      {accuracy(nearest)}")
 
     exact = reference.attention(*(array.astype(np.float64) for array in digits[:3]), score=score)
     plain = _plain(way, digits)
@@ -156,7 +182,7 @@ def _report(way: Way, digits: Digits) -> bool:
     own, peer = in_turns(call, plain)
     print(
         f"  time for all {len(query)} queries           {own * 1e3:.2f} ms; "
-        f"plain NumPy {peer * 1e3:.2f} ms: {peer / own:.1f} times as long\n"
+        f"NumPy {peer * 1e3:.2f} ms, {peer / own:.1f} times\n"
     )
     return promise.kept
 
@@ -198,6 +224,11 @@ def _plain(way: Way, digits: Digits) -> Callable[[], NDArray[Any]]:
     return call
 
 
+# %%
+# The picture
+# -----------
+
+
 def draw(digits: Digits, way: Way, path: Path) -> None:
     """Save a picture of some queries, the images they attend to, and the shares of the digits."""
     import matplotlib as mpl
@@ -234,7 +265,7 @@ def draw(digits: Digits, way: Way, path: Path) -> None:
         row[-1].set_ylim(0.0, 1.0)
         row[-1].set_xticks(np.arange(10))
         row[-1].tick_params(labelsize=7)
-    axes[0, -1].set_title("share of the attention", fontsize=8)
+    axes[0, -1].set_title("share of each digit", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -257,6 +288,11 @@ def _show(axis: Any, image: Image, frame: str) -> None:
         spine.set_linewidth(2.0)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLOOR_ULP = 4
+WIDTH = 79  # columns of what the examples print
 
 
 class Promise(NamedTuple):
@@ -42,7 +43,7 @@ class Promise(NamedTuple):
     def __str__(self) -> str:
         """In words, for a line that has its name in 37 columns before."""
         return (
-            f"{'agrees' if self.kept else 'DIFFERS'}: at most {self.error:.1e} off, "
-            f"allowed {self.bound:.1e}\n"
-            f"{'':37}(twice what plain float32 NumPy is off, and {FLOOR_ULP} ulp)"
+            f"{'agrees' if self.kept else 'DIFFERS'}: {self.error:.1e} off, "
+            f"{self.bound:.1e} allowed\n"
+            f"{'':37}(twice plain float32 NumPy's, and {FLOOR_ULP} ulp)"
         )

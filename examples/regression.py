@@ -1,4 +1,6 @@
-"""A curve through noisy points, by attention alone.
+"""
+A curve through noisy points
+============================
 
 The textbook example of attention pooling (Zhang, Lipton, Li and Smola, "Dive into Deep Learning",
 "Attention Pooling: Nadaraya-Watson Kernel Regression"): y = 2 sin x + x^0.8 + noise. Queries: the
@@ -15,6 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import foveate
@@ -23,7 +26,7 @@ from foveate import reference
 from foveate.typing import Kernel
 from numpy.typing import NDArray
 
-from promise import Promise
+from promise import WIDTH, Promise
 
 POINTS, END, NOISE = 50, 5.0, 0.5  # of training and of test points; their range; its deviation
 # The descent: steps of Adam (Kingma and Ba, 2015) on log w, so that w stays positive and a step is
@@ -65,6 +68,13 @@ class Descent(NamedTuple):
     errors: NDArray[np.float64]
 
 
+# %%
+# The points
+# ----------
+#
+# The curve, and points on it with noise.
+
+
 def truth(x: NDArray[Any]) -> NDArray[Any]:
     """The curve without noise."""
     return np.asarray(2.0 * np.sin(x) + x**0.8)
@@ -77,6 +87,14 @@ def make_points(seed: int) -> Points:
     value = truth(key) + rng.normal(0.0, NOISE, POINTS)
     query = np.arange(POINTS) * (END / POINTS)
     return Points(*(array.astype(np.float32) for array in (key, value, query)))
+
+
+# %%
+# Learn the bandwidth
+# -------------------
+#
+# Each training point is predicted from all the others. `foveate.kernel_regression_vjp` gives the
+# derivative of the error by w, and Adam descends along it.
 
 
 def left_out_error(points: Points, w: float, kernel: Kernel = "gaussian") -> float:
@@ -112,6 +130,13 @@ def learn(points: Points) -> Descent:
     return Descent(w, errors)
 
 
+# %%
+# Three curves
+# ------------
+#
+# An average of all points, a Gaussian kernel with w = 1, and the same with the learned w.
+
+
 def poolings(points: Points, learned: float) -> list[Pooling]:
     """Average pooling, the Gaussian kernel with w = 1, and with the learned w."""
     key, value, query = points
@@ -126,47 +151,64 @@ def poolings(points: Points, learned: float) -> list[Pooling]:
     return found
 
 
+# %%
+# The check, and what is printed
+# ------------------------------
+#
+# `foveate.reference` is the definition, in plain NumPy. In float64 it is the exact answer, in
+# float32 the plain formula: no answer may be more than twice as far off as that.
+
+
 def run(seed: int, picture: Path | None) -> bool:
     """Fit, check, draw; says whether the check passed."""
     points = make_points(seed)
-    print(
-        f"A curve, y = 2 sin(x) + x^0.8, measured at {POINTS} points x from 0 to {END:g} with\n"
-        f"noise (normal, standard deviation {NOISE:g}). These points are the keys, what was\n"
-        f"measured the values. The queries are {POINTS} points of an even grid: each is\n"
-        "answered by an average of the values, weighted by attention. Average pooling weighs\n"
-        "all alike; the Gaussian kernel weighs by nearness, softmax(-1/2 (w (query - key))^2):\n"
-        "this is the kernel regression of Nadaraya and Watson (1964).\n"
-    )
     descent = learn(points)
     found = poolings(points, float(descent.w[-1]))
-    print(
-        f"  w learned in {STEPS} steps            from {descent.w[0]:.3g} to {descent.w[-1]:.3g}, "
-        f"leave-one-out error from {descent.errors[0]:.3f} to {descent.errors[-1]:.3f}\n"
-    )
+    print(f"A curve is fitted to {POINTS} noisy points, three times.\n")
     print(f"{'':37}error at the queries   leave-one-out error")
     wanted = truth(points.query.astype(np.float64))
     for pooling in found:
         error = float(np.mean((pooling.curve - wanted) ** 2))
         left_out = left_out_error(points, pooling.w, pooling.kernel)
         print(f"  {pooling.name:<35}{error:>11.3f}{left_out:>22.3f}")
+    print(
+        f"\n  w learned in {STEPS} steps             from {descent.w[0]:.3g} to "
+        f"{descent.w[-1]:.3g}\n"
+        f"  its leave-one-out error            from {descent.errors[0]:.3f} to "
+        f"{descent.errors[-1]:.3f}"
+    )
     promises = [promise for pooling in found for promise in _promises(points, pooling)]
     promises.append(_promise_of_slope(points))
     worst = max(promises, key=lambda promise: (not promise.kept, promise.error / promise.bound))
     print(f"\n  against foveate.reference          {worst}")
+    print()
     print(
-        "\nErrors are mean squares: at the queries, against the curve without noise;\n"
-        "leave-one-out, of each training point predicted from the others. w is learned by\n"
-        "gradient descent on the leave-one-out error, in steps of Adam on log w: the curve\n"
-        "itself is not looked at. w is an inverse bandwidth: the larger, the fewer the\n"
-        "neighbors that are listened to, and the more of their noise shows.\n"
+        fill(
+            "How: the curve is y = 2 sin(x) + x^0.8. It is measured at points x from 0 to "
+            f"{END:g}, with noise of standard deviation {NOISE:g}. These x are the keys, the y the "
+            "values, and an even grid of x the queries. Attention answers each query with an "
+            "average of the y. Average pooling gives all the same weight. The Gaussian kernel "
+            "weighs by distance, softmax(-1/2 (w (query - key))^2): this is kernel regression "
+            "(Nadaraya and Watson, 1964). The larger w, the fewer neighbors count.",
+            WIDTH,
+        ),
+        end="\n\n",
+    )
+    print(
+        fill(
+            "Errors are mean squares. At the queries: from the curve without noise. Leave-one-out: "
+            "each point is predicted from all others. w is learned by gradient descent on "
+            "the leave-one-out error, in steps of Adam on log w; it never sees the curve.",
+            WIDTH,
+        ),
+        end="\n\n",
     )
     if picture is not None:
         draw(points, found, descent, picture)
         print(
-            f"Picture: {picture.resolve()}\n"
-            "Each row: the points, the curve and what attention makes of it, beside the attention\n"
-            "weights behind it: a row of that square is a query, a column a training point.\n"
-            "Below: the descent, step by step, and on the curve of the error over w."
+            f"Picture: {picture}\n"
+            "A row: the points, the curve and its fit; beside it the attention weights, where\n"
+            "a row is a query and a column a point. Below: the descent, and the error over w."
         )
     return worst.kept
 
@@ -207,6 +249,11 @@ def _promise_of_slope(points: Points) -> Promise:
     return Promise.of(answer, plain=slope(key, value, d_output), exact=slope(*exact))
 
 
+# %%
+# The picture
+# -----------
+
+
 def draw(points: Points, found: list[Pooling], descent: Descent, path: Path) -> None:
     """Save a picture: each way's curve, beside the heatmap of its weights, and the descent."""
     import matplotlib as mpl
@@ -219,9 +266,9 @@ def draw(points: Points, found: list[Pooling], descent: Descent, path: Path) -> 
     )
     figure.suptitle("A curve through noisy points, by attention alone")
     for (left, right), pooling in zip(axes[:-1], found, strict=True):
-        left.plot(points.query, truth(points.query), "--", color="gray", label="curve, no noise")
-        left.plot(points.key, points.value, "o", color="tab:orange", alpha=0.5, label="training")
-        left.plot(points.query, pooling.curve, color="tab:blue", label="attention")
+        left.plot(points.query, truth(points.query), "--", color="gray", label="no noise")
+        left.plot(points.key, points.value, "o", color="tab:orange", alpha=0.5, label="points")
+        left.plot(points.query, pooling.curve, color="tab:blue", label="fit by attention")
         left.set_title(pooling.name)
         left.set_xlabel("x")
         left.set_ylabel("y")
@@ -229,8 +276,8 @@ def draw(points: Points, found: list[Pooling], descent: Descent, path: Path) -> 
         picture = right.imshow(
             pooling.weights, cmap="Reds", vmin=0.0, vmax=most, interpolation="nearest"
         )
-        right.set_xlabel("training points (keys), in order")
-        right.set_ylabel("test points (queries), in order")
+        right.set_xlabel("measured points (keys), in order")
+        right.set_ylabel("grid (queries), in order")
         figure.colorbar(picture, ax=right, label="attention weight")
     axes[0, 0].legend(fontsize=8)
     _draw_descent(points, descent, *axes[-1])
@@ -255,6 +302,11 @@ def _draw_descent(points: Points, descent: Descent, left: Any, right: Any) -> No
     right.legend(fontsize=8)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

@@ -1,4 +1,6 @@
-"""A query learns where to look, from rewards alone.
+"""
+Hard attention learns where to look
+===================================
 
 A query and 16 keys: one of them is the query, turned by a matrix that nobody tells, with noise. The
 value of each key is a symbol, and the symbol of that one key is the answer y. To find it, the
@@ -18,6 +20,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import foveate
@@ -25,7 +28,7 @@ import numpy as np
 from foveate import reference
 from numpy.typing import NDArray
 
-from promise import Promise
+from promise import WIDTH, Promise
 
 SIZE, KEYS = 16, 16
 NOISE = 0.5  # deviation of what is added to a turned query, whose numbers have a deviation of 1
@@ -60,6 +63,13 @@ class Examples(NamedTuple):
         return Examples(query[:count], key[:count], value[:count], home[:count])
 
 
+# %%
+# The problem
+# -----------
+#
+# One key is the query, turned. The symbol of that key is the answer.
+
+
 def make_examples(rng: np.random.Generator, turn: NDArray[Any], count: int) -> Examples:
     """Queries and keys of which one is the query turned; symbols in an order of their own."""
     query = rng.standard_normal((count, 1, SIZE))
@@ -68,6 +78,15 @@ def make_examples(rng: np.random.Generator, turn: NDArray[Any], count: int) -> E
     key[np.arange(count), home] = query[:, 0] @ turn + rng.normal(0.0, NOISE, (count, SIZE))
     value = np.eye(KEYS)[rng.permuted(np.tile(np.arange(KEYS), (count, 1)), axis=1)]
     return Examples(query.astype("f4"), key.astype("f4"), value.astype("f4"), home)
+
+
+# %%
+# Two gradients
+# -------------
+#
+# Hard attention draws keys, and learns from what the draws earn: `foveate.hard_attention_vjp`
+# takes the advantages of the draws. Soft attention averages over all keys, and has an exact
+# gradient.
 
 
 class Hard:
@@ -143,16 +162,14 @@ def learn(name: str, ascent: Ascent, seed: int) -> tuple[Way, Floats]:
     return Way(name, np.array(at_home), np.array(objective)), w
 
 
+# %%
+# The check, and what is printed
+# ------------------------------
+
+
 def run(seed: int, picture: Path | None) -> bool:
     """Learn in each way, check, draw; says whether the check passed."""
-    print(
-        f"Where to look: of {KEYS} keys one is the query, turned by a matrix, with noise of a\n"
-        f"standard deviation of {NOISE:g}. Its value is the answer. The matrix w of the score\n"
-        f"q @ w . k is learned from 0, in {STEPS} steps of {EXAMPLES} looks each: hard attention "
-        "draws the\n"
-        "key that it looks at, and learns by REINFORCE from the log-likelihood of its answer;\n"
-        "soft attention averages.\n"
-    )
+    print(f"Which of {KEYS} keys holds the answer? Attention learns it, from rewards alone.\n")
     plans: dict[str, Ascent] = {
         "hard, no baseline": Hard(seed, 1, lambda reward: reward),
         "hard, moving average baseline": Hard(seed, 1, foveate.MovingAverageBaseline()),
@@ -162,7 +179,7 @@ def run(seed: int, picture: Path | None) -> bool:
     learned = {name: learn(name, ascent, seed) for name, ascent in plans.items()}
     ways = [way for way, _ in learned.values()]
     steps = (0, 50, 100, STEPS)
-    print(f"{'':37}weight on the right key, of unseen queries")
+    print(f"{'':37}weight on the right key, new queries")
     print(f"{'  after steps':<35}" + "".join(f"{step:>8}" for step in steps))
     for way in ways:
         shares = "".join(f"{way.at_home[step // OFTEN]:>8.1%}" for step in steps)
@@ -170,17 +187,33 @@ def run(seed: int, picture: Path | None) -> bool:
     promise, same = check(learned["hard, moving average baseline"][1], seed)
     print(f"\n  against foveate.reference          {promise}")
     print(f"{'':37}{same} of {CHECKED} draws are the reference's")
+    print()
     print(
-        "\nA baseline tells a look that was good from one that was usual. Without it every\n"
-        "reward, a log-likelihood, is negative, and pushes away from what was looked at. The\n"
-        f"leave-one-out baseline spends {DRAWS} looks on each query, and sees fewer queries.\n"
+        fill(
+            "How: one key is the query, turned by a matrix that is not told, with noise of "
+            f"standard deviation {NOISE:g}; its value is the answer. The matrix w of the score "
+            f"q @ w . k is learned from 0, in {STEPS} steps of {EXAMPLES} looks each. Hard "
+            "attention draws the key that it looks at, and learns by REINFORCE from the "
+            "log-likelihood of the answer. Soft attention averages over all keys.",
+            WIDTH,
+        ),
+        end="\n\n",
+    )
+    print(
+        fill(
+            "A baseline tells a good look from a usual one. Without it every reward, a "
+            "log-likelihood, is negative, and pushes away from the key that was looked at. The "
+            f"leave-one-out baseline looks {DRAWS} times for each query, so it sees fewer queries.",
+            WIDTH,
+        ),
+        end="\n\n",
     )
     if picture is not None:
         draw(ways, picture)
         print(
-            f"Picture: {picture.resolve()}\n"
-            "Left, the weight on the right key; right, what is climbed: the lower bound of the\n"
-            "log-likelihood for hard attention, the log-likelihood itself for soft attention."
+            f"Picture: {picture}\n"
+            "Left: the weight on the right key. Right: the log-likelihood of the answer for\n"
+            "soft attention, and the lower bound of it that hard attention maximizes."
         )
     # a draw that is decided by less than the rounding differs: a chance of about 1e-6 each
     return promise.kept and same == CHECKED
@@ -208,6 +241,11 @@ def check(w: Floats, seed: int) -> tuple[Promise, int]:
     return Promise.of(answer, plain=plain, exact=exact), int((index == of_reference).sum())
 
 
+# %%
+# The picture
+# -----------
+
+
 def draw(ways: list[Way], path: Path) -> None:
     """Save a picture: the curves of all ways, of where they look and of what they climb."""
     import matplotlib as mpl
@@ -223,16 +261,21 @@ def draw(ways: list[Way], path: Path) -> None:
         style = "--" if way.name == "soft" else "-"
         left.plot(steps, way.at_home, style, color=color, label=way.name)
         right.plot(steps, way.objective, style, color=color)
-    left.set(xlabel="steps", ylabel="weight on the right key", ylim=(0, 1))
+    left.set(xlabel="steps", ylabel="mean weight on the right key", ylim=(0, 1))
     left.legend(loc="lower right", fontsize=8)
     right.axhline(np.log(SURE), color="black", linestyle=":", linewidth=1)
-    right.set(xlabel="steps", ylabel="nats: L (hard), log p(y) (soft)")
-    right.set_title("the dotted line: as sure as can be", fontsize=9)
+    right.set(xlabel="steps", ylabel="log-likelihood (hard: its lower bound)")
+    right.set_title("dotted: the largest possible", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

@@ -1,4 +1,6 @@
-"""An encoder-decoder learns to align, and to translate.
+"""
+An encoder-decoder learns to translate dates
+============================================
 
 Dates as they are said are written in digits (`spoken_dates`), by an encoder-decoder with attention
 (`encoder_decoder`): without any, with the two kinds of local attention, and with global attention
@@ -15,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from typing import Any, cast
 
 import foveate
@@ -23,12 +26,13 @@ from foveate import reference
 from numpy.typing import NDArray
 
 from encoder_decoder import HALF_WIDTH, WAYS, Adam, EncoderDecoder, attend_vjp
-from promise import Promise
+from promise import WIDTH, Promise
 from spoken_dates import Dates, make_dates, text_of, words_of
 
 KNOWN, UNSEEN = 8000, 1000  # dates
 BATCH, RATE = 64, 0.004
 MARKS = (100, 200, 400)  # steps of descent after which the dates that were not seen are read
+SHOWN = 10  # steps from one line of progress to the next
 CHECKED = 64  # dates whose contexts are held against the reference
 PICTURED = ("global", "local-p")
 
@@ -43,11 +47,21 @@ class Lesson:
     at_home: float = 0.0  # at the end: the attention on the words that the digits come from
 
 
+# %%
+# Learn, and read dates that were never seen
+# ------------------------------------------
+#
+# The nets and their gradients are in ``encoder_decoder.py``, the sentences in ``spoken_dates.py``,
+# beside this file. :doc:`/encoder_decoder` explains them, equation by equation.
+
+
 def learn(way: str, known: Dates, unseen: Dates, seed: int) -> Lesson:
     """Descend on the loss; every way sees the same dates in the same order."""
     rng = np.random.default_rng(seed)
     lesson, adam = Lesson(EncoderDecoder.initial(way, seed)), Adam(RATE)
     for step in range(1, MARKS[-1] + 1):
+        if step % SHOWN == 0:
+            show_progress(f"{way}: step {step} of {MARKS[-1]}")
         batch = known.part(rng.integers(0, len(known.source), BATCH))
         loss, gradients = lesson.model.loss_and_gradients(batch)
         adam.step(lesson.model.parameters, gradients)
@@ -55,8 +69,15 @@ def learn(way: str, known: Dates, unseen: Dates, seed: int) -> Lesson:
         if step in MARKS:
             translation = lesson.model.translate(unseen)
             lesson.right.append(float((translation.symbols == unseen.target).all(axis=1).mean()))
+    show_progress("")
     lesson.at_home = share_at_home(lesson.model.alignment(translation, unseen.lengths), unseen)
     return lesson
+
+
+def show_progress(text: str) -> None:
+    """Write over the last line of a terminal, and nothing where the output goes elsewhere."""
+    if sys.stdout.isatty():
+        print(f"\r{text:<60}\r", end="", flush=True)
 
 
 def share_at_home(weights: NDArray[Any], dates: Dates) -> float:
@@ -69,14 +90,9 @@ def run(seed: int, picture: Path | None) -> bool:
     """Learn in each way, check, draw; says whether the check passed."""
     known, unseen = make_dates(seed, KNOWN, UNSEEN)
     print(
-        "Spoken dates are written in digits:\n\n"
-        + "\n".join(f"  {line}" for line in examples(unseen))
-        + f"\n\nAn encoder-decoder learns it from {KNOWN:,} dates, in {MARKS[-1]} steps of {BATCH}."
-        " The year is mostly\nsaid last and written first, so that writing is aligning.\n\n"
-        f"{'':24}of {UNSEEN:,} other dates, read right     attention on the words\n"
-        f"{'  after steps':<24}"
-        + "".join(f"{mark:>9}" for mark in MARKS)
-        + "     that the digits come from"
+        "An encoder-decoder learns to write spoken dates in digits:\n\n"
+        f"{'':24}of {UNSEEN:,} new dates, read right     weight on the words\n"
+        f"{'  after steps':<24}" + "".join(f"{mark:>9}" for mark in MARKS) + "     of each digit"
     )
     lessons = {}
     with one_blas_thread():
@@ -88,18 +104,26 @@ def run(seed: int, picture: Path | None) -> bool:
     promises = [check(lesson.model, unseen) for way, lesson in lessons.items() if way != WAYS[0]]
     worst = max(promises, key=lambda promise: (not promise.kept, promise.error / promise.bound))
     print(f"\n  against foveate.reference          {worst}")
+    print()
+    print(f"How: it learns from {KNOWN:,} dates, in {MARKS[-1]} steps of {BATCH}, such as\n")
+    print("\n".join(f"  {line}" for line in examples(unseen)), end="\n\n")
     print(
-        "\nWithout attention the whole sentence has to fit into the one state that the decoder\n"
-        f"begins with. Local attention sees {2 * HALF_WIDTH + 1} words at most: of local-m those "
-        "round the place\nthat the digit has in the date, where its word often is not; of local-p "
-        "those round a\nplace that it predicts.\n"
+        fill(
+            "The year is mostly said last and written first, so that it has to look elsewhere for "
+            "each digit. Without attention the whole sentence has to fit into the one state that "
+            f"the decoder begins with. Local attention sees {2 * HALF_WIDTH + 1} words at most: "
+            "with local-m those around the place that the digit has in the date, where its word "
+            "often is not; with local-p those around a place that it predicts.",
+            WIDTH,
+        ),
+        end="\n\n",
     )
     if picture is not None:
         draw([lessons[way] for way in PICTURED], unseen, picture)
         print(
-            f"Picture: {picture.resolve()}\n"
-            "A row is a symbol that is written, a column a word: white is a weight of 1. The\n"
-            "green boxes are the words that the digits come from."
+            f"Picture: {picture}\n"
+            "A row is a symbol that is written, a column a word; white is a weight of 1. The\n"
+            "green boxes are the words that a digit comes from."
         )
     return worst.kept
 
@@ -123,6 +147,13 @@ def one_blas_thread() -> AbstractContextManager[object]:
     return cast(AbstractContextManager[object], limits(1, user_api="blas"))
 
 
+# %%
+# The check
+# ---------
+#
+# The contexts are held against `foveate.reference`, the definition in plain NumPy.
+
+
 def check(model: EncoderDecoder, dates: Dates) -> Promise:
     """The contexts of what was learned, against the definition.
 
@@ -140,6 +171,11 @@ def check(model: EncoderDecoder, dates: Dates) -> Promise:
 
     exact, plain = contexts(reference, np.float64), contexts(reference, np.float32)
     return Promise.of(contexts(foveate, np.float32), plain=plain, exact=exact)
+
+
+# %%
+# The picture
+# -----------
 
 
 def draw(lessons: list[Lesson], dates: Dates, path: Path) -> None:
@@ -182,6 +218,11 @@ def draw(lessons: list[Lesson], dates: Dates, path: Path) -> None:
     pyplot.close(figure)
 
 
+# %%
+# Run it
+# ------
+
 if __name__ == "__main__":
     picture = Path(sys.argv[1]) if sys.argv[1:] else None
-    raise SystemExit(0 if run(0, picture) else 1)
+    if not run(0, picture):
+        raise SystemExit("an answer is further from that of the reference than is promised")

@@ -9,5 +9,6 @@ engine, kernels        the compiled kernels by Python; the C++ tests of the engi
 integrations           torch, transformers, onnx, scikit-learn, pictures
 cli, examples          the command line; the scripts of examples/
 packaging              what is installed, and the rules of the sources
+site                   every public name has its page; the built documentation in a browser
 fuzz                   the fuzzer, a command of its own: python tests/fuzz
 """

@@ -17,8 +17,8 @@ from foveate._cli.contenders import (
     Data,
     Prepared,
     numpy_dtype,
-    torch_tensors,
 )
+from foveate._cli.peers import torch_tensors
 from foveate._cli.workloads import Workload
 from numpy.typing import NDArray
 

@@ -8,7 +8,6 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from foveate._cli.contenders import CONTENDERS as USUAL
 from foveate._cli.contenders import (
     Contender,
     Data,
@@ -16,9 +15,9 @@ from foveate._cli.contenders import (
     UnavailableError,
     need,
     refuse_large_scores,
-    torch_result,
-    torch_tensors,
 )
+from foveate._cli.peers import CONTENDERS as USUAL
+from foveate._cli.peers import torch_result, torch_tensors
 from foveate._cli.workloads import Workload
 
 BLOCK = 128  # queries of a block, for those that split a window into blocks

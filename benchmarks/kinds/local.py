@@ -24,11 +24,10 @@ from foveate._cli.contenders import (
     Prepared,
     UnavailableError,
     need,
-    torch_result,
-    torch_tensors,
 )
 from foveate._cli.contenders import Data as Plain
 from foveate._cli.contenders import make_data as make_plain
+from foveate._cli.peers import torch_result, torch_tensors
 from foveate._cli.workloads import Workload
 from numpy.typing import NDArray
 

@@ -48,7 +48,7 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
         same features. Where data hold copies of observations, as a bootstrap sample does, copies
         that stay would predict themselves and the narrowest bandwidth would win: use "place" there.
     verbose : bool, default False
-        Show the search for a bandwidth; rich draws it.
+        Show the search for a bandwidth in a terminal or a notebook; rich draws it.
 
     Attributes
     ----------
@@ -254,17 +254,22 @@ def _fitted(targets: Array, dtype: np.dtype[Any]) -> Array:
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[Report]:
-    """Show each pass of a search, while it lasts."""
+    """Show each pass of a search in a terminal or a notebook, and nothing elsewhere."""
     if not shown:
         yield lambda *_: None
         return
     try:
+        from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     except ImportError as _error:
         raise ImportError(f"verbose=True needs rich: {install('sklearn')}") from _error
+    console = Console()
+    if not console.is_terminal:
+        yield lambda *_: None
+        return
     best, passes = (np.inf, np.nan), 0
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, refresh_per_second=2) as bar:
+    with Progress(*columns, console=console, refresh_per_second=2) as bar:
         task = bar.add_task("bandwidth", total=None)
 
         def report(places: int, factor: float, error: float) -> None:

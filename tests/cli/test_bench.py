@@ -1,15 +1,25 @@
-"""The bound on the time of `python -m foveate bench`, by a clock that is not that of the wall."""
+"""`python -m foveate bench`: its time, by a clock of the tests; what it shows; its peers."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import json
 import time
+import warnings
 
 import numpy as np
 import pytest
 from foveate._cli import bench, main, measure
-from foveate._cli.compare import compare
-from foveate._cli.contenders import Contender, Prepared
-from foveate._cli.measure import SETTLE_SECONDS, Deadline, calls_in, interleave
+from foveate._cli import compare as compare_module
+from foveate._cli.chart import draw_bars
+from foveate._cli.compare import Comparison, Result, compare, prepare
+from foveate._cli.contenders import FOVEATE, Contender, Prepared
+from foveate._cli.measure import SETTLE_SECONDS, Deadline, Times, calls_in, interleave
+from foveate._cli.peers import CONTENDERS
+from foveate._cli.progress import shown_progress
+from foveate._cli.workloads import Workload
 
 
 class Clock:
@@ -160,3 +170,121 @@ def test_budgets_that_are_none(capsys, budget):
         main(["bench", "--budget", budget])
     assert stopped.value.code == 2
     assert "--budget" in capsys.readouterr().err
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def comparison(results: dict[str, float], *, speed=0.9, goal=0.8, dtype="float32", skipped=None):
+    workload = Workload("named-1x16x1024x64", 1, 1, 8, 8, dtype=dtype, goal=goal and (goal, goal))
+    own = results["foveate"]
+    made = Comparison(workload, 1, Times({name: [x] for name, x in results.items()}, [1e9]))
+    made.results = {name: Result(name, x, speed, x / own) for name, x in results.items()}
+    made.skipped = skipped or {}
+    return made
+
+
+def test_a_goal_that_the_machine_cannot_show_is_not_missed(monkeypatch):
+    def verdict(features: str, **rest) -> str:
+        monkeypatch.setattr(compare_module._core, "isa_features", lambda: features)
+        return comparison({"foveate": 1.0}, **rest).verdict()
+
+    assert verdict("avx512 bf16", speed=0.9) == "goal 80%: reached"
+    assert verdict("avx512 bf16", speed=0.7) == "goal 80%: missed"
+    assert verdict("avx2", speed=0.9) == "goal 80%: reached"
+    assert verdict("avx2", speed=0.7) == "goal 80%: set on CPUs with AVX-512"
+    assert verdict("avx512 bf16", speed=0.7, dtype="bfloat16") == "goal 80%: missed"
+    for features in ("avx512", "avx512 bf16 amx"):
+        shown = verdict(features, speed=0.7, dtype="bfloat16")
+        assert shown == "goal 80%: set on CPUs with AVX-512 bf16, without AMX"
+    assert verdict("avx512", speed=None) == "goal 80%: no peak to hold it to"
+
+
+def test_who_is_not_installed_cannot_be_beaten():
+    ahead = {"foveate": 1.0, "numpy": 2.0}
+    missing = {"torch": "torch is not installed", "torch-folded": "is for grouped queries only"}
+    words = "goal, ahead of every peer: "
+    assert comparison(ahead, goal=None).verdict() == words + "reached"
+    shown = comparison(ahead, goal=None, skipped=missing).verdict()
+    assert shown == words + "not shown without torch"
+    behind = {"foveate": 1.0, "numpy": 0.5}
+    assert comparison(behind, goal=None, skipped=missing).verdict() == words + "missed"
+    assert comparison({"foveate": 1.0}, goal=None).verdict() == words + "no peer here"
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_the_ratios_are_seen_at_any_width(width):
+    console_module = pytest.importorskip("rich.console", reason="it draws the table")
+    long = max((one.name for one in CONTENDERS), key=len)
+    console = console_module.Console(width=width, highlight=False, file=io.StringIO())
+    found = comparison({"foveate": 0.1, "numpy": 0.2, long: 123.4})
+    bench._print_comparison(console, found)
+    lines = console.file.getvalue().splitlines()
+    rows = {line.split()[0]: line for line in lines if line.rstrip().endswith("x")}
+    assert {name: row.split()[-1] for name, row in rows.items()} == {
+        "foveate": "1.00x",
+        "numpy": "2.00x",
+        long: "1234x",
+    }
+    assert max(map(len, lines)) <= width
+
+
+def test_a_bar_in_a_terminal_and_none_in_a_pipe():
+    console_module = pytest.importorskip("rich.console", reason="it draws the bar")
+    for terminal in (True, False):
+        console = console_module.Console(file=io.StringIO(), force_terminal=terminal, width=60)
+        with shown_progress(console, 10.0, "of 10 s") as show:
+            show("named: numpy", 3.0)
+        assert ("named: numpy" in console.file.getvalue()) == terminal
+        assert terminal or console.file.getvalue() == ""
+
+
+def test_bars_are_drawn_from_what_json_has(tmp_path):
+    pytest.importorskip("matplotlib", reason="it draws the bars")
+    stored = json.loads(json.dumps(comparison({"foveate": 0.1, "numpy": 0.2}).as_dict()))
+    draw_bars([stored] * 3, tmp_path / "new" / "bars.svg")
+    drawn = (tmp_path / "new" / "bars.svg").read_text()
+    assert drawn.count("named-1x16x1024x64") >= 3
+
+
+# --- the peers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def threads_of_others():
+    """No other library keeps the number of threads that a contender gives it."""
+    restore = contextlib.ExitStack()
+    pools = pytest.importorskip("threadpoolctl", reason="it sets the threads of NumPy")
+    with contextlib.suppress(ImportError):
+        torch = importlib.import_module("torch")
+        restore.callback(torch.set_num_threads, torch.get_num_threads())
+    with pools.threadpool_limits():
+        yield
+    restore.close()
+
+
+@pytest.mark.usefixtures("threads_of_others")
+@pytest.mark.parametrize("name", [one.name for one in CONTENDERS if one.name != "foveate"])
+def test_a_peer_gives_the_answer_or_says_why_not(name):
+    """Of small problems of every kind that the table has: its call is right where it is timed."""
+    problems = [
+        Workload("all", 2, 4, 128, 16),
+        Workload("causal", 2, 4, 128, 16, causal=True),
+        Workload("window", 1, 2, 128, 16, window=(20, 20)),
+        Workload("causal window", 1, 2, 128, 16, window=(20, 0)),
+        Workload("decode", 2, 8, 1, 16, kv_heads=2, key_length=96, peak="read"),
+        Workload("bfloat16", 1, 2, 128, 16, dtype="bfloat16"),
+        Workload("float16", 1, 2, 128, 16, dtype="float16"),
+        Workload("float64", 1, 2, 128, 16, dtype="float64"),
+    ]
+    (peer,) = (one for one in CONTENDERS if one.name == name)
+    ready = 0
+    for problem in problems:
+        found = Comparison(problem, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ready += name in prepare([FOVEATE, peer], found)
+        assert not found.wrong
+        if found.not_installed():
+            pytest.skip(next(iter(found.skipped.values())))
+    assert ready >= 1

@@ -41,6 +41,19 @@ def test_what_is_installed_are_the_sources():
     assert {path.name: path.read_text() for path in EXAMPLES.glob("*.py")} == sources
 
 
+@pytest.mark.parametrize("name", ["digits", "regression", "alignment", "reinforce"])
+def test_what_is_found_comes_first_in_80_columns(capsys, name):
+    pytest.importorskip("sklearn" if name == "digits" else "numpy")
+    assert main(["demo", name, "--no-picture"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "\r" not in printed
+    found, how, explained = printed.partition("\nHow: ")
+    assert how
+    assert "agrees" in found
+    assert explained.count("\n") >= 3
+
+
 # --- the regression demo --------------------------------------------------------------------------
 
 
@@ -110,11 +123,19 @@ def test_weights_of_the_poolings_give_their_curves():
 
 def test_demo_draws_a_picture(capsys, tmp_path):
     pytest.importorskip("matplotlib")
-    assert main(["demo", "regression", "--output", str(tmp_path / "new" / "curve.png")]) == 0
-    (picture,) = (tmp_path / "new").iterdir()
-    assert picture.name == "curve-regression.png"
+    assert main(["demo", "regression", "--output", str(tmp_path / "new" / "pictures")]) == 0
+    (picture,) = (tmp_path / "new" / "pictures").iterdir()
+    assert picture.name == "regression.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert str(picture) in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(picture) in printed
+    assert printed.splitlines()[-1].endswith(f"in {picture.parent.resolve()}")
+
+
+def test_pictures_have_the_format_that_is_asked_for(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["demo", "regression", "--output", str(tmp_path), "--format", "svg"]) == 0
+    assert (tmp_path / "regression.svg").read_text().startswith("<?xml")
 
 
 def test_demo_fails_where_an_answer_is_wrong(capsys, monkeypatch):
@@ -148,8 +169,8 @@ def test_alignment_demo(capsys, seed):
 
 def test_alignment_demo_draws_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    assert main(["demo", "alignment", "--output", str(tmp_path / "map.png")]) == 0
-    assert (tmp_path / "map-alignment.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["demo", "alignment", "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "alignment.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_alignment_demo_fails_where_draws_are_not_those_of_the_reference(monkeypatch):
@@ -192,8 +213,8 @@ def test_reinforce_demo(capsys, seed):
 
 def test_reinforce_demo_draws_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    assert main(["demo", "reinforce", "--output", str(tmp_path / "learned.png")]) == 0
-    assert (tmp_path / "learned-reinforce.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["demo", "reinforce", "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "reinforce.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_reinforce_demo_fails_where_the_draws_are_not_those_of_the_reference(monkeypatch):

@@ -283,10 +283,10 @@ def test_attention_helps():
 @pytest.mark.usefixtures("short")
 def test_the_command_draws(capsys, tmp_path):
     pytest.importorskip("matplotlib")
-    assert main(["demo", "translate", "--output", str(tmp_path / "new" / "map.png")]) == 0
+    assert main(["demo", "translate", "--output", str(tmp_path / "new")]) == 0
     printed = capsys.readouterr().out
     assert "agrees" in printed
-    assert (tmp_path / "new" / "map-translate.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "new" / "translate.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("short")

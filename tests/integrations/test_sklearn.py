@@ -247,6 +247,9 @@ def test_the_search_is_shown_where_it_is_asked_for(capsys, monkeypatch):
     x, y = curve(50)
     quiet = NadarayaWatson().fit(x, y)
     assert capsys.readouterr().out == ""
+    NadarayaWatson(verbose=True).fit(x, y)
+    assert capsys.readouterr().out == ""  # no terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")
     shown = NadarayaWatson(verbose=True).fit(x, y)
     assert "50 places" in capsys.readouterr().out
     assert_array_equal(shown.bandwidth_, quiet.bandwidth_)

@@ -46,9 +46,10 @@ def local_attention(
 ) -> Array:
     """Attend to the keys near a center of each query's own [1]_.
 
-    Query i sees the keys at the positions j with |j - p_i| <= half_width, as far as there are such:
-    windows end where the keys do. The time grows with the queries times the width of a window, and
-    once with the number of keys, whatever the centers and their order; no matrix is stored.
+    Query i sees the keys at the positions j with `|j - p_i| <= half_width`, as far as there are
+    such: windows end where the keys do. The time grows with the queries times the width of a
+    window, and once with the number of keys, whatever the centers and their order; no matrix is
+    stored.
 
     Parameters
     ----------

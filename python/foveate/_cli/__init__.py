@@ -12,14 +12,22 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .._runtime.config import version
+from .. import _core
+from .._runtime.config import get_num_threads, version
 from .._runtime.install import install
 
 COMMANDS = {
-    "demo": "recognize digits, fit a curve, align, learn where to look, translate; draw all that",
-    "bench": "time this machine against NumPy, and against torch and onnxruntime if installed",
+    "demo": "recognize digits, fit a curve, align, learn where to look, translate",
+    "bench": "time this machine beside NumPy, and the peers that are installed",
     "info": "print the build, the instruction sets and the threads",
 }
+TO_TRY = """\
+Three things to try:
+  python -m foveate demo digits     digits are recognized; nothing is trained
+  python -m foveate bench --quick   this machine, in half a minute
+  python -m foveate info            what this installation is made of
+
+python -m foveate COMMAND --help    the options of a command, with examples"""
 
 
 class MissingPackageError(Exception):
@@ -32,12 +40,18 @@ class MissingPackageError(Exception):
         )
 
 
-def require(package: str, extra: str, distribution: str | None = None) -> None:
-    """Raise MissingPackageError where a package, called so by pip, cannot be imported."""
+def require(package: str, extra: str, distribution: str | None = None, without: str = "") -> None:
+    """Raise MissingPackageError where a package, called so by pip, cannot be imported.
+
+    The message ends in what does ``without`` it, where that is given.
+    """
     try:
         import_module(package)
     except ImportError as error:
-        raise MissingPackageError(distribution or package, extra) from error
+        missing = MissingPackageError(distribution or package, extra)
+        if without:
+            missing.args = (f"{missing}\n{without}",)
+        raise missing from error
 
 
 def _number(text: str, low: int) -> int:
@@ -83,19 +97,29 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
             name,
             help=purpose,
             description=purpose[0].upper() + purpose[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if wanted in (None, name):
-            import_module(f"foveate._cli.{name}").add_arguments(command)
+            module = import_module(f"foveate._cli.{name}")
+            module.add_arguments(command)
+            command.epilog = f"examples:\n{module.TRY}"
     return parser
+
+
+def _welcome() -> str:
+    """What there is, and what to try first."""
+    commands = "\n".join(f"  {name:<8}{purpose}" for name, purpose in COMMANDS.items())
+    using = f"in use: {_core.isa_selected()}, threads: {get_num_threads()}"
+    title = f"foveate {version()}: attention on CPUs, from NumPy arrays"
+    return f"{title}\n\n{commands}\n\n{TO_TRY}\n\n{using}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 not done, 2 wrong usage, 130 Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words:
-        build_parser("").print_help()
-        print()
-        words = ["info"]
+        print(_welcome())
+        return 0
     wanted = next((word for word in words if word in COMMANDS), "")
     options = build_parser(wanted).parse_args(words)
     try:

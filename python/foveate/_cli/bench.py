@@ -1,21 +1,38 @@
-"""``python -m foveate bench``: foveate against NumPy, torch and onnxruntime, on this machine."""
+"""``python -m foveate bench``: foveate beside NumPy and the peers that are installed.
+
+What it prints fits 50 columns. Its time has a bound, and a bar shows it in a terminal.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from foveate._cli import positive, require, seconds
-from foveate._cli.compare import Comparison, compare, format_seconds, machine
-from foveate._cli.contenders import CONTENDERS, UnavailableError, choose, need
+from foveate._cli.compare import Comparison, compare, format_ratio, format_seconds, machine
+from foveate._cli.contenders import UnavailableError, choose, need
 from foveate._cli.info import usable_cpus
 from foveate._cli.measure import Deadline, Times
-from foveate._cli.workloads import WORKLOADS, select
+from foveate._cli.peers import CONTENDERS
+from foveate._cli.progress import shown_progress
+from foveate._cli.workloads import WORKLOADS, Workload, select
+
+TRY = """\
+  python -m foveate bench --quick
+  python -m foveate bench --workload 'decode-*' --contender torch
+  python -m foveate bench --budget 60 --json times.json --plot times.png"""
+MEANING = (
+    "\nTimes are medians over rounds, in which the contenders take turns.\n"
+    "share: of the peak measured between the rounds. It counts the multiply-adds that must be done "
+    "(half the square where causal), or the bytes of keys and values that must be read.\n"
+    "ratio: the time over that of foveate."
+)
 
 # One of each kind. `--workload '*'` times the whole table.
 USUAL = [
@@ -52,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="take no longer than that for all workloads, except the last call: where time is "
         "short there are fewer rounds, and the slowest contenders are left out (default: "
-        f"{BUDGET:.0f} for each workload, {QUICK_BUDGET:.0f} with --quick)",
+        f"{BUDGET:.0f} for each workload, which is {BUDGET * len(USUAL):.0f} for those of the "
+        f"command alone; {QUICK_BUDGET:.0f} with --quick)",
     )
     parser.add_argument(
         "--workload",
@@ -71,13 +89,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--list", action="store_true", help="print the names of workloads and contenders, and stop"
     )
     parser.add_argument("--json", metavar="PATH", help="write every round's times there too")
+    parser.add_argument(
+        "--plot", metavar="PATH", help="draw bars of the times there; the ending names the format"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Time the workloads, print a table as each is done, and say what the figures mean."""
     if options.list:
         print("workloads:", *(workload.name for workload in WORKLOADS), sep="\n  ")
-        print("contenders:", *(contender.name for contender in CONTENDERS), sep="\n  ")
+        print("contenders:")
+        for contender in CONTENDERS:
+            print(f"  {contender.name:<17}{contender.title}")
         return 0
     for package in ("rich", "threadpoolctl"):
         require(package, "bench")
@@ -86,47 +109,47 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"foveate bench: argument --workload: {error}", file=sys.stderr)
         return 2
-    contenders = choose(CONTENDERS, options.contender or [one.name for one in CONTENDERS])
+    if options.plot:
+        require("matplotlib", "bench")
+    report = _measure(options, workloads)
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"Every round's times: {options.json}")
+    if options.plot:
+        from foveate._cli.chart import draw_bars
 
+        draw_bars(report["workloads"], Path(options.plot))
+        print(f"Picture: {options.plot}")
+    return int(any(one["wrong"] for one in report["workloads"]))
+
+
+def _measure(options: argparse.Namespace, workloads: Sequence[Workload]) -> dict[str, Any]:
+    """Time the workloads within the budget; print a table as each is done."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console()
+    console = Console(highlight=False)
+    contenders = choose(CONTENDERS, options.contender or [one.name for one in CONTENDERS])
     facts = machine()
-    console.print(
-        f"{facts['processor']}, {facts['instruction set']}, threads: {options.threads}",
-        highlight=False,
-    )
+    console.print(f"{facts['processor']}, {facts['instruction set']}, threads: {options.threads}")
     quick = options.quick
     budget = options.budget or (QUICK_BUDGET if quick else BUDGET) * len(workloads)
     names = f"{len(workloads)} workload{'s' if len(workloads) > 1 else ''}"
-    console.print(f"{names}, at most {_duration(budget)}", highlight=False)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn(f"of {_duration(budget)}"),
-        console=console,
-        transient=True,
-        refresh_per_second=2,  # the bar's own thread must not disturb what is timed
-    )
+    console.print(f"{names}, at most {_duration(budget)}")
     comparisons: list[Comparison] = []
     deadline = Deadline(budget)
-    with bar:
-        task = bar.add_task("", total=budget)
+    with shown_progress(console, budget, f"of {_duration(budget)}") as show:
 
-        def show(workload: str, contender: str) -> None:
-            text = f"{workload}: {contender}"
-            bar.update(task, description=text, completed=budget - deadline.left)
+        def tell(workload: str, contender: str) -> None:
+            show(f"{workload}: {contender}", budget - deadline.left)
 
         for package in {package for contender in contenders for package in contender.packages}:
-            bar.update(task, description=f"import {package}")
+            show(f"import {package}", budget - deadline.left)
             with suppress(UnavailableError):
                 need(package)
         for done, workload in enumerate(workloads):
             if deadline.left <= 0:
                 left_out = ", ".join(one.name for one in workloads[done:])
-                console.print(f"The time is up. Left out: {left_out}", highlight=False)
+                console.print(f"The time is up. Left out: {left_out}")
                 break
             comparison = compare(
                 workload,
@@ -134,44 +157,33 @@ def run(options: argparse.Namespace) -> int:
                 threads=options.threads,
                 rounds=QUICK_ROUNDS if quick else ROUNDS,
                 seconds=QUICK_TURN_SECONDS if quick else TURN_SECONDS,
-                progress=partial(show, workload.name),
+                progress=partial(tell, workload.name),
                 deadline=Deadline(deadline.left / (len(workloads) - done)),
             )
             comparisons.append(comparison)
-            console.print(_table(comparison))
-    console.print(
-        "Times are medians over the rounds, in which the contenders take turns. The share is of "
-        "the peak measured between the rounds: multiply-adds that must be done (half the square "
-        "where causal), or bytes of keys and values that must be read, a second.",
-        highlight=False,
-    )
-    if options.json:
-        report = {"machine": facts, "workloads": [one.as_dict() for one in comparisons]}
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        console.print(f"Every round's times: {options.json}", highlight=False)
-    return int(any(one.wrong for one in comparisons))
+            _print_comparison(console, comparison)
+    console.print(MEANING)
+    return {"machine": facts, "workloads": [one.as_dict() for one in comparisons]}
 
 
-def _table(comparison: Comparison) -> Any:
+def _print_comparison(console: Any, comparison: Comparison) -> None:
+    """A heading, a table that fits 50 columns, and who is not in it."""
     from rich import box
     from rich.table import Table
 
     workload, times = comparison.workload, comparison.times
-    caption = f"{workload.unit}: {times.peak / 1e9:.0f} billion a second; {_rounds(times)}"
-    table = Table(
-        title=f"{workload.name}   ({comparison.verdict()})",
-        caption="\n".join([caption, *comparison.left_out()]),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("", min_width=30)
-    for column in ("time", "share of peak", "time over foveate's"):
-        table.add_column(column, justify="right")
-    for result in sorted(comparison.results.values(), key=lambda result: result.seconds):
+    console.print(f"\n{workload.name}   ({comparison.verdict()})")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("contender", overflow="ellipsis", no_wrap=True)
+    for column in ("time", "share", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, result in sorted(comparison.results.items(), key=lambda item: item[1].seconds):
         share = "" if result.speed is None else workload.format_speed(result.speed)
-        table.add_row(result.title, format_seconds(result.seconds), share, f"{result.ratio:.2f}x")
-    return table
+        table.add_row(name, format_seconds(result.seconds), share, format_ratio(result.ratio))
+    console.print(table, end="")
+    console.print(f"{workload.unit}: {times.peak / 1e9:.0f} billion a second; {_rounds(times)}")
+    for line in comparison.left_out():
+        console.print(line)
 
 
 def _rounds(times: Times) -> str:

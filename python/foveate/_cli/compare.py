@@ -15,6 +15,7 @@ import foveate
 from foveate import _core
 from foveate._cli.contenders import (
     FOVEATE,
+    MISSING,
     Contender,
     Prepared,
     UnavailableError,
@@ -25,6 +26,19 @@ from foveate._cli.contenders import (
 from foveate._cli.info import usable_cpus
 from foveate._cli.measure import LONG_CALL_SECONDS, SETTLE_SECONDS, Deadline, Times, interleave
 from foveate._cli.workloads import Timed
+
+
+def other_cpu(dtype: str, features: str) -> str:
+    """The CPUs that a goal is of, which is a share of their peak; empty where this is one of them.
+
+    A peak of another kind, such as that of AMX, has another part of it that can be reached.
+    """
+    words = features.split()
+    if "avx512" not in words:
+        return "CPUs with AVX-512"
+    if dtype == "bfloat16" and ("bf16" not in words or "amx" in words):
+        return "CPUs with AVX-512 bf16, without AMX"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -67,11 +81,22 @@ class Comparison:
             wanted = f"goal {self.workload.format_speed(goal)}"
             if own.speed is None:
                 return f"{wanted}: no peak to hold it to"
-            return f"{wanted}: {'reached' if own.speed >= goal else 'missed'}"
+            if own.speed >= goal:
+                return f"{wanted}: reached"
+            other = other_cpu(self.workload.dtype, _core.isa_features())
+            return f"{wanted}: set on {other}" if other else f"{wanted}: missed"
         best = self.best_peer()
-        if best is None:
-            return "goal: ahead of every peer (none here)"
-        return f"goal, ahead of every peer: {'reached' if best[1].ratio > 1 else 'missed'}"
+        if best is not None and best[1].ratio <= 1:
+            return "goal, ahead of every peer: missed"
+        missing = self.not_installed()
+        if missing:
+            return f"goal, ahead of every peer: not shown without {', '.join(missing)}"
+        return "goal, ahead of every peer: " + ("reached" if best else "no peer here")
+
+    def not_installed(self) -> list[str]:
+        """The packages whose contenders were skipped since they are not installed."""
+        found = (reason.partition(MISSING) for reason in self.skipped.values())
+        return list(dict.fromkeys(package for package, missing, _ in found if missing))
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON: results, every round's times and units, and who was left out."""
@@ -234,6 +259,11 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def format_ratio(ratio: float) -> str:
+    """How many times as long: ``1.32x``, ``104x``."""
+    return f"{ratio:.{2 if ratio < 100 else 0}f}x"
 
 
 def format_seconds(seconds: float) -> str:

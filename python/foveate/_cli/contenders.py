@@ -1,4 +1,4 @@
-"""Who is timed: foveate, and the peers that a user of NumPy arrays has at hand.
+"""What a contender of a benchmark is, foveate and NumPy among them, and the check of its answer.
 
 Each contender prepares its own inputs from the same data, in the layout and by the call that serves
 it best, and hands over a call without arguments. A contender that cannot do a workload says why, by
@@ -22,6 +22,9 @@ from foveate._cli.workloads import ITEM_BYTES, Timed, Workload
 # A contender that stores the whole matrix of scores is left out where that takes more: the machine
 # would swap.
 MOST_SCORES_BYTES = 2 << 30
+
+
+MISSING = " is not installed"  # after the name of a package
 
 
 class UnavailableError(Exception):
@@ -76,7 +79,7 @@ def need(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise UnavailableError(f"{package} is not installed") from error
+        raise UnavailableError(package.partition(".")[0] + MISSING) from error
 
 
 def refuse_large_scores(workload: Workload) -> None:
@@ -155,143 +158,8 @@ def _prepare_numpy(workload: Workload, data: Data, threads: int) -> Prepared:
     return Prepared(call)
 
 
-# --- PyTorch --------------------------------------------------------------------------------------
-
-
-def torch_tensors(data: Data, threads: int) -> list[Any]:
-    """The data as torch tensors that share its memory; sets torch's threads."""
-    torch = need("torch")
-    torch.set_num_threads(threads)
-    if (
-        data.query.dtype.name == "bfloat16"
-    ):  # torch does not know the dtype of ml_dtypes, but has the same bits
-        return [torch.from_numpy(array.view(np.int16)).view(torch.bfloat16) for array in data]
-    return [torch.from_numpy(array) for array in data]
-
-
-def torch_result(workload: Workload) -> Callable[[Any], NDArray[Any]]:
-    """How a torch tensor becomes an array of the workload's shape; bfloat16 comes as float32."""
-
-    def to_array(output: Any) -> NDArray[Any]:
-        if workload.dtype == "bfloat16":
-            output = output.float()
-        return np.asarray(output.numpy().reshape(workload.shape))
-
-    return to_array
-
-
-def _prepare_torch(workload: Workload, data: Data, threads: int) -> Prepared:
-    query, key, value = torch_tensors(data, threads)
-    torch = need("torch")
-    keywords: dict[str, Any] = {}
-    if workload.causal:
-        keywords["is_causal"] = True
-    if workload.window is not None:
-        if workload.length * workload.keys > MOST_SCORES_BYTES:
-            raise UnavailableError(
-                "knows no window, and a dense mask of this length takes too much memory"
-            )
-        keywords["attn_mask"] = torch.from_numpy(workload.seen_mask())
-    if workload.group > 1:
-        keywords["enable_gqa"] = True
-    attend = torch.nn.functional.scaled_dot_product_attention
-    return Prepared(partial(attend, query, key, value, **keywords), torch_result(workload))
-
-
-def _prepare_torch_folded(workload: Workload, data: Data, threads: int) -> Prepared:
-    if workload.group == 1:
-        raise UnavailableError("is for grouped queries only")
-    query, key, value = torch_tensors(data, threads)
-    query = query.reshape(workload.batch, workload.key_heads, -1, workload.head_size)
-    attend = need("torch").nn.functional.scaled_dot_product_attention
-    return Prepared(partial(attend, query, key, value), torch_result(workload))
-
-
-# --- onnxruntime ----------------------------------------------------------------------------------
-
-
-def _onnx_session(node: Any, shapes: dict[str, tuple[int, ...]], dtype: str, threads: int) -> Any:
-    onnx, runtime = need("onnx"), need("onnxruntime")
-    kinds = onnx.TensorProto
-    kind = {"float32": kinds.FLOAT, "float16": kinds.FLOAT16}.get(dtype)
-    if kind is None:
-        raise UnavailableError(f"has no {dtype} on CPUs")
-    helper = onnx.helper
-    value_info = helper.make_tensor_value_info
-    inputs = [
-        value_info(name, kinds.BOOL if name == "mask" else kind, shape)
-        for name, shape in shapes.items()
-    ]
-    graph = helper.make_graph([node], "attention", inputs, [value_info("output", kind, None)])
-    opsets = [helper.make_opsetid("", 24), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets)
-    model.ir_version = 10  # older than the newest: every onnxruntime that has opset 24 reads it
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return runtime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime raises a class of its own for each status
-        raise UnavailableError(f"does not take this problem: {error}") from error
-
-
-def _prepare_onnx_attention(workload: Workload, data: Data, threads: int) -> Prepared:
-    need("onnxruntime")
-    if workload.dtype == "float64":
-        raise UnavailableError(
-            "has no float64 worth the name: its answers have the error of float32"
-        )
-    refuse_large_scores(workload)
-    inputs: dict[str, NDArray[Any]] = data._asdict()
-    if workload.window is not None:
-        mask = workload.seen_mask()
-        assert mask is not None
-        inputs["mask"] = mask
-    node = need("onnx").helper.make_node(
-        "Attention", list(inputs), ["output"], is_causal=int(workload.causal)
-    )
-    shapes = {name: array.shape for name, array in inputs.items()}
-    session = _onnx_session(node, shapes, workload.dtype, threads)
-    return Prepared(lambda: session.run(None, inputs)[0])
-
-
-def _prepare_onnx_multi_head(workload: Workload, data: Data, threads: int) -> Prepared:
-    need("onnxruntime")
-    if workload.window is not None or workload.group > 1:
-        raise UnavailableError("knows no window and no grouped heads")
-    refuse_large_scores(workload)
-    batch, heads, length, head_size = workload.shape
-    query = np.ascontiguousarray(data.query.swapaxes(1, 2)).reshape(batch, length, -1)
-    inputs = {"query": query, "key": data.key, "value": data.value}
-    node = need("onnx").helper.make_node(
-        "MultiHeadAttention",
-        list(inputs),
-        ["output"],
-        domain="com.microsoft",
-        num_heads=heads,
-        unidirectional=int(workload.causal),
-    )
-    shapes = {name: array.shape for name, array in inputs.items()}
-    session = _onnx_session(node, shapes, workload.dtype, threads)
-    return Prepared(
-        lambda: session.run(None, inputs)[0],
-        lambda output: output.reshape(batch, length, heads, head_size).swapaxes(1, 2),
-    )
-
-
-_ONNX = ("onnx", "onnxruntime")
-FOVEATE = Contender("foveate", "foveate", _prepare_foveate)
-CONTENDERS: tuple[Contender, ...] = (
-    FOVEATE,
-    Contender("numpy", "NumPy", _prepare_numpy),
-    Contender("torch", "torch SDPA", _prepare_torch, ("torch",)),
-    Contender("torch-folded", "torch SDPA, heads folded", _prepare_torch_folded, ("torch",)),
-    Contender("onnxruntime", "onnxruntime Attention", _prepare_onnx_attention, _ONNX),
-    Contender("onnxruntime-mha", "onnxruntime MultiHeadAttention", _prepare_onnx_multi_head, _ONNX),
-)
+FOVEATE = Contender("foveate", "foveate.attention", _prepare_foveate)
+NUMPY = Contender("numpy", "NumPy, as one writes it", _prepare_numpy)
 
 
 def choose(contenders: Iterable[Contender], names: Iterable[str]) -> list[Contender]:

@@ -11,6 +11,10 @@ from types import ModuleType
 from foveate._cli import non_negative, require
 from foveate._runtime.paths import EXAMPLES
 
+TRY = """\
+  python -m foveate demo
+  python -m foveate demo translate --no-picture
+  python -m foveate demo regression --output pictures --format svg --seed 7"""
 SUBJECTS = ("digits", "regression", "alignment", "reinforce", "translate")
 SHORT = [subject for subject in SUBJECTS if subject != "translate"]  # a few seconds each
 
@@ -28,11 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        metavar="PATH",
+        metavar="FOLDER",
         type=Path,
-        default=Path("foveate-demo.png"),
-        help="where the pictures go: the subject is added to the name, and the ending names the "
-        "format (default: %(default)s)",
+        default=Path("foveate-demo"),
+        help="the folder of the pictures, which is made where there is none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "svg", "pdf"),
+        default="png",
+        help="of the pictures (default: %(default)s)",
     )
     parser.add_argument("--no-picture", action="store_true", help="draw nothing")
     parser.add_argument(
@@ -55,13 +64,15 @@ def script(subject: str) -> ModuleType:
 def run(options: argparse.Namespace) -> int:
     """Show one subject, or all short ones; returns 1 where an answer is not the reference's."""
     if not options.no_picture:
-        require("matplotlib", "demo")
+        require("matplotlib", "demo", without="It goes without pictures: add --no-picture")
     if options.subject in (None, "digits"):
         require("sklearn", "demo", "scikit-learn")
     passed = True
     for subject in [options.subject] if options.subject else SHORT:
         print(f"--- {subject} ".ljust(80, "-") + "\n")
-        path = options.output.with_stem(f"{options.output.stem}-{subject}")
+        path = options.output / f"{subject}.{options.format}"
         passed &= script(subject).run(options.seed, None if options.no_picture else path)
         print()
+    if not options.no_picture:
+        print(f"The pictures are in {options.output.resolve()}")
     return 0 if passed else 1

@@ -10,6 +10,9 @@ from typing import Any
 
 import foveate
 
+TRY = """\
+  python -m foveate info"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command has no options."""

@@ -72,7 +72,7 @@ def kernel_regression(
     skip_far : bool, default True
         Leave out points that are too far away to count, in up to three dimensions; for that the
         points are ordered along a curve. The answer changes by 2^-24 (2^-53 for float64) of the
-        median of the nonzero |y| of a column at most. Where y holds NaN or inf, nothing is left
+        median of the nonzero `|y|` of a column at most. Where y holds NaN or inf, nothing is left
         out.
     fill_value : float, default NaN
         The answer where all weights are 0: no training point within reach of a compact kernel, or
@@ -377,7 +377,7 @@ def negligible_weight(value: Array, rounding: float) -> float:
         |f - g| = L |h - g| / (W + L) <= share (max y - min y),
 
     since both means lie between the extremes of y. With share = rounding * median / (max - min) of
-    a column it is at most rounding times the median of the nonzero |y|. A share larger than
+    a column it is at most rounding times the median of the nonzero `|y|`. A share larger than
     `rounding` is not taken, even where it would do. NaN or inf leaves no share.
 
     Examples

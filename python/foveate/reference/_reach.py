@@ -118,7 +118,7 @@ def reach(
     segments : int array (..., L) where Lq = Lk, or a pair (of_queries, of_keys): a query sees the
         keys of its own id
     centers, half_width : array (..., Lq), with a number: query i sees the keys with
-        |j - centers[i]| <= half_width, compared in float64
+        `|j - centers[i]| <= half_width`, compared in float64
 
     Returns
     -------
