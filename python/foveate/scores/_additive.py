@@ -27,7 +27,8 @@ class Additive(ArrayScore):
     ----------
     v : array or tensor (H,)
         This and the others are of a float dtype that fits into the dtype of the computation:
-        float32, or float64 where the query is float64. They are kept, not copied.
+        float32, or float64 where the query is float64; lists are float64. Arrays are kept, not
+        copied.
     wq : array (Dq, H), optional
         Without it the queries (..., Lq, H) are projected already.
     wk : array (Dk, H), optional
@@ -120,7 +121,8 @@ class Concat(ArrayScore):
     ----------
     v : array or tensor (H,)
         This and the others are of a float dtype that fits into the dtype of the computation:
-        float32, or float64 where the query is float64. They are kept, not copied.
+        float32, or float64 where the query is float64; lists are float64. Arrays are kept, not
+        copied.
     w : array (Dq + Dk, H)
         The rows for the query first.
     b : array (H,), optional

@@ -20,7 +20,7 @@ class Bilinear(ArrayScore):
     ----------
     w : array or tensor (Dq, Dk)
         Of a float dtype that fits into the dtype of the computation: float32, or float64 where the
-        query is float64. It is kept, not copied.
+        query is float64; a list is float64. An array is kept, not copied.
 
     References
     ----------

@@ -49,7 +49,7 @@ class Gaussian(ArrayScore):
     w : float, array or tensor (D,), default 1.0
         An inverse bandwidth, one or one for each dimension. Finite; the sign does not count. An
         array is of a float dtype that fits into the dtype of the computation: float32, or float64
-        where the query is float64. It is kept, not copied.
+        where the query is float64, and is kept, not copied; a list is float64.
 
     Raises
     ------

@@ -23,7 +23,7 @@ class Location(ArrayScore):
     ----------
     w : array or tensor (Dk,)
         Of a float dtype that fits into the dtype of the computation: float32, or float64 where the
-        query is float64. It is kept, not copied.
+        query is float64; a list is float64. An array is kept, not copied.
     b : float or tensor (), default 0.0
         A finite number.
     activation : {"tanh", "relu", "identity"}
