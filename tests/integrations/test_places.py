@@ -1,4 +1,4 @@
-"""The table of README that says where foveate plugs in: the three lines of each place run."""
+"""The page that says where foveate plugs in: the three lines of each place run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 
 pytestmark = pytest.mark.any_isa
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/places.md"
 
 
 def places() -> dict[str, str]:
     """The code of each row, by what stands before the comma."""
-    if not README.is_file():
+    if not PAGE.is_file():
         return {}
-    section = README.read_text().partition("## Where it plugs in\n")[2].partition("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if "<br>" in line]
+    lines = PAGE.read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if "<br>" in line]
     return {where: "\n".join(re.findall(r"`([^`]+)`", lines)) for where, _, lines in rows}
 
 
@@ -59,7 +59,7 @@ def names_of_regression() -> dict[str, object]:
     return {"x_train": x, "y_train": np.sin(x[:, 0]), "x": x}
 
 
-@pytest.mark.skipif(not README.is_file(), reason="the README is not beside the tests")
+@pytest.mark.skipif(not PAGE.is_file(), reason="the page is not beside the tests")
 def test_there_are_rows():
     """Or else the test below would pass for want of rows."""
     assert len(places()) == 8
@@ -84,4 +84,4 @@ def test_the_three_lines_run(where, request, tmp_path):
         if kind == "matplotlib":
             pytest.importorskip("matplotlib").use("agg")
         names = arrays(2, 3, 16, 8)
-    exec(compile(places()[where], str(README), "exec"), names)
+    exec(compile(places()[where], str(PAGE), "exec"), names)

@@ -132,3 +132,22 @@ def test_addresses_are_that_of_the_project():
     }
     assert {a for a in found if not a.startswith(home)} == set()
     assert home in found
+
+
+def test_addresses_of_the_readme_are_whole_and_there():
+    """The package index shows the README, too, and has none of the files beside it."""
+    urls = project()["urls"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    roots = {
+        f"{urls['Documentation']}/": ROOT / "docs",
+        f"{urls['Repository']}/blob/main/": ROOT,
+        urls["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/": ROOT,
+    }
+    assert len(links) >= 10
+    for link in links:
+        (start,) = (root for root in roots if link.startswith(root))
+        path = roots[start] / link[len(start) :]
+        pages = [path.with_suffix(x) for x in (".md", ".rst")] if start.endswith("foveate/") else []
+        made = path.parent == ROOT / "docs" / "gallery"  # by Sphinx
+        assert made or any(x.is_file() for x in pages or [path]), link
