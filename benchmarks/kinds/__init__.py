@@ -8,6 +8,7 @@ from typing import Any
 
 from foveate._cli.compare import Comparison, compare
 from foveate._cli.contenders import Contender, choose, make_data
+from foveate._cli.measure import Deadline
 from foveate._cli.workloads import WORKLOADS as ATTENTION
 from foveate._cli.workloads import Timed
 
@@ -65,10 +66,19 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def measure(
-    workload: Timed, names: Iterable[str], *, threads: int, rounds: int, seconds: float
+    workload: Timed,
+    names: Iterable[str],
+    *,
+    threads: int,
+    rounds: int,
+    seconds: float,
+    deadline: Deadline | None = None,
 ) -> Comparison:
-    """Time foveate and the contenders of these names, as far as the workload's kind has them."""
-    kind = next(kind for kind in KINDS if workload in kind.workloads)
+    """Time foveate and the contenders of these names, as far as the workload's kind has them.
+
+    A workload that no kind lists is one of attention.
+    """
+    kind = next((kind for kind in KINDS if workload in kind.workloads), KINDS[0])
     own = {contender.name for contender in kind.contenders}
     return compare(
         workload,
@@ -77,4 +87,5 @@ def measure(
         rounds=rounds,
         seconds=seconds,
         make_data=kind.make_data,
+        deadline=deadline,
     )

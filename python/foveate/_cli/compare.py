@@ -115,6 +115,9 @@ class Comparison:
                     "title": result.title,
                     "seconds": result.seconds,
                     "speed": result.speed,
+                    "speed shown": (
+                        "" if result.speed is None else self.workload.format_speed(result.speed)
+                    ),
                     "time over foveate's": result.ratio,
                     "rounds": self.times.seconds[name],
                 }
