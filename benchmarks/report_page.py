@@ -41,7 +41,8 @@ should not be compared.
 ## The page of your machine
 
 ```sh
-pip install ".[bench,peers]" torch
+pip install ".[bench]"
+pip install ".[peers]" torch
 python -m foveate bench               # two minutes: a table in the terminal
 python benchmarks/report.py           # a quarter of an hour: results, page and pictures
 python benchmarks/report.py --pages   # the pages again, from the stored results

@@ -1,4 +1,4 @@
-"""The tables of the README: how fast foveate is, and the best peer.
+"""Tables in a terminal: how fast foveate is, and the best peer.
 
     python benchmarks/table.py --threads 1 2 --workload 'float32-*'
 
