@@ -17,7 +17,7 @@ FEATURED = (
     *("float32-1x16x1024x64", "float32-causal-8x12x512x64", "bfloat16-1x16x1024x64"),
     *("window128-1x8x4096x64", "decode-float32-1x32768", "float32-short-1x12x128x64"),
     *("backward-1x16x1024x64", "additive-1x1024x1024x128", "gaussian-20000x1"),
-    *("hard-sample-1x8x2048x64", "local-p-1x8x16384x64", "multinoulli-4096x4096"),
+    *("hard-sample-1x8x2048x64", "local-p-sorted-1x8x16384x64", "multinoulli-4096x4096"),
 )
 COLORS = {"numpy": "#0e7490", "torch": "#7c3aed", "onnxruntime-mha": "#2563eb"}
 COLORS |= {"openvino": "#16a34a", "jax": "#ca8a04", OWN: OWN_COLOR}
@@ -34,7 +34,7 @@ def draw(report: Mapping[str, Any], folder: Path) -> dict[str, str]:
         by_name = {one["workload"]: one for one in workloads}
         featured = [by_name[name] for name in FEATURED if name in by_name] or workloads[:12]
         if any(one["contenders"] for one in featured):
-            draw_bars(featured, folder / "bars.svg", columns=3)
+            draw_bars(featured, folder / "bars.svg", columns=2)
             drawn["bars.svg"] = "Time of a call, and how many times that of foveate it is."
         if _shares(workloads, folder / "shares.svg"):
             drawn["shares.svg"] = (
