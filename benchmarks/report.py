@@ -25,7 +25,7 @@ import report_page
 from foveate._cli import positive
 from foveate._cli.compare import machine
 from foveate._cli.contenders import UnavailableError, make_data
-from foveate._cli.measure import Deadline
+from foveate._cli.info import usable_cpus
 from foveate._cli.workloads import Workload, select
 from kinds.dot_products import CONTENDERS
 from memory import resident_kib
@@ -35,8 +35,8 @@ RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs"
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 # Who is followed over lengths: each library once, by the call that serves a whole square best.
 FOLLOWED = ("foveate", "numpy", "torch", "onnxruntime-mha", "openvino", "jax")
-# A turn in seconds, rounds, and seconds that a workload may take altogether.
-TURN, ROUNDS, BUDGET = 0.05, 5, 15.0
+# A turn in seconds, rounds, and the seconds after which a workload has no further round.
+TURN, ROUNDS, BUDGET = 0.05, 5, 10.0
 PACKAGES = (
     *("numpy", "torch", "onnxruntime", "openvino", "jax", "numba", "scipy", "scikit-learn"),
     *("statsmodels", "pykeops", "transformers"),
@@ -70,18 +70,18 @@ def measure(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[st
     threads = options.threads
     followed = [x for x in FOLLOWED if x in (*options.contender, "foveate")]
     how = {"threads": threads, "rounds": options.rounds, "seconds": options.turn_seconds}
+    how["budget"] = options.budget
     workloads = []
     for workload in select(options.workload, kinds.WORKLOADS):
         tell(workload.name)
-        deadline = Deadline(options.budget)
-        found = kinds.measure(workload, options.contender, deadline=deadline, **how)
+        found = kinds.measure(workload, options.contender, **how)
         workloads.append(found.as_dict())
     lengths = []
     for length in options.lengths:
         tell(f"time, {length} queries and keys")
-        deadline = Deadline(options.budget)
-        found = kinds.measure(of_length(length), followed, deadline=deadline, **how)
+        found = kinds.measure(of_length(length), followed, **how)
         lengths.append({"length": length, **found.as_dict()})
+    memory, left_out = measure_memory(followed, options.lengths, threads, tell)
     return {
         "machine": machine(),
         "threads": threads,
@@ -91,7 +91,8 @@ def measure(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[st
         "note": options.note,
         "workloads": workloads,
         "lengths": lengths,
-        "memory": measure_memory(followed, options.lengths, threads, tell),
+        "memory": memory,
+        "memory left out": left_out,
     }
 
 
@@ -100,11 +101,12 @@ def measure(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[st
 
 def measure_memory(
     names: Sequence[str], lengths: Sequence[int], threads: int, tell: Callable[[str], None]
-) -> dict[str, dict[int, float]]:
-    """MiB that each contender takes beyond its operands and its output, by length. Linux only."""
-    if not Path("/proc/self/clear_refs").exists():
-        return {}
+) -> tuple[dict[str, dict[int, float]], dict[str, str]]:
+    """MiB that each contender takes beyond its operands and its output, by length, or why not."""
     found: dict[str, dict[int, float]] = {}
+    left_out: dict[str, str] = {}
+    if not Path("/proc/self/clear_refs").exists():
+        return found, {"all": "Linux alone tells how much was in memory at most"}
     for name in names:
         for length in lengths:
             tell(f"memory, {name}, {length} queries and keys")
@@ -114,7 +116,9 @@ def measure_memory(
             )
             if done.returncode == 0:
                 found.setdefault(name, {})[length] = float(done.stdout.splitlines()[-1])
-    return found
+            else:
+                left_out[f"{name}, {length}"] = (done.stderr.splitlines() or ["no reason told"])[-1]
+    return found, left_out
 
 
 def memory_of(name: str, length: int, threads: int) -> float:
@@ -165,7 +169,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--pages", action="store_true", help="measure nothing: the pages alone")
     parser.add_argument("--name", help="of the machine: its file and page (default: its CPU)")
     parser.add_argument("--note", default="", help="a sentence for its page")
-    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=positive, default=usable_cpus())
     parser.add_argument("--workload", nargs="+", default=["*"], metavar="NAME", help="* matches")
     parser.add_argument(
         "--contender", nargs="+", default=kinds.CONTENDER_NAMES, metavar="NAME", help="these alone"
@@ -173,7 +177,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--lengths", type=positive, nargs="*", default=list(LENGTHS))
     parser.add_argument("--rounds", type=positive, default=ROUNDS)
     parser.add_argument("--turn-seconds", type=float, default=TURN)
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for each workload")
+    parser.add_argument(
+        "--budget", type=float, default=BUDGET, help="seconds of the rounds of each"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--docs", type=Path, default=PAGES, metavar="FOLDER")
     parser.add_argument("--memory-of", nargs=2, metavar=("NAME", "LENGTH"), help=argparse.SUPPRESS)

@@ -112,7 +112,7 @@ def page(report: Mapping[str, Any], name: str, pictures: Mapping[str, str]) -> s
         parts.append(f"![{caption}]({name}/{path})\n\n{caption}")
     parts += ["## All workloads", _table(report["workloads"])]
     parts += ["## Who is timed", _contenders(report)]
-    left_out = _left_out(report["workloads"])
+    left_out = _left_out(report["workloads"], report.get("memory left out", {}))
     if left_out:
         parts += ["## What was left out", left_out]
     return "\n\n".join(parts) + "\n"
@@ -179,7 +179,7 @@ def _contenders(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _left_out(workloads: Sequence[Mapping[str, Any]]) -> str:
+def _left_out(workloads: Sequence[Mapping[str, Any]], memory: Mapping[str, str]) -> str:
     """Each contender and reason once, with the number of workloads."""
     counts: dict[str, int] = {}
     for one in workloads:
@@ -190,4 +190,6 @@ def _left_out(workloads: Sequence[Mapping[str, Any]]) -> str:
         for reason in reasons:
             reason = reason.partition(": a call took")[0]
             counts[reason] = counts.get(reason, 0) + 1
-    return "\n".join(f"- {reason} ({count})" for reason, count in sorted(counts.items()))
+    lines = [f"- {reason} ({count})" for reason, count in sorted(counts.items())]
+    lines += [f"- memory of {name}: {reason}" for name, reason in memory.items()]
+    return "\n".join(lines)

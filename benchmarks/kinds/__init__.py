@@ -8,7 +8,6 @@ from typing import Any
 
 from foveate._cli.compare import Comparison, compare
 from foveate._cli.contenders import Contender, choose, make_data
-from foveate._cli.measure import Deadline
 from foveate._cli.workloads import WORKLOADS as ATTENTION
 from foveate._cli.workloads import Timed
 
@@ -72,7 +71,7 @@ def measure(
     threads: int,
     rounds: int,
     seconds: float,
-    deadline: Deadline | None = None,
+    budget: float | None = None,
 ) -> Comparison:
     """Time foveate and the contenders of these names, as far as the workload's kind has them.
 
@@ -87,5 +86,5 @@ def measure(
         rounds=rounds,
         seconds=seconds,
         make_data=kind.make_data,
-        deadline=deadline,
+        budget=budget,
     )
