@@ -30,10 +30,11 @@ CLOCK = Replay()
 
 
 @pytest.mark.benchmark(timer=CLOCK.read)
-@pytest.mark.parametrize(("workload", "contender"), PAIRS)
-def test_attention(
-    workload: str, contender: str, measurements: Measurements, benchmark: Any
-) -> None:
+@pytest.mark.parametrize(
+    ("workload", "contender"),
+    [pytest.param(*pair, id=":".join(pair)) for pair in PAIRS],
+)
+def test_time(workload: str, contender: str, measurements: Measurements, benchmark: Any) -> None:
     comparison = measurements.of(workload)
     if contender in comparison.skipped:
         benchmark.skipped = True

@@ -58,7 +58,7 @@ def main() -> None:
     )
     for name, result in sorted(comparison.results.items(), key=lambda item: item[1].seconds):
         best = min(comparison.times.seconds[name])
-        print(f"  {result.title:<36}{result.seconds * 1e6:9.2f} us (best round {best * 1e6:.2f})")
+        print(f"  {name:<20}{result.seconds * 1e6:9.2f} us (best round {best * 1e6:.2f})")
     print(*(f"  {line}" for line in comparison.left_out()), sep="\n")
 
 

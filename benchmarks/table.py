@@ -1,4 +1,4 @@
-"""The tables of the README: how fast foveate is, and the best peer.
+"""Tables in a terminal: how fast foveate is, and the best peer.
 
     python benchmarks/table.py --threads 1 2 --workload 'float32-*'
 
@@ -50,7 +50,7 @@ def row(comparison: Comparison) -> str:
     cells.append(speed(comparison, goal) or "ahead of all")
     best = comparison.best_peer()
     if best is not None:
-        cells += [best[1].title, speed(comparison, best[1].speed), f"{best[1].ratio:.2f}"]
+        cells += [best[0], speed(comparison, best[1].speed), f"{best[1].ratio:.2f}"]
     else:
         cells += ["none here", "", ""]
     return "| " + " | ".join(cells) + " |"
@@ -66,9 +66,9 @@ def every_contender(comparison: Comparison) -> str:
     from foveate._cli.compare import format_seconds
 
     lines = [f"  {comparison.verdict()}"]
-    for result in sorted(comparison.results.values(), key=lambda result: result.seconds):
+    for name, result in sorted(comparison.results.items(), key=lambda item: item[1].seconds):
         lines.append(
-            f"    {result.title:<36}{format_seconds(result.seconds):>10}"
+            f"    {name:<20}{format_seconds(result.seconds):>10}"
             f"{speed(comparison, result.speed):>24}{result.ratio:>8.2f}x"
         )
     lines += [f"    {line}" for line in comparison.left_out()]

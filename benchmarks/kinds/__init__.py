@@ -65,10 +65,19 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def measure(
-    workload: Timed, names: Iterable[str], *, threads: int, rounds: int, seconds: float
+    workload: Timed,
+    names: Iterable[str],
+    *,
+    threads: int,
+    rounds: int,
+    seconds: float,
+    budget: float | None = None,
 ) -> Comparison:
-    """Time foveate and the contenders of these names, as far as the workload's kind has them."""
-    kind = next(kind for kind in KINDS if workload in kind.workloads)
+    """Time foveate and the contenders of these names, as far as the workload's kind has them.
+
+    A workload that no kind lists is one of attention.
+    """
+    kind = next((kind for kind in KINDS if workload in kind.workloads), KINDS[0])
     own = {contender.name for contender in kind.contenders}
     return compare(
         workload,
@@ -77,4 +86,5 @@ def measure(
         rounds=rounds,
         seconds=seconds,
         make_data=kind.make_data,
+        budget=budget,
     )

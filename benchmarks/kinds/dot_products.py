@@ -98,13 +98,16 @@ def _compiled_flex_attention() -> Any:
 
 def prepare_flex(workload: Workload, data: Data, threads: int) -> Prepared:
     """FlexAttention compiled; its block mask is made by arithmetic, without the dense one."""
-    if workload.window is None:
-        raise UnavailableError("is timed for windows only")
     query, key, value = torch_tensors(data, threads)
     torch = need("torch")
     from torch.nn.attention.flex_attention import BlockMask
 
-    left, right = workload.window
+    attend = _compiled_flex_attention()
+    grouped = workload.group > 1
+    if workload.window is None and not workload.causal:
+        call = partial(attend, query, key, value, enable_gqa=grouped)
+        return Prepared(compiled(call), torch_result(workload))
+    left, right = workload.window or (workload.keys, 0)
 
     def seen(batch: Any, head: Any, i: Any, j: Any) -> Any:
         del batch, head
@@ -127,8 +130,7 @@ def prepare_flex(workload: Workload, data: Data, threads: int) -> Prepared:
     mask = BlockMask.from_kv_blocks(
         *listed(some & ~full), *listed(full), BLOCK_SIZE=size, mask_mod=seen
     )
-    attend = _compiled_flex_attention()
-    call = partial(attend, query, key, value, block_mask=mask, enable_gqa=workload.group > 1)
+    call = partial(attend, query, key, value, block_mask=mask, enable_gqa=grouped)
     return Prepared(compiled(call), torch_result(workload))
 
 

@@ -8,18 +8,27 @@ unit cube around the origin, where no peer needs the largest exponent subtracted
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple
 
 import foveate
 import numpy as np
-from foveate._cli.contenders import FOVEATE, Contender, Prepared, UnavailableError, limit_blas
+from foveate._cli.contenders import (
+    FOVEATE,
+    Contender,
+    Prepared,
+    UnavailableError,
+    limit_blas,
+    need,
+)
 from numpy.typing import NDArray
 
 from kinds.counted import Rated
 from kinds.dot_products import compiled, jax_on, torch_on
 
+MOST_BY_ONE = 2000  # points of a contender that takes queries one by one, in Python
 BLOCK = 1000  # queries at a time, where weights are stored: 80 MB at 20,000 training points
 
 
@@ -39,6 +48,7 @@ class Regression(Rated):
 
 # w: a tenth of the range; and where some hundreds of the points in 16 dimensions have a say.
 WORKLOADS = (
+    Regression("gaussian-2000x1", 10.0, 2_000, 1, 10.0),
     Regression("gaussian-20000x1", 10.0, 20_000, 1, 10.0),
     Regression("gaussian-20000x16", 5.0, 20_000, 16, 3.0),
 )
@@ -164,9 +174,92 @@ def prepare_jax(workload: Regression, data: Data, threads: int) -> Prepared:
     return Prepared(lambda: regress(*inputs()).block_until_ready(), as_column)
 
 
+@cache
+def numba_sums(threads: int) -> Any:
+    """Both sums of a query in one loop over the training points, compiled; a prange of queries."""
+    numba = need("numba")
+    numba.set_num_threads(threads)
+
+    @numba.njit(parallel=True, fastmath=True)
+    def regress(x: Any, x_train: Any, y_train: Any, w: Any) -> Any:
+        out = np.empty(len(x), np.float32)
+        for i in numba.prange(len(x)):
+            totals, weighteds = 0.0, 0.0  # of blocks: a single float32 sum would lose digits
+            for first in range(0, len(x_train), BLOCK):
+                total = np.float32(0.0)
+                weighted = np.float32(0.0)
+                for j in range(first, min(first + BLOCK, len(x_train))):
+                    square = np.float32(0.0)
+                    for d in range(x.shape[1]):
+                        off = w * (x[i, d] - x_train[j, d])
+                        square += off * off
+                    weight = np.exp(np.float32(-0.5) * square)
+                    total += weight
+                    weighted += weight * y_train[j]
+                totals += total
+                weighteds += weighted
+            out[i] = weighteds / totals
+        return out
+
+    return regress
+
+
+def prepare_numba(workload: Regression, data: Data, threads: int) -> Prepared:
+    return Prepared(partial(numba_sums(threads), *data, np.float32(workload.w)), as_column)
+
+
+def prepare_sklearn(workload: Regression, data: Data, threads: int) -> Prepared:
+    """By `rbf_kernel`, a block of queries at a time."""
+    rbf_kernel = need("sklearn.metrics.pairwise").rbf_kernel
+    limit_blas(threads)
+    gamma = workload.w**2 / 2
+    values = beside_ones(data.y_train)
+
+    def call() -> NDArray[np.float32]:
+        blocks = np.split(data.x, range(BLOCK, workload.points, BLOCK))
+        sums = np.concatenate([rbf_kernel(x, data.x_train, gamma) @ values for x in blocks])
+        return sums[:, 0] / sums[:, 1]
+
+    return Prepared(call, as_column)
+
+
+def prepare_statsmodels(workload: Regression, data: Data, threads: int) -> Prepared:
+    """`KernelReg`, locally constant, in float64: that is what it has."""
+    if workload.points > MOST_BY_ONE:
+        raise UnavailableError(f"takes queries one by one: timed up to {MOST_BY_ONE} points")
+    limit_blas(threads)
+    regression = need("statsmodels.nonparametric.kernel_regression").KernelReg
+    bandwidth = np.full(workload.dimensions, 1 / workload.w)
+    model = regression(
+        data.y_train, data.x_train, "c" * workload.dimensions, reg_type="lc", bw=bandwidth
+    )
+    return Prepared(partial(model.fit, data.x), lambda answer: as_column(answer[0]))
+
+
+def prepare_keops(workload: Regression, data: Data, threads: int) -> Prepared:
+    """A reduction that is never stored, compiled by KeOps with the C++ compiler of the machine."""
+    need("pykeops").set_verbose(False)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    lazy = need("pykeops.numpy").LazyTensor
+    w = np.float32(workload.w)
+    values = beside_ones(data.y_train)
+    rows, columns = w * data.x[:, None], w * data.x_train[None]
+
+    def call() -> NDArray[np.float32]:
+        square = ((lazy(rows) - lazy(columns)) ** 2).sum(-1)
+        sums = (-square / 2).exp() @ values
+        return sums[:, 0] / sums[:, 1]
+
+    return Prepared(compiled(call), as_column)
+
+
 CONTENDERS = (
     Contender(FOVEATE.name, FOVEATE.title, prepare_foveate),
     Contender("numpy", "NumPy by matrix products, in blocks", prepare_numpy),
     Contender("torch-compile", "torch.compile", prepare_torch_compile),
     Contender("jax", "JAX, jitted, in blocks", prepare_jax),
+    Contender("numba", "numba, a loop in parallel", prepare_numba),
+    Contender("sklearn", "scikit-learn's rbf_kernel, in blocks", prepare_sklearn),
+    Contender("statsmodels", "statsmodels' KernelReg", prepare_statsmodels),
+    Contender("keops", "KeOps' LazyTensor", prepare_keops),
 )

@@ -115,6 +115,9 @@ class Comparison:
                     "title": result.title,
                     "seconds": result.seconds,
                     "speed": result.speed,
+                    "speed shown": (
+                        "" if result.speed is None else self.workload.format_speed(result.speed)
+                    ),
                     "time over foveate's": result.ratio,
                     "rounds": self.times.seconds[name],
                 }
@@ -204,10 +207,12 @@ def compare(
     progress: Callable[[str], None] = lambda _: None,
     make_data: Callable[[Any], Any] = make_data,
     deadline: Deadline | None = None,
+    budget: float | None = None,
 ) -> Comparison:
     """Prepare, check and time the contenders, foveate among them; report each turn.
 
-    With a deadline there are fewer rounds and contenders where time is short.
+    With a deadline there are fewer rounds and contenders where time is short. A ``budget`` is of
+    the rounds alone, in seconds: all contenders are prepared, and have one round at least.
     """
     with foveate.num_threads(threads):
         comparison = Comparison(workload, threads)
@@ -228,7 +233,7 @@ def compare(
             seconds=seconds,
             probe=lambda: workload.probe(threads),
             progress=progress,
-            deadline=deadline,
+            deadline=deadline if budget is None else Deadline(budget),
         )
     titles = {contender.name: contender.title for contender in contenders}
     own = times.median(FOVEATE.name)

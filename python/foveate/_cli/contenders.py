@@ -158,7 +158,7 @@ def _prepare_numpy(workload: Workload, data: Data, threads: int) -> Prepared:
     return Prepared(call)
 
 
-FOVEATE = Contender("foveate", "foveate.attention", _prepare_foveate)
+FOVEATE = Contender("foveate", "foveate", _prepare_foveate)
 NUMPY = Contender("numpy", "NumPy, as one writes it", _prepare_numpy)
 
 

@@ -29,6 +29,14 @@ from foveate._cli.workloads import Workload
 # --- PyTorch --------------------------------------------------------------------------------------
 
 
+def refuse_large_mask(workload: Workload) -> None:
+    """UnavailableError where a window is a dense mask that would need too much memory."""
+    if workload.length * workload.keys > MOST_SCORES_BYTES:
+        raise UnavailableError(
+            "knows no window, and a dense mask of this length takes too much memory"
+        )
+
+
 def torch_tensors(data: Data, threads: int) -> list[Any]:
     """The data as torch tensors that share its memory; sets torch's threads."""
     torch = need("torch")
@@ -58,10 +66,7 @@ def _prepare_torch(workload: Workload, data: Data, threads: int) -> Prepared:
     if workload.causal:
         keywords["is_causal"] = True
     if workload.window is not None:
-        if workload.length * workload.keys > MOST_SCORES_BYTES:
-            raise UnavailableError(
-                "knows no window, and a dense mask of this length takes too much memory"
-            )
+        refuse_large_mask(workload)
         keywords["attn_mask"] = torch.from_numpy(workload.seen_mask())
     if workload.group > 1:
         keywords["enable_gqa"] = True
@@ -209,7 +214,8 @@ def _prepare_openvino(workload: Workload, data: Data, threads: int) -> Prepared:
     openvino = need("openvino")
     if workload.dtype not in ("float32", "bfloat16"):
         raise UnavailableError(f"computes {workload.dtype} in float32")
-    refuse_large_scores(workload)
+    if workload.window is not None:
+        refuse_large_mask(workload)
     if workload.group > 1 and workload.length > 1:
         raise UnavailableError("knows no grouped heads")
     query, key, value = data
