@@ -94,8 +94,8 @@ def machines(stored: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [f"[{facts['processor']}](performance/{name}.md)", facts["instruction set"]]
         cells += [str(report["threads"]), report["date"], typical]
         lines.append(f"| {' | '.join(cells)} |")
-    pages = "\n".join(f"performance/{name}" for name in stored)
-    return "\n".join(lines) + f"\n\n```{{toctree}}\n:hidden:\n\n{pages}\nperformance_before\ncomparing\n```"
+    pages = [*(f"performance/{name}" for name in stored), "performance_before", "comparing"]
+    return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", *pages, "```"])
 
 
 def peer(one: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
