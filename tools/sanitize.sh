@@ -13,7 +13,7 @@ memory() {
   local seconds=$1 python=$build/venv/bin/python
   [[ -x $python ]] || python3 -m venv "$build/venv"
   "$python" -m pip install -q "scikit-build-core>=1.0" "pybind11>=3.0" "cython>=3.1" cmake ninja
-  "$python" -m pip install -q "numpy>=1.26" "ml_dtypes>=0.4" "hypothesis>=6.100" "pytest>=8" "scipy>=1.11"
+  "$python" -m pip install -q "numpy>=1.26" "ml_dtypes>=0.4" "hypothesis>=6.100" "pytest>=8" pytest-xdist "scipy>=1.11"
   # Debug: -O1, so that the kernels compile in minutes
   PATH=$build/venv/bin:$PATH "$python" -m pip install -q --no-build-isolation --no-deps . \
     -Cbuild-dir="$build/cmake" -Ccmake.build-type=Debug ${FOVEATE_ISAS:+-Ccmake.define.FOVEATE_ISAS="$FOVEATE_ISAS"} \
@@ -24,7 +24,7 @@ memory() {
   export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:allow_user_segv_handler=0:max_malloc_fill_size=1048576
   export UBSAN_OPTIONS=print_stacktrace=1 OMP_WAIT_POLICY=passive PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1
   LD_PRELOAD=$libraries "$python" tests/fuzz --seconds "$seconds" --workers 2
-  LD_PRELOAD=$libraries "$python" -m pytest -q -p no:cacheprovider -m "not slow" \
+  LD_PRELOAD=$libraries "$python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider -m "not slow" \
     tests/inputs/test_{bad_input,broadcasting,layouts}.py tests/attention/test_edges.py
 }
 
