@@ -1,6 +1,6 @@
 """The standard operator Attention of ONNX, opsets 23 to 25, for the evaluator of the package onnx.
 
-onnx is needed here alone; the extra `onnx` brings it.
+Only this module needs onnx; the extra `onnx` installs it.
 """
 
 from __future__ import annotations

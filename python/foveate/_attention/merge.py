@@ -1,6 +1,6 @@
-"""Join answers over parts of the keys into the answer over all of them.
+"""Merge partial results over chunks of the keys into the result over all of them.
 
-For parts p: lse = log(sum_p exp(lse_p)), and output = sum_p exp(lse_p - lse) output_p.
+For chunks p: lse = log(sum_p exp(lse_p)), and output = sum_p exp(lse_p - lse) output_p.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from .._inputs.types import Array, ArrayLike
 def merge(
     outputs: Sequence[ArrayLike] | Array, lses: Sequence[ArrayLike] | Array
 ) -> tuple[Array, Array]:
-    """Join answers over parts of the keys, exactly: as if all keys had been attended to at once.
+    """Merge partial results over chunks of the keys, exactly, into the result over all keys.
 
-    The parts may have been computed at different times or on different machines. Give a sink to one
-    part only, since each `lse` holds its own.
+    The chunks may have been computed at different times or on different machines. Give a sink to
+    one chunk only, since each `lse` contains the sink of its chunk.
 
     Parameters
     ----------
     outputs : sequence of arrays (..., Lq, Dv)
-        What `attention(..., return_lse=True)` gave for each part; one shape and one dtype.
+        The output of `attention(..., return_lse=True)` for each chunk, all of one shape and dtype.
     lses : sequence of arrays (..., Lq)
-        The logarithms of the denominators that came with them. A part with -inf saw no key and
+        The logarithms of the denominators that came with them. A chunk with -inf saw no key and
         contributes nothing, whatever its output holds.
 
     Returns
     -------
     output : numpy.ndarray (..., Lq, Dv)
-        Of the dtype of the outputs; 0 where no part saw a key.
+        Of the dtype of the outputs; 0 where no chunk saw a key.
     lse : numpy.ndarray (..., Lq)
         float32, or float64 where an output or an lse is float64.
 
@@ -41,7 +41,7 @@ def merge(
     TypeError
         For dtypes that are not float, or mixed among the outputs or among the lses.
     ValueError
-        For no part at all, another number of lses than of outputs, and shapes that differ.
+        For no chunk at all, different numbers of outputs and lses, and shapes that differ.
 
     References
     ----------
