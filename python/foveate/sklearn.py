@@ -155,7 +155,8 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, points, dtype=np.float64)
             if (weights < 0).any() or not weights.any():
-                raise ValueError("sample_weight: wanted numbers >= 0, and one that is not 0")
+                got = weights.min() if (weights < 0).any() else "only zeros"
+                raise ValueError(f"sample_weight: got {got}, wanted numbers >= 0, and one above 0")
             kept = weights > 0
             points, targets, weights = points[kept], targets[kept], weights[kept]
         if not isinstance(self.kernel, str) or self.kernel not in KERNELS:

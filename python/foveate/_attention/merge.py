@@ -61,7 +61,7 @@ def merge(
     outputs, lses = _sequence("outputs", outputs), _sequence("lses", lses)
     if not outputs or len(outputs) != len(lses):
         raise ValueError(
-            f"outputs, lses: got {len(outputs)} and {len(lses)}, wanted as many, and one or more"
+            f"outputs, lses: got {len(outputs)} and {len(lses)}, wanted equal numbers, at least 1"
         )
     parts = float_arrays(**{f"outputs[{i}]": part for i, part in enumerate(outputs)})
     logs = float_arrays(**{f"lses[{i}]": log for i, log in enumerate(lses)})
@@ -90,7 +90,7 @@ def _sequence(name: str, arrays: Iterable[ArrayLike]) -> list[ArrayLike]:
             f"{name}: got {type(arrays).__name__}, wanted a sequence of arrays"
         ) from None
     except MemoryError:
-        raise MemoryError(f"{name}: got more arrays than there is room for") from None
+        raise MemoryError(f"{name}: got more arrays than memory can hold") from None
 
 
 def _check_shapes(parts: list[Array], logs: list[Array]) -> None:

@@ -108,7 +108,7 @@ def _of_rows(name: str, x: Any, queries: int) -> Array:
         return array
     if array.ndim > 1 and array.shape[-2] == queries:
         if array.shape[-1] != 1:
-            raise ValueError(f"{name}: got {array.shape[-1]} intervals a query, wanted 1")
+            raise ValueError(f"{name}: got {array.shape[-1]} intervals per query, wanted 1")
         return array[..., 0]
     raise ValueError(
         f"{name}: got shape {array.shape}, wanted (..., {queries}) or (..., {queries}, 1), an "

@@ -195,8 +195,8 @@ def take(
     fill_value = real("fill_value", fill_value)
     if leave_one_out and len(query) != len(key):
         raise ValueError(
-            f"leave_one_out: got {len(query)} rows of x and {len(key)} of x_train, wanted as many "
-            "of one as of the other"
+            f"leave_one_out: got {len(query)} rows of x and {len(key)} of x_train, wanted equal "
+            "numbers of rows"
         )
     shape = (len(query), *value.shape[1:])
     shapes = {"x": query.shape, "x_train": key.shape, "y_train": value.shape}
@@ -226,7 +226,7 @@ def _check_shapes(query: Array, key: Array, value: Array) -> None:
     if value.ndim not in (1, 2) or len(value) != len(key):
         raise ValueError(
             f"y_train: got shape {value.shape}, wanted ({len(key)},) or ({len(key)}, k), a row for "
-            f"each of x_train"
+            f"each row of x_train"
         )
 
 
@@ -266,7 +266,7 @@ def _sample_weights(sample_weight: ArrayLike, count: int) -> Array | None:
             f"sample_weight: got {wrong[0]}, wanted finite numbers that are not negative"
         )
     if count and not sample.any():
-        raise ValueError("sample_weight: got zeros only, wanted one that is not")
+        raise ValueError("sample_weight: got only zeros, wanted a positive number")
     with np.errstate(under="ignore"):
         sample = sample / sample.max(initial=0)
     return None if (sample == 1).all() else sample
