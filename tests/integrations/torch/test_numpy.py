@@ -17,7 +17,7 @@ def test_a_tensor_may_be_resized_afterwards(dtype):
     # 16-bit inputs are rounded once more, by half an ulp: 2^-9 of values up to 4
     np.testing.assert_allclose(output.astype(np.float32), wanted, atol=2e-2)
     query.untyped_storage().resize_(0)
-    with pytest.raises(TypeError, match="query: got .*, wanted an array that NumPy can read"):
+    with pytest.raises(TypeError, match=r"query: got .*, wanted an array that NumPy can read"):
         fv.attention(torch.randn(3, 4, requires_grad=True), np.ones((3, 4)), np.ones((3, 4)))
 
 
