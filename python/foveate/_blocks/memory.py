@@ -377,8 +377,8 @@ class Memory:
             return q, k, v
         if v.shape[-1] != q.shape[-1]:
             raise ValueError(
-                f"hops: got {times} with values of {v.shape[-1]} columns, wanted {q.shape[-1]}, "
-                "the columns of the query, to which each read is added"
+                f"hops: got {times} with values of {v.shape[-1]} columns, wanted as many as the "
+                f"query, {q.shape[-1]}: each read is added to it"
             )
         return project(q, None), project(k, None), project(v, None)
 
