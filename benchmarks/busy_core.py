@@ -87,7 +87,7 @@ def main() -> None:
 
     threads = options.threads
     print(
-        f"{workload.name}, {threads} threads, core {options.core} busy; a fair share lost is "
+        f"{workload.name}, {threads} threads, core {options.core} busy; a fair share of the slow-down is "
         f"{threads / (threads - 0.5):.2f}x\n\n"
         "| contender | undisturbed | beside a busy loop | slow-down | its worst round |\n"
         "|---|---|---|---|---|"
