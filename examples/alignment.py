@@ -80,7 +80,7 @@ def make_speech(seed: int) -> Speech:
 # --------------------
 #
 # Soft attention gives its weights, hard attention draws keys by them, and local attention sees a
-# window round a center that is predicted for each query.
+# window around a center that is predicted for each query.
 
 
 def centers_of(speech: Speech) -> Floats:

@@ -124,9 +124,9 @@ def run(seed: int, picture: Path | None) -> bool:
 
 
 def load_digits(seed: int) -> Digits:
-    """The digits of scikit-learn, split at random; pixels from 0 to 1, less the mean known image.
+    """The digits of scikit-learn, split at random; pixels from 0 to 1, minus the mean known image.
 
-    The mean is what all images have in common: with it, the dot product favours much ink.
+    The mean is what all images have in common: with it, the dot product favors much ink.
     """
     from sklearn.datasets import load_digits as load
 

@@ -90,7 +90,7 @@ def calls(model: torch.nn.Module) -> Iterator[Counter[str]]:
 
     Notes
     -----
-    A model that `torch.compile` has compiled is compiled anew for the calls within, and its graph
+    A model that `torch.compile` has compiled is compiled again for the calls within, and its graph
     counts once, when it is traced.
 
     Examples
