@@ -7,7 +7,7 @@ for each digit, the share of the attention that falls on known images of it, and
 digit with the largest share. Nothing is trained: this is the kernel regression of Nadaraya and
 Watson (1964), with the dot product or the cosine as its kernel.
 
-Run it by ``python examples/digits.py [PICTURE]``, or ``python -m foveate demo digits``.
+Run it with ``python examples/digits.py [PICTURE]``, or ``python -m foveate demo digits``.
 """
 
 from __future__ import annotations
