@@ -70,8 +70,7 @@ def hard_attention_vjp(
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `HardGradients`. None means all of them;
-        others are not computed.
+        The gradients to compute: names of fields of `HardGradients`. None means all of them.
     select, size, rng : optional
         As for `hard_attention`.
     score, mask, causal, window, offset, key_lengths, segments, softcap : optional

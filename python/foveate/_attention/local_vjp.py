@@ -52,8 +52,7 @@ def local_attention_vjp(
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `LocalGradients`. None means all of them;
-        others are not computed.
+        The gradients to compute: names of fields of `LocalGradients`. None means all of them.
     half_width, centers, sigma, score, key_lengths, softcap : optional except `half_width`
         As for `local_attention`.
 

@@ -122,8 +122,8 @@ def hierarchical_attention_vjp(
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `HierarchicalGradients`. None means all of
-        them; others are not computed.
+        The gradients to compute: names of fields of `HierarchicalGradients`. None means all of
+        them.
     segments, score, upper_score, key_lengths : optional except `segments`
         As for `hierarchical_attention`.
 

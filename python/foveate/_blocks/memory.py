@@ -175,8 +175,7 @@ class Memory:
             As for `read`. It is kept, not copied: do not change it before the last pullback. The
             memory may be written in between.
         wrt : str or collection of str, optional
-            Which gradients are wanted: names of fields of `MemoryGradients`. None means all of
-            them; others are not computed.
+            The gradients to compute: names of fields of `MemoryGradients`. None means all of them.
         sharpness, score, hops : optional
             As for `read`.
 

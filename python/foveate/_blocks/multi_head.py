@@ -157,8 +157,7 @@ def multi_head_attention_vjp(
     wq, wk, wv, wo, num_heads, num_kv_heads, bq, bk, bv, bo : optional from num_kv_heads on
         As for `multi_head_attention`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `MultiHeadGradients`. None means all of them;
-        others are not computed.
+        The gradients to compute: names of fields of `MultiHeadGradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `multi_head_attention`.
     dropout, rng : optional

@@ -113,8 +113,7 @@ def self_attention_vjp(
     wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
         As for `self_attention`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `SelfGradients`. None means all of them;
-        others are not computed.
+        The gradients to compute: names of fields of `SelfGradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `self_attention`.
     dropout, rng : optional

@@ -46,8 +46,7 @@ def kernel_regression_vjp(
     y_train : array (m,) or (m, k)
         Of the dtype of `x`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `RegressionGradients`. None means all of
-        them; others are not computed.
+        The gradients to compute: names of fields of `RegressionGradients`. None means all of them.
     w, kernel, leave_one_out, sample_weight, fill_value : optional
         As for `kernel_regression`.
 
