@@ -69,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="the most time for all workloads, plus one last call: where time is "
         "short there are fewer rounds, and the slowest contenders are left out (default: "
-        f"{BUDGET:.0f} for each workload, which is {BUDGET * len(USUAL):.0f} for those of the "
-        f"command alone; {QUICK_BUDGET:.0f} with --quick)",
+        f"{BUDGET:.0f} for each workload, which is {BUDGET * len(USUAL):.0f} for the usual "
+        f"ones; {QUICK_BUDGET:.0f} with --quick)",
     )
     parser.add_argument(
         "--workload",
