@@ -14,7 +14,7 @@ from shared_measurements import Measurements
 
 
 class Replay:
-    """A clock that stands still, but for the durations that are played to it."""
+    """A clock that stands still, except for the durations that are played to it."""
 
     def __init__(self) -> None:
         self._now = 0.0

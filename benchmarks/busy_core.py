@@ -87,8 +87,8 @@ def main() -> None:
 
     threads = options.threads
     print(
-        f"{workload.name}, {threads} threads, core {options.core} busy; a fair share lost is "
-        f"{threads / (threads - 0.5):.2f}x\n\n"
+        f"{workload.name}, {threads} threads, core {options.core} busy; a fair share of the "
+        f"slow-down is {threads / (threads - 0.5):.2f}x\n\n"
         "| contender | undisturbed | beside a busy loop | slow-down | its worst round |\n"
         "|---|---|---|---|---|"
     )

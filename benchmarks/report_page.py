@@ -26,12 +26,13 @@ should not be compared.
 
 ## How it is measured
 
-- The contenders take turns, in rounds, so that a noisy machine hits all alike. A time is the
-  median over the rounds.
-- A **share** is that of the machine's peak, which is measured between the rounds of the same run:
-  fused multiply-adds, or memory that is read. It counts the work that has to be done: half the
-  square of a causal problem, and the keys in a window.
-- What has no peak has a speed: billions of tanh, or of pairs of points, or tokens a second.
+- The contenders take turns, in rounds, so that the noise of the machine affects all of them alike.
+  A time is the median over the rounds.
+- A **share** is the share of the machine's peak, which is measured between the rounds of the same
+  run: fused multiply-adds, or memory that is read. It counts only the work that has to be done:
+  half the square of a causal problem, and the keys in a window.
+- A workload without a peak has a speed: billions of tanh, or of pairs of points, or tokens a
+  second.
 - The answer of each contender is checked against that of foveate before it is timed. A wrong
   answer is reported, and not timed.
 - Each contender gets its data in the layout, and by the function, that serves it best. All have
@@ -51,8 +52,8 @@ python benchmarks/report.py --pages   # the pages again, from the stored results
 A peer that is not installed is left out. [Comparing two commits](comparing.md) says how to see
 what a change does to the speed.
 
-Other machines, among them one with AMX, were [measured before](performance_before.md) pages were
-made so.
+Other machines, among them one with AMX, were [measured before](performance_before.md) these pages
+existed.
 
 ## Who is not timed
 

@@ -9,7 +9,7 @@ attention (Bahdanau et al., 2015) spreads over all its places, hard attention (X
 draws one of them, and local attention (Luong et al., 2015) looks near the place where the letter is
 expected.
 
-Run it by ``python examples/alignment.py [PICTURE]``, or ``python -m foveate demo alignment``.
+Run it with ``python examples/alignment.py [PICTURE]``, or ``python -m foveate demo alignment``.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ def make_speech(seed: int) -> Speech:
 # --------------------
 #
 # Soft attention gives its weights, hard attention draws keys by them, and local attention sees a
-# window round a center that is predicted for each query.
+# window around a center that is predicted for each query.
 
 
 def centers_of(speech: Speech) -> Floats:
-    """Where each letter is expected, by the formula of local-p: here from its place alone.
+    """Where each letter is expected, by the formula of local-p, here from its position alone.
 
-    What is learned in a network, w and v, is set so that tanh is nearly straight: the center is as
-    far on among the frames as the letter is in the sentence.
+    A network would learn w and v. Here they are set so that tanh is nearly linear: the center is as
+    far along the frames as the letter is along the sentence.
     """
     w, v = np.full((1, 1), 0.05, np.float32), np.full(1, 20.0, np.float32)
     return np.asarray(foveate.predict_centers(speech.place, w, v, len(speech.owner) - 1))

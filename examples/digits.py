@@ -7,7 +7,7 @@ for each digit, the share of the attention that falls on known images of it, and
 digit with the largest share. Nothing is trained: this is the kernel regression of Nadaraya and
 Watson (1964), with the dot product or the cosine as its kernel.
 
-Run it by ``python examples/digits.py [PICTURE]``, or ``python -m foveate demo digits``.
+Run it with ``python examples/digits.py [PICTURE]``, or ``python -m foveate demo digits``.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ def run(seed: int, picture: Path | None) -> bool:
 
 
 def load_digits(seed: int) -> Digits:
-    """The digits of scikit-learn, split at random; pixels from 0 to 1, less the mean known image.
+    """The digits of scikit-learn, split at random; pixels from 0 to 1, minus the mean known image.
 
-    The mean is what all images have in common: with it, the dot product favours much ink.
+    The mean is what all images have in common: with it, the dot product favors much ink.
     """
     from sklearn.datasets import load_digits as load
 

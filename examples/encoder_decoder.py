@@ -164,7 +164,7 @@ class EncoderDecoder:
     def initial(
         cls, way: str, seed: int, size: int = 64, dtype: DTypeLike = np.float32
     ) -> EncoderDecoder:
-        """With random nets. Attention begins even over all words, or round the middle."""
+        """With random nets. Attention begins even over all words, or around the middle."""
         rng = np.random.default_rng(seed)
 
         def random(rows: int, columns: int, deviation: float) -> Floats:

@@ -1,9 +1,9 @@
-"""The promise of accuracy: no further from the exact answer than twice what the plain formula is.
+"""The promise of accuracy: at most twice as far from the exact answer as the plain formula is.
 
-The plain formula is the one in the same precision; the exact answer is the reference's, one
-precision wider. The plain formula is exact by luck on some small problems, so that a floor is
-added: an ulp of the largest number for each of exp, the sum of the weights, the sum of the
-products, and the division.
+The plain formula is computed in the same precision; the exact answer is the reference's, in one
+precision wider. On some small problems the plain formula is exact by luck, so a floor is added: an
+ulp of the largest number for each of exp, the sum of the weights, the sum of the products, and the
+division.
 """
 
 from __future__ import annotations

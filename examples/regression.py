@@ -5,10 +5,10 @@ A curve through noisy points
 The textbook example of attention pooling (Zhang, Lipton, Li and Smola, "Dive into Deep Learning",
 "Attention Pooling: Nadaraya-Watson Kernel Regression"): y = 2 sin x + x^0.8 + noise. Queries: the
 points x where the curve is wanted. Keys: the training points. Values: the y measured there. The
-answer is f(x) = sum_i softmax_i(-1/2 (w (x - x_i))^2) y_i, and w, an inverse bandwidth, is what
-there is to learn: by gradient descent on the error at the training points, where none sees itself.
+answer is f(x) = sum_i softmax_i(-1/2 (w (x - x_i))^2) y_i, and w, an inverse bandwidth, is learned
+by gradient descent on the leave-one-out error.
 
-Run it by ``python examples/regression.py [PICTURE]``, or ``python -m foveate demo regression``.
+Run it with ``python examples/regression.py [PICTURE]``, or ``python -m foveate demo regression``.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 Hard attention learns where to look
 ===================================
 
-A query and 16 keys: one of them is the query, turned by a matrix that nobody tells, with noise. The
-value of each key is a symbol, and the symbol of that one key is the answer y. To find it, the
-matrix w of the score `q @ w . k` has to become like the matrix that turns.
+There are a query and 16 keys. One of the keys is the query, turned by an unknown matrix, with
+noise. The value of each key is a symbol, and the symbol of that one key is the answer y. To find
+it, the matrix w of the score `q @ w . k` has to become like that unknown matrix.
 
-Hard attention looks at one key s, and answers with its symbol, of which it is as good as sure:
-p(y | s) is 0.9 for the symbol that is seen, and the rest is shared by the others. It is trained on
-the lower bound L = E_s[log p(y | s)] <= log p(y) by REINFORCE, without a baseline and with two
-(Xu et al., 2015; Kool et al., 2019). Soft attention is trained on log p(y) itself.
+Hard attention looks at one key s, and answers with its symbol, with high confidence: p(y | s) is
+0.9 for the symbol that it sees, and the others share the rest. It is trained on the lower bound
+L = E_s[log p(y | s)] <= log p(y) by REINFORCE, without a baseline and with two (Xu et al., 2015;
+Kool et al., 2019). Soft attention is trained on log p(y) itself.
 
-Run it by ``python examples/reinforce.py [PICTURE]``, or ``python -m foveate demo reinforce``.
+Run it with ``python examples/reinforce.py [PICTURE]``, or ``python -m foveate demo reinforce``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Dates as they are said, and as they are written: "march the fifth nineteen eighty seven".
 
 The year is mostly said last and written first, a month is one word and two digits, "twenty" may
-belong to a day or to a year, and some words say nothing: to write a date is to align the two. Which
-words each digit comes from is known here, because the sentences are made here.
+belong to a day or to a year, and some words mean nothing: to write a date, a model has to align the
+two. Here the words that each digit comes from are known, because the sentences are made here.
 """
 
 from __future__ import annotations

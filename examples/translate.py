@@ -2,11 +2,11 @@
 An encoder-decoder learns to translate dates
 ============================================
 
-Dates as they are said are written in digits (`spoken_dates`), by an encoder-decoder with attention
-(`encoder_decoder`): without any, with the two kinds of local attention, and with global attention
-(Luong et al., 2015). What each of them writes, and where it looks, is of dates that it never saw.
+An encoder-decoder (`encoder_decoder`) learns to write spoken dates (`spoken_dates`) in digits:
+without attention, with the two kinds of local attention, and with global attention (Luong et al.,
+2015). What each of them writes, and where it looks, is shown on dates that it never saw.
 
-Run it by ``python examples/translate.py [PICTURE]``, or ``python -m foveate demo translate``.
+Run it with ``python examples/translate.py [PICTURE]``, or ``python -m foveate demo translate``.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class Call {
     const bool empty = std::find(shape, shape + ndim, 0) != shape + ndim;  // whose strides say nothing
     for (int axis = 0; axis < ndim && !empty; ++axis) {
       if (shape[axis] > 1 && result->strides[axis] == 0) {
-        PyErr_SetString(PyExc_ValueError, "out: got a broadcast array (a stride of 0), wanted one address an element");
+        PyErr_SetString(PyExc_ValueError, "out: got a broadcast array (a stride of 0), wanted one address per element");
         return false;
       }
     }

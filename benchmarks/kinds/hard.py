@@ -117,7 +117,7 @@ def prepare_foveate(workload: Hard, data: Data, threads: int) -> Prepared:
 
 
 def prepare_scores(workload: Hard, data: Data, threads: int) -> Prepared:
-    """No contender, but what a choice cannot be had without: the scores and their sum, alone."""
+    """No contender, but what every choice needs: the scores and their sum alone."""
     del threads
     nothing = data.value[..., :0]
     index = foveate.hard_attention(*data, select=workload.select, rng=1).index

@@ -13,7 +13,7 @@ fv_status missing_problem(fv_error* error) {
 }
 
 fv_status missing_gradients(fv_error* error) {
-  return refuse(error, FV_VALUE_ERROR, "gradients: got none, wanted where they are written");
+  return refuse(error, FV_VALUE_ERROR, "gradients: got none, wanted arrays to write them into");
 }
 
 // No row, or rows of no element whose lse nobody asks for.
@@ -40,7 +40,7 @@ fv_status fv_output_shape(const fv_problem* given, int32_t* ndim, int64_t shape[
   using namespace foveate;
   if (given == nullptr) return missing_problem(error);
   if (ndim == nullptr || shape == nullptr) {
-    return refuse(error, FV_VALUE_ERROR, "%s: got none, wanted where it is written",
+    return refuse(error, FV_VALUE_ERROR, "%s: got none, wanted an array to write it into",
                   ndim == nullptr ? "ndim" : "shape");
   }
   Problem problem;

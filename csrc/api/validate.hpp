@@ -256,7 +256,8 @@ class Validator : protected Views<Problem> {
       }
       return refuse(FV_VALUE_ERROR, "link: got \"%.40s\", wanted %s", name, names);
     }
-    if (problem_.family != FV_INNER) return refuse(FV_VALUE_ERROR, "link: got %s, wanted none but for FV_INNER", name);
+    if (problem_.family != FV_INNER)
+      return refuse(FV_VALUE_ERROR, "link: got %s, wanted none except for FV_INNER", name);
     const double parameter = given_.score.link_parameter;
     if (!arithmetic.links[i].takes(parameter)) {
       return refuse(FV_VALUE_ERROR, "link_parameter: got %g, wanted one that %s takes", parameter, name);

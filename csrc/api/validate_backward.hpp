@@ -96,7 +96,7 @@ class BackwardValidator : public Validator {
       if (is_empty(*operand)) continue;
       for (int axis = 0; axis < operand->ndim - 2; ++axis) {
         if (operand->shape[axis] > 1 && operand->strides[axis] == 0) {
-          return refuse(FV_VALUE_ERROR, "%s: got a leading axis of %lld with a stride of 0, wanted 1 of it",
+          return refuse(FV_VALUE_ERROR, "%s: got a leading axis of %lld with a stride of 0, wanted a length of 1",
                         operand == given_.key ? "key" : "value", printable(operand->shape[axis]));
         }
       }

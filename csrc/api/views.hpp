@@ -73,7 +73,7 @@ class Views {
       return refuse(FV_VALUE_ERROR, "%s: got %d axes, wanted 0 to %d", name, array->ndim, FV_MAX_DIMS);
     }
     if (array->ndim > 0 && (array->shape == nullptr || array->strides == nullptr)) {
-      return refuse(FV_VALUE_ERROR, "%s: got no shape or no strides, wanted one of each axis", name);
+      return refuse(FV_VALUE_ERROR, "%s: got no shape or no strides, wanted both for each axis", name);
     }
     for (int axis = 0; axis < array->ndim; ++axis) {
       if (array->shape[axis] < 0) {
@@ -149,7 +149,7 @@ class Views {
     bool apart = true;
     for (int axis = 0; axis < array.ndim; ++axis) apart &= array.shape[axis] <= 1 || array.strides[axis] != 0;
     return apart || is_empty(array) ||
-           refuse(FV_VALUE_ERROR, "%s: got a stride of 0 (a broadcast array), wanted one address an element", name);
+           refuse(FV_VALUE_ERROR, "%s: got a stride of 0 (a broadcast array), wanted one address per element", name);
   }
 
   // An output of exactly (..., *core); or over leading axes of another shape.

@@ -85,7 +85,7 @@ class Row {
   // Why a row was refused.
   void explain(double* buffer, int64_t row, fv_error* error) noexcept {
     if (!inspect(buffer, row, error)) return;
-    refuse(error, FV_VALUE_ERROR, "p: got weights that changed during the call, in row %lld, wanted them to stay",
+    refuse(error, FV_VALUE_ERROR, "p: got weights that changed during the call, in row %lld, wanted them unchanged",
            printable(row));
   }
 

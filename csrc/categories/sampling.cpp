@@ -323,7 +323,7 @@ class Sampler {
       }
     });
     if (!cumulated) return false;
-    // as they are, but for weights that changed since they were summed: they never fall, and end below the table's end
+    // as they are, except weights that changed since they were summed: they never fall, and end below the table's end
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t before = b ? memory.ends[b - 1] : 0;
       memory.ends[b] = before + std::clamp(memory.ends[b], int64_t(0), table_end - before);

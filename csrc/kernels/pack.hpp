@@ -128,7 +128,7 @@ void pack_queries(const char* const* rows, Dtype dtype, int64_t column_stride, i
   const T* plain[most_lanes];
   const bool in_place = size_of(dtype) == sizeof(T) && column_stride == sizeof(T);
   const int32_t width = vectors * lanes<T>;
-  if (live == width && are_neighbors<T>(rows, live, dtype, column_stride)) {  // a panel as it stands, but for gaps
+  if (live == width && are_neighbors<T>(rows, live, dtype, column_stride)) {  // a panel as it stands, except gaps
     with_wide_dtype<T>(dtype, [&](auto of) {
       T* to = panel;
       for (const char* from = rows[0]; head_size > 0; --head_size, from += column_stride, to += width)

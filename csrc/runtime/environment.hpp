@@ -11,7 +11,7 @@ enum class List { none, first };
 // A whole number > 0 in an environment variable, at most FV_MAX_THREADS; 0: there is none.
 int threads_in_environment(const char* name, List = List::none) noexcept;
 
-// A number that is computed when it is first asked, and stays. A static object of a function would do but for its guard:
+// A number that is computed when first asked, and stays. A static object of a function would do except for its guard:
 // a child that is forked while another thread has that waits for it for ever.
 class KeptNumber {
  public:

@@ -142,9 +142,8 @@ fv_status fv_set_threading(const char* name, fv_error* error) noexcept {
   if (wanted == by_openmp && !openmp::runner())
     return refuse(
         error, FV_VALUE_ERROR,
-        "threading: got \"openmp\", and the process has no OpenMP runtime, which comes with libraries that use "
-        "one once they are loaded, or with a foveate that is built with it (FOVEATE_OPENMP=ON); wanted "
-        "\"pool\"");
+        "threading: got \"openmp\" where the process has no OpenMP runtime, wanted \"pool\" (one comes with a "
+        "library that uses OpenMP, once it is loaded, or with a foveate that is built with FOVEATE_OPENMP=ON)");
   requested_threading.store(wanted, std::memory_order_relaxed);
   return FV_OK;
 }

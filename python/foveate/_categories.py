@@ -1,6 +1,6 @@
 """Draws from categories: multinoulli one by one, multinomial counts, and their probability.
 
-One draw is an inversion of the cumulated weights. Counts of n trials are counted draws while n is
+One draw is an inversion of the cumulative weights. Counts of n trials are counted draws while n is
 moderate; beyond, n is split by binomial draws down a tree of the categories.
 """
 
@@ -32,10 +32,10 @@ def multinoulli(
 ) -> Array:
     """Draw categories, each with the probability `p / p.sum()` [1]_: the multinoulli distribution.
 
-    A draw depends on the key of `rng`, on the index of its row among the leading axes and on its
-    number alone: not on the number of threads or the other rows. For few and for many draws from a
-    row, as K and size decide, categories are gone through in different orders, and the draws
-    differ.
+    The same seed gives the same draws for any number of threads and whatever is in the other rows:
+    a draw depends only on the key of `rng`, on the index of its row among the leading axes, and on
+    its own number. For few and for many draws from a row, the categories are visited in different
+    orders, and the draws differ; K and size decide what counts as many.
 
     Parameters
     ----------
@@ -58,13 +58,14 @@ def multinoulli(
     Raises
     ------
     TypeError
-        For dtypes of no real numbers, a size of other than ints and logits that are no bool.
+        For dtypes that are not of real numbers, a size that is not of ints, and a `logits` that is
+        not a bool.
     ValueError
-        For weights that are negative, NaN or infinite (logits that are NaN or +inf), rows of no
-        weight at all, no category to draw, and a negative size.
+        For weights that are negative, NaN or infinite (logits that are NaN or +inf), rows whose
+        weights are all 0, no category to draw, and a negative size.
     MemoryError
-        Where there is no room for the draws, or for the cumulated weights of a row, 9 bytes a
-        category.
+        Where memory for the draws, or for the cumulative weights of a row (9 bytes per category),
+        cannot be allocated.
 
     References
     ----------
@@ -101,7 +102,7 @@ def multinomial(
     """Draw how often each category comes up in n trials: the multinomial distribution.
 
     The trials of a moderate n are drawn one by one. Where n is many times K, it is split in two by
-    a binomial draw, and each part again, down to the categories [1]_.
+    a binomial draw, and each part is split again, down to the categories [1]_.
 
     Parameters
     ----------
@@ -124,12 +125,12 @@ def multinomial(
     Raises
     ------
     TypeError
-        For weights that are no real numbers, and n or a size that is not of integers.
+        For weights that are not real numbers, and an n or a size that is not of integers.
     ValueError
         For negative n or size, n that does not broadcast, weights that are negative, NaN or
-        infinite, rows of no weight at all, and trials without a category.
+        infinite, rows whose weights are all 0, and trials without a category.
     MemoryError
-        Where there is no room for the counts.
+        Where memory for the counts cannot be allocated.
 
     References
     ----------
@@ -189,7 +190,7 @@ def multinomial_logpmf(counts: IntArrayLike, p: ArrayLike) -> Array:
     Raises
     ------
     TypeError
-        For counts that are not integers, and weights that are no real numbers.
+        For counts that are not integers, and weights that are not real numbers.
     ValueError
         For negative counts, shapes that do not broadcast, and weights as in `multinomial`.
 

@@ -1,6 +1,6 @@
 """The standard operator Attention of ONNX, opsets 23 to 25, for the evaluator of the package onnx.
 
-onnx is needed here alone; the extra `onnx` brings it.
+Only this module needs onnx; the extra `onnx` installs it.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _check_inputs(query: Array, key: Array, value: Array, q: Array, k: Array, v:
         )
     if v.shape[:3] != k.shape[:3]:
         raise ValueError(
-            f"V: got (batch, heads, length, size) {v.shape}, wanted those of K but the size, "
+            f"V: got (batch, heads, length, size) {v.shape}, wanted those of K except the size, "
             f"{k.shape}"
         )
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:

@@ -1,7 +1,7 @@
 """Pictures of attention: the weights of heads, the reach of queries, an alignment.
 
-matplotlib is needed here alone; the extra `plot` brings it. A row of a picture is a query, a column
-a key, and the first of both are at the top left.
+Only this module needs matplotlib; the extra `plot` installs it. A row of a picture is a query, a
+column a key, and the first of both are at the top left.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kernel regression as a scikit-learn estimator that finds its own bandwidth.
 
-scikit-learn is needed here alone; the extra `sklearn` brings it.
+Only this module needs scikit-learn; the extra `sklearn` installs it.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
     points cost next to nothing. Where all points within reach of a compact kernel are left out, the
     search predicts the mean of the other points.
 
-    Integer weights are the same as repeated points, for "cv" too: a weight of 3 counts as three
+    Integer weights mean the same as repeated points, for "cv" too: a weight of 3 counts as three
     observations, of which one is left out. Weights that are not all whole numbers say how much each
     observation counts, whatever their unit, and an observation is left out with all its weight.
 
     A pass of the search compares all pairs of places where observations stand: its time grows with
     the square of their number, times n_features + n_outputs. Narrow bandwidths cost less in up to
-    three dimensions. There are about 20 passes in up to 2,048 places. Of more, so many are drawn
-    for these, always the same, and about 6 passes over all places follow around the bandwidth that
-    was best: 50,000 points take about a second of one core with one feature, and ten with four.
+    three dimensions. With up to 2,048 places there are about 20 passes. With more, these passes use
+    2,048 places, always the same ones; then about 6 passes over all places follow, around the best
+    bandwidth: 50,000 points take about a second of one core with one feature, and ten with four.
 
     References
     ----------
@@ -141,9 +141,9 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
         Raises
         ------
         TypeError, ValueError
-            For parameters and data that are not taken.
+            For parameters and data that are not supported.
         ImportError
-            To be verbose, where rich is not installed.
+            With `verbose`, where rich is not installed.
         KeyboardInterrupt
             At Ctrl-C, also within the search.
         """
@@ -155,7 +155,8 @@ class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sk
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, points, dtype=np.float64)
             if (weights < 0).any() or not weights.any():
-                raise ValueError("sample_weight: wanted numbers >= 0, and one that is not 0")
+                got = weights.min() if (weights < 0).any() else "only zeros"
+                raise ValueError(f"sample_weight: got {got}, wanted numbers >= 0, and one above 0")
             kept = weights > 0
             points, targets, weights = points[kept], targets[kept], weights[kept]
         if not isinstance(self.kernel, str) or self.kernel not in KERNELS:

@@ -38,8 +38,8 @@ Protocols:
 
 `Pullback`, `AttentionPullback`, `HardPullback`, `CenterPullback`
     What `_vjp` functions return beside the output. `Pullback[LocalGradients]` is that of
-    `local_attention_vjp`, and so on. Fields of gradients are typed as arrays; those that were not
-    wanted, or not given, are None, which is for the caller to know.
+    `local_attention_vjp`, and so on. Fields of gradients are typed as arrays, although those that
+    were not wanted, or not given, are None.
 `SupportsArray`, `SupportsDLPack`, `ListOf`
     What array-likes are made of.
 """

@@ -90,7 +90,7 @@ def test_extreme_sigmas(sigma, dtype):
 
 @pytest.mark.parametrize("half_width", [3, 100, 300])
 def test_positions_that_float32_does_not_hold(half_width, dtype):
-    """Keys beyond 2^24, all at one address but for the bias of none: only windows are read."""
+    """Keys beyond 2^24, all at one address except the bias of none: only windows are read."""
     keys = 2**24 + 5000
     row = normal(1, (1, 8), dtype)
     key = np.broadcast_to(row, (keys, 8))

@@ -197,7 +197,7 @@ def test_a_goal_that_the_machine_cannot_show_is_not_missed(monkeypatch):
     for features in ("avx512", "avx512 bf16 amx"):
         shown = verdict(features, speed=0.7, dtype="bfloat16")
         assert shown == "goal 80%: set on CPUs with AVX-512 bf16, without AMX"
-    assert verdict("avx512", speed=None) == "goal 80%: no peak to hold it to"
+    assert verdict("avx512", speed=None) == "goal 80%: no peak to compare with"
 
 
 def test_who_is_not_installed_cannot_be_beaten():

@@ -125,7 +125,7 @@ def within(
     error: Any,
     spoilt: np.ndarray | None = None,
 ) -> None:
-    """Each element within its own error; NaN and inf where they are to be, but for spoilt rows.
+    """Each element within its own error; NaN and inf where they are to be, except spoilt rows.
 
     A number that the dtype does not hold is inf.
     """

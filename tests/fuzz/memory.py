@@ -92,7 +92,7 @@ class GuardedNumpy:
 
 
 def guard(memory: Memory) -> None:
-    """Give the modules of foveate, but for the reference, this NumPy."""
+    """Give the modules of foveate, except the reference, this NumPy."""
     guarded = GuardedNumpy(memory)
     for name, module in list(sys.modules.items()):
         if name.startswith(("foveate._", "foveate.scores")) and getattr(module, "np", None) is np:

@@ -305,7 +305,7 @@ def test_bilinear_matrix(w, error):
 
 
 def additive(**changed: object) -> fv.Additive:
-    """An additive score for Q and K with 3 hidden numbers, but for what is changed."""
+    """An additive score for Q and K with 3 hidden numbers, except what is changed."""
     fitting = {"v": ones(3), "wq": ones(8, 3), "wk": ones(8, 3), "b": ones(3)}
     return fv.Additive(**fitting | changed)
 

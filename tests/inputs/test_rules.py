@@ -142,7 +142,7 @@ REFUSED = {
     "three intervals": (
         lambda: fv.Intervals(np.zeros((5, 3), int), 7),
         ValueError,
-        "low: got 3 intervals a query, wanted 1",
+        "low: got 3 intervals per query, wanted 1",
     ),
     "another length": (
         lambda: fv.Intervals(0, np.zeros(4, int)),

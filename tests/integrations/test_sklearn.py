@@ -378,7 +378,7 @@ def test_integer_weights_are_repeated_points(kernel, bandwidth, outputs):
     again = np.repeat(np.arange(50), weight)
     weighted = NadarayaWatson(bandwidth, kernel=kernel).fit(x, y, sample_weight=weight)
     repeated = NadarayaWatson(bandwidth, kernel=kernel).fit(x[again], y[again])
-    # The search stops at the same place, but for the rounding of its sums, of no more than 1e-12.
+    # The search stops at the same place, except the rounding of its sums, of no more than 1e-12.
     assert_allclose(weighted.bandwidth_, repeated.bandwidth_, rtol=1e-9)
     assert_allclose(weighted.predict(x), repeated.predict(x), rtol=1e-9, atol=1e-9)
 

@@ -10,7 +10,7 @@
 namespace kernel_tests {
 namespace {
 
-// All within the tolerance of backward_test.cpp but for what it takes from the plain formula.
+// All within the tolerance of backward_test.cpp except what it takes from the plain formula.
 bool within(const Pullback& r, const Gradients& wanted, fv_dtype dtype) {
   bool all = r.status == FV_OK;
   for (int part = 0; part < part_count; ++part)

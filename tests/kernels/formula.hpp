@@ -29,7 +29,7 @@ Real squared_distance(const Case& c, const Real* q, const Real* k, const Real* w
   });
 }
 
-// The score of a query and a key; of a compact kernel the weight, which a NaN makes NaN, but for the boxcar.
+// The score of a query and a key; of a compact kernel the weight, which a NaN makes NaN, except the boxcar.
 template <class Real, class Round>
 Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rounded) {
   const int64_t size = c.head_size;

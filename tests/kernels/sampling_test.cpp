@@ -30,7 +30,7 @@ Drawn draw(const Tensor& p, int64_t draws, bool logits = false, int32_t threads 
   return drawn;
 }
 
-// Weights in [0, 1], every fifth 0, but for the first of a row.
+// Weights in [0, 1], every fifth 0, except the first of a row.
 Tensor some_weights(fv_dtype dtype, Shape shape, uint64_t seed) {
   Tensor p = Tensor::random(dtype, shape, 1.0, seed);
   for (int64_t i = 0; i < p.count(); ++i)

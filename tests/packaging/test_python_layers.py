@@ -42,7 +42,7 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and package of what a file imports of foveate, wherever in it, but for types alone."""
+    """Line and package of what a file imports of foveate, wherever in it, except types alone."""
     package = ("foveate", *path.relative_to(ROOT).parts[:-1])
     nodes: list[ast.AST] = [ast.parse(path.read_text())]
     while nodes:

@@ -280,5 +280,5 @@ def test_bad_input():
         fv.kernel_regression_vjp(x, x_train, y[:5])
     with pytest.raises(TypeError, match=r"^x: got dtype complex64"):
         fv.kernel_regression_vjp(x.astype(np.complex64), x_train, y)
-    with pytest.raises(ValueError, match=r"^sample_weight: got zeros only"):
+    with pytest.raises(ValueError, match=r"^sample_weight: got only zeros"):
         fv.kernel_regression_vjp(x, x_train, y, sample_weight=np.zeros(6))

@@ -1,6 +1,6 @@
 // Compact kernels: scores s = -d, of squared distances d, become weights as they are, without an exponential:
 //   boxcar [d <= 1],  Epanechnikov (1 - d)+,  triangular (1 - sqrt(d))+;   l' = l + sum_j P_j, a chain from 0 in a tile.
-// A cell that is not seen (-inf) weighs 0. NaN stays NaN, but for the boxcar, whose comparison it fails.
+// A cell that is not seen (-inf) weighs 0. NaN stays NaN, except the boxcar, whose comparison it fails.
 // Backward, with dP the gradients of the weights and shift that of select/soft.hpp:
 //   P_j = K(d_j) / l,  dS_j = -K'(d_j) / l (dP_j - shift),  l = 2^rest
 // Where K is 0, so are both; K' is taken as 0 where a triangle has its top.

@@ -1,7 +1,7 @@
 """The gradients of a problem of attention: what every pullback shares.
 
-The arrays that a kernel writes into, and what becomes of these: the reduction of the score is
-undone, and what was broadcast is summed over.
+It makes the arrays that a kernel writes into, undoes the reduction of the score, and sums over the
+axes that were broadcast.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class LocalGradients(NamedTuple):
         In the shape and the dtype of the arrays: summed over the axes that were broadcast.
     centers : numpy.ndarray or None
         In the shape of the centers, and in their dtype where that is a float one, else float64.
-        None also where there is no Gaussian: the gradient goes through it alone.
+        Also None where there is no Gaussian: a center has a gradient only through it.
     sigma : float or None
         The sum over all queries, also where sigma was "half" with `centers`.
     score : Score or None
@@ -222,7 +222,8 @@ class MultiHeadGradients(NamedTuple):
     Parameters
     ----------
     x, memory, wq, wk, wv, wo, bq, bk, bv, bo : numpy.ndarray or None
-        In the shape and the dtype of the arrays. Without a `memory`, x has the sum of both.
+        In the shape and the dtype of the arrays. Without a `memory`, `x` holds the sum of both
+        gradients.
     mask, sink, score : optional
         As in `Gradients`.
 
@@ -258,7 +259,7 @@ class HierarchicalGradients(NamedTuple):
     query, key, value : numpy.ndarray or None
         In the shape and the dtype of the arrays: summed over the axes that were broadcast.
     score, upper_score : Score or None
-        As in `Gradients`. Without an `upper_score`, score has the sum of both levels.
+        As in `Gradients`. Without an `upper_score`, `score` holds the sum over both levels.
 
     Examples
     --------

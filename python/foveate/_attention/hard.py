@@ -75,7 +75,7 @@ def hard_attention(
     segments: Segments | None = None,
     softcap: Real | None = None,
 ) -> HardAttention:
-    """Attend to one key for each query, instead of to all of them softly [1]_.
+    """Compute hard attention: each query takes the value of one key, not a mean over all [1]_.
 
     The weights are never stored: a draw is made in one pass over the keys, tile by tile, by a
     weighted reservoir [2]_, for one draw or many. Hard attention is not differentiable; it is
@@ -90,15 +90,15 @@ def hard_attention(
     value : array (..., Lk, Dv)
         Of the dtype of `query`. Only the chosen rows are read.
     select : {"sample", "argmax"}, default "sample"
-        Draw from the distribution that `attention_weights` has, exactly up to rounding (multinoulli
-        sampling), or take the most probable key, and of equals the first.
+        "sample" draws from the distribution that `attention_weights` gives, exactly up to rounding
+        (multinoulli sampling). "argmax" takes the most probable key, and the first of equal ones.
     size : int or tuple of ints, optional
         The number of draws for each query, with replacement, or their shape. None is one draw
-        without an axis of its own; the first of many draws is the same. Only for "sample".
+        without an axis of its own; it equals the first of many draws. Only for "sample".
     rng : None, int, SeedSequence, BitGenerator or Generator
-        What `numpy.random.default_rng` takes; a Generator advances. Draws are counted by leading
-        index, query and draw: they are the same for any number of threads and whatever else is in
-        the batch. It is not used by "argmax".
+        What `numpy.random.default_rng` takes; a Generator advances. The same seed gives the same
+        draws for any number of threads and whatever else is in the batch: random numbers are
+        counted by leading index, query and draw. "argmax" does not use it.
     score, mask, causal, window, offset, key_lengths, segments, softcap : optional
         As for `attention`.
 
@@ -109,14 +109,14 @@ def hard_attention(
         `query`; `index` (..., Lq), int64; and `log_prob` (..., Lq), the natural logarithms of their
         probabilities, float32, or float64 for float64. With `size` they are (..., Lq, size, Dv),
         (..., Lq, size) and (..., Lq, size). A query that sees no key has the output 0, the index -1
-        and the log_prob 0. One that sees a score of NaN or inf, or of -inf alone, has no
-        distribution: output NaN, index -1 and log_prob NaN.
+        and the log_prob 0. A query that sees a score of NaN or inf, or only scores of -inf, has no
+        distribution: its output is NaN, its index -1 and its log_prob NaN.
 
     Raises
     ------
     TypeError, ValueError, MemoryError, KeyboardInterrupt
-        As `attention`; ValueError also for another `select`, and for a negative `size`, or any with
-        "argmax".
+        As `attention`; ValueError also for another `select`, for a negative `size`, and for a
+        `size` with "argmax".
 
     See Also
     --------

@@ -54,24 +54,23 @@ def hard_attention_vjp(
     segments: Segments | None = None,
     softcap: Real | None = None,
 ) -> tuple[HardAttention, HardPullback]:
-    """Attend to one key for each query, and return the answer with a pullback that trains it.
+    """Compute hard attention, and return the result with a pullback that trains it.
 
-    A choice has no derivative. Its gradient is that of `<d_output, output> + sum(advantage *
-    log_prob)` with the choices held: the values that were chosen learn from the gradient of the
-    output, and the scores from how good each choice was, by REINFORCE [1]_.
+    A choice has no derivative. The pullback returns the gradients of `<d_output, output> +
+    sum(advantage * log_prob)` with the choices held fixed: the chosen values learn from the
+    gradient of the output, and the scores learn from how good each choice was, by REINFORCE [1]_.
 
     Parameters
     ----------
     query : array (..., Lq, D)
-        As for `hard_attention`. The arrays are kept, not copied: do not change them, or the answer,
+        As for `hard_attention`. The arrays are kept, not copied: do not change them, or the result,
         before the last pullback.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `HardGradients`. None means all of them;
-        others are not computed.
+        The gradients to compute: names of fields of `HardGradients`. None means all of them.
     select, size, rng : optional
         As for `hard_attention`.
     score, mask, causal, window, offset, key_lengths, segments, softcap : optional
@@ -80,13 +79,14 @@ def hard_attention_vjp(
     Returns
     -------
     result : HardAttention
-        What `hard_attention` returns, the same bits.
+        What `hard_attention` returns, bit for bit.
     pullback : function
         `pullback(d_output=None, advantage=None)` returns the `HardGradients`. It may be called any
-        number of times. `d_output` is the gradient of a number with respect to the output, of its
-        shape and dtype; None: the output does not count. `advantage` is real and broadcasts to the
-        shape of `log_prob`: the reward of a choice, less a baseline; it is rounded to the dtype of
-        `log_prob`. None: no REINFORCE term, and query, key, mask and score have gradients of 0.
+        number of times. `d_output` is the gradient of a loss with respect to the output, in its
+        shape and dtype; None means that the output does not count. `advantage` is the reward of
+        each choice minus a baseline: real numbers that broadcast to the shape of `log_prob` and are
+        rounded to its dtype. None means no REINFORCE term: query, key, mask and score then have
+        gradients of 0.
 
     Raises
     ------
@@ -95,14 +95,14 @@ def hard_attention_vjp(
 
     See Also
     --------
-    hard_attention : the answer alone.
+    hard_attention : the result alone.
     MovingAverageBaseline, leave_one_out_advantage : from rewards to advantages.
     attention_vjp : the gradients of soft attention.
 
     Notes
     -----
-    The gradient of an expected reward is the expectation of this one, with the reward as the
-    advantage; a baseline changes the variance, not the expectation.
+    With the reward as the advantage, the expectation of this gradient is the gradient of the
+    expected reward. A baseline changes the variance, not the expectation.
 
     A query that sees no key has gradients of 0; one that has no distribution, and so a log_prob of
     NaN, has gradients of NaN, as do the keys that it sees, where there is an advantage. Keys and
@@ -110,8 +110,8 @@ def hard_attention_vjp(
     any number of threads.
 
     *The variational lower bound* [2]_. A model that answers y with the probability `p(y | s)` after
-    it has looked at the keys s, is trained on `L = E_s[log p(y | s)] <= log p(y)`, and on the
-    entropy `H[s]` of its choices, weighed by some c >= 0, which keeps it looking around. A step of
+    it has looked at the keys s is trained on `L = E_s[log p(y | s)] <= log p(y)`, and on the
+    entropy `H[s]` of its choices, weighted by some c >= 0, which keeps it exploring. A step of
     ascent on `L + c H` is, with `log_p` and `d_output` from what comes after the attention::
 
         drawn, pullback = fv.hard_attention_vjp(query, key, value, rng=rng)
@@ -120,11 +120,11 @@ def hard_attention_vjp(
         gradients = pullback(d_output, advantage)
 
     Here `baseline` is a `MovingAverageBaseline`. Where several queries answer together, each has
-    the same log_p, `log_p[..., None]`, and the log_prob of its own. With `size=S` take the mean
-    over the draws: `pullback(d_output / S, leave_one_out_advantage(reward) / S)`.
+    the same log_p, `log_p[..., None]`, and its own log_prob. With `size=S` take the mean over the
+    draws: `pullback(d_output / S, leave_one_out_advantage(reward) / S)`.
 
-    The bound is below log p(y) by the divergence of p(s) from p(s | y), and equal where both look
-    at the same key.
+    The bound is below log p(y) by the divergence of p(s) from p(s | y), and equals it where both
+    look at the same key.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Local attention: a window of keys round a center of each query's own (Luong et al. 2015).
+"""Local attention: a window of keys around the center of each query (Luong et al. 2015).
 
 output[i] = sum_j softmax_j(score(query[i], key[j])) exp(-(j - p_i)^2 / (2 sigma^2)) value[j]
 
@@ -44,12 +44,11 @@ def local_attention(
     softcap: Real | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Attend to the keys near a center of each query's own [1]_.
+    """Compute local attention: each query attends to the keys near its own center [1]_.
 
-    Query i sees the keys at the positions j with `|j - p_i| <= half_width`, as far as there are
-    such: windows end where the keys do. The time grows with the queries times the width of a
-    window, and once with the number of keys, whatever the centers and their order; no matrix is
-    stored.
+    Query i sees the keys at the positions j with `|j - p_i| <= half_width`, cut off where the keys
+    end. The time grows with the number of queries times the width of a window, plus the number of
+    keys, whatever the centers and their order. No matrix is stored.
 
     Parameters
     ----------
@@ -63,14 +62,14 @@ def local_attention(
         How far a query sees to both sides, in keys: D in the paper. It is positive, and need not be
         a whole number.
     centers : array (..., Lq), optional
-        The positions p_i, of any real dtype: local-p of the paper, where `predict_centers` makes
-        them. They need not be whole numbers, nor in order, nor lie among the keys; leading axes
-        broadcast with those of the query, and may add some. Without them query i stands at key i,
-        p_i = i: local-m, also where Lq != Lk.
+        The positions p_i, of any real dtype: this is local-p of the paper, where `predict_centers`
+        makes them. They need not be whole numbers, sorted, or within the keys. Their leading axes
+        broadcast with those of the query, and may add axes. Without centers query i stands at key
+        i, p_i = i: this is local-m, also where Lq != Lk.
     sigma : float, "half" or None, default "half"
-        With "half", weights are multiplied by a Gaussian round `centers` of sigma = half_width / 2,
-        as in the paper, and not at all where there are no `centers`. A number is the sigma itself,
-        also for local-m, where p_i = i. None: no Gaussian.
+        With "half", sigma = half_width / 2, as in the paper: weights are multiplied by a Gaussian
+        around `centers`. Without `centers`, "half" means no Gaussian. A number is sigma itself,
+        also for local-m, where p_i = i. None means no Gaussian.
     score : str or score object, default "scaled_dot"
         As for `attention`.
     key_lengths : int or int array (...), optional
@@ -84,20 +83,20 @@ def local_attention(
     Returns
     -------
     numpy.ndarray (..., Lq, Dv)
-        It has the dtype of `query`; `out` where it was given. A query whose window holds no key has
-        the output 0.
+        Of the dtype of `query`; this is `out` where that was given. A query whose window holds no
+        key has the output 0.
 
     Raises
     ------
     TypeError
-        For dtypes that are not taken, or mixed, and for keywords of a wrong type.
+        For dtypes that are not supported, or mixed, and for keywords of a wrong type.
     ValueError
         For shapes that do not fit, a half_width or sigma that is not positive and finite, centers
         that are NaN or infinite, lengths outside 0..Lk, and a negative softcap.
     MemoryError
-        For an output that is too large, before any work.
+        For an output that is too large, before anything is computed.
     KeyboardInterrupt
-        At Ctrl-C, within a tenth of a second or so; `out` is half written then.
+        At Ctrl-C, within a tenth of a second or so; `out` is then only partly written.
 
     See Also
     --------
@@ -106,8 +105,8 @@ def local_attention(
 
     Notes
     -----
-    Centers are taken as float64, so that they are exact beyond 2^24 keys. The order of the queries
-    changes no bit of their answers, nor does the number of threads.
+    Centers are converted to float64, so that they are exact beyond 2^24 keys. Neither the order of
+    the queries nor the number of threads changes a bit of their outputs.
 
     References
     ----------
@@ -124,7 +123,8 @@ def local_attention(
     >>> fv.local_attention(query, key, value, half_width=1).ravel()
     array([0.5, 1. , 4. , 5.5])
 
-    The last query looks back to between the first two keys; weights fall off with the distance:
+    The last query looks back to a place between the first two keys; weights fall off with the
+    distance:
 
     >>> centers = [1.0, 2.0, 3.0, 0.5]
     >>> fv.local_attention(query, key, value, half_width=1, centers=centers).ravel().round(3)
@@ -190,7 +190,7 @@ def predict_centers(
         Of a float dtype that fits into the dtype of the computation: float32, or float64 where the
         query is float64.
     v : array (H,)
-        Likewise.
+        As `w`.
     length : float or int array (...)
         The number of keys, not negative: one number, or an array that broadcasts with the leading
         axes.
@@ -210,7 +210,7 @@ def predict_centers(
 
     See Also
     --------
-    local_attention : attention round these centers.
+    local_attention : attention around these centers.
 
     References
     ----------

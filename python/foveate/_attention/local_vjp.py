@@ -37,10 +37,10 @@ def local_attention_vjp(
     key_lengths: Ints | None = None,
     softcap: Real | None = None,
 ) -> tuple[Array, Pullback[LocalGradients]]:
-    """Attend locally, and return the output with the function that pulls gradients back [1]_.
+    """Compute local attention, and return the output with the pullback of its gradients [1]_.
 
-    Which keys a query sees is held fixed: the gradient of a center goes through the Gaussian alone,
-    and there is none without it. No weights are stored.
+    The choice of the keys that a query sees is held fixed: a center has a gradient through the
+    Gaussian only, and none without it. No weights are stored.
 
     Parameters
     ----------
@@ -52,8 +52,7 @@ def local_attention_vjp(
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `LocalGradients`. None means all of them;
-        others are not computed.
+        The gradients to compute: names of fields of `LocalGradients`. None means all of them.
     half_width, centers, sigma, score, key_lengths, softcap : optional except `half_width`
         As for `local_attention`.
 
@@ -62,8 +61,8 @@ def local_attention_vjp(
     output : numpy.ndarray (..., Lq, Dv)
         What `local_attention` returns.
     pullback : function
-        `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `LocalGradients` of that number. It may be called any number of
+        `pullback(d_output)` takes the gradient of a loss with respect to the output, of its shape
+        and dtype, and returns the `LocalGradients` of that loss. It may be called any number of
         times.
 
     Raises
@@ -78,9 +77,9 @@ def local_attention_vjp(
 
     Notes
     -----
-    A query whose window holds no key has gradients of 0. Centers that are predicted are learned by
-    both pullbacks, one after the other, and the query, from which both the centers and the scores
-    are made, by the sum of its two gradients: see the example.
+    A query whose window holds no key has gradients of 0. To train predicted centers, call both
+    pullbacks one after the other. The query enters both the centers and the scores, so add its two
+    gradients: see the example.
 
     References
     ----------
@@ -141,7 +140,7 @@ def _gradient_dtype(centers: object) -> np.dtype:
 def predict_centers_vjp(
     query: ArrayLike, w: ArrayLike, v: ArrayLike, length: Real | IntArrayLike
 ) -> tuple[Array, CenterPullback]:
-    """Predict where each query looks, and return that with its pullback [1]_.
+    """Predict where each query looks, and return the centers with their pullback [1]_.
 
     Parameters
     ----------
@@ -157,9 +156,9 @@ def predict_centers_vjp(
     centers : numpy.ndarray (..., Lq)
         What `predict_centers` returns.
     pullback : function
-        `pullback(d_centers)` takes the gradient of a number with respect to the centers, of their
+        `pullback(d_centers)` takes the gradient of a loss with respect to the centers, of their
         shape and dtype, as `local_attention_vjp` gives it; it returns the `CenterGradients` of that
-        number. It may be called any number of times.
+        loss. It may be called any number of times.
 
     Raises
     ------
@@ -169,11 +168,11 @@ def predict_centers_vjp(
     See Also
     --------
     predict_centers : the centers alone.
-    local_attention_vjp : attention round these centers, and an example of the two in a row.
+    local_attention_vjp : attention around these centers, and an example of the two together.
 
     Notes
     -----
-    A query whose center has the gradient 0 adds nothing, whatever it holds.
+    A query whose center has the gradient 0 adds nothing to the other gradients, whatever it holds.
 
     References
     ----------

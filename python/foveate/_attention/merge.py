@@ -1,6 +1,6 @@
-"""Join answers over parts of the keys into the answer over all of them.
+"""Merge partial results over chunks of the keys into the result over all of them.
 
-For parts p: lse = log(sum_p exp(lse_p)), and output = sum_p exp(lse_p - lse) output_p.
+For chunks p: lse = log(sum_p exp(lse_p)), and output = sum_p exp(lse_p - lse) output_p.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from .._inputs.types import Array, ArrayLike
 def merge(
     outputs: Sequence[ArrayLike] | Array, lses: Sequence[ArrayLike] | Array
 ) -> tuple[Array, Array]:
-    """Join answers over parts of the keys, exactly: as if all keys had been attended to at once.
+    """Merge partial results over chunks of the keys, exactly, into the result over all keys.
 
-    The parts may have been computed at different times or on different machines. Give a sink to one
-    part only, since each `lse` holds its own.
+    The chunks may have been computed at different times or on different machines. Give a sink to
+    one chunk only, since each `lse` contains the sink of its chunk.
 
     Parameters
     ----------
     outputs : sequence of arrays (..., Lq, Dv)
-        What `attention(..., return_lse=True)` gave for each part; one shape and one dtype.
+        The output of `attention(..., return_lse=True)` for each chunk, all of one shape and dtype.
     lses : sequence of arrays (..., Lq)
-        The logarithms of the denominators that came with them. A part with -inf saw no key and
+        The logarithms of the denominators that came with them. A chunk with -inf saw no key and
         contributes nothing, whatever its output holds.
 
     Returns
     -------
     output : numpy.ndarray (..., Lq, Dv)
-        Of the dtype of the outputs; 0 where no part saw a key.
+        Of the dtype of the outputs; 0 where no chunk saw a key.
     lse : numpy.ndarray (..., Lq)
         float32, or float64 where an output or an lse is float64.
 
@@ -41,7 +41,7 @@ def merge(
     TypeError
         For dtypes that are not float, or mixed among the outputs or among the lses.
     ValueError
-        For no part at all, another number of lses than of outputs, and shapes that differ.
+        For no chunk at all, different numbers of outputs and lses, and shapes that differ.
 
     References
     ----------
@@ -61,7 +61,7 @@ def merge(
     outputs, lses = _sequence("outputs", outputs), _sequence("lses", lses)
     if not outputs or len(outputs) != len(lses):
         raise ValueError(
-            f"outputs, lses: got {len(outputs)} and {len(lses)}, wanted as many, and one or more"
+            f"outputs, lses: got {len(outputs)} and {len(lses)}, wanted equal numbers, at least 1"
         )
     parts = float_arrays(**{f"outputs[{i}]": part for i, part in enumerate(outputs)})
     logs = float_arrays(**{f"lses[{i}]": log for i, log in enumerate(lses)})
@@ -90,7 +90,7 @@ def _sequence(name: str, arrays: Iterable[ArrayLike]) -> list[ArrayLike]:
             f"{name}: got {type(arrays).__name__}, wanted a sequence of arrays"
         ) from None
     except MemoryError:
-        raise MemoryError(f"{name}: got more arrays than there is room for") from None
+        raise MemoryError(f"{name}: got more arrays than memory can hold") from None
 
 
 def _check_shapes(parts: list[Array], logs: list[Array]) -> None:

@@ -22,7 +22,7 @@ Dropout: TypeAlias = tuple[float, tuple[int, int]]  # the rate, the key of its r
 
 
 class Answers(NamedTuple):
-    """What the forward pass gave, and the gradients of that."""
+    """The results of the forward pass, and their gradients."""
 
     output: Array
     lse: Array  # with its parts
@@ -77,9 +77,9 @@ class Problem(NamedTuple):
         return compute_dtype(self.query.dtype)
 
     def folded(self, unreduced: Array) -> Problem:
-        """Ask once where the score made all queries alike, and they see the same keys.
+        """Compute one query where the score made all queries equal, and they see the same keys.
 
-        Queries that came alike are as many as they are: no layout of these changes a bit.
+        Queries that are equal in the input are all computed: no layout of these changes a bit.
         """
         q = self.query
         if q is unreduced or q.strides[-2] != 0 or q.shape[-2] <= 1 or self.dropout is not None:
@@ -114,7 +114,7 @@ class Problem(NamedTuple):
     def choose(
         self, draws: int, random: tuple[int, int] | None, dtype: Any = None
     ) -> tuple[Array, Array, Array]:
-        """Return output, index and log_prob of so many draws; without random of the best key."""
+        """Return output, index and log_prob of so many draws; without random, of the best key."""
         return _core.hard_attention(self, size=draws, random=random, dtype=dtype)
 
     def backward(self, answers: Answers, outputs: Outputs) -> None:
@@ -146,7 +146,7 @@ def attend_by_dot(
     scale: float | None = None,
     dtype: Any = None,
 ) -> Any:
-    """Attend by the scaled dot, at the cost of the call alone: as is done for each new token."""
+    """Attend by the scaled dot product with little overhead, as is done for each new token."""
     return _core.attention(
         query=query,
         key=key,

@@ -1,7 +1,7 @@
-"""Pullbacks: what a `_vjp` function returns beside its output, and what one is called with.
+"""Pullbacks: types of the functions that `_vjp` functions return beside their output.
 
-Each takes the gradient of a number with respect to the output, and returns those with respect to
-the inputs. It may be called any number of times.
+Each takes the gradient of a loss with respect to the output, and returns the gradients with respect
+to the inputs. It may be called any number of times.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ Gradients_co = TypeVar("Gradients_co", covariant=True)
 
 
 class Pullback(Protocol[Gradients_co]):
-    """What `pullback(d_output)` returns is one of the tuples of gradients."""
+    """A pullback that returns one of the tuples of gradients."""
 
     def __call__(self, d_output: ArrayLike) -> Gradients_co:
-        """Return the gradients, from that of the output, of its shape and dtype."""
+        """Return the gradients, given that of the output in its shape and dtype."""
 
 
 class AttentionPullback(Protocol):
     """The pullback of `attention_vjp`."""
 
     def __call__(self, d_output: ArrayLike, d_lse: ArrayLike | None = None) -> Gradients:
-        """Return the gradients, from that of the output and, if given, that of the lse."""
+        """Return the gradients, given that of the output and, optionally, that of the lse."""
 
 
 class HardPullback(Protocol):
@@ -34,11 +34,11 @@ class HardPullback(Protocol):
     def __call__(
         self, d_output: ArrayLike | None = None, advantage: Reals | None = None
     ) -> HardGradients:
-        """Return the gradients, from that of the output, an advantage, or both."""
+        """Return the gradients, given that of the output, an advantage, or both."""
 
 
 class CenterPullback(Protocol):
     """The pullback of `predict_centers_vjp`."""
 
     def __call__(self, d_centers: ArrayLike) -> CenterGradients:
-        """Return the gradients, from that of the centers."""
+        """Return the gradients, given that of the centers."""

@@ -19,21 +19,22 @@ from .._inputs.types import Array, ArrayLike, Reals
 class MovingAverageBaseline:
     """A baseline that follows the mean of the rewards, `b <- decay b + (1 - decay) mean` [1]_.
 
-    Called with rewards, it returns them less the baseline of before, and then updates that.
+    A call with rewards returns the rewards minus the baseline, and then updates the baseline.
 
     Parameters
     ----------
     decay : float, default 0.9
         0 <= decay < 1: how much of the baseline stays at each call.
     value : float, optional
-        The baseline now. None: there is none yet, and the first rewards are held against their own
-        mean, which becomes the baseline. That gradient is short by the factor 1 - 1 / n where they
-        are n independent ones (0 for one), and all that follow are unbiased.
+        The current baseline. None means that there is none yet: the mean of the first rewards is
+        subtracted from them, and becomes the baseline. With n independent rewards that first
+        gradient is too small by the factor 1 - 1 / n (0 for one reward); all later ones are
+        unbiased.
 
     Raises
     ------
     TypeError, ValueError
-        For a `decay` or `value` outside of this.
+        For a `decay` or a `value` that is outside of this.
 
     See Also
     --------
@@ -73,22 +74,22 @@ class MovingAverageBaseline:
                 raise ValueError(f"value: got {self.value}, wanted a finite number")
 
     def __call__(self, reward: Reals) -> Array:
-        """Return the advantages, and take the rewards into the baseline.
+        """Return the advantages, and update the baseline with the rewards.
 
         Parameters
         ----------
         reward : number or array
-            Of any shape and real dtype. No rewards (an empty array) change nothing.
+            Of any shape and real dtype. An empty array changes nothing.
 
         Returns
         -------
         numpy.ndarray
-            `reward` less the baseline, float64.
+            `reward` minus the baseline, float64.
 
         Raises
         ------
         TypeError, ValueError
-            For what is not real, and for NaN and inf, which would stay in the baseline.
+            For numbers that are not real, and for NaN and inf, which would stay in the baseline.
         """
         rewards = np.asarray(reals("reward", reward))
         if not np.isfinite(once(rewards)).all():
@@ -105,7 +106,7 @@ class MovingAverageBaseline:
 
 
 def leave_one_out_advantage(reward: ArrayLike) -> Array:
-    """Hold the reward of each draw against the mean of the other draws' [1]_.
+    """Subtract from the reward of each draw the mean reward of the other draws [1]_.
 
     Parameters
     ----------
@@ -116,13 +117,13 @@ def leave_one_out_advantage(reward: ArrayLike) -> Array:
     Returns
     -------
     numpy.ndarray (..., S)
-        `reward[..., s]` less the mean over the other draws, float64: S / (S - 1) times `reward`
-        less the mean over all.
+        `reward[..., s]` minus the mean over the other draws, float64. This equals S / (S - 1) times
+        the difference of `reward[..., s]` and the mean over all draws.
 
     Raises
     ------
     TypeError, ValueError
-        For another dtype, and for less than two draws.
+        For another dtype, and for fewer than two draws.
 
     See Also
     --------
@@ -131,8 +132,9 @@ def leave_one_out_advantage(reward: ArrayLike) -> Array:
 
     Notes
     -----
-    The baseline of a draw does not depend on it, so that the gradient is unbiased; as the mean over
-    S draws, give `advantage / S`. NaN and inf spoil the advantages of their own row.
+    The baseline of a draw does not depend on that draw, so the gradient is unbiased. For the mean
+    over S draws, pass `advantage / S` to the pullback. NaN and inf spoil the advantages of their
+    own row.
 
     References
     ----------

@@ -93,7 +93,7 @@ def attention(
     return_lse: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Attend softly: for each query, the sum of the values weighted by how related the keys are.
+    """Compute soft attention: the sum of the values, each weighted by how related its key is.
 
     The order is score, scale, softcap, mask, softmax [1]_ [2]_ [3]_, dropout [6]_. The weights are
     never stored: the softmax is computed online, tile by tile [4]_ [5]_.
@@ -101,11 +101,12 @@ def attention(
     Parameters
     ----------
     query : array (..., Lq, D)
-        Leading axes broadcast as in `numpy.matmul`, without copies: for grouped queries, keys and
-        values have an axis of length 1. Those of `mask`, `offset`, `key_lengths`, `segments` and
-        `sink` broadcast with them, and may add some. float16, bfloat16 (of ml_dtypes), float32 or
-        float64; sums are float32, or float64 for float64. Lists and integers become float64. Any
-        object with `__array__`, `__dlpack__` or the buffer protocol is taken.
+        Leading axes broadcast as in `numpy.matmul`, without copies: for grouped queries, give keys
+        and values an axis of length 1. The leading axes of `mask`, `offset`, `key_lengths`,
+        `segments` and `sink` broadcast with them, and may add axes. The dtype is float16, bfloat16
+        (of ml_dtypes), float32 or float64; sums are computed in float32, or in float64 for float64.
+        Lists and integers become float64. Any object with `__array__`, `__dlpack__` or the buffer
+        protocol is accepted.
     key : array (..., Lk, D)
         Of the dtype of `query`.
     value : array (..., Lk, Dv)
@@ -117,21 +118,21 @@ def attention(
         own (`foveate.scores.Score`).
     mask : array that broadcasts with (..., Lq, Lk), rule, or tuple of both, optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
-        seen, as False is. A rule, `Intervals`, says it by numbers; of a tuple a query sees what it
-        sees by both.
+        seen, as False is. A rule, `Intervals`, says it by two numbers for each query. With a tuple,
+        a query sees the keys that both let it see.
     causal : bool, default False
         No query sees a key beyond its own position.
     window : int or pair (left, right), optional
         Query i, at position p = i + offset, sees the keys p - left <= j <= p + right. An int is for
-        both sides; None is no bound.
+        both sides; None means no bound.
     offset : int, int array (...), or "end", optional
         The position of query 0 on the key axis, for `causal` and `window`; with "end" the last
-        query stands at the last valid key. Where Lq = Lk it may be left out, and is 0.
+        query stands at the last valid key. Where Lq = Lk it may be omitted, and is then 0.
     key_lengths : int or int array (...), optional
         The number of valid keys, 0 to Lk: the keys at and beyond it are not seen.
     segments : int array (..., L), or pair (of_queries, of_keys), optional
-        An id for each position; a query sees the keys of its own id. One array where Lq = Lk, or
-        a tuple of arrays (..., Lq) and (..., Lk).
+        An id for each position; a query sees the keys with its own id. Give one array where Lq =
+        Lk, or a tuple of arrays (..., Lq) and (..., Lk).
     softcap : float, optional
         Scores become softcap * tanh(score / softcap). None and 0 mean none.
     sink : float or array (...), optional
@@ -140,9 +141,9 @@ def attention(
         Probability, less than 1, that a weight becomes 0 after the softmax; the others are divided
         by 1 - dropout. The lse and the sink do not change with it.
     rng : None, int, SeedSequence, BitGenerator or Generator
-        What `numpy.random.default_rng` takes, for the dropout; a Generator advances. Which weights
-        are dropped is counted by leading index, query and key: it is the same for any number of
-        threads, and depends on no array. It is not used where `dropout` is 0.
+        What `numpy.random.default_rng` takes, for the dropout; a Generator advances. The same seed
+        drops the same weights for any number of threads and any values in the arrays: random
+        numbers are counted by leading index, query and key. It is not used where `dropout` is 0.
     return_lse : bool, default False
         Also return the logarithm of the denominator, for `merge`.
     out : numpy.ndarray (..., Lq, Dv), optional
@@ -152,8 +153,8 @@ def attention(
     Returns
     -------
     output : numpy.ndarray (..., Lq, Dv)
-        It has the dtype of `query`; `out` where it was given. A query that sees no key has the
-        output 0.
+        Of the dtype of `query`; this is `out` where that was given. A query that sees no key has
+        the output 0.
     lse : numpy.ndarray (..., Lq)
         Only with `return_lse`: the natural logarithm of the denominator, with the sink; float32,
         or float64 for float64. -inf (or the sink) where no key is seen.
@@ -161,28 +162,28 @@ def attention(
     Raises
     ------
     TypeError
-        For dtypes that are not taken, or mixed, and for keywords of a wrong type.
+        For dtypes that are not supported, or mixed, and for keywords of a wrong type.
     ValueError
         For shapes that do not fit, lengths outside 0..Lk, a negative window or softcap, a dropout
         outside [0, 1), and `causal` or `window` with Lq != Lk and no `offset`.
     MemoryError
-        For an output that is too large, before any work.
+        For an output that is too large, before anything is computed.
     KeyboardInterrupt
-        At Ctrl-C, within a tenth of a second or so; `out` is half written then.
+        At Ctrl-C, within a tenth of a second or so; `out` is then only partly written.
 
     See Also
     --------
     attention_weights : the weights, for inspection.
-    merge : joins answers over parts of the keys.
+    merge : merges partial results over chunks of the keys.
 
     Notes
     -----
     Keys and values that are not seen change nothing, whatever they hold. NaN or inf that is seen
     spoils the rows that see it, and no others. The result has the same bits for any number of
-    threads. A finite number of a float mask or a sink counts as 2e38 (1e308 in float64) where it is
-    larger in size, as the most negative one is, and so does the lse of a row that has nothing else.
-    Time does not depend on the values: numbers below the smallest normal one, 1.2e-38 (2.2e-308),
-    count as 0, among the weights, the operands and the results.
+    threads. A finite number in a float mask or a sink is limited to a size of 2e38 (1e308 in
+    float64), such as the most negative float, and so is the lse of a row that has nothing else. The
+    time does not depend on the values: numbers below the smallest normal one, 1.2e-38 (2.2e-308 in
+    float64), count as 0 in the operands, the weights and the results.
 
     References
     ----------
@@ -213,7 +214,7 @@ def attention(
     >>> fv.attention(query, key, value, key_lengths=1)
     array([[10.]])
 
-    Four query heads that share two key heads, and one query a batch at the end of its keys:
+    Four query heads share two key heads, and each batch entry has one query at the end of its keys:
 
     >>> q = np.ones((3, 2, 2, 1, 8), np.float32)  # batch, key heads, group, queries, D
     >>> k = v = np.ones((3, 2, 1, 5, 8), np.float32)
@@ -281,8 +282,8 @@ def attention_weights(
     Returns
     -------
     numpy.ndarray (..., Lq, Lk)
-        They have the dtype of `query`; `out` where it was given. A row sums to 1, or to less where
-        there is a `sink`; it is 0 where the query sees no key.
+        Of the dtype of `query`; this is `out` where that was given. A row sums to 1, or to less
+        where there is a `sink`; it is 0 where the query sees no key.
 
     Raises
     ------

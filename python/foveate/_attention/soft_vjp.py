@@ -1,6 +1,6 @@
 """Soft attention with its gradients: the output, and a pullback that recomputes the weights.
 
-Between the two the inputs, the output and the lse are kept.
+The inputs, the output and the lse are kept in between.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def attention_vjp(
     dropout: Real = 0.0,
     rng: Seed = None,
 ) -> tuple[Array, AttentionPullback]:
-    """Attend softly, and return the output with the function that pulls gradients back.
+    """Compute soft attention, and return the output with the pullback of its gradients.
 
     No weights are stored: the pullback recomputes them, tile by tile, from the output and the
     logarithm of the denominator [1]_ [2]_.
@@ -61,8 +61,7 @@ def attention_vjp(
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `Gradients`. None means all of them; others
-        are not computed.
+        The gradients to compute: names of fields of `Gradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.
     dropout, rng : optional
@@ -71,11 +70,11 @@ def attention_vjp(
     Returns
     -------
     output : numpy.ndarray (..., Lq, Dv)
-        What `attention` returns, the same bits.
+        What `attention` returns, bit for bit.
     pullback : function
-        `pullback(d_output, d_lse=None)` takes the gradient of a number with respect to the output,
-        of its shape and dtype, and to the lse (..., Lq), of float32, or float64 for float64; it
-        returns the `Gradients` of that number. It may be called any number of times.
+        `pullback(d_output, d_lse=None)` takes the gradient of a loss with respect to the output, in
+        its shape and dtype, and with respect to the lse (..., Lq), in float32, or float64 for
+        float64. It returns the `Gradients` of that loss. It may be called any number of times.
 
     Raises
     ------
@@ -90,8 +89,9 @@ def attention_vjp(
     -----
     A query that sees no key has gradients of 0, and keys and values that are not seen change
     nothing, whatever they hold. The result has the same bits for any number of threads. The slope
-    of "relu" is 0 at 0. Memory beside the gradients: tiles, for some heads at a time up to 16 parts
-    of the gradient of the queries, and what a score projects, `(..., Lq, H)` and `(..., Lk, H)`.
+    of "relu" is 0 at 0. Beside the gradients, memory holds tiles, up to 16 partial sums of the
+    gradient of the queries for some heads at a time, and what a score projects, `(..., Lq, H)` and
+    `(..., Lk, H)`.
 
     References
     ----------

@@ -28,17 +28,17 @@ def hierarchical_attention(
 ) -> Array:
     """Attend within each segment of the keys, and then over the segments [1]_.
 
-    In each segment a query gets two answers by the same weights: one from the keys and one from
-    the values. These are the keys and the values of a second attention of the same query, over the
-    segments. Usually segments are sentences and keys are words, and the values are the keys.
+    Within each segment a query sums the keys and the values with the same weights. These sums are
+    the keys and the values of a second attention of the same query, over the segments. Usually
+    segments are sentences and keys are words, and the values are the keys.
 
     Parameters
     ----------
     query : array (..., Lq, D)
         As for `attention`.
     key : array (..., Lk, D)
-        Of the dtype of `query`. It needs the D of the queries, whatever the score: its answers are
-        compared with them again.
+        Of the dtype of `query`. It needs the D of the queries, whatever the score: the sums of the
+        keys are scored against the queries again.
     value : array (..., Lk, Dv)
         Of the dtype of `query`. Passing the same object as `key` saves a copy.
     segments : int array (..., Lk)
@@ -50,7 +50,7 @@ def hierarchical_attention(
     upper_score : str or score object, optional
         As for `attention`, over the segments; None means `score`.
     key_lengths : int or int array (...), optional
-        The number of valid keys, 0 to Lk: the others are not seen, nor are segments without a
+        The number of valid keys, 0 to Lk: the others are not seen. Neither are segments without a
         valid key.
 
     Returns
@@ -74,10 +74,10 @@ def hierarchical_attention(
     levels: that is `attention` twice, the first time with `segments`. Here the same query is used
     on both levels, and sees every segment; `upper_score=Bilinear(w)` transforms it for the second.
 
-    The answers of the segments are float32 for 16-bit arrays: only the output is rounded. The
-    memory beside the output holds the answers of some segments at a time: 4 MB of float32 for each
-    leading index, or (..., Lq, 5, D + Dv) if that is more. Gradients take four times as much beside
-    themselves.
+    The results of the segments are float32 for 16-bit arrays: only the output is rounded. The
+    memory beside the output holds the results of some segments at a time: 4 MB of float32 for each
+    leading index, or (..., Lq, 5, D + Dv) if that is more. The gradients take four times as much,
+    beside their own arrays.
 
     References
     ----------
@@ -122,8 +122,8 @@ def hierarchical_attention_vjp(
     value : array (..., Lk, Dv)
         Of the dtype of `query`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `HierarchicalGradients`. None means all of
-        them; others are not computed.
+        The gradients to compute: names of fields of `HierarchicalGradients`. None means all of
+        them.
     segments, score, upper_score, key_lengths : optional except `segments`
         As for `hierarchical_attention`.
 
@@ -132,8 +132,8 @@ def hierarchical_attention_vjp(
     output : numpy.ndarray (..., Lq, Dv)
         What `hierarchical_attention` returns, up to rounding where `value` is `key`.
     pullback : function
-        `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `HierarchicalGradients` of that number. It may be called any
+        `pullback(d_output)` takes the gradient of a loss with respect to the output, of its shape
+        and dtype, and returns the `HierarchicalGradients` of that loss. It may be called any
         number of times.
 
     Raises

@@ -36,18 +36,19 @@ class Memory:
     Parameters
     ----------
     keys : array (..., N, D)
-        The keys of the values: float16, bfloat16, float32 or float64. They are kept, not copied.
+        A key for each value: float16, bfloat16, float32 or float64. The array is kept, not copied.
     values : array (..., N, Dv)
-        Of the dtype of `keys`. They are kept, not copied, nor modified: `write` makes a new array.
+        Of the dtype of `keys`. The array is kept, and neither copied nor modified: `write` makes a
+        new one.
 
     Raises
     ------
     TypeError, ValueError
-        For dtypes that are not taken, or mixed, and for shapes that do not fit.
+        For dtypes that are not supported, or mixed, and for shapes that do not fit.
 
     See Also
     --------
-    attention : reads.
+    attention : what a read computes.
 
     References
     ----------
@@ -104,7 +105,7 @@ class Memory:
         hops: Int = 1,
         rng: Seed = None,
     ) -> Array:
-        """Read the values whose keys are like the query.
+        """Read the values whose keys are similar to the query.
 
         Parameters
         ----------
@@ -117,8 +118,8 @@ class Memory:
         select : {"soft", "argmax", "sample"}, default "soft"
             The weighted sum of all values, or the value of one key, as `hard_attention` chooses it.
         hops : int, default 1
-            How often to read. What was read is added to the query before it reads again, so that
-            Dv = D is needed.
+            How many times to read. Each result is added to the query before the next read, so Dv
+            must be D.
         rng : None, int, SeedSequence, BitGenerator or Generator
             As for `hard_attention`; only "sample" uses it.
 
@@ -131,7 +132,7 @@ class Memory:
         ------
         TypeError, ValueError, MemoryError, KeyboardInterrupt
             As `attention`; ValueError also for another `select`, for hops < 1 or that do not fit,
-            and for a `sharpness` beside a `score`.
+            and for a `sharpness` together with a `score`.
 
         Examples
         --------
@@ -174,8 +175,7 @@ class Memory:
             As for `read`. It is kept, not copied: do not change it before the last pullback. The
             memory may be written in between.
         wrt : str or collection of str, optional
-            Which gradients are wanted: names of fields of `MemoryGradients`. None means all of
-            them; others are not computed.
+            The gradients to compute: names of fields of `MemoryGradients`. None means all of them.
         sharpness, score, hops : optional
             As for `read`.
 
@@ -184,8 +184,8 @@ class Memory:
         output : numpy.ndarray (..., Lq, Dv)
             What `read` returns.
         pullback : function
-            `pullback(d_output)` takes the gradient of a number with respect to the output, of its
-            shape and dtype, and returns the `MemoryGradients` of that number. It may be called any
+            `pullback(d_output)` takes the gradient of a loss with respect to the output, of its
+            shape and dtype, and returns the `MemoryGradients` of that loss. It may be called any
             number of times.
 
         Raises
@@ -258,11 +258,11 @@ class Memory:
         sharpness: Real = 1.0,
         score: ScoreLike | None = None,
     ) -> None:
-        """Erase, and then add, where the keys are like the query.
+        """Erase, and then add, where the keys are similar to the query.
 
-        A value v becomes `v prod_i (1 - w_i e_i) + sum_i w_i a_i`, over the queries i, with the
-        weight w_i by which query i would read it: all queries erase before any of them adds, so
-        their order does not matter. `values` is another array afterwards.
+        A value v becomes `v prod_i (1 - w_i e_i) + sum_i w_i a_i`, over the queries i, where w_i is
+        the weight with which query i would read it. All queries erase before any of them adds, so
+        their order does not matter. Afterwards `values` is a new array.
 
         Parameters
         ----------
@@ -280,7 +280,7 @@ class Memory:
         ------
         TypeError, ValueError, MemoryError, KeyboardInterrupt
             As `attention`, for shapes that do not fit, and for an `erase` outside of 0 to 1. The
-            memory is as it was then.
+            memory does not change then.
 
         Examples
         --------
@@ -320,7 +320,7 @@ class Memory:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Memory:
-        """Read a memory from a file that `save` wrote; nothing in it is run.
+        """Read a memory from a file that `save` wrote; no code in it is run.
 
         Parameters
         ----------
@@ -377,7 +377,7 @@ class Memory:
         if v.shape[-1] != q.shape[-1]:
             raise ValueError(
                 f"hops: got {times} with values of {v.shape[-1]} columns, wanted as many as the "
-                f"query has, {q.shape[-1]}: what is read is added to it"
+                f"query, {q.shape[-1]}: each read is added to it"
             )
         return project(q, None), project(k, None), project(v, None)
 

@@ -46,7 +46,7 @@ def multi_head_attention(
     bo: ArrayLike | None = None,
     **options: Unpack[AttentionOptions],
 ) -> Array:
-    """Attend with several heads at once, each with projections of its own [1]_.
+    """Compute multi-head attention: several heads, each with its own projections [1]_.
 
     Parameters
     ----------
@@ -60,12 +60,12 @@ def multi_head_attention(
         columns belong to the first head. The float dtypes of all weights must fit into that of the
         computation: float32, or float64 where x is float64.
     wk : array (Em, num_kv_heads * D)
-        For the keys. With a score that has matrices of its own, a head may have another number of
-        columns.
+        For the keys. With a score that has its own matrices, a head may have another number of
+        columns here.
     wv : array (Em, num_kv_heads * Dv)
         For the values.
     wo : array (num_heads * Dv, Eo)
-        Multiplies the answers of all heads, side by side.
+        Multiplies the outputs of all heads, side by side.
     num_heads : int
     num_kv_heads : int, optional
         The number of heads of keys and values, which divides `num_heads`: neighboring heads of
@@ -102,7 +102,7 @@ def multi_head_attention(
 
     Notes
     -----
-    For 16-bit rows all that is between is float32: only the output is rounded.
+    For 16-bit rows all intermediate results are float32: only the output is rounded.
 
     References
     ----------
@@ -157,8 +157,7 @@ def multi_head_attention_vjp(
     wq, wk, wv, wo, num_heads, num_kv_heads, bq, bk, bv, bo : optional from num_kv_heads on
         As for `multi_head_attention`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `MultiHeadGradients`. None means all of them;
-        others are not computed.
+        The gradients to compute: names of fields of `MultiHeadGradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `multi_head_attention`.
     dropout, rng : optional
@@ -169,8 +168,8 @@ def multi_head_attention_vjp(
     output : numpy.ndarray (..., Lq, Eo)
         What `multi_head_attention` returns.
     pullback : function
-        `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `MultiHeadGradients` of that number. It may be called any number
+        `pullback(d_output)` takes the gradient of a loss with respect to the output, of its shape
+        and dtype, and returns the `MultiHeadGradients` of that loss. It may be called any number
         of times.
 
     Raises

@@ -32,7 +32,7 @@ def self_attention(
     wv: ArrayLike,
     **options: Unpack[AttentionOptions],
 ) -> Array:
-    """Let each row of x attend to the rows of x: self-attention with one head [1]_ [2]_.
+    """Compute self-attention with one head: each row of x attends to the rows of x [1]_ [2]_.
 
     Parameters
     ----------
@@ -42,8 +42,7 @@ def self_attention(
         The weights multiply rows from the right: the queries are x @ wq. Their float dtype must fit
         into that of the computation: float32, or float64 where x is float64.
     wk : array (E, D)
-        For the keys. With a score that has matrices of its own, the number of its columns may
-        differ.
+        For the keys. With a score that has its own matrices, its number of columns may differ.
     wv : array (E, Dv)
         For the values.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
@@ -114,8 +113,7 @@ def self_attention_vjp(
     wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
         As for `self_attention`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `SelfGradients`. None means all of them;
-        others are not computed.
+        The gradients to compute: names of fields of `SelfGradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `self_attention`.
     dropout, rng : optional
@@ -126,8 +124,8 @@ def self_attention_vjp(
     output : numpy.ndarray (..., L, Dv)
         What `self_attention` returns.
     pullback : function
-        `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `SelfGradients` of that number. It may be called any number of
+        `pullback(d_output)` takes the gradient of a loss with respect to the output, of its shape
+        and dtype, and returns the `SelfGradients` of that loss. It may be called any number of
         times.
 
     Raises

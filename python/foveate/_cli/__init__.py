@@ -23,9 +23,9 @@ COMMANDS = {
 }
 TO_TRY = """\
 Three things to try:
-  python -m foveate demo digits     digits are recognized; nothing is trained
-  python -m foveate bench --quick   this machine, in half a minute
-  python -m foveate info            what this installation is made of
+  python -m foveate demo digits     recognizes digits, without training
+  python -m foveate bench --quick   times this machine, in half a minute
+  python -m foveate info            shows the build, instruction sets, threads
 
 python -m foveate COMMAND --help    the options of a command, with examples"""
 
@@ -41,9 +41,9 @@ class MissingPackageError(Exception):
 
 
 def require(package: str, extra: str, distribution: str | None = None, without: str = "") -> None:
-    """Raise MissingPackageError where a package, called so by pip, cannot be imported.
+    """Raise MissingPackageError where a package cannot be imported.
 
-    The message ends in what does ``without`` it, where that is given.
+    ``distribution`` is its name in pip; ``without`` is added to the message, if it is given.
     """
     try:
         import_module(package)

@@ -29,9 +29,9 @@ TRY = """\
   python -m foveate bench --budget 60 --json times.json --plot times.png"""
 MEANING = (
     "\nTimes are medians over rounds, in which the contenders take turns.\n"
-    "share: of the peak measured between the rounds. It counts the multiply-adds that must be done "
-    "(half the square where causal), or the bytes of keys and values that must be read.\n"
-    "ratio: the time over that of foveate."
+    "share: the share of the peak, which is measured between the rounds. Only work that must be "
+    "done counts: multiply-adds (half the square where causal), or bytes of keys and values.\n"
+    "ratio: the time divided by that of foveate."
 )
 
 # One of each kind. `--workload '*'` times the whole table.
@@ -67,30 +67,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget",
         type=seconds,
         metavar="SECONDS",
-        help="take no longer than that for all workloads, except the last call: where time is "
+        help="the most time for all workloads, plus one last call: where time is "
         "short there are fewer rounds, and the slowest contenders are left out (default: "
-        f"{BUDGET:.0f} for each workload, which is {BUDGET * len(USUAL):.0f} for those of the "
-        f"command alone; {QUICK_BUDGET:.0f} with --quick)",
+        f"{BUDGET:.0f} for each workload, which is {BUDGET * len(USUAL):.0f} for the usual "
+        f"ones; {QUICK_BUDGET:.0f} with --quick)",
     )
     parser.add_argument(
         "--workload",
         action="append",
         metavar="NAME",
-        help="time this one; may be given again, and hold * and ? (default: one of each kind)",
+        help="time this one; may be repeated, and contain * and ? (default: one of each kind)",
     )
     parser.add_argument(
         "--contender",
         action="append",
         metavar="NAME",
         choices=[contender.name for contender in CONTENDERS],
-        help="time this peer only; may be given again (default: all that are installed)",
+        help="time only this peer; may be repeated (default: all that are installed)",
     )
     parser.add_argument(
         "--list", action="store_true", help="print the names of workloads and contenders, and stop"
     )
-    parser.add_argument("--json", metavar="PATH", help="write every round's times there too")
     parser.add_argument(
-        "--plot", metavar="PATH", help="draw bars of the times there; the ending names the format"
+        "--json", metavar="PATH", help="also write the times of every round to this file"
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="PATH",
+        help="draw bars of the times into this file; its ending decides the format",
     )
 
 

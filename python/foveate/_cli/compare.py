@@ -80,7 +80,7 @@ class Comparison:
         if goal is not None:
             wanted = f"goal {self.workload.format_speed(goal)}"
             if own.speed is None:
-                return f"{wanted}: no peak to hold it to"
+                return f"{wanted}: no peak to compare with"
             if own.speed >= goal:
                 return f"{wanted}: reached"
             other = other_cpu(self.workload.dtype, _core.isa_features())

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "subject",
         nargs="?",
         choices=SUBJECTS,
-        help="digits: handwritten digits are recognized; regression: a curve is fitted to noisy "
-        "points; alignment: soft, hard and local attention side by side; reinforce: hard attention "
+        help="digits: recognize handwritten digits; regression: fit a curve to noisy points; "
+        "alignment: soft, hard and local attention side by side; reinforce: hard attention "
         "learns where to look; translate: an encoder-decoder learns to write spoken dates, in half "
         "a minute (default: all but translate)",
     )
@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         type=Path,
         default=Path("foveate-demo"),
-        help="the folder of the pictures, which is made where there is none (default: %(default)s)",
+        help="the folder of the pictures, created if needed (default: %(default)s)",
     )
     parser.add_argument(
         "--format",
         choices=("png", "svg", "pdf"),
         default="png",
-        help="of the pictures (default: %(default)s)",
+        help="the format of the pictures (default: %(default)s)",
     )
     parser.add_argument("--no-picture", action="store_true", help="draw nothing")
     parser.add_argument(
@@ -64,7 +64,7 @@ def script(subject: str) -> ModuleType:
 def run(options: argparse.Namespace) -> int:
     """Show one subject, or all short ones; returns 1 where an answer is not the reference's."""
     if not options.no_picture:
-        require("matplotlib", "demo", without="It goes without pictures: add --no-picture")
+        require("matplotlib", "demo", without="To run without pictures, add --no-picture")
     if options.subject in (None, "digits"):
         require("sklearn", "demo", "scikit-learn")
     passed = True

@@ -64,7 +64,7 @@ _UNREADABLE = (
 def _unread(name: str, x: object, error: Exception) -> Exception:
     """Make the error for an object that NumPy cannot take: ValueError where its values are why."""
     kind = ValueError if isinstance(error, ValueError | OverflowError) else TypeError
-    return kind(f"{name}: NumPy cannot take this {_type_name(x)}: {error}")
+    return kind(f"{name}: got {_type_name(x)}, wanted an array that NumPy can read: {error}")
 
 
 def bfloat16(name: str) -> np.dtype[Any]:
@@ -132,7 +132,7 @@ def as_array(name: str, x: object, wanted: str = _ARRAY) -> Array:
     if hasattr(x, "__dlpack__"):  # first: a tensor of torch may be resized afterwards
         if _speaks_for_itself(type(x)):
             raise TypeError(
-                f"{name}: got {_type_name(x)}, whose __torch_function__ says what it means, wanted "
+                f"{name}: got {_type_name(x)}, whose meaning is in __torch_function__, wanted "
                 "a plain array"
             )
         try:
@@ -275,7 +275,7 @@ def float_arrays(**given: object) -> list[Array]:
         got = ", ".join(array.dtype.name for array in arrays)
         raise TypeError(
             f"{', '.join(given)}: got dtypes {got}, wanted one dtype for all (lists and integers "
-            "are float64; np.asarray(x, dtype) makes them another)"
+            "are float64; np.asarray(x, dtype) converts them)"
         )
     return [native(array) for array in arrays]
 
@@ -297,7 +297,7 @@ def widest_arrays(**given: object) -> tuple[list[Array], dict[str, np.dtype[Any]
     except TypeError as error:  # float16 and bfloat16
         got = ", ".join(dtype.name for dtype in dtypes.values())
         raise TypeError(
-            f"{', '.join(given)}: got dtypes {got}, wanted ones that NumPy has a common one for"
+            f"{', '.join(given)}: got dtypes {got}, wanted dtypes that NumPy can combine"
         ) from error
     return [
         by_rows(x, lambda rows: rows.astype(widest, copy=False)) for x in arrays.values()
@@ -473,10 +473,10 @@ def room_for(name: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise MemoryError(f"{name}: got what is too large: {error}") from error
+        raise MemoryError(f"{name}: got a size that is too large: {error}") from error
     except ValueError as error:
         if str(error).startswith(("array is too big", "Maximum allowed")):
-            raise MemoryError(f"{name}: got what is too large: {error}") from error
+            raise MemoryError(f"{name}: got a size that is too large: {error}") from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""A rule of reach: for each query an interval of keys.
+"""A rule of reach: each query sees an interval of keys.
 
 A rule is an object in `mask=`: it says what a query sees, and becomes numbers of `Reach`.
 """
@@ -16,25 +16,25 @@ from .types import Array, Int, Ints
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """A mask by two numbers a query: query i sees the keys low[i] <= j < high[i] [1]_.
+    """A mask of two numbers per query: query i sees the keys low[i] <= j < high[i] [1]_.
 
-    It is given as `mask=`, alone or in a tuple with an array, and takes no memory for cells. Tiles
-    of keys that no query sees cost nothing.
+    Pass it as `mask=`, alone or in a tuple with an array. No cells are stored. Tiles of keys that
+    no query sees cost nothing.
 
     Parameters
     ----------
     low : int, or int array (..., Lq) or (..., Lq, 1)
-        The first key that a query sees. What is beyond 0 to Lk is cut off, and where there is
-        nothing between `low` and `high` the query sees no key. Leading axes broadcast. With one
-        query an array is (..., 1).
+        The first key that a query sees. Values are limited to 0 to Lk, and where `low` is not below
+        `high` the query sees no key. Leading axes broadcast. An array for a single query has the
+        shape (..., 1).
     high : int, or int array (..., Lq) or (..., Lq, 1)
-        The key behind the last one.
+        The key after the last one that a query sees.
 
     Raises
     ------
     TypeError, ValueError
         For other dtypes, and for values that int64 does not hold; where the rule is used for
-        shapes that do not fit the queries, and for more than one interval a query.
+        shapes that do not fit the queries, and for more than one interval per query.
 
     References
     ----------
@@ -66,7 +66,7 @@ class Intervals:
             object.__setattr__(self, name, integers(name, getattr(self, name)))
 
     def dense(self, queries: Int, keys: Int, offset: Any = 0) -> Array:  # noqa: ARG002
-        """Return what it means, cell by cell.
+        """Return the mask that it stands for, cell by cell.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ def _of_rows(name: str, x: Any, queries: int) -> Array:
         return array
     if array.ndim > 1 and array.shape[-2] == queries:
         if array.shape[-1] != 1:
-            raise ValueError(f"{name}: got {array.shape[-1]} intervals a query, wanted 1")
+            raise ValueError(f"{name}: got {array.shape[-1]} intervals per query, wanted 1")
         return array[..., 0]
     raise ValueError(
         f"{name}: got shape {array.shape}, wanted (..., {queries}) or (..., {queries}, 1), an "

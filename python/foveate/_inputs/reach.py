@@ -232,7 +232,7 @@ def ids_of(segments: object, rows: Array | None = None) -> Array:
     """
     ids = integers("segments", segments)
     if isinstance(ids, int):
-        raise TypeError("segments: got an int, wanted an int array with one id a position")
+        raise TypeError("segments: got an int, wanted an int array with one id per position")
     if rows is not None and rows.ndim >= 2 and ids.shape[-1:] != rows.shape[-2:-1]:
         raise ValueError(
             f"segments: got shape {ids.shape}, wanted (..., {rows.shape[-2]}), an id for each row"

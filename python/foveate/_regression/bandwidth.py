@@ -2,9 +2,9 @@
 
     error(h) = sum_i s_i |y_i - f_h(x_i without i)|^2 / sum_i s_i |y_i - mean|^2
 
-Observations may share a place. The engine leaves out places, each once, whatever stands there; what
-remains at a place when one observation of it is left out, of weight R and mean r, joins the answer
-m of the other places, of weight D, since its distance is 0 and its kernel 1:
+Several observations may share a place. The engine leaves out whole places. When one observation is
+left out, what remains at its place has the weight R and the mean r. It is merged with the answer m
+of the other places, whose weight is D, since its distance is 0 and its kernel 1:
 
     f = (D m + R r) / (D + R).
 """
@@ -105,7 +105,7 @@ def find_bandwidth(
 def minimize(error: Callable[[float], float], grid: Array) -> tuple[float, float]:
     """Return where, on a grid of factors or beside its best, the error is least, and the error.
 
-    Of equal ones the largest counts, which is the smoothest.
+    Of equal errors the largest factor counts, which is the smoothest.
     """
     return _least(error, [(float(place), error(float(np.exp2(place)))) for place in np.log2(grid)])
 
@@ -113,7 +113,7 @@ def minimize(error: Callable[[float], float], grid: Array) -> tuple[float, float
 def descend(error: Callable[[float], float], start: float) -> tuple[float, float]:
     """Return the factor of the least error around a start, and the error.
 
-    From the narrow side, where a pass costs least.
+    The search begins on the narrow side, where a pass costs least.
     """
     lowest, highest = np.log2(FACTORS[0]), np.log2(FACTORS[-1])
 
@@ -131,8 +131,8 @@ def descend(error: Callable[[float], float], start: float) -> tuple[float, float
 def _least(error: Callable[[float], float], walk: list[tuple[float, float]]) -> tuple[float, float]:
     """Go down from the best of a walk, pairs of the base-2 logarithm of a factor and an error.
 
-    By parabolas through the best three, until two agree; by the golden section where these three
-    are so far apart that they say little of an error with corners.
+    It uses parabolas through the best three, until two agree, and the golden section where these
+    three are so far apart that they say little about an error with corners.
     """
     best = len(walk) - 1 - int(np.argmin([value for _, value in walk[::-1]]))
     middle = walk[best]
@@ -201,7 +201,7 @@ class _Data:
         return answer, total
 
     def join(self, answer: Array, weight: Array) -> Array:
-        """Let what remains at the place of an observation join the answer of the other places."""
+        """Merge what remains at the place of an observation with the answer of the other places."""
         answer, weight = answer[self.at], weight[self.at]
         share = np.where(self.rest > 0, self.rest / (weight + self.rest), 0)[:, None]
         joined = answer + share * (self.rest_mean - answer)
@@ -242,7 +242,7 @@ def _places(
 def _standardize(x: Array, s: Array) -> tuple[Array, Array]:
     """Return columns of mean 0 and deviation 1 under weights, and what the deviations were.
 
-    Of a column that is constant 1 is taken for it. No unit is so large or small that it matters.
+    The deviation of a constant column counts as 1. Units may be of any size.
     """
     units = np.exp2(np.floor(np.log2(np.abs(x).max(axis=0))))
     units[~(units > 0)] = 1

@@ -50,32 +50,33 @@ def kernel_regression(
     Parameters
     ----------
     x : array (n,) or (n, d)
-        Where to estimate. float16, bfloat16 (of ml_dtypes), float32 or float64; sums are float32,
-        or float64 for float64. Lists and integers become float64. The widest of several dtypes is
-        used for all, as in NumPy. Any object with `__array__`, `__dlpack__` or the buffer protocol
-        is taken.
+        Where to estimate. The dtype is float16, bfloat16 (of ml_dtypes), float32 or float64; sums
+        are float32, or float64 for float64. Lists and integers become float64. The widest of
+        several dtypes is used for all, as in NumPy. Any object with `__array__`, `__dlpack__` or
+        the buffer protocol is accepted.
     x_train : array (m,) or (m, d)
         Where y was observed.
     y_train : array (m,) or (m, k)
         What was observed.
     w : float or array (d,), default 1.0
         The inverse of the bandwidth, for all dimensions or for each: the distance of two points is
-        u = ||w (a - b)||. Finite and not negative; with 0 a dimension does not count.
+        u = ||w (a - b)||. Finite and not negative; a dimension with 0 does not count.
     kernel : str, default "gaussian"
-        Of u: "gaussian" exp(-u^2 / 2), "boxcar" 1 where u <= 1, "epanechnikov" max(1 - u^2, 0),
-        "triangular" max(1 - u, 0), or "constant" 1 everywhere, the mean of all [3]_.
+        The function of u: "gaussian" exp(-u^2 / 2), "boxcar" 1 where u <= 1, "epanechnikov"
+        max(1 - u^2, 0), "triangular" max(1 - u, 0), or "constant" 1 everywhere, the mean of all
+        [3]_.
     leave_one_out : bool, default False
         Query i does not see training point i, which gives the error at the training points. `x` and
         `x_train` must have equal numbers of rows.
     sample_weight : array (m,), optional
         Factors of the weights, finite and not negative, not all 0. A point of weight 0 is not seen.
     skip_far : bool, default True
-        Leave out points that are too far away to count, in up to three dimensions; for that the
-        points are ordered along a curve. The answer changes by 2^-24 (2^-53 for float64) of the
-        median of the nonzero `|y|` of a column at most. Where y holds NaN or inf, nothing is left
-        out.
+        Skip training points that are too far away to count, in up to three dimensions; for that the
+        points are sorted along a space-filling curve. The result changes by at most 2^-24 (2^-53
+        for float64) of the median of the nonzero `|y|` of a column. Where y holds NaN or inf,
+        nothing is skipped.
     fill_value : float, default NaN
-        The answer where all weights are 0: no training point within reach of a compact kernel, or
+        The result where all weights are 0: no training point within reach of a compact kernel, or
         only the one left out.
 
     Returns
@@ -86,7 +87,7 @@ def kernel_regression(
     Raises
     ------
     TypeError
-        For dtypes that are not taken, and for keywords of a wrong type.
+        For dtypes that are not supported, and for keywords of a wrong type.
     ValueError
         For shapes that do not fit, another kernel, and w or weights outside their ranges.
     MemoryError
@@ -103,7 +104,7 @@ def kernel_regression(
     -----
     NaN and inf in `y_train` are passed on to the queries that see them: to those within reach, for
     a compact kernel. A training point or a query that holds NaN has no distance, and gives NaN. A
-    finite distance whose square overflows weighs nothing.
+    finite distance whose square overflows has the weight 0.
 
     References
     ----------
@@ -194,8 +195,8 @@ def take(
     fill_value = real("fill_value", fill_value)
     if leave_one_out and len(query) != len(key):
         raise ValueError(
-            f"leave_one_out: got {len(query)} rows of x and {len(key)} of x_train, wanted as many "
-            "of one as of the other"
+            f"leave_one_out: got {len(query)} rows of x and {len(key)} of x_train, wanted equal "
+            "numbers of rows"
         )
     shape = (len(query), *value.shape[1:])
     shapes = {"x": query.shape, "x_train": key.shape, "y_train": value.shape}
@@ -225,7 +226,7 @@ def _check_shapes(query: Array, key: Array, value: Array) -> None:
     if value.ndim not in (1, 2) or len(value) != len(key):
         raise ValueError(
             f"y_train: got shape {value.shape}, wanted ({len(key)},) or ({len(key)}, k), a row for "
-            f"each of x_train"
+            f"each row of x_train"
         )
 
 
@@ -265,7 +266,7 @@ def _sample_weights(sample_weight: ArrayLike, count: int) -> Array | None:
             f"sample_weight: got {wrong[0]}, wanted finite numbers that are not negative"
         )
     if count and not sample.any():
-        raise ValueError("sample_weight: got zeros only, wanted one that is not")
+        raise ValueError("sample_weight: got only zeros, wanted a positive number")
     with np.errstate(under="ignore"):
         sample = sample / sample.max(initial=0)
     return None if (sample == 1).all() else sample

@@ -31,7 +31,7 @@ def kernel_regression_vjp(
     sample_weight: ArrayLike | None = None,
     fill_value: Real = math.nan,
 ) -> tuple[Array, Pullback[RegressionGradients]]:
-    """Estimate y at x, and return the estimate with the function that pulls gradients back.
+    """Estimate y at x, and return the estimate with the pullback of its gradients.
 
     The weights are not stored: the pullback recomputes them, tile by tile. With the gradient of w
     the bandwidth can be learned, as in the textbook [1]_.
@@ -46,18 +46,17 @@ def kernel_regression_vjp(
     y_train : array (m,) or (m, k)
         Of the dtype of `x`.
     wrt : str or collection of str, optional
-        Which gradients are wanted: names of fields of `RegressionGradients`. None means all of
-        them; others are not computed.
+        The gradients to compute: names of fields of `RegressionGradients`. None means all of them.
     w, kernel, leave_one_out, sample_weight, fill_value : optional
         As for `kernel_regression`.
 
     Returns
     -------
     output : numpy.ndarray (n,) or (n, k)
-        What `kernel_regression` returns, up to rounding; no far point is left out.
+        What `kernel_regression` returns, up to rounding; no far point is skipped.
     pullback : function
-        `pullback(d_output)` takes the gradient of a number with respect to the output, of its shape
-        and dtype, and returns the `RegressionGradients` of that number. It may be called any number
+        `pullback(d_output)` takes the gradient of a loss with respect to the output, of its shape
+        and dtype, and returns the `RegressionGradients` of that loss. It may be called any number
         of times.
 
     Raises
@@ -76,7 +75,7 @@ def kernel_regression_vjp(
     Where `x` is `x_train`, as with `leave_one_out`, its gradient is the sum of `.x` and `.x_train`.
 
     A query without an answer, which is `fill_value`, has the gradient 0, and passes nothing on. The
-    gradient of `sample_weight` is not taken; a point of weight 0 has the gradient 0.
+    gradient of `sample_weight` is not computed; a point of weight 0 has the gradient 0.
 
     The boxcar and the constant kernel are flat: the gradients of `x`, `x_train` and `w` are 0.
     Where others have a corner, which is at the edge of their reach, and for the triangular kernel

@@ -64,8 +64,7 @@ def set_num_threads(n: int) -> None:
         1 to 1,024; 0 returns to the default: `FOVEATE_NUM_THREADS`; else what the program has told
         an OpenMP runtime (`omp_set_num_threads`, `threadpoolctl`); else `OMP_NUM_THREADS`; else the
         CPUs that the process may use, by its affinity and by the CPU quota of its container.
-        `OMP_THREAD_LIMIT`, and a number to which an OpenMP runtime was lowered, hold for all of
-        these.
+        `OMP_THREAD_LIMIT`, and a number to which an OpenMP runtime was lowered, limit all of these.
 
     Raises
     ------
@@ -101,17 +100,17 @@ def get_num_threads() -> int:
 
 
 def set_threading(threading: str) -> None:
-    """Set whose threads later calls use, in the whole process.
+    """Choose whether later calls use the library's own threads or OpenMP's, in the whole process.
 
     Parameters
     ----------
     threading : {"pool", "openmp"}
-        "pool": threads of the library's own, which a call waits for only where they have taken
-        some of its work, and which a forked child starts anew. "openmp": those of an OpenMP
-        runtime: the one that the library was built with, or, as wheels are built with none, one
-        that another package has loaded; in a forked child the pool. The answers are the same. At
-        first it is `FOVEATE_THREADING`, else "pool"; where that variable says "openmp", the pool
-        serves until there is a runtime.
+        "pool" means the library's own threads. A call waits for them only where they have taken
+        some of its work, and a forked child starts new ones. "openmp" means the threads of an
+        OpenMP runtime: the one that the library was built with or, since wheels are built with
+        none, one that another package has loaded. A forked child uses the pool then. The results
+        are the same. The default is `FOVEATE_THREADING`, else "pool"; where that variable says
+        "openmp", the pool is used until there is a runtime.
 
     Raises
     ------
@@ -139,7 +138,7 @@ def set_threading(threading: str) -> None:
 
 
 def get_threading() -> str:
-    """Return whose threads a call made now would use.
+    """Return whether a call made now would use the library's own threads or OpenMP's.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The address of public things: a public module, and not the file that they stand in.
+"""Public names report the public module that has them, and not the file that defines them.
 
 Pickles, tracebacks and `repr` show it, and so outlive every move of a file.
 """
@@ -13,10 +13,10 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def publish(name: str) -> None:
-    """Let the classes and functions in the `__all__` of a module say that they stand there.
+    """Let the classes and functions in the `__all__` of a module name it as their module.
 
-    What the package itself exports says that it stands in the package. A name that is imported
-    where it is asked for is left alone.
+    What the package itself exports names the package. A name that is imported on demand is left
+    alone.
     """
     module = sys.modules[name]
     found = vars(module)

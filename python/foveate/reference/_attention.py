@@ -93,8 +93,8 @@ def attention(
     softcap : scores become softcap * tanh(score / softcap); None and 0 mean none
     sink : number or array (...), one more logit in the denominator
     dropout : probability that a weight becomes 0 after the softmax; others are over 1 - dropout
-    rng : what numpy.random.default_rng takes, for the dropout: one seed gives that of the fast
-        function
+    rng : what numpy.random.default_rng takes, for the dropout: the same seed drops the same weights
+        as in the fast function
     return_lse : also return the logarithm of the denominator
     out : array (..., Lq, Dv) to write the output into
 

@@ -80,7 +80,7 @@ def hard_attention(
     softcap: float | None = None,
     **reaches: Any,
 ) -> HardAttention:
-    """`foveate.hard_attention` by the formula; one seed gives the same draws, up to rounding.
+    """`foveate.hard_attention` by the formula; the same seed gives the same draws, up to rounding.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Local attention: the keys near a center of each query's own (Luong et al. 2015)."""
+"""Local attention: the keys near the center of each query (Luong et al. 2015)."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def unit(x: Array) -> Array:
 def unit_gradient(x: Array, d_unit: Array) -> Array:
     """Return the gradient of rows, from that of the rows over their lengths; 0 for a zero row.
 
-    A gradient of 0 stays 0, though the row be NaN.
+    A gradient of 0 stays 0, even if the row is NaN.
 
     Parameters
     ----------
@@ -112,7 +112,8 @@ def unit_gradient(x: Array, d_unit: Array) -> Array:
 def matrix_gradient(rows: Array, d_products: Array) -> Array:
     """Return the gradient of a matrix that rows were multiplied by, from that of the products.
 
-    Rows of which no product counts, as those that nothing sees, do not enter, though they be NaN.
+    Rows of which no product counts, such as those that nothing sees, do not enter, even if they are
+    NaN.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ def scores(query: ArrayLike, key: ArrayLike, score: ScoreLike = "scaled_dot") ->
     ----------
     query : array (..., Lq, Dq)
     key : array (..., Lk, Dk)
-    score : "dot", "scaled_dot", "cosine", "gaussian", or a score object; of one's own too
+    score : "dot", "scaled_dot", "cosine", "gaussian", or a score object, also your own
 
     Returns
     -------

@@ -46,7 +46,7 @@ def softmax(logits: Array, seen: Array, sink: Array) -> tuple[Array, Array]:
 def weighted_sum(weights: Array, seen: Array, value: Array) -> Array:
     """Sum weight times value over the seen keys.
 
-    NaN or inf in a key that is not seen does not enter, though 0 times NaN is NaN.
+    NaN or inf in a key that is not seen does not enter, although 0 times NaN is NaN.
 
     Parameters
     ----------
@@ -98,17 +98,17 @@ def over_queries(weights: Array, seen: Array, rows: Array) -> Array:
 def merge(
     outputs: Sequence[ArrayLike] | Array, lses: Sequence[ArrayLike] | Array
 ) -> tuple[Array, Array]:
-    """Join answers over parts of the keys into the answer over all of them.
+    """Merge partial results over chunks of the keys into the result over all of them.
 
     Parameters
     ----------
-    outputs : sequence of arrays (..., Lq, Dv), one a part
-    lses : sequence of arrays (..., Lq), one a part; a part with lse -inf contributes nothing,
-        whatever its output
+    outputs : sequence of arrays (..., Lq, Dv), one for each chunk
+    lses : sequence of arrays (..., Lq), one for each chunk; a chunk with lse -inf
+        contributes nothing, whatever its output
 
     Returns
     -------
-    output : array (..., Lq, Dv), 0 where every part's lse is -inf
+    output : array (..., Lq, Dv), 0 where the lse of every chunk is -inf
     lse : array (..., Lq)
 
     Examples

@@ -1,8 +1,8 @@
 """The scores: how related a query and a key are.
 
-A score is a small frozen dataclass, and one file: its formula, and the way back from gradients.
-Before the tiles it is reduced to a family of kernels by algebra on its inputs. Matrices multiply
-rows from the right.
+A score is a small frozen dataclass in a file of its own, with its formula and its gradients. Before
+the tiles it is reduced to a family of kernels by algebra on its inputs. Matrices multiply rows from
+the right.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def reduce(
     ------
     TypeError, ValueError
         For another score, for one that does not fit query and key, and for one without an undo
-        where it is to learn.
+        where gradients will be wanted.
     """
     score = score_object(score, name)
     if query.ndim < 2 or key.ndim < 2:

@@ -21,7 +21,7 @@ from ._rows import activation_name, matrix_gradient, times
 class Additive(ArrayScore):
     """The additive score, `act(q @ wq + k @ wk + b) . v` [1]_.
 
-    Two are equal where their parameters are: arrays in dtype, shape and values.
+    Two scores are equal where their parameters are; arrays must agree in dtype, shape and values.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ class Additive(ArrayScore):
         keys at each step can project them once.
     b : array (H,), optional
     activation : {"tanh", "relu", "identity"}
-        With "identity" the query adds the same number to all its scores, so that it changes nothing
-        except a `softcap`, a `sink` and the lse.
+        With "identity" a query adds the same number to all its scores. That changes nothing except
+        the effect of a `softcap` or a `sink`, and the lse.
 
     Raises
     ------
@@ -115,7 +115,7 @@ class Additive(ArrayScore):
 class Concat(ArrayScore):
     """The concat score, `act([q, k] @ w + b) . v` [1]_: the additive one, with one matrix.
 
-    Two are equal where their parameters are: arrays in dtype, shape and values.
+    Two scores are equal where their parameters are; arrays must agree in dtype, shape and values.
 
     Parameters
     ----------

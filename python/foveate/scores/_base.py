@@ -35,19 +35,19 @@ class Reduced(NamedTuple):
     family : {"inner", "tanh", "relu", "distance"}
         `q . k`; `sum_h factors_h act(q_h + k_h)`; or `-|factors (q - k)|^2 / 2`.
     factors : array (D,), optional
-        Contiguous, of the dtype of the computation. Without them those of a distance are 1.
+        Contiguous, of the dtype of the computation. A distance without factors has factors of 1.
     negligible : float, default 0
-        Distances only: the share of the weight of a query that far keys may hold together to be
-        left out.
+        Distances only: far keys may be skipped where they hold, together, at most this share of the
+        weight of a query.
     link : pair of str and float, optional
         Inner products only: the name of a function of the scores, and its parameter.
     undo : function, optional
         `undo(d_query, d_key)` takes the gradients with respect to `query` and `key` above, in their
-        shapes, with the scale in them. It returns three things: the gradients of the query and the
-        key that were reduced, in their shapes, and an object of the class of the score that holds
-        those of its parameters; None where it has none, or a function that makes it, which is
-        called where it is wanted. Of a family with factors it is called with their gradient (D,)
-        too: `undo(d_query, d_key, d_factors)`.
+        shapes, with the scale in them. It returns three things: the gradients of the query and of
+        the key that were reduced, in their shapes, and an object of the class of the score that
+        holds the gradients of its parameters. That object may be None where there are no
+        parameters, or a function that makes it and is called only where it is wanted. For a family
+        with factors `undo` also takes their gradient (D,): `undo(d_query, d_key, d_factors)`.
     """
 
     query: Array
@@ -70,16 +70,16 @@ class Need(NamedTuple):
 
 
 class Score(ABC):
-    """What every score is: it reduces itself to a family of kernels.
+    """The base class of scores: a score reduces itself to a family of kernels.
 
-    A subclass of your own is taken wherever a score is, with gradients where its `Reduced` has an
-    `undo`. The functions that return gradients refuse one that has none. A page of the
-    documentation, `docs/own_score.md`, writes one: a polynomial kernel.
+    You can pass your own subclass wherever a score is accepted. It has gradients where its
+    `Reduced` has an `undo`; functions that return gradients refuse a score without one. A page of
+    the documentation, `docs/own_score.md`, writes one: a polynomial kernel.
 
     Attributes
     ----------
     needs_one_size : bool
-        Of the class: whether a query and a key have as many columns as each other.
+        A class attribute: whether queries and keys need equal numbers of columns.
 
     Examples
     --------

@@ -14,7 +14,7 @@ from ._rows import matrix_gradient, times
 class Bilinear(ArrayScore):
     """The general score, `q @ w . k` [1]_.
 
-    Two are equal where their matrices are, in dtype, shape and values.
+    Two scores are equal where their matrices agree in dtype, shape and values.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
     -1/2 |w (q - k)|^2 = wq . wk - 1/2 |wq|^2 - 1/2 |wk|^2
 
 The right side is an inner product of D + 2 columns. Its terms cancel where points are near each
-other and far from the origin, so it is for centerd points with a bound on their norms.
+other and far from the origin, so it is for centered points with a bound on their norms.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LEAST_SCALE, _LARGEST_SCALE = 1e-30, 1e30
 # dimensions 1.8, 1.05 and 1.4 times. Below, there is nothing to gain.
 _INNER_FROM_SIZE = 8
 
-# The inner product serves where max |wq|^2 + max |wk|^2 of the centerd points is at most this. Its
+# The inner product serves where max |wq|^2 + max |wk|^2 of the centered points is at most this. Its
 # partial sums are as large as half of that, so each of the D + 2 additions may be off by half an
 # ulp of it, also where the distance is small; then the answer by differences is off by little more
 # than the rounding of the answer itself. Measured in float32 against float64, over normal, uniform
@@ -42,14 +42,14 @@ _LARGEST_NORMS = 4.0
 class Gaussian(ArrayScore):
     """The Gaussian score, `-1/2 |w (q - k)|^2`, of Nadaraya-Watson regression [1]_ [2]_.
 
-    Two are equal where their w are; arrays in dtype, shape and values.
+    Two scores are equal where their `w` are; arrays must agree in dtype, shape and values.
 
     Parameters
     ----------
     w : float, array or tensor (D,), default 1.0
-        An inverse bandwidth, one or one for each dimension. Finite; the sign does not count. An
-        array is of a float dtype that fits into the dtype of the computation: float32, or float64
-        where the query is float64, and is kept, not copied; a list is float64.
+        The inverse bandwidth: one number, or one for each dimension. Finite; the sign does not
+        count. An array is of a float dtype that fits into the dtype of the computation: float32, or
+        float64 where the query is float64, and is kept, not copied; a list is float64.
 
     Raises
     ------

@@ -16,8 +16,8 @@ from ._rows import activation_name, matrix_gradient, slope
 class Location(ArrayScore):
     """The location score, `act(k @ w + b)` [1]_: of the keys alone, the same for all queries.
 
-    Where the reach is the same for all queries too, their answer is computed once. Two are equal
-    where their parameters are; arrays in dtype, shape and values.
+    Where the reach is also the same for all queries, their result is computed once. Two scores are
+    equal where their parameters are; arrays must agree in dtype, shape and values.
 
     Parameters
     ----------

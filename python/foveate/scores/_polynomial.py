@@ -19,9 +19,9 @@ class Polynomial(RowScore):
     Parameters
     ----------
     degree : int
-        At least 1, at which it is a scaled dot product.
+        At least 1; with 1 it is a scaled dot product, plus `c`.
     c : float or tensor (), default 0.0
-        A finite number. Where it is not 0, queries and keys are copied with a column more.
+        A finite number. Where it is not 0, queries and keys are copied with one more column.
     scale : float or tensor (), optional
         A finite number; by default 1 / sqrt(D).
 

@@ -1,6 +1,6 @@
-"""Attention of PyTorch's tensors on the CPU: registered operators with gradients, and modules.
+"""Attention for PyTorch tensors on the CPU: registered operators with gradients, and modules.
 
-torch is needed here alone; the extra `torch` brings it.
+Only this module needs torch; the extra `torch` installs it.
 """
 
 from __future__ import annotations

@@ -92,23 +92,23 @@ def attention(
     generator: torch.Generator | None = None,
     return_lse: bool = False,
 ) -> Any:
-    """Attend softly, as `foveate.attention`, to tensors, with gradients by autograd.
+    """Compute soft attention of tensors, as `foveate.attention`, with gradients by autograd.
 
     Parameters
     ----------
     query : tensor (..., Lq, D)
-        On the CPU. Leading axes broadcast as in `torch.matmul`, without copies: grouped queries are
-        an axis of keys and values that has length 1. float16, bfloat16 (with the package
-        ml_dtypes), float32 or float64. Under autocast they become tensors of its dtype.
+        On the CPU. Leading axes broadcast as in `torch.matmul`, without copies: for grouped
+        queries, give keys and values an axis of length 1. The dtype is float16, bfloat16 (with the
+        package ml_dtypes), float32 or float64. Under autocast they are converted to its dtype.
     key : tensor (..., Lk, D)
         Of the dtype of `query`.
     value : tensor (..., Lk, Dv)
         Of the dtype of `query`.
     score : str or score object, default "scaled_dot"
         `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, or a score of `foveate`, whose parameters
-        are numbers, arrays, or tensors, which may be learned. One of your own
+        are numbers, arrays, or tensors, which may be learned. Your own score
         (`foveate.scores.Score`) is given arrays; its `undo` makes the gradients of query and key,
-        its parameters have none here.
+        and its parameters get none here.
     mask : tensor that broadcasts with (..., Lq, Lk), rule, or tuple of both, optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
         seen, as False is. A rule is a `foveate.Intervals`.
@@ -123,11 +123,11 @@ def attention(
     sink : float or tensor (...), optional
         One more logit in the denominator of the softmax, with a value of 0.
     dropout : float, default 0
-        Probability that a weight becomes 0 after the softmax. Also in evaluation: leave it out
+        Probability that a weight becomes 0 after the softmax. It applies in evaluation too: omit it
         there.
     generator : torch.Generator, optional
-        Where the seed of the dropout is drawn from; None is torch's own, so that
-        `torch.manual_seed` reproduces what is dropped. `torch.compile` takes None alone.
+        The seed of the dropout is drawn from it; None means torch's default generator, so that
+        `torch.manual_seed` reproduces what is dropped. `torch.compile` accepts only None.
     return_lse : bool, default False
         Also return the logarithm of the denominator.
 
@@ -143,21 +143,21 @@ def attention(
     Raises
     ------
     TypeError
-        For what is no tensor on the CPU, for dtypes that are not taken, or mixed.
+        For anything but tensors on the CPU, and for dtypes that are not supported, or mixed.
     ValueError
         As `foveate.attention`.
 
     See Also
     --------
-    foveate.attention : the same of arrays, with all that is promised.
+    foveate.attention : the same for arrays, with all its promises.
     scaled_dot_product_attention : the same with the signature of torch.
 
     Notes
     -----
     It is the operator `torch.ops.foveate.attention`, which works under `torch.compile` and
     `torch.export`. It runs on the threads of torch, as many as `torch.get_num_threads` says, and
-    shares the memory of its tensors. Gradients are of query, key, value, a float mask, a sink, and
-    the tensors of a score; there are none of second order.
+    shares the memory of its tensors. There are gradients of query, key, value, a float mask, a
+    sink, and the tensors of a score, but none of second order.
 
     Examples
     --------

@@ -38,7 +38,7 @@ from ._vmap import along_leading_axes
 
 
 class HardAttention(NamedTuple):
-    """What `hard_attention` returns.
+    """The result of `hard_attention`.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def hard_attention(
     segments: Tensor | tuple[Tensor, Tensor] | None = None,
     softcap: float | None = None,
 ) -> HardAttention:
-    """Attend to one key for each query, as `foveate.hard_attention`, with gradients by autograd.
+    """Compute hard attention of tensors, as `foveate.hard_attention`, with gradients by autograd.
 
     Parameters
     ----------
@@ -88,10 +88,10 @@ def hard_attention(
         Draw from the distribution of the attention weights, or take the most probable key.
     size : int or tuple of ints, optional
         How many keys to draw for each query, with replacement. None is one, without an axis of its
-        own; a tuple is the shape of so many. Only for "sample".
+        own; a tuple is the shape of the draws. Only for "sample".
     generator : torch.Generator, optional
-        Where the seed of the draws is drawn from; None is torch's own, so that `torch.manual_seed`
-        reproduces them. `torch.compile` takes None alone.
+        The seed of the draws is drawn from it; None means torch's default generator, so that
+        `torch.manual_seed` reproduces the draws. `torch.compile` accepts only None.
     score, mask, causal, window, offset, key_lengths, segments, softcap : optional
         As for `attention`.
 
@@ -107,7 +107,7 @@ def hard_attention(
 
     See Also
     --------
-    foveate.hard_attention : the same of arrays, with all that is promised.
+    foveate.hard_attention : the same for arrays, with all its promises.
     foveate.leave_one_out_advantage : the advantage of each of several draws.
 
     Notes

@@ -1,4 +1,4 @@
-"""Local attention of tensors: a window of keys round a center of each query's own."""
+"""Local attention of tensors: a window of keys around the center of each query."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def local_attention(
     key_lengths: int | Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attend to a window of keys round a center of each query's own, as `foveate.local_attention`.
+    """Compute local attention of tensors, as `foveate.local_attention`, with gradients by autograd.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def local_attention(
     See Also
     --------
     predict_centers : the centers of Luong's local-p.
-    foveate.local_attention : the same of arrays, with all that is promised.
+    foveate.local_attention : the same for arrays, with all its promises.
 
     References
     ----------
@@ -130,7 +130,7 @@ def predict_centers(query: Tensor, w: Tensor, v: Tensor, length: float | Tensor)
     Raises
     ------
     TypeError
-        For what is no tensor on the CPU, and for other dtypes.
+        For anything but tensors on the CPU, and for other dtypes.
     ValueError
         For shapes that do not fit, and a length that is negative, NaN or infinite.
 

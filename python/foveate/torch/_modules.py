@@ -27,7 +27,7 @@ class AdditiveAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
         Dq, Dk and H.
     activation : {"tanh", "relu", "identity"}
     dropout : float, default 0
-        Of the weights, in training.
+        Dropout of the weights, in training.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class BilinearAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
     query_size, key_size : int
         Dq and Dk.
     dropout : float, default 0
-        Of the weights, in training.
+        Dropout of the weights, in training.
 
     Attributes
     ----------
@@ -245,7 +245,7 @@ class NadarayaWatson(nn.Module):  # type: ignore[misc]  # torch is taken as unty
     Parameters
     ----------
     w : float or tensor (d,), default 1.0
-        Where the inverse of the bandwidth begins, for all dimensions or for each.
+        The initial inverse bandwidth, for all dimensions or for each.
     kernel : {"gaussian", "boxcar", "epanechnikov", "triangular", "constant"}
 
     Attributes

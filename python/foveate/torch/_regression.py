@@ -1,6 +1,6 @@
 """Kernel regression of tensors (Nadaraya-Watson), with a width that is learned.
 
-The operator is `foveate::kernel_regression`; its gradients make the estimate again.
+The operator is `foveate::kernel_regression`; its gradients recompute the estimate.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def kernel_regression(
     x : tensor (n,) or (n, d)
         Where to estimate; on the CPU.
     x_train, y_train : tensors (m,) or (m, d); (m,) or (m, k)
-        What was observed where; of the dtype of `x`.
+        The points and what was observed there, of the dtype of `x`.
     w : float, tensor () or (d,), default 1.0
         The inverse of the bandwidth, for all dimensions or for each. Finite and not negative.
     kernel, leave_one_out, sample_weight, fill_value : optional
@@ -67,7 +67,7 @@ def kernel_regression(
     See Also
     --------
     NadarayaWatson : a module with a width that is learned.
-    foveate.kernel_regression : the same of arrays, with all that is promised.
+    foveate.kernel_regression : the same for arrays, with all its promises.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def kernel_regression(
 
 
 class _KernelRegression(Operator):
-    """The estimates; their gradients make these again."""
+    """The estimates; their gradients recompute these."""
 
     name = "kernel_regression"
     arguments = """Tensor x, Tensor x_train, Tensor y_train, Tensor w, str kernel,

@@ -40,19 +40,20 @@ def scaled_dot_product_attention(
     value : tensor (..., H, S, Ev)
     attn_mask : tensor that broadcasts into (..., Hq, L, S), optional
         bool: True where the query may attend. Float: added to the scores. Or a triangle of
-        `torch.nn.attention.bias`, of which no cell is made.
+        `torch.nn.attention.bias`, for which no cells are stored.
     dropout_p : float, default 0
-        Probability that a weight is dropped; the seed is drawn from torch's generator. Of 1 the
+        Probability that a weight is dropped; the seed is drawn from torch's generator. With 1 the
         output is 0.
     is_causal : bool, default False
         No query sees a key beyond its own position; the first query stands at the first key. Not
         with an `attn_mask`.
     scale : float or tensor (), optional
-        None is 1 / sqrt(E). A tensor is a number here, as of torch's function: it does not learn.
+        None is 1 / sqrt(E). A tensor counts as a number here, as in torch's function: it gets no
+        gradient.
     enable_gqa : bool, default False
         Hq may be a multiple of H: so many heads of queries share one of keys. H may be another
-        number for values than for keys. Nothing is repeated, but where neither of these divides
-        the other.
+        number for values than for keys. Nothing is repeated, except where neither of these numbers
+        divides the other.
 
     Returns
     -------

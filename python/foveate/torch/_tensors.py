@@ -116,8 +116,8 @@ def _check_class(name: str, x: object, wanted: str) -> None:
         raise TypeError(f"{name}: got {kind.__name__}, wanted {wanted}")
     if _speaks_for_itself(kind):
         raise TypeError(
-            f"{name}: got {kind.__name__}, whose __torch_function__ says what it means, wanted "
-            "a plain tensor (x.as_subclass(torch.Tensor), if its memory is what it means)"
+            f"{name}: got {kind.__name__}, whose meaning is in __torch_function__, wanted "
+            "a plain tensor (x.as_subclass(torch.Tensor), if its memory holds its values)"
         )
 
 

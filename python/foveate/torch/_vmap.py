@@ -54,7 +54,7 @@ def along_leading_axes(
         sought = [name for name, flag in zip(learned or (), flags, strict=True) if flag]
         moving = {x for x, dim in dims.items() if dim is not None}
         seed = stated.get("seed")
-        # Of one seed for all samples each makes the same draws.
+        # With one seed for all samples, each makes the same draws.
         if moving.union(sought) & OF_A_CALL or (seed is not None and "seed" not in moving):
             return _each(operator, size, in_dims, arguments)
         if seed is not None:  # each leading index has draws of its own

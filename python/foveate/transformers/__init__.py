@@ -1,14 +1,14 @@
 """The attention implementation "foveate" of Hugging Face transformers.
 
-`register()` enters two functions into the registries of transformers. The one for masks says in
-foveate's own words which keys a query sees: a window, where the first query stands, how many keys
-are valid, which are padding. Such a mask holds no cells: a model that looks at it, cuts it or adds
-to it finds the float mask of "eager" there, made at that moment. Any other mask (of packed
+`register()` enters two functions into the registries of transformers. The one for masks tells
+foveate which keys a query sees by a few numbers: a window, where the first query stands, how many
+keys are valid, which are padding. Such a mask stores no cells: when a model looks at it, slices it
+or adds to it, the float mask of "eager" is made at that moment. Any other mask (of packed
 sequences, chunks, images) is built as "sdpa" builds it. The one for attention turns a model's call
-into one call of `foveate.torch.attention`: grouped heads are not repeated, and what it cannot
-honor it refuses by name.
+into one call of `foveate.torch.attention`: grouped heads are not repeated, and it refuses by name
+what it cannot honor.
 
-transformers is needed here alone; the extra `transformers` brings it.
+Only this module needs transformers; the extra `transformers` installs it.
 """
 
 from __future__ import annotations

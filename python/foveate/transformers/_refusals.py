@@ -11,7 +11,7 @@ import torch
 
 try:
     # Private; there is no public way to tell that weights are wanted where a model, such as GPT-2,
-    # keeps `output_attentions` from its attention, and would return none without a word.
+    # keeps `output_attentions` from its attention, and would silently return none.
     from transformers.utils.output_capturing import _active_collector
 except ImportError:
     _active_collector = None

@@ -21,9 +21,9 @@ _NAME = "foveate"
 def register() -> None:
     """Make `attn_implementation="foveate"` known to transformers, for models on the CPU.
 
-    To be called once in each process, before a model is made, loaded, unpickled, or told to use it:
+    Call it once in each process, before a model is made, loaded, unpickled, or told to use it:
     `AutoModel.from_pretrained(name, attn_implementation="foveate")`,
-    `model.set_attn_implementation("foveate")`. A process that was spawned is one of its own.
+    `model.set_attn_implementation("foveate")`. A spawned process has to call it for itself.
 
     See Also
     --------
@@ -42,7 +42,7 @@ def register() -> None:
 
     Refused, by name, are `output_attentions` (the weights are never stored), `head_mask`,
     `cu_seq_lens_q`, the chosen keys of sparse attention, and whatever else the model's own eager
-    attention reads and this does not know.
+    attention reads and foveate does not know.
 
     A model whose attention does not go through the interface of transformers (MPNet, DeBERTa-v2,
     VITS) takes the name and computes by itself, as with "eager": `calls` tells. One that looks the
@@ -70,8 +70,8 @@ def register() -> None:
 def calls(model: torch.nn.Module) -> Iterator[Counter[str]]:
     """Count the calls by which a model lets foveate compute its attention.
 
-    Not every model of transformers asks the interface for its attention, and one that does not
-    takes the name "foveate" without a word.
+    Not every model of transformers asks the interface for its attention; one that does not accepts
+    the name "foveate" silently.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def calls(model: torch.nn.Module) -> Iterator[Counter[str]]:
 
     Notes
     -----
-    A model that `torch.compile` has compiled is compiled anew for the calls within, and its graph
+    A model that `torch.compile` has compiled is compiled again for the calls within, and its graph
     counts once, when it is traced.
 
     Examples

@@ -1,4 +1,4 @@
-# foveate.cython_attention: attention for loops of one's own in Cython, without the GIL, in the manner of
+# foveate.cython_attention: attention for your own loops in Cython, without the GIL, as in
 # scipy.linalg.cython_blas. The module's docstring, in cython_attention.pyx, says how it is used.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, freethreading_compatible=True
-"""Attention for loops of one's own in Cython, without the GIL, in the manner of `scipy.linalg.cython_blas`.
+"""Attention for your own loops in Cython, without the GIL, as in `scipy.linalg.cython_blas`.
 
 The kernels are those of `foveate._core`: this module holds pointers to them and no copy. It has two levels, both
 `noexcept nogil`:
@@ -7,11 +7,11 @@ The kernels are those of `foveate._core`: this module holds pointers to them and
 - `attention`, `attention_weights`, `hard_attention` and `multinoulli` take pointers to matrices of float or double,
   and strides between their rows in bytes;
 - `fv_attention` and the like are the C ABI of `foveate/foveate.h` itself: any leading axes, strides, scores, reaches
-  and types, stated by an `fv_problem`. A module that fills one calls `fv_import_api()` once as it is imported, which
-  is an ImportError where the header that it was compiled with has another layout.
+  and types, stated by an `fv_problem`. A module that fills one calls `fv_import_api()` once as it is imported; that
+  raises an ImportError where the header that it was compiled with has another layout.
 
-Each returns an `fv_status`; one that is not `FV_OK` comes with a message in the `fv_error`. `raise_if_failed` makes
-the exception of them, and takes the GIL for that alone. Calls use as many threads as `foveate.set_num_threads` says;
+Each returns an `fv_status`; one that is not `FV_OK` comes with a message in the `fv_error`. `raise_if_failed` raises
+them as an exception, and takes the GIL only for that. Calls use as many threads as `foveate.set_num_threads` says;
 inside an OpenMP region, such as that of `prange`, they use their own thread alone.
 
 Examples

@@ -224,7 +224,7 @@ def test_what_is_not_valid_spoils_no_gradient():
 
 
 def test_a_width_is_learned_by_leaving_one_out():
-    """As well as by a search over widths, but for the last percents: the valley is flat."""
+    """As well as by a search over widths, except the last percents: the valley is flat."""
     rng = np.random.default_rng(5)
     x_train = np.sort(rng.uniform(0, 5, 50))
     y_train = 2 * np.sin(x_train) + x_train**0.8 + rng.normal(0, 0.5, 50)

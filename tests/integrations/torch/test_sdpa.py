@@ -353,7 +353,7 @@ def test_heads_that_do_not_fit(name):
     mask = None if of_mask is None else torch.zeros(of_mask)
     with pytest.raises(ValueError, match=match):
         ft.scaled_dot_product_attention(*map(torch.zeros, shapes), mask, enable_gqa=True)
-    # Those of torch: but for queries of two axes, where it is an IndexError
+    # Those of torch: except queries of two axes, where it is an IndexError
     wanted = (RuntimeError, IndexError)
     if match != "query.*multiple of the 0 heads":  # by which torch divides, and dies
         with pytest.raises(wanted):
