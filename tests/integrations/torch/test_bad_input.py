@@ -298,7 +298,7 @@ REGRESSION: dict[str, Any] = {
     "leave_one_out, 1": (TypeError, "leave_one_out: got 1", (X, X, X), {"leave_one_out": 1}),
     "weights": (TypeError, "sample_weight: got ndarray", (X, Y, Y), {"sample_weight": np.ones(5)}),
     "weights < 0": (ValueError, "sample_weight: got -1", (X, Y, Y), {"sample_weight": Y - 1}),
-    "weights of 0": (ValueError, "sample_weight: got zeros", (X, Y, Y), {"sample_weight": Y}),
+    "weights of 0": (ValueError, "sample_weight: got only zeros", (X, Y, Y), {"sample_weight": Y}),
     "weights, shape": (ValueError, "sample_weight: got shape", (X, Y, Y), {"sample_weight": X + 1}),
     "fill_value": (TypeError, "fill_value: got str", (X, Y, Y), {"fill_value": "0"}),
 }  # fmt: skip
