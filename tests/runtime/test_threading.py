@@ -105,7 +105,7 @@ def test_a_runtime_that_comes_later_is_found(openmp):
             try:
                 fv.set_threading("openmp")
             except ValueError as error:
-                assert str(error).startswith('threading: got "openmp", '), error
+                assert str(error).startswith('threading: got "openmp" where '), error
                 assert "no OpenMP runtime" in str(error), error
             else:
                 raise AssertionError("no runtime")
