@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from foveate._cli import positive
 from foveate._cli.compare import machine
 from foveate._cli.contenders import UnavailableError, make_data
 from foveate._cli.info import usable_cpus
+from foveate._cli.progress import shown_progress
 from foveate._cli.workloads import Workload, select
 from kinds.dot_products import CONTENDERS
 from memory import resident_kib
+from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs"
@@ -149,19 +152,6 @@ def name_of_machine() -> str:
     return "-".join(kept.split()) + "-cpus"
 
 
-def teller(steps: int) -> Callable[[str], None]:
-    """Count the steps in a terminal, over the same line; elsewhere nothing is said."""
-    done = 0
-
-    def tell(text: str) -> None:
-        nonlocal done
-        done += 1
-        if sys.stderr.isatty():
-            print(f"\r{done}/{steps} {text:<68.68}\r", end="", file=sys.stderr, flush=True)
-
-    return tell
-
-
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Measure this machine, and write the Performance page.", allow_abbrev=False
@@ -194,7 +184,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if not options.pages:
         steps = len(select(options.workload, kinds.WORKLOADS)) + len(options.lengths)
         steps += len(options.lengths) * len(FOLLOWED)
-        report = measure(options, teller(steps))
+        done = count()
+        with shown_progress(Console(stderr=True), steps, f"{steps} steps") as show:
+            report = measure(options, lambda text: show(text, next(done)))
         options.results.mkdir(parents=True, exist_ok=True)
         path = options.results / f"{options.name or name_of_machine()}.json"
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -73,7 +73,7 @@ struct Search {
 
 #if defined(__APPLE__)
 
-// Its list has a lock as well.
+// The loader of macOS locks its list, too: see below.
 uint64_t changes(const char* const*, int) noexcept {
   const system::NoFork whole;
   return _dyld_image_count();

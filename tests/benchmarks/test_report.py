@@ -64,3 +64,31 @@ def test_the_pages_in_docs_are_those_of_the_stored_results(benchmarks, tmp_path)
         assert (docs / name).read_text() == text
     drawn = {name for name in contents(tmp_path) if name.endswith(".svg")}
     assert all((docs / name).is_file() for name in drawn)
+
+
+# The rows of the README, by their first words: the workload that each is of.
+IN_README = {
+    "Causal attention": "float32-causal-1x16x1024x64",
+    "A window": "window128-1x8x65536x64",
+    "A new token": "decode-bfloat16-1x32768",
+    "Forward and backward": "backward-1x8x4096x64",
+    "Additive": "additive-projected-1x1024x1024x128",
+    "Hard": "hard-sample-1x8x2048x64",
+    "Local": "local-m-1x8x16384x64",
+    "Kernel regression": "gaussian-20000x1",
+}
+
+
+def test_the_readme_has_figures_of_a_stored_run(benchmarks):
+    stored = json.loads((benchmarks / "results/amd-epyc-zen4-avx512-2-cpus.json").read_text())
+    ratios = {}
+    for one in stored["workloads"]:
+        peers = (x for name, x in one["contenders"].items() if not name.startswith("foveate"))
+        ratios[one["workload"]] = min((x["time over foveate's"] for x in peers), default=None)
+    readme = (benchmarks.parent / "README.md").read_text()
+    rows = re.findall(r"^\| \[(.+?)\]\(.+?\) \| .+? \| ([\d.]+) \|$", readme, re.MULTILINE)
+    assert len(rows) == len(IN_README)
+    for what, times in rows:
+        (workload,) = (x for start, x in IN_README.items() if what.startswith(start))
+        digits = len(times.partition(".")[2])
+        assert times == f"{ratios[workload]:.{digits}f}", workload

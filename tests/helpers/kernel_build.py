@@ -8,12 +8,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
 def kernel_build() -> Path:
     """Builds what is not up to date, once a test run, and gives the build folder."""
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    with (build / "kernels.lock").open("w") as lock:  # for one process of tests at a time
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _build()
+    return build / "kernels"
+
+
+def _build() -> None:
     # cmake and ninja of the `test` extra stand beside Python, in an environment that is not active
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for command in (["cmake", "--preset", "kernels"], ["cmake", "--build", "--preset", "kernels"]):
@@ -27,4 +42,3 @@ def kernel_build() -> Path:
             check=False,
         )
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
-    return ROOT / "build" / "kernels"
