@@ -93,7 +93,7 @@ struct Keyword {
 
 constexpr uint32_t kSoft = kAttention | kWeights, kHardly = kHard | kHardBackward,
                    kGradients = kBackward | kHardBackward;
-constexpr uint32_t kAll = kSoft | kHardly | kBackward;
+constexpr uint32_t kAll = kSoft | kHardly | kBackward | kTangent;
 constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights};
 
 constexpr const char* kFamilies[] = {"inner", "tanh", "relu", "distance"};
@@ -159,14 +159,14 @@ constexpr Keyword keywords[] = {
        return true;
      }},
     {"sigma", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.sigma); }},
-    {"dropout", kAttention | kBackward, 0,
+    {"dropout", kAttention | kBackward | kTangent, 0,
      [](A& a, Name n, Object x) {
        return words(n, x, "None or (rate, (low, high))", &a.problem.dropout, &a.problem.random);
      }},
 
     {"out", kSoft, 0, [](A& a, Name, Object x) { return a.out = x, true; }},
-    {"return_lse", kAttention, 0, [](A& a, Name, Object x) { return return_lse(x, &a.return_lse); }},
-    {"dtype", kSoft | kHard, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},
+    {"return_lse", kAttention | kTangent, 0, [](A& a, Name, Object x) { return return_lse(x, &a.return_lse); }},
+    {"dtype", kSoft | kHard | kTangent, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},
     {"rows", kSoft, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.rows); }},
     {"size", kHard, kHard, [](A& a, Name n, Object x) { return integer(n, x, &a.size); }},
     {"random", kHard, 0,
@@ -191,6 +191,12 @@ constexpr Keyword keywords[] = {
     {"d_sink", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sink, &a.gradients.sink); }},
     {"d_centers", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_centers, &a.gradients.centers); }},
     {"d_sigma", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sigma, &a.gradients.sigma); }},
+
+    {"t_query", kTangent, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_query, &a.tangents.query); }},
+    {"t_key", kTangent, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_key, &a.tangents.key); }},
+    {"t_value", kTangent, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_value, &a.tangents.value); }},
+    {"t_mask", kTangent, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_mask, &a.tangents.mask); }},
+    {"t_sink", kTangent, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_sink, &a.tangents.sink); }},
 };
 
 constexpr uint32_t kCount = std::size(keywords);
@@ -209,6 +215,7 @@ uint64_t required_keywords(Entry entry) {
     case kBackward: return std::integral_constant<uint64_t, required_by(kBackward)>::value;
     case kHard: return std::integral_constant<uint64_t, required_by(kHard)>::value;
     case kHardBackward: return std::integral_constant<uint64_t, required_by(kHardBackward)>::value;
+    case kTangent: return std::integral_constant<uint64_t, required_by(kTangent)>::value;
   }
   return 0;
 }
@@ -289,6 +296,7 @@ const char* name_of(Entry entry) {
     case kBackward: return "attention_backward";
     case kHard: return "hard_attention";
     case kHardBackward: return "hard_attention_backward";
+    case kTangent: return "attention_jvp";
   }
   return "";
 }

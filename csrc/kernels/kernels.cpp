@@ -15,6 +15,7 @@
 #include "score/bias.hpp"
 #include "score/columns.hpp"
 #include "score/distance.hpp"
+#include "score/distance_tangent.hpp"
 #include "score/inner.hpp"
 #include "score/power.hpp"
 #include "score/scaled.hpp"
@@ -23,6 +24,7 @@
 #include "select/compact.hpp"
 #include "select/sample.hpp"
 #include "select/soft.hpp"
+#include "select/soft_tangent.hpp"
 #include "select/weigh.hpp"
 #include "table.hpp"
 #include "untyped.hpp"
@@ -49,30 +51,38 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.value_size = row_size<T>;
   f.cell_size = int32_t(sizeof(T));
 
-  f.inner = {
-      true,   row_size<T>, row_size<T>, untyped<load_keys<T>>, untyped<pack_queries<T>>, untyped<inner_scores<Product>>,
-      nullptr};
+  f.inner = {true,
+             row_size<T>,
+             row_size<T>,
+             untyped<load_keys<T>>,
+             untyped<pack_queries<T>>,
+             untyped<inner_scores<Product>>,
+             nullptr,
+             nullptr};
   f.tanh = {false,
             additive_panel_size<T>,
             additive_row_size<T>,
             untyped<load_additive_keys<T>>,
             untyped<pack_additive_queries<T>>,
             untyped<additive_scores<T, ChooseTanh>>,
-            untyped<column_gradients<T, TanhSlope>>};
+            untyped<column_gradients<T, TanhSlope>>,
+            nullptr};
   f.relu = {true,
             row_size<T>,
             row_size<T>,
             untyped<load_keys<T>>,
             untyped<pack_queries<T>>,
             untyped<additive_scores<T, ChooseRelu>>,
-            untyped<column_gradients<T, ReluSlope>>};
+            untyped<column_gradients<T, ReluSlope>>,
+            nullptr};
   f.distance = {true,
                 row_size<T>,
                 row_size<T>,
                 untyped<load_keys<T>>,
                 untyped<pack_queries<T>>,
                 untyped<distance_scores<T>>,
-                untyped<column_gradients<T, DistanceSlope>>};
+                untyped<column_gradients<T, DistanceSlope>>,
+                untyped<distance_tangent<T>>};
   f.prepared_size = prepared_size<T>;
   f.prepare = untyped<prepare<T>>;
   f.scaled = {nullptr, nullptr, untyped<scaled<T>>, nullptr};
@@ -86,6 +96,7 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
 
   f.find_top = untyped<find_top<T>>;
   f.soft = untyped<soft<T>>;
+  f.soft_tangent = untyped<soft_tangent<T>>;
   f.soft_gradient = untyped<soft_gradient<T>>;
   f.compact = untyped<compact<T>>;
   f.compact_gradient = untyped<compact_gradient<T>>;

@@ -82,6 +82,10 @@ struct Scoring {
   // Null for the inner product, whose gradients are products.
   void (*gradients)(const void* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
                     const void* factors, const void* d_scores, void* to_query, void* to_key, void* to_factors);
+  // How the scores move when queries and keys do, of which d_panel and d_keys are laid out as these. Null for inner
+  // products, of which it is two of them, and where there is none.
+  void (*tangents)(const void* panel, const void* d_panel, int32_t vectors, LoadedRows keys, LoadedRows d_keys,
+                   int64_t count, int64_t columns, const void* factors, void* to);
 };
 
 // A link is what a score becomes after its product and before its bias: s = f(scale s) unit, with a parameter of f. The
@@ -162,6 +166,12 @@ struct Arithmetic {
   // weighted_sum will read.
   void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* exact,
                void* alpha, const Gaussian*, const Prefetch& next);
+  // `soft` without a Gaussian, with the tangents of the scores, t = factor (tangents + more), more optional: tangents
+  // become weights times t, as weighted_sum takes them. d adds these up as l does the weights; d_exact, of pairs, as they
+  // were before they were rounded, null where exact is.
+  void (*soft_tangent)(void* s, void* tangents, const void* more, int32_t vectors, int64_t count, double scale,
+                       double factor, const void* top, void* m, void* l, void* exact, void* d, void* d_exact,
+                       void* alpha);
   // s becomes the weights of a compact kernel, whose sum is added to l.
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
   // The queries whose top is larger than m, one bit each, and its first place in the tile.

@@ -73,6 +73,21 @@ def hard_attention(
     **options: Unpack[Options],
 ) -> tuple[Array, Array, Array]: ...
 
+class _Tangents(Options, total=False):
+    t_query: Array | None
+    t_key: Array | None
+    t_value: Array | None
+    t_mask: Array | None
+    t_sink: Array | None
+
+# The output, the lse, and how they move; the lse and its tangent may be None.
+def attention_jvp(
+    *spread: tuple[Any, ...],
+    return_lse: bool | str = ...,
+    dtype: Any = ...,
+    **options: Unpack[_Tangents],
+) -> tuple[Array, Any, Array, Any]: ...
+
 class _Backward(Options, _Outputs, total=False):
     output: Array
     lse: Array

@@ -96,6 +96,7 @@ struct Plan {
   bool bits = false;    // there is a mask, or ids to compare: one bit a cell
   // What products read where it stands: values as such, and as the keys of the gradients of the weights.
   bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
+  bool t_keys_in_place = false, t_values_in_place = false;  // likewise of their tangents
 
   // Scores.
   const void* factors = nullptr;  // of the columns, as the score's kernels take them

@@ -137,6 +137,23 @@ fv_status fv_output_shape(const fv_problem*, int32_t* ndim, int64_t shape[FV_MAX
  * over the weight of that score. fv_attention_backward derives these two from lse if the first of them is NaN. */
 fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* lse, fv_error*) FV_NOEXCEPT;
 
+/* How the operands of a problem move; each is optional (NULL: not at all). Their leading axes broadcast to those of the
+ * output. float64 goes with float64 only. */
+typedef struct fv_tangents {
+  const fv_array* query; /* (..., Lq, D) */
+  const fv_array* key;   /* (..., Lk, D) */
+  const fv_array* value; /* (..., Lk, Dv) */
+  const fv_array* mask;  /* of a float mask: what broadcasts to (..., Lq, Lk), of any float dtype */
+  const fv_array* sink;  /* of a sink: float64 (...) */
+} fv_tangents;
+
+/* fv_attention, and how its answers move when the operands do: the derivative along the tangents, in one pass and with as
+ * little memory. out and lse as for fv_attention; t_out (..., Lq, Dv), of any float dtype; t_lse (..., Lq), float32
+ * (float64 for float64), may be NULL. Of FV_INNER and FV_DISTANCE with the softmax alone; `negligible` counts as 0. A row
+ * that sees nothing has the tangent 0, and its lse that of the sink. */
+fv_status fv_attention_jvp(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
+                           const fv_array* t_out, const fv_array* t_lse, fv_error*) FV_NOEXCEPT;
+
 /* out (..., Lq, Lk): the weights. */
 fv_status fv_attention_weights(const fv_problem*, const fv_array* out, fv_error*) FV_NOEXCEPT;
 

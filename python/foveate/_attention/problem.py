@@ -39,6 +39,19 @@ class Choices(NamedTuple):
     advantage: Array  # (..., Lq, S)
 
 
+class Tangents(NamedTuple):
+    """How the operands of a problem move, in their shapes; None: not at all.
+
+    Their leading axes broadcast to those of the output.
+    """
+
+    t_query: Array | None = None
+    t_key: Array | None = None
+    t_value: Array | None = None
+    t_mask: Array | None = None  # of a float mask
+    t_sink: Array | None = None  # float64, over leading axes
+
+
 class Outputs(NamedTuple):
     """Where a kernel writes the gradients; None: not wanted."""
 
@@ -106,6 +119,12 @@ class Problem(NamedTuple):
         """
         answer: tuple[Array, Array] = self.attend(self.wide, return_lse="parts")
         return answer
+
+    def jvp(
+        self, tangents: Tangents, dtype: Any = None, *, return_lse: bool | str = "parts"
+    ) -> tuple[Array, Any, Array, Any]:
+        """Return the output, the lse as `attend` does, and how the two move."""
+        return _core.attention_jvp(self, tangents, return_lse=return_lse, dtype=dtype)
 
     def weights(self, dtype: Any = None, *, out: Array | None = None) -> Array:
         """Return the weights (..., Lq, Lk)."""
