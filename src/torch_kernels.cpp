@@ -20,8 +20,8 @@ namespace {
 
 namespace py = pybind11;
 
-constexpr int kMostAxes = 5;                        // batch, heads in one or two axes, rows, columns
-constexpr std::int64_t kSizes[] = {2, 2, 4, 8, 1};  // of the elements of each fv_dtype
+constexpr int kMostAxes = 5;                           // batch, heads in one or two axes, rows, columns
+constexpr std::int64_t kSizes[] = {2, 2, 4, 8, 1, 8};  // of the elements of each fv_dtype
 
 fv_parallel parallel = nullptr;  // where torch has its threads from
 std::atomic<std::int64_t> forward_calls{0}, backward_calls{0};
@@ -63,7 +63,12 @@ struct Operand : fv_array {
       bytes[axis] = steps[axis] * item();
     }
   }
-  Operand(const Operand&) = delete;
+  Operand(const Operand& other) : fv_array(other) {
+    std::copy_n(other.extents, kMostAxes, extents);
+    std::copy_n(other.bytes, kMostAxes, bytes);
+    shape = extents;
+    strides = bytes;
+  }
   Operand& operator=(const Operand&) = delete;
 
   std::int64_t item() const { return kSizes[dtype]; }
@@ -73,6 +78,17 @@ struct Operand : fv_array {
       if (bytes[axis] == 0 && extents[axis] > 1) return true;
     }
     return false;
+  }
+
+  // Of the same shape, in other memory, in C order.
+  void dense(fv_dtype of, void* at) {
+    dtype = of;
+    data = at;
+    std::int64_t step = item();
+    for (int axis = ndim - 1; axis >= 0; --axis) {
+      bytes[axis] = step;
+      step *= extents[axis];
+    }
   }
 
   // The axis of the heads, which has so many behind it, becomes two: groups of heads, and the heads of each.
@@ -92,86 +108,123 @@ struct Operand : fv_array {
   std::int64_t bytes[kMostAxes];
 };
 
-// Most float masks are bool masks that torch has rewritten: 0 where a key is seen, -inf elsewhere. As bool masks they
-// are faster, and where all is seen there is no mask. The answer is the same bit for bit.
+// Most float masks are bool masks that torch has rewritten: 0 where a key is seen, -inf elsewhere. Most of these, of
+// padding and of what is causal, let each query see the keys between two numbers. Kernels are faster with these
+// numbers, else with the bool mask; and where all is seen there is no mask.
 class Mask {
  public:
-  explicit Mask(const Tensor& tensor) {
+  Mask(const Tensor& tensor, std::int64_t queries) {
     if (!tensor) return;
-    Operand& mask = own_.emplace(tensor);
-    given = &mask;
-    switch (mask.dtype) {
-      case FV_FLOAT16: simplify<std::uint16_t>(mask, 0xFC00); break;
-      case FV_BFLOAT16: simplify<std::uint16_t>(mask, 0xFF80); break;
-      case FV_FLOAT32: simplify<std::uint32_t>(mask, 0xFF800000); break;
-      case FV_FLOAT64: simplify<std::uint64_t>(mask, 0xFFF0000000000000); break;
+    mask = &own_.emplace(tensor);
+    switch (mask->dtype) {
+      case FV_FLOAT16: simplify<std::uint16_t>(0xFC00, queries); break;
+      case FV_BFLOAT16: simplify<std::uint16_t>(0xFF80, queries); break;
+      case FV_FLOAT32: simplify<std::uint32_t>(0xFF800000, queries); break;
+      case FV_FLOAT64: simplify<std::uint64_t>(0xFFF0000000000000, queries); break;
       default: break;
     }
   }
 
-  Operand* given = nullptr;
+  // What is left of it, or nothing.
+  Operand *mask = nullptr, *low = nullptr, *high = nullptr;
 
  private:
   template <typename Bits>
-  void simplify(Operand& mask, Bits hidden) {
-    std::int64_t count = 1;
-    for (int axis = 0; axis < mask.ndim; ++axis) {
-      if (mask.bytes[axis] == 0) mask.extents[axis] = 1;  // which broadcasts
-      count *= mask.extents[axis];
+  void simplify(Bits hidden, std::int64_t queries) {
+    Operand& from = *own_;
+    if (from.ndim < 2) return;
+    for (int axis = 0; axis < from.ndim; ++axis) {
+      if (from.bytes[axis] == 0) from.extents[axis] = 1;  // which broadcasts
     }
-    if (mask.ndim < 2 || count == 0) return;
-    const std::int64_t columns = mask.extents[mask.ndim - 1], step = mask.bytes[mask.ndim - 1];
-    const std::int64_t rows = count / columns;
-    std::unique_ptr<std::uint8_t[]> seen(new (std::nothrow) std::uint8_t[static_cast<std::size_t>(count)]);
-    if (seen == nullptr) return;
-    bool all_seen = true;
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const char* from = static_cast<const char*>(mask.data);
-      std::int64_t rest = row;
-      for (int axis = mask.ndim - 2; axis >= 0; --axis) {
-        from += rest % mask.extents[axis] * mask.bytes[axis];
-        rest /= mask.extents[axis];
-      }
-      std::uint8_t* const to = seen.get() + row * columns;
-      const bool dense = step == static_cast<std::int64_t>(sizeof(Bits));
-      const Found found = dense ? row_of<Bits, true>(from, step, columns, hidden, to)
-                                : row_of<Bits, false>(from, step, columns, hidden, to);
-      if (found.others) return;
-      all_seen &= !found.hidden;
+    const std::int64_t columns = from.extents[from.ndim - 1];
+    std::int64_t rows = 1;
+    for (int axis = 0; axis < from.ndim - 1; ++axis) rows *= from.extents[axis];
+    if (rows == 0 || columns == 0) return;
+
+    const std::unique_ptr<std::uint8_t[]> row_seen = make<std::uint8_t>(columns);
+    std::unique_ptr<std::int64_t[]> bounds = make<std::int64_t>(2 * rows);
+    if (row_seen == nullptr || bounds == nullptr) return;
+    bool are_intervals = true, all_seen = true;
+    for (std::int64_t row = 0; row < rows && are_intervals; ++row) {
+      if (!read(row, hidden, row_seen.get())) return;  // numbers to add
+      std::int64_t* const own = &bounds[2 * row];
+      are_intervals = interval(row_seen.get(), columns, own);
+      all_seen &= are_intervals && own[0] == 0 && own[1] == columns;
     }
     if (all_seen) {
-      given = nullptr;
-      return;
+      mask = nullptr;
+    } else if (are_intervals && columns > 1) {  // a single column may stand for all
+      numbers_ = std::move(bounds);
+      low = view_of(&low_, 0, queries);
+      high = view_of(&high_, 1, queries);
+      mask = nullptr;
+    } else {
+      seen_ = make<std::uint8_t>(rows * columns);
+      if (seen_ == nullptr) return;
+      for (std::int64_t row = 0; row < rows; ++row) {
+        if (!read(row, hidden, seen_.get() + row * columns)) return;
+      }
+      from.dense(FV_BOOL, seen_.get());
     }
-    std::int64_t bytes = 1;
-    for (int axis = mask.ndim - 1; axis >= 0; --axis) {
-      mask.bytes[axis] = bytes;
-      bytes *= mask.extents[axis];
-    }
-    mask.dtype = FV_BOOL;
-    mask.data = seen.get();
-    seen_ = std::move(seen);
   }
 
-  struct Found {
-    bool hidden, others;
-  };
+  template <typename T>
+  static std::unique_ptr<T[]> make(std::int64_t count) {
+    return std::unique_ptr<T[]>(new (std::nothrow) T[static_cast<std::size_t>(count)]);
+  }
 
-  template <typename Bits, bool dense>
-  static Found row_of(const char* from, std::int64_t step, std::int64_t columns, Bits hidden, std::uint8_t* to) {
-    Bits others = 0, any = 0;
+  // Whether each key of a row is seen; false if the row has other numbers than 0 and -inf.
+  template <typename Bits>
+  bool read(std::int64_t row, Bits hidden, std::uint8_t* to) const {
+    const Operand& from = *own_;
+    const auto* start = static_cast<const char*>(from.data);
+    for (int axis = from.ndim - 2; axis >= 0; --axis) {
+      start += row % from.extents[axis] * from.bytes[axis];
+      row /= from.extents[axis];
+    }
+    const std::int64_t columns = from.extents[from.ndim - 1], step = from.bytes[from.ndim - 1];
+    constexpr std::int64_t item = sizeof(Bits);
+    return step == item ? read_row(start, item, columns, hidden, to) : read_row(start, step, columns, hidden, to);
+  }
+
+  template <typename Bits>
+  static bool read_row(const char* from, std::int64_t step, std::int64_t columns, Bits hidden, std::uint8_t* to) {
+    Bits others = 0;
     for (std::int64_t i = 0; i < columns; ++i) {
       Bits bits;
-      std::memcpy(&bits, from + i * (dense ? static_cast<std::int64_t>(sizeof(Bits)) : step), sizeof(Bits));
-      const Bits is_zero = static_cast<Bits>(bits << 1) == 0, is_hidden = bits == hidden;
+      std::memcpy(&bits, from + i * step, sizeof(Bits));
+      const bool is_zero = static_cast<Bits>(bits << 1) == 0;
       to[i] = static_cast<std::uint8_t>(is_zero);
-      others |= static_cast<Bits>(!(is_zero | is_hidden));
-      any |= is_hidden;
+      others |= static_cast<Bits>(!is_zero && bits != hidden);
     }
-    return {any != 0, others != 0};
+    return others == 0;
   }
 
-  std::optional<Operand> own_;
+  // The keys that are seen, from the first to behind the last, if there are no others between.
+  static bool interval(const std::uint8_t* seen, std::int64_t columns, std::int64_t* bounds) {
+    std::int64_t first = 0, behind = columns;
+    while (first < columns && seen[first] == 0) ++first;
+    while (behind > first && seen[behind - 1] == 0) --behind;
+    bounds[0] = first;
+    bounds[1] = behind;
+    return std::memchr(seen + first, 0, static_cast<std::size_t>(behind - first)) == nullptr;
+  }
+
+  // One of the two numbers of each query.
+  Operand* view_of(std::optional<Operand>* result, int which, std::int64_t queries) {
+    Operand& view = result->emplace(*own_);
+    --view.ndim;
+    view.dense(FV_INT64, numbers_.get() + which);
+    for (int axis = 0; axis < view.ndim; ++axis) view.bytes[axis] *= 2;
+    if (view.extents[view.ndim - 1] != queries) {
+      view.extents[view.ndim - 1] = queries;
+      view.bytes[view.ndim - 1] = 0;
+    }
+    return &view;
+  }
+
+  std::optional<Operand> own_, low_, high_;
+  std::unique_ptr<std::int64_t[]> numbers_;
   std::unique_ptr<std::uint8_t[]> seen_;
 };
 
@@ -179,7 +232,7 @@ class Mask {
 struct Stated {
   Stated(const Tensor& query_tensor, const Tensor& key_tensor, const Tensor& value_tensor, const Tensor& mask_tensor,
          double dropout, bool causal, const Optional& scale)
-      : query(query_tensor), key(key_tensor), value(value_tensor), mask(mask_tensor) {
+      : query(query_tensor), key(key_tensor), value(value_tensor), mask(mask_tensor, query.ndim == 4 ? query.extents[2] : 0) {
     if (dropout != 0) refuse("got dropout, wanted none in fused attention on the CPU");
     if (query.ndim != 4 || key.ndim != 4 || value.ndim != 4) refuse("got other than 4 axes, wanted 4");
     const std::int64_t heads = query.extents[1];
@@ -195,9 +248,12 @@ struct Stated {
     if (scale.given) problem.score.scale = number(scale.value);
     problem.reach.left = -1;
     problem.reach.right = causal ? 0 : -1;
-    problem.reach.mask = mask.given;
+    problem.reach.mask = mask.mask;
+    problem.reach.low = mask.low;
+    problem.reach.high = mask.high;
     is_grouped = groups != heads;
-    for (Operand* one : {&query, &key, &value, mask.given}) split(one);
+    for (Operand* one : {&query, &key, &value, mask.mask}) split(one);
+    for (Operand* one : {mask.low, mask.high}) split(one, 1);
   }
 
   void split(Operand* one, int behind = 2) const {
