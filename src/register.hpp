@@ -9,5 +9,6 @@ void register_c_api(pybind11::module_& module);
 void register_dlpack(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_sampling(pybind11::module_& module);
+void register_torch(pybind11::module_& module);
 
 }  // namespace foveate::python
