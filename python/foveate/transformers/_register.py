@@ -12,6 +12,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from ._attend import attend
+from ._flash import give_flash_attention
 from ._mask import make_mask
 from ._tables import refuse_in_tables
 
@@ -25,10 +26,15 @@ def register() -> None:
     `AutoModel.from_pretrained(name, attn_implementation="foveate")`,
     `model.set_attn_implementation("foveate")`. A spawned process has to call it for itself.
 
+    `attn_implementation="flash_attention_2"` is for models on the CPU from then on, by the
+    functions of `foveate.flash_attn`: for models that know this name alone, and for packed batches.
+    It stays as it is where transformers has a device for it, such as a GPU.
+
     See Also
     --------
     calls : which attention of a model comes here.
     foveate.torch.attention : the function, with its promises.
+    foveate.flash_attn.install : flash-attention 2 for other packages too.
 
     Notes
     -----
@@ -63,6 +69,7 @@ def register() -> None:
     """
     AttentionInterface.register(_NAME, attend)
     AttentionMaskInterface.register(_NAME, make_mask)
+    give_flash_attention()
     refuse_in_tables(_NAME)
 
 
