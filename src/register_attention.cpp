@@ -64,6 +64,14 @@ class Call {
     return with_lse ? PyTuple_Pack(2, answer.ptr(), lse.ptr()) : Py_NewRef(answer.ptr());
   }
 
+  // The shape of the output alone, of a problem that is checked and not computed.
+  PyObject* shape() {
+    int64_t shape[FV_MAX_DIMS];
+    int32_t ndim = 0;
+    if (!parsed_ || !output_shape(&ndim, shape)) return nullptr;
+    return shape_tuple(ndim, shape).release().ptr();
+  }
+
   PyObject* differentiate() {
     if (!parsed_) return nullptr;
     const Arguments& a = given_;
@@ -258,6 +266,8 @@ PyMethodDef entries[] = {
     entry<kBackward, &Call::differentiate>("Writes the gradients of attention that are arrays."),
     entry<kHard, &Call::choose>("(output, index, log_prob)."),
     entry<kHardBackward, &Call::differentiate_choices>("Writes the gradients of hard attention that are arrays."),
+    {"attention_shape", untyped(reinterpret_cast<void (*)()>(&entry_of<kAttention, &Call::shape>)),
+     METH_FASTCALL | METH_KEYWORDS, "The shape of the output of attention, which checks all and computes nothing."},
     {"are_plain", untyped(reinterpret_cast<void (*)()>(&are_plain)), METH_FASTCALL,
      "are_plain(*arrays): no array needs a conversion, and all are of one dtype"},
     {nullptr, nullptr, 0, nullptr},
