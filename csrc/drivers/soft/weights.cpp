@@ -14,8 +14,8 @@ constexpr int64_t most_kept_bytes = 512 << 10;
 
 // The bytes of scores that are kept for each query, or 0. A factor for what a query is near needs its tile open.
 int64_t kept_bytes_a_query(const Plan& plan) {
-  const int64_t bytes = (plan.problem.keys + plan.tile_keys - 1) / plan.tile_keys * plan.tile_keys *
-                        plan.arithmetic.element_size;
+  const int64_t bytes =
+      (plan.problem.keys + plan.tile_keys - 1) / plan.tile_keys * plan.tile_keys * plan.arithmetic.element_size;
   const int64_t width = int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors;
   return plan.problem.sigma > 0 || bytes > most_kept_bytes / width ? 0 : bytes;
 }
@@ -109,8 +109,8 @@ class Weights {
       plan_.arithmetic.multiply_gaussian(scores, block_.vectors(p), end - begin, gaussian);
     }
     std::fill_n(alpha_, width_, T(1));
-    plan_.arithmetic.store_rows(scores, block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(),
-                                rows, dtype_of(problem.out), step);
+    plan_.arithmetic.store_rows(scores, block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(), rows,
+                                dtype_of(problem.out), step);
   }
 
   void zero(char* to, int64_t count) const {

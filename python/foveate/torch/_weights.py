@@ -11,20 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._attention import Options
 from ._operator import TAGS, library, register
 from ._problem import ARGUMENTS, NAMES, backward_of, output_shape, state
+from ._reach import resolve
+from ._scores import reduce
 from ._tensors import as_array, threads_of_torch
 from ._vmap import along_leading_axes
 
 library.define(f"attention_weights({ARGUMENTS}) -> Tensor", tags=TAGS)
 
 
-def weights(reduced: Any, options: Options | None) -> Tensor:
-    """Compute the weights of a problem of `foveate.torch.attention`, without derivatives."""
-    key = reduced.key.detach()
-    reduced = reduced._replace(query=reduced.query.detach(), key=key)
-    stated = state(reduced, key, *(options or Options()))
+def weights(
+    query: Tensor,
+    key: Tensor,
+    score: Any,
+    *,
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+    mask: Any = None,
+    causal: bool = False,
+    window: Any = None,
+    offset: Any = None,
+    key_lengths: Any = None,
+    segments: Any = None,
+) -> Tensor:
+    """Compute the weights of `foveate.torch.attention`, without derivatives."""
+    query, key = query.detach(), key.detach()
+    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
+    stated = state(reduce(score, query, key), key, reach, softcap, sink)
     made: Tensor = torch.ops.foveate.attention_weights.default(*stated)
     return made
 
