@@ -105,6 +105,16 @@ class Call {
     }));
   }
 
+  PyObject* differentiate_moving() {
+    if (!parsed_) return nullptr;
+    const Arguments& a = given_;
+    return nothing_or_error(released(a.output.ndim, a.output.shape, [&] {
+      return fv_attention_backward_jvp(&a.problem, &a.tangents, &a.output, &a.lse, &a.d_output, a.d_lse_or_null,
+                                       &a.t_output, &a.t_lse, a.t_d_output_or_null, a.t_d_lse_or_null, &a.gradients,
+                                       &error_);
+    }));
+  }
+
   PyObject* differentiate_choices() {
     if (!parsed_) return nullptr;
     const Arguments& a = given_;
@@ -290,6 +300,7 @@ PyMethodDef entries[] = {
     entry<kWeights, &Call::attend>("The weights."),
     entry<kTangent, &Call::move>("(output, lse or None, tangent of the output, that of the lse or None)."),
     entry<kBackward, &Call::differentiate>("Writes the gradients of attention that are arrays."),
+    entry<kMoving, &Call::differentiate_moving>("Writes how the gradients of attention move."),
     entry<kHard, &Call::choose>("(output, index, log_prob)."),
     entry<kHardBackward, &Call::differentiate_choices>("Writes the gradients of hard attention that are arrays."),
     {"attention_shape", untyped(reinterpret_cast<void (*)()>(&entry_of<kAttention, &Call::shape>)),

@@ -114,6 +114,25 @@ fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, co
   return attention_backward(problem, error);
 }
 
+fv_status fv_attention_backward_jvp(const fv_problem* given, const fv_tangents* tangents, const fv_array* out,
+                                    const fv_array* lse, const fv_array* d_out, const fv_array* d_lse,
+                                    const fv_array* t_out, const fv_array* t_lse, const fv_array* t_d_out,
+                                    const fv_array* t_d_lse, const fv_gradients* gradients, fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  if (tangents == nullptr) return missing_tangents(error);
+  if (gradients == nullptr) return missing_gradients(error);
+  Problem problem;
+  GradientTangentValidator validator(*given, problem, error);
+  if (!(validator.inputs(/*weights=*/false) && validator.forward(out, lse, d_out, d_lse) &&
+        validator.gradients(*gradients) && validator.have_tangents(*gradients) && validator.tangents(*tangents) &&
+        validator.moving(t_out, t_lse, t_d_out, t_d_lse))) {
+    return validator.status();
+  }
+  poison_all(*gradients);
+  return attention_backward_tangent(problem, error);
+}
+
 fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, const fv_array* index, const fv_array* lse,
                                      const fv_array* d_out, const fv_array* advantage, const fv_gradients* gradients,
                                      fv_error* error) noexcept {

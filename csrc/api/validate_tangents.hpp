@@ -1,5 +1,6 @@
 // Validation of tangents: how the operands of a problem move, and where the tangents of its answers go.
 #pragma once
+#include "validate_backward.hpp"
 #include "validate_forward.hpp"
 
 namespace foveate {
@@ -87,6 +88,47 @@ class TangentValidator : public V {
 
   bool of_sink(const fv_array& array) {
     return this->per_lead("t_sink", array, FV_FLOAT64, this->problem_.t_sink) && joins("t_sink", array, 0);
+  }
+};
+
+class GradientTangentValidator : public TangentValidator<BackwardValidator> {
+ public:
+  using TangentValidator::TangentValidator;
+
+  // How the answers move, as fv_attention_jvp gave it, and their gradients, each optional.
+  bool moving(const fv_array* out, const fv_array* lse, const fv_array* d_out, const fv_array* d_lse) {
+    const int64_t core[2] = {problem_.queries, problem_.value_size};
+    return within_keys("t_key", problem_.t_key) && within_keys("t_value", problem_.t_value) &&
+           given_float("t_out", out, core, 2, problem_.t_out) &&
+           given_output("t_lse", lse, accumulator(), core, 1, problem_.t_lse) &&
+           (d_out == nullptr || given_float("t_d_out", d_out, core, 2, problem_.t_d_out)) &&
+           (d_lse == nullptr || given_output("t_d_lse", d_lse, accumulator(), core, 1, problem_.t_d_lse));
+  }
+
+  // Those that have a tangent.
+  bool have_tangents(const fv_gradients& g) {
+    const struct {
+      const char* name;
+      const fv_array* array;
+    } all[] = {{"d_factors", g.factors}, {"d_centers", g.centers}, {"d_sigma", g.sigma}};
+    for (const auto& one : all) {
+      if (one.array != nullptr) {
+        return refuse(FV_VALUE_ERROR, "%s: got an array, wanted none: its tangent is not computed", one.name);
+      }
+    }
+    return true;
+  }
+
+ private:
+  // Where key and value have one part for several, whose gradient is a sum, the tangent has one too.
+  bool within_keys(const char* name, const Operand& x) {
+    for (int axis = 0; axis < problem_.lead_ndim; ++axis) {
+      if (x.moves(axis) && !problem_.key.moves(axis) && !problem_.value.moves(axis)) {
+        return refuse(FV_VALUE_ERROR, "%s: got leading axes beyond those of key and value, wanted a length of 1 there",
+                      name);
+      }
+    }
+    return true;
   }
 };
 

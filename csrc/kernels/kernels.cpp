@@ -24,6 +24,7 @@
 #include "select/compact.hpp"
 #include "select/sample.hpp"
 #include "select/soft.hpp"
+#include "select/soft_gradient_tangent.hpp"
 #include "select/soft_tangent.hpp"
 #include "select/weigh.hpp"
 #include "table.hpp"
@@ -35,7 +36,7 @@ namespace {
 // Those that fv_score names.
 template <class T>
 constexpr Link named_links[] = {
-    {"power", is_degree, untyped<power<T>>, untyped<power_gradient<T>>},
+    {"power", is_degree, untyped<power<T>>, untyped<power_gradient<T>>, untyped<power_curvature<T>>},
 };
 
 // Products of T itself.
@@ -85,10 +86,10 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
                 untyped<distance_tangent<T>>};
   f.prepared_size = prepared_size<T>;
   f.prepare = untyped<prepare<T>>;
-  f.scaled = {nullptr, nullptr, untyped<scaled<T>>, nullptr};
+  f.scaled = {nullptr, nullptr, untyped<scaled<T>>, nullptr, nullptr};
   f.links = named_links<T>;
   f.link_count = int32_t(sizeof named_links<T> / sizeof(Link));
-  f.softcap = {nullptr, nullptr, untyped<softcap<T>>, untyped<softcap_gradient<T>>};
+  f.softcap = {nullptr, nullptr, untyped<softcap<T>>, untyped<softcap_gradient<T>>, untyped<softcap_curvature<T>>};
   f.add_bias = untyped<add_bias<T>>;
 
   f.hide_outside = untyped<hide_outside<T>>;
@@ -98,6 +99,7 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.soft = untyped<soft<T>>;
   f.soft_tangent = untyped<soft_tangent<T>>;
   f.soft_gradient = untyped<soft_gradient<T>>;
+  f.soft_gradient_tangent = untyped<soft_gradient_tangent<T>>;
   f.compact = untyped<compact<T>>;
   f.compact_gradient = untyped<compact_gradient<T>>;
   f.store_cells = untyped<store_cells<T>>;

@@ -103,6 +103,10 @@ struct Link {
   void (*apply)(void* s, int32_t vectors, int64_t count, const LinkParameters&, void* kept);
   // d_scores, the gradients of f, become those of scale s; 0 stays 0. Null where f is the identity.
   void (*gradient)(const void* kept, void* d_scores, int32_t vectors, int64_t count, const LinkParameters&);
+  // Of the second order: d_scores as `gradient`, and how they move, `moved`, where scale s moves by `tangents`:
+  // moved f' + d_scores f'' tangents. Where both are 0 they stay 0.
+  void (*curvature)(const void* kept, const void* tangents, void* d_scores, void* moved, int32_t vectors, int64_t count,
+                    const LinkParameters&);
 };
 
 // 2^-(rate (j - center))^2 of the keys j of a tile, from its first; center = whole[i] + rest[i] of each query, |rest| <= 1/2.
@@ -217,6 +221,12 @@ struct Arithmetic {
   // lse is scale top + rest, in base 2. top, rest and shift are one T a query; a query whose rest is inf has no weight.
   void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
                         const void* rest, const void* shift, void* weights, void* d_scores, int64_t stride);
+  // Of the second order: s, d_weights, how these move, `moved`, and how the scores do, `tangents` in natural units, become
+  // the weights and how they move, in rows `stride` apart, and the gradients of the scores, in d_weights, and how these
+  // move, in `moved`. t_lse and t_shift: how lse, natural, and shift move. Of T; not of pairs.
+  void (*soft_gradient_tangent)(const void* s, void* d_weights, void* moved, const void* tangents, int32_t vectors,
+                                int64_t count, double scale, const void* top, const void* rest, const void* shift,
+                                const void* t_lse, const void* t_shift, void* weights, void* t_weights, int64_t stride);
   // What soft_gradient leaves undone where d_scores is null.
   void (*store_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
   // As soft_gradient without d_scores, for a compact kernel, where lse is rest.

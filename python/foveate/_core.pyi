@@ -98,6 +98,12 @@ class _Backward(Options, _Outputs, total=False):
     d_centers: Array | None
     d_sigma: Array | None
 
+class _Moving(_Backward, _Tangents, total=False):
+    t_output: Array
+    t_lse: Array
+    t_d_output: Array | None
+    t_d_lse: Array | None
+
 class _HardBackward(Options, _Outputs, total=False):
     index: Array
     lse: Array
@@ -106,6 +112,7 @@ class _HardBackward(Options, _Outputs, total=False):
 
 # Write the gradients that are arrays.
 def attention_backward(*spread: tuple[Any, ...], **options: Unpack[_Backward]) -> None: ...
+def attention_backward_jvp(*spread: tuple[Any, ...], **options: Unpack[_Moving]) -> None: ...
 def hard_attention_backward(*spread: tuple[Any, ...], **options: Unpack[_HardBackward]) -> None: ...
 def multinoulli(p: Array, logits: bool, low: int, high: int, index: NDArray[Any], /) -> None: ...
 def multinomial(

@@ -49,6 +49,7 @@ struct Problem {
   Operand t_sink;                   // one float64 a leading index
   Operand t_out;                    // like out
   Operand t_lse;                    // (Lq,) of the accumulator's type: row_stride
+  Operand t_d_out, t_d_lse;         // like d_out and d_lse; t_out and t_lse are the forward's tangents then
 
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
   fv_family family = FV_INNER;

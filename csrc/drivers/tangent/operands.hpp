@@ -14,7 +14,8 @@ namespace foveate {
 template <class T>
 class TangentOperands {
  public:
-  TangentOperands(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
+  // always: there are tangents() even where no score moves.
+  TangentOperands(const Plan& plan, const QueryBlocks& blocks, Carver& carver, bool always = false) noexcept
       : plan_(plan), p_(plan.problem), arithmetic_(plan.arithmetic), inner_(plan.scoring.tangents == nullptr) {
     const int64_t keys = plan.most_tile_keys(), group = arithmetic_.group;
     panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p_.head_size))));
@@ -24,7 +25,7 @@ class TangentOperands {
     keys_ = carver.take(p_.t_key && !plan.t_keys_in_place ? keys * key_bytes_ : 0);
     values_ = carver.take(p_.t_value ? (keys + group - 1) / group * value_bytes_ : 0);
     zeros_ = carver.take(inner_ ? 0 : std::max(panel_bytes_, key_bytes_));
-    const int64_t cells = scored() ? keys * blocks.width : 0;
+    const int64_t cells = scored() || always ? keys * blocks.width : 0;
     tangents_ = carver.take<T>(cells);
     more_ = carver.take<T>(inner_ && p_.t_query && p_.t_key ? cells : 0);
     // what a product lacks; scores are in base 2 after their last link, tangents natural
@@ -59,44 +60,39 @@ class TangentOperands {
   // without factor(). Cells that are not seen may hold anything.
   const T* score(QueryBlock& block, int p, const KeyRange& s, const char* link_kept) noexcept {
     const int32_t vectors = block.vectors(p);
-    const int64_t count = s.count(), cells = count * vectors * arithmetic_.lanes;
+    const int64_t count = s.count();
     factor_now_ = factor_;
-    const T* more = nullptr;
-    const auto product = [&](const void* panel, const LoadedRows& keys, T* to) {
-      plan_.scoring.scores(panel, vectors, keys, count, p_.head_size, nullptr, to, nullptr, block.partial(),
-                           Prefetch{});
-    };
-    if (!inner_ && (p_.t_query || p_.t_key)) {
-      plan_.scoring.tangents(block.packed(p), panel(p), vectors, block.keys(s.begin), keys(block, s.begin), count,
-                             p_.head_size, plan_.factors, tangents_);
-    } else if (p_.t_query) {
-      product(panel(p), block.keys(s.begin), tangents_);
-      if (p_.t_key) product(block.packed(p), keys(block, s.begin), more_);
-      more = p_.t_key ? more_ : nullptr;
-    } else if (p_.t_key) {
-      product(block.packed(p), keys(block, s.begin), tangents_);
-    } else {
-      std::fill_n(tangents_, cells, T(0));
-    }
+    T* const more = products(block, p, s);
     const auto each = [&](auto&& f) {
       f(tangents_);
-      if (more) f(more_);
+      if (more) f(more);
     };
     if (plan_.links.has_gradient())
       each([&](T* t) { plan_.links.pull_back(link_kept, block.link_bytes(), t, vectors, count); });
     if (p_.t_mask) {
-      each([&](T* t) { arithmetic_.scaled.apply(t, vectors, count, {factor_ * log2_e, 0, 1}, nullptr); });
+      each([&](T* t) { scale(t, vectors, count, factor_ * log2_e); });
       factor_now_ = 1 / log2_e;  // of the mask's, as a bias is added
-      const Panel& queries = block.panel(p);
-      const char* rows[most_lanes];
-      for (int32_t i = 0; i < queries.live; ++i)
-        rows[i] = row_of(plan_, p_.t_mask, block.batch(), queries, i) + block.key_of(s) * p_.t_mask.column_stride;
-      arithmetic_.add_bias(tangents_, vectors, count, rows, dtype_of(p_.t_mask), p_.t_mask.column_stride, queries.live);
+      add_mask(block, p, s);
     }
     return more;
   }
   T* tangents() { return tangents_; }
   double factor() const { return factor_now_; }
+
+  // The same as one sum, in natural units. inputs: for each link the tangents of what goes into it.
+  void score_whole(QueryBlock& block, int p, const KeyRange& s, const char* link_kept, char* inputs) noexcept {
+    const int32_t vectors = block.vectors(p);
+    const int64_t count = s.count(), cells = count * vectors * arithmetic_.lanes;
+    const T* const more = products(block, p, s);
+    for (int64_t i = 0; more && i < cells; ++i) tangents_[i] += more[i];
+    scale(tangents_, vectors, count, factor_);
+    if (plan_.links.has_gradient())
+      plan_.links.move(link_kept, inputs, block.link_bytes(), tangents_, vectors, count, cells * int64_t(sizeof(T)));
+    if (!p_.t_mask) return;
+    scale(tangents_, vectors, count, log2_e);
+    add_mask(block, p, s);
+    scale(tangents_, vectors, count, 1 / log2_e);
+  }
 
   // Of the values of the open tile, as QueryBlock::values.
   LoadedRows values(const QueryBlock& block, int64_t begin, bool finite) noexcept {
@@ -124,6 +120,44 @@ class TangentOperands {
   }
 
  private:
+  // Into tangents(), and what is to be added: as the products leave them.
+  T* products(QueryBlock& block, int p, const KeyRange& s) noexcept {
+    const int32_t vectors = block.vectors(p);
+    const int64_t count = s.count(), cells = count * vectors * arithmetic_.lanes;
+    const auto product = [&](const void* panel, const LoadedRows& keys, T* to) {
+      plan_.scoring.scores(panel, vectors, keys, count, p_.head_size, nullptr, to, nullptr, block.partial(),
+                           Prefetch{});
+    };
+    if (!inner_ && (p_.t_query || p_.t_key)) {
+      plan_.scoring.tangents(block.packed(p), panel(p), vectors, block.keys(s.begin), keys(block, s.begin), count,
+                             p_.head_size, plan_.factors, tangents_);
+    } else if (p_.t_query) {
+      product(panel(p), block.keys(s.begin), tangents_);
+      if (!p_.t_key) return nullptr;
+      product(block.packed(p), keys(block, s.begin), more_);
+      return more_;
+    } else if (p_.t_key) {
+      product(block.packed(p), keys(block, s.begin), tangents_);
+    } else {
+      std::fill_n(tangents_, cells, T(0));
+    }
+    return nullptr;
+  }
+
+  void scale(T* t, int32_t vectors, int64_t count, double factor) const noexcept {
+    arithmetic_.scaled.apply(t, vectors, count, {factor, 0, 1}, nullptr);
+  }
+
+  // As a bias: times log2(e).
+  void add_mask(const QueryBlock& block, int p, const KeyRange& s) noexcept {
+    const Panel& queries = block.panel(p);
+    const char* rows[most_lanes];
+    for (int32_t i = 0; i < queries.live; ++i)
+      rows[i] = row_of(plan_, p_.t_mask, block.batch(), queries, i) + block.key_of(s) * p_.t_mask.column_stride;
+    arithmetic_.add_bias(tangents_, block.vectors(p), s.count(), rows, dtype_of(p_.t_mask), p_.t_mask.column_stride,
+                         queries.live);
+  }
+
   Rows rows_of(const QueryBlock& block, const Operand& x, int64_t begin) const {
     return {block.base(x) + (block.tile().first + begin) * x.row_stride, dtype_of(x), x.row_stride, x.column_stride};
   }

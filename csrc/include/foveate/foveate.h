@@ -181,6 +181,18 @@ typedef struct fv_gradients {
 fv_status fv_attention_backward(const fv_problem*, const fv_array* out, const fv_array* lse, const fv_array* d_out,
                                 const fv_array* d_lse, const fv_gradients*, fv_error*) FV_NOEXCEPT;
 
+/* How what fv_attention_backward writes moves, the second order: when the operands move along the tangents, out and lse by
+ * t_out (..., Lq, Dv) and t_lse (..., Lq), which fv_attention_jvp gives for these, and d_out and d_lse by t_d_out and
+ * t_d_lse, in their shapes, each optional (NULL: not at all). t_lse and t_d_lse are float32 (float64 for float64). The
+ * tangents of key and value have no leading axis along which both have an extent of 1. gradients: where the tangents of
+ * those of query, key, value, mask (added to) and sink go, as fv_attention_backward has the gradients; the others have
+ * none. If d_out is the output's cotangent, this is also the double backward: the gradients for query, key and value,
+ * where the tangents are the cotangents of their gradients; for d_out it is what fv_attention_jvp gives. */
+fv_status fv_attention_backward_jvp(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
+                                    const fv_array* d_out, const fv_array* d_lse, const fv_array* t_out,
+                                    const fv_array* t_lse, const fv_array* t_d_out, const fv_array* t_d_lse,
+                                    const fv_gradients*, fv_error*) FV_NOEXCEPT;
+
 /* Hard attention chooses one key for each query: the most probable one (the first of equals; takes no random), or
  * `draws` keys, each drawn with the weights of attention as probabilities. */
 typedef enum fv_selection { FV_ARGMAX, FV_SAMPLE } fv_selection;

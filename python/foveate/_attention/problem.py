@@ -52,6 +52,15 @@ class Tangents(NamedTuple):
     t_sink: Array | None = None  # float64, over leading axes
 
 
+class Moved(NamedTuple):
+    """How the answers move with the operands, as `jvp` gave it, and their gradients; None: not."""
+
+    t_output: Array
+    t_lse: Array
+    t_d_output: Array | None = None
+    t_d_lse: Array | None = None
+
+
 class Outputs(NamedTuple):
     """Where a kernel writes the gradients; None: not wanted."""
 
@@ -139,6 +148,12 @@ class Problem(NamedTuple):
     def backward(self, answers: Answers, outputs: Outputs) -> None:
         """Write the gradients of `attend`."""
         _core.attention_backward(self, answers, outputs)
+
+    def backward_jvp(
+        self, answers: Answers, tangents: Tangents, moved: Moved, outputs: Outputs
+    ) -> None:
+        """Write how what `backward` writes moves."""
+        _core.attention_backward_jvp(self, answers, tangents, moved, outputs)
 
     def backward_of_choices(self, choices: Choices, outputs: Outputs) -> None:
         """Write the gradients of `choose`."""
