@@ -232,7 +232,10 @@ class Mask {
 struct Stated {
   Stated(const Tensor& query_tensor, const Tensor& key_tensor, const Tensor& value_tensor, const Tensor& mask_tensor,
          double dropout, bool causal, const Optional& scale)
-      : query(query_tensor), key(key_tensor), value(value_tensor), mask(mask_tensor, query.ndim == 4 ? query.extents[2] : 0) {
+      : query(query_tensor),
+        key(key_tensor),
+        value(value_tensor),
+        mask(mask_tensor, query.ndim == 4 ? query.extents[2] : 0) {
     if (dropout != 0) refuse("got dropout, wanted none in fused attention on the CPU");
     if (query.ndim != 4 || key.ndim != 4 || value.ndim != 4) refuse("got other than 4 axes, wanted 4");
     const std::int64_t heads = query.extents[1];
