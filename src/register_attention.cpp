@@ -89,6 +89,14 @@ class Call {
     return status == FV_OK ? PyTuple_Pack(4, out.ptr(), lse.ptr(), t_out.ptr(), t_lse.ptr()) : failed(status);
   }
 
+  // The shape of the output alone, of a problem that is checked and not computed.
+  PyObject* shape() {
+    int64_t shape[FV_MAX_DIMS];
+    int32_t ndim = 0;
+    if (!parsed_ || !output_shape(&ndim, shape)) return nullptr;
+    return shape_tuple(ndim, shape).release().ptr();
+  }
+
   PyObject* differentiate() {
     if (!parsed_) return nullptr;
     const Arguments& a = given_;
@@ -295,6 +303,8 @@ PyMethodDef entries[] = {
     entry<kMoving, &Call::differentiate_moving>("Writes how the gradients of attention move."),
     entry<kHard, &Call::choose>("(output, index, log_prob)."),
     entry<kHardBackward, &Call::differentiate_choices>("Writes the gradients of hard attention that are arrays."),
+    {"attention_shape", untyped(reinterpret_cast<void (*)()>(&entry_of<kAttention, &Call::shape>)),
+     METH_FASTCALL | METH_KEYWORDS, "The shape of the output of attention, which checks all and computes nothing."},
     {"are_plain", untyped(reinterpret_cast<void (*)()>(&are_plain)), METH_FASTCALL,
      "are_plain(*arrays): no array needs a conversion, and all are of one dtype"},
     {nullptr, nullptr, 0, nullptr},

@@ -230,8 +230,8 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def is_tensor(x: object) -> bool:
-    """Tell a tensor of torch, without importing that."""
-    return hasattr(x, "__torch_function__")
+    """Tell a tensor of torch, or an array of JAX, without importing these."""
+    return hasattr(x, "__torch_function__") or hasattr(x, "aval")
 
 
 def finite(name: str, x: object) -> float:
