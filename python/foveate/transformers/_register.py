@@ -14,7 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ._attend import attend
 from ._mask import make_mask
-from ._tables import refuse_in_tables
+from ._own import adopt_when_asked
+from ._tables import enter_in_tables
 
 _NAME = "foveate"
 
@@ -68,7 +69,8 @@ def register() -> None:
     """
     AttentionInterface.register(_NAME, attend)
     AttentionMaskInterface.register(_NAME, make_mask)
-    refuse_in_tables(_NAME)
+    enter_in_tables(_NAME)
+    adopt_when_asked()
 
 
 @contextmanager
