@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from functools import cache, partial, wraps
+from inspect import unwrap
 from types import FunctionType
 from typing import Any
 
@@ -17,11 +18,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, PreTrainedModel
 
-from ._scores import _PRODUCTS, Scores, made, scores_by
+from ._refusals import weights_wanted
+from ._scores import PRODUCTS, Scores, as_products, flat, made, share_heads
 
 _NAME = "foveate"
 _known_here: ContextVar[bool] = ContextVar("_known_here", default=False)
-_STARTS = frozenset({*_PRODUCTS, torch.einsum, torch.baddbmm, Tensor.baddbmm})
+_STARTS = frozenset({*PRODUCTS, torch.einsum, torch.baddbmm, Tensor.baddbmm})
 
 
 class _Watch(TorchFunctionMode):  # type: ignore[misc]  # torch is untyped here
@@ -45,27 +47,23 @@ class _Watch(TorchFunctionMode):  # type: ignore[misc]  # torch is untyped here
             bias, *args = (*args, *(kwargs[x] for x in ("batch1", "batch2") if x in kwargs))
             if len(args) != 2 or not kwargs.keys() <= {"batch1", "batch2", "beta", "alpha"}:
                 return None
-            scores = self._product(*args)
+            scores = self._product(args[0], args[1].transpose(-1, -2))
             if scores is None:
                 return None
             return scores * kwargs.get("alpha", 1) + bias * kwargs.get("beta", 1)
         if kwargs:
             return None
         if func is torch.einsum:
-            operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
-            if len(operands) != 2 or not scores_by(args[0]):
-                return None
-            return self._product(operands[0], operands[1], is_transposed=True)
-        return self._product(*args) if len(args) == 2 else None
+            operands = as_products(*flat(args)) if len(flat(args)) == 3 else None
+            return None if operands is None else self._product(*operands)
+        if len(args) != 2 or args[1].ndim < 3:
+            return None
+        return self._product(args[0], args[1].transpose(-1, -2))
 
-    def _product(self, query: Any, key: Any, *, is_transposed: bool = False) -> Any:
+    def _product(self, query: Any, key: Any) -> Any:
         if type(query) is not Tensor or type(key) is not Tensor:
             return None
-        if not is_transposed:
-            if key.ndim < 3:
-                return None
-            key = key.transpose(-1, -2)
-        if not 3 <= query.ndim == key.ndim <= 5 or query.shape[:-2] != key.shape[:-2]:
+        if not 3 <= query.ndim == key.ndim <= 5 or not share_heads(query, key):
             return None
         if query.shape[-1] != key.shape[-1] or query.dtype != key.dtype or not query.is_cpu:
             return None
@@ -79,7 +77,8 @@ def _forward(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_compiling() or getattr(config, "_attn_implementation", None) != _NAME:
         return forward(*args, **kwargs)
     with _Watch(module):
-        return made(forward(*args, **kwargs))
+        answer = forward(*args, **kwargs)
+    return made(answer, unless_answered=not weights_wanted(kwargs))
 
 
 @cache
@@ -89,14 +88,14 @@ def _writes_out(kind: type[torch.nn.Module]) -> bool:
         return False
     classes = (x for x in kind.__mro__ if issubclass(x, torch.nn.Module))
     functions = [
-        function
+        unwrap(function)
         for x in classes
         if x is not torch.nn.Module
         for function in vars(x).values()
         if isinstance(function, FunctionType)
     ]
     names = {name for function in functions for name in function.__code__.co_names}
-    return "softmax" in names and "ALL_ATTENTION_FUNCTIONS" not in names
+    return not names.isdisjoint(("softmax", "Softmax")) and "ALL_ATTENTION_FUNCTIONS" not in names
 
 
 def adopt(model: torch.nn.Module, config: Any = None) -> None:

@@ -57,6 +57,11 @@ def check_keywords(module: torch.nn.Module, rest: dict[str, Any]) -> bool:
                 f"{name}: got {what} for {type(module).__name__}, which "
                 f'attn_implementation="foveate" cannot honor; wanted none, or {instead}'
             )
+    return weights_wanted(rest)
+
+
+def weights_wanted(rest: dict[str, Any]) -> bool:
+    """Tell whether the weights are wanted: by a keyword, or by a model that collects them."""
     collected = None if _active_collector is None else _active_collector.get()
     return bool(rest.get("output_attentions")) or bool(
         collected and any(name.endswith("attentions") for name in collected)

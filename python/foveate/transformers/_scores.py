@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ._mask import Mask
 
-_PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
+PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 _SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
 _FACTORS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
 _QUOTIENTS = {torch.div, Tensor.div, Tensor.__truediv__}
@@ -34,6 +34,9 @@ _IN_PLACE = {
     Tensor.__itruediv__: Tensor.div,
     Tensor.masked_fill_: Tensor.masked_fill,
 }
+# What these have as their queries do; a dtype of their own.
+_DTYPE = {Tensor.dtype.__get__}
+_OF_QUERIES = {*_DTYPE, Tensor.device.__get__, Tensor.requires_grad.__get__}
 _METADATA = {Tensor.dim, Tensor.ndim.__get__, Tensor.shape.__get__, Tensor.size}
 
 # A score as small as this is not seen.
@@ -57,16 +60,16 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
     _dropout: float
     _dtype: torch.dtype
     _made: Tensor | None
-    _was_dropped: bool  # by an answer that was given
+    _answered: bool  # whether values were summed by these weights
 
     @classmethod
     def of(cls, module: Any, attend: Any, query: Tensor, key: Tensor) -> Scores:
-        """Return the products of queries and keys, whose leading axes are the same."""
+        """Return the products of queries and keys, of which `share_heads` holds."""
         shape = (*query.shape[:-1], key.shape[-2])
         made: Scores = torch.empty(shape, dtype=query.dtype, device="meta").as_subclass(cls)
         made._module, made._attend, made._query, made._key = module, attend, query, key
         made._scale, made._added, made._is_weights, made._dropout = 1.0, [], False, 0.0
-        made._dtype, made._made, made._was_dropped = query.dtype, None, False
+        made._dtype, made._made, made._answered = query.dtype, None, False
         return made
 
     def but(self, shape: Any = None, **changes: Any) -> Scores:
@@ -85,7 +88,7 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
             For weights that were dropped already, which are not known any more.
         """
         if self._made is None:
-            if self._was_dropped:
+            if self._answered and self._dropout > 0:
                 raise ValueError(
                     f"output_attentions: got True for {type(self._module).__name__} in training "
                     'with dropout, wanted evaluation, no dropout, or attn_implementation="eager"'
@@ -111,12 +114,11 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
         kwargs = kwargs or {}
         if func in _METADATA:
             return super().__torch_function__(func, types, args, kwargs)
+        args = flat(args) if func is torch.einsum else args
         own = next((x for x in args if isinstance(x, Scores)), None)
         if own is not None and own._made is None:
-            if func is Tensor.dtype.__get__:
-                return own._dtype
-            if func in (Tensor.device.__get__, Tensor.requires_grad.__get__):
-                return func(own._query)
+            if func in _OF_QUERIES:
+                return own._dtype if func in _DTYPE else func(own._query)
             if func in _LIKE and args[0] is not own:
                 return func(args[0], torch.empty(own.size(), device="meta"))
             in_place = func in _IN_PLACE and args[0] is own
@@ -138,10 +140,9 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
         if self._is_weights:
             if func is functional.dropout:
                 return self._with_dropout(*others, **kwargs)
-            if func in _PRODUCTS and args[0] is self and not kwargs:
+            if func in PRODUCTS and args[0] is self and not kwargs:
                 return self._answer(others[0])
-            is_sum = func is torch.einsum and sums_by(args[0]) and args[-2:][0] is self
-            return self._answer(args[-1]) if is_sum and not kwargs else None
+            return self._sum(*args) if func is torch.einsum and len(args) == 3 else None
         if func in _SOFTMAXES:
             return self._softmax(*others, **kwargs)
         if kwargs or not 1 <= len(others) <= 2:
@@ -155,6 +156,9 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
             return self._times(others[0])
         if len(others) == 1 and func in _QUOTIENTS and args[0] is self:
             return self._times(1 / others[0])
+        if len(others) == 1 and func in (torch.max, torch.maximum):
+            is_least = isinstance(others[0], Tensor) and others[0].ndim == 0
+            return self if is_least and float(others[0]) <= _HIDDEN else None
         if len(others) == 2 and func in _FILLS and args[0] is self:
             return self._hide(others[0], others[1])
         if len(others) == 2 and func is torch.where and args[1] is self:
@@ -177,7 +181,7 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
         """Give leading axes another shape."""
         shape = list(sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
         now = tuple(self.size())
-        if len(shape) < 3 or self._was_dropped:
+        if len(shape) < 3 or (self._answered and self._dropout > 0):
             return None
         if -1 in shape:
             rest = 1
@@ -187,10 +191,11 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
         if tuple(shape[-2:]) != now[-2:]:
             return None
         lead = shape[:-2]
+        key = self._key.expand(*now[:-2], *self._key.shape[-2:])
         return self.but(
             shape,
             _query=self._query.reshape(*lead, *self._query.shape[-2:]),
-            _key=self._key.reshape(*lead, *self._key.shape[-2:]),
+            _key=key.reshape(*lead, *key.shape[-2:]),
             _added=[
                 x if x.ndim <= 2 else x.expand(*now[:-2], *x.shape[-2:]).reshape(*lead, *x.shape[-2:])
                 for x in self._added
@@ -206,6 +211,8 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
         return count
 
     def _plus(self, other: Any) -> Any:
+        if isinstance(other, int | float):
+            other = torch.tensor(float(other), dtype=self._dtype)
         if not isinstance(other, Tensor) or not self._takes(other):
             return None
         return self.but(_added=[*self._added, other])
@@ -249,11 +256,31 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
         known = not rest and not inplace and self._dropout == 0 and self._module.training
         return self.but(_dropout=p) if known else None
 
+    def _sum(self, equation: Any, weights: Any, value: Any) -> Any:
+        """Return the sum of values that an equation of einsum says."""
+        letters = _letters(equation)
+        if letters is None or weights is not self or isinstance(value, Scores):
+            return None
+        own, values, output = letters
+        lead, query, key = own[:-2], own[-2], own[-1]
+        column = set(values) - set(own)
+        if len(column) != 1 or not set(lead) | {key} <= set(values) or query in values:
+            return None
+        whole = (*lead, query, *column)
+        if set(whole) != set(output):
+            return None
+        answer = self._answer(_permuted(value, values, (*lead, key, *column)))
+        return None if answer is None else _permuted(answer, whole, output)
+
     def _answer(self, value: Any) -> Any:
         """Return the sum of values by these weights: a call of attention."""
         query, key, lead = self._query, self._key, self.size()[:-2]
-        if not isinstance(value, Tensor) or value.shape[:-2] != lead or self.size(-1) == 0:
+        if not isinstance(value, Tensor) or isinstance(value, Scores) or self.size(-1) == 0:
             return None
+        if value.ndim != self.ndim or not share_heads(query, value):
+            return None
+        if value.shape[:-2] != key.shape[:-2]:
+            key, value = (x.expand(*lead, *x.shape[-2:]) for x in (key, value))
         if value.shape[-2] != self.size(-1) or value.dtype != query.dtype:
             return None
         if not self._dtype == value.dtype == key.dtype:
@@ -264,13 +291,13 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
         bias, seen = self._in_two(lead, four)
         output, weights = self._attend(
             self._module,
-            *(x.reshape(*four, *x.shape[-2:]) for x in (query, key, value)),
+            *(x if len(lead) == 2 else x.reshape(*four, *x.shape[-2:]) for x in (query, key, value)),
             seen,
             dropout=self._dropout,
             scaling=self._scale,
             position_bias=bias,
         )
-        self._was_dropped = self._dropout > 0
+        self._answered = True
         if weights is not None:
             self._made = weights.reshape(self.size())
         return output.transpose(1, 2).reshape(*lead, *output.shape[1:2], value.shape[-1])
@@ -298,39 +325,55 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
         return bias, (masks[0] if masks else mask)
 
 
-def made(x: Any) -> Any:
-    """Give the same with all scores made."""
+def made(x: Any, *, unless_answered: bool = False) -> Any:
+    """Give the same with all scores made, but for weights that values were summed by."""
     if isinstance(x, Scores):
-        return x.make()
+        return x if unless_answered and x._answered else x.make()
     if isinstance(x, dict):
-        return {name: made(item) for name, item in x.items()}
+        pairs = x.items()
+        return {name: made(item, unless_answered=unless_answered) for name, item in pairs}
     if type(x) in (tuple, list):
-        return type(x)(map(made, x))
+        return type(x)(made(item, unless_answered=unless_answered) for item in x)
     return x
 
 
-def scores_by(equation: Any) -> bool:
-    """Tell whether an equation of einsum makes products of queries and keys."""
-    parts = _letters(equation)
-    if parts is None:
-        return False
-    query, key, scores = parts
-    return query[:-2] == key[:-2] and query[-1] == key[-1] and scores == query[:-1] + key[-2]
+def flat(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Give the arguments of einsum one by one."""
+    is_list = len(args) == 2 and isinstance(args[1], list | tuple)
+    return (args[0], *args[1]) if is_list else args
 
 
-def sums_by(equation: Any) -> bool:
-    """Tell whether an equation of einsum sums values by weights."""
-    parts = _letters(equation)
-    if parts is None:
-        return False
-    weights, value, answer = parts
-    is_sum = weights[:-2] == value[:-2] and weights[-1] == value[-2]
-    return is_sum and answer == weights[:-1] + value[-1]
+def share_heads(query: Tensor, other: Tensor) -> bool:
+    """Tell whether leading axes are those of the queries, or have one head for all of theirs."""
+    lead, of_other = query.shape[:-2], other.shape[:-2]
+    return bool(lead == of_other or (len(lead) == 2 and (lead[0], 1) == tuple(of_other)))
+
+
+def as_products(equation: Any, query: Any, key: Any) -> tuple[Tensor, Tensor] | None:
+    """Give queries and keys whose products an equation of einsum makes; None: it makes others."""
+    letters = _letters(equation)
+    if letters is None or type(query) is not Tensor or type(key) is not Tensor:
+        return None
+    of_query, of_key, scores = letters
+    lead, row, column = scores[:-2], scores[-2], scores[-1]
+    summed = (set(of_query) & set(of_key)) - set(scores)
+    fits = len(summed) == 1 and set(of_query) == {*lead, row, *summed}
+    if not fits or set(of_key) != {*lead, column, *summed}:
+        return None
+    query = _permuted(query, of_query, (*lead, row, *summed))
+    return query, _permuted(key, of_key, (*lead, column, *summed))
+
+
+def _permuted(x: Tensor, letters: Any, wanted: Any) -> Tensor:
+    return x.permute(*(tuple(letters).index(letter) for letter in wanted))
 
 
 def _letters(equation: Any) -> tuple[str, str, str] | None:
+    """Give the letters of the two operands and the output of an equation of einsum."""
     if not isinstance(equation, str) or equation.count(",") != 1 or "->" not in equation:
         return None
-    inputs, output = equation.replace(" ", "").replace("...", "").split("->")
+    inputs, output = equation.replace(" ", "").split("->")
     one, other = inputs.split(",")
-    return (one, other, output) if len(one) == len(other) == len(output) >= 3 else None
+    parts = one, other, output
+    is_plain = all(x.isalpha() and len(set(x)) == len(x) >= 3 for x in parts)
+    return parts if is_plain else None
