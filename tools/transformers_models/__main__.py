@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SECONDS, BYTES = 30, 6 << 30
+SECONDS, BYTES = 45, 6 << 30
 
 
 def _child(kind: str, to: int) -> None:

@@ -56,7 +56,7 @@ def _classes_that_take(configuration: type[Any]) -> list[type[Any]]:
 def _tensors(x: Any, path: str = "") -> dict[str, torch.Tensor]:
     """Give all float tensors of an output, by their paths."""
     if isinstance(x, torch.Tensor):
-        return {path: x.float()} if x.is_floating_point() else {}
+        return {path: x.double()} if x.is_floating_point() else {}
     if isinstance(x, dict):
         pairs = list(x.items())
     elif isinstance(x, list | tuple):
@@ -149,6 +149,8 @@ def examine(kind: str) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001
         return {**found, "result": "refused", "why": _short(error)}
     apart = _apart(got, wanted)
+    if count and apart >= TOLERANCE:  # rounding, or more?
+        apart, found["dtype"] = _apart_in_double(model, inputs, apart)
     found["apart"], found["calls"] = apart, count.total()
     if not count:
         found["result"] = "by itself" if _attends(model) else "no attention"
@@ -164,6 +166,22 @@ def examine(kind: str) -> dict[str, Any]:
         found["weights"] = _weights(model, inputs)
     found["generation"] = _generation(kind)
     return found
+
+
+def _apart_in_double(model: Any, inputs: dict[str, Any], apart: float) -> tuple[float, str]:
+    """Compare again in float64, where rounding is not seen."""
+    wide = {
+        x: y.double() if isinstance(y, torch.Tensor) and y.is_floating_point() else y
+        for x, y in inputs.items()
+    }
+    model.double()
+    try:
+        outputs = [_tensors(_run(model, x, wide)) for x in ("foveate", "eager")]
+        return _apart(*outputs), "float64"
+    except Exception:  # noqa: BLE001
+        return apart, "float32"
+    finally:
+        model.float()
 
 
 def _padded(model: Any, inputs: dict[str, Any]) -> str:
@@ -199,17 +217,21 @@ def _weights(model: Any, inputs: dict[str, Any]) -> str:
     except Exception as error:  # noqa: BLE001
         return _short(error)
     apart = _apart(_tensors({x: got[x] for x in got if "attentions" in x}), wanted)
+    if apart >= TOLERANCE:
+        apart, _ = _apart_in_double(model, {**inputs, "output_attentions": True}, apart)
     return "equal" if apart < TOLERANCE else f"differs by {apart:.1g}"
 
 
-def _generation(kind: str) -> dict[str, str]:
+def _generation(kind: str, dtype: torch.dtype = torch.float32) -> dict[str, str]:
     """Generate with a cache that grows, and with a static one, where "eager" can."""
     names = classes_of(kind, _GENERATING)
     made = _runnable(kind, names[:2]) if names else "no class"
     if isinstance(made, str) or not made[0].can_generate():
         return {}
     model, inputs = made
+    model.to(dtype)
     inputs = {x: y for x, y in inputs.items() if not x.startswith("decoder")}
+    inputs = {x: y.to(dtype) if y.is_floating_point() else y for x, y in inputs.items()}
     found = {}
     for cache in ("dynamic", "static"):
         logits = {}
@@ -229,6 +251,8 @@ def _generation(kind: str) -> dict[str, str]:
                 break
         if len(logits) == 2:
             apart = _apart(*({"": torch.nan_to_num(x, neginf=0.0)} for x in logits.values()))
+            if apart >= TOLERANCE and model.dtype == torch.float32:
+                return _generation(kind, torch.float64)
             found[cache] = "equal" if apart < TOLERANCE else f"differs by {apart:.1g}"
             if not count:
                 found[cache] = "by itself"

@@ -49,7 +49,12 @@ def _candidates(name: str, config: Any) -> list[Any]:
         frames = _of(config, "num_frames", "frames_per_clip", default=0)
         plain = [torch.randn(BATCH, channels, *size) for size in sizes]
         video = [torch.randn(1, frames, channels, *size) for size in sizes[:2]] if frames else []
-        return video + plain
+        patch = _of(config, "patch_size", default=8)
+        rows = channels * (_pair(patch)[0] * _pair(patch)[1])
+        times = _of(config, "temporal_patch_size", default=1)
+        flat = [torch.randn(16, rows * times), torch.randn(1, 16, rows)]
+        pairs = [torch.randn(1, 2, channels, *sizes[0])] if sizes else []
+        return video + plain[:2] + flat + pairs + plain[2:]
     if name in ("pixel_values_videos", "video"):
         size = _pair(_of(config, "image_size", "crop_size", default=32))
         return [torch.randn(1, _of(config, "num_frames", "frames_per_clip", default=4), 3, *size)]
@@ -58,7 +63,10 @@ def _candidates(name: str, config: Any) -> list[Any]:
         frames = 2 * _of(config, "max_source_positions", default=64)
         return [torch.randn(BATCH, bins, frames), torch.randn(BATCH, 64, bins), torch.randn(BATCH, 64, 2 * bins)]
     if name in ("input_values", "audio_values", "waveform"):
-        return [torch.randn(BATCH, 4000), torch.randn(BATCH, 1, 4000), torch.randn(BATCH, 16, 80)]
+        length = _of(config, "max_length", default=16)
+        bins = _of(config, "num_mel_bins", default=80)
+        plain = [torch.randn(BATCH, 4000), torch.randn(BATCH, 1, 3840), torch.randn(BATCH, 16, 80)]
+        return [*plain, torch.randn(BATCH, length if isinstance(length, int) else 16, bins)]
     if name == "bbox":
         return [torch.randint(1, 90, (BATCH, LENGTH, 4)).cumsum(-1).clamp(max=99)]
     if name == "past_values":
@@ -71,13 +79,20 @@ def _candidates(name: str, config: Any) -> list[Any]:
         return [torch.randn(BATCH, length, _of(config, "num_time_features", default=1))]
     if name == "past_observed_mask":
         return [torch.ones_like(_candidates("past_values", config)[0])]
+    if name in ("input_features_mask", "feature_attention_mask"):
+        return [torch.ones(BATCH, x.shape[y]) for x in _candidates("input_features", config) for y in (-1, -2)]
+    if name == "qformer_input_ids":
+        return [_words(config)]
     if name in ("inputs_embeds", "hidden_states", "encoder_hidden_states", "x"):
+        if hasattr(config, "temporal_patch_size"):
+            patch = config.in_channels * config.temporal_patch_size * config.patch_size**2
+            return [torch.randn(16, patch)]
         return [torch.randn(BATCH, LENGTH, _of(config, "hidden_size", "d_model", "dim", default=32))]
     if name == "visual_feats":
         return [torch.randn(BATCH, 5, _of(config, "visual_feat_dim", default=32))]
     if name == "visual_pos":
         return [torch.rand(BATCH, 5, 4)]
-    if name in ("image_grid_thw", "grid_thw"):
+    if name in ("image_grid_thw", "grid_thw", "grid_hws"):
         return [torch.tensor([[1, 4, 4]])]
     if name == "labels":
         return [_words(config)]

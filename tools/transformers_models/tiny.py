@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-WIDTH, LAYERS, VOCABULARY = 32, 2, 120
+WIDTH, HEADS, LAYERS, VOCABULARY = 64, 4, 2, 120
 MOST_PARAMETERS = 30_000_000
 
 _HEADS = re.compile(r"(^|_)(n|num)?_?(\w+_)?(heads?|n_head)$")
@@ -83,7 +83,29 @@ def _shrunk(fields: dict[str, Any], keep: frozenset[str], by: int = 0) -> dict[s
     return made
 
 
+# In place of those that come with another package.
+_BACKBONE = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": [16, 32, 32, 64],
+    "depths": [1, 1, 1, 1],
+    "out_features": ["stage2", "stage3", "stage4"],
+}
+
+
 def _field(name: str, x: Any, fields: dict[str, Any], keep: frozenset[str], by: int) -> Any:
+    if name == "backbone_config" and isinstance(x, dict) and "timm" in x.get("model_type", ""):
+        return _BACKBONE
+    if name in ("rope_parameters", "rope_scaling") and isinstance(x, dict):
+        made = {y: _rope(y, z, x) for y, z in x.items()}
+        is_one = "rope_type" in made and "rope" in keep
+        return {**made, "mrope_section": _rope("mrope_section", [1, 1, 1], x)} if is_one else made
+    if name == "head_dim" and x is None and "num_attention_heads" in fields and "widths" not in keep:
+        return WIDTH // HEADS
+    if name == "num_experts_per_tok" and x is None:
+        return 2
+    if name == "rope_parameters" and x is None and "rope" in keep:
+        return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     if isinstance(x, dict) and ("model_type" in x or name.endswith("_config")):
         return _shrunk(x, keep)
     if name in ("use_timm_backbone", "use_pretrained_backbone"):
@@ -92,7 +114,7 @@ def _field(name: str, x: Any, fields: dict[str, Any], keep: frozenset[str], by: 
         return 0.3 if name == "initializer_range" else x
     if name.endswith(("token_id", "token_index")):
         return _token(x)
-    if name in ("vocab_size", "text_vocab_size", "audio_vocab_size"):
+    if "vocab_size" in name and name != "type_vocab_size":
         return min(x, VOCABULARY) if isinstance(x, int) else x
     if name in _SMALL and isinstance(x, int):
         return min(x, _SMALL[name])
@@ -109,16 +131,26 @@ def _field(name: str, x: Any, fields: dict[str, Any], keep: frozenset[str], by: 
     if "widths" in keep:
         return x
     if _HEAD_SIZES.search(name):
-        return _divided(x, 8) if isinstance(x, int) and x > 8 else x
+        return min(x, WIDTH // HEADS) if isinstance(x, int) else x
     if _HEADS.search(name) and isinstance(x, int):
         most = max(y for z, y in fields.items() if _HEADS.search(z) and isinstance(y, int))
-        return max(1, x * 4 // most) if most > 4 else x
+        return max(1, x * HEADS // most) if most > HEADS else x
     if name == "image_size" or name == "img_size":
         return x if "images" in keep else _smaller(x, 32)
     if name == "patch_size":
         return x if "images" in keep else _smaller(x, 8)
     if _WIDTH.search(name) and not _NO_WIDTH.search(name):
         return _divided(x, by)
+    return x
+
+
+def _rope(name: str, x: Any, fields: dict[str, Any]) -> Any:
+    """Shrink the sections of a rotation, which fill half of a head, or of its part that turns."""
+    if isinstance(x, dict):
+        return {y: _rope(y, z, x) for y, z in x.items()}
+    if name == "mrope_section" and isinstance(x, list) and len(x) == 3:
+        half = int(WIDTH // HEADS // 2 * fields.get("partial_rotary_factor", 1.0))
+        return [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]
     return x
 
 
@@ -143,6 +175,7 @@ def _few(kinds: list[Any]) -> list[Any]:
 # What is kept as it is, one attempt after the other; and what is left out.
 _ATTEMPTS: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (frozenset(), ()),
+    (frozenset({"rope"}), ()),
     (frozenset(), ("layer_types", "mlp_layer_types")),
     (frozenset({"images"}), ()),
     (frozenset({"layers"}), ()),

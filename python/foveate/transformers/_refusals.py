@@ -25,8 +25,6 @@ _REFUSED = {
     "cu_seq_lens_k": "position_ids that start again at 0 with each sequence",
     "cu_seq_lens_q": "position_ids that start again at 0 with each sequence",
     "head_mask": 'attn_implementation="eager"',
-    "indices": 'attn_implementation="eager", whose mask holds the chosen keys',
-    "sinks": 'attn_implementation="eager": a sink for each query is not known here',
 }
 # What says nothing that the other arguments do not: a window is in the mask, as for "eager".
 _SAID_ALREADY = frozenset({"output_attentions", "position_ids", "sliding_window", "use_cache"})
