@@ -28,6 +28,7 @@ MODULES = {
     "foveate.reference": None,
     "foveate.typing": None,
     "foveate.torch": "torch",
+    "foveate.flash_attn": "torch",
     "foveate.transformers": "transformers",
     "foveate.sklearn": "sklearn",
     "foveate.plot": "matplotlib",
