@@ -37,7 +37,7 @@ class TangentOperands {
 
   // The panels of a block, which are packed.
   void pack(QueryBlock& block) noexcept {
-    if (zeros_) std::memset(zeros_, 0, size_t(std::max(panel_bytes_, key_bytes_)));
+    if (!inner_) std::memset(zeros_, 0, size_t(std::max(panel_bytes_, key_bytes_)));
     if (!p_.t_query) return;
     char* const base = block.base(p_.t_query);
     for (int p = 0; p < block.panels(); ++p) {
