@@ -9,7 +9,7 @@ from processes import output_of
 
 pytest.importorskip("keras")
 
-pytestmark = [pytest.mark.any_isa, pytest.mark.python]
+pytestmark = [pytest.mark.any_isa, pytest.mark.python, pytest.mark.slow]
 
 CODE = """
 import os
