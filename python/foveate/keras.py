@@ -14,7 +14,9 @@ from ._runtime.install import install
 try:
     import keras
     from keras.src.backend import nn as _nn  # what Keras itself asks for attention
-except ImportError as _error:
+except ModuleNotFoundError as _error:
+    if not str(_error.name).startswith("keras"):
+        raise  # the backend of Keras is missing, which says so
     raise ImportError(f"foveate.keras needs keras 3.10 or later: {install('keras')}") from _error
 
 __all__ = ["activate", "activated", "deactivate"]
@@ -193,9 +195,14 @@ def _by_torch(
         cells = _of_four_axes(keras.ops.convert_to_tensor(mask, "bool"), full)
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     query, key, value, cells, groups = group(query, key, value, cells)
-    score = "scaled_dot" if scale is None else ScaledDot(float(scale))
-    reach = {"causal": True, "offset": 0} if is_causal else {}
-    output = attention(query, key, value, score=score, mask=cells, **reach)
+    score = ScaledDot(None if scale is None else float(scale))
+    output: Any = attention(
+        *(query, key, value),
+        score=score,
+        mask=cells,
+        causal=is_causal,
+        offset=0 if is_causal else None,
+    )
     if groups:
         output = output.flatten(1, len(groups))
     return output.transpose(1, 2)
@@ -216,7 +223,7 @@ def _is_left(flash_attention: bool | None, softcap: float | None, *operands: Any
 
 
 def _of_four_axes(x: Any, full: tuple[int, ...]) -> Any:
-    """Give a mask or bias as one for (batch, heads, queries, keys); of three axes it may be both."""
+    """Give a mask or bias four axes: it has no batch where it fits without, else no heads."""
     if len(x.shape) != 3:
         return x
     is_of_heads = all(n in (1, whole) for n, whole in zip(x.shape, full[1:], strict=True))

@@ -538,6 +538,5 @@ def layout_checks() -> str:
 
 
 def test_examples():
-    for module in (fj._attention, fj._dot_product):
-        with jax.numpy_dtype_promotion("standard"):
-            assert doctest.testmod(module).failed == 0
+    with jax.numpy_dtype_promotion("standard"):
+        assert doctest.testmod(fj).failed == 0
