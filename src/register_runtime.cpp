@@ -19,12 +19,13 @@ namespace {
 // ---- Ctrl-C
 
 std::atomic<unsigned long> main_thread{0};
+thread_local int uninterrupted = 0;
 
 void note_main_thread() { main_thread = PyThread_get_thread_ident(); }
 
 // Called by long calls, without the GIL. Only the main thread handles signals, so that no other thread takes the GIL.
 int interrupted() {
-  if (PyThread_get_thread_ident() != main_thread) return 0;
+  if (uninterrupted != 0 || PyThread_get_thread_ident() != main_thread) return 0;
   const PyGILState_STATE state = PyGILState_Ensure();
   const int raised = PyErr_CheckSignals();
   PyGILState_Release(state);
@@ -132,6 +133,9 @@ double measure_read(int64_t bytes, int32_t threads, double seconds) {
 }
 
 }  // namespace
+
+Uninterrupted::Uninterrupted() { ++uninterrupted; }
+Uninterrupted::~Uninterrupted() { --uninterrupted; }
 
 void register_runtime(py::module_& module) {
   using py::arg;

@@ -65,6 +65,7 @@ def attention_weights(
     rows: int | None = ...,
     **options: Unpack[Options],
 ) -> Array: ...
+def attention_shape(*spread: tuple[Any, ...], **options: Unpack[Options]) -> tuple[int, ...]: ...
 def hard_attention(
     *spread: tuple[Any, ...],
     size: int,
@@ -72,6 +73,21 @@ def hard_attention(
     dtype: Any = ...,
     **options: Unpack[Options],
 ) -> tuple[Array, Array, Array]: ...
+
+class _Tangents(Options, total=False):
+    t_query: Array | None
+    t_key: Array | None
+    t_value: Array | None
+    t_mask: Array | None
+    t_sink: Array | None
+
+# The output, the lse, and how they move; the lse and its tangent may be None.
+def attention_jvp(
+    *spread: tuple[Any, ...],
+    return_lse: bool | str = ...,
+    dtype: Any = ...,
+    **options: Unpack[_Tangents],
+) -> tuple[Array, Any, Array, Any]: ...
 
 class _Backward(Options, _Outputs, total=False):
     output: Array
@@ -82,6 +98,12 @@ class _Backward(Options, _Outputs, total=False):
     d_centers: Array | None
     d_sigma: Array | None
 
+class _Moving(_Backward, _Tangents, total=False):
+    t_output: Array
+    t_lse: Array
+    t_d_output: Array | None
+    t_d_lse: Array | None
+
 class _HardBackward(Options, _Outputs, total=False):
     index: Array
     lse: Array
@@ -90,6 +112,7 @@ class _HardBackward(Options, _Outputs, total=False):
 
 # Write the gradients that are arrays.
 def attention_backward(*spread: tuple[Any, ...], **options: Unpack[_Backward]) -> None: ...
+def attention_backward_jvp(*spread: tuple[Any, ...], **options: Unpack[_Moving]) -> None: ...
 def hard_attention_backward(*spread: tuple[Any, ...], **options: Unpack[_HardBackward]) -> None: ...
 def multinoulli(p: Array, logits: bool, low: int, high: int, index: NDArray[Any], /) -> None: ...
 def multinomial(
@@ -125,3 +148,4 @@ def torch_install() -> int: ...
 def torch_install_own() -> None: ...
 def torch_remove(library: int, /) -> None: ...
 def torch_calls() -> tuple[int, int]: ...
+def xla_handlers(minor: int, /) -> dict[str, object]: ...
