@@ -22,6 +22,7 @@ from kinds import (
     local,
     models,
     multinoulli,
+    packed,
     regression,
 )
 
@@ -46,6 +47,7 @@ KINDS = (
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
     Kind(models.WORKLOADS, models.CONTENDERS, models.make_data),
+    Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]

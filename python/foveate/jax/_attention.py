@@ -166,14 +166,15 @@ def attention(
 
     Examples
     --------
-    >>> import jax, jax.numpy as jnp, foveate.jax as fj
+    >>> import jax, jax.numpy as jnp, numpy as np, foveate.jax as fj
     >>> query = jnp.array([[1.0, 0.0]])
     >>> key = jnp.array([[4.0, 0.0], [0.0, 4.0]])
     >>> value = jnp.array([[10.0], [20.0]])
-    >>> jax.jit(fj.attention)(query, key, value)
-    Array([[10.55807]], dtype=float32)
-    >>> jax.grad(lambda x: fj.attention(x, key, value).sum())(query).round(4)
-    Array([[-1.4904,  1.4904]], dtype=float32)
+    >>> print(jax.jit(fj.attention)(query, key, value))
+    [[10.558072]]
+    >>> gradient = jax.grad(lambda x: fj.attention(x, key, value).sum())(query)
+    >>> print(np.asarray(gradient).round(4))
+    [[-1.4904  1.4904]]
     """
     query, key, value = (_floats(*x) for x in (("query", query), ("key", key), ("value", value)))
     if not query.dtype == key.dtype == value.dtype:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _core
+from .._runtime.install import install
 
 # The operands, in their order, and how many of their axes stand behind the leading ones. The last
 # four are those of the gradients.
@@ -239,8 +240,12 @@ def _register() -> None:
     Raises
     ------
     ImportError
-        For an interface that is another one.
+        For a jax that is too old, and for an interface that is another one.
     """
+    if jax.__version_info__ < (0, 8):  # XLA ends the process when it compiles some foreign calls
+        raise ImportError(
+            f"foveate.jax: got jax {jax.__version__}, wanted 0.8 or later: {install('jax')}"
+        )
     header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
     version = re.findall(r"^#define XLA_FFI_API_M(?:AJOR|INOR) (\d+)", header, re.MULTILINE)
     if len(version) != 2 or version[0] != "0":

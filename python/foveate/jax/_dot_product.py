@@ -132,12 +132,13 @@ def dot_product_attention(
 
     Examples
     --------
-    >>> import jax, jax.numpy as jnp, foveate.jax as fj
-    >>> x = jnp.arange(6.0).reshape(3, 1, 2) / 6
-    >>> fj.dot_product_attention(x, x, x, is_causal=True)[:, 0].round(3)
-    Array([[0.   , 0.167],
-           [0.191, 0.358],
-           [0.401, 0.568]], dtype=float32)
+    >>> import jax.numpy as jnp, numpy as np, foveate.jax as fj
+    >>> x = jnp.eye(3)[:, None]  # three rows of one head
+    >>> output = fj.dot_product_attention(x, x, x, is_causal=True, scale=0.0)
+    >>> print(np.asarray(output)[:, 0].round(2))
+    [[1.   0.   0.  ]
+     [0.5  0.5  0.  ]
+     [0.33 0.33 0.33]]
     """
     arrays = {"query": query, "key": key, "value": value, "bias": bias, "mask": mask}
     arrays.update(of_queries=query_seq_lengths, of_keys=key_value_seq_lengths)

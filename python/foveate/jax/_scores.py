@@ -79,8 +79,8 @@ PYTREES = (
 LIBRARY = (*_FIXED, *PYTREES)
 for _kind in PYTREES:
     _register(_kind)
-for _kind in _FIXED:
-    jax.tree_util.register_static(_kind)
+for _fixed in _FIXED:
+    jax.tree_util.register_static(_fixed)
 
 
 def with_scale(score: Any, scale: Any) -> Any:

@@ -30,6 +30,8 @@ def attend(
     s_aux: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,
     is_causal: bool | None = None,
+    sinks: torch.Tensor | None = None,
+    indices: torch.Tensor | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attend for a module of a model: what transformers calls an attention interface.
@@ -48,6 +50,10 @@ def attend(
         As `foveate.torch.attention` has them; `scaling` is that of the score.
     s_aux : tensor of one element a head, optional
         The sink.
+    sinks : tensor (batch, heads, Lq, 1), optional
+        A sink of each query.
+    indices : int tensor (batch, Lq, chosen), optional
+        The keys that were chosen for each query, which sees no others.
     position_bias : float tensor that broadcasts into (batch, heads, Lq, Lk), optional
         Added to the scores.
     is_causal : bool, optional
@@ -86,12 +92,14 @@ def attend(
         reach = reach_of(attention_mask, query.shape[2], key.shape[2])
         seen = reach.get("seen")
         if seen is not None:
-            if wants_weights or position_bias is not None:
+            if wants_weights or position_bias is not None or indices is not None:
                 reach = {name: x for name, x in reach.items() if name != "seen"}
             else:  # nothing else changes the answer
                 key, value, reach = key[:, :, seen], value[:, :, seen], {}
     if position_bias is not None:
         reach = _biased(reach, position_bias)
+    if indices is not None:
+        reach = _chosen(reach, indices, key.shape[2])
     # A group of query heads is an axis of its own, along which keys and values are not repeated.
     groups = (kv_heads, heads // kv_heads) if heads > kv_heads else (heads,)
     if len(groups) == 2:
@@ -104,10 +112,17 @@ def attend(
         options["sink"] = s_aux.reshape(groups)
     weights = None
     rate = dropout if module.training else 0.0
-    if not wants_weights:
-        output = attention(query, key, value, score=ScaledDot(scaling), dropout=rate, **options)
-    else:
-        output, weights = with_weights(query, key, value, ScaledDot(scaling), rate, options)
+    score = ScaledDot(scaling)
+    sink_of_each = None if sinks is None else sinks.unflatten(1, groups)
+    if wants_weights:
+        output, weights = with_weights(query, key, value, score, rate, options, sink_of_each)
+    elif sink_of_each is None:
+        output = attention(query, key, value, score=score, dropout=rate, **options)
+    else:  # the share of the keys in the denominator
+        output, lse = attention(
+            query, key, value, score=score, dropout=rate, return_lse=True, **options
+        )
+        output = output * torch.sigmoid(lse.unsqueeze(-1) - sink_of_each).to(output.dtype)
     if len(groups) == 2:
         output = output.flatten(1, 2)
         weights = None if weights is None else weights.flatten(1, 2)
@@ -120,6 +135,16 @@ def _biased(reach: Reach, bias: torch.Tensor) -> Reach:
     if mask is not None:
         bias = torch.where(mask, bias, -torch.inf) if mask.dtype == torch.bool else bias + mask
     return {**reach, "mask": bias}
+
+
+def _chosen(reach: Reach, indices: torch.Tensor, keys: int) -> Reach:
+    """Hide all keys but those that were chosen for each query."""
+    seen = indices.new_zeros((*indices.shape[:-1], keys), dtype=torch.bool)
+    seen = seen.scatter(-1, indices.long(), True).unsqueeze(1)
+    mask = reach.get("mask")
+    if mask is not None:
+        seen = mask & seen if mask.dtype == torch.bool else torch.where(seen, mask, -torch.inf)
+    return {**reach, "mask": seen}
 
 
 def _over_heads(reach: Reach, groups: tuple[int, ...], q_length: int) -> Reach:

@@ -25,8 +25,6 @@ _REFUSED = {
     "cu_seq_lens_k": "position_ids that start again at 0 with each sequence",
     "cu_seq_lens_q": "position_ids that start again at 0 with each sequence",
     "head_mask": 'attn_implementation="eager"',
-    "indices": 'attn_implementation="eager", whose mask holds the chosen keys',
-    "sinks": 'attn_implementation="eager": a sink for each query is not known here',
 }
 # What says nothing that the other arguments do not: a window is in the mask, as for "eager".
 _SAID_ALREADY = frozenset({"output_attentions", "position_ids", "sliding_window", "use_cache"})
@@ -57,6 +55,11 @@ def check_keywords(module: torch.nn.Module, rest: dict[str, Any]) -> bool:
                 f"{name}: got {what} for {type(module).__name__}, which "
                 f'attn_implementation="foveate" cannot honor; wanted none, or {instead}'
             )
+    return weights_wanted(rest)
+
+
+def weights_wanted(rest: dict[str, Any]) -> bool:
+    """Tell whether the weights are wanted: by a keyword, or by a model that collects them."""
     collected = None if _active_collector is None else _active_collector.get()
     return bool(rest.get("output_attentions")) or bool(
         collected and any(name.endswith("attentions") for name in collected)

@@ -15,7 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from ._attend import attend
 from ._flash import give_flash_attention
 from ._mask import make_mask
-from ._tables import refuse_in_tables
+from ._own import adopt_when_asked
+from ._tables import enter_in_tables
 
 _NAME = "foveate"
 
@@ -75,7 +76,8 @@ def register() -> None:
     AttentionInterface.register(_NAME, attend)
     AttentionMaskInterface.register(_NAME, make_mask)
     give_flash_attention()
-    refuse_in_tables(_NAME)
+    enter_in_tables(_NAME)
+    adopt_when_asked()
 
 
 @contextmanager

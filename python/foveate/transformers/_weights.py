@@ -24,15 +24,22 @@ def with_weights(
     score: ScaledDot,
     dropout: float,
     options: dict[str, Any],
+    sinks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute attention and its weights; the options are those of `foveate.torch.attention`."""
+    """Compute attention and its weights; the options are those of `foveate.torch.attention`.
+
+    A sink of each query may be given instead of one of each head.
+    """
     parts = options.get("mask")
     inputs = query, key, value, options.get("sink"), *(parts if type(parts) is tuple else (parts,))
     learns = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in inputs
     )
-    if dropout > 0 or learns:
-        return _by_formula(query, key, value, score, dropout, **options)
+    if dropout > 0 or learns or sinks is not None:
+        if "sink" in options:
+            sinks = options["sink"][..., None, None]
+        given = {name: x for name, x in options.items() if name != "sink"}
+        return _by_formula(query, key, value, score, dropout, sinks, **given)
     output = attention(query, key, value, score=score, **options)
     return output, weights(query, key, score, **options)
 
@@ -43,8 +50,8 @@ def _by_formula(
     value: Tensor,
     score: ScaledDot,
     dropout: float,
+    sinks: Tensor | None,
     softcap: float | None = None,
-    sink: Tensor | None = None,
     **reach: Any,
 ) -> tuple[Tensor, Tensor]:
     """Compute both by their formulas. What sees nothing has the weights 0."""
@@ -56,8 +63,8 @@ def _by_formula(
     if bias is not None:
         scores = scores + bias
     scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
-    if sink is not None:
-        column = sink.to(scores.dtype)[..., None, None].expand(*scores.shape[:-1], 1)
+    if sinks is not None:
+        column = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
         scores = torch.cat([scores, column], dim=-1)
     made = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     made = torch.where(seen, made[..., : key.shape[-2]], 0.0).to(query.dtype)

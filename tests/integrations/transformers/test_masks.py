@@ -361,8 +361,6 @@ REFUSED = {
     "cu_seq_lens_k": 1,
     "cu_seq_lens_q": 1,
     "head_mask": 1.0,
-    "indices": 1,
-    "sinks": 1.0,
 }
 
 
