@@ -94,7 +94,8 @@ def activate() -> None:
     dropout, masks that learn, tensors without an axis of heads), runs in `foveate::attention`. The
     fast path of `torch.nn.MultiheadAttention` and `TransformerEncoderLayer` in evaluation does too.
 
-    Left to torch are: weights that are wanted (`need_weights`); derivatives of forward mode, and
+    Left to torch are: gradients of fewer than 64 queries without a mask, where its kernel is the
+    faster one; weights that are wanted (`need_weights`); derivatives of forward mode, and
     what `torch.nn.attention.sdpa_kernel` keeps from the fused kernel, as for gradients of second
     order; nested tensors outside of that fast path; in graphs that are compiled or exported, what
     torch computes by formulas there. A graph of torch's cache, or one that was compiled before,
@@ -111,6 +112,7 @@ def activate() -> None:
     >>> import torch, foveate.torch as ft
     >>> attend = torch.nn.functional.scaled_dot_product_attention
     >>> query = torch.zeros(1, 2, 3, 4)
+    >>> before = ft.explain(reset=True)
     >>> with ft.activated():
     ...     output = attend(query, query, query, is_causal=True)
     >>> ft.explain(reset=True)
