@@ -313,15 +313,30 @@ def test_compiled_before_and_after():
     assert not ft.explain().here  # torch's own again, in the same graph
 
 
-def test_graphs_with_formulas_say_so():
-    query, key, value = tensors(size=3)
-    ft.activate()
+def test_compiled_graphs_have_our_operator_for_formulas():
+    query, key, value = (x.requires_grad_() for x in tensors(size=3))
+    bias = torch.randn(QUERIES, KEYS, requires_grad=True)
+    theirs = answers((query, key, value), attn_mask=bias)
     torch.compiler.reset()
-    compiled = torch.compile(lambda *x: attend(*x), backend="aot_eager", fullgraph=True)
-    for context in (torch.no_grad(), torch.inference_mode()):
+    cache = torch._functorch.config.enable_autograd_cache
+    ft.activate()
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    for context in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
         with context:
-            compiled(query, key, value)
-        assert "traced" in repr(ft.explain(reset=True))
+            output = compiled(query, key, value, bias)
+        torch.testing.assert_close(output.detach(), theirs[0])
+        assert list(ft.explain().here) == ["attention by formulas, traced into a graph"]
+        assert not ft.explain(reset=True).left
+    output = compiled(query, key, value, bias, dropout_p=0.5)
+    output.sum().backward()
+    assert all(x.grad.any() for x in (query, key, value, bias))
+    ft.explain(reset=True)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        torch.compile(lambda *x: attend(*x), backend="aot_eager")(query, key, value)
+    assert not ft.explain().here
+    assert "sdpa_kernel" in repr(ft.explain())
+    ft.deactivate()
+    assert torch._functorch.config.enable_autograd_cache == cache
 
 
 class Causal(torch.nn.Module):
@@ -340,8 +355,9 @@ def test_exported_and_scripted():
         ft.explain(reset=True)
         torch.testing.assert_close(program(*inputs), theirs)
         assert dict(ft.explain(reset=True).here) == {"fused attention": 1}
-    # Decomposed, it is the program that it would be without us.
+    # Decomposed, it is the program that it would be without us, and that is said.
     assert [x.target for x in exported(inputs).run_decompositions().graph.nodes] == kinds
+    assert "traced" in repr(ft.explain())
 
 
 def exported(inputs: Any) -> Any:
