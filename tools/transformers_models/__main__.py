@@ -30,8 +30,12 @@ def _child(kind: str, to: int) -> None:
         from examine import examine
 
         answer = examine(kind)
-    except BaseException as error:  # noqa: BLE001
-        answer = {"kind": kind, "result": "not built", "why": f"{type(error).__name__}: {error}"[:160]}
+    except BaseException as error:
+        answer = {
+            "kind": kind,
+            "result": "not built",
+            "why": f"{type(error).__name__}: {error}"[:160],
+        }
     os.write(to, json.dumps(answer).encode())
     os._exit(0)
 
@@ -65,11 +69,10 @@ def _try(kind: str) -> dict[str, Any]:
 
 def main(path: Path, kinds: list[str]) -> None:
     """Try the types that have no result yet."""
-    import torch
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
     import examine  # noqa: F401  (the children have it)
     import foveate.transformers
+    import torch
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     torch.set_num_threads(1)
     foveate.transformers.register()
