@@ -18,9 +18,11 @@ from kinds import (
     backward,
     dot_products,
     hard,
+    jvp,
     local,
     models,
     multinoulli,
+    packed,
     regression,
 )
 
@@ -37,6 +39,7 @@ class Kind:
 KINDS = (
     Kind(ATTENTION, dot_products.CONTENDERS, make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
+    Kind(jvp.WORKLOADS, jvp.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
     Kind(additive_backward.WORKLOADS, additive_backward.CONTENDERS, additive_backward.make_data),
     Kind(additive_module.WORKLOADS, additive_module.CONTENDERS, additive_module.make_data),
@@ -44,6 +47,7 @@ KINDS = (
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
     Kind(models.WORKLOADS, models.CONTENDERS, models.make_data),
+    Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]

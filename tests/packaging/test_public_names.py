@@ -28,8 +28,12 @@ MODULES = {
     "foveate.reference": None,
     "foveate.typing": None,
     "foveate.torch": "torch",
+    "foveate.flash_attn": "torch",
     "foveate.transformers": "transformers",
     "foveate.sklearn": "sklearn",
+    "foveate.jax": "jax",
+    "foveate.keras": "keras",
+    "foveate.numba": "numba",
     "foveate.plot": "matplotlib",
     "foveate.onnx": "onnx",
 }

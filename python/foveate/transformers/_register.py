@@ -13,6 +13,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from ._attend import attend
+from ._flash import give_flash_attention
 from ._mask import make_mask
 from ._own import adopt_when_asked
 from ._tables import enter_in_tables
@@ -27,10 +28,15 @@ def register() -> None:
     `AutoModel.from_pretrained(name, attn_implementation="foveate")`,
     `model.set_attn_implementation("foveate")`. A spawned process has to call it for itself.
 
+    `attn_implementation="flash_attention_2"` is for models on the CPU from then on, by the
+    functions of `foveate.flash_attn`: for models that know this name alone, and for packed batches.
+    It stays as it is where transformers has a device for it, such as a GPU.
+
     See Also
     --------
     calls : which attention of a model comes here.
     foveate.torch.attention : the function, with its promises.
+    foveate.flash_attn.install : flash-attention 2 for other packages too.
 
     Notes
     -----
@@ -71,6 +77,7 @@ def register() -> None:
     """
     AttentionInterface.register(_NAME, attend)
     AttentionMaskInterface.register(_NAME, make_mask)
+    give_flash_attention()
     enter_in_tables(_NAME)
     adopt_when_asked()
 
