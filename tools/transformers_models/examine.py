@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import time
 import warnings
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.models.auto import modeling_auto
 # Relative to the largest of each output. Weights are O(1), and so are scores: what is off by more
 # is no rounding. Routers of experts may choose others where two are nearly equal.
 TOLERANCE = 1e-4
+MOST_SECONDS = 12  # of a processor, to find a configuration and inputs
 
 _FIRST = ("MODEL_MAPPING_NAMES",)
 _GENERATING = (
@@ -101,8 +103,11 @@ def _runnable(kind: str, names: list[str]) -> tuple[Any, dict[str, Any]] | str:
     if not classes:
         return "no class takes its configuration"
     whys: list[str] = []  # the first one is of the smallest attempt
+    end = time.process_time() + MOST_SECONDS
     for config in configurations(configuration):
         for model_class in classes:
+            if whys and time.process_time() > end:
+                return whys[0]
             try:
                 config._attn_implementation = "eager"
                 model = build(model_class, config)
