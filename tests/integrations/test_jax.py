@@ -95,7 +95,7 @@ def test_gradients_have_the_bits_of_numpy(dtype):
     d_out, d_lse = normal(2, 3, 9, 6).astype(dtype), normal(2, 3, 9).astype(wide)
     fixed = {"causal": True, "offset": 2, "softcap": 3.0}
 
-    with jax.enable_x64(dtype == np.float64) if hasattr(jax, "enable_x64") else x64(dtype):
+    with x64(dtype):
 
         @jax.jit
         def ours(q, k, v, bias, sink):
@@ -117,7 +117,9 @@ def test_gradients_have_the_bits_of_numpy(dtype):
 
 
 def x64(dtype):
-    from jax.experimental import enable_x64
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(dtype == np.float64)
+    from jax.experimental import enable_x64  # before jax 0.8.2 or so
 
     return enable_x64(dtype == np.float64)
 
@@ -277,23 +279,78 @@ def test_jit_scan_checkpoint_and_donated_buffers():
     assert_array_equal(donated(q + 0, k, v), expected)
 
 
-def test_forward_mode_and_second_order_are_refused_by_name():
+def capped(q, k, v, bias, sink):
+    """What `moving` computes, by the formula."""
+    logits = jnp.tanh(jnp.einsum("hqd,ikd->hqk", q, k) / 4) * 2 + bias
+    last = jnp.broadcast_to(sink[:, None, None], (*logits.shape[:-1], 1))
+    logits = jnp.concatenate([logits, last], axis=-1)
+    return jax.nn.softmax(logits)[..., :-1] @ v, jax.nn.logsumexp(logits, axis=-1)
+
+
+def moving(q, k, v, bias, sink):
+    return fj.attention(q, k, v, mask=bias, sink=sink, softcap=2.0, return_lse=True)
+
+
+def test_forward_mode_and_second_order():
+    """In float64, against the formula: each pair of modes but forward twice."""
+    with x64(np.float64), jax.numpy_rank_promotion("allow"):
+        shapes = (2, 3, 4), (1, 4, 4), (1, 4, 2), (3, 4), (2,)
+        given, moves = (
+            [jnp.asarray(normal(*x, seed=n, dtype=np.float64)) for x in shapes] for n in (0, 1)
+        )
+
+        def total(function):
+            def loss(*given):
+                output, lse = function(*given)
+                return (output**3).sum() + (lse**2).sum()
+
+            return loss
+
+        def derivatives(function, *given):
+            wrt = tuple(range(5))
+            loss = total(function)
+            return (
+                jax.jvp(function, given, tuple(moves)),
+                jax.jacfwd(function, wrt)(*given),
+                jax.hessian(loss, wrt)(*given),
+                jax.jacrev(jax.jacrev(loss, 2), wrt)(*given),
+                jax.jacrev(jax.jacfwd(loss, 0), wrt)(*given),
+            )
+
+        pairs = [
+            jax.tree.leaves(jax.jit(derivatives, static_argnums=0)(f, *given))
+            for f in (moving, capped)
+        ]
+        for ours, wanted in zip(*pairs, strict=True):
+            close(ours, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_forward_mode_in_few_bits_has_the_bits_of_numpy():
+    q, k, v = operands(2, dtype=jnp.bfloat16)
+    output, tangent = jax.jvp(lambda q: fj.attention(q, k, v), (q,), (q[::-1],))
+    wanted, moved = fv.attention_jvp(q, k, v, q[::-1])
+    assert tangent.dtype == jnp.bfloat16
+    assert_array_equal(output, wanted)
+    close(tangent, moved, rtol=2**-7, atol=2**-9)
+
+
+def test_what_has_no_tangent_is_refused_by_name():
     q, k, v = map(jnp.asarray, operands())
+    caller = "^foveate.jax.attention: got "
 
-    def call(q):
-        return fj.attention(q, k, v)
+    def call(q, score="dot"):
+        return fj.attention(q, k, v, score=score).sum()
 
-    def move(q):
-        return jax.jvp(call, (q,), (q,))
-
-    wanted = "foveate.jax.attention: got forward mode"
-    for function in (move, jax.jit(move), jax.jacfwd(call)):
-        with pytest.raises(TypeError, match=wanted):
-            function(q)
-    with pytest.raises(TypeError, match=r"got (forward mode|a derivative of second order)"):
-        jax.hessian(lambda q: call(q).sum())(q)
-    with pytest.raises(TypeError, match="got a derivative of second order"):
-        jax.grad(lambda q: (jax.grad(lambda q: call(q).sum())(q) ** 2).sum())(q)
+    with pytest.raises(TypeError, match=caller + "forward mode twice, wanted reverse mode"):
+        jax.jacfwd(jax.jacfwd(call))(q)
+    additive = SCORES["additive"]
+    for function in (jax.jit(jax.jacfwd(call)), jax.hessian(call)):
+        with pytest.raises(TypeError, match=caller + "forward mode for an additive score"):
+            function(q, additive)
+    with pytest.raises(TypeError, match=caller + "the second order of an additive score"):
+        jax.grad(lambda q: (jax.grad(call)(q, additive) ** 2).sum())(q)
+    with pytest.raises(TypeError, match=caller + "forward mode for the w of a Gaussian"):
+        jax.jacfwd(lambda w: call(q, fv.Gaussian(w)))(jnp.ones(8))
 
 
 def test_sharded_batches_and_several_computations_at_once():
