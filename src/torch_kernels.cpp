@@ -5,11 +5,13 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "register.hpp"
 #include "torch_interface.hpp"
@@ -47,7 +49,7 @@ struct Operand : fv_array {
     check(functions.get_strides(tensor.get(), &steps), "read strides");
     check(functions.get_dtype(tensor.get(), &of), "read a dtype");
     check(functions.get_data_ptr(tensor.get(), &data), "read memory");
-    if (axes > kMostAxes) refuse("got a tensor of " + std::to_string(axes) + " axes, wanted 4");
+    if (axes >= kMostAxes) refuse("got a tensor of " + std::to_string(axes) + " axes, wanted fewer");
     int number = FV_FLOAT32;  // the usual one first
     if (functions.dtypes[number]() != of) {
       for (number = 0; functions.dtypes[number]() != of; ++number) {
@@ -64,8 +66,8 @@ struct Operand : fv_array {
     }
   }
   Operand(const Operand& other) : fv_array(other) {
-    std::copy_n(other.extents, kMostAxes, extents);
-    std::copy_n(other.bytes, kMostAxes, bytes);
+    std::copy_n(other.extents, ndim, extents);
+    std::copy_n(other.bytes, ndim, bytes);
     shape = extents;
     strides = bytes;
   }
@@ -228,6 +230,11 @@ class Mask {
   std::unique_ptr<std::uint8_t[]> seen_;
 };
 
+double scale_of(const Operand& query, const Optional& scale) {
+  if (scale.given) return number(scale.value);
+  return 1 / std::sqrt(static_cast<double>(std::max<std::int64_t>(1, query.extents[query.ndim - 1])));
+}
+
 // What both kernels are given of a problem.
 struct Stated {
   Stated(const Tensor& query_tensor, const Tensor& key_tensor, const Tensor& value_tensor, const Tensor& mask_tensor,
@@ -247,8 +254,7 @@ struct Stated {
     problem.query = &query;
     problem.key = &key;
     problem.value = &value;
-    problem.score.scale = 1 / std::sqrt(static_cast<double>(std::max<std::int64_t>(1, query.extents[3])));
-    if (scale.given) problem.score.scale = number(scale.value);
+    problem.score.scale = scale_of(query, scale);
     problem.reach.left = -1;
     problem.reach.right = causal ? 0 : -1;
     problem.reach.mask = mask.mask;
@@ -391,6 +397,47 @@ void differentiate(Value* stack, std::uint64_t, std::uint64_t) {
   stack[2] = d_value.release();
 }
 
+// (query, key, value, scale, mask, causal) -> output, of leading axes that broadcast, as `foveate.torch` calls it for each
+// new token. The first query stands at the first key. An error is for Python to say again.
+void attend_plain(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor query(stack[0]), key(stack[1]), value(stack[2]);
+  const Optional scale(stack[3]);
+  const Tensor mask = Tensor::optional(stack[4]);
+  const Operand q(query), k(key), v(value);
+  fv_problem problem{};
+  problem.query = &q;
+  problem.key = &k;
+  problem.value = &v;
+  problem.score.scale = scale_of(q, scale);
+  problem.reach.left = -1;
+  problem.reach.right = stack[5] != 0 ? 0 : -1;
+  std::optional<Operand> hidden;
+  if (mask) problem.reach.mask = &hidden.emplace(mask);
+
+  std::int64_t shape[kMostAxes], steps[kMostAxes];
+  std::int32_t ndim;
+  fv_error error;
+  if (fv_output_shape(&problem, &ndim, shape, &error) != FV_OK) refuse(error.message);
+  const bool same_lead = ndim == q.ndim && std::equal(shape, shape + ndim - 1, q.shape);
+  if (same_lead && shape[ndim - 1] == q.shape[ndim - 1]) {
+    strides_like(q, steps);
+  } else {
+    Operand rows(q);  // in the order of the axes of the query, with values innermost
+    rows.ndim = ndim;
+    std::copy_n(shape, ndim, rows.extents);
+    if (same_lead) {
+      rows.bytes[ndim - 1] = 1;
+    } else {
+      rows.dense(q.dtype, q.data);
+    }
+    strides_like(rows, steps);
+  }
+  Tensor output = Tensor::empty(ndim, shape, steps, v.dtype);
+  const Operand out(output);
+  run([&](fv_error* said) { return fv_attention(&problem, &out, nullptr, said); });
+  stack[0] = output.release();
+}
+
 // ---- what Python calls
 
 py::tuple names() {
@@ -409,20 +456,26 @@ void bind(const py::tuple& addresses, std::uintptr_t threads) {
   parallel = reinterpret_cast<fv_parallel>(threads);
 }
 
-std::uintptr_t install() {
+// Registers kernels by name; the result is what `remove` takes.
+std::uintptr_t registered(const char* space, std::initializer_list<std::pair<const char*, Kernel>> kernels) {
   Library library;
-  check(functions.library_init_impl("aten", "CPU", __FILE__, __LINE__, &library), "begin a library of kernels");
-  const auto add = [&](const char* name, Kernel kernel) {
+  check(functions.library_init_impl(space, "CPU", __FILE__, __LINE__, &library), "begin a library of kernels");
+  for (const auto& [name, kernel] : kernels) {
     constexpr std::uint64_t version = std::uint64_t{2} << 56 | std::uint64_t{10} << 48;  // whose conventions these are
     check(functions.library_impl_of_version != nullptr
               ? functions.library_impl_of_version(library, name, kernel, version)
               : functions.library_impl(library, name, kernel),
           "register a kernel");
-  };
-  add("_scaled_dot_product_flash_attention_for_cpu", attend);
-  add("_scaled_dot_product_flash_attention_for_cpu_backward", differentiate);
+  }
   return reinterpret_cast<std::uintptr_t>(library);
 }
+
+std::uintptr_t install() {
+  return registered("aten", {{"_scaled_dot_product_flash_attention_for_cpu", attend},
+                             {"_scaled_dot_product_flash_attention_for_cpu_backward", differentiate}});
+}
+
+void install_own() { registered("foveate", {{"attention_plain", attend_plain}}); }  // for good
 
 void remove(std::uintptr_t library) {
   check(functions.delete_library(reinterpret_cast<Library>(library)), "remove a library of kernels");
@@ -442,6 +495,7 @@ void register_torch(py::module_& module) {
              "Say where torch has the functions of torch_names; 0: nowhere.");
   module.def("torch_install", &torch::install,
              "Register the kernels with torch's dispatcher; return what torch_remove takes.");
+  module.def("torch_install_own", &torch::install_own, "Register the kernel of foveate::attention_plain.");
   module.def("torch_remove", &torch::remove, arg("library"), pos_only(), "Remove the kernels: torch's own are back.");
   module.def("torch_calls", &torch::calls, "How often the kernels were called, forward and backward.");
 }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ import torch
 from .. import _core
 from ._explain import Explanation, summary
 from ._kernels import FORMULAS, MultiHead, attend_by_formulas, trace_formulas
-from ._tensors import _PARALLEL
+from ._stable import MISSING
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
@@ -23,36 +21,15 @@ _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _KEYS = ("AutogradCPU", "AutogradNestedTensor", "BackendSelect")
 
 
-def _functions() -> tuple[int, ...]:
-    """Find torch's stable C interface in its library.
-
-    Raises
-    ------
-    RuntimeError
-        Where a function that is needed is not there.
-    """
-    path = torch._C.__file__
-    if sys.platform == "win32":  # where the library itself is to be named
-        path = str(Path(torch.__file__).parent / "lib" / "torch_cpu.dll")
-    found = tuple(_core.find_function(path, name) for name in _core.torch_names)
-    for name, address in zip(_core.torch_names[: _core.torch_names_needed], found, strict=False):
-        if not address:
-            raise RuntimeError(
-                f"foveate.torch.activate: torch {torch.__version__} has no {name}, wanted "
-                "torch 2.9 or later"
-            )
-    return found
-
-
 class _Overrides:
     """The kernels of foveate in torch's dispatcher; `remove` takes them out again."""
 
-    _are_found = False
-
     def __init__(self) -> None:
-        if not _Overrides._are_found:
-            _core.torch_bind(_functions(), _PARALLEL)
-            _Overrides._are_found = True
+        if MISSING is not None:
+            raise RuntimeError(
+                f"foveate.torch.activate: torch {torch.__version__} has no {MISSING}, wanted "
+                "torch 2.9 or later"
+            )
         heads = {key: MultiHead(key) for key in ("CPU", "NestedTensorCPU")}
         FORMULAS.py_impl(_COMPOSITE)(trace_formulas)
         self.library = torch.library.Library("aten", "IMPL")
@@ -232,7 +209,7 @@ def explain(*, reset: bool = False) -> Explanation:
     >>> counts = ft.explain(reset=True)
     >>> x = torch.zeros(1, 2, 8)
     >>> with ft.activated(), torch.no_grad():
-    ...     output = torch.nn.MultiheadAttention(8, 2).eval()(x, x, x)
+    ...     output = torch.nn.MultiheadAttention(8, 2, batch_first=True).eval()(x, x, x)
     >>> dict(ft.explain(reset=True).left)
     {'multi-head attention whose weights are wanted': 1}
     """
