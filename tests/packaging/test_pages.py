@@ -31,6 +31,7 @@ PACKAGES = {
     "docs/start.md": ["torch"],
     "docs/recipes/flash_attention.md": ["torch", "transformers"],
     "docs/recipes/activate.md": ["torch"],
+    "docs/recipes/jax.md": ["jax"],
     "docs/recipes/numba.md": ["numba"],
     "docs/recipes/transformers.md": ["torch", "transformers"],
 }
