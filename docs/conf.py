@@ -6,6 +6,7 @@ print and draw.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from importlib.metadata import version as version_of
@@ -17,6 +18,7 @@ from latex2mathml.converter import convert
 from sphinx.ext import autosummary
 from sphinx_gallery.scrapers import figure_rst
 
+os.environ.setdefault("KERAS_BACKEND", "jax")  # its own default is another package
 sys.path.insert(0, str(Path(__file__).parent))  # sphinx-gallery finds its functions here by name
 
 project = "foveate"

@@ -91,9 +91,9 @@ struct Keyword {
   bool (*parse)(Arguments&, const char* name, PyObject*);
 };
 
-constexpr uint32_t kSoft = kAttention | kWeights, kHardly = kHard | kHardBackward,
-                   kGradients = kBackward | kHardBackward;
-constexpr uint32_t kAll = kSoft | kHardly | kBackward;
+constexpr uint32_t kSoft = kAttention | kWeights, kHardly = kHard | kHardBackward, kSoftGradients = kBackward | kMoving,
+                   kGradients = kSoftGradients | kHardBackward, kMoves = kTangent | kMoving;
+constexpr uint32_t kAll = kSoft | kHardly | kBackward | kMoves;
 constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights};
 
 constexpr const char* kFamilies[] = {"inner", "tanh", "relu", "distance"};
@@ -159,14 +159,14 @@ constexpr Keyword keywords[] = {
        return true;
      }},
     {"sigma", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.sigma); }},
-    {"dropout", kAttention | kBackward, 0,
+    {"dropout", kAttention | kBackward | kMoves, 0,
      [](A& a, Name n, Object x) {
        return words(n, x, "None or (rate, (low, high))", &a.problem.dropout, &a.problem.random);
      }},
 
     {"out", kSoft, 0, [](A& a, Name, Object x) { return a.out = x, true; }},
-    {"return_lse", kAttention, 0, [](A& a, Name, Object x) { return return_lse(x, &a.return_lse); }},
-    {"dtype", kSoft | kHard, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},
+    {"return_lse", kAttention | kTangent, 0, [](A& a, Name, Object x) { return return_lse(x, &a.return_lse); }},
+    {"dtype", kSoft | kHard | kTangent, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},
     {"rows", kSoft, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.rows); }},
     {"size", kHard, kHard, [](A& a, Name n, Object x) { return integer(n, x, &a.size); }},
     {"random", kHard, 0,
@@ -175,11 +175,11 @@ constexpr Keyword keywords[] = {
        return words(n, x, "None or (low, high)", nullptr, &a.random);
      }},
 
-    {"output", kBackward, kBackward, [](A& a, Name n, Object x) { return view(n, x, &a.output); }},
+    {"output", kSoftGradients, kSoftGradients, [](A& a, Name n, Object x) { return view(n, x, &a.output); }},
     {"index", kHardBackward, kHardBackward, [](A& a, Name n, Object x) { return view(n, x, &a.index); }},
     {"lse", kGradients, kGradients, [](A& a, Name n, Object x) { return view(n, x, &a.lse); }},
     {"d_output", kGradients, kGradients, [](A& a, Name n, Object x) { return view(n, x, &a.d_output); }},
-    {"d_lse", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_lse, &a.d_lse_or_null); }},
+    {"d_lse", kSoftGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_lse, &a.d_lse_or_null); }},
     {"advantage", kHardBackward, kHardBackward, [](A& a, Name n, Object x) { return view(n, x, &a.advantage); }},
 
     {"d_query", kGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_query, &a.gradients.query); }},
@@ -188,9 +188,20 @@ constexpr Keyword keywords[] = {
     {"d_mask", kGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_mask, &a.gradients.mask); }},
     {"d_factors", kGradients, 0,
      [](A& a, Name n, Object x) { return array(n, x, &a.d_factors, &a.gradients.factors); }},
-    {"d_sink", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sink, &a.gradients.sink); }},
+    {"d_sink", kSoftGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sink, &a.gradients.sink); }},
     {"d_centers", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_centers, &a.gradients.centers); }},
     {"d_sigma", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sigma, &a.gradients.sigma); }},
+
+    {"t_query", kMoves, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_query, &a.tangents.query); }},
+    {"t_key", kMoves, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_key, &a.tangents.key); }},
+    {"t_value", kMoves, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_value, &a.tangents.value); }},
+    {"t_mask", kMoves, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_mask, &a.tangents.mask); }},
+    {"t_sink", kMoves, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_sink, &a.tangents.sink); }},
+    {"t_output", kMoving, kMoving, [](A& a, Name n, Object x) { return view(n, x, &a.t_output); }},
+    {"t_lse", kMoving, kMoving, [](A& a, Name n, Object x) { return view(n, x, &a.t_lse); }},
+    {"t_d_output", kMoving, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.t_d_output, &a.t_d_output_or_null); }},
+    {"t_d_lse", kMoving, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_d_lse, &a.t_d_lse_or_null); }},
 };
 
 constexpr uint32_t kCount = std::size(keywords);
@@ -209,6 +220,8 @@ uint64_t required_keywords(Entry entry) {
     case kBackward: return std::integral_constant<uint64_t, required_by(kBackward)>::value;
     case kHard: return std::integral_constant<uint64_t, required_by(kHard)>::value;
     case kHardBackward: return std::integral_constant<uint64_t, required_by(kHardBackward)>::value;
+    case kTangent: return std::integral_constant<uint64_t, required_by(kTangent)>::value;
+    case kMoving: return std::integral_constant<uint64_t, required_by(kMoving)>::value;
   }
   return 0;
 }
@@ -289,6 +302,8 @@ const char* name_of(Entry entry) {
     case kBackward: return "attention_backward";
     case kHard: return "hard_attention";
     case kHardBackward: return "hard_attention_backward";
+    case kTangent: return "attention_jvp";
+    case kMoving: return "attention_backward_jvp";
   }
   return "";
 }

@@ -10,7 +10,15 @@
 
 namespace foveate::python {
 
-enum Entry : uint32_t { kAttention = 1, kWeights = 2, kBackward = 4, kHard = 8, kHardBackward = 16 };
+enum Entry : uint32_t {
+  kAttention = 1,
+  kWeights = 2,
+  kBackward = 4,
+  kHard = 8,
+  kHardBackward = 16,
+  kTangent = 32,
+  kMoving = 64
+};
 
 const char* name_of(Entry entry);
 
@@ -47,6 +55,12 @@ struct Arguments {
   View output, lse, index, advantage, d_output, d_lse;
   const fv_array* d_lse_or_null = nullptr;
   View d_query, d_key, d_value, d_mask, d_sink, d_factors, d_centers, d_sigma;
+
+  // Of tangents.
+  fv_tangents tangents = {};
+  View t_query, t_key, t_value, t_mask, t_sink;
+  View t_output, t_lse, t_d_output, t_d_lse;
+  const fv_array *t_d_output_or_null = nullptr, *t_d_lse_or_null = nullptr;
 
   // Numbers that stand for arrays of no axis.
   int64_t offset_number, key_lengths_number;

@@ -9,5 +9,16 @@ void register_c_api(pybind11::module_& module);
 void register_dlpack(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_sampling(pybind11::module_& module);
+void register_torch(pybind11::module_& module);
+void register_xla(pybind11::module_& module);
+
+// While it lives, no call from this thread asks whether Ctrl-C was pressed: its caller could not raise what that raises.
+class Uninterrupted {
+ public:
+  Uninterrupted();
+  ~Uninterrupted();
+  Uninterrupted(const Uninterrupted&) = delete;
+  Uninterrupted& operator=(const Uninterrupted&) = delete;
+};
 
 }  // namespace foveate::python

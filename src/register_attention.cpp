@@ -64,11 +64,54 @@ class Call {
     return with_lse ? PyTuple_Pack(2, answer.ptr(), lse.ptr()) : Py_NewRef(answer.ptr());
   }
 
+  // (output, lse, tangent of the output, tangent of the lse), the lse and its tangent None where they are not wanted.
+  PyObject* move() {
+    if (!parsed_) return nullptr;
+    int64_t shape[FV_MAX_DIMS];
+    int32_t ndim = 0;
+    if (!output_shape(&ndim, shape)) return nullptr;
+    const bool with_lse = given_.return_lse != Lse::none;
+    const py::object out = made("query, key, value", new_array(output_dtype(), ndim, shape), ndim, shape);
+    if (!out) return nullptr;
+    const py::object t_out = made("query, key, value", new_array(output_dtype(), ndim, shape), ndim, shape);
+    if (!t_out) return nullptr;
+    const py::object lse = with_lse ? new_lse(ndim, shape) : py::none();
+    if (!lse) return nullptr;
+    const py::object t_lse =
+        with_lse ? py::reinterpret_steal<py::object>(new_array(accumulated(), ndim - 1, shape)) : py::none();
+    View out_view, lse_view, t_out_view, t_lse_view;
+    if (!t_lse || !view("out", out.ptr(), &out_view) || !view("t_out", t_out.ptr(), &t_out_view)) return nullptr;
+    if (with_lse && (!view("lse", lse.ptr(), &lse_view) || !view("t_lse", t_lse.ptr(), &t_lse_view))) return nullptr;
+    const fv_status status = released(ndim, shape, [&] {
+      return fv_attention_jvp(&given_.problem, &given_.tangents, &out_view, with_lse ? &lse_view : nullptr, &t_out_view,
+                              with_lse ? &t_lse_view : nullptr, &error_);
+    });
+    return status == FV_OK ? PyTuple_Pack(4, out.ptr(), lse.ptr(), t_out.ptr(), t_lse.ptr()) : failed(status);
+  }
+
+  // The shape of the output alone, of a problem that is checked and not computed.
+  PyObject* shape() {
+    int64_t shape[FV_MAX_DIMS];
+    int32_t ndim = 0;
+    if (!parsed_ || !output_shape(&ndim, shape)) return nullptr;
+    return shape_tuple(ndim, shape).release().ptr();
+  }
+
   PyObject* differentiate() {
     if (!parsed_) return nullptr;
     const Arguments& a = given_;
     return nothing_or_error(released(a.output.ndim, a.output.shape, [&] {
       return fv_attention_backward(&a.problem, &a.output, &a.lse, &a.d_output, a.d_lse_or_null, &a.gradients, &error_);
+    }));
+  }
+
+  PyObject* differentiate_moving() {
+    if (!parsed_) return nullptr;
+    const Arguments& a = given_;
+    return nothing_or_error(released(a.output.ndim, a.output.shape, [&] {
+      return fv_attention_backward_jvp(&a.problem, &a.tangents, &a.output, &a.lse, &a.d_output, a.d_lse_or_null,
+                                       &a.t_output, &a.t_lse, a.t_d_output_or_null, a.t_d_lse_or_null, &a.gradients,
+                                       &error_);
     }));
   }
 
@@ -255,9 +298,13 @@ PyMethodDef entry(const char* doc) {
 PyMethodDef entries[] = {
     entry<kAttention, &Call::attend>("The output, or (output, lse)."),
     entry<kWeights, &Call::attend>("The weights."),
+    entry<kTangent, &Call::move>("(output, lse or None, tangent of the output, that of the lse or None)."),
     entry<kBackward, &Call::differentiate>("Writes the gradients of attention that are arrays."),
+    entry<kMoving, &Call::differentiate_moving>("Writes how the gradients of attention move."),
     entry<kHard, &Call::choose>("(output, index, log_prob)."),
     entry<kHardBackward, &Call::differentiate_choices>("Writes the gradients of hard attention that are arrays."),
+    {"attention_shape", untyped(reinterpret_cast<void (*)()>(&entry_of<kAttention, &Call::shape>)),
+     METH_FASTCALL | METH_KEYWORDS, "The shape of the output of attention, which checks all and computes nothing."},
     {"are_plain", untyped(reinterpret_cast<void (*)()>(&are_plain)), METH_FASTCALL,
      "are_plain(*arrays): no array needs a conversion, and all are of one dtype"},
     {nullptr, nullptr, 0, nullptr},

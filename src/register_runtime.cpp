@@ -6,7 +6,10 @@
 
 #include "arrays.hpp"
 #include "register.hpp"
-#if defined(__unix__) || defined(__APPLE__)
+#if defined(_WIN32)
+#define NOMINMAX  // of windows.h's macros
+#include <windows.h>
+#else
 #include <dlfcn.h>
 #endif
 
@@ -16,12 +19,13 @@ namespace {
 // ---- Ctrl-C
 
 std::atomic<unsigned long> main_thread{0};
+thread_local int uninterrupted = 0;
 
 void note_main_thread() { main_thread = PyThread_get_thread_ident(); }
 
 // Called by long calls, without the GIL. Only the main thread handles signals, so that no other thread takes the GIL.
 int interrupted() {
-  if (PyThread_get_thread_ident() != main_thread) return 0;
+  if (uninterrupted != 0 || PyThread_get_thread_ident() != main_thread) return 0;
   const PyGILState_STATE state = PyGILState_Ensure();
   const int raised = PyErr_CheckSignals();
   PyGILState_Release(state);
@@ -72,16 +76,17 @@ py::list openmp_names() {
   return names;
 }
 
-// The address of GOMP_parallel in a loaded library, or in one that it depends on; 0: there is none.
-uintptr_t find_parallel([[maybe_unused]] const std::string& path) {
-#if defined(__unix__) || defined(__APPLE__)
+// The address of a function in a loaded library, or in one that it depends on (but on Windows); 0: there is none.
+uintptr_t find_function(const std::string& path, const std::string& name) {
+#if defined(_WIN32)
+  const HMODULE library = GetModuleHandleA(path.c_str());
+  return library == nullptr ? 0 : reinterpret_cast<uintptr_t>(GetProcAddress(library, name.c_str()));
+#else
   void* const library = dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) return 0;
-  void* const found = dlsym(library, "GOMP_parallel");
+  void* const found = dlsym(library, name.c_str());
   dlclose(library);  // it was loaded before, and stays so
   return reinterpret_cast<uintptr_t>(found);
-#else
-  return 0;
 #endif
 }
 
@@ -129,6 +134,9 @@ double measure_read(int64_t bytes, int32_t threads, double seconds) {
 
 }  // namespace
 
+Uninterrupted::Uninterrupted() { ++uninterrupted; }
+Uninterrupted::~Uninterrupted() { --uninterrupted; }
+
 void register_runtime(py::module_& module) {
   using py::arg;
   using py::pos_only;
@@ -157,8 +165,8 @@ void register_runtime(py::module_& module) {
   module.def("get_threading", &fv_get_threading, "Who would run the tasks of a call made now.");
   module.def("openmp_names", &openmp_names, "The runtimes of OpenMP that there are now, and where they are from.");
 
-  module.def("find_parallel", &find_parallel, arg("path"), pos_only(),
-             "The address of GOMP_parallel in a loaded library, or in one that it depends on; 0: there is none.");
+  module.def("find_function", &find_function, arg("path"), arg("name"), pos_only(),
+             "The address of a function in a loaded library, or in one that it depends on; 0: there is none.");
   module.def("borrow_threads", &borrow_threads, arg("parallel").noconvert(), arg("count").noconvert(), pos_only(),
              "Let later calls from this thread use a parallel function, or 0, and so many threads; 0 ends that.");
 

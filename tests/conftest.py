@@ -23,6 +23,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# Keras asks for TensorFlow unless it is told otherwise.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 # Inductor keeps what it compiled from run to run, under a key that knows nothing of the shapes that
 # an operator says it returns: another state of foveate would find what is not its own.
 if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:

@@ -18,6 +18,7 @@ from kinds import (
     backward,
     dot_products,
     hard,
+    jvp,
     local,
     models,
     multinoulli,
@@ -38,6 +39,7 @@ class Kind:
 KINDS = (
     Kind(ATTENTION, dot_products.CONTENDERS, make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
+    Kind(jvp.WORKLOADS, jvp.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
     Kind(additive_backward.WORKLOADS, additive_backward.CONTENDERS, additive_backward.make_data),
     Kind(additive_module.WORKLOADS, additive_module.CONTENDERS, additive_module.make_data),

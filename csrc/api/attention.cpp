@@ -4,6 +4,7 @@
 #include "drivers/drivers.hpp"
 #include "validate_backward.hpp"
 #include "validate_forward.hpp"
+#include "validate_tangents.hpp"
 
 namespace foveate {
 namespace {
@@ -14,6 +15,10 @@ fv_status missing_problem(fv_error* error) {
 
 fv_status missing_gradients(fv_error* error) {
   return refuse(error, FV_VALUE_ERROR, "gradients: got none, wanted arrays to write them into");
+}
+
+fv_status missing_tangents(fv_error* error) {
+  return refuse(error, FV_VALUE_ERROR, "tangents: got none, wanted those of the operands");
 }
 
 // No row, or rows of no element whose lse nobody asks for.
@@ -66,6 +71,23 @@ fv_status fv_attention(const fv_problem* given, const fv_array* out, const fv_ar
   return nothing_to_compute(problem, problem.value_size) ? FV_OK : attention(problem, error);
 }
 
+fv_status fv_attention_jvp(const fv_problem* given, const fv_tangents* tangents, const fv_array* out,
+                           const fv_array* lse, const fv_array* t_out, const fv_array* t_lse,
+                           fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  if (tangents == nullptr) return missing_tangents(error);
+  Problem problem;
+  TangentValidator<ForwardValidator> validator(*given, problem, error);
+  if (!(validator.inputs(/*weights=*/false) && validator.output(out, problem.value_size) && validator.lse(lse) &&
+        validator.tangents(*tangents) && validator.moved(t_out, t_lse))) {
+    return validator.status();
+  }
+  poison_all({out, lse, t_out, t_lse});
+  const int64_t columns = problem.value_size + (problem.t_lse ? 1 : 0);
+  return nothing_to_compute(problem, columns) ? FV_OK : attention_tangent(problem, error);
+}
+
 fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_error* error) noexcept {
   using namespace foveate;
   if (given == nullptr) return missing_problem(error);
@@ -90,6 +112,25 @@ fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, co
   }
   poison_all(*gradients);
   return attention_backward(problem, error);
+}
+
+fv_status fv_attention_backward_jvp(const fv_problem* given, const fv_tangents* tangents, const fv_array* out,
+                                    const fv_array* lse, const fv_array* d_out, const fv_array* d_lse,
+                                    const fv_array* t_out, const fv_array* t_lse, const fv_array* t_d_out,
+                                    const fv_array* t_d_lse, const fv_gradients* gradients, fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  if (tangents == nullptr) return missing_tangents(error);
+  if (gradients == nullptr) return missing_gradients(error);
+  Problem problem;
+  GradientTangentValidator validator(*given, problem, error);
+  if (!(validator.inputs(/*weights=*/false) && validator.forward(out, lse, d_out, d_lse) &&
+        validator.gradients(*gradients) && validator.have_tangents(*gradients) && validator.tangents(*tangents) &&
+        validator.moving(t_out, t_lse, t_d_out, t_d_lse))) {
+    return validator.status();
+  }
+  poison_all(*gradients);
+  return attention_backward_tangent(problem, error);
 }
 
 fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, const fv_array* index, const fv_array* lse,

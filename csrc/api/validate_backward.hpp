@@ -53,7 +53,7 @@ class BackwardValidator : public Validator {
            (gradients.sigma == nullptr || row_gradient("d_sigma", *gradients.sigma, problem_.d_sigma));
   }
 
- private:
+ protected:
   // ---- what the forward gave: arrays of exactly (..., *core), to read
 
   bool given_output(const char* name, const fv_array* array, fv_dtype dtype, const int64_t* core, int core_ndim,
@@ -78,6 +78,7 @@ class BackwardValidator : public Validator {
     return true;
   }
 
+ private:
   // Every choice is a key, or -1.
   bool chosen(const fv_array& index) {
     int64_t key = 0;

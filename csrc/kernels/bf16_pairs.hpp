@@ -297,6 +297,65 @@ inline void soft_pairs(float* scores, int32_t vectors, int64_t count, double sca
   });
 }
 
+// soft_tangent.hpp, with both products packed; l and d are sums as rounded, exact and d_exact as they were before.
+template <int vectors>
+[[gnu::noinline]] void soft_pair_tangent_tile(float* scores, float* tangents, const float* more, int64_t count,
+                                              float scale, float factor, const float* top, float* m, float* l,
+                                              float* exact, float* d, float* d_exact, float* alpha) {
+  constexpr int width = vectors * lanes<float>;
+  const Vec<float> lowest = minus_infinity<float>();
+  Vec<float> sum[vectors] = {}, exact_sum[vectors] = {}, moved[vectors] = {}, exact_moved[vectors] = {};
+  Vec<float> offset[vectors];
+  soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
+  Words interleave;  // words (i, 16 + i): the pair of query i
+  for (int i = 0; i < 16; ++i) interleave[i] = i | (16 + i) << 16;
+  const Vec<float> ones = from_bits<float>(Words{} + 0x3f803f80);
+  const auto packed = [&](Vec<float> low, Vec<float> high) INLINED {
+    return (Vec<float>)_mm512_permutexvar_epi16((__m512i)interleave, as_bfloat16(low, high));
+  };
+  const auto weigh = [&](int64_t cell, int v, Vec<float>& product) INLINED {
+    const Vec<float> score = load(scores + cell), weight = exp2_of_weights((score - offset[v]) * scale, 0xffff);
+    const Vec<float> tangent = more ? load(tangents + cell) + load(more + cell) : load(tangents + cell);
+    const __mmask16 seen = _mm512_cmp_ps_mask(score, lowest, _CMP_NEQ_UQ);
+    product = _mm512_maskz_mul_ps(seen, weight, tangent * factor);
+    return weight;
+  };
+  for (int64_t j = 0; j < count; j += 2)
+    unroll<vectors>([&](int v) INLINED {
+      const int64_t cell = j * width + v * lanes<float>, to = j / 2 * width + v * lanes<float>;
+      Vec<float> high = {}, low_product, high_product = {};
+      const Vec<float> low = weigh(cell, v, low_product);
+      if (j + 1 < count) high = weigh(cell + width, v, high_product);
+      const Vec<float> weights = packed(low, high), products = packed(low_product, high_product);
+      sum[v] = PairProduct::apply(sum[v], weights, ones);
+      moved[v] = PairProduct::apply(moved[v], products, ones);
+      exact_sum[v] += low + high;
+      exact_moved[v] += low_product + high_product;
+      store<float>(scores + to, weights);
+      store<float>(tangents + to, products);
+    });
+  fill_pairs<vectors>(scores, count);
+  fill_pairs<vectors>(tangents, count);
+  unroll<vectors>([&](int v) INLINED {
+    const int at = v * lanes<float>;
+    const Vec<float> shrink = load(alpha + at);
+    store<float>(l + at, load(l + at) + sum[v]);
+    store<float>(d + at, load(d + at) * shrink + moved[v]);
+    if (!exact) return;
+    store<float>(exact + at, load(exact + at) * shrink + exact_sum[v]);
+    store<float>(d_exact + at, load(d_exact + at) * shrink + exact_moved[v]);
+  });
+}
+
+inline void soft_pair_tangent(float* scores, float* tangents, const float* more, int32_t vectors, int64_t count,
+                              double scale, double factor, const float* top, float* m, float* l, float* exact, float* d,
+                              float* d_exact, float* alpha) {
+  by_width(vectors, [&](auto v) {
+    soft_pair_tangent_tile<v>(scores, tangents, more, count, float(scale), float(factor), top, m, l, exact, d, d_exact,
+                              alpha);
+  });
+}
+
 // A row of a panel's cells as bfloat16, the upper half 0 where the panel is one vector wide.
 template <int vectors>
 inline __m512i cell_row(const Vec<float> (&row)[vectors]) {

@@ -426,6 +426,61 @@ inline void soft_quads(float* scores, int32_t vectors, int64_t count, double sca
   });
 }
 
+// soft_tangent.hpp, with both products packed; l and d are sums as rounded, exact and d_exact as they were before.
+template <int vectors>
+[[gnu::noinline]] void soft_quad_tangent_tile(float* scores, float* tangents, const float* more, int64_t count,
+                                              float scale, float factor, const float* top, float* m, float* l,
+                                              float* exact, float* d, float* d_exact, float* alpha) {
+  constexpr int width = vectors * lanes<float>;
+  const Vec<float> lowest = minus_infinity<float>();
+  Vec<float> sum[vectors][2] = {}, exact_sum[vectors] = {}, moved[vectors][2] = {}, exact_moved[vectors] = {};
+  Vec<float> offset[vectors];
+  soft_offset<float, vectors>(top, scale, m, l, alpha, offset);
+  Halves ones = vdupq_n_u16(0x3f80);
+  asm("" : "+w"(ones));  // as in soft_quad_tile
+  for (int64_t j = 0; j < count; j += 4) {
+    Quads weights[vectors], products[vectors];
+    unroll<vectors>([&](int v) INLINED {
+      Vec<float> weight[4] = {}, product[4] = {};
+      for (int i = 0; i < 4 && j + i < count; ++i) {
+        const int64_t cell = (j + i) * width + v * lanes<float>;
+        const Vec<float> score = load(scores + cell);
+        const Vec<float> tangent = more ? load(tangents + cell) + load(more + cell) : load(tangents + cell);
+        weight[i] = exp2_of_weights((score - offset[v]) * scale);
+        product[i] = score == lowest ? Vec<float>{} : weight[i] * (tangent * factor);
+      }
+      exact_sum[v] += (weight[0] + weight[1]) + (weight[2] + weight[3]);
+      exact_moved[v] += (product[0] + product[1]) + (product[2] + product[3]);
+      weights[v] = quads_of(weight);
+      products[v] = quads_of(product);
+      unroll<2>([&](int i) INLINED {  // each sum twice
+        sum[v][i] = multiply_quads(sum[v][i], weights[v].of[i], ones);
+        moved[v][i] = multiply_quads(moved[v][i], products[v].of[i], ones);
+      });
+    });
+    store_quads<vectors>(weights, scores + j / 2 * width);
+    store_quads<vectors>(products, tangents + j / 2 * width);
+  }
+  unroll<vectors>([&](int v) INLINED {
+    const int at = v * lanes<float>;
+    const Vec<float> shrink = load(alpha + at);
+    store<float>(l + at, load(l + at) + (Vec<float>)vuzp1q_f32(sum[v][0], sum[v][1]));
+    store<float>(d + at, load(d + at) * shrink + (Vec<float>)vuzp1q_f32(moved[v][0], moved[v][1]));
+    if (!exact) return;
+    store<float>(exact + at, load(exact + at) * shrink + exact_sum[v]);
+    store<float>(d_exact + at, load(d_exact + at) * shrink + exact_moved[v]);
+  });
+}
+
+inline void soft_quad_tangent(float* scores, float* tangents, const float* more, int32_t vectors, int64_t count,
+                              double scale, double factor, const float* top, float* m, float* l, float* exact, float* d,
+                              float* d_exact, float* alpha) {
+  by_width(vectors, [&](auto v) {
+    soft_quad_tangent_tile<v>(scores, tangents, more, count, float(scale), float(factor), top, m, l, exact, d, d_exact,
+                              alpha);
+  });
+}
+
 // A row of a panel's cells as bfloat16, with zeros up to a whole panel.
 template <int vectors>
 inline void store_cell_row(const Vec<float> (&cell)[vectors], uint16_t* to) {

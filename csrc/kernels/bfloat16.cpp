@@ -32,8 +32,10 @@ Arithmetic pair_arithmetic(const Arithmetic& float32) {
              untyped<load_pair_keys<2>>,
              untyped<pack_pair_queries<2>>,
              untyped<inner_scores<PairProduct>>,
+             nullptr,
              nullptr};
   f.soft = untyped<soft_pairs>;
+  f.soft_tangent = untyped<soft_pair_tangent>;
   f.soft_gradient = untyped<soft_pair_gradient>;
   f.store_cells = untyped<store_pair_cells>;
   f.load_values = untyped<load_pair_values>;
@@ -59,9 +61,10 @@ Arithmetic quad_arithmetic(const Arithmetic& float32) {
   f.value_size = quad_value_size;
   f.cell_size = 2;
   f.inner = {
-      true,   quad_row_size, quad_row_size, untyped<load_quad_keys>, untyped<pack_quad_queries>, untyped<quad_scores>,
-      nullptr};
+      true,    quad_row_size, quad_row_size, untyped<load_quad_keys>, untyped<pack_quad_queries>, untyped<quad_scores>,
+      nullptr, nullptr};
   f.soft = untyped<soft_quads>;
+  f.soft_tangent = untyped<soft_quad_tangent>;
   f.soft_gradient = untyped<soft_quad_gradient>;
   f.store_cells = untyped<store_quad_cells>;
   f.load_values = untyped<load_quad_values>;
@@ -90,6 +93,7 @@ Arithmetic amx_arithmetic(const Arithmetic& float32) {
              untyped<load_pair_keys<depth>>,
              untyped<pack_pair_queries<depth>>,
              untyped<amx_scores>,
+             nullptr,
              nullptr};
   f.load_values = untyped<load_amx_values>;
   f.weighted_sum = untyped<amx_weighted_sum>;

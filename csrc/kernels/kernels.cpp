@@ -15,6 +15,7 @@
 #include "score/bias.hpp"
 #include "score/columns.hpp"
 #include "score/distance.hpp"
+#include "score/distance_tangent.hpp"
 #include "score/inner.hpp"
 #include "score/power.hpp"
 #include "score/scaled.hpp"
@@ -23,6 +24,8 @@
 #include "select/compact.hpp"
 #include "select/sample.hpp"
 #include "select/soft.hpp"
+#include "select/soft_gradient_tangent.hpp"
+#include "select/soft_tangent.hpp"
 #include "select/weigh.hpp"
 #include "table.hpp"
 #include "untyped.hpp"
@@ -33,7 +36,7 @@ namespace {
 // Those that fv_score names.
 template <class T>
 constexpr Link named_links[] = {
-    {"power", is_degree, untyped<power<T>>, untyped<power_gradient<T>>},
+    {"power", is_degree, untyped<power<T>>, untyped<power_gradient<T>>, untyped<power_curvature<T>>},
 };
 
 // Products of T itself.
@@ -49,36 +52,44 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.value_size = row_size<T>;
   f.cell_size = int32_t(sizeof(T));
 
-  f.inner = {
-      true,   row_size<T>, row_size<T>, untyped<load_keys<T>>, untyped<pack_queries<T>>, untyped<inner_scores<Product>>,
-      nullptr};
+  f.inner = {true,
+             row_size<T>,
+             row_size<T>,
+             untyped<load_keys<T>>,
+             untyped<pack_queries<T>>,
+             untyped<inner_scores<Product>>,
+             nullptr,
+             nullptr};
   f.tanh = {false,
             additive_panel_size<T>,
             additive_row_size<T>,
             untyped<load_additive_keys<T>>,
             untyped<pack_additive_queries<T>>,
             untyped<additive_scores<T, ChooseTanh>>,
-            untyped<column_gradients<T, TanhSlope>>};
+            untyped<column_gradients<T, TanhSlope>>,
+            nullptr};
   f.relu = {true,
             row_size<T>,
             row_size<T>,
             untyped<load_keys<T>>,
             untyped<pack_queries<T>>,
             untyped<additive_scores<T, ChooseRelu>>,
-            untyped<column_gradients<T, ReluSlope>>};
+            untyped<column_gradients<T, ReluSlope>>,
+            nullptr};
   f.distance = {true,
                 row_size<T>,
                 row_size<T>,
                 untyped<load_keys<T>>,
                 untyped<pack_queries<T>>,
                 untyped<distance_scores<T>>,
-                untyped<column_gradients<T, DistanceSlope>>};
+                untyped<column_gradients<T, DistanceSlope>>,
+                untyped<distance_tangent<T>>};
   f.prepared_size = prepared_size<T>;
   f.prepare = untyped<prepare<T>>;
-  f.scaled = {nullptr, nullptr, untyped<scaled<T>>, nullptr};
+  f.scaled = {nullptr, nullptr, untyped<scaled<T>>, nullptr, nullptr};
   f.links = named_links<T>;
   f.link_count = int32_t(sizeof named_links<T> / sizeof(Link));
-  f.softcap = {nullptr, nullptr, untyped<softcap<T>>, untyped<softcap_gradient<T>>};
+  f.softcap = {nullptr, nullptr, untyped<softcap<T>>, untyped<softcap_gradient<T>>, untyped<softcap_curvature<T>>};
   f.add_bias = untyped<add_bias<T>>;
 
   f.hide_outside = untyped<hide_outside<T>>;
@@ -86,7 +97,9 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
 
   f.find_top = untyped<find_top<T>>;
   f.soft = untyped<soft<T>>;
+  f.soft_tangent = untyped<soft_tangent<T>>;
   f.soft_gradient = untyped<soft_gradient<T>>;
+  f.soft_gradient_tangent = untyped<soft_gradient_tangent<T>>;
   f.compact = untyped<compact<T>>;
   f.compact_gradient = untyped<compact_gradient<T>>;
   f.store_cells = untyped<store_cells<T>>;

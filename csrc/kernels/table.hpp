@@ -82,6 +82,10 @@ struct Scoring {
   // Null for the inner product, whose gradients are products.
   void (*gradients)(const void* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,
                     const void* factors, const void* d_scores, void* to_query, void* to_key, void* to_factors);
+  // How the scores move when queries and keys do, of which d_panel and d_keys are laid out as these. Null for inner
+  // products, of which it is two of them, and where there is none.
+  void (*tangents)(const void* panel, const void* d_panel, int32_t vectors, LoadedRows keys, LoadedRows d_keys,
+                   int64_t count, int64_t columns, const void* factors, void* to);
 };
 
 // A link is what a score becomes after its product and before its bias: s = f(scale s) unit, with a parameter of f. The
@@ -99,6 +103,10 @@ struct Link {
   void (*apply)(void* s, int32_t vectors, int64_t count, const LinkParameters&, void* kept);
   // d_scores, the gradients of f, become those of scale s; 0 stays 0. Null where f is the identity.
   void (*gradient)(const void* kept, void* d_scores, int32_t vectors, int64_t count, const LinkParameters&);
+  // Of the second order: d_scores as `gradient`, and how they move, `moved`, where scale s moves by `tangents`:
+  // moved f' + d_scores f'' tangents. Where both are 0 they stay 0.
+  void (*curvature)(const void* kept, const void* tangents, void* d_scores, void* moved, int32_t vectors, int64_t count,
+                    const LinkParameters&);
 };
 
 // 2^-(rate (j - center))^2 of the keys j of a tile, from its first; center = whole[i] + rest[i] of each query, |rest| <= 1/2.
@@ -162,6 +170,12 @@ struct Arithmetic {
   // weighted_sum will read.
   void (*soft)(void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l, void* exact,
                void* alpha, const Gaussian*, const Prefetch& next);
+  // `soft` without a Gaussian, with the tangents of the scores, t = factor (tangents + more), more optional: tangents
+  // become weights times t, as weighted_sum takes them. d adds these up as l does the weights; d_exact, of pairs, as they
+  // were before they were rounded, null where exact is.
+  void (*soft_tangent)(void* s, void* tangents, const void* more, int32_t vectors, int64_t count, double scale,
+                       double factor, const void* top, void* m, void* l, void* exact, void* d, void* d_exact,
+                       void* alpha);
   // s becomes the weights of a compact kernel, whose sum is added to l.
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
   // The queries whose top is larger than m, one bit each, and its first place in the tile.
@@ -207,6 +221,12 @@ struct Arithmetic {
   // lse is scale top + rest, in base 2. top, rest and shift are one T a query; a query whose rest is inf has no weight.
   void (*soft_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, const void* top,
                         const void* rest, const void* shift, void* weights, void* d_scores, int64_t stride);
+  // Of the second order: s, d_weights, how these move, `moved`, and how the scores do, `tangents` in natural units, become
+  // the weights and how they move, in rows `stride` apart, and the gradients of the scores, in d_weights, and how these
+  // move, in `moved`. t_lse and t_shift: how lse, natural, and shift move. Of T; not of pairs.
+  void (*soft_gradient_tangent)(const void* s, void* d_weights, void* moved, const void* tangents, int32_t vectors,
+                                int64_t count, double scale, const void* top, const void* rest, const void* shift,
+                                const void* t_lse, const void* t_shift, void* weights, void* t_weights, int64_t stride);
   // What soft_gradient leaves undone where d_scores is null.
   void (*store_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
   // As soft_gradient without d_scores, for a compact kernel, where lse is rest.

@@ -34,6 +34,7 @@ from ._attention.gradients import (
 )
 from ._attention.hard import HardAttention, hard_attention
 from ._attention.hard_vjp import hard_attention_vjp
+from ._attention.jvp import attention_jvp
 from ._attention.local import local_attention, predict_centers
 from ._attention.local_vjp import local_attention_vjp, predict_centers_vjp
 from ._attention.merge import merge
@@ -101,6 +102,7 @@ __all__ = [
     "SelfGradients",
     "__version__",
     "attention",
+    "attention_jvp",
     "attention_vjp",
     "attention_weights",
     "get_cmake_dir",

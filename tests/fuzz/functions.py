@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz import blocks, gradients, regression, sampling, soft
+from fuzz import blocks, gradients, regression, sampling, soft, tangents
 from fuzz.case import Case
 
 FUNCTIONS: dict[str, tuple[Callable[[Case], None], int]] = {
@@ -14,6 +14,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Case], None], int]] = {
     "hard_attention": (soft.hard_attention, 3),
     "merge": (soft.merge, 1),
     "attention_vjp": (gradients.attention_vjp, 4),
+    "attention_jvp": (tangents.attention_jvp, 2),
     "local_attention_vjp": (gradients.local_attention_vjp, 2),
     "hard_attention_vjp": (gradients.hard_attention_vjp, 2),
     "multi_head_attention": (blocks.multi_head_attention, 2),

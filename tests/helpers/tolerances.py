@@ -61,6 +61,11 @@ GAUSSIAN_ULP = 4
 # by half an ulp at most; one more for the errors of exp and of the denominator, times their number.
 SUM_OF_WEIGHTS_ULP = 8
 
+# Tangents, in ulp of the size of the sums before terms cancel: the tangent of a score is two sums,
+# rounded with its slope, a weight is off by exp and the denominator, and there are three sums over
+# keys, whose chains of 4 to 168 terms grow as the root of that: as gradients are.
+TANGENT_ULP = 20
+
 # Parts of the keys merged against the whole: the parts' errors, and the merge's own of a few
 # operations: three times the floor of one call.
 MERGE_FLOORS = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import foveate
 import numpy as np
 import pytest
 
@@ -59,10 +60,18 @@ def names_of_regression() -> dict[str, object]:
     return {"x_train": x, "y_train": np.sin(x[:, 0]), "x": x}
 
 
+def undo(kind: str) -> None:
+    """End what the lines of a place changed in the whole process."""
+    if kind == "flash-attention":
+        foveate.flash_attn.uninstall()
+    elif kind == "Keras":
+        foveate.keras.deactivate()
+
+
 @pytest.mark.skipif(not PAGE.is_file(), reason="the page is not beside the tests")
 def test_there_are_rows():
     """Or else the test below would pass for want of rows."""
-    assert len(places()) == 8
+    assert len(places()) == 12
     assert all(len(code.splitlines()) == 3 for code in places().values())
 
 
@@ -70,7 +79,10 @@ def test_there_are_rows():
 def test_the_three_lines_run(where, request, tmp_path):
     kind = where.partition(",")[0]
     names: dict[str, object]
-    if kind == "PyTorch":
+    if kind in ("JAX", "Keras"):
+        pytest.importorskip("jax")
+        pytest.importorskip(kind.lower())
+    if kind in ("PyTorch", "flash-attention"):
         torch = request.getfixturevalue("torch")
         names = {**names_of_torch(torch), "torch": torch}
     elif kind == "transformers":
@@ -84,4 +96,7 @@ def test_the_three_lines_run(where, request, tmp_path):
         if kind == "matplotlib":
             pytest.importorskip("matplotlib").use("agg")
         names = arrays(2, 3, 16, 8)
-    exec(compile(places()[where], str(PAGE), "exec"), names)
+    try:
+        exec(compile(places()[where], str(PAGE), "exec"), names)
+    finally:
+        undo(kind)

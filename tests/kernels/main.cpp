@@ -50,6 +50,7 @@ constexpr Group groups[] = {
     {"dropout", test_dropout},
     {"backward", test_backward, true},
     {"backward_edges", of_each<test_backward_edges>, true},
+    {"tangent", of_each<test_tangents>, true},
     {"backward_refusals", test_refusals_of_gradients},
 };
 

@@ -30,6 +30,7 @@ PACKAGES = {
     "README.md": ["sklearn"],
     "docs/start.md": ["torch"],
     "docs/recipes/flash_attention.md": ["torch", "transformers"],
+    "docs/recipes/activate.md": ["torch"],
     "docs/recipes/numba.md": ["numba"],
     "docs/recipes/transformers.md": ["torch", "transformers"],
 }

@@ -31,6 +31,9 @@ MODULES = {
     "foveate.flash_attn": "torch",
     "foveate.transformers": "transformers",
     "foveate.sklearn": "sklearn",
+    "foveate.jax": "jax",
+    "foveate.keras": "keras",
+    "foveate.numba": "numba",
     "foveate.plot": "matplotlib",
     "foveate.onnx": "onnx",
 }

@@ -14,12 +14,14 @@ import pytest
 from processes import needs_fork, needs_tasks, output_of, wait_for
 from strategies import normal, problem
 
+LENT = "GOMP_parallel"
+
 
 @pytest.fixture
 def parallel() -> Iterator[int]:
     """The function that another library would lend."""
     path = openmp_runtime.load()
-    found = fv._core.find_parallel(path) if path else 0
+    found = fv._core.find_function(path, LENT) if path else 0
     if not found:
         pytest.skip("there is no GOMP_parallel")
     yield found
@@ -27,10 +29,10 @@ def parallel() -> Iterator[int]:
 
 
 def test_what_is_no_library_lends_nothing(tmp_path):
-    assert fv._core.find_parallel("") in (0, fv._core.find_parallel(fv._core.__file__))
-    assert fv._core.find_parallel(str(tmp_path / "none.so")) == 0
+    assert fv._core.find_function("", LENT) in (0, fv._core.find_function(fv._core.__file__, LENT))
+    assert fv._core.find_function(str(tmp_path / "none.so"), LENT) == 0
     with pytest.raises(TypeError):
-        fv._core.find_parallel(None)
+        fv._core.find_function(None, LENT)
     for wrong in ((0, 1.5), ("0", 1), (0, 2**40), (-1, 1)):
         with pytest.raises(TypeError):
             fv._core.borrow_threads(*wrong)
@@ -131,7 +133,7 @@ def test_no_thread_is_started_beside_borrowed_ones():
 
         x = np.ones((8, 300, 32), np.float32)
         ctypes.CDLL({openmp_runtime.load()!r})
-        parallel = fv._core.find_parallel({openmp_runtime.load()!r})
+        parallel = fv._core.find_function({openmp_runtime.load()!r}, "GOMP_parallel")
         begin = tasks()
         fv._core.borrow_threads(parallel, 1)
         fv.attention(x, x, x)

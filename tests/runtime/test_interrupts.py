@@ -25,7 +25,7 @@ LONG_CALLS = {
 SET = {
     "1": "fv.set_num_threads(1)",
     "2": "fv.set_num_threads(2)",
-    "2 borrowed": "fv._core.borrow_threads(fv._core.find_parallel(openmp), 2)",
+    "2 borrowed": "fv._core.borrow_threads(fv._core.find_function(openmp, 'GOMP_parallel'), 2)",
     "2 of OpenMP": "fv.set_threading('openmp'); fv.set_num_threads(2)",
 }
 LONG = [

@@ -91,7 +91,7 @@ class Window:
         self.wrong: list[str] = []
         self.page.on("console", self.said)
         self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
-        self.page.on("requestfailed", lambda asked: self.wrong.append(f"missing: {asked.url}"))
+        self.page.on("requestfailed", self.failed)
         self.page.on("request", self.asked)
 
     def said(self, message: Any) -> None:
@@ -101,6 +101,10 @@ class Window:
     def asked(self, request: Any) -> None:
         if not request.url.startswith(("file:", "data:", "blob:")):
             self.wrong.append(f"not offline: {request.url}")
+
+    def failed(self, request: Any) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page was left before all of it had come
+            self.wrong.append(f"missing: {request.url} ({request.failure})")
 
     def open(self, address: str) -> Any:
         self.wrong.clear()

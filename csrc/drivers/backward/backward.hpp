@@ -90,6 +90,7 @@ struct Pass {
   int64_t per_batch, task_blocks;
 
   void *lse_high = nullptr, *lse_low = nullptr, *delta = nullptr;  // RowSums of all rows, batch after batch
+  void *t_lse = nullptr, *t_delta = nullptr;                       // of the second order: how lse and delta move
   Interval* seen_keys = nullptr;                                   // of every block: the keys that it may see
   void* partial_sums = nullptr;  // [batch of a batch group][chunk][panel][column][query]; null: not wanted
 

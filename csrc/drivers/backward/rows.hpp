@@ -78,17 +78,21 @@ template <class T>
 class BlockRows {
  public:
   BlockRows(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
+      : BlockRows(plan, plan.problem.query, plan.problem.d_out, blocks, carver) {}
+  // Of other rows than those of the problem's query and gradient of the output; null where there are none.
+  BlockRows(const Plan& plan, const Operand& query, const Operand& d_out, const QueryBlocks& blocks,
+            Carver& carver) noexcept
       : plan_(plan),
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
         width_(blocks.width),
-        hard_(bool(p_.advantage)),
-        columns_(plan.scoring.gradients != nullptr),
-        query_(plan, p_.query, p_.head_size, columns_ ? 0 : blocks.rows, carver),
-        d_out_(plan, p_.d_out, p_.value_size, hard_ ? 0 : blocks.rows, carver) {
+        no_d_out_(p_.advantage || !d_out),
+        no_query_(plan.scoring.gradients || !query),
+        query_(plan, query, p_.head_size, no_query_ ? 0 : blocks.rows, carver),
+        d_out_(plan, d_out, p_.value_size, no_d_out_ ? 0 : blocks.rows, carver) {
     panel_bytes_ = width_ * arithmetic_.inner.panel_size(p_.value_size);
-    panels_ = carver.take(hard_ ? 0 : blocks.panels * panel_bytes_);
-    scratch_ = carver.take(hard_ ? 0 : panel_bytes_);
+    panels_ = carver.take(no_d_out_ ? 0 : blocks.panels * panel_bytes_);
+    scratch_ = carver.take(no_d_out_ ? 0 : panel_bytes_);
     lse_high_ = carver.take<T>(blocks.rows);
     lse_low_ = carver.take<T>(blocks.rows);
     delta_ = carver.take<T>(blocks.rows);
@@ -105,20 +109,20 @@ class BlockRows {
         lse_high_[p * width_ + i] = of.lse_high[row];
         lse_low_[p * width_ + i] = of.lse_low[row];
         delta_[p * width_ + i] = of.delta[row];
-        if (!columns_) query_.rows[count_] = row_of(plan_, p_.query, block.batch(), panel, i);
-        if (!hard_) d_out_.rows[count_] = row_of(plan_, p_.d_out, block.batch(), panel, i);
+        if (!no_query_) query_.rows[count_] = row_of(plan_, query_.operand, block.batch(), panel, i);
+        if (!no_d_out_) d_out_.rows[count_] = row_of(plan_, d_out_.operand, block.batch(), panel, i);
       }
       for (int64_t i = panel.live; i < width_; ++i) {  // a lane without a query has no weight
         lse_high_[p * width_ + i] = 0;
         lse_low_[p * width_ + i] = std::numeric_limits<T>::infinity();
         delta_[p * width_ + i] = 0;
       }
-      if (!columns_ && !query_.load(arithmetic_, p, width_, panel.live, false, query_.data)) query_.finite = false;
-      if (hard_) continue;
+      if (!no_query_ && !query_.load(arithmetic_, p, width_, panel.live, false, query_.data)) query_.finite = false;
+      if (no_d_out_) continue;
       if (!d_out_.load(arithmetic_, p, width_, panel.live, false, d_out_.data)) d_out_.finite = false;
       if (with_panels)
-        arithmetic_.inner.pack_queries(d_out_.rows + p * width_, dtype_of(p_.d_out), p_.d_out.column_stride, panel.live,
-                                       block.vectors(p), p_.value_size, scale, nullptr, scratch_,
+        arithmetic_.inner.pack_queries(d_out_.rows + p * width_, dtype_of(d_out_.operand), d_out_.operand.column_stride,
+                                       panel.live, block.vectors(p), p_.value_size, scale, nullptr, scratch_,
                                        panels_ + p * panel_bytes_);
     }
   }
@@ -142,7 +146,7 @@ class BlockRows {
   const Problem& p_;
   const Arithmetic& arithmetic_;
   int64_t width_;
-  bool hard_, columns_;
+  bool no_d_out_, no_query_;
   Summands query_, d_out_;
   int64_t panel_bytes_;
   char *panels_, *scratch_;

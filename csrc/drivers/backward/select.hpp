@@ -40,14 +40,8 @@ class SelectGradient {
       arithmetic.inner.scores(rows.d_out_panel(p), vectors, block.values_as_keys(s.begin), s.count(), p_.value_size,
                               nullptr, cells_, nullptr, moments ? PartialKeys{0, s.count()} : block.partial(),
                               Prefetch{});
-    const Gaussian gaussian = p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{};
-    const uint32_t* const kept =
-        dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr;
-    const auto multiply = [&](T* cells) {
-      if (p_.sigma > 0) arithmetic.multiply_gaussian(cells, vectors, s.count(), gaussian);
-      if (kept) arithmetic.clear_unset(cells, vectors, s.count(), kept);
-    };
-    if (factors_ && scored_) multiply(cells_);
+    const Factors factors = factors_of(block, p, s, key);
+    if (factors_ && scored_) multiply(factors, vectors, s.count(), cells_);
     if (moments) std::memcpy(d_weights_, cells_, size_t(s.count() * width) * sizeof(T));
     if (plan_.compact)
       arithmetic.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.lse_low(p),
@@ -58,11 +52,33 @@ class SelectGradient {
     if (factors_) {
       T* const plain_weights = reinterpret_cast<T*>(weights);
       copy_rows(plain_weights, stride_, plain_, width, width, s.count());
-      if (moments) arithmetic.gaussian_gradient(plain_, d_weights_, vectors, s.count(), gaussian, moments);
-      multiply(plain_);
+      if (moments) arithmetic.gaussian_gradient(plain_, d_weights_, vectors, s.count(), factors.gaussian, moments);
+      multiply(factors, vectors, s.count(), plain_);
       copy_rows(plain_, width, plain_weights, stride_, width, s.count());
     }
     if (p_.advantage) add_choices(block, p, s, key, width);
+  }
+
+  // What weights are multiplied by after the softmax, F, of the range s of panel p in the tile from `key`.
+  struct Factors {
+    Gaussian gaussian;
+    const uint32_t* kept;
+  };
+  bool any_factors() const { return factors_; }
+  Factors factors_of(const QueryBlock& block, int p, const KeyRange& s, int64_t key) noexcept {
+    return {p_.sigma > 0 ? block.gaussian(p, s) : Gaussian{},
+            dropout_.any() ? dropout_.kept(block.panel(p), block.batch(), key + s.begin, s.count()) : nullptr};
+  }
+  void multiply(const Factors& by, int32_t vectors, int64_t count, T* cells) const noexcept {
+    if (p_.sigma > 0) plan_.arithmetic.multiply_gaussian(cells, vectors, count, by.gaussian);
+    if (by.kept) plan_.arithmetic.clear_unset(cells, vectors, count, by.kept);
+  }
+  // The same of weights that stand in rows for query_sum.
+  void multiply_rows(const Factors& by, int32_t vectors, int64_t count, T* weights) noexcept {
+    const int64_t width = vectors * plan_.arithmetic.lanes;
+    copy_rows(weights, stride_, plain_, width, width, count);
+    multiply(by, vectors, count, plain_);
+    copy_rows(plain_, width, weights, stride_, width, count);
   }
 
   T* cells() { return cells_; }

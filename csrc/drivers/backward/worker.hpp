@@ -91,34 +91,8 @@ class BackwardWorker {
   // A task: the step-th group of a chunk against a run of the blocks of its batch. partial_sum: of the chunk, or null.
   void run(int64_t batch, int64_t chunk, int64_t step, int64_t run_of_blocks, T* partial_sum,
            const ChunkSums<T>& sums) noexcept {
-    const int64_t group = pass_.first_group(chunk) + step;
-    if (group >= pass_.first_group(chunk + 1)) return;
-    const Interval keys = pass_.keys_of(group);
-    const int64_t first = run_of_blocks * pass_.task_blocks;
-    const int64_t last = std::min(first + pass_.task_blocks, blocks_.per_batch);
-    if (first == 0) clear(sums, keys.high - keys.low, step == 0);
-    if (scored_ || !p_.advantage) {
-      bool ready = false;  // for the first block that sees some of the keys
-      for (int64_t b = first; b < last; ++b) {
-        T* const d_query = partial_sum ? partial_sum + b * blocks_.panels * pass_.panel_size : nullptr;
-        if (d_query && step == 0 && pass_.sees(batch, b, chunk))
-          std::fill_n(d_query, blocks_.panels * pass_.panel_size, T(0));
-        const Interval seen = pass_.seen_keys[batch * blocks_.per_batch + b];
-        if (seen.low >= seen.high || seen.low >= keys.high || seen.high <= keys.low) continue;
-        if (!ready) {
-          look_at_keys(batch, keys);
-          score_.start();
-        }
-        ready = true;
-        add_block(batch, b, keys, d_query, sums);
-      }
-      if (ready && sums.factors) score_.add_factors(sums.factors);
-    }
-    if (last < blocks_.per_batch) return;
-    if (p_.advantage && p_.d_value) add_chosen(batch, keys, sums.value);
-    if (p_.d_key) store(p_.d_key, batch, keys, sums.key, p_.head_size, [&](int64_t d) { return score_.key_factor(d); });
-    if (p_.d_value)
-      store(p_.d_value, batch, keys, sums.value, p_.value_size, [&](int64_t) { return select_.factor(); });
+    run_with(batch, chunk, step, run_of_blocks, partial_sum, sums, scored_ || !p_.advantage,
+             [&](int64_t b, Interval keys, T* d_query) { add_block(batch, b, keys, d_query, sums); });
   }
 
   // The rows of a panel of a batch's queries: the sum over the chunks, in order.
@@ -155,7 +129,41 @@ class BackwardWorker {
 
   const ScoreGradient<T>& score() const { return score_; }
 
- private:
+ protected:
+  // add(block, keys, d_query): what a block adds, where any adds something.
+  template <class Add>
+  void run_with(int64_t batch, int64_t chunk, int64_t step, int64_t run_of_blocks, T* partial_sum,
+                const ChunkSums<T>& sums, bool any, Add&& add) noexcept {
+    const int64_t group = pass_.first_group(chunk) + step;
+    if (group >= pass_.first_group(chunk + 1)) return;
+    const Interval keys = pass_.keys_of(group);
+    const int64_t first = run_of_blocks * pass_.task_blocks;
+    const int64_t last = std::min(first + pass_.task_blocks, blocks_.per_batch);
+    if (first == 0) clear(sums, keys.high - keys.low, step == 0);
+    if (any) {
+      bool ready = false;  // for the first block that sees some of the keys
+      for (int64_t b = first; b < last; ++b) {
+        T* const d_query = partial_sum ? partial_sum + b * blocks_.panels * pass_.panel_size : nullptr;
+        if (d_query && step == 0 && pass_.sees(batch, b, chunk))
+          std::fill_n(d_query, blocks_.panels * pass_.panel_size, T(0));
+        const Interval seen = pass_.seen_keys[batch * blocks_.per_batch + b];
+        if (seen.low >= seen.high || seen.low >= keys.high || seen.high <= keys.low) continue;
+        if (!ready) {
+          look_at_keys(batch, keys);
+          score_.start();
+        }
+        ready = true;
+        add(b, keys, d_query);
+      }
+      if (ready && sums.factors) score_.add_factors(sums.factors);
+    }
+    if (last < blocks_.per_batch) return;
+    if (p_.advantage && p_.d_value) add_chosen(batch, keys, sums.value);
+    if (p_.d_key) store(p_.d_key, batch, keys, sums.key, p_.head_size, [&](int64_t d) { return score_.key_factor(d); });
+    if (p_.d_value)
+      store(p_.d_value, batch, keys, sums.value, p_.value_size, [&](int64_t) { return select_.factor(); });
+  }
+
   void write(const Operand& x, int64_t batch, int64_t group, int64_t row, double value) const noexcept {
     std::memcpy(plan_.row(x, batch, group, row), &value, sizeof value);
   }
@@ -238,7 +246,7 @@ class BackwardWorker {
       select_.run(block_, rows_, p, s, key, cell(weights_, s.begin, p), changed_ ? nullptr : d_scores,
                   panel && pass_.moments ? panel + p_.head_size * width : nullptr);
       if (!scored_) continue;
-      if (p_.d_mask) add_to_mask(p, s, key);
+      if (p_.d_mask) add_to_mask(p, s, key, cells);
       if (plan_.links.has_gradient())
         plan_.links.pull_back(link_kept_, block_.link_bytes(), cells, block_.vectors(p), s.count());
       if (changed_ && d_scores) arithmetic_.store_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);
@@ -247,8 +255,10 @@ class BackwardWorker {
     }
     if (low >= high) return;
     for (int p = 0; p < block_.panels(); ++p) {
-      clear(p, low, scored[p].low);
-      clear(p, std::max(low, scored[p].high), high);
+      for (char* cells : {weights_, d_scores_}) {
+        clear(cells, p, low, scored[p].low);
+        clear(cells, p, std::max(low, scored[p].high), high);
+      }
     }
     if (p_.d_value && !p_.advantage)
       query_sum_.add(weights_, stride_, low, high, rows_, rows_.d_out(), seen,
@@ -261,11 +271,8 @@ class BackwardWorker {
     return cells + (key * stride_ + p * width_) * arithmetic_.cell_size;
   }
 
-  void clear(int p, int64_t begin, int64_t end) noexcept {
-    for (int64_t j = begin; j < end; ++j) {
-      std::memset(cell(weights_, j, p), 0, size_t(width_ * arithmetic_.cell_size));
-      std::memset(cell(d_scores_, j, p), 0, size_t(width_ * arithmetic_.cell_size));
-    }
+  void clear(char* cells, int p, int64_t begin, int64_t end) noexcept {
+    for (int64_t j = begin; j < end; ++j) std::memset(cell(cells, j, p), 0, size_t(width_ * arithmetic_.cell_size));
   }
 
   void keep_bits(int p, const KeyRange& s, int64_t count) noexcept {
@@ -275,12 +282,12 @@ class BackwardWorker {
     for (int64_t j = s.begin; j < s.end; ++j) bits[j] = s.bits ? s.bits[j - s.begin] : live;
   }
 
-  void add_to_mask(int p, const KeyRange& s, int64_t key) noexcept {
+  void add_to_mask(int p, const KeyRange& s, int64_t key, const T* cells) noexcept {
     const Panel& panel = block_.panel(p);
     char* rows[most_lanes];
     for (int32_t i = 0; i < panel.live; ++i) rows[i] = reinterpret_cast<char*>(scratch_ + i * s.count());
     std::fill_n(row_, width_, T(1));
-    arithmetic_.store_rows(select_.cells(), block_.vectors(p), s.count(), row_, panel.live, scratch_, rows,
+    arithmetic_.store_rows(cells, block_.vectors(p), s.count(), row_, panel.live, scratch_, rows,
                            sizeof(T) == 8 ? Dtype::float64 : Dtype::float32, sizeof(T));
     for (int32_t i = 0; i < panel.live; ++i) {
       char* to = row_of(plan_, p_.d_mask, block_.batch(), panel, i) + (key + s.begin) * p_.d_mask.column_stride;

@@ -12,12 +12,14 @@
 namespace foveate {
 namespace {
 
+bool takes_pairs(const Operand& x) { return !x || x.dtype == FV_BFLOAT16; }
+
 const Arithmetic& arithmetic_of(const Problem& p, const Kernels& kernels, const Needs& needs) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
   const bool pairs = !needs.whole_weights && p.family == FV_INNER && p.sigma == 0 && p.dropout == 0 &&
-                     p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 &&
-                     (!p.value || p.value.dtype == FV_BFLOAT16);
+                     p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 && takes_pairs(p.value) &&
+                     takes_pairs(p.t_query) && takes_pairs(p.t_key) && takes_pairs(p.t_value);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
 
@@ -70,7 +72,7 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
-    const bool apart = p.key.moves(a) || p.value.moves(a);
+    const bool apart = p.key.moves(a) || p.value.moves(a) || p.t_key.moves(a) || p.t_value.moves(a);
     Axes& axes = apart ? batch_ : group_;
     axes.axis[axes.count++] = a;
     (apart ? batches : groups) *= extent;
@@ -91,6 +93,8 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   fit_windows(needs);
   keys_in_place = scoring.in_place && in_place(p.key, arithmetic, p.head_size, arithmetic.group);
   values_in_place = p.value && !arithmetic.pairs && in_place(p.value, arithmetic, p.value_size, 1);
+  t_keys_in_place = p.t_key && scoring.in_place && in_place(p.t_key, arithmetic, p.head_size, arithmetic.group);
+  t_values_in_place = p.t_value && !arithmetic.pairs && in_place(p.t_value, arithmetic, p.value_size, 1);
   values_as_keys_in_place = p.value && in_place(p.value, arithmetic, p.value_size, arithmetic.group);
 }
 

@@ -45,6 +45,22 @@ struct Links {
     for (int i = count; i-- > 0;) link_of[i]->gradient(kept + i * bytes, d_scores, vectors, count_of_keys, by[i]);
   }
 
+  // How scores move through the links, from the tangents of what goes into the first. inputs: room for the tangents of what
+  // goes into each, or null.
+  void move(const char* kept, char* inputs, int64_t bytes, void* tangents, int32_t vectors, int64_t count_of_keys,
+            int64_t bytes_of_keys) const {
+    for (int i = 0; i < count; ++i) {
+      if (inputs) std::memcpy(inputs + i * bytes, tangents, size_t(bytes_of_keys));
+      link_of[i]->gradient(kept + i * bytes, tangents, vectors, count_of_keys, by[i]);
+    }
+  }
+  // pull_back, and how that moves.
+  void pull_back_moving(const char* kept, const char* inputs, int64_t bytes, void* d_scores, void* moved,
+                        int32_t vectors, int64_t count_of_keys) const {
+    for (int i = count; i-- > 0;)
+      link_of[i]->curvature(kept + i * bytes, inputs + i * bytes, d_scores, moved, vectors, count_of_keys, by[i]);
+  }
+
   int count = 0;
 
  private:
@@ -97,6 +113,7 @@ struct Plan {
   bool bits = false;    // there is a mask, or ids to compare: one bit a cell
   // What products read where it stands: values as such, and as the keys of the gradients of the weights.
   bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
+  bool t_keys_in_place = false, t_values_in_place = false;  // likewise of their tangents
 
   // Scores.
   const void* factors = nullptr;  // of the columns, as the score's kernels take them

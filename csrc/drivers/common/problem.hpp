@@ -43,6 +43,14 @@ struct Problem {
   Operand d_factors;           // (D,) float64: row_stride; the sum over everything
   Operand d_centers, d_sigma;  // (Lq,) float64: row_stride
 
+  // tangents: how operands and, of the second order, the gradient of the output move, each optional; and the answers do
+  Operand t_query, t_key, t_value;  // like query, key and value
+  Operand t_mask;                   // like a mask, of a float
+  Operand t_sink;                   // one float64 a leading index
+  Operand t_out;                    // like out
+  Operand t_lse;                    // (Lq,) of the accumulator's type: row_stride
+  Operand t_d_out, t_d_lse;         // like d_out and d_lse; t_out and t_lse are the forward's tangents then
+
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
   fv_family family = FV_INNER;
   fv_weighing weighing = FV_SOFTMAX;

@@ -63,7 +63,8 @@ class QueryBlock {
   Traversal tiles(int first, int last) const { return tiles(first, last, {0, plan_.problem.keys}); }
   Traversal tiles(int first, int last, Interval among) const;
 
-  // The first key of a range of the open tile.
+  const KeyTile& tile() const { return tile_; }  // the open one
+  // The first key of a range of it.
   int64_t key_of(const KeyRange& range) const { return tile_.first + range.begin; }
 
   // Opens the tile that the traversal is at. Keys that cannot be read in place are loaded for the first panel that sees some

@@ -71,7 +71,7 @@ class Forward {
   }
 
   // Whether lse needs a sum of its own: of weights that are not rounded.
-  bool with_exact() const { return plan_.arithmetic.pairs && plan_.problem.lse; }
+  bool with_exact() const { return plan_.arithmetic.pairs && (plan_.problem.lse || plan_.problem.t_lse); }
 
   void pass(int first, int last, bool exact) noexcept {
     for (int p = first; p < last; ++p) reset(p);

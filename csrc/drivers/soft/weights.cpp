@@ -1,5 +1,7 @@
-// The attention weights themselves: one pass for the softmax's maximum and sum, a second that writes 2^(x - m) / l.
+// The attention weights themselves: one pass for the softmax's maximum and sum, a second that writes 2^(x - m) / l. The
+// scores of the first are kept for the second where a few panels of them stay in a cache; else they are made again.
 #include <algorithm>
+#include <cstring>
 
 #include "drivers/common/query_block.hpp"
 #include "drivers/drivers.hpp"
@@ -7,15 +9,29 @@
 namespace foveate {
 namespace {
 
+// Of a panel; read back from a cache of this size they cost a third of what they cost to make, for heads of 64.
+constexpr int64_t most_kept_bytes = 512 << 10;
+
+// The bytes of scores that are kept for each query, or 0. A factor for what a query is near needs its tile open.
+int64_t kept_bytes_a_query(const Plan& plan) {
+  const int64_t bytes =
+      (plan.problem.keys + plan.tile_keys - 1) / plan.tile_keys * plan.tile_keys * plan.arithmetic.element_size;
+  const int64_t width = int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors;
+  return plan.problem.sigma > 0 || bytes > most_kept_bytes / width ? 0 : bytes;
+}
+
 template <class T>
 class Weights {
  public:
   Weights(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
-      : plan_(plan), block_(plan, blocks, carver), width_(blocks.width) {
+      : plan_(plan), block_(plan, blocks, carver), width_(blocks.width), keeps_(kept_bytes_a_query(plan) > 0) {
     const int64_t queries = int64_t(blocks.panels) * width_;
     m_ = carver.take<T>(queries);
     l_ = carver.take<T>(queries);
     alpha_ = carver.take<T>(width_);
+    tiles_ = keeps_ ? (plan.problem.keys + plan.tile_keys - 1) / plan.tile_keys : 0;
+    kept_ = carver.take<T>(queries * tiles_ * plan.tile_keys);
+    kept_ranges_ = carver.take<KeyRange>(blocks.panels * tiles_);
   }
 
   void run(int64_t task, int64_t next) noexcept {
@@ -30,6 +46,7 @@ class Weights {
     for (Traversal tiles = block_.tiles(0, count); block_.open(tiles); tiles.next())
       for (int p = 0; p < count; ++p) {
         const KeyRange range = block_.score(p, false);
+        if (keeps_) keep(p, tiles.tile(), range);
         if (!range.empty())
           plan_.arithmetic.soft(block_.scores(), block_.vectors(p), range.count(), block_.softmax_scale(),
                                 block_.row_max(), m_ + p * width_, l_ + p * width_, nullptr, alpha_, nullptr,
@@ -48,13 +65,26 @@ class Weights {
       const bool any = !seen.done() && seen.tile().first == tile.first;
       if (!any && asked_to_stop(double(count) * double(width_) * double(tile.count))) return;  // zeros alone
       if (any) {
-        block_.open(seen);
+        if (!keeps_) block_.open(seen);
         seen.next();
       }
-      for (int p = 0; p < count; ++p) write(p, tile, any ? block_.score(p, false) : KeyRange{});
+      for (int p = 0; p < count; ++p) write(p, tile, any ? again(p, tile) : KeyRange{});
       if (block_.stopped()) return;
     }
   }
+
+  char* kept(int p, KeyTile tile) const {
+    return reinterpret_cast<char*>(kept_ + (p * tiles_ * plan_.tile_keys + tile.first) * width_);
+  }
+  KeyRange& kept_range(int p, KeyTile tile) const { return kept_ranges_[p * tiles_ + tile.first / plan_.tile_keys]; }
+
+  void keep(int p, KeyTile tile, const KeyRange& range) noexcept {
+    kept_range(p, tile) = range;
+    const int64_t lanes = int64_t(block_.vectors(p)) * plan_.arithmetic.lanes;
+    if (!range.empty()) std::memcpy(kept(p, tile), block_.scores(), size_t(range.count() * lanes) * sizeof(T));
+  }
+
+  KeyRange again(int p, KeyTile tile) noexcept { return keeps_ ? kept_range(p, tile) : block_.score(p, false); }
 
   // A tile's columns of the panel's rows: zeros around the range that was looked at.
   void write(int p, KeyTile tile, const KeyRange& range) noexcept {
@@ -71,15 +101,16 @@ class Weights {
       rows[i] += begin * step;
     }
     if (range.empty()) return;
-    plan_.arithmetic.weigh(block_.scores(), block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
+    char* const scores = keeps_ ? kept(p, tile) : block_.scores();
+    plan_.arithmetic.weigh(scores, block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
                            l_ + p * width_);
     if (problem.sigma > 0) {
       const Gaussian gaussian = block_.gaussian(p, range);
-      plan_.arithmetic.multiply_gaussian(block_.scores(), block_.vectors(p), end - begin, gaussian);
+      plan_.arithmetic.multiply_gaussian(scores, block_.vectors(p), end - begin, gaussian);
     }
     std::fill_n(alpha_, width_, T(1));
-    plan_.arithmetic.store_rows(block_.scores(), block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(),
-                                rows, dtype_of(problem.out), step);
+    plan_.arithmetic.store_rows(scores, block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(), rows,
+                                dtype_of(problem.out), step);
   }
 
   void zero(char* to, int64_t count) const {
@@ -91,7 +122,10 @@ class Weights {
   const Plan& plan_;
   QueryBlock block_;
   int64_t width_;
-  T *m_, *l_, *alpha_;
+  bool keeps_;
+  T *m_, *l_, *alpha_, *kept_;
+  int64_t tiles_;
+  KeyRange* kept_ranges_;
 };
 
 }  // namespace
@@ -101,7 +135,7 @@ fv_status attention_weights(const Problem& problem, fv_error* error) noexcept {
   Plan plan(problem, kernels(), {.whole_weights = true, .windows = Windows::shared});
   const double flops =
       4.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
-  const int64_t bytes = plan.scoring.panel_size(problem.head_size);
+  const int64_t bytes = plan.scoring.panel_size(problem.head_size) + kept_bytes_a_query(plan);
   return plan.arithmetic.element_size == 8 ? run_blocks<double, Weights>(plan, bytes, flops, error)
                                            : run_blocks<float, Weights>(plan, bytes, flops, error);
 }

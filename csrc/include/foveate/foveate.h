@@ -137,6 +137,23 @@ fv_status fv_output_shape(const fv_problem*, int32_t* ndim, int64_t shape[FV_MAX
  * over the weight of that score. fv_attention_backward derives these two from lse if the first of them is NaN. */
 fv_status fv_attention(const fv_problem*, const fv_array* out, const fv_array* lse, fv_error*) FV_NOEXCEPT;
 
+/* How the operands of a problem move; each is optional (NULL: not at all). Their leading axes broadcast to those of the
+ * output. float64 goes with float64 only. */
+typedef struct fv_tangents {
+  const fv_array* query; /* (..., Lq, D) */
+  const fv_array* key;   /* (..., Lk, D) */
+  const fv_array* value; /* (..., Lk, Dv) */
+  const fv_array* mask;  /* of a float mask: what broadcasts to (..., Lq, Lk), of any float dtype */
+  const fv_array* sink;  /* of a sink: float64 (...) */
+} fv_tangents;
+
+/* fv_attention, and how its answers move when the operands do: the derivative along the tangents, in one pass and with as
+ * little memory. out and lse as for fv_attention; t_out (..., Lq, Dv), of any float dtype; t_lse (..., Lq), float32
+ * (float64 for float64), may be NULL. Of FV_INNER and FV_DISTANCE with the softmax alone; `negligible` counts as 0. A row
+ * that sees nothing has the tangent 0, and its lse that of the sink. */
+fv_status fv_attention_jvp(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
+                           const fv_array* t_out, const fv_array* t_lse, fv_error*) FV_NOEXCEPT;
+
 /* out (..., Lq, Lk): the weights. */
 fv_status fv_attention_weights(const fv_problem*, const fv_array* out, fv_error*) FV_NOEXCEPT;
 
@@ -163,6 +180,18 @@ typedef struct fv_gradients {
  * whose compact weights are all 0, has the gradient 0. `negligible` counts as 0. */
 fv_status fv_attention_backward(const fv_problem*, const fv_array* out, const fv_array* lse, const fv_array* d_out,
                                 const fv_array* d_lse, const fv_gradients*, fv_error*) FV_NOEXCEPT;
+
+/* How what fv_attention_backward writes moves, the second order: when the operands move along the tangents, out and lse by
+ * t_out (..., Lq, Dv) and t_lse (..., Lq), which fv_attention_jvp gives for these, and d_out and d_lse by t_d_out and
+ * t_d_lse, in their shapes, each optional (NULL: not at all). t_lse and t_d_lse are float32 (float64 for float64). The
+ * tangents of key and value have no leading axis along which both have an extent of 1. gradients: where the tangents of
+ * those of query, key, value, mask (added to) and sink go, as fv_attention_backward has the gradients; the others have
+ * none. If d_out is the output's cotangent, this is also the double backward: the gradients for query, key and value,
+ * where the tangents are the cotangents of their gradients; for d_out it is what fv_attention_jvp gives. */
+fv_status fv_attention_backward_jvp(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
+                                    const fv_array* d_out, const fv_array* d_lse, const fv_array* t_out,
+                                    const fv_array* t_lse, const fv_array* t_d_out, const fv_array* t_d_lse,
+                                    const fv_gradients*, fv_error*) FV_NOEXCEPT;
 
 /* Hard attention chooses one key for each query: the most probable one (the first of equals; takes no random), or
  * `draws` keys, each drawn with the weights of attention as probabilities. */

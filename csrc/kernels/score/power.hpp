@@ -39,5 +39,22 @@ void power_gradient(const T* kept, T* d_scores, int32_t vectors, int64_t count, 
   }
 }
 
+// Its curvature is degree (degree - 1) x^(degree - 2).
+template <class T>
+void power_curvature(const T* kept, const T* tangents, T* d_scores, T* moved, int32_t vectors, int64_t count,
+                     const LinkParameters& by) {
+  const uint64_t degree = uint64_t(by.parameter);
+  const T most = T(by.parameter), more = T(by.parameter - 1);
+  const int64_t cells = count * vectors * lanes<T>;
+  for (int64_t i = 0; i < cells; i += lanes<T>) {
+    const Vec<T> x = load(kept + i), d = load(d_scores + i), move = load(moved + i);
+    const Vec<T> curve = degree < 2 ? Vec<T>{} : power_of<T>(x, degree - 2) * (most * more);
+    const Vec<T> slope = power_of<T>(x, degree - 1) * most;
+    const IntVec<T> nothing = (d == T(0)) & (move == T(0));
+    store<T>(moved + i, nothing ? Vec<T>{} : move * slope + d * curve * load(tangents + i));
+    store<T>(d_scores + i, d == T(0) ? d : d * slope);
+  }
+}
+
 }  // namespace
 }  // namespace foveate::FOVEATE_ISA

@@ -33,5 +33,20 @@ void softcap_gradient(const T* kept, T* d_scores, int32_t vectors, int64_t count
   by_width(vectors, [&](auto v) { softcap_gradient<T, v>(kept, d_scores, count, by.parameter * by.unit); });
 }
 
+// Its curvature is -2 tanh (1 - tanh^2) / softcap.
+template <class T>
+void softcap_curvature(const T* capped, const T* tangents, T* d_scores, T* moved, int32_t vectors, int64_t count,
+                       const LinkParameters& by) {
+  const T factor = T(1 / (by.parameter * by.unit)), bend = T(-2 / by.parameter);
+  const int64_t cells = count * vectors * lanes<T>;
+  for (int64_t i = 0; i < cells; i += lanes<T>) {
+    const Vec<T> t = load(capped + i) * factor, d = load(d_scores + i), move = load(moved + i);
+    const Vec<T> slope = T(1) - t * t;
+    const IntVec<T> nothing = (d == T(0)) & (move == T(0));
+    store<T>(moved + i, nothing ? Vec<T>{} : slope * (move + d * t * (bend * load(tangents + i))));
+    store<T>(d_scores + i, d == T(0) ? d : d * slope);
+  }
+}
+
 }  // namespace
 }  // namespace foveate::FOVEATE_ISA

@@ -39,6 +39,28 @@ class Choices(NamedTuple):
     advantage: Array  # (..., Lq, S)
 
 
+class Tangents(NamedTuple):
+    """How the operands of a problem move, in their shapes; None: not at all.
+
+    Their leading axes broadcast to those of the output.
+    """
+
+    t_query: Array | None = None
+    t_key: Array | None = None
+    t_value: Array | None = None
+    t_mask: Array | None = None  # of a float mask
+    t_sink: Array | None = None  # float64, over leading axes
+
+
+class Moved(NamedTuple):
+    """How the answers move with the operands, as `jvp` gave it, and their gradients; None: not."""
+
+    t_output: Array
+    t_lse: Array
+    t_d_output: Array | None = None
+    t_d_lse: Array | None = None
+
+
 class Outputs(NamedTuple):
     """Where a kernel writes the gradients; None: not wanted."""
 
@@ -107,6 +129,12 @@ class Problem(NamedTuple):
         answer: tuple[Array, Array] = self.attend(self.wide, return_lse="parts")
         return answer
 
+    def jvp(
+        self, tangents: Tangents, dtype: Any = None, *, return_lse: bool | str = "parts"
+    ) -> tuple[Array, Any, Array, Any]:
+        """Return the output, the lse as `attend` does, and how the two move."""
+        return _core.attention_jvp(self, tangents, return_lse=return_lse, dtype=dtype)
+
     def weights(self, dtype: Any = None, *, out: Array | None = None) -> Array:
         """Return the weights (..., Lq, Lk)."""
         return _core.attention_weights(self, out=out, dtype=dtype)
@@ -120,6 +148,12 @@ class Problem(NamedTuple):
     def backward(self, answers: Answers, outputs: Outputs) -> None:
         """Write the gradients of `attend`."""
         _core.attention_backward(self, answers, outputs)
+
+    def backward_jvp(
+        self, answers: Answers, tangents: Tangents, moved: Moved, outputs: Outputs
+    ) -> None:
+        """Write how what `backward` writes moves."""
+        _core.attention_backward_jvp(self, answers, tangents, moved, outputs)
 
     def backward_of_choices(self, choices: Choices, outputs: Outputs) -> None:
         """Write the gradients of `choose`."""

@@ -47,7 +47,7 @@ def flash_attn_func(
     softcap : float, default 0
         Scores become softcap * tanh(score / softcap). 0 and less mean none.
     alibi_slopes : float tensor (H,) or (B, H), optional
-        Adds -slope * |i + Lk - Lq - j| to the scores. It gets no gradient.
+        Adds ``-slope * |i + Lk - Lq - j|`` to the scores. It gets no gradient.
     deterministic : bool, default False
         Changes nothing: the same input gives the same bits here, backward too.
     return_attn_probs : bool, default False

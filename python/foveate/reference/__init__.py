@@ -28,10 +28,12 @@ from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import scores
 from ._select import merge, softmax, weighted_sum
 from ._self_attention import self_attention, self_attention_vjp
+from ._tangents import attention_jvp
 
 __all__ = [
     "Memory",
     "attention",
+    "attention_jvp",
     "attention_vjp",
     "attention_weights",
     "compute_dtype",

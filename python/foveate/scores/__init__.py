@@ -10,10 +10,12 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
+
 from .._inputs.types import Array
 from .._runtime.public import publish as _publish
 from ._additive import Additive, Concat
-from ._base import Family, Reduced, Score, checked
+from ._base import Family, Reduced, RowScore, Score, checked, with_arrays
 from ._bilinear import Bilinear
 from ._cosine import Cosine
 from ._dot import Dot, ScaledDot
@@ -115,6 +117,33 @@ def reduce(
         raise ValueError(f"{at}: got shape {x.shape}, wanted two axes or more, {axes}")
     reduced = score.reduce_to_learn(query, key) if learns else score.reduce(query, key)
     return reduced if score.is_over_rows else checked(score, reduced, query, key, name, learns)
+
+
+def tangent_of(
+    score: Any, query: Array, key: Array, d_query: Array | None, d_key: Array | None
+) -> tuple[Array | None, Array | None]:
+    """Say how the operands move that `reduce` makes, when query and key do; None is 0.
+
+    Raises
+    ------
+    TypeError
+        For a score that has no tangent.
+    """
+    own = with_arrays(score_object(score))
+    method = type(own).tangent if _fits_its_reduce(type(own)) else Score.tangent
+    with np.errstate(all="ignore"):  # NaN and inf spoil their own row alone
+        moved: tuple[Array | None, Array | None] = method(own, query, key, d_query, d_key)
+    return moved
+
+
+def _fits_its_reduce(kind: type[Score]) -> bool:
+    """Whether a tangent is that of the class's `reduce`, and not of one that it replaced."""
+    for base in kind.__mro__:
+        if "tangent" in vars(base):
+            return True
+        if "reduce" in vars(base) and base is not RowScore:
+            return False
+    return False
 
 
 _publish(__name__)

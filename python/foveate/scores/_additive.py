@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._inputs.types import Activation, ArrayLike
+from . import _rows
 from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of
 from ._rows import activation_name, matrix_gradient, times
 
@@ -110,6 +111,11 @@ class Additive(ArrayScore):
 
         return hidden_layer(rows, query, key, v, wq, wk, b, self.activation, gradients)
 
+    def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
+        """Project the tangents; with an activation there are none."""
+        del key
+        return hidden_tangent(self, query, d_query, d_key, self.wq, self.wk)
+
 
 @dataclass(frozen=True, eq=False)
 class Concat(ArrayScore):
@@ -183,6 +189,12 @@ class Concat(ArrayScore):
 
         return hidden_layer(rows, query, key, v, w[:size], w[size:], b, self.activation, gradients)
 
+    def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
+        """Project the tangents; with an activation there are none."""
+        del key
+        w, size = np.asarray(self.w), query.shape[-1]
+        return hidden_tangent(self, query, d_query, d_key, w[:size], w[size:])
+
 
 def hidden_layer(
     rows: Any,
@@ -226,3 +238,23 @@ def hidden_layer(
     column = v[:, None]
     of_a, of_c = rows.project(a, column), rows.project(c, column)
     return Reduced(rows.with_one(of_a), rows.with_one(of_c, first=True), 1.0, undo=undo)
+
+
+def hidden_tangent(
+    score: Any, query: Any, d_query: Any, d_key: Any, wq: Any, wk: Any
+) -> tuple[Any, Any]:
+    """Take the tangents of [a . v, 1] and [1, c . v], which there are without an activation."""
+    if score.activation != "identity":
+        raise TypeError(
+            f"score: got {type(score).__name__} with activation={score.activation!r}, which has no "
+            "tangent, wanted an inner product or a Gaussian"
+        )
+    column = _rows.fitted("v", np.asarray(score.v), query)[:, None]
+
+    def moved(d: Any, w: Any, first: bool) -> Any:
+        if d is None:
+            return None
+        matrix = None if w is None else _rows.fitted("w", np.asarray(w), query)
+        return _rows.with_one(_rows.project(_rows.project(d, matrix), column), first, one=0.0)
+
+    return moved(d_query, wq, False), moved(d_key, wk, True)

@@ -109,6 +109,34 @@ class Score(ABC):
         Reduced
         """
 
+    def tangent(
+        self, query: Array, key: Array, d_query: Array | None, d_key: Array | None
+    ) -> tuple[Array | None, Array | None]:
+        """Say how the operands that `reduce` returns move when query and key do.
+
+        A score that has this has derivatives in forward mode.
+
+        Parameters
+        ----------
+        query, key : arrays (..., Lq, Dq), (..., Lk, Dk)
+        d_query, d_key : arrays of these shapes, or None, which is 0
+
+        Returns
+        -------
+        tuple
+            The tangents of the reduced query and key, in their shapes; None where it is 0.
+
+        Raises
+        ------
+        TypeError
+            Where the class has no such method of its own.
+        """
+        del query, key, d_query, d_key
+        raise TypeError(
+            f"score: got {type(self).__name__}, which has no tangent, wanted one whose class has "
+            "the method: tangent(query, key, d_query, d_key), with those of the reduced operands"
+        )
+
     def reduce_to_learn(self, query: Array, key: Array) -> Reduced:
         """Reduce, where gradients will be wanted: a score may have another form for that."""
         return self.reduce(query, key)
@@ -202,8 +230,8 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def is_tensor(x: object) -> bool:
-    """Tell a tensor of torch, without importing that."""
-    return hasattr(x, "__torch_function__")
+    """Tell a tensor of torch, or an array of JAX, without importing these."""
+    return hasattr(x, "__torch_function__") or hasattr(x, "aval")
 
 
 def finite(name: str, x: object) -> float:

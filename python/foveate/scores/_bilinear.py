@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .._inputs.types import ArrayLike
+from . import _rows
 from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of
 from ._rows import matrix_gradient, times
 
@@ -57,3 +60,8 @@ class Bilinear(ArrayScore):
             return times(d_products, w), d_key, gradients
 
         return Reduced(rows.project(query, w, wide=False), key, 1.0, undo=undo)
+
+    def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
+        """Multiply the query's by the matrix too."""
+        w = _rows.parameter("w", np.asarray(self.w), query, query.shape[-1], key.shape[-1])
+        return None if d_query is None else _rows.project(d_query, w), d_key

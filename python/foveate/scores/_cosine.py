@@ -8,7 +8,7 @@ from typing import Any
 from .._inputs.types import ArrayObject, Real
 from ._base import Need, Reduced, RowScore, is_tensor, number_or_tensor
 from ._dot import scaled_product
-from ._rows import unit_gradient
+from ._rows import unit_gradient, unit_tangent
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,8 @@ class Cosine(RowScore):
             return unit_gradient(query, d_query), unit_gradient(key, d_key), gradients
 
         return reduced._replace(undo=undo)
+
+    def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
+        """Take those of the rows over their lengths; with a scale of 0 the query's is 0."""
+        of_query = unit_tangent(query, d_query) if self.scale else None
+        return of_query, unit_tangent(key, d_key)

@@ -34,6 +34,11 @@ class Dot(RowScore):
         del rows
         return Reduced(query, key, 1.0, undo=unchanged)
 
+    def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
+        """Take the tangents as they are."""
+        del query, key
+        return d_query, d_key
+
 
 @dataclass(frozen=True)
 class ScaledDot(RowScore):
@@ -76,6 +81,11 @@ class ScaledDot(RowScore):
         if self.scale is None:
             return Reduced(query, key, None, undo=unchanged)
         return scaled_product(self, query, key, self.scale, rows)
+
+    def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
+        """Take the tangents as they are; with a scale of 0 the reduced query does not move."""
+        del query, key
+        return None if self.scale == 0 else d_query, d_key
 
 
 def scaled_product(score: Any, query: Any, key: Any, scale: float, rows: Any) -> Reduced:

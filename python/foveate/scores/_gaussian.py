@@ -105,6 +105,11 @@ class Gaussian(ArrayScore):
             query, key, 1.0, "distance", rows.factors("w", self.w, query), undo=self._undo
         )
 
+    def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
+        """Take the tangents as they are."""
+        del query, key
+        return d_query, d_key
+
     def scale(self) -> float | None:
         """Return w^2 where it is the scale of squares of differences; None: these are weighted."""
         if not isinstance(self.w, float):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._inputs.types import Activation, ArrayLike, ArrayObject, Real
+from . import _rows
 from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of, number_or_tensor
 from ._rows import activation_name, matrix_gradient, slope
 
@@ -82,3 +83,12 @@ class Location(ArrayScore):
             return d_query, d_before * w, gradients
 
         return Reduced(rows.ones(query), rows.activate(before, self.activation), 1.0, undo=undo)
+
+    def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
+        """Move the scores of the keys; the query's 1 does not."""
+        del d_query
+        if d_key is None:
+            return None, None
+        w = _rows.parameter("w", np.asarray(self.w), query, key.shape[-1])[:, None]
+        before = _rows.project(key, w, float(self.b))  # type: ignore[arg-type]
+        return None, _rows.project(d_key, w) * slope(before, self.activation)

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._inputs.arrays import integer
 from .._inputs.types import ArrayObject, Int, Real
+from . import _rows
 from ._base import Need, Reduced, RowScore, gradient_of, is_tensor, number_or_tensor
 from ._rows import scale_gradient
 
@@ -63,6 +64,18 @@ class Polynomial(RowScore):
             return self.over_to_learn(query, key, rows)
         scale: Any = self.scale
         return Reduced(query, key, scale, link=("power", int(self.degree)))
+
+    def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
+        """Take the tangents as they are, or those of the two columns of more."""
+        if not self.c:
+            return d_query, d_key
+        scale: Any = 1 / math.sqrt(query.shape[-1] or 1) if self.scale is None else self.scale
+
+        def beside(d: Any, factor: float) -> Any:
+            return None if d is None else _rows.with_one(_rows.scaled(d, factor), one=0.0)
+
+        del key
+        return beside(d_query, scale), beside(d_key, 1.0)
 
     def over_to_learn(self, query: Any, key: Any, rows: Any) -> Reduced:
         """Take the product of [scale q, c] and [k, 1], whose gradients are those of both.

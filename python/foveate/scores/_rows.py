@@ -243,6 +243,11 @@ def unit_gradient(x: Array, d_unit: Array | None) -> Array | None:
     return gradient
 
 
+def unit_tangent(x: Array, d: Array | None) -> Array | None:
+    """Return how rows over their lengths move: the derivative is symmetric, as its gradient."""
+    return None if d is None else unit_gradient(x, plain_rows(d, compute_dtype(x.dtype)))
+
+
 def slope(x: Array, activation: str) -> Array:
     """Return the derivative of an activation; that of relu is 0 at 0."""
     if activation == "identity":

@@ -15,7 +15,9 @@ except ImportError as _error:
 
 from .._runtime.public import publish as _publish
 from ..scores import Additive, Bilinear, Concat, Cosine, Gaussian, Location, Polynomial
+from ._activate import activate, activated, deactivate, explain
 from ._attention import attention
+from ._explain import Explanation
 from ._hard import hard_attention
 from ._local import local_attention, predict_centers
 from ._modules import (
@@ -35,13 +37,18 @@ __all__ = [
     "BilinearAttention",
     "Concat",
     "Cosine",
+    "Explanation",
     "Gaussian",
     "HardAttention",
     "LocalAttention",
     "Location",
     "NadarayaWatson",
     "Polynomial",
+    "activate",
+    "activated",
     "attention",
+    "deactivate",
+    "explain",
     "hard_attention",
     "kernel_regression",
     "local_attention",

@@ -20,6 +20,7 @@ from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
 _with_gradients = torch.ops.foveate.attention.default
 _without = torch.ops.foveate.attention_inference.default
+_plain = torch.ops.foveate.attention_plain.default
 
 
 if TYPE_CHECKING:
@@ -174,7 +175,14 @@ def attention(
     options = _options(
         query, key, mask, causal, window, offset, key_lengths, segments, softcap, sink, dropout
     )
-    return call(reduce(score, query, key), value, options, generator, return_lse)
+    reduced = reduce(score, query, key)
+    if not (return_lse or reduced.link) and reduced.family == "inner":
+        seen = (None, False) if options is None else _plain_reach(options)
+        if seen is not None:
+            output = plain(reduced.query, reduced.key, value, reduced.scale, *seen)
+            if output is not None:
+                return output
+    return call(reduced, value, options, generator, return_lse)
 
 
 def _options(
@@ -271,6 +279,45 @@ def call(
         return answer[0]
     # in memory of torch's own
     return answer[0], answer[1].to(torch.promote_types(value.dtype, torch.float32), copy=True)
+
+
+def _plain_reach(options: Options) -> tuple[Tensor | None, bool] | None:
+    """Return a mask, and whether the reach is causal, if the options say nothing else."""
+    reach, softcap, sink, sigma, dropout = options
+    if softcap is not None or sink is not None or sigma is not None or dropout != 0:
+        return None
+    if reach is None:
+        return None, False
+    mask, left, right, *others, leaves_out = reach
+    if left is not None or right not in (None, 0) or leaves_out:
+        return None
+    return None if any(x is not None for x in others) else (mask, right == 0)
+
+
+def plain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float | None,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor | None:
+    """Attend by a dot product, without Python; None: not done, as a derivative may be wanted.
+
+    What is refused is not done either: the way with Python says why, by name.
+    """
+    learns = query.requires_grad or key.requires_grad or value.requires_grad
+    if (learns or (mask is not None and mask.requires_grad)) and torch.is_grad_enabled():
+        return None
+    if is_forward_mode() or torch.compiler.is_compiling():
+        return None
+    if torch._C._are_functorch_transforms_active():  # a level below may learn
+        return None
+    try:
+        output: Tensor = _plain(query, key, value, scale, mask, causal)
+    except RuntimeError:
+        return None
+    return output
 
 
 def draw_seed(generator: torch.Generator | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.attention.bias import CausalBias
 
 from .._inputs.arrays import broadcasts_into
 from ..scores import Reduced, ScaledDot
-from ._attention import Options, call, rate_of
+from ._attention import Options, call, plain, rate_of
 from ._derivatives import is_forward_mode
 from ._errors import ArgumentTypeError, ArgumentValueError
 from ._groups import group
@@ -127,12 +127,18 @@ def _of_torch(
             mask = None
         _check_shapes(query, key, value, mask)
         rate, causal = 0.0, False
+    scale = None if scale is None else ScaledDot(scale).scale
+    if rate == 0 and not isinstance(mask, CausalBias):
+        output = plain(query, key, value, scale, mask, bool(causal))
+        if output is not None:
+            output = 0 * output if drops_all else output
+            return output.flatten(-2 - len(parts), -3) if parts else output
     options = None
     if mask is not None or causal or rate != 0:
         reach = resolve(query, key, mask, causal, None, 0 if causal else None, None, None, device)
         options = Options(reach, dropout=rate)
-    reduced = Reduced(query, key, scale=None if scale is None else ScaledDot(scale).scale)
-    output: Tensor = call(reduced, value, options, caller="scaled_dot_product_attention")
+    reduced = Reduced(query, key, scale=scale)
+    output = call(reduced, value, options, caller="scaled_dot_product_attention")
     if drops_all:
         output = 0 * output
     return output.flatten(-2 - len(parts), -3) if parts else output

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _core
 from .._attention.problem import Answers, Problem, attend_by_dot
 from .._inputs.arrays import sum_to
+from .._inputs.reach import Reach
 from ._derivatives import below_autograd, learns
 from ._operator import TAGS, Operator, library, register
 from ._problem import (
@@ -22,6 +24,7 @@ from ._problem import (
     names_of_gradients,
     output_shape,
 )
+from ._stable import MISSING
 from ._tensors import as_array, empty_like, threads_of_torch
 from ._vmap import along_leading_axes
 
@@ -130,17 +133,60 @@ def _fake_inference(*arguments: Any) -> list[Tensor]:
     return [output, value.new_empty(shape[:-1], dtype=accumulated)] if with_lse else [output]
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """Return the output of a scaled dot without a reach: what is called for every new token."""
+_BETWEEN = (None,) * (NAMES.index("mask") - NAMES.index("value") - 1)
+
+
+def _plain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """Return the output of a scaled dot: what is called for every new token."""
     q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
-    if query.shape == key.shape == value.shape:
+    if query.shape == key.shape == value.shape and mask is None:
         output = torch.empty_like(query)
     else:
-        output = empty_like(query, output_shape(query, key, value), value.dtype)
+        shape = output_shape(query, key, value, *_BETWEEN, mask)
+        output = empty_like(query, shape, value.dtype)
     out = as_array("output", output)
+    reach = None
+    if mask is not None or causal:
+        reach = Reach(None if mask is None else as_array("mask", mask), None, 0 if causal else None)
     with threads_of_torch:
-        attend_by_dot(q, k, v, scale=scale, out=out, dtype=out.dtype)
+        attend_by_dot(q, k, v, reach=reach, scale=scale, out=out, dtype=out.dtype)
     return output
+
+
+# --- the same for callers who know that no derivative is wanted, without Python ------------------
+
+library.define(
+    "attention_plain(Tensor query, Tensor key, Tensor value, float? scale=None, "
+    "Tensor? mask=None, bool causal=False) -> Tensor",
+    tags=TAGS,
+)
+
+
+def _fake_plain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:
+    del scale, causal
+    return empty_like(query, output_shape(query, key, value, *_BETWEEN, mask), value.dtype)
+
+
+torch.library.register_fake("foveate::attention_plain", _fake_plain, lib=library)
+library.impl("attention_plain", torch.library.fallthrough_kernel, "Autograd")
+if MISSING is None:
+    _core.torch_install_own()
+else:
+    library.impl("attention_plain", _plain, "CPU")
 
 
 def _inference(*arguments: Any) -> list[Tensor]:

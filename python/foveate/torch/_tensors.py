@@ -19,7 +19,7 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 # Where torch has its threads from; 0: from something that has no such function. torch._C is
 # private, but no public name says where its libraries are.
-_PARALLEL = _core.find_parallel(torch._C.__file__)
+_PARALLEL = _core.find_function(torch._C.__file__, "GOMP_parallel")
 
 
 class _Threads:

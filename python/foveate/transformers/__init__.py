@@ -28,8 +28,8 @@ except ImportError as _error:
     ) from _error
 
 from .._runtime.public import publish as _publish
-from ._register import calls, register
+from ._register import attention_weights, calls, register
 
-__all__ = ["calls", "register"]
+__all__ = ["attention_weights", "calls", "register"]
 
 _publish(__name__)

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from transformers.utils import is_tracing
 
+from .._inputs.intervals import Intervals
 from ..scores import ScaledDot
 from ..torch import attention
-from ._mask import Mask, Reach
-from ._refusals import refuse_unknown
+from ._mask import Reach, reach_of
+from ._refusals import check_keywords
+from ._weights import with_weights
 
 
 def attend(
@@ -28,8 +30,10 @@ def attend(
     s_aux: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,
     is_causal: bool | None = None,
+    sinks: torch.Tensor | None = None,
+    indices: torch.Tensor | None = None,
     **rest: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attend for a module of a model: what transformers calls an attention interface.
 
     Parameters
@@ -46,6 +50,10 @@ def attend(
         As `foveate.torch.attention` has them; `scaling` is that of the score.
     s_aux : tensor of one element a head, optional
         The sink.
+    sinks : tensor (batch, heads, Lq, 1), optional
+        A sink of each query.
+    indices : int tensor (batch, Lq, chosen), optional
+        The keys that were chosen for each query, which sees no others.
     position_bias : float tensor that broadcasts into (batch, heads, Lq, Lk), optional
         Added to the scores.
     is_causal : bool, optional
@@ -54,52 +62,71 @@ def attend(
         None of that; what is left is a model that makes its masks by itself, and sees all keys
         where it makes none, as with "eager".
     **rest
-        Anything else that the model hands on.
+        Anything else that the model hands on, among it `output_attentions`.
 
     Returns
     -------
     output : tensor (batch, Lq, heads, Dv)
         Contiguous.
-    weights : None
+    weights : tensor (batch, heads, Lq, Lk), or None
+        None unless they are asked for: by `output_attentions`, or by the model, which collects
+        them. Where a derivative may be wanted, or weights are dropped, output and weights are made
+        by operations of torch, as with "eager".
 
     Raises
     ------
     ValueError
         For keywords that would change the answer, and are not known here.
     """
-    refuse_unknown(module, rest)
-    reach: Reach
-    if attention_mask is None:
-        reach = {"causal": True} if is_causal and query.shape[2] > 1 else {}
-    elif isinstance(attention_mask, Mask):
-        reach = attention_mask.reach(query.shape[2], key.shape[2])
-    else:
-        reach = {"mask": attention_mask}
-    if position_bias is not None:
-        reach = _biased(reach, position_bias)
+    wants_weights = check_keywords(module, rest)
     heads, kv_heads = query.shape[1], key.shape[1]
     if kv_heads == 0 or heads % kv_heads:
         raise ValueError(
             f"key: got {kv_heads} heads, wanted a number that divides the {heads} of query"
         )
+    reach: Reach = {}
+    if attention_mask is None:
+        if is_causal and query.shape[2] > 1:
+            reach = {"causal": True}
+    else:
+        reach = reach_of(attention_mask, query.shape[2], key.shape[2])
+        seen = reach.get("seen")
+        if seen is not None:
+            if wants_weights or position_bias is not None or indices is not None:
+                reach = {name: x for name, x in reach.items() if name != "seen"}
+            else:  # nothing else changes the answer
+                key, value, reach = key[:, :, seen], value[:, :, seen], {}
+    if position_bias is not None:
+        reach = _biased(reach, position_bias)
+    if indices is not None:
+        reach = _chosen(reach, indices, key.shape[2])
     # A group of query heads is an axis of its own, along which keys and values are not repeated.
     groups = (kv_heads, heads // kv_heads) if heads > kv_heads else (heads,)
     if len(groups) == 2:
-        query = query.view(query.shape[0], *groups, *query.shape[2:])
+        query = query.unflatten(1, groups)
         key, value = key.unsqueeze(2), value.unsqueeze(2)
-    output = attention(
-        query,
-        key,
-        value,
-        score=ScaledDot(scaling),
-        softcap=softcap,
-        sink=None if s_aux is None else s_aux.reshape(groups),
-        dropout=dropout if module.training else 0.0,
-        **_over_heads(reach, groups, query.shape[-2]),
-    )
+    options: dict[str, Any] = _over_heads(reach, groups, query.shape[-2]) if reach else {}
+    if softcap is not None:
+        options["softcap"] = softcap
+    if s_aux is not None:
+        options["sink"] = s_aux.reshape(groups)
+    weights = None
+    rate = dropout if module.training else 0.0
+    score = ScaledDot(scaling)
+    sink_of_each = None if sinks is None else sinks.unflatten(1, groups)
+    if wants_weights:
+        output, weights = with_weights(query, key, value, score, rate, options, sink_of_each)
+    elif sink_of_each is None:
+        output = attention(query, key, value, score=score, dropout=rate, **options)
+    else:  # the share of the keys in the denominator
+        output, lse = attention(
+            query, key, value, score=score, dropout=rate, return_lse=True, **options
+        )
+        output = output * torch.sigmoid(lse.unsqueeze(-1) - sink_of_each).to(output.dtype)
     if len(groups) == 2:
         output = output.flatten(1, 2)
-    return output.transpose(1, 2).contiguous(), None
+        weights = None if weights is None else weights.flatten(1, 2)
+    return output.transpose(1, 2).contiguous(), weights
 
 
 def _biased(reach: Reach, bias: torch.Tensor) -> Reach:
@@ -110,11 +137,23 @@ def _biased(reach: Reach, bias: torch.Tensor) -> Reach:
     return {**reach, "mask": bias}
 
 
+def _chosen(reach: Reach, indices: torch.Tensor, keys: int) -> Reach:
+    """Hide all keys but those that were chosen for each query."""
+    seen = indices.new_zeros((*indices.shape[:-1], keys), dtype=torch.bool)
+    seen = seen.scatter(-1, indices.long(), True).unsqueeze(1)
+    mask = reach.get("mask")
+    if mask is not None:
+        seen = mask & seen if mask.dtype == torch.bool else torch.where(seen, mask, -torch.inf)
+    return {**reach, "mask": seen}
+
+
 def _over_heads(reach: Reach, groups: tuple[int, ...], q_length: int) -> Reach:
     """Give each part of a reach the axes of the heads, one or two."""
     reach = dict(reach)
     ones = (1,) * len(groups)
-    lengths, mask, padding = (reach.pop(x, None) for x in ("key_lengths", "mask", "padding"))
+    lengths, mask, padding, low, high = (
+        reach.pop(x, None) for x in ("key_lengths", "mask", "padding", "low", "high")
+    )
     if lengths is not None:
         reach["key_lengths"] = lengths.reshape(-1, *ones)
     if mask is not None:
@@ -130,6 +169,11 @@ def _over_heads(reach: Reach, groups: tuple[int, ...], q_length: int) -> Reach:
         else:  # the mask is a bias: it stays as small as it is
             ids = valid.to(torch.int64)
             reach["segments"] = (ids.new_ones(q_length), ids)
+    if low is not None:
+        ends = (x.reshape(-1, *ones, x.shape[-1]).numpy() for x in (low, high))
+        cells = reach.get("mask")
+        rule = Intervals(*ends)
+        reach["mask"] = rule if cells is None else (rule, cells)
     return reach
 
 

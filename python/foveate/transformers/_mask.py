@@ -8,31 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import FunctionType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from transformers.masking_utils import (
-    and_masks,
-    bidirectional_mask_function,
-    causal_mask_function,
-    eager_mask,
-    sdpa_mask,
-    sliding_window_bidirectional_overlay,
-    sliding_window_overlay,
-)
+from transformers.masking_utils import causal_mask_function, eager_mask, sdpa_mask
 from transformers.utils import is_tracing
 
-# Keywords of `foveate.torch.attention`, with key_lengths (batch,) and mask (batch, 1, Lq, Lk) where
-# there are any; and "padding": a bool tensor (batch, Lk), False where a key is padding that no
-# length says.
-Reach: TypeAlias = dict[str, Any]
+from ._spans import Span, between, span_of
 
-# The functions of transformers that return a mask function are known by the code of what they
-# return: it is one object, whatever the window.
-_AND = and_masks().__code__
-_WINDOW = sliding_window_overlay(1).__code__
-_WINDOW_BOTH_SIDES = sliding_window_bidirectional_overlay(1).__code__
+# Keywords of `foveate.torch.attention`, with key_lengths (batch,) and mask (batch, 1, Lq, Lk) where
+# there are any; "low" and "high": int tensors (batch, Lq), of the keys that queries see;
+# "padding": a bool tensor (batch, Lk), False where a key is padding that no length says; "seen":
+# the slice of the keys that says all, where there is one query.
+Reach: TypeAlias = dict[str, Any]
 
 # What a tensor tells of itself without its cells.
 _METADATA = frozenset(
@@ -61,6 +49,41 @@ _LENDS = frozenset(
         torch.Tensor.untyped_storage,
     }
 )
+
+
+class Note(NamedTuple):
+    """What the cells of a tensor say, as long as they are these."""
+
+    reach: Reach
+    cells: torch.Tensor
+
+
+def noted(
+    reach: Reach, shape: tuple[int, int, int, int], dtype: torch.dtype, make: Callable[[], Any]
+) -> torch.Tensor:
+    """Make the cells of one query, with a note of what they say.
+
+    It is a plain tensor: where a graph was compiled for the token before, the cells are what it is
+    given.
+    """
+    if "seen" in reach:
+        cells = torch.full(shape, torch.finfo(dtype).min, dtype=dtype)
+        cells[..., reach["seen"]] = 0
+    else:
+        cells = make()
+    cells.foveate_note = Note(reach, cells.clone())
+    return cells
+
+
+def reach_of(mask: torch.Tensor, q_length: int, kv_length: int) -> Reach:
+    """Say which of so many keys are seen, by a mask of any kind."""
+    if isinstance(mask, Mask):
+        return mask.reach(q_length, kv_length)
+    note = None if torch.compiler.is_compiling() else getattr(mask, "foveate_note", None)
+    if note is not None and mask.shape[-1] == kv_length and torch.equal(mask, note.cells):
+        reach: Reach = note.reach
+        return reach
+    return {"mask": mask}
 
 
 class Mask(torch.Tensor):  # type: ignore[misc]  # torch is untyped here
@@ -193,77 +216,67 @@ def make_mask(
         **rest,
     }
     make = partial(eager_mask, dtype=dtype, **arguments)
-    sides = _sides(mask_function)
-    is_causal = sides is not None and sides[1] == 0
-    if (
-        (is_causal and not allow_is_causal_skip)
-        or is_tracing(attention_mask)
-        or is_tracing(q_offset)  # no value may be read
-    ):
+    if is_tracing(attention_mask) or is_tracing(q_offset):  # no value may be read
         mask: torch.Tensor | None = make(allow_is_bidirectional_skip=allow_is_bidirectional_skip)
         return mask
-    if sides is None or (attention_mask is not None and attention_mask.ndim != 2):
+    start, first = int(q_offset), int(kv_offset)
+    span = span_of(mask_function, start, q_length)
+    if span is None or (attention_mask is not None and attention_mask.ndim != 2):
         reach = {"mask": sdpa_mask(**arguments, allow_is_causal_skip=False)}
     else:
-        reach = _interval(sides, q_length, kv_length, int(q_offset) - int(kv_offset))
+        reach = _reach(span, start - first, first, q_length, kv_length)
         if attention_mask is not None:
-            reach |= _valid(attention_mask, kv_length, int(kv_offset))
+            reach = _without_padding(reach, attention_mask, first, kv_length)
         if not reach and allow_is_bidirectional_skip:
             return None
-    return Mask.of((batch_size, 1, q_length, kv_length), dtype, reach, make)
+    shape = (batch_size, 1, q_length, kv_length)
+    if allow_is_causal_skip or span is None or span.right != 0 or span.low is not None:
+        return Mask.of(shape, dtype, reach, make)
+    if q_length > 1:
+        return make()
+    return noted(reach, shape, dtype, make)
 
 
-def _sides(function: Callable[..., Any]) -> tuple[int | None, int | None] | None:
-    """Say how far a query at i sees to the left and right, None without bound; None: otherwise."""
-    if function is causal_mask_function:
-        return None, 0
-    if function is bidirectional_mask_function:
-        return None, None
-    if not isinstance(function, FunctionType):
-        return None
-    code = function.__code__
-    inside = dict(
-        zip(code.co_freevars, (x.cell_contents for x in function.__closure__ or ()), strict=True)
-    )
-    if code is _AND:
-        both = [_sides(part) for part in inside.get("mask_functions", ())]
-        if not both or None in both:
-            return None
-        left = [side[0] for side in both if side is not None and side[0] is not None]
-        right = [side[1] for side in both if side is not None and side[1] is not None]
-        return min(left, default=None), min(right, default=None)
-    window = inside.get("sliding_window")
-    if not isinstance(window, int) or window < 1:
-        return None
-    if code is _WINDOW:
-        return window - 1, None
-    return (window, window) if code is _WINDOW_BOTH_SIDES else None
-
-
-def _interval(
-    sides: tuple[int | None, int | None], q_length: int, kv_length: int, offset: int
-) -> Reach:
-    """Say what an interval hides of these queries and keys, with query 0 at key `offset`."""
-    left, right = sides
+def _reach(span: Span, offset: int, first: int, q_length: int, kv_length: int) -> Reach:
+    """Say what a span hides of these queries and keys, with query 0 at key `offset`."""
+    left, right = span.left, span.right
+    if span.low is not None or span.high is not None:
+        low, high = between(span, offset + first, q_length)
+        return {"low": low - first, "high": high - first}
     if left is not None and offset + q_length - 1 - left <= 0:
         left = None  # the last query sees the first key
     if right is not None and offset + right >= kv_length - 1:
         right = None  # the first query sees the last key
     if left is None and right is None:
         return {}
-    return {"window": (left, right), "offset": offset}
+    reach = {"window": (left, right), "offset": offset}
+    if q_length == 1:
+        begin = 0 if left is None else offset - left
+        end = kv_length if right is None else offset + right + 1
+        if 0 <= begin < end <= kv_length:
+            reach["seen"] = slice(begin, end)
+    return reach
 
 
-def _valid(attention_mask: torch.Tensor, kv_length: int, kv_offset: int) -> Reach:
-    """Say which keys are valid: a mask (batch, length) over all positions, False where padding."""
-    missing = kv_offset + kv_length - attention_mask.shape[-1]
-    if missing > 0:  # a cache with room for more
+def _without_padding(
+    reach: Reach, attention_mask: torch.Tensor, first: int, kv_length: int
+) -> Reach:
+    """Add to a reach which keys are valid.
+
+    The mask is (batch, length) over all positions, False where padding. What is behind its end is
+    a cache's room for more.
+    """
+    seen = reach.get("seen", slice(0, kv_length))
+    of_seen = attention_mask[:, first + seen.start : first + seen.stop]
+    if of_seen.shape[-1] == seen.stop - seen.start and bool(of_seen.all()):
+        return reach
+    missing = first + kv_length - attention_mask.shape[-1]
+    if missing > 0:
         attention_mask = torch.nn.functional.pad(attention_mask, (0, missing))
-    valid = attention_mask[:, kv_offset : kv_offset + kv_length].to(torch.bool)
+    valid = attention_mask[:, first : first + kv_length].to(torch.bool)
     count = valid.sum(dim=-1)
-    if int(count.sum()) == valid.numel():
-        return {}
     position = torch.arange(1, kv_length + 1, device=valid.device)
     lengths = (valid * position).amax(dim=-1)  # up to the last that is valid
-    reach = {"key_lengths": lengths}
+    reach = {**reach, "key_lengths": lengths}
+    reach.pop("seen", None)
     return reach if torch.equal(lengths, count) else {**reach, "padding": valid}

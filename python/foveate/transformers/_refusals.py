@@ -11,7 +11,7 @@ import torch
 
 try:
     # Private; there is no public way to tell that weights are wanted where a model, such as GPT-2,
-    # keeps `output_attentions` from its attention, and would silently return none.
+    # keeps `output_attentions` from its attention.
     from transformers.utils.output_capturing import _active_collector
 except ImportError:
     _active_collector = None
@@ -25,25 +25,24 @@ _REFUSED = {
     "cu_seq_lens_k": "position_ids that start again at 0 with each sequence",
     "cu_seq_lens_q": "position_ids that start again at 0 with each sequence",
     "head_mask": 'attn_implementation="eager"',
-    "indices": 'attn_implementation="eager", whose mask holds the chosen keys',
-    "output_attentions": 'attn_implementation="eager": the weights are never stored here',
-    "sinks": 'attn_implementation="eager": a sink for each query is not known here',
 }
 # What says nothing that the other arguments do not: a window is in the mask, as for "eager".
-_SAID_ALREADY = frozenset({"position_ids", "sliding_window", "use_cache"})
+_SAID_ALREADY = frozenset({"output_attentions", "position_ids", "sliding_window", "use_cache"})
 
 
-def refuse_unknown(module: torch.nn.Module, rest: dict[str, Any]) -> None:
+def check_keywords(module: torch.nn.Module, rest: dict[str, Any]) -> bool:
     """Refuse keywords that would change the answer, of those that a model hands on.
+
+    Returns
+    -------
+    bool
+        Whether the weights are wanted: by a keyword, or by a model that collects them.
 
     Raises
     ------
     ValueError
         By the name of the keyword, with what to do instead.
     """
-    collected = None if _active_collector is None else _active_collector.get()
-    if collected and any(name.endswith("attentions") for name in collected):
-        rest = {**rest, "output_attentions": True}
     for name, value in rest.items():
         if value is None or value is False or name in _SAID_ALREADY:
             continue
@@ -56,6 +55,15 @@ def refuse_unknown(module: torch.nn.Module, rest: dict[str, Any]) -> None:
                 f"{name}: got {what} for {type(module).__name__}, which "
                 f'attn_implementation="foveate" cannot honor; wanted none, or {instead}'
             )
+    return weights_wanted(rest)
+
+
+def weights_wanted(rest: dict[str, Any]) -> bool:
+    """Tell whether the weights are wanted: by a keyword, or by a model that collects them."""
+    collected = None if _active_collector is None else _active_collector.get()
+    return bool(rest.get("output_attentions")) or bool(
+        collected and any(name.endswith("attentions") for name in collected)
+    )
 
 
 @cache

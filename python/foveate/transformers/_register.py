@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from ._attend import attend
 from ._flash import give_flash_attention
 from ._mask import make_mask
-from ._tables import refuse_in_tables
+from ._own import adopt_when_asked
+from ._tables import enter_in_tables
 
 _NAME = "foveate"
 
@@ -46,8 +48,12 @@ def register() -> None:
     stored, whatever the length. Keys behind the last valid one cost nothing. A float mask that is
     given ready counts a cell of the smallest float as not seen.
 
-    Refused, by name, are `output_attentions` (the weights are never stored), `head_mask`,
-    `cu_seq_lens_q`, the chosen keys of sparse attention, and whatever else the model's own eager
+    With `output_attentions` the weights are made once more, beside the output, whose bits stay the
+    same. Where a derivative may be wanted, or weights are dropped, output and weights are made by
+    operations of torch, and gradients go through the weights. `attention_weights` asks for those of
+    some layers alone.
+
+    Refused, by name, are `head_mask`, `cu_seq_lens_q`, the chosen keys of sparse attention, and whatever else the model's own eager
     attention reads and foveate does not know.
 
     A model whose attention does not go through the interface of transformers (MPNet, DeBERTa-v2,
@@ -70,7 +76,8 @@ def register() -> None:
     AttentionInterface.register(_NAME, attend)
     AttentionMaskInterface.register(_NAME, make_mask)
     give_flash_attention()
-    refuse_in_tables(_NAME)
+    enter_in_tables(_NAME)
+    adopt_when_asked()
 
 
 @contextmanager
@@ -116,24 +123,95 @@ def calls(model: torch.nn.Module) -> Iterator[Counter[str]]:
     """
     names = {module: name for name, module in model.named_modules()}
     count: Counter[str] = Counter()
-    known = AttentionInterface()
-    if _NAME not in known:
-        raise RuntimeError('"foveate" is not known to transformers: call register() first')
-    before = known[_NAME]
 
-    def counting(module: torch.nn.Module, *args: Any, **keywords: Any) -> Any:
+    def counting(before: Any, module: torch.nn.Module, *args: Any, **keywords: Any) -> Any:
         if module in names:
             count[names[module]] += 1
         return before(module, *args, **keywords)
 
-    AttentionInterface.register(_NAME, counting)
-    try:
+    with _instead(counting):
         yield count
-    finally:
-        AttentionInterface.register(_NAME, before)
     if not count:
         warnings.warn(
             f"{type(model).__name__}: foveate was not called for its attention: it does not go "
             'through the interface of transformers, or attn_implementation is not "foveate"',
             stacklevel=3,
         )
+
+
+@contextmanager
+def attention_weights(
+    model: torch.nn.Module, *names: str
+) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """Collect the weights of some layers of a model, while it runs.
+
+    The flag `output_attentions` of a model asks for the weights of all layers. Here they are made
+    for the layers that are named, and the others store none.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, or any module that holds some.
+    *names : str
+        Attention modules, by their names in `model.named_modules()`, which `calls` gives. None:
+        all of them.
+
+    Yields
+    ------
+    dict of str to list of torch.Tensor
+        The weights (batch, heads, Lq, Lk) of each call of a module, by its name.
+
+    Raises
+    ------
+    ValueError
+        For a name that no module of the model has.
+
+    See Also
+    --------
+    calls : which attention of a model comes here.
+
+    Examples
+    --------
+    >>> import torch, transformers
+    >>> import foveate.transformers
+    >>> foveate.transformers.register()
+    >>> config = transformers.BertConfig(
+    ...     vocab_size=100, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+    ...     num_attention_heads=4, attn_implementation="foveate")
+    >>> model = transformers.BertModel(config).eval()
+    >>> name = "encoder.layer.1.attention.self"
+    >>> with foveate.transformers.attention_weights(model, name) as found:
+    ...     output = model(torch.arange(8)[None])
+    >>> [weights.shape for weights in found[name]]
+    [torch.Size([1, 4, 8, 8])]
+    """
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules:
+            raise ValueError(f"names: got {name!r}, wanted names of modules of the model")
+    sought = {module: name for name, module in modules.items() if not names or name in names}
+    found: dict[str, list[torch.Tensor]] = {}
+
+    def collecting(before: Any, module: torch.nn.Module, *args: Any, **keywords: Any) -> Any:
+        if module not in sought:
+            return before(module, *args, **keywords)
+        output, weights = before(module, *args, **{**keywords, "output_attentions": True})
+        found.setdefault(sought[module], []).append(weights)
+        return output, weights
+
+    with _instead(collecting):
+        yield found
+
+
+@contextmanager
+def _instead(function: Callable[..., Any]) -> Iterator[None]:
+    """Let models call a function, which gets what they called before as its first argument."""
+    known = AttentionInterface()
+    if _NAME not in known:
+        raise RuntimeError('"foveate" is not known to transformers: call register() first')
+    before = known[_NAME]
+    AttentionInterface.register(_NAME, partial(function, before))
+    try:
+        yield
+    finally:
+        AttentionInterface.register(_NAME, before)

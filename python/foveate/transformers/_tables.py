@@ -1,14 +1,13 @@
 """Models of transformers that look their attention up in a table of classes of their own.
 
 They never ask the interface. Such a table has a class for "eager", and for what else the model
-knows; a name that is not in it is a bare KeyError. Here the name gets an entry that says so.
+knows; a name that is not in it is a bare KeyError. Here the name gets the class for "eager", whose
+modules write out their attention.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from importlib import import_module
-from typing import NoReturn
 
 # Below transformers.models. A test looks for tables that are not here.
 TABLES = (
@@ -25,22 +24,12 @@ TABLES = (
 )
 
 
-def refuse_in_tables(name: str) -> None:
-    """Let models with a table refuse this implementation in words, when they are made."""
+def enter_in_tables(name: str) -> None:
+    """Let models with a table take this name, and their class for "eager", which is adopted."""
     for path in TABLES:
         module, _, table = path.rpartition(".")
         try:
             classes = getattr(import_module(f"transformers.models.{module}"), table)
         except Exception:  # another version, or what it needs is missing: no such model can be made
             continue
-        model = module.partition(".")[0]
-        classes.setdefault(name, partial(_refuse, name, model, tuple(classes)))
-
-
-def _refuse(name: str, model: str, known: tuple[str, ...], *_: object, **__: object) -> NoReturn:
-    raise ValueError(
-        f'attn_implementation: got "{name}" for a model of transformers.models.{model}, whose '
-        "attention does not go through the interface of transformers; wanted "
-        + " or ".join(f'"{x}"' for x in known)
-        + f'; one part of a model may differ, as in {{"": "{name}", "vision_config": "eager"}}'
-    )
+        classes.setdefault(name, classes["eager"])

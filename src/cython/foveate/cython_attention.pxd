@@ -93,6 +93,13 @@ cdef extern from "foveate/foveate.h" nogil:
         const fv_array* centers
         const fv_array* sigma
 
+    ctypedef struct fv_tangents:
+        const fv_array* query
+        const fv_array* key
+        const fv_array* value
+        const fv_array* mask
+        const fv_array* sink
+
     ctypedef enum fv_selection:
         FV_ARGMAX
         FV_SAMPLE
@@ -127,6 +134,12 @@ cdef extern from "foveate/python.h":
                                              const fv_gradients*, fv_error*) noexcept nogil
         fv_status (*set_threading)(const char* name, fv_error*) noexcept nogil
         const char* (*get_threading)() noexcept nogil
+        fv_status (*attention_jvp)(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
+                                   const fv_array* t_out, const fv_array* t_lse, fv_error*) noexcept nogil
+        fv_status (*attention_backward_jvp)(const fv_problem*, const fv_tangents*, const fv_array* out,
+                                            const fv_array* lse, const fv_array* d_out, const fv_array* d_lse,
+                                            const fv_array* t_out, const fv_array* t_lse, const fv_array* t_d_out,
+                                            const fv_array* t_d_lse, const fv_gradients*, fv_error*) noexcept nogil
 
     # To be called once by a module that fills an fv_problem of its own: an ImportError where the foveate that is
     # installed has another layout of it than the header that the module was compiled with.

@@ -19,7 +19,7 @@
 
 /* A table serves modules compiled with its major version, and with its minor version or an earlier one. */
 #define FV_API_MAJOR 3 /* increases when a structure, a function or its meaning changes */
-#define FV_API_MINOR 1 /* increases when functions are added at the end */
+#define FV_API_MINOR 2 /* increases when functions are added at the end */
 #define FV_API_CAPSULE "foveate._core._C_API"
 
 typedef struct fv_api {
@@ -45,6 +45,12 @@ typedef struct fv_api {
                                        fv_error*);
   fv_status (*set_threading)(const char* name, fv_error*);
   const char* (*get_threading)(void);
+  fv_status (*attention_jvp)(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
+                             const fv_array* t_out, const fv_array* t_lse, fv_error*);
+  fv_status (*attention_backward_jvp)(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
+                                      const fv_array* d_out, const fv_array* d_lse, const fv_array* t_out,
+                                      const fv_array* t_lse, const fv_array* t_d_out, const fv_array* t_d_lse,
+                                      const fv_gradients*, fv_error*);
 } fv_api;
 
 /* Imports foveate and returns its table, which lives as long as the process. NULL, with an ImportError, if foveate is

@@ -130,9 +130,9 @@ def test_grouped_heads(name, of_key, dtype):
 
 def test_nothing_is_repeated(monkeypatch):
     seen = []
-    inference = torch.ops.foveate.attention_inference.default
-    module = __import__("foveate.torch._attention", fromlist=["_without"])
-    monkeypatch.setattr(module, "_without", lambda *x: seen.append(x) or inference(*x))
+    plain = torch.ops.foveate.attention_plain.default
+    module = __import__("foveate.torch._attention", fromlist=["_plain"])
+    monkeypatch.setattr(module, "_plain", lambda *x: seen.append(x) or plain(*x))
     inputs = tensors(np.float32, of_key=2)
     ft.scaled_dot_product_attention(*inputs, enable_gqa=True)
     assert [x.data_ptr() for x in seen[0][:3]] == [x.data_ptr() for x in inputs]

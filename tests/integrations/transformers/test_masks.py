@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 from foveate._runtime.install import install
 from transformer_models import (
-    BUILDERS,
     TOLERANCE,
     answer,
     difference,
@@ -42,20 +41,48 @@ def masks(transformers):
 
 def functions(masks, torch):
     """The mask functions of transformers: those that are intervals, and some that are not."""
+    positions = torch.cat([torch.arange(x) for x in (3, 1, 4, 7)]), torch.arange(15)
+    positions = torch.stack(positions)
+    ids = masks.find_packed_sequence_indices(positions)
+
+    def packed(function, overlay=None):
+        """As transformers puts these together."""
+        function = masks.remap_positions_for_packed_sequence(function, positions)
+        if overlay is not None:
+            function = masks.or_masks(function, overlay)
+        return masks.and_masks(function, masks.packed_sequence_mask_function(ids))
+
+    block = [[-1, 0, 0, 0, -1, 1, 1, 1, 1, 2, 2, -1, -1, 3, 3], [-1] * 15]
+    blocks = masks.blockwise_overlay(torch.tensor(block))
+    pieces = masks.blockwise_overlay(torch.tensor([[0, 0, -1, 1, 1, 1, 0, 0, *[-1] * 7]] * 2))
+    within = {
+        "causal": masks.causal_mask_function,
+        "window": masks.sliding_window_causal_mask_function(4),
+    }
     return {
         "all": masks.bidirectional_mask_function,
         "causal": masks.causal_mask_function,
         "window": masks.sliding_window_causal_mask_function(4),
         "window-both-sides": masks.sliding_window_bidirectional_mask_function(3),
         "chunks": masks.chunked_causal_mask_function(4, torch.tensor([0, 2])),
+        **{f"packed-{name}": packed(x) for name, x in within.items()},
+        **{f"blocks-{name}": masks.or_masks(x, blocks) for name, x in within.items()},
+        "packed-blocks": packed(masks.causal_mask_function, blocks),
+        "blocks-in-pieces": masks.or_masks(masks.causal_mask_function, pieces),
+        "remapped-alone": masks.remap_positions_for_packed_sequence(
+            masks.causal_mask_function, positions
+        ),
         "first-two-too": masks.or_masks(
             masks.causal_mask_function, lambda _b, _h, _q, k: k < torch.tensor(2)
         ),
     }
 
 
-INTERVALS = ("all", "causal", "window", "window-both-sides")
-OTHERS = ("chunks", "first-two-too")
+INTERVALS = (
+    *("all", "causal", "window", "window-both-sides", "chunks", "packed-causal", "packed-window"),
+    *("blocks-causal", "blocks-window", "packed-blocks"),
+)
+OTHERS = ("blocks-in-pieces", "first-two-too", "remapped-alone")
 # Where the first query and the first key stand: at the start, at the end, in between, in a cache
 # that slides.
 PLACES = {"start": (0, 0), "end": (KEYS - QUERIES, 0), "between": (3, 0), "sliding": (9, 4)}
@@ -87,6 +114,9 @@ def seen_by(torch, reach):
         seen = seen & (j >= i + offset - left)
     if right is not None:
         seen = seen & (j <= i + offset + right)
+    if "low" in reach:
+        low, high = (reach[end][:, None, :, None] for end in ("low", "high"))
+        seen = seen & (low <= j) & (j < high)
     if "key_lengths" in reach:
         seen = seen & (j < reach["key_lengths"][:, None, None, None])
     if "padding" in reach:
@@ -134,7 +164,13 @@ def test_only_what_is_needed_is_said(torch, masks, module):
     decode = {"q_length": 1, "q_offset": KEYS - 1}
     assert reach("causal", **decode) == {}  # one query, at the last key
     assert reach("causal", whole, **decode) == {}
-    assert reach("window", **decode) == {"window": (3, None), "offset": KEYS - 1}
+    last = {"window": (3, None), "offset": KEYS - 1, "seen": slice(KEYS - 4, KEYS)}
+    assert reach("window", **decode) == last
+    assert reach("window", whole, **decode) == last
+    room = {"window": (None, 0), "offset": 5, "seen": slice(0, 6)}
+    early = {"q_length": 1, "q_offset": 5}
+    assert reach("causal", **early) == reach("causal", whole[:, :6], **early) == room
+    assert "seen" not in reach("causal", padding_mask(torch, "left"), **decode)
     assert reach("window", **decode, kv_length=4, kv_offset=KEYS - 4) == {}
     assert reach("causal") == {"window": (None, 0), "offset": KEYS - QUERIES}
     assert set(reach("causal", padding_mask(torch, "right"))) == {"window", "offset", "key_lengths"}
@@ -325,9 +361,6 @@ REFUSED = {
     "cu_seq_lens_k": 1,
     "cu_seq_lens_q": 1,
     "head_mask": 1.0,
-    "indices": 1,
-    "output_attentions": True,
-    "sinks": 1.0,
 }
 
 
@@ -387,15 +420,6 @@ def test_a_bias_goes_with_every_mask(torch, masks, module):
                 got, _ = call(torch, module, attention_mask=other, position_bias=bias)
                 wanted, _ = call(torch, module, attention_mask=bias + floats)
                 assert difference(got, wanted) < TOLERANCE
-
-
-@pytest.mark.parametrize("name", [x for x in BUILDERS if x != "t5"])
-def test_a_model_is_not_asked_for_its_weights(torch, transformers, name):
-    """Also where it does not hand this on, as GPT-2. T5 once did not go through the interface."""
-    model, inputs = make_model(transformers, torch, name), inputs_of(torch, name)
-    with pytest.raises(ValueError, match=r"^output_attentions: got True"):
-        answer(model, "foveate", {**inputs, "output_attentions": True})
-    answer(model, "foveate", {**inputs, "output_hidden_states": True})
 
 
 def test_no_eager_attention_of_transformers_reads_more(transformers, module):

@@ -1,0 +1,156 @@
+// How a backward pass runs: the memory and the order of the tasks; backward.hpp says how the work is cut up, a worker what a
+// task does.
+#pragma once
+#include "drivers/drivers.hpp"
+#include "runtime/refuse.hpp"
+#include "worker.hpp"
+
+namespace foveate {
+
+// Zeros in a gradient of the keys or the values, where nothing is summed.
+inline void clear(const Plan& plan, const Operand& x, int64_t columns) noexcept {
+  const Problem& p = plan.problem;
+  if (!x) return;
+  const double zeros[1] = {0};
+  each_part(x, p.lead_ndim, p.lead_shape, [&](char* part) {
+    for (int64_t j = 0; j < p.keys; ++j)
+      for (int64_t d = 0; d < columns; ++d)
+        plan.arithmetic.store_row(zeros, 1, part + j * x.row_stride + d * x.column_stride, dtype_of(x),
+                                  x.column_stride);
+    return true;
+  });
+}
+
+inline void clear_sink(const Plan& plan) noexcept {
+  const double zero = 0;
+  for (int64_t batch = 0; batch < plan.batches; ++batch)
+    for (int64_t group = 0; group < plan.groups; ++group)
+      std::memcpy(plan.row(plan.problem.d_sink, batch, group, 0), &zero, sizeof zero);
+}
+
+// Whether batches add to the same cells of the mask's gradient.
+inline bool share_mask(const Problem& p) {
+  if (!p.d_mask) return false;
+  for (int a = 0; a < p.lead_ndim; ++a)
+    if (p.lead_shape[a] > 1 && (p.key.moves(a) || p.value.moves(a)) && p.d_mask.lead[a] == 0) return true;
+  return false;
+}
+
+inline void write_factors(const Problem& p, const double* sum, double factor) noexcept {
+  for (int64_t h = 0; h < p.head_size; ++h) {
+    const double value = sum ? sum[h] * factor : 0;
+    std::memcpy(p.d_factors.data + h * p.d_factors.row_stride, &value, sizeof value);
+  }
+}
+
+// What there is where nothing is summed: no query, or no leading index at all.
+inline void clear_all(const Plan& plan) noexcept {
+  clear(plan, plan.problem.d_key, plan.problem.head_size);
+  clear(plan, plan.problem.d_value, plan.problem.value_size);
+  if (plan.problem.d_factors) write_factors(plan.problem, nullptr, 0);
+  if (plan.problem.d_sink) clear_sink(plan);
+}
+
+// Runs Worker<T>, a BackwardWorker or one that adds other tiles, over a plan. `moving`: with the sums of the second order.
+template <class T, template <class> class Worker>
+fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
+  const Problem& p = plan.problem;
+  QueryBlocks blocks(plan, block_bytes / backward_queries(plan), 1, /*even=*/false);
+  blocks.last_first = blocks.batch_innermost = false;
+  Pass pass(plan, blocks);
+  const double cells = double(plan.batches) * double(plan.rows) * double(plan.widest_window);
+  const int threads = threads_for(plan.batches * pass.chunks, 4.0 * cells * double(p.head_size + p.value_size));
+  // batches whose partial sums are held at once: enough for all threads
+  const int64_t enough = (8 * int64_t(threads) + pass.chunks - 1) / pass.chunks;
+  const int64_t batch_group = share_mask(p) ? 1 : std::min(plan.batches, enough);
+  const bool by_columns = plan.scoring.gradients != nullptr;
+
+  // what is shared, and then the workers; counted first
+  char *prepared, *first_worker;
+  double* d_factors;
+  ChunkSums<T> sums;
+  size_t worker = 0;
+  const int64_t key_sums = p.d_key || by_columns ? pass.group_keys * padded(plan, p.head_size) : 0;
+  const int64_t value_sums = p.d_value ? pass.group_keys * padded(plan, p.value_size) : 0;
+  const int64_t factor_sums = p.d_factors ? p.head_size : 0;
+  const auto lay_out = [&](char* base) {
+    Carver carver(base);
+    prepared = carver.take(plan.prepared_size(threads));
+    pass.lse_high = carver.take<T>(plan.batches * plan.rows);
+    pass.lse_low = carver.take<T>(plan.batches * plan.rows);
+    pass.delta = carver.take<T>(plan.batches * plan.rows);
+    pass.t_lse = carver.take<T>(moving ? plan.batches * plan.rows : 0);
+    pass.t_delta = carver.take<T>(moving ? plan.batches * plan.rows : 0);
+    pass.seen_keys = carver.take<Interval>(plan.batches * blocks.per_batch);
+    d_factors = carver.take<double>(factor_sums);
+    sums.key = carver.take<T>(batch_group * pass.chunks * key_sums);
+    sums.value = carver.take<T>(batch_group * pass.chunks * value_sums);
+    sums.factors = carver.take<double>(batch_group * pass.chunks * factor_sums);
+    pass.partial_sums = carver.take<T>(batch_group * pass.chunks * pass.partial_size);
+    first_worker = carver.take(int64_t(worker) * threads);
+    return carver.used();
+  };
+  Carver size(nullptr);
+  size.take<Worker<T>>(1);
+  Worker<T>(plan, blocks, pass, size);
+  worker = size.used();
+  const size_t bytes = lay_out(nullptr);
+  const Workspace workspace(bytes);
+  if (!workspace.data()) return no_memory(error, double(bytes));
+  lay_out(workspace.data());
+  const auto worker_of = [&](int thread) {
+    return reinterpret_cast<Worker<T>*>(first_worker + worker * size_t(thread));
+  };
+  if (!plan.prepare(threads, prepared)) return FV_INTERRUPTED;
+  for (int t = 0; t < threads; ++t) {
+    Carver carver(first_worker + worker * size_t(t));
+    Worker<T>* const place = carver.take<Worker<T>>(1);
+    (new (place) Worker<T>(plan, blocks, pass, carver))->prepare();
+  }
+  std::fill_n(d_factors, factor_sums, 0.0);
+
+  const auto each = [&](int64_t tasks, auto&& f) {
+    return run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
+      const KernelSession session(plan.arithmetic);
+      f(*worker_of(task.thread), task.index);
+    });
+  };
+  if (!each(plan.batches, [](auto& w, int64_t batch) { w.start_batch(batch); })) return FV_INTERRUPTED;
+  const auto sums_of = [&](int64_t slot) {
+    return ChunkSums<T>{key_sums ? sums.key + slot * key_sums : nullptr,
+                        value_sums ? sums.value + slot * value_sums : nullptr,
+                        factor_sums ? sums.factors + slot * factor_sums : nullptr};
+  };
+  const bool share_columns = p.d_mask && p.d_mask.column_stride == 0;
+  const int64_t panels = (plan.rows + blocks.width - 1) / blocks.width;
+  const int64_t runs_of_blocks = (pass.per_batch + pass.task_blocks - 1) / pass.task_blocks;
+  T* const partial_sums = static_cast<T*>(pass.partial_sums);
+  for (int64_t first = 0; first < plan.batches; first += batch_group) {
+    const int64_t some = std::min(batch_group, plan.batches - first);
+    for (int64_t turn = 0; turn < pass.steps * runs_of_blocks; ++turn) {
+      const auto run = [&](auto& w, int64_t batch, int64_t chunk) {
+        const int64_t slot = batch * pass.chunks + chunk;
+        w.run(first + batch, chunk, turn / runs_of_blocks, turn % runs_of_blocks,
+              pass.partial_size ? partial_sums + slot * pass.partial_size : nullptr, sums_of(slot));
+      };
+      const bool done = share_columns ? each(some,
+                                             [&](auto& w, int64_t batch) {
+                                               for (int64_t c = 0; c < pass.chunks; ++c) run(w, batch, c);
+                                             })
+                                      : each(some * pass.chunks, [&](auto& w, int64_t task) {
+                                          run(w, task / pass.chunks, task % pass.chunks);
+                                        });
+      if (!done) return FV_INTERRUPTED;
+    }
+    for (int64_t i = 0; i < some * pass.chunks * factor_sums; ++i) d_factors[i % factor_sums] += sums.factors[i];
+    if (!pass.partial_size) continue;
+    const bool done = each(some * panels, [&](auto& w, int64_t task) {
+      w.finish(first + task / panels, task % panels, partial_sums + task / panels * pass.chunks * pass.partial_size);
+    });
+    if (!done) return FV_INTERRUPTED;
+  }
+  if (p.d_factors) write_factors(p, d_factors, worker_of(0)->score().factors_scale());
+  return FV_OK;
+}
+
+}  // namespace foveate
