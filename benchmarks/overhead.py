@@ -8,16 +8,18 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
+import numpy as np
 from foveate._cli.compare import compare
 from foveate._cli.contenders import Contender, Data, Prepared, choose
 from foveate._cli.peers import torch_result, torch_tensors
 from foveate._cli.workloads import WORKLOADS, Workload, select
-from kinds.dot_products import CONTENDERS
+from kinds.dot_products import CONTENDERS, jax_on
 from pin_threads import pin
 
 WORKLOAD = "float32-short-1x1x16x64"
 GOAL_MICROSECONDS = 5.0
 TORCH_GOAL_MICROSECONDS = 15.0  # over the kernel
+JAX_GOAL_MICROSECONDS = 10.0  # likewise
 
 
 def prepare_foveate_torch(workload: Workload, data: Data, threads: int) -> Prepared:
@@ -29,7 +31,21 @@ def prepare_foveate_torch(workload: Workload, data: Data, threads: int) -> Prepa
     return Prepared(partial(attend, *tensors), torch_result(workload))
 
 
-OWN = Contender("foveate-torch", "foveate.torch", prepare_foveate_torch)
+def prepare_foveate_jax(workload: Workload, data: Data, threads: int) -> Prepared:
+    """The foreign function, jitted: what JAX itself takes for a call is in it."""
+    del workload
+    jax = jax_on(threads)
+    import foveate.jax
+
+    operands = [jax.numpy.asarray(array) for array in data]
+    call = jax.jit(foveate.jax.attention)
+    return Prepared(lambda: call(*operands).block_until_ready(), np.asarray)
+
+
+OWN = (
+    Contender("foveate-torch", "foveate.torch", prepare_foveate_torch),
+    Contender("foveate-jax", "foveate.jax, jitted", prepare_foveate_jax),
+)
 
 
 def main() -> None:
@@ -38,7 +54,7 @@ def main() -> None:
     parser.add_argument("--contender", nargs="+", metavar="NAME", help="these peers only")
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    everyone = (*CONTENDERS, OWN)
+    everyone = (*CONTENDERS, *OWN)
     try:
         pin(options.threads)
         contenders = choose(everyone, options.contender or [one.name for one in everyone])
@@ -54,7 +70,8 @@ def main() -> None:
     print(
         f"{WORKLOAD}, {options.threads} threads; "
         f"goal of foveate: under {GOAL_MICROSECONDS:g} us a call, "
-        f"of foveate.torch: under {TORCH_GOAL_MICROSECONDS:g} us more"
+        f"of foveate.torch: under {TORCH_GOAL_MICROSECONDS:g} us more, "
+        f"of foveate.jax: under {JAX_GOAL_MICROSECONDS:g}"
     )
     for name, result in sorted(comparison.results.items(), key=lambda item: item[1].seconds):
         best = min(comparison.times.seconds[name])
