@@ -26,27 +26,25 @@ NAMES = ("attention_plain_to_learn", "attention_plain_backward")
 _ARGUMENTS = "Tensor query, Tensor key, Tensor value"
 _CHOICES = "float? scale, bool causal"
 
-
-def define() -> None:
-    """Define the operators of a plain call."""
-    library.define(f"{NAMES[0]}({_ARGUMENTS}, {_CHOICES}) -> (Tensor output, Tensor lse)")
-    library.define(
-        f"{NAMES[1]}(Tensor d_output, {_ARGUMENTS}, Tensor output, Tensor lse, {_CHOICES}) "
-        "-> (Tensor d_query, Tensor d_key, Tensor d_value)"
-    )
-    library.impl(NAMES[1], _backward, "Batched")
+library.define(f"{NAMES[0]}({_ARGUMENTS}, {_CHOICES}) -> (Tensor output, Tensor lse)")
+library.define(
+    f"{NAMES[1]}(Tensor d_output, {_ARGUMENTS}, Tensor output, Tensor lse, {_CHOICES}) "
+    "-> (Tensor d_query, Tensor d_key, Tensor d_value)"
+)
+_to_learn = torch.ops.foveate.attention_plain_to_learn.default
+_gradients = torch.ops.foveate.attention_plain_backward.default
 
 
 def implement() -> None:
     """Implement them in Python, for a torch that is too old for the kernels of the extension."""
-
-    def to_learn(*arguments: Any) -> tuple[Tensor, Tensor]:
-        *operands, scale, causal = arguments
-        found = torch.ops.foveate.attention.default(*_stated(operands, scale, causal))
-        return found[0], found[1]
-
-    library.impl(NAMES[0], to_learn, "CPU")
+    library.impl(NAMES[0], _attend, "CPU")
     library.impl(NAMES[1], _backward, "CPU")
+
+
+def _attend(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *operands, scale, causal = arguments
+    found = torch.ops.foveate.attention.default(*_stated(operands, scale, causal))
+    return found[0], found[1]
 
 
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -54,6 +52,9 @@ def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     signals = d_output, None, output, lse, [True] * 3 + [False] * 5
     stated = _stated(operands, scale, causal)
     return tuple(torch.ops.foveate.attention_backward.default(*signals, *stated))
+
+
+library.impl(NAMES[1], _backward, "Batched")
 
 
 def _stated(operands: Any, scale: float | None, causal: bool) -> list[Any]:
@@ -75,6 +76,11 @@ def is_observed() -> bool:
     )
 
 
+def _lead_alike(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    alike: bool = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    return alike
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None, causal: bool
 ) -> Tensor | None:
@@ -86,10 +92,8 @@ def attend(
         or type(query) not in _KINDS
         or type(key) not in _KINDS
         or type(value) not in _KINDS
-        or not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
-        or 0 in query.shape
-        or 0 in key.shape
-        or 0 in value.shape
+        or not (query.shape == key.shape == value.shape or _lead_alike(query, key, value))
+        or not (query.numel() and key.numel() and value.numel())
         or is_observed()
     ):
         return None
@@ -105,12 +109,10 @@ class _Plain(_SingleLevelFunction):  # type: ignore[misc]  # torch is taken as u
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float | None, causal: bool
     ) -> Tensor:
-        found = torch.ops.foveate.attention_plain_to_learn.default(
-            query, key, value, scale, causal
-        )
+        output: Tensor
+        output, lse = _to_learn(query, key, value, scale, causal)
         ctx.choices = scale, causal
-        ctx.save_for_backward(query, key, value, *found)
-        output: Tensor = found[0]
+        ctx.save_for_backward(query, key, value, output, lse)
         return output
 
     @staticmethod
@@ -120,9 +122,7 @@ class _Plain(_SingleLevelFunction):  # type: ignore[misc]  # torch is taken as u
         scale, causal = ctx.choices
         whole = of_query and of_key and of_value
         if whole and type(d_output) is Tensor and not (torch.is_grad_enabled() or is_observed()):
-            found = torch.ops.foveate.attention_plain_backward.default(
-                d_output, query, key, value, output, lse, scale, causal
-            )
+            found = _gradients(d_output, query, key, value, output, lse, scale, causal)
             return (*found, None, None)
         wanted = [of_query, of_key, of_value, *(False,) * 5]
         signals = d_output, None, output.detach(), lse, wanted

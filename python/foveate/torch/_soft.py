@@ -186,7 +186,6 @@ def _fake_plain(
 
 
 torch.library.register_fake("foveate::attention_plain", _fake_plain, lib=library)
-_quick.define()
 for _name in ("attention_plain", *_quick.NAMES):
     library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 if MISSING is None:
