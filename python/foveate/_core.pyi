@@ -88,7 +88,6 @@ def attention_jvp(
     dtype: Any = ...,
     **options: Unpack[_Tangents],
 ) -> tuple[Array, Any, Array, Any]: ...
-
 def attention_tangent(
     *spread: tuple[Any, ...],
     output: Array,  # as it was before it was rounded

@@ -1,7 +1,8 @@
 // Soft attention with its tangent: the forward pass, and beside it, with t the tangents of the scores,
 //   D = sum_j P_j t_j / l,   O' = sum_j P_j t_j V_j + sum_j P_j V'_j - D O
-// in one pass over the keys. The output and the lse have the bits of soft/tiled.hpp. D, with the sink's part, is how the lse
-// moves. Of up to six products those of operands that do not move are left out, and that of the output where it is given.
+// in one pass over the keys. The output and the lse have the bits of soft/tiled.hpp, which a Gaussian after the softmax may
+// round otherwise. D, with the sink's part, is how the lse moves. Of up to six products those of operands that do not move
+// are left out, and that of the output where it is given.
 #include <cmath>
 
 #include "drivers/drivers.hpp"
