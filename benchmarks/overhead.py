@@ -133,6 +133,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--gradients", action="store_true", help="a call and its backward pass")
     options = parser.parse_args()
+    everyone = GRADIENTS if options.gradients else (*CONTENDERS, *OWN)
+    workload = WITH_GRADIENTS if options.gradients else select([WORKLOAD], WORKLOADS)[0]
     try:
         pin(options.threads)
         contenders = choose(everyone, options.contender or [one.name for one in everyone])
@@ -145,6 +147,12 @@ def main() -> None:
         rounds=options.rounds,
         seconds=0.05,
     )
+    goals = (
+        f"goal of foveate.torch: under {GRADIENTS_GOAL_MICROSECONDS:g} us more than the kernels"
+        if options.gradients
+        else f"goal of foveate: under {GOAL_MICROSECONDS:g} us a call, "
+        f"of foveate.torch: under {TORCH_GOAL_MICROSECONDS:g} us more, "
+        f"of foveate.jax: under {JAX_GOAL_MICROSECONDS:g}"
     )
     print(f"{workload.name}, {options.threads} threads; {goals}")
     for name, result in sorted(comparison.results.items(), key=lambda item: item[1].seconds):
