@@ -147,7 +147,10 @@ class TestOpcheck:
         wanted = [True] * 3 + [False] + [x is not None for x in own[3:]] + [False] * 2
         for d_lse in (None, torch.ones_like(lse[..., 0])):
             given = (torch.ones_like(output), d_lse, output, lse, t_output, t_lse)
-            opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
+            for moves in ((None, None), (t_output, d_lse)):
+                opcheck(
+                    operators.attention_backward_jvp, (*given, *moves, *moving, wanted, *stated)
+                )
 
     def test_tangents_of_16_bits(self):
         stated = operands(np.float16, learn=False)
@@ -157,7 +160,7 @@ class TestOpcheck:
         assert (t_output.dtype, t_whole.dtype) == (torch.float16, torch.float32)
         opcheck(operators.attention_jvp, (whole, lse, *moving, *stated))
         wanted = [True] * 3 + [False] * 5
-        given = (output, None, whole, lse, t_whole, t_lse)
+        given = (output, None, whole, lse, t_whole, t_lse, output, None)
         opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
 
     @pytest.mark.parametrize("name", ["plain", "bool mask", "float mask", "tanh"])
