@@ -88,6 +88,12 @@ def attention_jvp(
     dtype: Any = ...,
     **options: Unpack[_Tangents],
 ) -> tuple[Array, Any, Array, Any]: ...
+def attention_tangent(
+    *spread: tuple[Any, ...],
+    output: Array,  # as it was before it was rounded
+    dtype: Any = ...,
+    **options: Unpack[_Tangents],
+) -> tuple[Array, Array]: ...
 
 class _Backward(Options, _Outputs, total=False):
     output: Array

@@ -87,6 +87,7 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   ranges = p.query_segments && rows > most_lanes && never_fall(p);
   by_ids = p.query_segments && !ranges;
   bits = p.mask || by_ids;
+  apart = (p.low || ranges) && !p.mask;  // the bits of a mask are kept by panel
 
   factors = p.factors;
   fit_windows(needs);

@@ -102,6 +102,7 @@ struct Plan {
   // Windows are narrow: panels are taken one by one, none of which sees more keys than this. Else 0.
   int64_t window_tile_keys = 0;
   bool own_tiles = false;  // and these keys are one tile
+  bool apart = false;      // neighbors may see keys far from each other: a panel ends between them
   bool narrow() const { return window_tile_keys > 0; }
   int64_t most_tile_keys() const { return own_tiles ? window_tile_keys : tile_keys; }
   // A range of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
@@ -163,5 +164,10 @@ struct Plan {
   }
   Axes batch_, group_;
 };
+
+// The arithmetic that has single rows as its accumulators, whatever the products.
+inline const Arithmetic& plain_arithmetic(const Plan& plan) {
+  return plan.arithmetic.element_size == 8 ? plan.kernels.float64 : plan.kernels.float32;
+}
 
 }  // namespace foveate

@@ -12,6 +12,12 @@ namespace {
 // A mask's bits are kept from head to head up to this many keys: 1 MB a thread for blocks of 8 panels.
 constexpr int64_t most_kept_keys = 32768;
 
+// Few keys are seen of many, and the heads of a key stand side by side: what the same queries of all heads see is in the same
+// pages.
+bool heads_share_pages(const Plan& plan) noexcept {
+  return plan.apart && std::abs(plan.batch_offset(plan.problem.key, 1)) < std::abs(plan.problem.key.row_stride);
+}
+
 }  // namespace
 
 QueryBlocks::QueryBlocks(const Plan& plan, int64_t bytes_a_query, int threads, bool even) noexcept {
@@ -25,7 +31,7 @@ QueryBlocks::QueryBlocks(const Plan& plan, int64_t bytes_a_query, int threads, b
   panels = int32_t(even ? (all + least_blocks - 1) / least_blocks : std::min(all, fitting));
   per_batch = (all + panels - 1) / panels;
   count = per_batch * batches;
-  batch_innermost = plan.problem.mask && batches > 1 && !plan.narrow();
+  batch_innermost = batches > 1 && !plan.narrow() && (plan.problem.mask || heads_share_pages(plan));
   rows = int64_t(panels) * width;
   last_first = !plan.narrow();
   if (plan.own_tiles) panels = 1;
@@ -62,6 +68,7 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   wants_row_max_ = !p.d_out || plan.scoring.gradients;
   const double flops_a_cell = is_additive(p.family) ? 40.0 : 2.0;  // of a column: a division among them
   flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
+  if (p.t_out) flops_a_key_ *= 3;  // with its tangents
   tiles_ = (p.keys + plan_.tile_keys - 1) / plan_.tile_keys;
   keeps_ = p.mask && p.keys <= most_kept_keys && !plan.narrow() && !plan.scattered;
   kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * plan_.tile_keys * blocks.panels : 0);
@@ -105,15 +112,16 @@ void QueryBlock::start(int64_t task, int64_t next) noexcept {
 
 bool QueryBlock::next_panels() noexcept {
   if (first_row_ >= end_row_) return false;
-  if (plan_.narrow()) {
+  if (plan_.narrow() || plan_.apart) {
+    const auto start = plan_.narrow() ? start_window : start_apart;
     for (count_ = 0; count_ < blocks_.panels && first_row_ < end_row_; ++count_) {
       const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
-      first_row_ = start_window(plan_, batch_, first_row_, rows, panels_[count_]);
+      first_row_ = start(plan_, batch_, first_row_, rows, panels_[count_]);
     }
   } else {
     see_all();
-    if (next_task_ >= 0) guess_next();
   }
+  if (!plan_.narrow() && next_task_ >= 0) guess_next();
   pack();
   return true;
 }
@@ -125,6 +133,7 @@ void QueryBlock::guess_next() noexcept {
   const int64_t query = blocks_.row_of(next_task_) / plan_.groups;
   int64_t first = reach_of(plan_, next_batch_, 0).of(query, p.left, p.right).low;
   if (plan_.ranges) first = std::max(first, Ranges(plan_, next_batch_).of(0, query).low);
+  if (p.low) first = std::max(first, Given(plan_, next_batch_).of(0, query).low);
   first = first / plan_.tile_keys * plan_.tile_keys;
   if (next_batch_ != batch_ || first < keys_seen(0, count_).low / plan_.tile_keys * plan_.tile_keys) next_key_ = first;
 }
@@ -174,14 +183,23 @@ Prefetch QueryBlock::ahead(const Operand& x, int64_t columns, int p, bool keys) 
   if (plan_.narrow()) return ahead_of_panel(x, columns, p, keys);
   const Problem& problem = plan_.problem;
   Prefetch ahead{};
-  // the panels of a block share a tile: panel p takes the p-th part
-  const auto share = [&](int64_t batch, int64_t first, int64_t end) {
+  // so many share a tile, of which one takes the n-th part
+  const auto share = [&](int64_t batch, int64_t first, int64_t end, int64_t n, int64_t count) {
     const int64_t rows = std::min(plan_.tile_keys, end - first);
-    add_ahead(ahead, x, batch, first + rows * p / count_, rows * (p + 1) / count_ - rows * p / count_, columns);
+    add_ahead(ahead, x, batch, first + rows * n / count, rows * (n + 1) / count - rows * n / count, columns);
   };
-  if (next_tile_.count > 0) share(batch_, next_tile_.first, next_tile_.first + next_tile_.count);
+  if (next_tile_.count > 0) {
+    int64_t before = 0, here = 0;  // panels that are at work on this tile
+    for (int i = 0; i < count_; ++i) {
+      const Panel& panel = panels_[i];
+      if (panel.high_last <= tile_.first || panel.low_first >= tile_.first + tile_.count) continue;
+      before += i < p;
+      ++here;
+    }
+    share(batch_, next_tile_.first, next_tile_.first + next_tile_.count, before, here);
+  }
   if (tile_.first + tile_.count < panels_[p].high_last) return ahead;
-  if (next_key_ >= 0) share(next_batch_, next_key_, problem.keys);
+  if (next_key_ >= 0) share(next_batch_, next_key_, problem.keys, p, count_);
   if (plan_.groups > 1 || plan_.order) return ahead;
   if (keys) {
     const int64_t row = blocks_.row_of(next_task_) + int64_t(p) * blocks_.width;

@@ -32,7 +32,7 @@ struct QueryBlocks {
   int64_t per_batch;     // blocks in a batch
   int64_t count;         // in all
   bool last_first;       // the last rows of a batch come first
-  bool batch_innermost;  // blocks that may share a mask follow each other, so that its bits are made once
+  bool batch_innermost;  // blocks that may share a mask follow each other, so that its bits are made once; or pages
 };
 
 class QueryBlock {

@@ -118,8 +118,13 @@ void read_bits(const Plan& plan, const Panel& panel, KeyTile tile, const KeyRang
                                       panel.segment[i], range.count(), i, bits);
 }
 
-// most_keys: of the keys that the rows see together, beyond which the panel ends; 0: it takes all rows.
-void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int64_t most_keys, Panel& panel) noexcept {
+// What ends a panel before it has all rows: more than most_keys that they see together; or, once there are `apart` of these,
+// a row that sees none of them, nor keys between them. 0: nothing.
+struct Ends {
+  int64_t most_keys = 0, apart = 0;
+};
+
+void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Ends ends, Panel& panel) noexcept {
   insist(!plan.scattered || plan.order, "rows that come in an order of their own have one");
   const Problem& p = plan.problem;
   panel.seen = 0;
@@ -144,9 +149,10 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int6
     }
     if (plan.ranges) keys = common(keys, ranges.of(group, index));
     if (p.low) keys = common(keys, given.of(group, index));
-    if (most_keys > 0 && keys.low < keys.high) {
+    if (keys.low < keys.high) {
       const int64_t low = std::min(first, keys.low), high = std::max(end, keys.high);
-      if (i > 0 && high + plan.key_step - 1 - (low & -plan.key_step) > most_keys) break;
+      if (ends.most_keys > 0 && i > 0 && high + plan.key_step - 1 - (low & -plan.key_step) > ends.most_keys) break;
+      if (ends.apart > 0 && end - first >= ends.apart && (keys.low >= end || keys.high <= first)) break;
       first = low;
       end = high;
     }
@@ -177,11 +183,16 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, int6
 }  // namespace
 
 void start_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
-  fill_panel(plan, batch, row, live, 0, panel);
+  fill_panel(plan, batch, row, live, {}, panel);
 }
 
 int64_t start_window(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
-  fill_panel(plan, batch, row, live, plan.window_tile_keys, panel);
+  fill_panel(plan, batch, row, live, {plan.window_tile_keys, 0}, panel);
+  return row + panel.live;
+}
+
+int64_t start_apart(const Plan& plan, int64_t batch, int64_t row, int32_t live, Panel& panel) noexcept {
+  fill_panel(plan, batch, row, live, {0, least_apart}, panel);
   return row + panel.live;
 }
 

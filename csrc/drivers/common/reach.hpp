@@ -30,6 +30,11 @@ void start_panel(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) 
 // where the caller begins the next panel.
 [[nodiscard]] int64_t start_window(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
 
+// As many of them, one at least, as see keys near each other: once they see least_apart of them, a query ends the panel that
+// sees none of these, nor keys between them. Such a panel would go over the keys of both. Returns the row behind the last.
+constexpr int64_t least_apart = 32;
+[[nodiscard]] int64_t start_apart(const Plan&, int64_t batch, int64_t row, int32_t live, Panel&) noexcept;
+
 // Where a query's row of an operand stands.
 char* row_of(const Plan&, const Operand&, int64_t batch, const Panel&, int lane) noexcept;
 

@@ -98,6 +98,32 @@ class TestOpcheck:
             given = (torch.ones_like(output), d_lse, output, lse, wanted)
             opcheck(operators.attention_backward, (*given, *stated))
 
+    @pytest.mark.parametrize("name", ["plain", "float mask", "reach, sink", "dropout", "local"])
+    def test_tangents(self, name):
+        after = {x: y.detach() if isinstance(y, torch.Tensor) else y
+                 for x, y in (AFTER | STATED[name]()).items()}  # fmt: skip
+        stated = (*operands(learn=False), *after.values())
+        output, lse, _ = operators.attention(*stated)
+        own = (*stated[:3], after["mask"], after["sink"])
+        moving = [None if x is None else x.detach().cos() for x in own]
+        t_output, t_lse, _ = operators.attention_jvp(output, lse, *moving, *stated)
+        opcheck(operators.attention_jvp, (output, lse, *moving, *stated))
+        wanted = [True] * 3 + [False] + [x is not None for x in own[3:]] + [False] * 2
+        for d_lse in (None, torch.ones_like(lse[..., 0])):
+            given = (torch.ones_like(output), d_lse, output, lse, t_output, t_lse)
+            opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
+
+    def test_tangents_of_16_bits(self):
+        stated = operands(np.float16, learn=False)
+        output, lse, whole = operators.attention(*stated)
+        moving = [*stated, None, None]
+        t_output, t_lse, t_whole = operators.attention_jvp(whole, lse, *moving, *stated)
+        assert (t_output.dtype, t_whole.dtype) == (torch.float16, torch.float32)
+        opcheck(operators.attention_jvp, (whole, lse, *moving, *stated))
+        wanted = [True] * 3 + [False] * 5
+        given = (output, None, whole, lse, t_whole, t_lse)
+        opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
+
     @pytest.mark.parametrize("name", ["plain", "bool mask", "float mask", "tanh"])
     def test_hard_attention(self, name):
         after = AFTER | STATED[name]()
@@ -350,14 +376,27 @@ class TestCompile:
 
     # torch breaks the graph there, and looks into the kernels
     @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
-    def test_forward_mode_is_refused(self):
+    @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+    def test_forward_mode(self):
         q, k, v = map(tensor, QKV)
-        tangent = torch.compile(
-            lambda q: torch.func.jvp(lambda q: ft.attention(q, k, v), (q,), (q,)),
+        for score, transform in (
+            ("scaled_dot", lambda f, q: torch.func.jvp(f, (q,), (q.cos(),))),
+            ("cosine", lambda f, q: torch.func.hessian(lambda q: f(q).square().sum())(q)),
+        ):
+
+            def function(q: Any, score: str = score, transform: Any = transform) -> Any:
+                return transform(lambda q: ft.attention(q, k, v, score=score), q)
+
+            compiled = torch.compile(function, backend="aot_eager")
+            torch.testing.assert_close(compiled(q), function(q), rtol=1e-5, atol=1e-6)
+        compiled = torch.compile(
+            lambda q: torch.func.jvp(
+                lambda q: ft.attention(q, k, v, score=ft.Additive(tensor(V), tensor(W), tensor(W))),
+                (q,), (q,)),
             backend="aot_eager",
-        )
+        )  # fmt: skip
         with pytest.raises(NotImplementedError, match=r"foveate.torch.attention: .*forward mode"):
-            tangent(q)
+            compiled(q)
 
     def test_derivatives_of_what_was_exported_without_them(self):
         class Model(torch.nn.Module):
@@ -371,8 +410,10 @@ class TestCompile:
         )
         for x, y in zip(found, wanted, strict=True):
             assert torch.equal(x, y)
-        with pytest.raises(NotImplementedError, match="forward mode"):
-            torch.func.jvp(program, tuple(map(tensor, QKV)), tuple(map(tensor, QKV)))
+        moving = tuple(map(tensor, QKV)), tuple(tensor(x[::-1].copy()) for x in QKV)
+        for x, y in zip(torch.func.jvp(program, *moving), torch.func.jvp(Model(), *moving),
+                        strict=True):  # fmt: skip
+            torch.testing.assert_close(x, y)
 
     def test_export(self):
         class Model(torch.nn.Module):
