@@ -52,25 +52,24 @@ class Call {
     return status;
   }
 
-  // The results are the output, how it moves, and where it is wanted how the lse moves.
+  // The results are how the output moves, and where it is wanted how the lse moves.
   fv_status move() {
     const Buffers& results = frame_.results;
     const bool with_lse = (options_.wanted >> kAnswerLse & 1) != 0;
-    if (results.count != 2 + with_lse) return mistake("results");
-    if (!result(*results.items[0], 2, true, &out_)) return mistake("output");
-    if (!result(*results.items[1], 2, true, &out_moved_)) return mistake("tangent");
-    if (with_lse && !result(*results.items[2], 1, true, &out_lse_)) return mistake("lse");
+    if (!has(kOutput) || results.count != 1 + with_lse) return mistake("results");
+    if (!result(*results.items[0], 2, true, &out_)) return mistake("tangent");
+    if (with_lse && !result(*results.items[1], 1, true, &out_lse_)) return mistake("lse");
     for (int axis = 0; axis < batched_; ++axis) {  // which only tangents may have
       views_[kQuery].repeat(axis, out_.shape[axis]);
+      views_[kOutput].repeat(axis, out_.shape[axis]);
     }
     return each_sample(scalars_.dropout > 0, [&](const fv_problem& problem, const int64_t* places) {
-      const Parts tangents(*this, places);
-      const fv_tangents t = tangents_of(tangents);
-      View out, moved, lse;
+      const Parts given(*this, places);
+      const fv_tangents t = tangents_of(given);
+      View out, lse;
       at(out_, sample_axes_, places, &out);
-      at(out_moved_, sample_axes_, places, &moved);
       if (with_lse) at(out_lse_, sample_axes_, places, &lse);
-      return fv_attention_jvp(&problem, &t, &out, nullptr, &moved, with_lse ? &lse : nullptr, &error);
+      return fv_attention_tangent(&problem, &t, given[kOutput], &out, with_lse ? &lse : nullptr, &error);
     });
   }
 
@@ -381,7 +380,7 @@ class Call {
   Scalars scalars_;
   int batched_ = 0;      // leading axes of jax.vmap
   int sample_axes_ = 0;  // those that a call does not have
-  View views_[kOperands], out_, out_lse_, out_parts_, out_moved_, gradients_[kGradients];
+  View views_[kOperands], out_, out_lse_, out_parts_, gradients_[kGradients];
   const Buffer* narrow_[kGradients] = {};
   std::deque<std::unique_ptr<char[]>> scratch_;
 };

@@ -99,7 +99,7 @@ py::dict xla_handlers(int minor) {
   xla::minor_version = minor;
   py::dict handlers;
   handlers["foveate_attention"] = py::capsule(reinterpret_cast<void*>(&xla::handle<&xla::Call::attend>));
-  handlers["foveate_attention_jvp"] = py::capsule(reinterpret_cast<void*>(&xla::handle<&xla::Call::move>));
+  handlers["foveate_attention_tangent"] = py::capsule(reinterpret_cast<void*>(&xla::handle<&xla::Call::move>));
   handlers["foveate_attention_backward_jvp"] =
       py::capsule(reinterpret_cast<void*>(&xla::handle<&xla::Call::differentiate_twice>));
   handlers["foveate_attention_backward"] =
