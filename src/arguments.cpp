@@ -92,7 +92,8 @@ struct Keyword {
 };
 
 constexpr uint32_t kSoft = kAttention | kWeights, kHardly = kHard | kHardBackward, kSoftGradients = kBackward | kMoving,
-                   kGradients = kSoftGradients | kHardBackward, kMoves = kTangent | kMoving;
+                   kGradients = kSoftGradients | kHardBackward, kTangents = kTangent | kTangentAlone,
+                   kMoves = kTangents | kMoving;
 constexpr uint32_t kAll = kSoft | kHardly | kBackward | kMoves;
 constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights};
 
@@ -166,7 +167,7 @@ constexpr Keyword keywords[] = {
 
     {"out", kSoft, 0, [](A& a, Name, Object x) { return a.out = x, true; }},
     {"return_lse", kAttention | kTangent, 0, [](A& a, Name, Object x) { return return_lse(x, &a.return_lse); }},
-    {"dtype", kSoft | kHard | kTangent, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},
+    {"dtype", kSoft | kHard | kTangents, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},
     {"rows", kSoft, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.rows); }},
     {"size", kHard, kHard, [](A& a, Name n, Object x) { return integer(n, x, &a.size); }},
     {"random", kHard, 0,
@@ -175,7 +176,8 @@ constexpr Keyword keywords[] = {
        return words(n, x, "None or (low, high)", nullptr, &a.random);
      }},
 
-    {"output", kSoftGradients, kSoftGradients, [](A& a, Name n, Object x) { return view(n, x, &a.output); }},
+    {"output", kSoftGradients | kTangentAlone, kSoftGradients | kTangentAlone,
+     [](A& a, Name n, Object x) { return view(n, x, &a.output); }},
     {"index", kHardBackward, kHardBackward, [](A& a, Name n, Object x) { return view(n, x, &a.index); }},
     {"lse", kGradients, kGradients, [](A& a, Name n, Object x) { return view(n, x, &a.lse); }},
     {"d_output", kGradients, kGradients, [](A& a, Name n, Object x) { return view(n, x, &a.d_output); }},
@@ -222,6 +224,7 @@ uint64_t required_keywords(Entry entry) {
     case kHardBackward: return std::integral_constant<uint64_t, required_by(kHardBackward)>::value;
     case kTangent: return std::integral_constant<uint64_t, required_by(kTangent)>::value;
     case kMoving: return std::integral_constant<uint64_t, required_by(kMoving)>::value;
+    case kTangentAlone: return std::integral_constant<uint64_t, required_by(kTangentAlone)>::value;
   }
   return 0;
 }
@@ -304,6 +307,7 @@ const char* name_of(Entry entry) {
     case kHardBackward: return "hard_attention_backward";
     case kTangent: return "attention_jvp";
     case kMoving: return "attention_backward_jvp";
+    case kTangentAlone: return "attention_tangent";
   }
   return "";
 }

@@ -17,7 +17,8 @@ enum Entry : uint32_t {
   kHard = 8,
   kHardBackward = 16,
   kTangent = 32,
-  kMoving = 64
+  kMoving = 64,
+  kTangentAlone = 128
 };
 
 const char* name_of(Entry entry);

@@ -97,6 +97,23 @@ class Call {
     return shape_tuple(ndim, shape).release().ptr();
   }
 
+  // (tangent of the output, that of the lse), of an output that is given.
+  PyObject* move_alone() {
+    if (!parsed_) return nullptr;
+    int64_t shape[FV_MAX_DIMS];
+    int32_t ndim = 0;
+    if (!output_shape(&ndim, shape)) return nullptr;
+    const py::object t_out = made("query, key, value", new_array(output_dtype(), ndim, shape), ndim, shape);
+    if (!t_out) return nullptr;
+    const py::object t_lse = py::reinterpret_steal<py::object>(new_array(accumulated(), ndim - 1, shape));
+    View t_out_view, t_lse_view;
+    if (!t_lse || !view("t_out", t_out.ptr(), &t_out_view) || !view("t_lse", t_lse.ptr(), &t_lse_view)) return nullptr;
+    const fv_status status = released(ndim, shape, [&] {
+      return fv_attention_tangent(&given_.problem, &given_.tangents, &given_.output, &t_out_view, &t_lse_view, &error_);
+    });
+    return status == FV_OK ? PyTuple_Pack(2, t_out.ptr(), t_lse.ptr()) : failed(status);
+  }
+
   PyObject* differentiate() {
     if (!parsed_) return nullptr;
     const Arguments& a = given_;
@@ -299,6 +316,7 @@ PyMethodDef entries[] = {
     entry<kAttention, &Call::attend>("The output, or (output, lse)."),
     entry<kWeights, &Call::attend>("The weights."),
     entry<kTangent, &Call::move>("(output, lse or None, tangent of the output, that of the lse or None)."),
+    entry<kTangentAlone, &Call::move_alone>("(tangent of the output, that of the lse), of an output that is given."),
     entry<kBackward, &Call::differentiate>("Writes the gradients of attention that are arrays."),
     entry<kMoving, &Call::differentiate_moving>("Writes how the gradients of attention move."),
     entry<kHard, &Call::choose>("(output, index, log_prob)."),

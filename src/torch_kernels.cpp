@@ -26,7 +26,12 @@ constexpr int kMostAxes = 5;                           // batch, heads in one or
 constexpr std::int64_t kSizes[] = {2, 2, 4, 8, 1, 8};  // of the elements of each fv_dtype
 
 fv_parallel parallel = nullptr;  // where torch has its threads from
-std::atomic<std::int64_t> forward_calls{0}, backward_calls{0};
+std::atomic<std::int64_t> forward_calls{0}, backward_calls{0}, backward_of_torch{0};
+
+// Below so many queries torch's own kernel of the gradients is faster, where no key is hidden: ours has a query in each
+// lane of a panel, and sums dK and dV of a tile before it stores them (measured with AVX-512: 0.75 of its speed at 16 to
+// 32 queries, as many at 64 to 96).
+constexpr std::int64_t kQueriesOfTorch = 64;
 
 [[noreturn]] void refuse(const std::string& what) {
   throw std::runtime_error("scaled_dot_product_attention (foveate): " + what);
@@ -368,11 +373,32 @@ Tensor gradient_of(const Operand& operand) {
   return Tensor::empty(4, operand.extents, steps, operand.dtype);
 }
 
+// Lets torch's own kernel write the gradients where it is the faster one; whether it did.
+bool differentiate_by_torch(Value* stack) {
+  std::int64_t axes = 0, *sizes = nullptr;
+  const auto handle = [&](int n) { return reinterpret_cast<Handle>(stack[n]); };
+  if (functions.flash_backward == nullptr || functions.get_dim(handle(1), &axes) != 0 || axes != 4) return false;
+  if (functions.get_sizes(handle(1), &sizes) != 0 || sizes[2] >= kQueriesOfTorch) return false;
+  const Tensor inputs[] = {Tensor(stack[0]), Tensor(stack[1]), Tensor(stack[2]),
+                           Tensor(stack[3]), Tensor(stack[4]), Tensor(stack[5])};
+  const Optional scale(stack[9]);
+  double factor = scale.given ? number(scale.value) : 0;
+  Handle results[3] = {};
+  check(functions.flash_backward(handle(0), handle(1), handle(2), handle(3), handle(4), handle(5), number(stack[6]),
+                                 stack[7] != 0, nullptr, scale.given ? &factor : nullptr, &results[0], &results[1],
+                                 &results[2]),
+        "compute gradients");
+  backward_of_torch.fetch_add(1, std::memory_order_relaxed);
+  for (int i = 0; i < 3; ++i) stack[i] = reinterpret_cast<Value>(results[i]);
+  return true;
+}
+
 // (d_output, query, key, value, output, lse, dropout, causal, mask, scale) -> (d_query, d_key, d_value)
 void differentiate(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor mask = Tensor::optional(stack[8]);
+  if (!mask && differentiate_by_torch(stack)) return;
   const Tensor d_output(stack[0]), query(stack[1]), output(stack[4]), lse(stack[5]);
   Tensor key(stack[2]), value(stack[3]);
-  const Tensor mask = Tensor::optional(stack[8]);
   const Optional scale(stack[9]);
   for (Tensor* one : {&key, &value}) {
     if (Operand(*one).repeats()) *one = one->clone();  // the gradients have an element for each
@@ -397,23 +423,19 @@ void differentiate(Value* stack, std::uint64_t, std::uint64_t) {
   stack[2] = d_value.release();
 }
 
-// (query, key, value, scale, mask, causal) -> output, of leading axes that broadcast, as `foveate.torch` calls it for each
-// new token. The first query stands at the first key. An error is for Python to say again.
-void attend_plain(Value* stack, std::uint64_t, std::uint64_t) {
-  const Tensor query(stack[0]), key(stack[1]), value(stack[2]);
-  const Optional scale(stack[3]);
-  const Tensor mask = Tensor::optional(stack[4]);
-  const Operand q(query), k(key), v(value);
-  fv_problem problem{};
-  problem.query = &q;
-  problem.key = &k;
-  problem.value = &v;
-  problem.score.scale = scale_of(q, scale);
-  problem.reach.left = -1;
-  problem.reach.right = stack[5] != 0 ? 0 : -1;
-  std::optional<Operand> hidden;
-  if (mask) problem.reach.mask = &hidden.emplace(mask);
+// A dot product of leading axes that broadcast. The first query stands at the first key.
+void state_plain(const Operand& query, const Operand& key, const Operand& value, const Optional& scale, bool causal,
+                 fv_problem* problem) {
+  problem->query = &query;
+  problem->key = &key;
+  problem->value = &value;
+  problem->score.scale = scale_of(query, scale);
+  problem->reach.left = -1;
+  problem->reach.right = causal ? 0 : -1;
+}
 
+// In the memory layout that `foveate.torch` gives an output; with an lse and its parts, where there is room for one.
+Tensor answer_plain(const fv_problem& problem, const Operand& q, Tensor* lse) {
   std::int64_t shape[kMostAxes], steps[kMostAxes];
   std::int32_t ndim;
   fv_error error;
@@ -432,10 +454,79 @@ void attend_plain(Value* stack, std::uint64_t, std::uint64_t) {
     }
     strides_like(rows, steps);
   }
-  Tensor output = Tensor::empty(ndim, shape, steps, v.dtype);
+  Tensor output = Tensor::empty(ndim, shape, steps, problem.value->dtype);
   const Operand out(output);
-  run([&](fv_error* said) { return fv_attention(&problem, &out, nullptr, said); });
-  stack[0] = output.release();
+  std::optional<Operand> denominators;
+  if (lse != nullptr) {
+    shape[ndim - 1] = 3;
+    for (std::int64_t axis = ndim - 1, step = 1; axis >= 0; --axis) {
+      steps[axis] = step;
+      step *= std::max<std::int64_t>(1, shape[axis]);
+    }
+    *lse = Tensor::empty(ndim, shape, steps, FV_FLOAT64);
+    denominators.emplace(*lse);
+  }
+  run([&](fv_error* said) { return fv_attention(&problem, &out, denominators ? &*denominators : nullptr, said); });
+  return output;
+}
+
+// (query, key, value, scale, mask, causal) -> output, as `foveate.torch` calls it for each new token. An error is for
+// Python to say again.
+void attend_plain(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor query(stack[0]), key(stack[1]), value(stack[2]);
+  const Optional scale(stack[3]);
+  const Tensor mask = Tensor::optional(stack[4]);
+  const Operand q(query), k(key), v(value);
+  fv_problem problem{};
+  state_plain(q, k, v, scale, stack[5] != 0, &problem);
+  std::optional<Operand> hidden;
+  if (mask) problem.reach.mask = &hidden.emplace(mask);
+  stack[0] = answer_plain(problem, q, nullptr).release();
+}
+
+// (query, key, value, scale, causal) -> (output, lse with its parts), as gradients need them.
+void attend_to_learn(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor query(stack[0]), key(stack[1]), value(stack[2]);
+  const Optional scale(stack[3]);
+  const Operand q(query), k(key), v(value);
+  fv_problem problem{};
+  state_plain(q, k, v, scale, stack[4] != 0, &problem);
+  Tensor lse;
+  stack[0] = answer_plain(problem, q, &lse).release();
+  stack[1] = lse.release();
+}
+
+// (d_output, query, key, value, output, lse, scale, causal) -> (d_query, d_key, d_value), of equal leading axes.
+void differentiate_plain(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor d_output(stack[0]), query(stack[1]), output(stack[4]), lse(stack[5]);
+  Tensor key(stack[2]), value(stack[3]);
+  const Optional scale(stack[6]);
+  for (Tensor* one : {&key, &value}) {
+    if (Operand(*one).repeats()) *one = one->clone();  // the gradients have an element for each
+  }
+  const Operand q(query), k(key), v(value), out(output), denominators(lse), d_out(d_output);
+  fv_problem problem{};
+  state_plain(q, k, v, scale, stack[7] != 0, &problem);
+  Tensor made[3];
+  std::optional<Operand> to[3];
+  const Operand* const like[] = {&q, &k, &v};
+  for (int i = 0; i < 3; ++i) {
+    std::int64_t steps[kMostAxes], step = 1;
+    for (int axis = like[i]->ndim - 1; axis >= 0; --axis) {
+      steps[axis] = step;
+      step *= like[i]->extents[axis];
+    }
+    made[i] = Tensor::empty(like[i]->ndim, like[i]->extents, steps, like[i]->dtype);
+    to[i].emplace(made[i]);
+  }
+  fv_gradients gradients{};
+  gradients.query = &*to[0];
+  gradients.key = &*to[1];
+  gradients.value = &*to[2];
+  run([&](fv_error* error) {
+    return fv_attention_backward(&problem, &out, &denominators, &d_out, nullptr, &gradients, error);
+  });
+  for (int i = 0; i < 3; ++i) stack[i] = made[i].release();
 }
 
 // ---- what Python calls
@@ -475,13 +566,17 @@ std::uintptr_t install() {
                              {"_scaled_dot_product_flash_attention_for_cpu_backward", differentiate}});
 }
 
-void install_own() { registered("foveate", {{"attention_plain", attend_plain}}); }  // for good
+void install_own() {  // for good
+  registered("foveate", {{"attention_plain", attend_plain},
+                         {"attention_plain_to_learn", attend_to_learn},
+                         {"attention_plain_backward", differentiate_plain}});
+}
 
 void remove(std::uintptr_t library) {
   check(functions.delete_library(reinterpret_cast<Library>(library)), "remove a library of kernels");
 }
 
-py::tuple calls() { return py::make_tuple(forward_calls.load(), backward_calls.load()); }
+py::tuple calls() { return py::make_tuple(forward_calls.load(), backward_calls.load(), backward_of_torch.load()); }
 
 }  // namespace
 }  // namespace torch
@@ -495,9 +590,11 @@ void register_torch(py::module_& module) {
              "Say where torch has the functions of torch_names; 0: nowhere.");
   module.def("torch_install", &torch::install,
              "Register the kernels with torch's dispatcher; return what torch_remove takes.");
-  module.def("torch_install_own", &torch::install_own, "Register the kernel of foveate::attention_plain.");
+  module.def("torch_install_own", &torch::install_own, "Register the kernels of foveate::attention_plain and its gradients.");
   module.def("torch_remove", &torch::remove, arg("library"), pos_only(), "Remove the kernels: torch's own are back.");
-  module.def("torch_calls", &torch::calls, "How often the kernels were called, forward and backward.");
+  module.def(
+      "torch_calls", &torch::calls,
+      "How often the kernels were called, forward and backward, and how often torch's own backward in their place.");
 }
 
 }  // namespace foveate::python

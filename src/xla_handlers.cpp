@@ -45,16 +45,29 @@ enum Operand : int {
   kSink,
   kFactors,
   kSeed,
+  // of the gradients
   kOutput,
   kLse,
   kDOutput,
   kDLse,
+  // how operands move, and of the second order how the answers and their gradients do
+  kTQuery,
+  kTKey,
+  kTValue,
+  kTMask,
+  kTSink,
+  kTOutput,
+  kTLse,
+  kTDOutput,
+  kTDLse,
   kOperands
 };
 // How many axes stand behind the leading ones.
-constexpr int kBehind[kOperands] = {2, 2, 2, 2, 0, 0, 1, 1, 1, 1, 0, 1, 1, 2, 2, 2, 1};
+constexpr int kBehind[kOperands] = {2, 2, 2, 2, 0, 0, 1, 1, 1, 1, 0, 1, 1, 2, 2, 2, 1, 2, 2, 2, 2, 0, 2, 1, 2, 1};
 // Those whose rows may stand before the last leading axes, (..., rows, heads, columns).
-constexpr uint32_t kOfRows = 1u << kQuery | 1u << kKey | 1u << kValue | 1u << kOutput | 1u << kDOutput | 1u << kDLse;
+constexpr uint32_t kOfRows = 1u << kQuery | 1u << kKey | 1u << kValue | 1u << kOutput | 1u << kDOutput | 1u << kDLse |
+                             1u << kTQuery | 1u << kTKey | 1u << kTValue | 1u << kTOutput | 1u << kTLse |
+                             1u << kTDOutput | 1u << kTDLse;
 
 // The results of attention: the output; where they are wanted, the lse, and it with its parts, for the gradients.
 enum Result : int { kAnswer, kAnswerLse, kAnswerParts, kAnswers };
@@ -200,56 +213,43 @@ class Call {
     return status;
   }
 
-  fv_status differentiate() {
+  // The results are the output, how it moves, and where it is wanted how the lse moves.
+  fv_status move() {
     const Buffers& results = frame_.results;
-    int64_t place = 0;
-    bool apart = false;
-    for (int i = 0; i < kGradients; ++i) {
-      if ((options_.wanted >> i & 1) == 0) continue;
-      if (place == results.count || !gradient(i, *results.items[place++], &apart)) return mistake("gradients");
+    const bool with_lse = (options_.wanted >> kAnswerLse & 1) != 0;
+    if (results.count != 2 + with_lse) return mistake("results");
+    if (!result(*results.items[0], 2, true, &out_)) return mistake("output");
+    if (!result(*results.items[1], 2, true, &out_moved_)) return mistake("tangent");
+    if (with_lse && !result(*results.items[2], 1, true, &out_lse_)) return mistake("lse");
+    for (int axis = 0; axis < batched_; ++axis) {  // which only tangents may have
+      views_[kQuery].repeat(axis, out_.shape[axis]);
     }
-    if (place != results.count) return mistake("results");
-    const bool has_lse_gradient = has(kDLse);
-    for (int axis = 0; axis < batched_; ++axis) {
-      int64_t extent = 1;
-      for (int i = 0; i <= kSink; ++i) {
-        if (has(i)) extent = std::max(extent, views_[i].shape[axis]);
-      }
-      for (const int i : {kOutput, kLse, kDOutput, kDLse}) {
-        if (!has(i)) continue;
-        apart = apart || views_[i].shape[axis] > extent;
-        views_[i].repeat(axis, extent);
-      }
-    }
-    const fv_status status =
-        each_sample(apart || scalars_.dropout > 0, [&](const fv_problem& problem, const int64_t* places) {
-          View output, lse, d_output, d_lse, parts[kGradients], factors;
-          at(views_[kOutput], sample_axes_, places, &output);
-          at(views_[kLse], sample_axes_, places, &lse);
-          at(views_[kDOutput], sample_axes_, places, &d_output);
-          if (has_lse_gradient) at(views_[kDLse], sample_axes_, places, &d_lse);
-          const fv_array* wanted[kGradients] = {};
-          for (int i = 0; i < kGradients; ++i) {
-            if ((options_.wanted >> i & 1) == 0) continue;
-            at(gradients_[i], sample_axes_, places, &parts[i]);
-            wanted[i] = &parts[i];
-          }
-          if (wanted[kOfFactors] != nullptr) {
-            last_axis(parts[kOfFactors], &factors);
-            wanted[kOfFactors] = &factors;
-          }
-          fv_gradients gradients = {};
-          gradients.query = wanted[kOfQuery];
-          gradients.key = wanted[kOfKey];
-          gradients.value = wanted[kOfValue];
-          gradients.mask = wanted[kOfMask];
-          gradients.sink = wanted[kOfSink];
-          gradients.factors = wanted[kOfFactors];
-          return fv_attention_backward(&problem, &output, &lse, &d_output, has_lse_gradient ? &d_lse : nullptr,
-                                       &gradients, &error);
-        });
-    if (status == FV_OK) narrow();
-    return status;
+    return each_sample(scalars_.dropout > 0, [&](const fv_problem& problem, const int64_t* places) {
+      const Parts tangents(*this, places);
+      const fv_tangents t = tangents_of(tangents);
+      View out, moved, lse;
+      at(out_, sample_axes_, places, &out);
+      at(out_moved_, sample_axes_, places, &moved);
+      if (with_lse) at(out_lse_, sample_axes_, places, &lse);
+      return fv_attention_jvp(&problem, &t, &out, nullptr, &moved, with_lse ? &lse : nullptr, &error);
+    });
+  }
+
+  fv_status differentiate() {
+    return into_gradients([&](const fv_problem& problem, const Parts& given, const fv_gradients& gradients) {
+      return fv_attention_backward(&problem, given[kOutput], given[kLse], given[kDOutput], given[kDLse], &gradients,
+                                   &error);
+    });
+  }
+
+  // How the gradients move.
+  fv_status differentiate_twice() {
+    return into_gradients([&](const fv_problem& problem, const Parts& given, const fv_gradients& gradients) {
+      const fv_tangents t = tangents_of(given);
+      return fv_attention_backward_jvp(&problem, &t, given[kOutput], given[kLse], given[kDOutput], given[kDLse],
+                                       given[kTOutput], given[kTLse], given[kTDOutput], given[kTDLse], &gradients,
+                                       &error);
+    });
   }
 
  private:
@@ -284,7 +284,7 @@ class Call {
     if (buffer.dtype == kInt32) {
       data = converted<int32_t, int64_t>(buffer);
       dtype = FV_INT64;
-    } else if (operand == kSink && buffer.dtype == kFloat32) {
+    } else if ((operand == kSink || operand == kTSink) && buffer.dtype == kFloat32) {
       data = converted<float, double>(buffer);
       dtype = FV_FLOAT64;
     } else if (!dtype_of(buffer.dtype, &dtype)) {
@@ -338,6 +338,80 @@ class Call {
       *apart = *apart || (sums && buffer.extents[axis] > 1);
     }
     return true;
+  }
+
+  // ---- what goes with a problem, of one sample
+
+  class Parts {
+   public:
+    Parts(const Call& call, const int64_t* places) {
+      for (int i = kOutput; i < kOperands; ++i) {
+        if (!call.has(i)) continue;
+        at(call.views_[i], call.sample_axes_, places, &views_[i - kOutput]);
+        given_[i - kOutput] = &views_[i - kOutput];
+      }
+    }
+    Parts(const Parts&) = delete;
+    Parts& operator=(const Parts&) = delete;
+    const fv_array* operator[](int operand) const { return given_[operand - kOutput]; }
+
+   private:
+    View views_[kOperands - kOutput];
+    const fv_array* given_[kOperands - kOutput] = {};
+  };
+
+  static fv_tangents tangents_of(const Parts& given) {
+    return {given[kTQuery], given[kTKey], given[kTValue], given[kTMask], given[kTSink]};
+  }
+
+  template <class F>
+  fv_status into_gradients(F&& call) {
+    const Buffers& results = frame_.results;
+    int64_t place = 0;
+    bool apart = scalars_.dropout > 0;
+    for (int i = 0; i < kGradients; ++i) {
+      if ((options_.wanted >> i & 1) == 0) continue;
+      if (place == results.count || !gradient(i, *results.items[place++], &apart)) return mistake("gradients");
+    }
+    if (place != results.count) return mistake("results");
+    for (int axis = 0; axis < batched_; ++axis) {
+      int64_t extent = 1;  // of the problem, which has an answer for each part
+      for (int i = 0; i <= kSink; ++i) {
+        if (has(i)) extent = std::max(extent, views_[i].shape[axis]);
+      }
+      const int64_t keys = std::max(views_[kKey].shape[axis], views_[kValue].shape[axis]);
+      for (int i = kOutput; i < kOperands; ++i) {
+        if (!has(i)) continue;
+        const bool of_keys = i == kTKey || i == kTValue;
+        apart = apart || views_[i].shape[axis] > (of_keys ? keys : extent);
+        const bool is_answer = i < kTQuery || i >= kTOutput;
+        if (is_answer) views_[i].repeat(axis, extent);
+      }
+    }
+    const fv_status status = each_sample(apart, [&](const fv_problem& problem, const int64_t* places) {
+      const Parts given(*this, places);
+      View parts[kGradients], factors;
+      const fv_array* wanted[kGradients] = {};
+      for (int i = 0; i < kGradients; ++i) {
+        if ((options_.wanted >> i & 1) == 0) continue;
+        at(gradients_[i], sample_axes_, places, &parts[i]);
+        wanted[i] = &parts[i];
+      }
+      if (wanted[kOfFactors] != nullptr) {
+        last_axis(parts[kOfFactors], &factors);
+        wanted[kOfFactors] = &factors;
+      }
+      fv_gradients gradients = {};
+      gradients.query = wanted[kOfQuery];
+      gradients.key = wanted[kOfKey];
+      gradients.value = wanted[kOfValue];
+      gradients.mask = wanted[kOfMask];
+      gradients.sink = wanted[kOfSink];
+      gradients.factors = wanted[kOfFactors];
+      return call(problem, given, gradients);
+    });
+    if (status == FV_OK) narrow();
+    return status;
   }
 
   // ---- samples of jax.vmap
@@ -468,7 +542,7 @@ class Call {
   Scalars scalars_;
   int batched_ = 0;      // leading axes of jax.vmap
   int sample_axes_ = 0;  // those that a call does not have
-  View views_[kOperands], out_, out_lse_, out_parts_, gradients_[kGradients];
+  View views_[kOperands], out_, out_lse_, out_parts_, out_moved_, gradients_[kGradients];
   const Buffer* narrow_[kGradients] = {};
   std::deque<std::unique_ptr<char[]>> scratch_;
 };
@@ -561,6 +635,9 @@ py::dict xla_handlers(int minor) {
   xla::minor_version = minor;
   py::dict handlers;
   handlers["foveate_attention"] = py::capsule(reinterpret_cast<void*>(&xla::handle<&xla::Call::attend>));
+  handlers["foveate_attention_jvp"] = py::capsule(reinterpret_cast<void*>(&xla::handle<&xla::Call::move>));
+  handlers["foveate_attention_backward_jvp"] =
+      py::capsule(reinterpret_cast<void*>(&xla::handle<&xla::Call::differentiate_twice>));
   handlers["foveate_attention_backward"] =
       py::capsule(reinterpret_cast<void*>(&xla::handle<&xla::Call::differentiate>));
   return handlers;

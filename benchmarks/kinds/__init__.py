@@ -12,12 +12,14 @@ from foveate._cli.workloads import WORKLOADS as ATTENTION
 from foveate._cli.workloads import Timed
 
 from kinds import (
+    activated,
     additive,
     additive_backward,
     additive_module,
     backward,
     dot_products,
     hard,
+    jax_functions,
     jvp,
     local,
     models,
@@ -40,6 +42,7 @@ KINDS = (
     Kind(ATTENTION, dot_products.CONTENDERS, make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(jvp.WORKLOADS, jvp.CONTENDERS, make_data),
+    Kind(jax_functions.WORKLOADS, jax_functions.CONTENDERS, make_data),
     Kind(additive.WORKLOADS, additive.CONTENDERS, additive.make_data),
     Kind(additive_backward.WORKLOADS, additive_backward.CONTENDERS, additive_backward.make_data),
     Kind(additive_module.WORKLOADS, additive_module.CONTENDERS, additive_module.make_data),
@@ -47,6 +50,7 @@ KINDS = (
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
     Kind(models.WORKLOADS, models.CONTENDERS, models.make_data),
+    Kind(activated.WORKLOADS, activated.CONTENDERS, activated.make_data),
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
 )

@@ -88,6 +88,22 @@ fv_status fv_attention_jvp(const fv_problem* given, const fv_tangents* tangents,
   return nothing_to_compute(problem, columns) ? FV_OK : attention_tangent(problem, error);
 }
 
+fv_status fv_attention_tangent(const fv_problem* given, const fv_tangents* tangents, const fv_array* out,
+                               const fv_array* t_out, const fv_array* t_lse, fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  if (tangents == nullptr) return missing_tangents(error);
+  Problem problem;
+  AnsweredValidator validator(*given, problem, error);
+  if (!(validator.inputs(/*weights=*/false) && validator.answer(out) && validator.tangents(*tangents) &&
+        validator.moved(t_out, t_lse))) {
+    return validator.status();
+  }
+  poison_all({t_out, t_lse});
+  const int64_t columns = problem.value_size + (problem.t_lse ? 1 : 0);
+  return nothing_to_compute(problem, columns) ? FV_OK : attention_tangent(problem, error);
+}
+
 fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_error* error) noexcept {
   using namespace foveate;
   if (given == nullptr) return missing_problem(error);

@@ -13,7 +13,8 @@ SOFTCAP = 2.0  # scores reach 20 and more
 # Outputs are compared relative to the largest. Scores reach 2^6 (those of T5), where an ulp is
 # 2^-17: by so much is a weight off in each of the two layers, in whatever order sums are taken.
 TOLERANCE = 2.0**-16
-# A score of 2^6 whose operands are off by 2^-16 is off by 2^-10, and a weight w by w (1 - w) of that.
+# A score of 2^6 whose operands are off by 2^-16 is off by 2^-10, and a weight w by w (1 - w) of
+# that.
 WEIGHTS_TOLERANCE = 2.0**-12
 # Gradients go through the layers twice.
 GRADIENT_TOLERANCE = 2.0**-15

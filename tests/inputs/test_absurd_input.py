@@ -90,6 +90,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {**{name: x for name, x in SOFT.items() if name != "value"}, "out": np.empty((3, 3))},
     ),
     "attention_vjp": (fv.attention_vjp, {**SOFT, **DROPOUT, "wrt": "query"}),
+    "attention_jvp": (
+        fv.attention_jvp,
+        {**SOFT, **DROPOUT, **dict.fromkeys(("d_query", "d_key", "d_value"), ROWS)},
+    ),
     "merge": (fv.merge, {"outputs": [ROWS, ROWS], "lses": [np.zeros(3), np.zeros(3)]}),
     "hard_attention": (fv.hard_attention, HARD),
     "hard_attention_vjp": (fv.hard_attention_vjp, {**HARD, "wrt": "query"}),

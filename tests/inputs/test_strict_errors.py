@@ -88,6 +88,9 @@ def calls(module: Any, dtype: Any, kind: str) -> Iterator[Call]:
     for name, score in scores(dtype, kind).items():
         yield f"attention {name}", module.attention_vjp, {**operands, "score": score}
         yield f"weights {name}", module.attention_weights, {"query": q, "key": k, "score": score}
+        if not (name.startswith(("additive", "concat")) and score.activation != "identity"):
+            moves = {"d_query": k, "d_key": q, "d_value": v}
+            yield f"tangent {name}", module.attention_jvp, {**operands, **moves, "score": score}
         yield f"hard {name}", module.hard_attention_vjp, {**operands, "score": score, "rng": 1}
     yield "all", module.attention_vjp, {**operands, **more, "dropout": 0.4, "rng": 1}
     yield "attention", module.attention, {**operands, **more, "return_lse": True}

@@ -6,6 +6,7 @@ import doctest
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import foveate as fv
@@ -95,7 +96,7 @@ def test_gradients_have_the_bits_of_numpy(dtype):
     d_out, d_lse = normal(2, 3, 9, 6).astype(dtype), normal(2, 3, 9).astype(wide)
     fixed = {"causal": True, "offset": 2, "softcap": 3.0}
 
-    with jax.enable_x64(dtype == np.float64) if hasattr(jax, "enable_x64") else x64(dtype):
+    with x64(dtype):
 
         @jax.jit
         def ours(q, k, v, bias, sink):
@@ -117,7 +118,9 @@ def test_gradients_have_the_bits_of_numpy(dtype):
 
 
 def x64(dtype):
-    from jax.experimental import enable_x64
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(dtype == np.float64)
+    from jax.experimental import enable_x64  # before jax 0.8.2 or so
 
     return enable_x64(dtype == np.float64)
 
@@ -177,13 +180,18 @@ def test_what_is_not_seen_may_be_nan_also_where_it_is_projected():
     q, k, v = operands(keys=9)
     k[5:], v[5:] = np.nan, np.nan
 
+    names = "dot", "cosine", "bilinear", "additive", "location", "polynomial", "identity"
+    scores = {**SCORES, "cosine": fv.Cosine(jnp.float32(2.0))}
+
     def loss(q, k, v, score):
         return fj.attention(q, k, v, score=score, key_lengths=5).sum()
 
-    for name in ("dot", "cosine", "bilinear", "additive", "location", "polynomial", "identity"):
-        score = fv.Cosine(jnp.float32(2.0)) if name == "cosine" else SCORES[name]
-        found = jax.tree.leaves(jax.grad(loss, (0, 1, 2, 3))(q, k, v, score))
-        assert all(np.isfinite(x).all() for x in found), name
+    @jax.jit
+    def gradients():
+        return [jax.grad(loss, (0, 1, 2, 3))(q, k, v, scores[name]) for name in names]
+
+    for name, found in zip(names, gradients(), strict=True):
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(found)), name
 
 
 # ---- transformations ----------------------------------------------------------------------------
@@ -195,7 +203,7 @@ def formula(q, k, v):
     return jax.nn.softmax(logits, axis=-1) @ v
 
 
-@pytest.mark.parametrize("axes", [(0, 0, 0), (0, None, None), (None, 0, None), (1, None, -1)])
+@pytest.mark.parametrize("axes", [(0, None, None), (None, 0, None), (1, None, -1)])
 def test_vmap_is_a_leading_axis_and_no_loop(axes):
     q, k, v = map(jnp.asarray, operands(3))
     given = [
@@ -209,8 +217,8 @@ def test_vmap_is_a_leading_axis_and_no_loop(axes):
     wanted = jax.vmap(formula, axes)(*given)
     close(ours(*given), wanted, **CLOSE)
 
+    @partial(jax.jit, static_argnums=0)
     def gradients(call, *given):  # of a sum, and of each sample
-
         def loss(*given):
             return (call(*given) ** 2).sum()
 
@@ -277,23 +285,77 @@ def test_jit_scan_checkpoint_and_donated_buffers():
     assert_array_equal(donated(q + 0, k, v), expected)
 
 
-def test_forward_mode_and_second_order_are_refused_by_name():
+def capped(q, k, v, bias, sink):
+    """What `moving` computes, by the formula."""
+    logits = jnp.tanh(jnp.einsum("hqd,ikd->hqk", q, k) / 4) * 2 + bias
+    last = jnp.broadcast_to(sink[:, None, None], (*logits.shape[:-1], 1))
+    logits = jnp.concatenate([logits, last], axis=-1)
+    return jax.nn.softmax(logits)[..., :-1] @ v, jax.nn.logsumexp(logits, axis=-1)
+
+
+def moving(q, k, v, bias, sink):
+    return fj.attention(q, k, v, mask=bias, sink=sink, softcap=2.0, return_lse=True)
+
+
+def test_forward_mode_and_second_order():
+    """In float64, against the formula: each pair of modes but forward twice."""
+    with x64(np.float64), jax.numpy_rank_promotion("allow"):
+        shapes = (2, 3, 4), (1, 4, 4), (1, 4, 2), (3, 4), (2,)
+        given, moves = (
+            [jnp.asarray(normal(*x, seed=n, dtype=np.float64)) for x in shapes] for n in (0, 1)
+        )
+
+        def total(function):
+            def loss(*given):
+                output, lse = function(*given)
+                return (output**3).sum() + (lse**2).sum()
+
+            return loss
+
+        def derivatives(function, *given):
+            wrt = tuple(range(5))
+            loss = total(function)
+            return (
+                jax.jvp(function, given, tuple(moves)),
+                jax.hessian(loss, (1, 3))(*given),
+                jax.jacrev(jax.jacrev(loss, 4), (0, 3))(*given),
+                jax.jacrev(jax.jacfwd(loss, 2), wrt)(*given),
+            )
+
+        pairs = [
+            jax.tree.leaves(jax.jit(derivatives, static_argnums=0)(f, *given))
+            for f in (moving, capped)
+        ]
+        for ours, wanted in zip(*pairs, strict=True):
+            close(ours, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_forward_mode_in_few_bits_has_the_bits_of_numpy():
+    q, k, v = operands(2, dtype=jnp.bfloat16)
+    output, tangent = jax.jvp(lambda q: fj.attention(q, k, v), (q,), (q[::-1],))
+    wanted, moved = fv.attention_jvp(q, k, v, q[::-1])
+    assert tangent.dtype == jnp.bfloat16
+    assert_array_equal(output, wanted)
+    close(tangent, moved, rtol=2**-7, atol=2**-9)
+
+
+def test_what_has_no_tangent_is_refused_by_name():
     q, k, v = map(jnp.asarray, operands())
+    caller = "^foveate.jax.attention: got "
 
-    def call(q):
-        return fj.attention(q, k, v)
+    def call(q, score="dot"):
+        return fj.attention(q, k, v, score=score).sum()
 
-    def move(q):
-        return jax.jvp(call, (q,), (q,))
-
-    wanted = "foveate.jax.attention: got forward mode"
-    for function in (move, jax.jit(move), jax.jacfwd(call)):
-        with pytest.raises(TypeError, match=wanted):
-            function(q)
-    with pytest.raises(TypeError, match=r"got (forward mode|a derivative of second order)"):
-        jax.hessian(lambda q: call(q).sum())(q)
-    with pytest.raises(TypeError, match="got a derivative of second order"):
-        jax.grad(lambda q: (jax.grad(lambda q: call(q).sum())(q) ** 2).sum())(q)
+    with pytest.raises(TypeError, match=caller + "forward mode twice, wanted reverse mode"):
+        jax.jacfwd(jax.jacfwd(call))(q)
+    additive = SCORES["additive"]
+    for function in (jax.jit(jax.jacfwd(call)), jax.hessian(call)):
+        with pytest.raises(TypeError, match=caller + "forward mode for an additive score"):
+            function(q, additive)
+    with pytest.raises(TypeError, match=caller + "the second order of an additive score"):
+        jax.grad(lambda q: (jax.grad(call)(q, additive) ** 2).sum())(q)
+    with pytest.raises(TypeError, match=caller + "forward mode for the w of a Gaussian"):
+        jax.jacfwd(lambda w: call(q, fv.Gaussian(w)))(jnp.ones(8))
 
 
 def test_sharded_batches_and_several_computations_at_once():
@@ -340,8 +402,7 @@ LENGTHS = {
 }
 DOT_PRODUCTS = {
     "plain": {},
-    "causal": {"is_causal": True},
-    "scale": {"scale": 0.3},
+    "causal": {"is_causal": True, "scale": 0.3},
     "lengths": LENGTHS,
     "key lengths": {"key_value_seq_lengths": np.array([5, 40], np.int32)},
     "bias": {"bias": normal(1, 4, 9, 11)},
@@ -352,7 +413,11 @@ DOT_PRODUCTS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "heads"), [*((name, 2) for name in DOT_PRODUCTS), ("lengths", 4), ("bias and mask", 1)]
+    ("name", "heads"),
+    [
+        *(("plain", 4), ("causal", 2), ("lengths", 2), ("key lengths", 1), ("bias", 2)),
+        *(("mask", 2), ("bias and mask", 1), ("window", 4)),
+    ],
 )
 def test_dot_product_attention_is_that_of_jax(name, heads):
     given, q = DOT_PRODUCTS[name], normal(2, 9, 4, 8)

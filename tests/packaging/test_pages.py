@@ -31,6 +31,8 @@ PACKAGES = {
     "docs/start.md": ["torch"],
     "docs/recipes/flash_attention.md": ["torch", "transformers"],
     "docs/recipes/activate.md": ["torch"],
+    "docs/recipes/derivatives.md": ["torch"],
+    "docs/recipes/jax.md": ["jax", "keras"],
     "docs/recipes/numba.md": ["numba"],
     "docs/recipes/transformers.md": ["torch", "transformers"],
 }
@@ -63,6 +65,7 @@ def skip(reason: str) -> None:
     pytest.skip(reason)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own
 @pytest.mark.parametrize(
     "page",
     [pytest.param(x, id=name(x), marks=() if x in ONCE else pytest.mark.python) for x in PAGES],

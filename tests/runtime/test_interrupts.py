@@ -14,6 +14,9 @@ LONG_CALLS = {
     "prefill": "fv.attention(ones(8, 200_000, 64), ones(200_000, 64), ones(200_000, 64))",
     "many heads": "fv.attention(ones(2**20, 64, 64), ones(2048, 64), ones(2048, 1))",
     "decode": "fv.attention(ones(128, 1, 64), ones(2**28, 64), ones(2**28, 64))",
+    "tangents": """fv.attention_jvp(
+                ones(8, 100_000, 64), *[ones(100_000, 64)] * 2, None, *[ones(100_000, 64)] * 2
+            )""",
     "weights": "fv.attention_weights(ones(10_000, 2**14), ones(10_000, 2**14))",
     "gradients": """fv._core.attention_backward(
                 **dict.fromkeys(("query", "key", "value", "output", "d_output"), ones(2**17, 64)),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import time
 import warnings
 from typing import Any
 
+import foveate.transformers
 import torch
 import transformers
 from inputs import inputs_of
 from tiny import build, configurations
 from transformers.models.auto import modeling_auto
 
-import foveate.transformers
-
 # Relative to the largest of each output. Weights are O(1), and so are scores: what is off by more
 # is no rounding. Routers of experts may choose others where two are nearly equal.
 TOLERANCE = 1e-4
+MOST_SECONDS = 12  # of a processor, to find a configuration and inputs
 
 _FIRST = ("MODEL_MAPPING_NAMES",)
 _GENERATING = (
@@ -102,12 +103,15 @@ def _runnable(kind: str, names: list[str]) -> tuple[Any, dict[str, Any]] | str:
     if not classes:
         return "no class takes its configuration"
     whys: list[str] = []  # the first one is of the smallest attempt
+    end = time.process_time() + MOST_SECONDS
     for config in configurations(configuration):
         for model_class in classes:
+            if whys and time.process_time() > end:
+                return whys[0]
             try:
                 config._attn_implementation = "eager"
                 model = build(model_class, config)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 whys.append(_short(error))
                 continue
             tried = 0
@@ -120,7 +124,7 @@ def _runnable(kind: str, names: list[str]) -> tuple[Any, dict[str, Any]] | str:
                     if output and all(torch.isfinite(x).all() for x in output.values()):
                         return model, inputs
                     whys.append("its answer is not finite" if output else "it returns no tensors")
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:
                     whys.append(_short(error))
             if not tried:
                 whys.append("no inputs are known for it")
@@ -146,7 +150,7 @@ def examine(kind: str) -> dict[str, Any]:
     try:
         with foveate.transformers.calls(model) as count:
             got = _tensors(_run(model, "foveate", inputs))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return {**found, "result": "refused", "why": _short(error)}
     apart = _apart(got, wanted)
     if count and apart >= TOLERANCE:  # rounding, or more?
@@ -159,7 +163,7 @@ def examine(kind: str) -> dict[str, Any]:
     if count and apart >= TOLERANCE:
         try:
             found["sdpa"] = _apart(_tensors(_run(model, "sdpa", inputs)), wanted)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             found["sdpa"] = _short(error)
     if count:
         found["padded"] = _padded(model, inputs)
@@ -178,7 +182,7 @@ def _apart_in_double(model: Any, inputs: dict[str, Any], apart: float) -> tuple[
     try:
         outputs = [_tensors(_run(model, x, wide)) for x in ("foveate", "eager")]
         return _apart(*outputs), "float64"
-    except Exception:  # noqa: BLE001
+    except Exception:
         return apart, "float32"
     finally:
         model.float()
@@ -195,7 +199,7 @@ def _padded(model: Any, inputs: dict[str, Any]) -> str:
     mask[1, :4] = 0
     try:
         outputs = [_run(model, x, {**inputs, "attention_mask": mask}) for x in ("eager", "foveate")]
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return _short(error)
     name = next((x for x in ("logits", "last_hidden_state") if x in outputs[0]), None)
     if name is None or outputs[0][name].ndim != 3 or outputs[0][name].shape[1] != mask.shape[1]:
@@ -207,14 +211,14 @@ def _padded(model: Any, inputs: dict[str, Any]) -> str:
 def _weights(model: Any, inputs: dict[str, Any]) -> str:
     try:
         wanted = _run(model, "eager", inputs, output_attentions=True)
-    except Exception:  # noqa: BLE001
+    except Exception:
         return ""
     wanted = _tensors({x: wanted[x] for x in wanted if "attentions" in x})
     if not wanted:
         return ""
     try:
         got = _run(model, "foveate", inputs, output_attentions=True)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return _short(error)
     apart = _apart(_tensors({x: got[x] for x in got if "attentions" in x}), wanted)
     if apart >= TOLERANCE:
@@ -245,7 +249,7 @@ def _generation(kind: str, dtype: torch.dtype = torch.float32) -> dict[str, str]
                 with foveate.transformers.calls(model) as count:
                     output = model.generate(**inputs, **options, **kept, **more)
                 logits[implementation] = torch.stack(output.logits)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 if implementation == "foveate":
                     found[cache] = _short(error)
                 break

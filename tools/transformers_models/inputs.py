@@ -41,11 +41,18 @@ def _candidates(name: str, config: Any) -> list[Any]:
     if name in ("input_ids", "decoder_input_ids"):
         rows = _words(config)
         most = _of(config, "max_source_positions")
-        return [rows, rows[:, :8], rows[:, :, None].repeat(1, 1, _of(config, "num_codebooks", default=4)), most]
+        return [
+            rows,
+            rows[:, :8],
+            rows[:, :, None].repeat(1, 1, _of(config, "num_codebooks", default=4)),
+            most,
+        ]
     if name == "pixel_values":
         found = _of(config, "image_size", "input_size", "img_size")
         sizes = [_pair(x) for x in (found, 32, 64, 96, 224, 512) if x]
-        channels = _of(config, "num_channels", "in_channels", "in_chans", "num_input_channels", default=3)
+        channels = _of(
+            config, "num_channels", "in_channels", "in_chans", "num_input_channels", default=3
+        )
         frames = _of(config, "num_frames", "frames_per_clip", default=0)
         plain = [torch.randn(BATCH, channels, *size) for size in sizes]
         video = [torch.randn(1, frames, channels, *size) for size in sizes[:2]] if frames else []
@@ -59,9 +66,20 @@ def _candidates(name: str, config: Any) -> list[Any]:
         size = _pair(_of(config, "image_size", "crop_size", default=32))
         return [torch.randn(1, _of(config, "num_frames", "frames_per_clip", default=4), 3, *size)]
     if name == "input_features":
-        bins = _of(config, "num_mel_bins", "input_feat_per_channel", "feature_size", "input_dim", default=80)
+        bins = _of(
+            config,
+            "num_mel_bins",
+            "input_feat_per_channel",
+            "feature_size",
+            "input_dim",
+            default=80,
+        )
         frames = 2 * _of(config, "max_source_positions", default=64)
-        return [torch.randn(BATCH, bins, frames), torch.randn(BATCH, 64, bins), torch.randn(BATCH, 64, 2 * bins)]
+        return [
+            torch.randn(BATCH, bins, frames),
+            torch.randn(BATCH, 64, bins),
+            torch.randn(BATCH, 64, 2 * bins),
+        ]
     if name in ("input_values", "audio_values", "waveform"):
         length = _of(config, "max_length", default=16)
         bins = _of(config, "num_mel_bins", default=80)
@@ -70,24 +88,34 @@ def _candidates(name: str, config: Any) -> list[Any]:
     if name == "bbox":
         return [torch.randint(1, 90, (BATCH, LENGTH, 4)).cumsum(-1).clamp(max=99)]
     if name == "past_values":
-        length = _of(config, "context_length", default=32) + max(_of(config, "lags_sequence", default=[0]))
+        length = _of(config, "context_length", default=32) + max(
+            _of(config, "lags_sequence", default=[0])
+        )
         wide = _of(config, "num_input_channels", "input_size", default=1)
         return [torch.randn(BATCH, length, wide), torch.randn(BATCH, length)]
     if name in ("past_time_features", "future_time_features"):
-        length = _of(config, "context_length", default=32) + max(_of(config, "lags_sequence", default=[0]))
+        length = _of(config, "context_length", default=32) + max(
+            _of(config, "lags_sequence", default=[0])
+        )
         length = length if name[0] == "p" else _of(config, "prediction_length", default=8)
         return [torch.randn(BATCH, length, _of(config, "num_time_features", default=1))]
     if name == "past_observed_mask":
         return [torch.ones_like(_candidates("past_values", config)[0])]
     if name in ("input_features_mask", "feature_attention_mask"):
-        return [torch.ones(BATCH, x.shape[y]) for x in _candidates("input_features", config) for y in (-1, -2)]
+        return [
+            torch.ones(BATCH, x.shape[y])
+            for x in _candidates("input_features", config)
+            for y in (-1, -2)
+        ]
     if name == "qformer_input_ids":
         return [_words(config)]
     if name in ("inputs_embeds", "hidden_states", "encoder_hidden_states", "x"):
         if hasattr(config, "temporal_patch_size"):
             patch = config.in_channels * config.temporal_patch_size * config.patch_size**2
             return [torch.randn(16, patch)]
-        return [torch.randn(BATCH, LENGTH, _of(config, "hidden_size", "d_model", "dim", default=32))]
+        return [
+            torch.randn(BATCH, LENGTH, _of(config, "hidden_size", "d_model", "dim", default=32))
+        ]
     if name == "visual_feats":
         return [torch.randn(BATCH, 5, _of(config, "visual_feat_dim", default=32))]
     if name == "visual_pos":
@@ -121,7 +149,10 @@ def inputs_of(model: Any) -> Iterator[dict[str, Any]]:
     names = list(dict.fromkeys([*required, *(x for x in _NEEDED if x in parameters)]))
     if not config.is_encoder_decoder and "decoder_input_ids" in names:
         names.remove("decoder_input_ids")
-    found = {name: [x for x in _candidates(name, config) if isinstance(x, torch.Tensor)] for name in names}
+    found = {
+        name: [x for x in _candidates(name, config) if isinstance(x, torch.Tensor)]
+        for name in names
+    }
     found = {name: x for name, x in found.items() if x}
     sets = [[main], *([main, x] for x in found if x != main), list(found), required]
     seen = set()

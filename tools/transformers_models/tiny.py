@@ -62,7 +62,7 @@ def _divided(x: Any, by: int, least: int = 8) -> Any:
     return max(least, x // by // least * least)
 
 
-def _shrunk(fields: dict[str, Any], keep: frozenset[str], by: int = 0) -> dict[str, Any]:
+def _shrunk(fields: dict[str, Any], keep: frozenset[str]) -> dict[str, Any]:
     """Shrink the fields of a configuration, and those within.
 
     `keep` holds what stays as it is: "widths", "layers", "images".
@@ -100,7 +100,12 @@ def _field(name: str, x: Any, fields: dict[str, Any], keep: frozenset[str], by: 
         made = {y: _rope(y, z, x) for y, z in x.items()}
         is_one = "rope_type" in made and "rope" in keep
         return {**made, "mrope_section": _rope("mrope_section", [1, 1, 1], x)} if is_one else made
-    if name == "head_dim" and x is None and "num_attention_heads" in fields and "widths" not in keep:
+    if (
+        name == "head_dim"
+        and x is None
+        and "num_attention_heads" in fields
+        and "widths" not in keep
+    ):
         return WIDTH // HEADS
     if name == "num_experts_per_tok" and x is None:
         return 2
@@ -207,7 +212,7 @@ def configurations(kind: type[Any]) -> Iterator[Any]:
             made = _shrunk(fields, keep)
             left = {name: x for name, x in made.items() if name not in (*without, *_DROPPED)}
             config = kind(**left)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             first = first or error
             continue
         count += 1

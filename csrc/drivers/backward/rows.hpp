@@ -25,11 +25,6 @@ bool all_finite(const T* x, int64_t count) {
   return any == 0;
 }
 
-// The arithmetic that has single rows as its accumulators, whatever the products.
-inline const Arithmetic& plain_arithmetic(const Plan& plan) {
-  return plan.arithmetic.element_size == 8 ? plan.kernels.float64 : plan.kernels.float32;
-}
-
 // Calls f(draw, key) for the choices of a query of hard attention: a key, or -1.
 template <class F>
 void each_choice(const Plan& plan, int64_t batch, int64_t group, int64_t row, F&& f) {

@@ -165,4 +165,9 @@ struct Plan {
   Axes batch_, group_;
 };
 
+// The arithmetic that has single rows as its accumulators, whatever the products.
+inline const Arithmetic& plain_arithmetic(const Plan& plan) {
+  return plan.arithmetic.element_size == 8 ? plan.kernels.float64 : plan.kernels.float32;
+}
+
 }  // namespace foveate

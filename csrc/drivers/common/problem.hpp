@@ -50,6 +50,7 @@ struct Problem {
   Operand t_out;                    // like out
   Operand t_lse;                    // (Lq,) of the accumulator's type: row_stride
   Operand t_d_out, t_d_lse;         // like d_out and d_lse; t_out and t_lse are the forward's tangents then
+  bool answered = false;            // out is the forward's answer, and its tangent alone is wanted
 
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
   fv_family family = FV_INNER;

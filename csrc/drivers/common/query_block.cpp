@@ -68,6 +68,7 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   wants_row_max_ = !p.d_out || plan.scoring.gradients;
   const double flops_a_cell = is_additive(p.family) ? 40.0 : 2.0;  // of a column: a division among them
   flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
+  if (p.t_out) flops_a_key_ *= 3;  // with its tangents
   tiles_ = (p.keys + plan_.tile_keys - 1) / plan_.tile_keys;
   keeps_ = p.mask && p.keys <= most_kept_keys && !plan.narrow() && !plan.scattered;
   kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * plan_.tile_keys * blocks.panels : 0);

@@ -1,7 +1,8 @@
 // Soft attention with its tangent: the forward pass, and beside it, with t the tangents of the scores,
 //   D = sum_j P_j t_j / l,   O' = sum_j P_j t_j V_j + sum_j P_j V'_j - D O
-// in one pass over the keys. The output and the lse have the bits of soft/tiled.hpp. D, with the sink's part, is how the lse
-// moves. Of up to six products those of operands that do not move are left out.
+// in one pass over the keys. The output and the lse have the bits of soft/tiled.hpp, which a Gaussian after the softmax may
+// round otherwise. D, with the sink's part, is how the lse moves. Of up to six products those of operands that do not move
+// are left out, and that of the output where it is given.
 #include <cmath>
 
 #include "drivers/drivers.hpp"
@@ -96,7 +97,7 @@ class ForwardTangent : private Forward<T> {
     if (p_.t_value)
       add(weights, moves_.values(block_, range.begin, careful), moves_.value_rows(block_, range.begin),
           scored ? ones_ : alpha_, moved(p), Prefetch{});
-    add(weights, values, block_.value_rows(range.begin), alpha_, output(p), block_.values_ahead(p));
+    if (!p_.answered) add(weights, values, block_.value_rows(range.begin), alpha_, output(p), block_.values_ahead(p));
   }
 
   // The scores become weights, and their tangents weights times tangents.
@@ -129,7 +130,7 @@ class ForwardTangent : private Forward<T> {
 
   // Divides by l and writes, both; whether all is finite.
   bool finish(int p) noexcept {
-    const bool finite = Base::finish(p);  // from here on alpha is what divides
+    const bool finite = p_.answered ? take_answer(p) : Base::finish(p);  // from here on alpha is what divides
     const Panel& panel = block_.panel(p);
     const int64_t width = block_.vectors(p) * plan_.arithmetic.lanes;
     const T *l = l_ + p * width_, *exact = with_exact() ? exact_ + p * width_ : l;
@@ -153,6 +154,24 @@ class ForwardTangent : private Forward<T> {
     return plan_.arithmetic.store_rows(tangent, block_.vectors(p), p_.value_size, alpha_, panel.live, block_.scratch(),
                                        rows, dtype_of(p_.t_out), p_.t_out.column_stride) &&
            finite;
+  }
+
+  // In place of Base::finish, the output as it is given, times l again.
+  bool take_answer(int p) noexcept {
+    const Panel& panel = block_.panel(p);
+    const int64_t width = block_.vectors(p) * plan_.arithmetic.lanes;
+    const T factor = T(dropout_.factor());
+    char* const out = block_.base(p_.out);
+    T *const row = static_cast<T*>(block_.scratch()), *const to = output(p);
+    for (int i = 0; i < width_; ++i) {
+      const bool seen = i < panel.live && (panel.seen >> i & 1);
+      alpha_[i] = seen ? factor / l_[p * width_ + i] : T(0);
+      if (!seen) continue;
+      const Rows rows = {block_.row(p_.out, out, p, i), dtype_of(p_.out), 0, p_.out.column_stride};
+      plain_arithmetic(plan_).load_values(rows, 1, p_.value_size, false, row);
+      for (int64_t c = 0; c < p_.value_size; ++c) to[c * width + i] = row[c] / alpha_[i];
+    }
+    return true;
   }
 
   const Problem& p_;

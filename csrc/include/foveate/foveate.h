@@ -154,6 +154,11 @@ typedef struct fv_tangents {
 fv_status fv_attention_jvp(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
                            const fv_array* t_out, const fv_array* t_lse, fv_error*) FV_NOEXCEPT;
 
+/* The tangents of fv_attention_jvp alone, where out is what fv_attention gave: a product less. An error of out is one of
+ * its tangent; of 16-bit operands it had better be float32. */
+fv_status fv_attention_tangent(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* t_out,
+                               const fv_array* t_lse, fv_error*) FV_NOEXCEPT;
+
 /* out (..., Lq, Lk): the weights. */
 fv_status fv_attention_weights(const fv_problem*, const fv_array* out, fv_error*) FV_NOEXCEPT;
 

@@ -156,9 +156,11 @@ def attention(
     It is one operation of XLA, under `jax.jit`, `jax.grad`, `jax.vmap`, `jax.checkpoint`,
     `jax.lax.scan` and `jax.shard_map`. `jax.vmap` adds a leading axis and makes no loop, except
     where the samples differ in what a call has once: the factors of an additive score or a
-    Gaussian, and the dropout. Reverse mode recomputes the weights and never stores them. There are
-    gradients of query, key, value, a float mask, a sink, a scale, and the parameters of a score.
-    Forward mode and second order are refused.
+    Gaussian, and the dropout. There are derivatives with respect to query, key, value, a float
+    mask, a sink, a scale, and the parameters of a score. They recompute the weights, and store
+    none. Forward mode (`jax.jvp`, `jax.jacfwd`) and second order (`jax.hessian`) are there for all
+    scores but the additive ones, and a w of `Gaussian` that moves; these, and forward mode twice,
+    are refused.
 
     It runs on foveate's own threads, as many as `foveate.get_num_threads` says, and on no more than
     XLA has. One computation has these threads at a time; others that run meanwhile are computed on

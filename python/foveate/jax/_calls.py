@@ -21,8 +21,8 @@ import numpy as np
 from .. import _core
 from .._runtime.install import install
 
-# The operands, in their order, and how many of their axes stand behind the leading ones. The last
-# four are those of the gradients.
+# The operands, in their order, and how many of their axes stand behind the leading ones. From
+# "output" on they are those of the gradients, and from "t_query" on how others move.
 BEHIND = {
     "query": 2,
     "key": 2,
@@ -41,6 +41,15 @@ BEHIND = {
     "lse": 2,
     "d_output": 2,
     "d_lse": 1,
+    "t_query": 2,
+    "t_key": 2,
+    "t_value": 2,
+    "t_mask": 2,
+    "t_sink": 0,
+    "t_output": 2,
+    "t_lse": 1,
+    "t_d_output": 2,
+    "t_d_lse": 1,
 }
 _PLACE = {name: n for n, name in enumerate(BEHIND)}
 # Those of which there are gradients, in the order of the results.
@@ -135,12 +144,33 @@ def attend(problem: Problem, operands: dict[str, Any], learns: bool = False) -> 
     return _call("foveate_attention", problem, problem.names, operands, wanted, results)
 
 
-def differentiate(
-    problem: Problem, operands: dict[str, Any], answers: dict[str, Any], wanted: Sequence[str]
-) -> dict[str, Any]:
-    """Compute the gradients of these operands, in their shapes and dtypes.
+def move(
+    problem: Problem, operands: dict[str, Any], tangents: dict[str, Any], with_lse: bool
+) -> tuple[Any, ...]:
+    """Compute how output and lse move with these operands, as `attend` has them to learn."""
+    lead, rows = problem.whole_lead(operands), problem.rows_of(operands["query"].shape)
+    dtype = wide(operands["value"].dtype)
+    output = (problem.output_shape(operands), dtype)
+    results = [output, output]
+    if with_lse:
+        results.append((problem.of_rows(lead, rows), dtype))
+    names = (*problem.names, *(name for name in BEHIND if name in tangents))
+    wanted = _WITH_LSE if with_lse else 0
+    given = {**operands, **tangents}
+    return _call("foveate_attention_jvp", problem, names, given, wanted, results)[1:]
 
-    The answers are the output and the lse of `attend`, and the gradients of these.
+
+def differentiate(
+    problem: Problem,
+    operands: dict[str, Any],
+    answers: dict[str, Any],
+    wanted: Sequence[str],
+    target: str = "foveate_attention_backward",
+) -> dict[str, Any]:
+    """Compute the gradients of these operands, in their shapes and dtypes; or how these move.
+
+    The answers are the output and the lse of `attend`, and the gradients of these; for how the
+    gradients move, also how all of these and the operands do.
     """
     query, key, value = (operands[name] for name in ("query", "key", "value"))
     lead, dtype = problem.whole_lead(operands), wide(query.dtype)
@@ -163,7 +193,7 @@ def differentiate(
         results.append((shape, own))
     names = (*problem.names, *(name for name in BEHIND if name in answers))
     given = {**operands, **answers}
-    made = _call("foveate_attention_backward", problem, names, given, bits, results)
+    made = _call(target, problem, names, given, bits, results)
     gradients = {}
     for name, gradient in zip(wanted, made, strict=True):
         x = operands[name]

@@ -55,18 +55,27 @@ def _jvp(
 ) -> tuple[Any, Any]:
     """Move the arguments linearly, and the residuals by the operations of the function."""
     outputs = linear(kind, primals[:count], primals[count:])
-    moved = [ad.instantiate_zeros(x) for x in tangents]
     found: list[Any] = [jnp.zeros_like(x) for x in outputs]
     if any(type(x) is not ad.Zero for x in tangents[count:]):
-        found = list(linear(kind, primals[:count], moved[count:]))
-    if any(type(x) is not ad.Zero for x in tangents[:count]):
+        arguments = [ad.instantiate_zeros(x) for x in tangents[count:]]
+        found = list(linear(kind, primals[:count], arguments))
+    moving = [n for n in range(count) if _is_moving(primals[n], tangents[n])]
+    if moving:
 
-        def of_residuals(*residuals: Any) -> tuple[Any, ...]:
+        def of_moving(*moved: Any) -> tuple[Any, ...]:
+            residuals = list(primals[:count])
+            for n, x in zip(moving, moved, strict=True):
+                residuals[n] = x
             return tuple(kind.function(residuals, primals[count:]))
 
-        _, others = jax.jvp(of_residuals, tuple(primals[:count]), tuple(moved[:count]))
+        start, step = ([x[n] for n in moving] for x in (primals, tangents))
+        _, others = jax.jvp(of_moving, start, step)
         found = [x + y for x, y in zip(found, others, strict=True)]
     return outputs, found
+
+
+def _is_moving(x: Any, tangent: Any) -> bool:
+    return type(tangent) is not ad.Zero and bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
 class _Batched(NamedTuple):

@@ -11,7 +11,10 @@ from .._inputs.arrays import real
 from .._inputs.reach import Reach
 from .._inputs.types import Window
 from ..scores._base import ScoreLike
-from . import _soft  # noqa: F401  (registers the operators)
+from . import (
+    _quick,
+    _soft,  # noqa: F401  (registers the operators)
+)
 from ._derivatives import is_forward_mode, named
 from ._problem import state
 from ._reach import Mask, resolve
@@ -158,7 +161,10 @@ def attention(
     It is the operator `torch.ops.foveate.attention`, which works under `torch.compile` and
     `torch.export`. It runs on the threads of torch, as many as `torch.get_num_threads` says, and
     shares the memory of its tensors. There are gradients of query, key, value, a float mask, a
-    sink, and the tensors of a score, but none of second order.
+    sink, and the tensors of a score. Those of forward mode (`torch.func.jvp`, `jacfwd`) and of
+    second order (`torch.func.hessian`, a backward pass through a backward pass) are there for
+    scores that are an inner product, and the Gaussian; others are refused by name, and so are the
+    third order and a tangent of a tangent.
 
     Examples
     --------
@@ -302,13 +308,13 @@ def plain(
     mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor | None:
-    """Attend by a dot product, without Python; None: not done, as a derivative may be wanted.
+    """Attend by a dot product, past the operators with all arguments; None: not done.
 
-    What is refused is not done either: the way with Python says why, by name.
+    What is refused is not done either: the way with them says why, by name.
     """
     learns = query.requires_grad or key.requires_grad or value.requires_grad
     if (learns or (mask is not None and mask.requires_grad)) and torch.is_grad_enabled():
-        return None
+        return _quick.attend(query, key, value, scale, causal) if mask is None else None
     if is_forward_mode() or torch.compiler.is_compiling():
         return None
     if torch._C._are_functorch_transforms_active():  # a level below may learn

@@ -62,6 +62,11 @@ def local_attention(
     predict_centers : the centers of Luong's local-p.
     foveate.local_attention : the same for arrays, with all its promises.
 
+    Notes
+    -----
+    Derivatives of forward mode and of second order are those of `attention`, with respect to all
+    but `centers` and `sigma`, where they are refused by name.
+
     References
     ----------
     .. [1] M.-T. Luong, H. Pham and C. D. Manning, "Effective Approaches to Attention-based Neural

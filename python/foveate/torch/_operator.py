@@ -13,18 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ._derivatives import autograd_kernel
+from ._derivatives import autograd_kernel, keep, kept
+from ._problem import names_of
 from ._tensors import as_tensor
+from ._vmap import of_batches
 
 # Operators know no strides but those that they were traced with.
 TAGS = (torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
 
 library = torch.library.Library("foveate", "DEF")
-
-
-def names_of(schema: str) -> tuple[str, ...]:
-    """Return the names of the arguments in a schema."""
-    return tuple(x.split("=")[0].split()[-1] for x in schema.split(","))
 
 
 class Operator(ABC):
@@ -87,34 +84,63 @@ class Operator(ABC):
         library.define(
             f"{backward}({self.signals}, bool[] wanted, {self.arguments}) -> Tensor[]", tags=TAGS
         )
-        register(self.name, self.compute, self.fake, self.rule, self._pull_back, self._setup)
-        register(backward, self._compute_backward, self._fake_backward, self.backward_rule)
+        register(
+            self.name,
+            self.compute,
+            self.fake,
+            self.rule,
+            self._pull_back,
+            self._setup,
+            self.push_forward,
+        )
+        register(
+            backward,
+            self._compute_backward,
+            self._fake_backward,
+            self.backward_rule,
+            self.pull_back_twice,
+            self._setup_backward,
+            self.push_gradients_forward,
+        )
         self._backward = getattr(torch.ops.foveate, backward)
+
+    def pull(
+        self, signals: tuple[Any, ...], wanted: list[bool], stated: Sequence[Any]
+    ) -> Sequence[Tensor]:
+        """Return the gradients that are flagged: by the operator that is registered for them."""
+        found: list[Tensor] = self._backward(*signals, wanted, *stated)
+        return found
+
+    # For `autograd_kernel`, None where there are no such derivatives: the tangents of the operator;
+    # the gradients of that of its gradients, and the tangents of this.
+    push_forward: Any = None
+    pull_back_twice: Any = None
+    push_gradients_forward: Any = None
 
     # ---- what torch calls
 
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Keep the arguments for the gradients, and further tensors."""
-        kept = self.keep(ctx, output)
-        ctx.count = len(kept)
-        ctx.positions = [n for n, x in enumerate(inputs) if isinstance(x, Tensor)]
-        ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
-        ctx.save_for_backward(*kept, *(inputs[n] for n in ctx.positions))
-        ctx.set_materialize_grads(False)
+        """Keep the arguments for the derivatives, and further tensors."""
+        keep(ctx, inputs, self.keep(ctx, output))
+
+    def _setup_backward(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep the arguments of the operator of gradients for further derivatives."""
+        del output
+        keep(ctx, inputs)
 
     def _pull_back(self, ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return a gradient, or None, for each argument."""
-        tensors, inputs = ctx.saved_tensors, list(ctx.others)
-        for n, x in zip(ctx.positions, tensors[ctx.count :], strict=True):
-            inputs[n] = x
+        inputs, more = kept(ctx)
         stated = inputs[: self.count]
-        signals = self.signals_of(d_outputs, list(tensors[: ctx.count]), stated)
         gradients: list[Tensor | None] = [None] * len(inputs)
+        if torch.is_grad_enabled():  # what they change is in the derivatives of the gradients
+            more = [x.detach() for x in more]
+        signals = self.signals_of(d_outputs, more, stated)
         if signals is not None:
             needed = ctx.needs_input_grad  # up to the last argument that is not its default
             indices = [self.index[name] for name in self.learned]
             wanted = [n < len(needed) and needed[n] for n in indices]
-            computed = self._backward(*signals, wanted, *stated)
+            computed = self.pull(signals, wanted, stated)
             wanted_indices = [n for n, flag in zip(indices, wanted, strict=True) if flag]
             for n, gradient in zip(wanted_indices, computed, strict=True):
                 gradients[n] = gradient
@@ -145,6 +171,7 @@ def register(
     rule: Any,
     backward: Any = None,
     setup: Any = None,
+    jvp: Any = None,
     kernel: Any = None,
 ) -> None:
     """Register an operator that is defined.
@@ -156,7 +183,7 @@ def register(
         What it computes; what comes out without computing.
     rule : callable
         Of the operator: what it does under torch.vmap.
-    backward, setup : callable, optional
+    backward, setup, jvp : callable, optional
         As for `autograd_kernel`.
     kernel : callable, optional
         What it does at the key Autograd, in place of that.
@@ -173,6 +200,7 @@ def register(
     library.impl(name, compute, "CPU")
     torch.library.register_fake(full, on_one_device, lib=library)
     caller = name.removesuffix("_backward")
-    kernel = kernel or autograd_kernel(operator, caller, backward, setup)
+    kernel = kernel or autograd_kernel(operator, caller, backward, setup, jvp)
     library.impl(name, kernel, "Autograd")
     torch.library.register_vmap(full, rule(operator), lib=library)
+    library.impl(name, of_batches(rule(operator)), "Batched")

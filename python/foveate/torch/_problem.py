@@ -6,6 +6,7 @@ so are its gradients. Numbers that a reach may have come as tensors.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,14 @@ from .._inputs.reach import AXES_BEHIND, Reach
 from .._inputs.types import Array
 from ..scores import Additive, Dot, Gaussian, Reduced, Score
 from ..scores._base import unchanged
-from ._operator import names_of
 from ._tensors import as_array
+
+
+@functools.cache
+def names_of(schema: str) -> tuple[str, ...]:
+    """Return the names of the arguments in a schema."""
+    return tuple(x.split("=")[0].split()[-1] for x in schema.split(","))
+
 
 # What a problem is, in the order of the operators' arguments: everything but what is wanted of it.
 # scale: of the inner product, None is 1 / sqrt(D). factors: of "tanh" and "relu" (H,), of

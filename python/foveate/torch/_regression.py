@@ -1,6 +1,7 @@
 """Kernel regression of tensors (Nadaraya-Watson), with a width that is learned.
 
-The operator is `foveate::kernel_regression`; its gradients recompute the estimate.
+The operator is `foveate::kernel_regression`; its gradients recompute the estimate. Those of forward
+mode and of second order are those of attention, which a Gaussian kernel is.
 """
 
 from __future__ import annotations
@@ -13,17 +14,23 @@ import torch
 from torch import Tensor
 
 from .._inputs.arrays import real
+from .._inputs.reach import Reach
 from .._inputs.types import Array, Kernel
 from .._regression.regression import KERNELS, check_bool
 from .._regression.regression import kernel_regression as of_arrays
 from .._regression.regression_vjp import kernel_regression_vjp
+from ..scores import Reduced
+from ._chain import LEARNED, gradients_of, tangent_of
+from ._derivatives import as_below, at_levels_below, forward_refused, is_forward_mode, kept
 from ._operator import Operator
+from ._problem import state
 from ._tensors import (
     FLOATS,
     INTEGERS,
     as_array,
     check_tensor,
     fill,
+    is_narrow,
     number,
     threads_of_torch,
 )
@@ -68,6 +75,11 @@ def kernel_regression(
     --------
     NadarayaWatson : a module with a width that is learned.
     foveate.kernel_regression : the same for arrays, with all its promises.
+
+    Notes
+    -----
+    Derivatives of forward mode and of second order are there for the Gaussian kernel; others are
+    refused by name.
 
     Examples
     --------
@@ -138,6 +150,30 @@ class _KernelRegression(Operator):
         del kept, stated
         return None if d_outputs[0] is None else d_outputs
 
+    def pull(
+        self, signals: tuple[Any, ...], wanted: list[bool], stated: Sequence[Any]
+    ) -> Sequence[Tensor]:
+        """Return the gradients: those of attention where there may be derivatives of them."""
+        if stated[4] != "gaussian" or not (torch.is_grad_enabled() or is_forward_mode()):
+            return super().pull(signals, wanted, stated)
+        problem = _Attention(*stated)
+        flags = dict.fromkeys(LEARNED, False)
+        flags |= dict(zip(("query", "key", "value", "factors"), wanted, strict=True))
+        found = gradients_of(problem.signals(signals[0]), flags, problem.stated)
+        like = [x for x, flag in zip(stated, wanted, strict=False) if flag]
+        return [x.reshape(y.shape).to(y.dtype) for x, y in zip(found.values(), like, strict=True)]
+
+    def push_forward(self, ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the tangent of the estimates: that of attention."""
+        inputs, _ = kept(ctx)
+        if inputs[4] != "gaussian":
+            raise forward_refused(self.name, f" with the kernel {inputs[4]!r}")
+        if len(tangents) > 6 and tangents[6] is not None:
+            raise forward_refused(self.name, " with respect to sample_weight")
+        with at_levels_below():
+            problem = _Attention(*as_below(inputs))
+            return (problem.tangent(tangents[:4]),)
+
     def differentiate(
         self, signals: Sequence[Any], wanted: Sequence[Any], stated: Sequence[Any]
     ) -> dict[str, Any]:
@@ -146,6 +182,52 @@ class _KernelRegression(Operator):
         with threads_of_torch:
             _, pullback = kernel_regression_vjp(*arrays, wrt=wanted, **keywords)
             return pullback(as_array("d_output", signals[0]))._asdict()
+
+
+class _Attention:
+    """The attention that a regression with a Gaussian kernel is."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        x_train: Tensor,
+        y_train: Tensor,
+        w: Tensor,
+        _: str,
+        leave_one_out: bool,
+        sample_weight: Tensor | None,
+        __: float,
+    ) -> None:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        reduced = Reduced(_rows(x), _rows(x_train), 1.0, "distance", w.to(wide))
+        bias = None
+        if sample_weight is not None and sample_weight.numel():
+            sample = sample_weight.detach().to(torch.float64)
+            bias = (sample / sample.amax()).log().to(wide)[None, :]
+        self.stated = state(reduced, _rows(y_train), Reach(mask=bias, leave_one_out=leave_one_out))
+        output, lse, accumulated = torch.ops.foveate.attention.default(*self.stated)
+        whole = accumulated if is_narrow(output) else output
+        self.answers = whole.detach(), lse.detach()
+        self.empty = self.answers[1][..., :1] == -math.inf
+        self.shape = (x.shape[0], *y_train.shape[1:])
+
+    def signals(self, d_output: Tensor) -> tuple[Any, ...]:
+        """Give what the gradients are made of: nothing comes of what is no estimate."""
+        return torch.where(self.empty, 0, _rows(d_output)), None, *self.answers
+
+    def tangent(self, tangents: Sequence[Tensor | None]) -> Tensor:
+        """Return the tangent of the estimates, from those of x, x_train, y_train and w."""
+        moving: Any = dict.fromkeys(LEARNED)
+        for name, x in zip(("query", "key", "value"), tangents, strict=False):
+            moving[name] = None if x is None else _rows(x)
+        if tangents[3] is not None:
+            moving["factors"] = tangents[3].to(self.stated[5].dtype)
+        output, *_ = tangent_of(self.answers, moving, self.stated)
+        return torch.where(self.empty, 0, output).reshape(self.shape)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x[:, None] if x.ndim == 1 else x
 
 
 def _of_arrays(

@@ -8,6 +8,7 @@ torch would multiply the 0 by what it holds.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,11 @@ def wide_product(rows: Tensor, matrix: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Divide rows by their lengths, in the dtype of the computation; a zero row stays zero."""
-    made: Tensor = _call(_Unit, wide(x))[0] if x.shape[-1] else wide(x)
-    return made
+    if not x.shape[-1]:
+        return wide(x)
+    made, length = _call(_Unit, wide(x))
+    # whose derivatives are 0, in forward mode too
+    return torch.where(length == 0, 0, made) if is_forward_mode() else made
 
 
 def scaled(x: Tensor, scale: Any) -> Tensor:
@@ -172,9 +176,21 @@ def _call(function: Any, *arguments: Tensor) -> Any:
     return function.apply(*arguments)
 
 
-def _counts(gradient: Tensor) -> Tensor:
-    """Tell of which rows there is a gradient, (..., 1)."""
-    return (gradient != 0).any(dim=-1, keepdim=True)
+def _counts(rows: Tensor, gradient: Tensor) -> Tensor:
+    """Tell which rows have a gradient, or may have one of second order, (..., 1).
+
+    The others may hold anything. Of second order are those that hold numbers: the derivative of a
+    product with respect to its gradient is the row, also where the gradient is 0.
+    """
+    counts = (gradient != 0).any(dim=-1, keepdim=True)
+    if torch.is_grad_enabled():
+        counts = counts | rows.isfinite().all(dim=-1, keepdim=True)
+    return counts
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Give all rows as one matrix; `flatten` is not known in batches of gradients."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
@@ -196,8 +212,8 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is taken
             if ctx.needs_input_grad[0]:
                 of_rows = gradient @ matrix.T
             if ctx.needs_input_grad[1]:
-                rows = torch.where(_counts(gradient), rows, 0)
-                of_matrix = rows.flatten(0, -2).T @ gradient.flatten(0, -2)
+                rows = torch.where(_counts(rows, gradient), rows, 0)
+                of_matrix = _whole(rows).T @ _whole(gradient)
         return of_rows, of_matrix
 
 
@@ -215,15 +231,18 @@ class _Unit(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
 
     @staticmethod
     def setup_context(ctx: Any, _: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor | None, of_length: Tensor | None) -> Tensor:
         made, length = ctx.saved_tensors
+        gradient = torch.zeros_like(made) if gradient is None else gradient
+        counts = _counts(made, gradient) & (length != 0)
+        made, length = torch.where(counts, made, 0), torch.where(counts, length, 1)
         across = gradient - made * (made * gradient).sum(dim=-1, keepdim=True)
-        counts = _counts(gradient) & (length != 0)
-        return torch.where(counts, across / torch.where(length == 0, 1, length), 0)
+        found = torch.where(counts, across / length, 0)
+        return found if of_length is None else found + made * of_length
 
 
 class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
@@ -240,7 +259,8 @@ class _Scaled(torch.autograd.Function):  # type: ignore[misc]  # torch is taken 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, scale = ctx.saved_tensors
-        return gradient * scale, (torch.where(_counts(gradient), x, 0) * gradient).sum()
+        counting = torch.where(_counts(x, gradient), x, 0)
+        return gradient * scale, (counting * gradient).sum()
 
 
 class _Tanh(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
@@ -257,4 +277,8 @@ class _Tanh(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (made,) = ctx.saved_tensors
-        return torch.where(gradient == 0, 0, gradient * (1 - made * made))
+        nothing = gradient == 0
+        if torch.is_grad_enabled():  # as of `_counts`
+            nothing = nothing & ~made.isfinite()
+        made = torch.where(nothing, 0, made)
+        return torch.where(nothing, 0, gradient * (1 - made * made))

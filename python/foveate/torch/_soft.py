@@ -13,6 +13,8 @@ from .. import _core
 from .._attention.problem import Answers, Problem, attend_by_dot
 from .._inputs.arrays import sum_to
 from .._inputs.reach import Reach
+from . import _quick, _tangents  # noqa: F401  (registers further operators)
+from ._chain import LEARNED, pull_back_gradients, push_answers, push_gradients
 from ._derivatives import below_autograd, learns
 from ._operator import TAGS, Operator, library, register
 from ._problem import (
@@ -25,12 +27,8 @@ from ._problem import (
     output_shape,
 )
 from ._stable import MISSING
-from ._tensors import as_array, empty_like, threads_of_torch
+from ._tensors import as_array, empty_like, is_narrow, threads_of_torch
 from ._vmap import along_leading_axes
-
-
-def _is_narrow(value: Tensor) -> bool:
-    return bool(value.dtype.itemsize == 2)
 
 
 def _answer(problem: Problem, stated: Sequence[Any], return_lse: bool | str) -> list[Tensor]:
@@ -51,7 +49,7 @@ class SoftAttention(Operator):
     name = "attention"
     arguments = ARGUMENTS
     returns = "(Tensor output, Tensor lse, Tensor accumulated)"
-    learned = ("query", "key", "value", "factors", "mask", "sink", "centers", "sigma")
+    learned = LEARNED
     signals = "Tensor d_output, Tensor? d_lse, Tensor output, Tensor lse"
     rule = staticmethod(partial(along_leading_axes, names=NAMES))
     backward_rule = staticmethod(
@@ -62,7 +60,7 @@ class SoftAttention(Operator):
         """Attend."""
         problem = backward_of(*stated).problem
         query, value = stated[0], stated[2]
-        if not _is_narrow(value):
+        if not is_narrow(value):
             output, lse = _answer(problem, stated, "parts")
             return output, lse, value.new_empty((0,), dtype=torch.float32)
         with threads_of_torch:
@@ -74,20 +72,22 @@ class SoftAttention(Operator):
         """Make what `compute` returns."""
         shape, value = output_shape(*stated), stated[2]
         lse = value.new_empty((*shape[:-1], 3), dtype=torch.float64)
-        accumulated = value.new_empty(shape if _is_narrow(value) else (0,), dtype=torch.float32)
+        accumulated = value.new_empty(shape if is_narrow(value) else (0,), dtype=torch.float32)
         return empty_like(stated[0], shape, value.dtype), lse, accumulated
 
     def keep(self, ctx: Any, outputs: Any) -> tuple[Tensor, ...]:
         """Keep the output as it is before it is rounded, and the lse."""
         output, lse, accumulated = outputs
         ctx.mark_non_differentiable(accumulated)
-        return accumulated if _is_narrow(output) else output, lse
+        return accumulated if is_narrow(output) else output, lse
 
     def signals_of(
         self, d_outputs: tuple[Any, ...], kept: list[Tensor], stated: Sequence[Any]
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Any, ...] | None:
         """Return the gradients of output and lse, and what these were."""
         d_output, d_lse, _ = d_outputs
+        if d_output is None and d_lse is None:
+            return None
         if d_output is None:
             d_output = torch.zeros_like(kept[0], dtype=stated[2].dtype)
         if d_lse is not None:
@@ -114,6 +114,10 @@ class SoftAttention(Operator):
         if outputs.d_sigma is not None:
             gradients["sigma"] = outputs.d_sigma.sum()
         return gradients
+
+    push_forward = staticmethod(push_answers)
+    pull_back_twice = staticmethod(pull_back_gradients)
+    push_gradients_forward = staticmethod(push_gradients)
 
 
 SoftAttention()
@@ -182,11 +186,13 @@ def _fake_plain(
 
 
 torch.library.register_fake("foveate::attention_plain", _fake_plain, lib=library)
-library.impl("attention_plain", torch.library.fallthrough_kernel, "Autograd")
+for _name in ("attention_plain", *_quick.NAMES):
+    library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 if MISSING is None:
     _core.torch_install_own()
 else:
     library.impl("attention_plain", _plain, "CPU")
+    _quick.implement()
 
 
 def _inference(*arguments: Any) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,11 @@ def fill(x: Tensor, array: Any) -> Tensor:
     with np.errstate(all="ignore"):  # what is too large for it is inf
         own[...] = np.asarray(array).reshape(own.shape)
     return x
+
+
+def is_narrow(x: Tensor) -> bool:
+    """Tell whether an answer of its dtype is kept before it is rounded: one of 16 bits."""
+    return bool(x.dtype.itemsize == 2)
 
 
 def number(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -185,7 +191,8 @@ def empty_like(query: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
         return torch.empty_like(query, dtype=dtype)
     if query.shape[:-1] != shape[:-1]:
         return query.new_empty(shape, dtype=dtype)
-    of_query, strides, step = query.stride(), [1] * len(shape), max(shape[-1], 1)
+    strides, step = [1] * len(shape), max(shape[-1], 1)
+    of_query = [n or math.inf for n in query.stride()]  # along which it is repeated: outermost
     for axis in sorted(range(len(shape) - 2, -1, -1), key=of_query.__getitem__):
         strides[axis] = step
         step = step * max(shape[axis], 1)

@@ -2,11 +2,12 @@
 
 `register()` enters two functions into the registries of transformers. The one for masks tells
 foveate which keys a query sees by a few numbers: a window, where the first query stands, how many
-keys are valid, which are padding. Such a mask stores no cells: when a model looks at it, slices it
-or adds to it, the float mask of "eager" is made at that moment. Any other mask (of packed
-sequences, chunks, images) is built as "sdpa" builds it. The one for attention turns a model's call
-into one call of `foveate.torch.attention`: grouped heads are not repeated, and it refuses by name
-what it cannot honor.
+keys are valid, which are padding, or from which key to which it sees, where sequences are packed or
+chunked, or images see all of themselves. Such a mask stores no cells: when a model looks at it,
+slices it or adds to it, the float mask of "eager" is made at that moment. Any other mask is built
+as "sdpa" builds it. The one for attention turns a model's call into one call of
+`foveate.torch.attention`: grouped heads are not repeated, and it refuses by name what it cannot
+honor. Models that write out their attention themselves come here too.
 
 Only this module needs transformers; the extra `transformers` installs it.
 """

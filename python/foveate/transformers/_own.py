@@ -44,13 +44,13 @@ class _Watch(TorchFunctionMode):  # type: ignore[misc]  # torch is untyped here
 
     def _start(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in (torch.baddbmm, Tensor.baddbmm):
-            bias, *args = (*args, *(kwargs[x] for x in ("batch1", "batch2") if x in kwargs))
-            if len(args) != 2 or not kwargs.keys() <= {"batch1", "batch2", "beta", "alpha"}:
+            given = (*args, *(kwargs[x] for x in ("batch1", "batch2") if x in kwargs))
+            if len(given) != 3 or not kwargs.keys() <= {"batch1", "batch2", "beta", "alpha"}:
                 return None
-            scores = self._product(args[0], args[1].transpose(-1, -2))
+            scores = self._product(given[1], given[2].transpose(-1, -2))
             if scores is None:
                 return None
-            return scores * kwargs.get("alpha", 1) + bias * kwargs.get("beta", 1)
+            return scores * kwargs.get("alpha", 1) + given[0] * kwargs.get("beta", 1)
         if kwargs:
             return None
         if func is torch.einsum:
@@ -102,8 +102,9 @@ def adopt(model: torch.nn.Module, config: Any = None) -> None:
     """Let the modules of a model that write out their attention run as `_forward` says."""
     if isinstance(model, PreTrainedModel):
         config = model.config
+    kind: Any = type(model)
     asked = config is not None and config._attn_implementation == _NAME
-    if asked and _writes_out(type(model)):
+    if asked and _writes_out(kind):
         model.__dict__["foveate_config"] = config
         model.__dict__["forward"] = partial(_forward, model)
     for module in model.children():

@@ -53,13 +53,15 @@ def register() -> None:
     operations of torch, and gradients go through the weights. `attention_weights` asks for those of
     some layers alone.
 
-    Refused, by name, are `head_mask`, `cu_seq_lens_q`, the chosen keys of sparse attention, and whatever else the model's own eager
-    attention reads and foveate does not know.
+    Refused, by name, are `head_mask`, `alibi` as a keyword, `cu_seq_lens_q`, chosen blocks, and
+    whatever else the model's own eager attention reads and foveate does not know.
 
     A model whose attention does not go through the interface of transformers (MPNet, DeBERTa-v2,
-    VITS) takes the name and computes by itself, as with "eager": `calls` tells. One that looks the
-    name up in a table of its own classes (Falcon, GPT-Neo, SAM, GIT) raises ValueError when it is
-    made.
+    Swin v2, Falcon) writes it out: products of queries and keys, a softmax, a sum of values. Its
+    modules run as they are, and where they do this it is one call of foveate, whatever they add to
+    the scores. Under `torch.compile` these compute by themselves, as with "eager", and so does what
+    is no attention of this kind: `calls` tells. `docs/transformers_models.md` lists every type of
+    model that was tried.
 
     Examples
     --------
@@ -84,8 +86,7 @@ def register() -> None:
 def calls(model: torch.nn.Module) -> Iterator[Counter[str]]:
     """Count the calls by which a model lets foveate compute its attention.
 
-    Not every model of transformers asks the interface for its attention; one that does not accepts
-    the name "foveate" silently.
+    A model whose attention is of another kind accepts the name "foveate" silently.
 
     Parameters
     ----------
@@ -133,8 +134,8 @@ def calls(model: torch.nn.Module) -> Iterator[Counter[str]]:
         yield count
     if not count:
         warnings.warn(
-            f"{type(model).__name__}: foveate was not called for its attention: it does not go "
-            'through the interface of transformers, or attn_implementation is not "foveate"',
+            f"{type(model).__name__}: foveate was not called for its attention: it is of another "
+            'kind, or attn_implementation is not "foveate"',
             stacklevel=3,
         )
 

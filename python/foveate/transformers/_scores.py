@@ -197,7 +197,9 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
             _query=self._query.reshape(*lead, *self._query.shape[-2:]),
             _key=key.reshape(*lead, *key.shape[-2:]),
             _added=[
-                x if x.ndim <= 2 else x.expand(*now[:-2], *x.shape[-2:]).reshape(*lead, *x.shape[-2:])
+                x
+                if x.ndim <= 2
+                else x.expand(*now[:-2], *x.shape[-2:]).reshape(*lead, *x.shape[-2:])
                 for x in self._added
             ],
         )
@@ -291,7 +293,10 @@ class Scores(Tensor):  # type: ignore[misc]  # torch is untyped here
         bias, seen = self._in_two(lead, four)
         output, weights = self._attend(
             self._module,
-            *(x if len(lead) == 2 else x.reshape(*four, *x.shape[-2:]) for x in (query, key, value)),
+            *(
+                x if len(lead) == 2 else x.reshape(*four, *x.shape[-2:])
+                for x in (query, key, value)
+            ),
             seen,
             dropout=self._dropout,
             scaling=self._scale,

@@ -47,6 +47,8 @@ typedef struct fv_api {
   const char* (*get_threading)(void);
   fv_status (*attention_jvp)(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
                              const fv_array* t_out, const fv_array* t_lse, fv_error*);
+  fv_status (*attention_tangent)(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* t_out,
+                                 const fv_array* t_lse, fv_error*);
   fv_status (*attention_backward_jvp)(const fv_problem*, const fv_tangents*, const fv_array* out, const fv_array* lse,
                                       const fv_array* d_out, const fv_array* d_lse, const fv_array* t_out,
                                       const fv_array* t_lse, const fv_array* t_d_out, const fv_array* t_d_lse,

@@ -1,4 +1,4 @@
-"""Transforms of torch.func: grad, vjp, jacrev, vmap; what has no derivative is refused."""
+"""Transforms of torch.func of first order in reverse mode: grad, vjp, jacrev, vmap."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ import pytest
 from strategies import normal
 from torch_checks import ft, leaf, tensor, torch
 
-forward_ad = torch.autograd.forward_ad
 functional_call, grad, vjp, vmap = (
     torch.func.functional_call, torch.func.grad, torch.func.vjp, torch.func.vmap
 )  # fmt: skip
-hessian, jacfwd, jacrev, jvp = (
-    torch.func.hessian, torch.func.jacfwd, torch.func.jacrev, torch.func.jvp
-)  # fmt: skip
-
-# torch's own, of forward mode
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+jacrev = torch.func.jacrev
 
 F64 = np.float64
 Q, K, V = (tensor(normal(n, (2, *shape), F64)) for n, shape in enumerate([(3, 4), (5, 4), (5, 6)]))
@@ -28,7 +22,7 @@ W, H = tensor(normal(5, (4, 6), F64) / 2), tensor(normal(6, (6,), F64))
 CENTERS, WIDTHS = tensor(np.array([0.5, 2.2, 4.1])), tensor(np.array([0.4, 1.0, 0.8, 1.2]))
 ONE = tensor(np.array(0.7))
 
-# Functions of tensors, and these: the first name of each is the function that a refusal names.
+# Functions of tensors, and these.
 CASES: dict[str, Any] = {
     "attention": (ft.attention, (Q, K, V)),
     "attention, lse": (lambda *x: ft.attention(*x, return_lse=True)[1], (Q, K, V)),
@@ -256,115 +250,6 @@ def test_vmap_of_what_is_random():
     d = vmap(grad(lambda v: ft.attention(x[0], x[0], v, dropout=0.5).sum()), randomness="different")
     found = d(x)
     torch.testing.assert_close(found.sum((1, 2)).mean(), torch.tensor(200.0 * 8), rtol=0.1, atol=0)
-
-
-# --- what is refused ------------------------------------------------------------------------------
-
-
-def duals(function: Any, inputs: Any) -> Any:
-    with forward_ad.dual_level():
-        return function(*(forward_ad.make_dual(x, torch.ones_like(x)) for x in inputs))
-
-
-def with_duals_of(n: int, function: Any, inputs: Any) -> Any:
-    """A tangent of one argument alone."""
-    with forward_ad.dual_level():
-        own = list(inputs)
-        own[n] = forward_ad.make_dual(own[n], torch.ones_like(own[n]))
-        return function(*own)
-
-
-def everyone(inputs: Any) -> tuple[int, ...]:
-    return tuple(range(len(inputs)))
-
-
-FORWARD: dict[str, Any] = {
-    "jvp": lambda f, x: jvp(f, x, tuple(map(torch.ones_like, x))),
-    "jacfwd": lambda f, x: jacfwd(f, everyone(x))(*x),
-    "linearize": lambda f, x: torch.func.linearize(f, *x),
-    "forward_ad": duals,
-    "forward_ad of leaves": lambda f, x: duals(f, [y.clone().requires_grad_() for y in x]),
-    "forward_ad without gradients": torch.no_grad()(duals),
-    "vmap of jvp": lambda f, x: vmap(
-        lambda *y: jvp(f, y, tuple(map(torch.ones_like, y))))(*(y[None] for y in x)),
-    "jvp of vmap": lambda f, x: jvp(vmap(f), tuple(y[None] for y in x),
-                                    tuple(torch.ones_like(y[None]) for y in x)),
-    "jvp of grad": lambda f, x: jvp(grad(lambda *y: f(*y).sum()), x,
-                                    tuple(map(torch.ones_like, x))),
-    "hessian": lambda f, x: hessian(lambda *y: f(*y).sum())(*x),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("mode", FORWARD)
-@pytest.mark.parametrize("name", CASES)
-def test_forward_mode_is_refused(name, mode):
-    function, inputs = CASES[name]
-    caller = name.split(",")[0]
-    with pytest.raises(NotImplementedError, match=rf"foveate.torch.{caller}: .*forward mode"):
-        FORWARD[mode](function, inputs)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_forward_mode_of_each_argument(name):
-    function, inputs = CASES[name]
-    for n in range(len(inputs)):
-        with pytest.raises(NotImplementedError, match="forward mode"):
-            with_duals_of(n, function, inputs)
-
-
-def test_forward_mode_of_what_has_no_tangent():
-    """Other tensors may have one, and what is random, or under compile, is refused too."""
-    wanted = ft.attention(Q, K, V)
-    with forward_ad.dual_level():
-        forward_ad.make_dual(Q, Q)
-        assert torch.equal(ft.attention(Q, K, V), wanted)
-        found = ft.local_attention(Q, K, V, half_width=9, sigma=None)
-        torch.testing.assert_close(found, wanted)
-    for call in (
-        lambda *x: ft.attention(*x, dropout=0.5), lambda *x: ft.hard_attention(*x, size=2).log_prob
-    ):  # fmt: skip
-        with pytest.raises(NotImplementedError, match="forward mode"):
-            duals(call, (Q, K, V))
-
-
-def test_forward_mode_of_the_operators():
-    operators = torch.ops.foveate
-    for name in ("attention", "attention_inference", "hard_attention"):
-        with pytest.raises(NotImplementedError, match="forward mode"):
-            duals(getattr(operators, name), (Q, K, V))
-
-
-def test_predicted_centers_have_tangents():
-    """They are operations of torch, with formulas."""
-    inputs = (Q, W, H)
-    for own in (inputs, [x.clone().requires_grad_() for x in inputs]):
-        found = jacfwd(lambda *x: ft.predict_centers(*x, 5), (0, 1, 2))(*own)
-        wanted = jacrev(lambda *x: ft.predict_centers(*x, 5), (0, 1, 2))(*inputs)
-        close(found, wanted)
-
-
-SECOND: dict[str, Any] = {
-    "grad of grad": lambda f, x: grad(lambda y: grad(f)(y, *x[1:]).sum())(x[0]),
-    "vjp of grad": lambda f, x: (p := vjp(lambda y: grad(f)(y, *x[1:]), x[0]))[1](p[0]),
-    "jacrev of jacrev": lambda f, x: jacrev(jacrev(f))(*x),
-    "grad of vmap of grad": lambda f, x: grad(
-        lambda *y: vmap(grad(f))(*y).sum())(*(y[None] for y in x)),
-    "autograd.functional": lambda f, x: torch.autograd.functional.hessian(f, tuple(x)),
-    "create_graph": lambda f, x: torch.autograd.grad(torch.autograd.grad(
-        f(own := x[0].clone().requires_grad_(), *x[1:]), own, create_graph=True)[0].sum(), own),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("mode", SECOND)
-@pytest.mark.parametrize("name", CASES)
-def test_second_order_is_refused(name, mode):
-    function, inputs = CASES[name]
-    caller = {"scaled_dot_product_attention": "attention", "local_attention": "attention"}
-    own = name.split(",")[0]
-    with pytest.raises(
-        NotImplementedError, match=f"foveate.torch.{caller.get(own, own)}: .*second order"
-    ):
-        SECOND[mode](loss(function), inputs)
 
 
 def test_gradients_of_an_inference_that_learns_after_all():

@@ -57,6 +57,38 @@ def opcheck(operator: Any, arguments: Any) -> None:
     assert set(found.values()) == {"SUCCESS"}
 
 
+HEADS_OF_ROWS = [tensor(normal(n, (2, 5, 3, 4), np.float32)).transpose(1, 2) for n in range(3)]
+PLAIN: dict[str, Any] = {
+    "values of another size": (*operands(learn=False), 0.3),
+    "heads of rows": (*HEADS_OF_ROWS, None, None, True),
+    "half a head": (*HEADS_OF_ROWS[:2], HEADS_OF_ROWS[2][..., :3]),
+    "shared keys": (HEADS_OF_ROWS[0], *(x[:, :1] for x in HEADS_OF_ROWS[1:])),
+    "a mask of more axes": (*operands(learn=False), None, torch.ones(3, 2, 3, 5).tril()),
+    "16 bits": (*operands(np.float16, learn=False), None, torch.ones(3, 5).tril() > 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_is_attention_and_the_same_in_python(name):
+    query, key, value, *rest = PLAIN[name]
+    scale, mask, causal = (*rest, None, None, False)[:3] if len(rest) < 3 else rest
+    ours = operators.attention_plain(query, key, value, scale, mask, causal)
+    reach = {"mask": mask, "right": 0 if causal else None}
+    (other,) = operators.attention_inference(query, key, value, scale, **reach)
+    python = ft._soft._plain(query, key, value, scale, mask, causal)  # where torch is too old
+    for same in (other, python):
+        assert torch.equal(ours, same)
+        assert ours.stride() == same.stride()
+
+
+def test_plain_leaves_refusals_to_python():
+    query, key, value = operands(learn=False)
+    with pytest.raises(RuntimeError, match="key"):
+        operators.attention_plain(query, key[..., :3], value)
+    with pytest.raises(ValueError, match=r"^key: got"):
+        ft.attention(query, key[..., :3], value)
+
+
 # torch looks at the gradients of what may be no leaf
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 class TestOpcheck:
@@ -86,6 +118,10 @@ class TestOpcheck:
                  for x, y in (AFTER | STATED[name]()).items()}  # fmt: skip
         opcheck(operators.attention_inference, (*operands(learn=False), *after.values(), with_lse))
 
+    @pytest.mark.parametrize("name", PLAIN)
+    def test_plain(self, name):
+        opcheck(operators.attention_plain, PLAIN[name])
+
     @pytest.mark.parametrize("name", ["plain", "reach, sink", "tanh", "dropout", "local"])
     def test_attention_backward(self, name):
         after = {x: y.detach() if isinstance(y, torch.Tensor) else y
@@ -97,6 +133,32 @@ class TestOpcheck:
         for d_lse in (None, torch.ones_like(lse[..., 0])):
             given = (torch.ones_like(output), d_lse, output, lse, wanted)
             opcheck(operators.attention_backward, (*given, *stated))
+
+    @pytest.mark.parametrize("name", ["plain", "float mask", "reach, sink", "dropout", "local"])
+    def test_tangents(self, name):
+        after = {x: y.detach() if isinstance(y, torch.Tensor) else y
+                 for x, y in (AFTER | STATED[name]()).items()}  # fmt: skip
+        stated = (*operands(learn=False), *after.values())
+        output, lse, _ = operators.attention(*stated)
+        own = (*stated[:3], after["mask"], after["sink"])
+        moving = [None if x is None else x.detach().cos() for x in own]
+        t_output, t_lse, _ = operators.attention_jvp(output, lse, *moving, *stated)
+        opcheck(operators.attention_jvp, (output, lse, *moving, *stated))
+        wanted = [True] * 3 + [False] + [x is not None for x in own[3:]] + [False] * 2
+        for d_lse in (None, torch.ones_like(lse[..., 0])):
+            given = (torch.ones_like(output), d_lse, output, lse, t_output, t_lse)
+            opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
+
+    def test_tangents_of_16_bits(self):
+        stated = operands(np.float16, learn=False)
+        output, lse, whole = operators.attention(*stated)
+        moving = [*stated, None, None]
+        t_output, t_lse, t_whole = operators.attention_jvp(whole, lse, *moving, *stated)
+        assert (t_output.dtype, t_whole.dtype) == (torch.float16, torch.float32)
+        opcheck(operators.attention_jvp, (whole, lse, *moving, *stated))
+        wanted = [True] * 3 + [False] * 5
+        given = (output, None, whole, lse, t_whole, t_lse)
+        opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
 
     @pytest.mark.parametrize("name", ["plain", "bool mask", "float mask", "tanh"])
     def test_hard_attention(self, name):
@@ -350,14 +412,27 @@ class TestCompile:
 
     # torch breaks the graph there, and looks into the kernels
     @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
-    def test_forward_mode_is_refused(self):
+    @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+    def test_forward_mode(self):
         q, k, v = map(tensor, QKV)
-        tangent = torch.compile(
-            lambda q: torch.func.jvp(lambda q: ft.attention(q, k, v), (q,), (q,)),
+        for score, transform in (
+            ("scaled_dot", lambda f, q: torch.func.jvp(f, (q,), (q.cos(),))),
+            ("cosine", lambda f, q: torch.func.hessian(lambda q: f(q).square().sum())(q)),
+        ):
+
+            def function(q: Any, score: str = score, transform: Any = transform) -> Any:
+                return transform(lambda q: ft.attention(q, k, v, score=score), q)
+
+            compiled = torch.compile(function, backend="aot_eager")
+            torch.testing.assert_close(compiled(q), function(q), rtol=1e-5, atol=1e-6)
+        compiled = torch.compile(
+            lambda q: torch.func.jvp(
+                lambda q: ft.attention(q, k, v, score=ft.Additive(tensor(V), tensor(W), tensor(W))),
+                (q,), (q,)),
             backend="aot_eager",
-        )
+        )  # fmt: skip
         with pytest.raises(NotImplementedError, match=r"foveate.torch.attention: .*forward mode"):
-            tangent(q)
+            compiled(q)
 
     def test_derivatives_of_what_was_exported_without_them(self):
         class Model(torch.nn.Module):
@@ -371,8 +446,10 @@ class TestCompile:
         )
         for x, y in zip(found, wanted, strict=True):
             assert torch.equal(x, y)
-        with pytest.raises(NotImplementedError, match="forward mode"):
-            torch.func.jvp(program, tuple(map(tensor, QKV)), tuple(map(tensor, QKV)))
+        moving = tuple(map(tensor, QKV)), tuple(tensor(x[::-1].copy()) for x in QKV)
+        for x, y in zip(torch.func.jvp(program, *moving), torch.func.jvp(Model(), *moving),
+                        strict=True):  # fmt: skip
+            torch.testing.assert_close(x, y)
 
     def test_export(self):
         class Model(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""The weights of a model's attention with attn_implementation="foveate", against those of "eager"."""
+"""The weights of a model's attention, against those that it returns with "eager"."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ def test_gradients_go_through_weights(torch, transformers, name):
             assert float((found["foveate"][path] - wanted).abs().max()) < most, path
 
 
-def test_weights_that_are_dropped_are_those_that_were_used(torch, transformers):
+@pytest.mark.usefixtures("transformers")
+def test_weights_that_are_dropped_are_those_that_were_used(torch):
     module = importlib.import_module("foveate.transformers._attend")
     torch.manual_seed(11)
     query, key = torch.randn(2, 2, 4, 9, 8)
@@ -133,9 +134,9 @@ def test_weights_of_layers_that_are_named(torch, transformers):
         assert set(found) == set(count)
         model(**inputs)
     assert [len(x) for x in found.values()] == [1, 1]
-    with pytest.raises(ValueError, match=r"^names: got 'model.layers.9', wanted "):
-        with module.attention_weights(model, "model.layers.9"):
-            pass
+    refused = pytest.raises(ValueError, match=r"^names: got 'model.layers.9', wanted ")
+    with refused, module.attention_weights(model, "model.layers.9"):
+        pass
 
 
 def test_a_compiled_model_returns_weights(torch, transformers):
