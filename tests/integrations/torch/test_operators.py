@@ -63,6 +63,8 @@ PLAIN: dict[str, Any] = {
     "heads of rows": (*HEADS_OF_ROWS, None, None, True),
     "half a head": (*HEADS_OF_ROWS[:2], HEADS_OF_ROWS[2][..., :3]),
     "shared keys": (HEADS_OF_ROWS[0], *(x[:, :1] for x in HEADS_OF_ROWS[1:])),
+    "grouped heads": [tensor(normal(n, (2, 2, heads, rows, 4), np.float32))
+                      for n, (heads, rows) in enumerate([(3, 1), (1, 5), (1, 5)])],
     "a mask of more axes": (*operands(learn=False), None, torch.ones(3, 2, 3, 5).tril()),
     "16 bits": (*operands(np.float16, learn=False), None, torch.ones(3, 5).tril() > 0),
 }  # fmt: skip
