@@ -590,7 +590,8 @@ void register_torch(py::module_& module) {
              "Say where torch has the functions of torch_names; 0: nowhere.");
   module.def("torch_install", &torch::install,
              "Register the kernels with torch's dispatcher; return what torch_remove takes.");
-  module.def("torch_install_own", &torch::install_own, "Register the kernels of foveate::attention_plain and its gradients.");
+  module.def("torch_install_own", &torch::install_own,
+             "Register the kernels of foveate::attention_plain and its gradients.");
   module.def("torch_remove", &torch::remove, arg("library"), pos_only(), "Remove the kernels: torch's own are back.");
   module.def(
       "torch_calls", &torch::calls,
