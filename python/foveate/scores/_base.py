@@ -292,13 +292,20 @@ def parameters_of(score: Any) -> dict[str, Any]:
     return dict(vars(score))
 
 
-def with_arrays(score: Any) -> Any:
-    """Give a score whose tensors are arrays; most have none, and are returned as they are."""
+def with_arrays(score: Any, kept: type | tuple[()] = ()) -> Any:
+    """Give a score whose tensors are arrays, but those of a class that is kept.
+
+    Most have none, and are returned as they are.
+    """
     if not getattr(score, "holds_tensors", False):
         return score
     arrays: dict[str, Any] = {
-        name: as_array(name, x) for name, x in parameters_of(score).items() if is_tensor(x)
+        name: as_array(name, x)
+        for name, x in parameters_of(score).items()
+        if is_tensor(x) and not isinstance(x, kept)
     }
+    if not arrays:
+        return score
     arrays = {name: x if x.ndim else float(x) for name, x in arrays.items()}
     return dataclasses.replace(score, **arrays)
 

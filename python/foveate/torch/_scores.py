@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import scores
+from ..scores._base import with_arrays
 from . import _rows
 from ._derivatives import no_second_order, no_tangents
 from ._tensors import as_array, tensor_of
@@ -27,7 +28,7 @@ def reduce(score: Any, query: Tensor, key: Tensor) -> Any:
     TypeError, ValueError
         For anything else, and for a score that is to learn and has no undo.
     """
-    score = scores.score_object(score)
+    score = with_arrays(scores.score_object(score), kept=Tensor)  # those of JAX
     if score.is_over_rows:
         return score.over(query, key, _rows)
     return _reduce_own(score, query, key)
