@@ -63,6 +63,8 @@ PLAIN: dict[str, Any] = {
     "heads of rows": (*HEADS_OF_ROWS, None, None, True),
     "half a head": (*HEADS_OF_ROWS[:2], HEADS_OF_ROWS[2][..., :3]),
     "shared keys": (HEADS_OF_ROWS[0], *(x[:, :1] for x in HEADS_OF_ROWS[1:])),
+    "grouped heads": [tensor(normal(n, (2, 2, heads, rows, 4), np.float32))
+                      for n, (heads, rows) in enumerate([(3, 1), (1, 5), (1, 5)])],
     "a mask of more axes": (*operands(learn=False), None, torch.ones(3, 2, 3, 5).tril()),
     "16 bits": (*operands(np.float16, learn=False), None, torch.ones(3, 5).tril() > 0),
 }  # fmt: skip
@@ -147,7 +149,10 @@ class TestOpcheck:
         wanted = [True] * 3 + [False] + [x is not None for x in own[3:]] + [False] * 2
         for d_lse in (None, torch.ones_like(lse[..., 0])):
             given = (torch.ones_like(output), d_lse, output, lse, t_output, t_lse)
-            opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
+            for moves in ((None, None), (t_output, d_lse)):
+                opcheck(
+                    operators.attention_backward_jvp, (*given, *moves, *moving, wanted, *stated)
+                )
 
     def test_tangents_of_16_bits(self):
         stated = operands(np.float16, learn=False)
@@ -157,7 +162,7 @@ class TestOpcheck:
         assert (t_output.dtype, t_whole.dtype) == (torch.float16, torch.float32)
         opcheck(operators.attention_jvp, (whole, lse, *moving, *stated))
         wanted = [True] * 3 + [False] * 5
-        given = (output, None, whole, lse, t_whole, t_lse)
+        given = (output, None, whole, lse, t_whole, t_lse, output, None)
         opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
 
     @pytest.mark.parametrize("name", ["plain", "bool mask", "float mask", "tanh"])
