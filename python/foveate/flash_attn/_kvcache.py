@@ -247,11 +247,11 @@ class _Cache:
             return dense(q, keys, values, by)
         if plain and by.slopes is None:
             keys, values = (x[:, : max(ends)] for x in self.caches)
-            shape = (-1, *(1,) * (1 if q.shape[-2] == keys.shape[-2] else 2))
+            heads, of_keys = q.shape[-2], keys.shape[-2]
+            lead = (len(q), heads) if heads == of_keys else (len(q), of_keys, heads // of_keys)
+            lengths = self.ends.view(-1, *(1,) * (len(lead) - 1)).expand(lead)
             right = None if q.shape[1] == 1 else by.right  # the query stands at the last key
-            reach = Reach(
-                left=by.left, right=right, offset="end", key_lengths=self.ends.view(shape)
-            )
+            reach = Reach(left=by.left, right=right, offset="end", key_lengths=lengths)
             return attend(q, keys, values, by, reach)
         answers = [self._attend_to(n, q[n : n + 1], end, by) for n, end in enumerate(ends)]
         output = torch.cat([x[0] for x in answers])
