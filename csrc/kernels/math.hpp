@@ -169,15 +169,24 @@ inline Vec<T> exp_twice_minus_1(Vec<T> x) {
   return power * fraction + (power - T(1));
 }
 
-// tanh|x| = e / (e + 2) with e = e^|2x| - 1.
+// e^|2x| - 1, with the sign of x; as at 30 beyond that, where tanh has long been 1 to the last bit.
 template <class T>
-inline Vec<T> tanh(Vec<T> x) {
+inline Vec<T> tanh_growth(Vec<T> x) {
   const IntVec<T> sign = as_bits<T>(x) & as_bits<T>(broadcast(T(-0.0)));
   const Vec<T> magnitude = from_bits<T>(as_bits<T>(x) ^ sign);
-  const T limit = T(30);  // tanh is 1 to the last bit beyond 19.1
+  const T limit = T(30);
   const Vec<T> y = magnitude > limit ? broadcast(limit) : magnitude;
-  const Vec<T> e = exp_twice_minus_1<T>(y);
-  return from_bits<T>(as_bits<T>(e / (e + T(2))) | sign);
+  return from_bits<T>(as_bits<T>(exp_twice_minus_1<T>(y)) | sign);
+}
+
+// tanh(x) = e / (|e| + 2) of e = tanh_growth(x).
+template <class T>
+inline Vec<T> tanh_of_growth(Vec<T> e) {
+  return e / (absolute<T>(e) + T(2));
+}
+template <class T>
+inline Vec<T> tanh(Vec<T> x) {
+  return tanh_of_growth<T>(tanh_growth<T>(x));
 }
 
 template <class T>
