@@ -22,7 +22,7 @@ namespace {
 
 namespace py = pybind11;
 
-constexpr int kMostAxes = 5;                           // batch, heads in one or two axes, rows, columns
+constexpr int kMostAxes = 6;                           // batch, heads in two axes, rows, columns, and one for a split
 constexpr std::int64_t kSizes[] = {2, 2, 4, 8, 1, 8};  // of the elements of each fv_dtype
 
 fv_parallel parallel = nullptr;  // where torch has its threads from
