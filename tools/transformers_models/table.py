@@ -9,22 +9,24 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 _HEAD = """# Models of transformers that were tried
 
-`tools/transformers_models` makes a tiny model of every type that transformers {transformers} has, those of
-parts of other models included: {count} of them. With random weights it compares what a model returns
-with `attn_implementation="foveate"` and with `"eager"` (torch {torch}, one CPU). This page is what it
-wrote.
+`tools/transformers_models` makes a tiny model of each type that transformers {transformers} has,
+those of parts of other models included: {count} were tried. With random weights it compares what a
+model returns with `attn_implementation="foveate"` and with `"eager"` (torch {torch}, one CPU).
+This page is what it wrote.
 
+{untried}
 | result | types | what it means |
 |---|---|---|
 {summary}
 
-*Equal* is within {tolerance} of the largest of each output, for weights and scores of order 1. Where
-float32 is not so near, which happens after many layers, float64 was compared. *Padded*: the second
-text has padding on the left. *Weights*: those of `output_attentions`. *Growing*, *static*: the logits
-of four generated tokens with such a cache, where "eager" generates.
+*Equal* is within {tolerance} of the largest of each output, for weights and scores of order 1.
+Where float32 is not so near, which happens after many layers, float64 was compared. *Padded*: the
+second text has padding on the left. *Weights*: those of `output_attentions`. *Growing*, *static*:
+the logits of four generated tokens with such a cache, where "eager" generates.
 
 ## Models that attend by foveate
 
@@ -32,8 +34,8 @@ of four generated tokens with such a cache, where "eager" generates.
 |---|---|---|---|---|
 {rows}
 
-Where a model has sinks and its weights differ, its "eager" attention returns the weights from before a
-sink takes its share, and foveate what the values were summed by.
+Where a model has sinks and its weights differ, its "eager" attention returns the weights from
+before a sink takes its share, and foveate what the values were summed by.
 
 ## The others
 
@@ -48,6 +50,30 @@ _MEANS = {
     "not built": "no tiny model was made or run by the script",
     "died": "the process died",
 }
+# Why some compute by themselves.
+_OWN_WAYS = {
+    "cpmant": "it fills weights after the softmax",
+    "deta": "it samples at points",
+    "imagegpt": "its mask multiplies scores",
+    "led": "windows in chunks of their own",
+    "longformer": "windows in chunks of their own",
+    "mobilevitv2": "no product of queries and keys",
+    "mra": "an approximation of its own",
+    "openai-gpt": "its mask multiplies scores",
+    "patchtsmixer": "no product of queries and keys",
+    "reformer": "hashes of its own",
+    "rwkv": "no product of queries and keys",
+    "sew-d": "a softmax of its own",
+    "slanet": "no product of queries and keys",
+    "swiftformer": "no product of queries and keys",
+    "wavlm": "it calls a function of torch for all of its attention",
+}
+
+
+def _untried(found: dict[str, Any]) -> str:
+    """Say which types of this version have no result yet."""
+    left = sorted(set(CONFIG_MAPPING_NAMES) - set(found))
+    return f"Not tried yet: {', '.join(left)}.\n" if left else ""
 
 
 def _mark(x: str | None) -> str:
@@ -78,7 +104,9 @@ def write(results: Path, page: Path) -> None:
         if not chosen:
             continue
         if result in ("by itself", "no attention"):
-            parts.append(f"**{result.capitalize()}**: {', '.join(chosen)}.")
+            ways = _OWN_WAYS if result == "by itself" else {}
+            named = (f"{x} ({ways[x]})" if x in ways else x for x in chosen)
+            parts.append(f"**{result.capitalize()}**: {', '.join(named)}.")
         else:
             whys = [f"- {kind}: {_why(found[kind])}" for kind in chosen]
             parts.append(f"**{result.capitalize()}**\n\n" + "\n".join(whys))
@@ -99,6 +127,7 @@ def write(results: Path, page: Path) -> None:
             tolerance="1e-4",
             rows="\n".join(rows),
             others="\n\n".join(parts),
+            untried=_untried(found),
         )
     )
 
