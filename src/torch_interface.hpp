@@ -31,25 +31,40 @@ struct Functions {
   Error (*library_init_impl)(const char* space, const char* key, const char* file, std::uint32_t line, Library*);
   Error (*library_impl)(Library, const char* name, Kernel);
   Error (*delete_library)(Library);
-  // May be absent, nullptr: they came with torch 2.10, and 2.13.
+  // May be absent, nullptr: they came with torch 2.10, 2.13, and for torch's own kernels with what they compute.
   Error (*library_impl_of_version)(Library, const char* name, Kernel, std::uint64_t version);
   Error (*get_num_threads)(std::uint32_t*);
   Error (*delete_value)(Value*);
   std::int32_t (*at_get_num_threads)();
+  Error (*flash_backward)(Handle d_output, Handle query, Handle key, Handle value, Handle output, Handle lse,
+                          double dropout, std::int32_t causal, Handle* mask, double* scale, Handle* d_query,
+                          Handle* d_key, Handle* d_value);
 };
 
 constexpr const char* kNames[] = {
-    "aoti_torch_is_defined",      "aoti_torch_get_data_ptr",
-    "aoti_torch_get_dim",         "aoti_torch_get_sizes",
-    "aoti_torch_get_strides",     "aoti_torch_get_dtype",
-    "aoti_torch_clone",           "aoti_torch_delete_tensor_object",
-    "aoti_torch_empty_strided",   "aoti_torch_device_type_cpu",
-    "aoti_torch_dtype_float16",   "aoti_torch_dtype_bfloat16",
-    "aoti_torch_dtype_float32",   "aoti_torch_dtype_float64",
-    "aoti_torch_dtype_bool",      "aoti_torch_library_init_impl",
-    "aoti_torch_library_impl",    "aoti_torch_delete_library_object",
-    "torch_library_impl",         "torch_get_num_threads",
-    "torch_delete_stable_ivalue", "_ZN2at15get_num_threadsEv",
+    "aoti_torch_is_defined",
+    "aoti_torch_get_data_ptr",
+    "aoti_torch_get_dim",
+    "aoti_torch_get_sizes",
+    "aoti_torch_get_strides",
+    "aoti_torch_get_dtype",
+    "aoti_torch_clone",
+    "aoti_torch_delete_tensor_object",
+    "aoti_torch_empty_strided",
+    "aoti_torch_device_type_cpu",
+    "aoti_torch_dtype_float16",
+    "aoti_torch_dtype_bfloat16",
+    "aoti_torch_dtype_float32",
+    "aoti_torch_dtype_float64",
+    "aoti_torch_dtype_bool",
+    "aoti_torch_library_init_impl",
+    "aoti_torch_library_impl",
+    "aoti_torch_delete_library_object",
+    "torch_library_impl",
+    "torch_get_num_threads",
+    "torch_delete_stable_ivalue",
+    "_ZN2at15get_num_threadsEv",
+    "aoti_torch_cpu__scaled_dot_product_flash_attention_for_cpu_backward",
 };
 constexpr std::size_t kNeeded = 18;  // of these; the others may be absent
 static_assert(sizeof(Functions) == sizeof(kNames) / sizeof(kNames[0]) * sizeof(void*));

@@ -6,15 +6,12 @@
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
-#include <memory>
-#include <new>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "register.hpp"
-#include "torch_interface.hpp"
+#include "torch_operands.hpp"
 
 namespace foveate::python {
 namespace torch {
@@ -22,213 +19,19 @@ namespace {
 
 namespace py = pybind11;
 
-constexpr int kMostAxes = 6;                           // batch, heads in two axes, rows, columns, and one for a split
-constexpr std::int64_t kSizes[] = {2, 2, 4, 8, 1, 8};  // of the elements of each fv_dtype
-
 fv_parallel parallel = nullptr;  // where torch has its threads from
-std::atomic<std::int64_t> forward_calls{0}, backward_calls{0};
+std::atomic<std::int64_t> forward_calls{0}, backward_calls{0}, backward_of_torch{0};
 
-[[noreturn]] void refuse(const std::string& what) {
-  throw std::runtime_error("scaled_dot_product_attention (foveate): " + what);
-}
+// Below so many queries torch's own kernel of the gradients is faster, where no key is hidden: ours has a query in each
+// lane of a panel, and sums dK and dV of a tile before it stores them (measured with AVX-512: 0.75 of its speed at 16 to
+// 32 queries, as many at 64 to 96).
+constexpr std::int64_t kQueriesOfTorch = 64;
 
 double number(Value value) {
   double result;
   std::memcpy(&result, &value, sizeof result);
   return result;
 }
-
-// A view of a tensor. It keeps shape and strides itself.
-struct Operand : fv_array {
-  explicit Operand(const Tensor& tensor) {
-    std::int64_t axes;
-    std::int64_t *sizes, *steps;
-    std::int32_t of;
-    check(functions.get_dim(tensor.get(), &axes), "count axes");
-    check(functions.get_sizes(tensor.get(), &sizes), "read a shape");
-    check(functions.get_strides(tensor.get(), &steps), "read strides");
-    check(functions.get_dtype(tensor.get(), &of), "read a dtype");
-    check(functions.get_data_ptr(tensor.get(), &data), "read memory");
-    if (axes >= kMostAxes) refuse("got a tensor of " + std::to_string(axes) + " axes, wanted fewer");
-    int number = FV_FLOAT32;  // the usual one first
-    if (functions.dtypes[number]() != of) {
-      for (number = 0; functions.dtypes[number]() != of; ++number) {
-        if (number == FV_BOOL) refuse("got a dtype that is not of float numbers or bool");
-      }
-    }
-    dtype = static_cast<fv_dtype>(number);
-    ndim = static_cast<std::int32_t>(axes);
-    shape = extents;
-    strides = bytes;
-    for (int axis = 0; axis < ndim; ++axis) {
-      extents[axis] = sizes[axis];
-      bytes[axis] = steps[axis] * item();
-    }
-  }
-  Operand(const Operand& other) : fv_array(other) {
-    std::copy_n(other.extents, ndim, extents);
-    std::copy_n(other.bytes, ndim, bytes);
-    shape = extents;
-    strides = bytes;
-  }
-  Operand& operator=(const Operand&) = delete;
-
-  std::int64_t item() const { return kSizes[dtype]; }
-
-  bool repeats() const {
-    for (int axis = 0; axis < ndim; ++axis) {
-      if (bytes[axis] == 0 && extents[axis] > 1) return true;
-    }
-    return false;
-  }
-
-  // Of the same shape, in other memory, in C order.
-  void dense(fv_dtype of, void* at) {
-    dtype = of;
-    data = at;
-    std::int64_t step = item();
-    for (int axis = ndim - 1; axis >= 0; --axis) {
-      bytes[axis] = step;
-      step *= extents[axis];
-    }
-  }
-
-  // The axis of the heads, which has so many behind it, becomes two: groups of heads, and the heads of each.
-  void split_heads(std::int64_t groups, int behind = 2) {
-    const int axis = ndim - 1 - behind;
-    if (axis < 0) return;
-    const std::int64_t heads = extents[axis];
-    std::copy_backward(extents + axis, extents + ndim, extents + ndim + 1);
-    std::copy_backward(bytes + axis, bytes + ndim, bytes + ndim + 1);
-    ++ndim;
-    extents[axis] = heads == 1 ? 1 : groups;
-    extents[axis + 1] = heads == 1 ? 1 : heads / groups;
-    bytes[axis] *= extents[axis + 1];
-  }
-
-  std::int64_t extents[kMostAxes];
-  std::int64_t bytes[kMostAxes];
-};
-
-// Most float masks are bool masks that torch has rewritten: 0 where a key is seen, -inf elsewhere. Most of these, of
-// padding and of what is causal, let each query see the keys between two numbers. Kernels are faster with these
-// numbers, else with the bool mask; and where all is seen there is no mask.
-class Mask {
- public:
-  Mask(const Tensor& tensor, std::int64_t queries) {
-    if (!tensor) return;
-    mask = &own_.emplace(tensor);
-    switch (mask->dtype) {
-      case FV_FLOAT16: simplify<std::uint16_t>(0xFC00, queries); break;
-      case FV_BFLOAT16: simplify<std::uint16_t>(0xFF80, queries); break;
-      case FV_FLOAT32: simplify<std::uint32_t>(0xFF800000, queries); break;
-      case FV_FLOAT64: simplify<std::uint64_t>(0xFFF0000000000000, queries); break;
-      default: break;
-    }
-  }
-
-  // What is left of it, or nothing.
-  Operand *mask = nullptr, *low = nullptr, *high = nullptr;
-
- private:
-  template <typename Bits>
-  void simplify(Bits hidden, std::int64_t queries) {
-    Operand& from = *own_;
-    if (from.ndim < 2) return;
-    for (int axis = 0; axis < from.ndim; ++axis) {
-      if (from.bytes[axis] == 0) from.extents[axis] = 1;  // which broadcasts
-    }
-    const std::int64_t columns = from.extents[from.ndim - 1];
-    std::int64_t rows = 1;
-    for (int axis = 0; axis < from.ndim - 1; ++axis) rows *= from.extents[axis];
-    if (rows == 0 || columns == 0) return;
-
-    const std::unique_ptr<std::uint8_t[]> row_seen = make<std::uint8_t>(columns);
-    std::unique_ptr<std::int64_t[]> bounds = make<std::int64_t>(2 * rows);
-    if (row_seen == nullptr || bounds == nullptr) return;
-    bool are_intervals = true, all_seen = true;
-    for (std::int64_t row = 0; row < rows && are_intervals; ++row) {
-      if (!read(row, hidden, row_seen.get())) return;  // numbers to add
-      std::int64_t* const own = &bounds[2 * row];
-      are_intervals = interval(row_seen.get(), columns, own);
-      all_seen &= are_intervals && own[0] == 0 && own[1] == columns;
-    }
-    if (all_seen) {
-      mask = nullptr;
-    } else if (are_intervals && columns > 1) {  // a single column may stand for all
-      numbers_ = std::move(bounds);
-      low = view_of(&low_, 0, queries);
-      high = view_of(&high_, 1, queries);
-      mask = nullptr;
-    } else {
-      seen_ = make<std::uint8_t>(rows * columns);
-      if (seen_ == nullptr) return;
-      for (std::int64_t row = 0; row < rows; ++row) {
-        if (!read(row, hidden, seen_.get() + row * columns)) return;
-      }
-      from.dense(FV_BOOL, seen_.get());
-    }
-  }
-
-  template <typename T>
-  static std::unique_ptr<T[]> make(std::int64_t count) {
-    return std::unique_ptr<T[]>(new (std::nothrow) T[static_cast<std::size_t>(count)]);
-  }
-
-  // Whether each key of a row is seen; false if the row has other numbers than 0 and -inf.
-  template <typename Bits>
-  bool read(std::int64_t row, Bits hidden, std::uint8_t* to) const {
-    const Operand& from = *own_;
-    const auto* start = static_cast<const char*>(from.data);
-    for (int axis = from.ndim - 2; axis >= 0; --axis) {
-      start += row % from.extents[axis] * from.bytes[axis];
-      row /= from.extents[axis];
-    }
-    const std::int64_t columns = from.extents[from.ndim - 1], step = from.bytes[from.ndim - 1];
-    constexpr std::int64_t item = sizeof(Bits);
-    return step == item ? read_row(start, item, columns, hidden, to) : read_row(start, step, columns, hidden, to);
-  }
-
-  template <typename Bits>
-  static bool read_row(const char* from, std::int64_t step, std::int64_t columns, Bits hidden, std::uint8_t* to) {
-    Bits others = 0;
-    for (std::int64_t i = 0; i < columns; ++i) {
-      Bits bits;
-      std::memcpy(&bits, from + i * step, sizeof(Bits));
-      const bool is_zero = static_cast<Bits>(bits << 1) == 0;
-      to[i] = static_cast<std::uint8_t>(is_zero);
-      others |= static_cast<Bits>(!is_zero && bits != hidden);
-    }
-    return others == 0;
-  }
-
-  // The keys that are seen, from the first to behind the last, if there are no others between.
-  static bool interval(const std::uint8_t* seen, std::int64_t columns, std::int64_t* bounds) {
-    std::int64_t first = 0, behind = columns;
-    while (first < columns && seen[first] == 0) ++first;
-    while (behind > first && seen[behind - 1] == 0) --behind;
-    bounds[0] = first;
-    bounds[1] = behind;
-    return std::memchr(seen + first, 0, static_cast<std::size_t>(behind - first)) == nullptr;
-  }
-
-  // One of the two numbers of each query.
-  Operand* view_of(std::optional<Operand>* result, int which, std::int64_t queries) {
-    Operand& view = result->emplace(*own_);
-    --view.ndim;
-    view.dense(FV_INT64, numbers_.get() + which);
-    for (int axis = 0; axis < view.ndim; ++axis) view.bytes[axis] *= 2;
-    if (view.extents[view.ndim - 1] != queries) {
-      view.extents[view.ndim - 1] = queries;
-      view.bytes[view.ndim - 1] = 0;
-    }
-    return &view;
-  }
-
-  std::optional<Operand> own_, low_, high_;
-  std::unique_ptr<std::int64_t[]> numbers_;
-  std::unique_ptr<std::uint8_t[]> seen_;
-};
 
 double scale_of(const Operand& query, const Optional& scale) {
   if (scale.given) return number(scale.value);
@@ -368,11 +171,32 @@ Tensor gradient_of(const Operand& operand) {
   return Tensor::empty(4, operand.extents, steps, operand.dtype);
 }
 
+// Lets torch's own kernel write the gradients where it is the faster one; whether it did.
+bool differentiate_by_torch(Value* stack) {
+  std::int64_t axes = 0, *sizes = nullptr;
+  const auto handle = [&](int n) { return reinterpret_cast<Handle>(stack[n]); };
+  if (functions.flash_backward == nullptr || functions.get_dim(handle(1), &axes) != 0 || axes != 4) return false;
+  if (functions.get_sizes(handle(1), &sizes) != 0 || sizes[2] >= kQueriesOfTorch) return false;
+  const Tensor inputs[] = {Tensor(stack[0]), Tensor(stack[1]), Tensor(stack[2]),
+                           Tensor(stack[3]), Tensor(stack[4]), Tensor(stack[5])};
+  const Optional scale(stack[9]);
+  double factor = scale.given ? number(scale.value) : 0;
+  Handle results[3] = {};
+  check(functions.flash_backward(handle(0), handle(1), handle(2), handle(3), handle(4), handle(5), number(stack[6]),
+                                 stack[7] != 0, nullptr, scale.given ? &factor : nullptr, &results[0], &results[1],
+                                 &results[2]),
+        "compute gradients");
+  backward_of_torch.fetch_add(1, std::memory_order_relaxed);
+  for (int i = 0; i < 3; ++i) stack[i] = reinterpret_cast<Value>(results[i]);
+  return true;
+}
+
 // (d_output, query, key, value, output, lse, dropout, causal, mask, scale) -> (d_query, d_key, d_value)
 void differentiate(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor mask = Tensor::optional(stack[8]);
+  if (!mask && differentiate_by_torch(stack)) return;
   const Tensor d_output(stack[0]), query(stack[1]), output(stack[4]), lse(stack[5]);
   Tensor key(stack[2]), value(stack[3]);
-  const Tensor mask = Tensor::optional(stack[8]);
   const Optional scale(stack[9]);
   for (Tensor* one : {&key, &value}) {
     if (Operand(*one).repeats()) *one = one->clone();  // the gradients have an element for each
@@ -397,23 +221,19 @@ void differentiate(Value* stack, std::uint64_t, std::uint64_t) {
   stack[2] = d_value.release();
 }
 
-// (query, key, value, scale, mask, causal) -> output, of leading axes that broadcast, as `foveate.torch` calls it for each
-// new token. The first query stands at the first key. An error is for Python to say again.
-void attend_plain(Value* stack, std::uint64_t, std::uint64_t) {
-  const Tensor query(stack[0]), key(stack[1]), value(stack[2]);
-  const Optional scale(stack[3]);
-  const Tensor mask = Tensor::optional(stack[4]);
-  const Operand q(query), k(key), v(value);
-  fv_problem problem{};
-  problem.query = &q;
-  problem.key = &k;
-  problem.value = &v;
-  problem.score.scale = scale_of(q, scale);
-  problem.reach.left = -1;
-  problem.reach.right = stack[5] != 0 ? 0 : -1;
-  std::optional<Operand> hidden;
-  if (mask) problem.reach.mask = &hidden.emplace(mask);
+// A dot product of leading axes that broadcast. The first query stands at the first key.
+void state_plain(const Operand& query, const Operand& key, const Operand& value, const Optional& scale, bool causal,
+                 fv_problem* problem) {
+  problem->query = &query;
+  problem->key = &key;
+  problem->value = &value;
+  problem->score.scale = scale_of(query, scale);
+  problem->reach.left = -1;
+  problem->reach.right = causal ? 0 : -1;
+}
 
+// In the memory layout that `foveate.torch` gives an output; with an lse and its parts, where there is room for one.
+Tensor answer_plain(const fv_problem& problem, const Operand& q, Tensor* lse) {
   std::int64_t shape[kMostAxes], steps[kMostAxes];
   std::int32_t ndim;
   fv_error error;
@@ -432,10 +252,79 @@ void attend_plain(Value* stack, std::uint64_t, std::uint64_t) {
     }
     strides_like(rows, steps);
   }
-  Tensor output = Tensor::empty(ndim, shape, steps, v.dtype);
+  Tensor output = Tensor::empty(ndim, shape, steps, problem.value->dtype);
   const Operand out(output);
-  run([&](fv_error* said) { return fv_attention(&problem, &out, nullptr, said); });
-  stack[0] = output.release();
+  std::optional<Operand> denominators;
+  if (lse != nullptr) {
+    shape[ndim - 1] = 3;
+    for (std::int64_t axis = ndim - 1, step = 1; axis >= 0; --axis) {
+      steps[axis] = step;
+      step *= std::max<std::int64_t>(1, shape[axis]);
+    }
+    *lse = Tensor::empty(ndim, shape, steps, FV_FLOAT64);
+    denominators.emplace(*lse);
+  }
+  run([&](fv_error* said) { return fv_attention(&problem, &out, denominators ? &*denominators : nullptr, said); });
+  return output;
+}
+
+// (query, key, value, scale, mask, causal) -> output, as `foveate.torch` calls it for each new token. An error is for
+// Python to say again.
+void attend_plain(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor query(stack[0]), key(stack[1]), value(stack[2]);
+  const Optional scale(stack[3]);
+  const Tensor mask = Tensor::optional(stack[4]);
+  const Operand q(query), k(key), v(value);
+  fv_problem problem{};
+  state_plain(q, k, v, scale, stack[5] != 0, &problem);
+  std::optional<Operand> hidden;
+  if (mask) problem.reach.mask = &hidden.emplace(mask);
+  stack[0] = answer_plain(problem, q, nullptr).release();
+}
+
+// (query, key, value, scale, causal) -> (output, lse with its parts), as gradients need them.
+void attend_to_learn(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor query(stack[0]), key(stack[1]), value(stack[2]);
+  const Optional scale(stack[3]);
+  const Operand q(query), k(key), v(value);
+  fv_problem problem{};
+  state_plain(q, k, v, scale, stack[4] != 0, &problem);
+  Tensor lse;
+  stack[0] = answer_plain(problem, q, &lse).release();
+  stack[1] = lse.release();
+}
+
+// (d_output, query, key, value, output, lse, scale, causal) -> (d_query, d_key, d_value), of equal leading axes.
+void differentiate_plain(Value* stack, std::uint64_t, std::uint64_t) {
+  const Tensor d_output(stack[0]), query(stack[1]), output(stack[4]), lse(stack[5]);
+  Tensor key(stack[2]), value(stack[3]);
+  const Optional scale(stack[6]);
+  for (Tensor* one : {&key, &value}) {
+    if (Operand(*one).repeats()) *one = one->clone();  // the gradients have an element for each
+  }
+  const Operand q(query), k(key), v(value), out(output), denominators(lse), d_out(d_output);
+  fv_problem problem{};
+  state_plain(q, k, v, scale, stack[7] != 0, &problem);
+  Tensor made[3];
+  std::optional<Operand> to[3];
+  const Operand* const like[] = {&q, &k, &v};
+  for (int i = 0; i < 3; ++i) {
+    std::int64_t steps[kMostAxes], step = 1;
+    for (int axis = like[i]->ndim - 1; axis >= 0; --axis) {
+      steps[axis] = step;
+      step *= like[i]->extents[axis];
+    }
+    made[i] = Tensor::empty(like[i]->ndim, like[i]->extents, steps, like[i]->dtype);
+    to[i].emplace(made[i]);
+  }
+  fv_gradients gradients{};
+  gradients.query = &*to[0];
+  gradients.key = &*to[1];
+  gradients.value = &*to[2];
+  run([&](fv_error* error) {
+    return fv_attention_backward(&problem, &out, &denominators, &d_out, nullptr, &gradients, error);
+  });
+  for (int i = 0; i < 3; ++i) stack[i] = made[i].release();
 }
 
 // ---- what Python calls
@@ -475,13 +364,17 @@ std::uintptr_t install() {
                              {"_scaled_dot_product_flash_attention_for_cpu_backward", differentiate}});
 }
 
-void install_own() { registered("foveate", {{"attention_plain", attend_plain}}); }  // for good
+void install_own() {  // for good
+  registered("foveate", {{"attention_plain", attend_plain},
+                         {"attention_plain_to_learn", attend_to_learn},
+                         {"attention_plain_backward", differentiate_plain}});
+}
 
 void remove(std::uintptr_t library) {
   check(functions.delete_library(reinterpret_cast<Library>(library)), "remove a library of kernels");
 }
 
-py::tuple calls() { return py::make_tuple(forward_calls.load(), backward_calls.load()); }
+py::tuple calls() { return py::make_tuple(forward_calls.load(), backward_calls.load(), backward_of_torch.load()); }
 
 }  // namespace
 }  // namespace torch
@@ -495,9 +388,12 @@ void register_torch(py::module_& module) {
              "Say where torch has the functions of torch_names; 0: nowhere.");
   module.def("torch_install", &torch::install,
              "Register the kernels with torch's dispatcher; return what torch_remove takes.");
-  module.def("torch_install_own", &torch::install_own, "Register the kernel of foveate::attention_plain.");
+  module.def("torch_install_own", &torch::install_own,
+             "Register the kernels of foveate::attention_plain and its gradients.");
   module.def("torch_remove", &torch::remove, arg("library"), pos_only(), "Remove the kernels: torch's own are back.");
-  module.def("torch_calls", &torch::calls, "How often the kernels were called, forward and backward.");
+  module.def(
+      "torch_calls", &torch::calls,
+      "How often the kernels were called, forward and backward, and how often torch's own backward in their place.");
 }
 
 }  // namespace foveate::python

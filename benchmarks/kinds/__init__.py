@@ -12,6 +12,7 @@ from foveate._cli.workloads import WORKLOADS as ATTENTION
 from foveate._cli.workloads import Timed
 
 from kinds import (
+    activated,
     additive,
     additive_backward,
     additive_module,
@@ -49,6 +50,7 @@ KINDS = (
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
     Kind(models.WORKLOADS, models.CONTENDERS, models.make_data),
+    Kind(activated.WORKLOADS, activated.CONTENDERS, activated.make_data),
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import foveate
 import numpy as np
+from foveate._attention.problem import Problem, Tangents
 from foveate._cli.contenders import (
     FOVEATE,
     Contender,
@@ -22,6 +23,8 @@ from foveate._cli.contenders import (
 )
 from foveate._cli.peers import torch_tensors
 from foveate._cli.workloads import Workload
+from foveate._inputs.reach import resolve
+from foveate.scores import reduce
 
 from kinds.backward import stacked
 from kinds.dot_products import jax_on, torch_on
@@ -64,6 +67,17 @@ def prepare_two(workload: Tangent, data: Data, threads: int) -> Prepared:
     whole = foveate.attention_jvp(*data, *moves, causal=workload.causal)
     call = partial(foveate.attention_jvp, *data, *moves[:2], causal=workload.causal)
     return Prepared(call, lambda found: stacked(found[0], whole[1]))
+
+
+def prepare_alone(workload: Tangent, data: Data, threads: int) -> Prepared:
+    """The tangent alone, where the output is kept from before, as it is in torch."""
+    del threads
+    moves = Tangents(*tangents(workload, data))
+    reach = resolve(*data[:2], causal=workload.causal)
+    problem = Problem(*reduce("scaled_dot", *data[:2])[:-1], data.value, reach=reach)
+    output, _ = problem.forward()
+    call = partial(problem.tangent, moves, output)
+    return Prepared(call, lambda found: stacked(output, found[0]))
 
 
 def prepare_forward(workload: Tangent, data: Data, threads: int) -> Prepared:
@@ -116,6 +130,7 @@ CONTENDERS = (
     Contender(FOVEATE.name, FOVEATE.title, prepare_foveate),
     Contender("foveate-forward", "foveate, the forward pass alone", prepare_forward),
     Contender("foveate-query-key", "foveate, where query and key alone move", prepare_two),
+    Contender("foveate-tangent", "foveate, the tangent alone", prepare_alone),
     Contender("torch", "torch.func.jvp of the formula", prepare_torch),
     Contender("jax", "JAX dot_product_attention and jvp, jitted", prepare_jax),
 )

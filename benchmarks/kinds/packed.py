@@ -22,7 +22,7 @@ HEADS, SIZE = 8, 64
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences of lengths drawn evenly from a range."""
+    """Sequences whose lengths are spread evenly over a range."""
 
     name: str
     dtype: str = "float32"
@@ -35,10 +35,9 @@ class Packed:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """How long each is."""
-        lengths = np.random.default_rng(27).integers(self.shortest, self.longest + 1, self.number)
-        lengths[0] = self.longest
-        return lengths
+        """How long each is, in any order."""
+        lengths = np.linspace(self.shortest, self.longest, self.number).round().astype(np.int64)
+        return np.random.default_rng(27).permutation(lengths)
 
     @property
     def work(self) -> float:

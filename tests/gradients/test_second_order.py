@@ -266,6 +266,45 @@ def test_nan_that_is_seen_spoils_what_it_meets_and_nothing_else(operand):
     assert any(np.isnan(x).any() for x in found.values())
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"t_key": np.ones((2, 5, 3))},
+            r"^t_key: got shape \(2, 5, 3\), wanted last axes of 5 and 4",
+        ),
+        (
+            {"t_value": np.ones((3, 5, 4))},
+            r"^t_value: got shape .*, wanted leading axes that broad",
+        ),
+        (
+            {"t_query": np.ones((2, 3, 4), np.float32)},
+            r"^t_query: got float32 with a query of float",
+        ),
+        ({"t_mask": np.ones((3, 5))}, r"^t_mask: got an array without a float mask"),
+        ({"t_sink": np.ones(2)}, r"^t_sink: got an array without a sink"),
+        (
+            {"family": "tanh", "factors": np.ones(4)},
+            r"^family: got an additive score, which has no",
+        ),
+        ({"family": "distance", "weighing": "boxcar", "scale": 1.0}, r"^weighing: got a compact"),
+    ],
+    ids=str,
+)
+def test_what_is_refused(changed, message):
+    q, k = normal(0, (2, 3, 4), np.float64), normal(1, (2, 5, 4), np.float64)
+    with pytest.raises((TypeError, ValueError), match=message):
+        fv._core.attention_jvp(query=q, key=k, value=k, **changed)
+
+
+def test_a_shared_key_has_one_tangent():
+    """Its gradient is a sum over the batch."""
+    q, k = normal(0, (2, 3, 4), np.float64), normal(1, (1, 5, 4), np.float64)
+    rows = {"output": q, "lse": q[..., 0], "d_output": q, "t_output": q, "t_lse": q[..., 0]}
+    with pytest.raises(ValueError, match=r"^t_key: got leading axes beyond those of key and value"):
+        fv._core.attention_backward_jvp(query=q, key=k, value=k, t_key=np.ones((2, 5, 4)), **rows)
+
+
 def test_it_is_symmetric():
     """A hessian is: along one direction, and its gradient along another, and the other way."""
     arrays, one, cotangents, _ = given_of(problem(20, 60, size=8, dtype=np.float64))

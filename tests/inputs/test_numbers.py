@@ -241,6 +241,7 @@ W = [[1, 0], [0.5, 1]]  # ints among floats
 PROJECTIONS: dict[str, Any] = {"wq": W, "wk": W, "wv": W}
 OF_LISTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "attention": ((A, A, A), {"mask": [[True, False], [True, True]], "sink": 0.5}),
+    "attention_jvp": ((A, A, A, A, None, A), {"mask": [[0.0, -1.0], [0.0, 0.0]]}),
     "attention_vjp": ((A, A, A), {"mask": [[0.0, -1.0], [0.0, 0.0]]}),
     "attention_weights": ((A, A), {"key_lengths": 1}),
     "hard_attention": ((A, A, A), {"rng": 0}),

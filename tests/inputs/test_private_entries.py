@@ -34,9 +34,21 @@ OUTPUTS = {
     "d_value": np.zeros_like(K),
     "d_mask": np.zeros((2, 3, 5)),
 }
+TANGENTS = {
+    "t_query": np.ones_like(Q),
+    "t_key": np.ones_like(K),
+    "t_value": np.ones_like(K),
+    "t_mask": np.ones((2, 3, 5)),
+    "t_sink": np.ones(2),
+}
 ENTRIES: dict[str, dict[str, Any]] = {
     "attention": HARD | SINK | {"return_lse": True},
     "attention_weights": WEIGHTS | SINK,
+    "attention_jvp": HARD | SINK | TANGENTS | {"return_lse": True},
+    "attention_tangent": HARD | SINK | TANGENTS | {"output": Q},
+    "attention_backward_jvp": HARD | SINK | TANGENTS | OUTPUTS | {
+        "output": Q, "lse": ROWS, "d_output": Q, "d_lse": ROWS, "d_sink": np.zeros(2),
+        "t_output": Q, "t_lse": ROWS, "t_d_output": Q, "t_d_lse": ROWS},
     "attention_backward": HARD | SINK | OUTPUTS | {
         "output": Q, "lse": ROWS, "d_output": Q, "d_lse": ROWS, "d_sink": np.zeros(2)},
     "hard_attention": HARD | {"size": 2, "random": (1, 2), "dtype": Q.dtype},
@@ -44,7 +56,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "index": DRAWS.astype(int), "lse": ROWS, "d_output": Q[:, :, None], "advantage": DRAWS},
 }  # fmt: skip
 # What may be of no axis, since it broadcasts into the leading ones.
-LEADING = {"mask", "offset", "key_lengths", "sink"}
+LEADING = {"mask", "offset", "key_lengths", "sink", "t_mask", "t_sink"}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +72,7 @@ def test_arrays_of_no_axis(entry, keyword):
     call, keywords = getattr(_core, entry), ENTRIES[entry]
     call(**keywords)
     changed = keywords | {keyword: np.zeros((), keywords[keyword].dtype)}
-    of_gradient = keyword == "mask" and entry.endswith("backward")  # which has its shape
+    of_gradient = keyword == "mask" and "backward" in entry  # which has its shape
     if keyword in LEADING and not of_gradient:
         call(**changed)
     else:

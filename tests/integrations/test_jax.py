@@ -381,6 +381,11 @@ def test_sharded_batches_and_several_computations_at_once():
         np.testing.assert_allclose(value, (out * out).sum(), rtol=1e-5)
         np.testing.assert_allclose(d_x, found.query + found.key + found.value, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(d_bias, found.mask, rtol=1e-4, atol=1e-4)
+        whole = lambda bias: (fj.attention(x, x, x, mask=bias, causal=True) ** 2).sum()
+        moves = jax.grad(lambda bias: sharded(x, bias)), jax.grad(whole)
+        move = lambda f: jax.jit(lambda b: jax.jvp(f, (b,), (b[::-1],))[1])(bias)
+        ours, wanted = map(move, moves)
+        np.testing.assert_allclose(ours, wanted, rtol=1e-3, atol=1e-3)
         call = jax.jit(fj.attention)
         wanted, wrong = np.asarray(call(x, x, x)), []
         def work():
@@ -392,6 +397,23 @@ def test_sharded_batches_and_several_computations_at_once():
         print(wrong, jax.device_count())
     """
     assert output_of(code).split() == ["[]", "2"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc tells of threads")
+@pytest.mark.parametrize("of_xla", [1, 2])
+def test_threads_are_those_of_foveate_and_no_more_than_xla_has(of_xla):
+    code = f"""
+        import os
+        os.environ["NPROC"] = "{of_xla}"
+        import jax, jax.numpy as jnp, numpy as np, foveate as fv, foveate.jax as fj
+        fv.set_num_threads(2)
+        x = np.ones((1, 16, 512, 64), np.float32)
+        for _ in range(3): jax.jit(lambda x: jnp.sin(x) @ x.mT)(x).block_until_ready()
+        before = len(os.listdir("/proc/self/task"))
+        jax.jit(fj.attention)(x, x, x).block_until_ready()
+        print(len(os.listdir("/proc/self/task")) - before)  # helpers that foveate has started
+    """
+    assert output_of(code).split() == [str(of_xla - 1)]
 
 
 # ---- dot_product_attention ----------------------------------------------------------------------

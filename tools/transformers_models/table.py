@@ -132,7 +132,16 @@ def write(results: Path, page: Path) -> None:
     )
 
 
+# What a result does not tell.
+_NOTES = {
+    "bridgetower": "its outputs are equal; it returns weights for which it does not ask its layers, "
+    "and gets none from foveate: attention_weights does",
+}
+
+
 def _why(x: dict[str, Any]) -> str:
+    if x["kind"] in _NOTES:
+        return _NOTES[x["kind"]]
     text = x.get("why") or f"by {x.get('apart'):.1g}, where sdpa differs by {x.get('sdpa')}"
     return (
         " ".join(str(text).split()).replace("|", "/").replace("<", "&lt;").replace("{", "(")[:110]

@@ -41,14 +41,17 @@ class QuerySum {
     finite_ = carver.take(blocks.rows * columns * arithmetic_.cell_size);
     row_ = carver.take<T>(columns);
   }
-  void add(const char* cells, int64_t stride, int64_t low, int64_t high, const BlockRows<T>& rows, const Summands& of,
-           const SeenCells& seen, T* to) noexcept {
-    const int64_t count = rows.count();
+  // keys: of the tile; among: the rows of the block that may see them, from the first of a panel.
+  void add(const char* cells, int64_t stride, Interval keys, Interval among, const BlockRows<T>& rows,
+           const Summands& of, const SeenCells& seen, T* to) noexcept {
+    const int64_t count = rows.count(), low = keys.low, high = keys.high;
     if (!of.finite)
       for (int64_t first = 0; first < count; first += width_)
         of.load(arithmetic_, int(first / width_), width_, int32_t(std::min(width_, count - first)), true, finite_);
-    arithmetic_.query_sum(cells + low * stride * arithmetic_.cell_size, stride, high - low, count,
-                          of.finite ? of.data : finite_, of.columns, to + low * of.columns);
+    const char* const summands = of.finite ? of.data : finite_;
+    arithmetic_.query_sum(cells + (low * stride + among.low) * arithmetic_.cell_size, stride, high - low,
+                          among.high - among.low, summands + among.low * of.columns * arithmetic_.cell_size, of.columns,
+                          to + low * of.columns);
     if (of.finite) return;
     for (int64_t q = 0; q < count; ++q) {
       rows.load_row(of.rows[q], of.operand, of.size, row_);

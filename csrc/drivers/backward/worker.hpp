@@ -260,11 +260,28 @@ class BackwardWorker {
         clear(cells, p, std::max(low, scored[p].high), high);
       }
     }
-    if (p_.d_value && !p_.advantage)
-      query_sum_.add(weights_, stride_, low, high, rows_, rows_.d_out(), seen,
-                     sums.value + place * padded(plan_, p_.value_size));
-    if (p_.d_key && !plan_.scoring.gradients)
-      query_sum_.add(d_scores_, stride_, low, high, rows_, rows_.query(), seen, d_key);
+    const auto add = [&](Interval keys, Interval rows) {
+      if (p_.d_value && !p_.advantage)
+        query_sum_.add(weights_, stride_, keys, rows, rows_, rows_.d_out(), seen,
+                       sums.value + place * padded(plan_, p_.value_size));
+      if (p_.d_key && !plan_.scoring.gradients)
+        query_sum_.add(d_scores_, stride_, keys, rows, rows_, rows_.query(), seen, d_key);
+    };
+    if (!plan_.apart) return add({low, high}, {0, rows_.count()});
+    // Keys that the same panels see, with the rows from the first of these to the last: the weights of others are 0.
+    for (int64_t next; low < high; low = next) {
+      int first = -1, last = -1;
+      next = high;
+      for (int p = 0; p < block_.panels(); ++p) {
+        const bool sees = scored[p].low <= low && low < scored[p].high;
+        if (scored[p].low > low) next = std::min(next, scored[p].low);
+        if (!sees) continue;
+        next = std::min(next, scored[p].high);
+        if (first < 0) first = p;
+        last = p;
+      }
+      if (first >= 0) add({low, next}, {first * width_, std::min((last + 1) * width_, rows_.count())});
+    }
   }
 
   char* cell(char* cells, int64_t key, int p) const {

@@ -179,6 +179,14 @@ Prefetch QueryBlock::ahead_of_panel(const Operand& x, int64_t columns, int p, bo
   return ahead;
 }
 
+Prefetch QueryBlock::next_tile_of(const Operand& x, int64_t columns, int p) const {
+  Prefetch ahead{};
+  const int64_t rows = plan_.narrow() ? 0 : next_tile_.count;
+  add_ahead(ahead, x, batch_, next_tile_.first + rows * p / count_, rows * (p + 1) / count_ - rows * p / count_,
+            columns);
+  return ahead;
+}
+
 Prefetch QueryBlock::ahead(const Operand& x, int64_t columns, int p, bool keys) {
   if (plan_.narrow()) return ahead_of_panel(x, columns, p, keys);
   const Problem& problem = plan_.problem;

@@ -95,6 +95,8 @@ class QueryBlock {
   }
   LoadedRows values_as_keys(int64_t begin) noexcept;  // as an inner product takes keys
   Prefetch values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
+  // Panel p's share of an operand like the keys or the values, in the next tile of all panels.
+  Prefetch next_tile_of(const Operand&, int64_t columns, int p) const;
   Rows value_rows(int64_t begin) const;
   // The queries of a panel as the scores read them.
   const void* packed(int p) const { return queries_ + p * panel_bytes_; }

@@ -159,7 +159,7 @@ class MovingWorker : public BackwardWorker<T> {
       }
     }
     const auto add = [&](const char* cells, const BlockRows<T>& rows, const Summands& of, T* to) {
-      query_sum_.add(cells, stride_, low, high, rows, of, seen, to);
+      query_sum_.add(cells, stride_, {low, high}, {0, rows.count()}, rows, of, seen, to);
     };
     if (p_.d_value) {
       T* const d_value = sums.value + place * padded(plan_, p_.value_size);

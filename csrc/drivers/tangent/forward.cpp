@@ -93,10 +93,12 @@ class ForwardTangent : private Forward<T> {
       arithmetic.weighted_sum(cells, vectors, rows, count, p_.value_size, alpha, to, block_.partial(), ahead);
       if (careful) arithmetic.add_not_finite(cells, width, as_they_lie, count, p_.value_size, range.bits, to, width, 1);
     };
-    if (scored) add(moves_.tangents(), values, block_.value_rows(range.begin), alpha_, moved(p), Prefetch{});
+    if (scored)
+      add(moves_.tangents(), values, block_.value_rows(range.begin), alpha_, moved(p),
+          p_.answered ? block_.values_ahead(p) : Prefetch{});
     if (p_.t_value)
       add(weights, moves_.values(block_, range.begin, careful), moves_.value_rows(block_, range.begin),
-          scored ? ones_ : alpha_, moved(p), Prefetch{});
+          scored ? ones_ : alpha_, moved(p), block_.next_tile_of(p_.t_value, p_.value_size, p));
     if (!p_.answered) add(weights, values, block_.value_rows(range.begin), alpha_, output(p), block_.values_ahead(p));
   }
 

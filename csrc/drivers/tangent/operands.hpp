@@ -124,20 +124,20 @@ class TangentOperands {
   T* products(QueryBlock& block, int p, const KeyRange& s) noexcept {
     const int32_t vectors = block.vectors(p);
     const int64_t count = s.count(), cells = count * vectors * arithmetic_.lanes;
-    const auto product = [&](const void* panel, const LoadedRows& keys, T* to) {
-      plan_.scoring.scores(panel, vectors, keys, count, p_.head_size, nullptr, to, nullptr, block.partial(),
-                           Prefetch{});
+    const auto product = [&](const void* panel, const LoadedRows& keys, T* to, const Prefetch& ahead = {}) {
+      plan_.scoring.scores(panel, vectors, keys, count, p_.head_size, nullptr, to, nullptr, block.partial(), ahead);
     };
+    const auto ahead = [&] { return block.next_tile_of(p_.t_key, p_.head_size, p); };
     if (!inner_ && (p_.t_query || p_.t_key)) {
       plan_.scoring.tangents(block.packed(p), panel(p), vectors, block.keys(s.begin), keys(block, s.begin), count,
                              p_.head_size, plan_.factors, tangents_);
     } else if (p_.t_query) {
       product(panel(p), block.keys(s.begin), tangents_);
       if (!p_.t_key) return nullptr;
-      product(block.packed(p), keys(block, s.begin), more_);
+      product(block.packed(p), keys(block, s.begin), more_, ahead());
       return more_;
     } else if (p_.t_key) {
-      product(block.packed(p), keys(block, s.begin), tangents_);
+      product(block.packed(p), keys(block, s.begin), tangents_, ahead());
     } else {
       std::fill_n(tangents_, cells, T(0));
     }

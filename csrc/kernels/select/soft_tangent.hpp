@@ -8,7 +8,7 @@ namespace foveate::FOVEATE_ISA {
 namespace {
 
 // t = factor (tangents + more), where there is more. Vector after vector of queries: two sums in four chains are enough.
-template <class T, int vectors, bool scaled, bool two>
+template <class T, int vectors>
 [[gnu::noinline]] void soft_tangent_tile(T* scores, T* tangents, const T* more, int64_t count, T scale, T factor,
                                          const T* top, T* m, T* l, T* d, T* alpha) {
   constexpr int width = vectors * lanes<T>, chains = 4;
@@ -21,9 +21,9 @@ template <class T, int vectors, bool scaled, bool two>
     const auto add = [&](int c, int64_t j) INLINED {
       const int64_t cell = j * width + v * lanes<T>;
       const Vec<T> score = load(scores + cell);
-      const Vec<T> weight = exp2<T>(in_base_2<scaled, T>(score - largest, scale));
+      const Vec<T> weight = exp2<T>((score - largest) * scale);
       Vec<T> tangent = load(tangents + cell);
-      if constexpr (two) tangent += load(more + cell);
+      if (more) tangent += load(more + cell);
       tangent *= factor;
       const Vec<T> product = score == lowest ? Vec<T>{} : weight * tangent;
       sum[c] += weight;
@@ -46,9 +46,7 @@ template <class T>
 void soft_tangent(T* scores, T* tangents, const T* more, int32_t vectors, int64_t count, double scale, double factor,
                   const T* top, T* m, T* l, T*, T* d, T*, T* alpha) {
   by_width(vectors, [&](auto v) {
-    const auto plain = more ? soft_tangent_tile<T, v, false, true> : soft_tangent_tile<T, v, false, false>;
-    const auto scaled = more ? soft_tangent_tile<T, v, true, true> : soft_tangent_tile<T, v, true, false>;
-    (scale == 1 ? plain : scaled)(scores, tangents, more, count, T(scale), T(factor), top, m, l, d, alpha);
+    soft_tangent_tile<T, v>(scores, tangents, more, count, T(scale), T(factor), top, m, l, d, alpha);
   });
 }
 

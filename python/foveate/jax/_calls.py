@@ -145,19 +145,22 @@ def attend(problem: Problem, operands: dict[str, Any], learns: bool = False) -> 
 
 
 def move(
-    problem: Problem, operands: dict[str, Any], tangents: dict[str, Any], with_lse: bool
+    problem: Problem,
+    operands: dict[str, Any],
+    output: Any,
+    tangents: dict[str, Any],
+    with_lse: bool,
 ) -> tuple[Any, ...]:
-    """Compute how output and lse move with these operands, as `attend` has them to learn."""
+    """Compute how output and lse move with these operands; the output is as `attend` has it."""
     lead, rows = problem.whole_lead(operands), problem.rows_of(operands["query"].shape)
     dtype = wide(operands["value"].dtype)
-    output = (problem.output_shape(operands), dtype)
-    results = [output, output]
+    results = [(problem.output_shape(operands), dtype)]
     if with_lse:
         results.append((problem.of_rows(lead, rows), dtype))
-    names = (*problem.names, *(name for name in BEHIND if name in tangents))
+    given = {**operands, "output": output, **tangents}
+    names = (*problem.names, *(name for name in BEHIND if name in given and name not in operands))
     wanted = _WITH_LSE if with_lse else 0
-    given = {**operands, **tangents}
-    return _call("foveate_attention_jvp", problem, names, given, wanted, results)[1:]
+    return _call("foveate_attention_tangent", problem, names, given, wanted, results)
 
 
 def differentiate(

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.custom_derivatives import SymbolicZero
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -52,7 +51,7 @@ def _learning_jvp(problem: Problem, primals: Any, tangents: Any) -> tuple[Any, A
         kind = Linear(_Tangent(problem, learned).move, _Gradients(problem, learned).pull_back)
         residuals = (*(operands[name] for name in problem.names), *outputs, parts)
         moved = linear(kind, residuals, [moves[name] for name in learned])
-    return (*outputs, parts), (*moved, np.zeros(parts.shape, jax.dtypes.float0))
+    return (*outputs, parts), (*moved, zero_from_primal(parts, symbolic_zeros=True))
 
 
 def _rounded(outputs: Sequence[Any], operands: Operands) -> tuple[Any, ...]:
@@ -101,7 +100,8 @@ def _moved(
     if missing := _without_tangents(problem, learned):
         message = f"{problem.caller}: got forward mode for {missing}, wanted reverse mode"
         return tuple(_refused_p.bind(x, message=message) for x in answers)
-    return move(problem, operands, _named("t_", learned, tangents), problem.return_lse)
+    own = _named("t_", learned, tangents)
+    return move(problem, operands, answers[0], own, problem.return_lse)
 
 
 def _moved_jvp(kind: _Tangent, primals: Any, moves: Any) -> tuple[Any, Any]:
@@ -231,7 +231,7 @@ def _bent(
 ) -> Operands:
     """Compute how gradients move along tangents of the operands and of the cotangents."""
     operands, answers = _with_cotangents(problem, residuals, cotangents)
-    t_output, t_lse = move(problem, operands, tangents, with_lse=True)
+    t_output, t_lse = move(problem, operands, answers["output"], tangents, with_lse=True)
     moved = {"t_output": t_output, "t_lse": t_lse, **of_cotangents}
     if "t_d_output" in moved:
         moved["t_d_output"] = moved["t_d_output"].astype(answers["d_output"].dtype)

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._functorch import config as _functorch_config
 
 from .. import _core
 from ._explain import Explanation, summary
-from ._kernels import FORMULAS, MultiHead, attend_by_formulas, trace_formulas
+from ._kernels import FORMULAS, MultiHead, attend_by_formulas
 from ._stable import MISSING
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
@@ -31,7 +32,7 @@ class _Overrides:
                 "torch 2.9 or later"
             )
         heads = {key: MultiHead(key) for key in ("CPU", "NestedTensorCPU")}
-        FORMULAS.py_impl(_COMPOSITE)(trace_formulas)
+        FORMULAS.py_impl(_COMPOSITE)(attend_by_formulas)  # for tracers
         self.library = torch.library.Library("aten", "IMPL")
         for key in _KEYS:
             self.library.impl("_scaled_dot_product_attention_math", attend_by_formulas, key)
@@ -39,9 +40,13 @@ class _Overrides:
             self.library.impl("_native_multi_head_attention", kernel, key)
         self.fused = _core.torch_install()
         FORMULAS._dispatch_cache.clear()
+        # What it keeps is found by what a function calls, not by what became of that.
+        self.cache = _functorch_config.enable_autograd_cache
+        _functorch_config.enable_autograd_cache = False
 
     def remove(self) -> None:
         """Give torch's operators their own kernels back."""
+        _functorch_config.enable_autograd_cache = self.cache
         _core.torch_remove(self.fused)
         self.library._destroy()
         del FORMULAS.py_kernels[_COMPOSITE]
@@ -94,13 +99,16 @@ def activate() -> None:
     dropout, masks that learn, tensors without an axis of heads), runs in `foveate::attention`. The
     fast path of `torch.nn.MultiheadAttention` and `TransformerEncoderLayer` in evaluation does too.
 
-    Left to torch are: weights that are wanted (`need_weights`); derivatives of forward mode, and
+    Left to torch are: gradients of fewer than 64 queries without a mask, where its kernel is the
+    faster one; weights that are wanted (`need_weights`); derivatives of forward mode, and
     what `torch.nn.attention.sdpa_kernel` keeps from the fused kernel, as for gradients of second
-    order; nested tensors outside of that fast path; in graphs that are compiled or exported, what
-    torch computes by formulas there. A graph of torch's cache, or one that was compiled before,
-    shows no such calls any more, and `torch.nn.MultiheadAttention` makes weights without a function
-    that could be seen, in training with `need_weights`. Code in C++ that was compiled with torch's
-    AOTInductor calls torch's kernels directly.
+    order; nested tensors outside of that fast path; formulas in programs that are exported, which
+    are to run without foveate too. A graph that was compiled before shows no formulas any more, and
+    one that was compiled meanwhile keeps foveate's operator in their place:
+    `torch.compiler.reset()` makes both anew. `torch.nn.MultiheadAttention` makes weights without a
+    function that could be seen, in training with `need_weights`. Code in C++ that was compiled with
+    torch's AOTInductor calls torch's kernels directly. The cache of `torch.compile` for the graphs
+    of autograd, which does not ask who computes attention, is not used meanwhile.
 
     Torch's dispatcher, which this changes, is not made to be changed while another thread calls the
     operators that change: activate before there are such threads. Calls from any number of threads
@@ -111,6 +119,7 @@ def activate() -> None:
     >>> import torch, foveate.torch as ft
     >>> attend = torch.nn.functional.scaled_dot_product_attention
     >>> query = torch.zeros(1, 2, 3, 4)
+    >>> before = ft.explain(reset=True)
     >>> with ft.activated():
     ...     output = attend(query, query, query, is_causal=True)
     >>> ft.explain(reset=True)

@@ -79,7 +79,10 @@ def tangent_of(answers: Any, moving: Parts, stated: Sequence[Any]) -> tuple[Tens
 def second_of(
     signals: Sequence[Any], moved: Any, moving: Parts, flags: Parts, stated: Sequence[Any]
 ) -> Parts:
-    """Return S, for what is flagged; `moved` is T, before it is rounded."""
+    """Return S, for what is flagged.
+
+    `moved` is T, before it is rounded, and how d_output and d_lse move, whose share is B of that.
+    """
     if moving["factors"] is not None or flags["factors"]:
         points = Points(stated)
         signals = *signals[:2], *points.answers(signals[2:])
@@ -125,7 +128,7 @@ def pull_back_gradients(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
     of_stated: Parts = {}
     if any(flags.values()):
         signals = d_output, d_lse, *answers
-        of_stated = second_of(signals, (whole, t_lse), moving, flags, stated)
+        of_stated = second_of(signals, (whole, t_lse, None, None), moving, flags, stated)
     return (of_output, of_lse, None, None, None, *_placed(of_stated, len(stated)))
 
 
@@ -136,20 +139,21 @@ def push_gradients(ctx: Any, *tangents: Any) -> tuple[Any, ...]:
     moving, flags = _of_learned(tangents[5:]), dict(zip(LEARNED, inputs[4], strict=True))
     moves = any(x is not None for x in moving.values())
     check(forward_refused, inputs[5:], moving, flags if moves else {})
-    parts: list[Parts] = []
+    names = [name for name in flags if flags[name]]
     with at_levels_below():
         inputs = as_below(inputs)
         signals, stated = inputs[:4], inputs[5:]
-        if t_output is not None or t_lse is not None:
-            own = torch.zeros_like(signals[0]) if t_output is None else t_output
-            parts.append(gradients_of((own, t_lse, *signals[2:]), flags, stated))
         if moves:
-            _, lse, whole = tangent_of(signals[2:], moving, stated)
-            parts.append(second_of(signals, (whole, lse), moving, flags, stated))
-        names = [name for name in flags if flags[name]]
-        if not parts:
-            return (None,) * len(names)
-        return tuple(sum(x[name] for x in parts[1:]) + parts[0][name] for name in names)
+            whole, lse = tangents[2:4]
+            if whole is None or lse is None:  # as of 16 bits, before they were rounded
+                _, lse, whole = tangent_of(signals[2:], moving, stated)
+            found = second_of(signals, (whole, lse, t_output, t_lse), moving, flags, stated)
+        elif t_output is not None or t_lse is not None:
+            t_output = torch.zeros_like(signals[0]) if t_output is None else t_output
+            found = gradients_of((t_output, t_lse, *signals[2:]), flags, stated)
+        else:
+            found = {}
+        return tuple(found.get(name) for name in names)
 
 
 def keep_tangent(ctx: Any, inputs: tuple[Any, ...], outputs: Any) -> None:
@@ -185,7 +189,7 @@ def pull_back_tangent(ctx: Any, d_output: Any, d_lse: Any, _: Any) -> tuple[Any,
     flags, of_stated = _flags(needed), {}
     if any(flags.values()):
         check(second_refused, stated, flags)
-        moved = accumulated if is_narrow(t_output) else t_output, t_lse
+        moved = accumulated if is_narrow(t_output) else t_output, t_lse, None, None
         of_stated = second_of(signals, moved, moving, flags, stated)
     of_taken = [of_tangents.get(name) for name in TAKEN]
     return (None, None, *of_taken, *_placed(of_stated, len(stated)))

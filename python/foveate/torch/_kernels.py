@@ -7,8 +7,6 @@ module for multi-head attention. What these leave to torch is counted with the r
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
@@ -26,7 +24,7 @@ FORMULAS = torch.ops.aten._scaled_dot_product_attention_math.default
 HEADS = torch.ops.aten._native_multi_head_attention.default
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-_TRACED = "traced by torch.compile or torch.export: torch's formulas are in the graph"
+_TRACED = "traced for a graph that is not torch.compile's: torch's formulas are in it"
 
 
 def attend_by_formulas(
@@ -54,7 +52,8 @@ def attend_by_formulas(
         except (TypeError, ValueError) as error:
             reason = f"foveate: {error}"
         else:
-            ran("attention by formulas")
+            is_traced = isinstance(query, _TRACED_TENSORS)
+            ran(f"attention by formulas{', traced into a graph' if is_traced else ''}")
             return output, query.new_empty(0)
     if query.is_cpu:
         left(reason)
@@ -64,23 +63,13 @@ def attend_by_formulas(
     return answer
 
 
-def trace_formulas(*arguments: Any, **options: Any) -> Any:
-    """Be what a tracer puts in place of the operator."""
-    left(_TRACED)
-    return FORMULAS._op_dk(_COMPOSITE, *arguments, **options)
+_TRACED_TENSORS = (FakeTensor, FunctionalTensor)
 
 
 def _reason(
     query: Tensor, tensors: tuple[Tensor | None, ...], dropped: Tensor | None
 ) -> str | None:
     """Say why torch is to compute a call after all."""
-    for x in tensors:
-        if isinstance(x, (FakeTensor, FunctionalTensor)):
-            return _TRACED
-        if x is not None and type(x) is not Tensor and type(x) is not Parameter:
-            return f"tensors of the class {type(x).__name__}"
-    if torch.compiler.is_compiling():
-        return _TRACED
     if query.is_nested:
         return "nested tensors"
     if torch._C._are_functorch_transforms_active():
@@ -91,6 +80,13 @@ def _reason(
         return "fused attention is disabled, as by torch.nn.attention.sdpa_kernel"
     if dropped is not None:
         return "a mask of what is dropped"
+    for x in tensors:
+        if isinstance(x, _TRACED_TENSORS):
+            # A program that is exported is to run where there is no foveate.
+            if torch.compiler.is_exporting() or not torch.compiler.is_compiling():
+                return _TRACED
+        elif x is not None and type(x) is not Tensor and type(x) is not Parameter:
+            return f"tensors of the class {type(x).__name__}"
     return None
 
 

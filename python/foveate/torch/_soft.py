@@ -13,7 +13,7 @@ from .. import _core
 from .._attention.problem import Answers, Problem, attend_by_dot
 from .._inputs.arrays import sum_to
 from .._inputs.reach import Reach
-from . import _tangents  # noqa: F401  (registers further operators)
+from . import _quick, _tangents  # noqa: F401  (registers further operators)
 from ._chain import LEARNED, pull_back_gradients, push_answers, push_gradients
 from ._derivatives import below_autograd, learns
 from ._operator import TAGS, Operator, library, register
@@ -186,11 +186,13 @@ def _fake_plain(
 
 
 torch.library.register_fake("foveate::attention_plain", _fake_plain, lib=library)
-library.impl("attention_plain", torch.library.fallthrough_kernel, "Autograd")
+for _name in ("attention_plain", *_quick.NAMES):
+    library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 if MISSING is None:
     _core.torch_install_own()
 else:
     library.impl("attention_plain", _plain, "CPU")
+    _quick.implement()
 
 
 def _inference(*arguments: Any) -> list[Tensor]:

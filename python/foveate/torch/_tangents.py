@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,9 +87,14 @@ register(
 
 # --- of the gradients -----------------------------------------------------------------------------
 
+# The axes behind the leading ones of the eight tensors that stand first.
+_AXES = (2, 1, 2, 2, 2, 2, 2, 1)
+_BEFORE = len(_AXES)
+
 library.define(
     f"attention_backward_jvp(Tensor d_output, Tensor? d_lse, {_ANSWERS}, Tensor t_output, "
-    f"Tensor t_lse, {_TANGENTS}, bool[] wanted, {ARGUMENTS}) -> Tensor[]",
+    f"Tensor t_lse, Tensor? t_d_output, Tensor? t_d_lse, {_TANGENTS}, bool[] wanted, {ARGUMENTS}) "
+    "-> Tensor[]",
     tags=TAGS,
 )
 
@@ -98,10 +104,13 @@ def _second(*arguments: Any) -> list[Tensor]:
     check(second_refused, stated, dict.fromkeys(wanted, True))
     backward = backward_of(*stated)
     wide = backward.problem.wide
-    given = (None if x is None else as_array("", x) for x in arguments[:6])
-    d_output, d_lse, output, lse, t_output, t_lse = given
-    answers: Any = output, lse, d_output, None if d_lse is None else d_lse.astype(wide, copy=False)
-    along: Any = t_output, t_lse[..., 0].astype(wide), None, None  # type: ignore[index]
+    given: Any = (None if x is None else as_array("", x) for x in arguments[:_BEFORE])
+    d_output, d_lse, output, lse, t_output, t_lse, t_d_output, t_d_lse = given
+    d_lse, t_d_lse = (None if x is None else x.astype(wide, copy=False) for x in (d_lse, t_d_lse))
+    if d_lse is None and t_d_lse is not None:
+        d_lse = np.zeros_like(t_d_lse)
+    answers: Any = output, lse, d_output, d_lse
+    along: Any = t_output, t_lse[..., 0].astype(wide), t_d_output, t_d_lse
     names = names_of_gradients(wanted)
     outputs = backward.outputs(names)
     with threads_of_torch:
@@ -118,16 +127,16 @@ def _fake_second(*arguments: Any) -> list[Tensor]:
 
 def _split(arguments: tuple[Any, ...]) -> tuple[Any, list[str], Any]:
     """Split the arguments behind those of answers: tangents, names of what is wanted, a problem."""
-    flags, stated = arguments[6 + _COUNT], arguments[7 + _COUNT :]
-    wanted = [name for name, flag in zip(LEARNED, flags, strict=True) if flag]
-    return arguments[6 : 6 + _COUNT], wanted, stated
+    after = _BEFORE + _COUNT
+    wanted = [name for name, flag in zip(LEARNED, arguments[after], strict=True) if flag]
+    return arguments[_BEFORE:after], wanted, arguments[after + 1 :]
 
 
 register(
     "attention_backward_jvp",
     _second,
     _fake_second,
-    partial(along_leading_axes, names=NAMES, before=(2, 1, 2, 2, 2, 2, *TAKEN), learned=LEARNED),
+    partial(along_leading_axes, names=NAMES, before=(*_AXES, *TAKEN), learned=LEARNED),
     refuse_third,
     None,
     refuse_third,

@@ -175,6 +175,7 @@ def test_answers_loss_and_gradients(make):
         scale = float(other.abs().max()) + 1e-3
         torch.testing.assert_close(one, other, rtol=0, atol=2e-5 * scale)
     counts = {**explained.here}
-    counts.pop("its gradients", None)
+    gradients = counts.pop("its gradients", 0) + sum(explained.left.values())
     assert sum(counts.values()) == 2 * attentions
-    assert not explained.left
+    assert gradients == attentions - counts.get("attention by formulas", 0) // 2
+    assert all("fewer than 64 queries" in reason for reason in explained.left)

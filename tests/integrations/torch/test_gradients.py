@@ -250,3 +250,46 @@ def test_checkpoints():
         found.append(torch.autograd.grad(output.square().sum(), inputs))
     for x, y in zip(*found, strict=True):
         assert torch.equal(x, y)
+
+
+# --- the short way of a plain call ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_short_way_is_that_of_the_operators(causal, monkeypatch):
+    """The same bits, also where torch is too old for the kernels, and where something looks on."""
+    from foveate.torch import _quick
+
+    for size in (4, 3):
+        inputs = inputs_of(5, 5)
+        inputs[2] = leaf(normal(3, (2, 5, size), np.float32))
+        d = tensor(normal(4, (2, 5, size), np.float32))
+        output = ft.attention(*inputs, causal=causal)
+        assert "Plain" in output.grad_fn.name()
+        found = [output, *torch.autograd.grad(output, inputs, d)]
+        others = []
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            others.append(ft.attention(*inputs, causal=causal))
+        assert any(x.name == "foveate::attention" for x in profile.events())
+        monkeypatch.setattr(_quick, "_to_learn", _quick._attend)
+        monkeypatch.setattr(_quick, "_gradients", _quick._backward)
+        others.append(ft.attention(*inputs, causal=causal))
+        monkeypatch.undo()
+        for x in others:
+            for y, z in zip(found, (x, *torch.autograd.grad(x, inputs, d)), strict=True):
+                assert torch.equal(y, z)
+
+
+def test_a_backward_pass_of_the_short_way_under_vmap():
+    inputs = inputs_of()
+    output = ft.attention(*inputs)
+    d = tensor(normal(4, (3, 2, 3, 4), np.float32))
+
+    def pull(d: Any) -> Any:
+        return torch.autograd.grad(output, inputs, d, retain_graph=True)
+
+    wanted = [torch.stack(x) for x in zip(*map(pull, d), strict=True)]
+    batched = torch.autograd.grad(output, inputs, d, retain_graph=True, is_grads_batched=True)
+    for found in (torch.func.vmap(pull)(d), batched):
+        for x, y in zip(found, wanted, strict=True):
+            assert torch.equal(x, y)

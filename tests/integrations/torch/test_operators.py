@@ -57,6 +57,40 @@ def opcheck(operator: Any, arguments: Any) -> None:
     assert set(found.values()) == {"SUCCESS"}
 
 
+HEADS_OF_ROWS = [tensor(normal(n, (2, 5, 3, 4), np.float32)).transpose(1, 2) for n in range(3)]
+PLAIN: dict[str, Any] = {
+    "values of another size": (*operands(learn=False), 0.3),
+    "heads of rows": (*HEADS_OF_ROWS, None, None, True),
+    "half a head": (*HEADS_OF_ROWS[:2], HEADS_OF_ROWS[2][..., :3]),
+    "shared keys": (HEADS_OF_ROWS[0], *(x[:, :1] for x in HEADS_OF_ROWS[1:])),
+    "grouped heads": [tensor(normal(n, (2, 2, heads, rows, 4), np.float32))
+                      for n, (heads, rows) in enumerate([(3, 1), (1, 5), (1, 5)])],
+    "a mask of more axes": (*operands(learn=False), None, torch.ones(3, 2, 3, 5).tril()),
+    "16 bits": (*operands(np.float16, learn=False), None, torch.ones(3, 5).tril() > 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_is_attention_and_the_same_in_python(name):
+    query, key, value, *rest = PLAIN[name]
+    scale, mask, causal = (*rest, None, None, False)[:3] if len(rest) < 3 else rest
+    ours = operators.attention_plain(query, key, value, scale, mask, causal)
+    reach = {"mask": mask, "right": 0 if causal else None}
+    (other,) = operators.attention_inference(query, key, value, scale, **reach)
+    python = ft._soft._plain(query, key, value, scale, mask, causal)  # where torch is too old
+    for same in (other, python):
+        assert torch.equal(ours, same)
+        assert ours.stride() == same.stride()
+
+
+def test_plain_leaves_refusals_to_python():
+    query, key, value = operands(learn=False)
+    with pytest.raises(RuntimeError, match="key"):
+        operators.attention_plain(query, key[..., :3], value)
+    with pytest.raises(ValueError, match=r"^key: got"):
+        ft.attention(query, key[..., :3], value)
+
+
 # torch looks at the gradients of what may be no leaf
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 class TestOpcheck:
@@ -86,6 +120,10 @@ class TestOpcheck:
                  for x, y in (AFTER | STATED[name]()).items()}  # fmt: skip
         opcheck(operators.attention_inference, (*operands(learn=False), *after.values(), with_lse))
 
+    @pytest.mark.parametrize("name", PLAIN)
+    def test_plain(self, name):
+        opcheck(operators.attention_plain, PLAIN[name])
+
     @pytest.mark.parametrize("name", ["plain", "reach, sink", "tanh", "dropout", "local"])
     def test_attention_backward(self, name):
         after = {x: y.detach() if isinstance(y, torch.Tensor) else y
@@ -111,7 +149,10 @@ class TestOpcheck:
         wanted = [True] * 3 + [False] + [x is not None for x in own[3:]] + [False] * 2
         for d_lse in (None, torch.ones_like(lse[..., 0])):
             given = (torch.ones_like(output), d_lse, output, lse, t_output, t_lse)
-            opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
+            for moves in ((None, None), (t_output, d_lse)):
+                opcheck(
+                    operators.attention_backward_jvp, (*given, *moves, *moving, wanted, *stated)
+                )
 
     def test_tangents_of_16_bits(self):
         stated = operands(np.float16, learn=False)
@@ -121,7 +162,7 @@ class TestOpcheck:
         assert (t_output.dtype, t_whole.dtype) == (torch.float16, torch.float32)
         opcheck(operators.attention_jvp, (whole, lse, *moving, *stated))
         wanted = [True] * 3 + [False] * 5
-        given = (output, None, whole, lse, t_whole, t_lse)
+        given = (output, None, whole, lse, t_whole, t_lse, output, None)
         opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
 
     @pytest.mark.parametrize("name", ["plain", "bool mask", "float mask", "tanh"])

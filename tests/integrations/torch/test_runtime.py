@@ -120,11 +120,11 @@ def counts(monkeypatch):
 
 
 def uses() -> list[Any]:
-    """Every operator, and its gradients."""
+    """Every operator that calls the extension from Python, and its gradients."""
     inputs = [x.detach().requires_grad_() for x in INPUTS]
-    ft.attention(*INPUTS)
+    ft.attention(*INPUTS, softcap=9.0)
     ft.attention(*INPUTS, causal=True, offset=0, return_lse=True)
-    ft.attention(*inputs).sum().backward()
+    ft.attention(*inputs, softcap=9.0).sum().backward()
     drawn = ft.hard_attention(*inputs)
     (drawn.output.sum() + drawn.log_prob.sum()).backward()
     ft.local_attention(*inputs, half_width=2, sigma=1.0).sum().backward()
