@@ -134,7 +134,7 @@ def write(results: Path, page: Path) -> None:
 
 # What a result does not tell.
 _NOTES = {
-    "bridgetower": "its outputs are equal; it returns weights for which it does not ask its layers, "
+    "bridgetower": "its outputs are equal; it returns weights that it does not ask its layers for, "
     "and gets none from foveate: attention_weights does",
 }
 
