@@ -1,8 +1,9 @@
 """Models of Hugging Face transformers: attn_implementation="foveate" beside "sdpa" and "eager".
 
 What is counted is tokens: of MiniLM those of the sentences, without padding, of a Llama those that
-are generated behind 4,096 others. "attention" is that of one layer alone, as the model calls it;
-"model" is all of it. Weights are random, which changes no time.
+are generated behind 4,096 others, with a cache that grows or a static one. "attention" is that of
+one layer alone, as the model calls it, "weights" the same with output_attentions, and "model" is
+all of it. Parameters are random, which changes no time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from foveate._cli.contenders import FOVEATE, Contender, Prepared, need
+from foveate._cli.contenders import FOVEATE, Contender, Prepared, UnavailableError, need
 from numpy.typing import NDArray
 
 from kinds.dot_products import torch_on
@@ -49,6 +50,7 @@ class Tokens:
     shortest: int = 0  # sentence, where there is padding
     generated: int = 1  # tokens
     cache: str = "dynamic"
+    weights: bool = False  # of the attention, beside its output
     dtype: ClassVar[str] = "float32"
     unit: ClassVar[str] = "tokens"
 
@@ -70,7 +72,7 @@ class Tokens:
         return 1.0
 
     def goal_on(self, threads: int) -> float | None:
-        del threads  # ahead of every peer
+        del threads  # ahead of every peer; with weights twice as fast
         return None
 
     def format_speed(self, speed: float) -> str:
@@ -86,6 +88,7 @@ def _minilm(part: str, **rest: Any) -> Tokens:
 WORKLOADS = (
     *(_minilm(part, shortest=24) for part in ("attention", "model")),
     *(_minilm(part) for part in ("attention", "model")),
+    Tokens("minilm-weights-8x512", "minilm", False, length=512, batch=8, weights=True),
     Tokens("llama-attention-4096", "llama", False, length=4096),
     Tokens("llama-model-4096", "llama", True, length=4096, generated=8),
     Tokens("llama-model-4096-static", "llama", True, length=4096, generated=8, cache="static"),
@@ -148,10 +151,18 @@ def attention_of(workload: Tokens, implementation: str) -> Callable[[], Any]:
         mask = interface(
             batch_size=1, q_length=1, kv_length=workload.length, q_offset=workload.length - 1
         )
+    if workload.weights and implementation == "sdpa":
+        raise UnavailableError("returns no weights")
     attend = modeling.ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
+    asked = {"output_attentions": True} if workload.weights else {}
     modules = (x for x in model_of(workload, implementation).modules() if hasattr(x, "scaling"))
     module = next(modules)
-    return lambda: attend(module, query, key, value, mask, scaling=size**-0.5)[0]
+
+    def call() -> Any:
+        output, weights = attend(module, query, key, value, mask, scaling=size**-0.5, **asked)
+        return (output, weights) if workload.weights else output
+
+    return call
 
 
 def minilm(workload: Tokens, implementation: str) -> Callable[[], Any]:
@@ -200,7 +211,10 @@ def prepare(implementation: str, workload: Tokens, data: None, threads: int) -> 
     call = torch.inference_mode()(make(workload, implementation))
 
     def to_array(output: Any) -> NDArray[Any]:
-        """Without what stands at padding, which means nothing."""
+        """Without what stands at padding, which means nothing; the weights beside the output."""
+        if isinstance(output, tuple):
+            output, weights = (x.flatten(2) for x in (output[0], output[1].transpose(1, 2)))
+            output = torch.cat([output, weights], dim=-1)
         if workload.model == "minilm":
             output = output.reshape(workload.batch, workload.length, -1)[valid_of(workload)]
         return np.asarray(output.reshape(-1, output.shape[-1]).numpy())

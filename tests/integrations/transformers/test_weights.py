@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
+from pathlib import Path
 
 import pytest
 from transformer_models import (
@@ -147,3 +150,35 @@ def test_a_compiled_model_returns_weights(torch, transformers):
         compiled = torch.compile(model, backend="eager")
         output = compiled(**inputs, use_cache=False, output_attentions=True)
     assert_equal({"attentions": output.attentions}, wanted, padding(torch, "left"))
+
+
+# --- real weights ---------------------------------------------------------------------------------
+
+REACTION = "CC(=O)O.OCC>>CC(=O)OCC.O"  # an ester of acetic acid and ethanol
+
+
+def test_rxnmapper_reads_the_same_attention(torch, transformers):
+    """It maps atoms by head 5 of layer 10 of an ALBERT whose layers share their parameters."""
+    found = importlib.util.find_spec("rxnmapper")
+    if found is None:
+        pytest.skip("rxnmapper carries the weights of its ALBERT, and is not installed")
+    path = Path(found.origin).parent / "models/transformers/albert_heads_8_uspto_all_1310k"
+    words = (path / "vocab.txt").read_text().splitlines()
+    tokens = re.findall(r"\[[^\]]+\]|Br|Cl|>>|[A-Za-z0-9().=#~+\-\\/:@?>*$%]", REACTION)
+    ids = [words.index(x) for x in ("[CLS]", *tokens, "[SEP]")]
+    assert words.index("[UNK]") not in ids
+    module, attentions = importlib.import_module("foveate.transformers"), {}
+    for implementation in ("eager", "foveate"):
+        model = transformers.AlbertModel.from_pretrained(path, attn_implementation=implementation)
+        with torch.no_grad():
+            attentions[implementation] = model.eval()(
+                torch.tensor([ids]), output_attentions=True
+            ).attentions
+    assert len(attentions["eager"]) == 12
+    for got, wanted in zip(attentions["foveate"], attentions["eager"], strict=True):
+        assert float((got - wanted).abs().max()) < 1e-5
+        assert torch.equal(got[0, 5].argmax(-1), wanted[0, 5].argmax(-1))
+    name = "encoder.albert_layer_groups.0.albert_layers.0.attention"
+    with torch.no_grad(), module.attention_weights(model, name) as found:
+        model(torch.tensor([ids]))
+    assert torch.equal(found[name][10], attentions["foveate"][10])
