@@ -312,6 +312,26 @@ def test_a_pullback_can_be_used_again():
     np.testing.assert_allclose(pullback(2 * output).query, 2 * one.query, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_keep_their_digits_next_to_the_softcap(dtype):
+    """1 - tanh^2 has none of them left where tanh is next to 1."""
+    query = np.array([[1.0]], dtype)
+    key = np.array([[6.0], [7.0], [7.5]], dtype)  # of the cap of 1: tanh is 1 - 1e-5 and less
+    value = np.array([[1.0], [2.0], [4.0]], dtype)
+    keywords = {"score": "dot", "softcap": 1.0}
+    _, pullback = fv.attention_vjp(query, key, value, **keywords)
+    got = pullback(np.ones((1, 1), dtype))
+    x = (query.astype(np.longdouble) @ key.T.astype(np.longdouble)).astype(np.longdouble)
+    weights = np.exp(np.tanh(x))
+    weights /= weights.sum(-1, keepdims=True)
+    d_weights = np.broadcast_to(value.T.astype(np.longdouble), x.shape)
+    d_x = weights * (d_weights - (weights * d_weights).sum(-1, keepdims=True)) / np.cosh(x) ** 2
+    # The weights are off by a few ulp, and so is the slope of each score; by 1 - tanh^2 it is 0.2.
+    tolerance = 64 * np.finfo(dtype).eps
+    np.testing.assert_allclose(got.query, d_x @ key, rtol=tolerance)
+    np.testing.assert_allclose(got.key, d_x.T @ query, rtol=tolerance)
+
+
 def test_bad_input():
     q, k, v = problem(5, 6)
     output, pullback = fv.attention_vjp(q, k, v)
