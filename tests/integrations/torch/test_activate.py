@@ -478,6 +478,8 @@ def test_in_a_forked_child_and_stopped_by_ctrl_c():
             os._exit(0 if torch.equal(attend(x, x, x), here) else 1)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         x = torch.randn(1, 64, 30_000, 64)
+        # a shell's background job starts with SIGINT ignored, and its children too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Timer(0.3, os.kill, (os.getpid(), {int(signal.SIGINT)})).start()
         try:
             attend(x, x, x)
