@@ -8,7 +8,7 @@ import math
 import pickle
 
 import pytest
-import torch.nn.functional as functional
+from torch_checks import torch
 from transformer_models import (
     GRADIENT_TOLERANCE,
     LENGTH,
@@ -18,6 +18,8 @@ from transformer_models import (
     difference,
     padding,
 )
+
+functional = torch.nn.functional
 
 SIZES = {
     "vocab_size": VOCABULARY,
