@@ -5,11 +5,14 @@ Only this module needs keras; the extra `keras` installs it.
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ._runtime.install import install
+from .scores import ScaledDot
 
 try:
     import keras
@@ -124,81 +127,72 @@ def activated() -> Iterator[None]:
             deactivate()
 
 
+@functools.cache
 def _of_backend() -> Any:
+    """Give what takes the place of Keras' function: what is missing is missed here."""
     backend = keras.backend.backend()
-    if backend == "jax":
-        from .jax import dot_product_attention  # noqa: F401  (missed here, and not in a model)
+    if backend not in ("jax", "torch"):
+        raise ValueError(f"backend: got {backend!r} of Keras, wanted 'jax' or 'torch'")
+    ours = importlib.import_module(f".{backend}", __package__)
+    attend, is_here = (_by_jax, _jax_is_here) if backend == "jax" else (_by_torch, _torch_is_here)
 
-        return _by_jax
-    if backend == "torch":
-        from .torch import attention  # noqa: F401
+    def dot_product_attention(
+        query: Any,
+        key: Any,
+        value: Any,
+        bias: Any = None,
+        mask: Any = None,
+        scale: Any = None,
+        is_causal: bool = False,
+        flash_attention: bool | None = None,
+        attn_logits_soft_cap: float | None = None,
+    ) -> Any:
+        operands = _of_one_dtype(query, key, value)
+        is_left = _is_left(flash_attention, attn_logits_soft_cap, *operands)
+        refused = bias is not None and mask is not None and backend == "torch"  # by Keras itself
+        if is_left or refused or not is_here(*operands):
+            others = (bias, mask, scale, is_causal, flash_attention, attn_logits_soft_cap)
+            return _before(*operands, *others)
+        query, key, value = operands
+        full = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+        if bias is not None:
+            bias = _of_four_axes(keras.ops.convert_to_tensor(bias, query.dtype), full)
+        if mask is not None:
+            mask = _of_four_axes(keras.ops.convert_to_tensor(mask, "bool"), full)
+        return attend(ours, query, key, value, bias, mask, scale, is_causal)
 
-        return _by_torch
-    raise ValueError(f"backend: got {backend!r} of Keras, wanted 'jax' or 'torch'")
+    return dot_product_attention
+
+
+def _jax_is_here(*_: Any) -> bool:
+    import jax
+
+    return bool(jax.default_backend() == "cpu")
+
+
+def _torch_is_here(*operands: Any) -> bool:
+    return all(x.device.type == "cpu" for x in operands)
 
 
 def _by_jax(
-    query: Any,
-    key: Any,
-    value: Any,
-    bias: Any = None,
-    mask: Any = None,
-    scale: Any = None,
-    is_causal: bool = False,
-    flash_attention: bool | None = None,
-    attn_logits_soft_cap: float | None = None,
+    ours: Any, query: Any, key: Any, value: Any, bias: Any, mask: Any, scale: Any, is_causal: bool
 ) -> Any:
-    import jax
-
-    from .jax import dot_product_attention
-
-    query, key, value = _of_one_dtype(query, key, value)
-    is_elsewhere = jax.default_backend() != "cpu"
-    if is_elsewhere or _is_left(flash_attention, attn_logits_soft_cap, query, key, value):
-        others = (bias, mask, scale, is_causal, flash_attention)
-        return _before(query, key, value, *others, attn_logits_soft_cap)
-    full = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
-    if bias is not None:
-        bias = _of_four_axes(keras.ops.convert_to_tensor(bias, query.dtype), full)
-    if mask is not None:
-        mask = _of_four_axes(keras.ops.convert_to_tensor(mask, "bool"), full)
-    return dot_product_attention(query, key, value, bias, mask, scale=scale, is_causal=is_causal)
+    return ours.dot_product_attention(
+        *(query, key, value, bias, mask), scale=scale, is_causal=is_causal
+    )
 
 
 def _by_torch(
-    query: Any,
-    key: Any,
-    value: Any,
-    bias: Any = None,
-    mask: Any = None,
-    scale: Any = None,
-    is_causal: bool = False,
-    flash_attention: bool | None = None,
-    attn_logits_soft_cap: float | None = None,
+    ours: Any, query: Any, key: Any, value: Any, bias: Any, mask: Any, scale: Any, is_causal: bool
 ) -> Any:
-    from .scores import ScaledDot
-    from .torch import attention
     from .torch._groups import group
 
-    query, key, value = _of_one_dtype(query, key, value)
-    is_elsewhere = any(x.device.type != "cpu" for x in (query, key, value))
-    is_both = bias is not None and mask is not None  # which Keras refuses
-    left = _is_left(flash_attention, attn_logits_soft_cap, query, key, value)
-    if is_elsewhere or is_both or left:
-        others = (bias, mask, scale, is_causal, flash_attention)
-        return _before(query, key, value, *others, attn_logits_soft_cap)
-    full = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
-    cells: Any = None
-    if bias is not None:
-        cells = _of_four_axes(keras.ops.convert_to_tensor(bias, query.dtype), full)
-    elif mask is not None:
-        cells = _of_four_axes(keras.ops.convert_to_tensor(mask, "bool"), full)
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    cells = mask if bias is None else bias
     query, key, value, cells, groups = group(query, key, value, cells)
-    score = ScaledDot(None if scale is None else float(scale))
-    output: Any = attention(
+    output: Any = ours.attention(
         *(query, key, value),
-        score=score,
+        score=ScaledDot(None if scale is None else float(scale)),
         mask=cells,
         causal=is_causal,
         offset=0 if is_causal else None,

@@ -80,7 +80,7 @@ def c_attention(dtype: Any = "float64") -> Any:
     return _ATTENTION(get_cython_function_address("foveate.cython_attention", _NAMES[name]))
 
 
-def attention(query: Any, key: Any, value: Any, out: Any, scale: Any, causal: Any = False) -> None:  # noqa: ARG001
+def attention(query: Any, key: Any, value: Any, out: Any, scale: Any, causal: Any = False) -> None:
     """Compute soft attention of matrices, within a function that numba compiles.
 
     Parameters
@@ -121,6 +121,7 @@ def attention(query: Any, key: Any, value: Any, out: Any, scale: Any, causal: An
     array([[1.462, 0.538],
            [0.538, 1.462]])
     """
+    del query, key, value, out, scale, causal
     raise TypeError(
         "foveate.numba.attention: got a call by Python, wanted one by a function that numba "
         "compiles; from Python call foveate.attention"
@@ -139,7 +140,7 @@ def _compiled(query: Any, key: Any, value: Any, out: Any, scale: Any, causal: An
     function = c_attention(str(query.dtype))
     size = query.dtype.bitwidth // 8
 
-    @register_jitable  # type: ignore[untyped-decorator]
+    @register_jitable  # type: ignore[untyped-decorator]  # likewise
     def has_gaps(x: Any) -> bool:
         return bool(x.shape[1] > 1 and x.strides[1] != size)
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from ..torch._errors import ArgumentTypeError, ArgumentValueError
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
-def also_runtime_errors(function: Function) -> Function:
+def also_runtime_errors(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Let a function raise what `except RuntimeError`, as written for flash-attention, takes."""
 
     @wraps(function)
-    def call(*args: Any, **keywords: Any) -> Any:
+    def call(*args: Given.args, **keywords: Given.kwargs) -> Result:
         try:
             return function(*args, **keywords)
         except TypeError as error:
@@ -23,4 +24,4 @@ def also_runtime_errors(function: Function) -> Function:
         except ValueError as error:
             raise ArgumentValueError(str(error)) from error
 
-    return call  # type: ignore[return-value]
+    return call

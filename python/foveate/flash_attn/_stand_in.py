@@ -184,8 +184,7 @@ class _Modules(InspectLoader):
         """Fill a module."""
         module.__doc__ = "foveate's functions, under the names of flash-attention 2."
         held = _MODULES[module.__name__]
-        vars(module).update(held)
-        module.__all__ = [name for name in held if not name.startswith("_")]  # type: ignore[attr-defined]
+        vars(module).update(held, __all__=[name for name in held if not name.startswith("_")])
 
     def get_source(self, fullname: str) -> None:
         """Say that there is none."""

@@ -130,7 +130,7 @@ def _give_functions(undo: ExitStack) -> None:
         except StopIteration:
             return None
 
-    lazy_imports.of_foveate = True  # type: ignore[attr-defined]
+    vars(lazy_imports)["of_foveate"] = True
     _replace(undo, vars(flash), "_lazy_imports", lazy_imports)
     _replace(undo, vars(flash), "is_flash_attn_2_available", _yes_here)
     _replace(undo, entry, "general_availability_check", _yes_here)

@@ -231,7 +231,8 @@ _VARIES = "manual_axis_type" if "manual_axis_type" in _STRUCT else "vma"  # befo
 
 def _axes(x: Any) -> frozenset[Any]:
     own = getattr(jax.typeof(x), _VARIES)
-    return own if _VARIES == "vma" else own.varying  # type: ignore[no-any-return]
+    axes: frozenset[Any] = own if _VARIES == "vma" else own.varying
+    return axes
 
 
 def vary_together(operands: dict[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,8 @@ class _Batched(NamedTuple):
 
     def function(self, residuals: Any, arguments: Any) -> tuple[Any, ...]:
         made = partial(_call, kind=self.kind, count=self.residuals)
-        return jax.vmap(made, in_axes=self.dims)(*residuals, *arguments)  # type: ignore[no-any-return]
+        results: tuple[Any, ...] = jax.vmap(made, in_axes=self.dims)(*residuals, *arguments)
+        return results
 
     def transpose(self, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
         of_residuals, of_arguments = self.dims[: self.residuals], self.dims[self.residuals :]

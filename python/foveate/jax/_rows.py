@@ -113,11 +113,11 @@ def _seen(rows: Any, gradient: Any) -> Any:
     return jnp.where((gradient != 0).any(axis=-1, keepdims=True), rows, 0)
 
 
-def _differentiable(function: Callable[..., Any], rule: Callable[..., Any]) -> Callable[..., Any]:
+def _differentiable(function: Callable[..., Any], rule: Callable[..., Any]) -> Any:
     """Give a function that moves with its arguments by this rule."""
-    made: Any = jax.custom_jvp(function)
+    made = jax.custom_jvp(function)
     made.defjvp(rule)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _products_move(primals: Any, tangents: Any) -> Any:

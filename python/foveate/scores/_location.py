@@ -90,5 +90,5 @@ class Location(ArrayScore):
         if d_key is None:
             return None, None
         w = _rows.parameter("w", np.asarray(self.w), query, key.shape[-1])[:, None]
-        before = _rows.project(key, w, float(self.b))  # type: ignore[arg-type]
+        before = _rows.project(key, w, float(np.asarray(self.b)))
         return None, _rows.project(d_key, w) * slope(before, self.activation)
