@@ -16,12 +16,13 @@ import numpy as np
 from foveate._cli.contenders import FOVEATE, Contender, Prepared, need
 from numpy.typing import NDArray
 
+from kinds.counted import Tokens, lengths_with_padding
 from kinds.dot_products import torch_on
 from kinds.models import MINILM
 
 
 @dataclass(frozen=True)
-class Activated:
+class Activated(Tokens):
     """A model, or torch's function, on this many sequences of this length."""
 
     name: str
@@ -31,31 +32,10 @@ class Activated:
     shortest: int = 0  # sequence, where there is padding
     train: bool = False
     dtype: ClassVar[str] = "float32"
-    unit: ClassVar[str] = "tokens"
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """How long each sequence is, without padding; one has none."""
-        if not self.shortest:
-            return np.full(self.batch, self.length)
-        lengths = np.random.default_rng(28).integers(self.shortest, self.length + 1, self.batch)
-        lengths[0] = self.length
-        return lengths
-
-    @property
-    def work(self) -> float:
-        return float(self.lengths.sum())
-
-    def probe(self, threads: int) -> float:
-        del threads
-        return 1.0
-
-    def goal_on(self, threads: int) -> float | None:
-        del threads  # ahead of torch
-        return None
-
-    def format_speed(self, speed: float) -> str:
-        return f"{speed:,.0f} tokens/s"
+        return lengths_with_padding(self.batch, self.length, self.shortest, seed=28)
 
 
 WORKLOADS = (

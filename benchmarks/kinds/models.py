@@ -17,6 +17,7 @@ import numpy as np
 from foveate._cli.contenders import FOVEATE, Contender, Prepared, UnavailableError, need
 from numpy.typing import NDArray
 
+from kinds.counted import Tokens, lengths_with_padding
 from kinds.dot_products import torch_on
 
 # all-MiniLM-L6-v2
@@ -39,7 +40,7 @@ LLAMA = {
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Model(Tokens):
     """A model, or the attention of one of its layers."""
 
     name: str
@@ -52,57 +53,40 @@ class Tokens:
     cache: str = "dynamic"
     weights: bool = False  # of the attention, beside its output
     dtype: ClassVar[str] = "float32"
-    unit: ClassVar[str] = "tokens"
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """How long each sentence is, without padding; one has none."""
-        if not self.shortest:
-            return np.full(self.batch, self.length)
-        lengths = np.random.default_rng(22).integers(self.shortest, self.length + 1, self.batch)
-        lengths[0] = self.length
-        return lengths
+        return lengths_with_padding(self.batch, self.length, self.shortest, seed=22)
 
     @property
     def work(self) -> float:
         return float(self.lengths.sum()) if self.model == "minilm" else self.generated
 
-    def probe(self, threads: int) -> float:
-        del threads
-        return 1.0
 
-    def goal_on(self, threads: int) -> float | None:
-        del threads  # ahead of every peer; with weights twice as fast
-        return None
-
-    def format_speed(self, speed: float) -> str:
-        return f"{speed:,.0f} tokens/s"
-
-
-def _minilm(part: str, **rest: Any) -> Tokens:
+def _minilm(part: str, **rest: Any) -> Model:
     padded = "padded" if "shortest" in rest else "full"
     name = f"minilm-{part}-32x128-{padded}"
-    return Tokens(name, "minilm", part == "model", length=128, batch=32, **rest)
+    return Model(name, "minilm", part == "model", length=128, batch=32, **rest)
 
 
 WORKLOADS = (
     *(_minilm(part, shortest=24) for part in ("attention", "model")),
     *(_minilm(part) for part in ("attention", "model")),
-    Tokens("minilm-weights-8x512", "minilm", False, length=512, batch=8, weights=True),
-    Tokens("llama-attention-4096", "llama", False, length=4096),
-    Tokens("llama-model-4096", "llama", True, length=4096, generated=8),
-    Tokens("llama-model-4096-static", "llama", True, length=4096, generated=8, cache="static"),
+    Model("minilm-weights-8x512", "minilm", False, length=512, batch=8, weights=True),
+    Model("llama-attention-4096", "llama", False, length=4096),
+    Model("llama-model-4096", "llama", True, length=4096, generated=8),
+    Model("llama-model-4096-static", "llama", True, length=4096, generated=8, cache="static"),
 )
 
 
-def config_of(workload: Tokens, implementation: str) -> Any:
+def config_of(workload: Model, implementation: str) -> Any:
     transformers = need("transformers")
     if workload.model == "minilm":
         return transformers.BertConfig(**MINILM, attn_implementation=implementation)
     return transformers.LlamaConfig(**LLAMA, attn_implementation=implementation)
 
 
-def model_of(workload: Tokens, implementation: str) -> Any:
+def model_of(workload: Model, implementation: str) -> Any:
     """The same weights each time."""
     torch, transformers = need("torch"), need("transformers")
     torch.manual_seed(24)
@@ -112,7 +96,7 @@ def model_of(workload: Tokens, implementation: str) -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def make_data(workload: Tokens) -> None:
+def make_data(workload: Model) -> None:
     """Nothing: each contender makes the same tensors."""
 
 
@@ -122,13 +106,13 @@ def random(*shape: int) -> Any:
     return torch.randn(shape, generator=torch.Generator().manual_seed(26))
 
 
-def valid_of(workload: Tokens) -> Any:
+def valid_of(workload: Model) -> Any:
     """(batch, length): where a token is no padding."""
     torch = need("torch")
     return torch.arange(workload.length) < torch.from_numpy(workload.lengths)[:, None]
 
 
-def attention_of(workload: Tokens, implementation: str) -> Callable[[], Any]:
+def attention_of(workload: Model, implementation: str) -> Callable[[], Any]:
     """One call of the interface, by the module of a layer, with the mask that its model makes."""
     transformers = need("transformers")
     masks, modeling = transformers.masking_utils, transformers.modeling_utils
@@ -165,7 +149,7 @@ def attention_of(workload: Tokens, implementation: str) -> Callable[[], Any]:
     return call
 
 
-def minilm(workload: Tokens, implementation: str) -> Callable[[], Any]:
+def minilm(workload: Model, implementation: str) -> Callable[[], Any]:
     """The whole model, on sentences of any words."""
     torch = need("torch")
     model = model_of(workload, implementation)
@@ -175,7 +159,7 @@ def minilm(workload: Tokens, implementation: str) -> Callable[[], Any]:
     return lambda: model(words, attention_mask=valid).last_hidden_state
 
 
-def llama(workload: Tokens, implementation: str) -> Callable[[], Any]:
+def llama(workload: Model, implementation: str) -> Callable[[], Any]:
     """One token after the other, behind a cache that is there; they are given, not chosen."""
     torch, transformers = need("torch"), need("transformers")
     model = model_of(workload, implementation)
@@ -200,7 +184,7 @@ def llama(workload: Tokens, implementation: str) -> Callable[[], Any]:
     return call
 
 
-def prepare(implementation: str, workload: Tokens, data: None, threads: int) -> Prepared:
+def prepare(implementation: str, workload: Model, data: None, threads: int) -> Prepared:
     del data
     torch = torch_on(threads)
     need("transformers")

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from foveate._cli.contenders import FOVEATE, Contender, Prepared, need
 from numpy.typing import NDArray
 
+from kinds.counted import Tokens
 from kinds.dot_products import torch_on
 
 HEADS, SIZE = 8, 64
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(Tokens):
     """Sequences whose lengths are spread evenly over a range."""
 
     name: str
@@ -31,28 +32,12 @@ class Packed:
     number: int = 64
     shortest: int = 16
     longest: int = 512
-    unit: ClassVar[str] = "tokens"
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """How long each is, in any order."""
         lengths = np.linspace(self.shortest, self.longest, self.number).round().astype(np.int64)
         return np.random.default_rng(27).permutation(lengths)
-
-    @property
-    def work(self) -> float:
-        return float(self.lengths.sum())
-
-    def probe(self, threads: int) -> float:
-        del threads
-        return 1.0
-
-    def goal_on(self, threads: int) -> float | None:
-        del threads  # ahead of every peer
-        return None
-
-    def format_speed(self, speed: float) -> str:
-        return f"{speed:,.0f} tokens/s"
 
 
 def _packed(rest: str = "", **told: Any) -> Packed:

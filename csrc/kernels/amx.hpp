@@ -6,8 +6,8 @@
 //   scores        C [key][query]    A keys in place [key][d]           B the packed panel [d / 2][query]
 //   weighted_sum  C [d][query]      A values transposed [d][key]       B weights [key / 2][query]
 //   query_sum     C [key][d]        A cells [key][query]               B summands [query / 2][d], tile by tile
-// Weights and their gradients are made by bf16_pairs.hpp. What fills up a tile is 0 on both sides; keys are no exception:
-// a last tile reaches back over rows that were done before, which gives the same bits, and never beyond the last.
+// Weights and their gradients are made by select/soft_pairs.hpp. What fills up a tile is 0 on both sides; keys are no
+// exception: a last tile reaches back over rows that were done before, which gives the same bits, and never beyond the last.
 // A thread sets the registers up with enter and gives them back with leave: that costs as much as ten products.
 #pragma once
 #if defined(__AVX512BF16__) && defined(__AMX_BF16__)

@@ -7,6 +7,8 @@
 #include "measure.hpp"
 #include "query_sum.hpp"
 #include "score/inner.hpp"
+#include "select/soft_pairs.hpp"
+#include "select/soft_quads.hpp"
 #include "table.hpp"
 #include "untyped.hpp"
 

@@ -21,13 +21,16 @@ GRADIENT_TOLERANCE = 2.0**-15
 # What matters moves outputs by much more.
 MATTERS = 100 * TOLERANCE
 
-_SIZES = {
+SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
+}
+_SIZES = {
+    **SIZES,
     "initializer_range": 0.3,
     "pad_token_id": 0,
     "bos_token_id": 1,

@@ -18,7 +18,7 @@ from .._inputs.intervals import Intervals
 from ._attention import attention
 from ._derivatives import is_forward_mode
 from ._explain import left, ran
-from ._sdpa import _of_torch
+from ._sdpa import of_torch
 
 FORMULAS = torch.ops.aten._scaled_dot_product_attention_math.default
 HEADS = torch.ops.aten._native_multi_head_attention.default
@@ -48,7 +48,7 @@ def attend_by_formulas(
     reason = _reason(query, (query, key, value, attn_mask), dropout_mask)
     if reason is None:
         try:
-            output = _of_torch(*arguments, scale, enable_gqa)
+            output = of_torch(*arguments, scale, enable_gqa)
         except (TypeError, ValueError) as error:
             reason = f"foveate: {error}"
         else:

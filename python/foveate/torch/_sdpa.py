@@ -82,14 +82,14 @@ def scaled_dot_product_attention(
     torch.Size([1, 4, 3, 8])
     """
     try:
-        return _of_torch(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+        return of_torch(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     except TypeError as error:
         raise ArgumentTypeError(str(error)) from error
     except ValueError as error:
         raise ArgumentValueError(str(error)) from error
 
 
-def _of_torch(
+def of_torch(
     query: Any,
     key: Any,
     value: Any,

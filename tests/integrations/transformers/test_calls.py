@@ -9,23 +9,21 @@ import warnings
 from pathlib import Path
 
 import pytest
-from transformer_models import LENGTH, TOLERANCE, VOCABULARY, answer, difference, make_model
+from transformer_models import (
+    LENGTH,
+    SIZES,
+    TOLERANCE,
+    VOCABULARY,
+    answer,
+    difference,
+    make_model,
+)
 
 
 @pytest.fixture
 def module(transformers):
     del transformers  # that fixture imports it and registers, or skips
     return importlib.import_module("foveate.transformers")
-
-
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
 
 
 def loud(torch, model):

@@ -12,6 +12,7 @@ from torch_checks import torch
 from transformer_models import (
     GRADIENT_TOLERANCE,
     LENGTH,
+    SIZES,
     TOLERANCE,
     VOCABULARY,
     WEIGHTS_TOLERANCE,
@@ -21,14 +22,6 @@ from transformer_models import (
 
 functional = torch.nn.functional
 
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
 DROPOUTS = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
