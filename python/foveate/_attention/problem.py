@@ -74,6 +74,21 @@ class Outputs(NamedTuple):
     d_sigma: Array | None = None
 
 
+class FewBits(NamedTuple):
+    """Rows (..., L, D) of few bits, as the engine takes them: what is stored, times its scale."""
+
+    data: Array  # int8 (..., L, D); uint8, of "int4" (..., L, ceil(D / 2))
+    dtype: str  # "int8", "int4", "float8_e4m3", "float8_e5m2"
+    columns: int
+    scale: Array  # float32 (..., L, blocks)
+    block: int  # columns that share a scale; 0: the whole row
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the rows."""
+        return (*self.data.shape[:-1], self.columns)
+
+
 class Problem(NamedTuple):
     """The operands, which begin as those of `Reduced`, and all choices; None: not given."""
 
@@ -91,6 +106,8 @@ class Problem(NamedTuple):
     dropout: Dropout | None = None
     sigma: float | None = None
     weighing: str | None = None  # "softmax"
+    key_table: Array | None = None  # int64 (B, T): `key` is pages (P, ..., S, D)
+    value_table: Array | None = None
     rows: int | None = None  # how many queries the only row of `query` stands for
 
     @property
