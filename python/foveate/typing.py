@@ -60,7 +60,7 @@ from ._attention.gradients import (
 )
 from ._attention.pullbacks import AttentionPullback, CenterPullback, HardPullback, Pullback
 from ._inputs.few_bits import FewBitsName
-from ._inputs.quantized import RowsLike
+from ._inputs.operands import RowsLike
 from ._inputs.reach import Mask
 from ._inputs.types import (
     Activation,

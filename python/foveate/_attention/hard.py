@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 from .. import _core
 from .._inputs.arrays import real, sizes
-from .._inputs.quantized import RowsLike, operands
+from .._inputs.operands import RowsLike, operands
 from .._inputs.random import key_of
 from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
@@ -156,7 +156,7 @@ def hard_attention(
     k: Any = key
     v: Any = value
     if not _core.are_plain(q, k, v):
-        q, k, v = operands(q, k, v)
+        q, k, v = operands(query=q, key=k, value=v)
     problem = Problem(
         *reduce(score, q, k)[:-1],
         v,

@@ -23,7 +23,7 @@ from .._inputs.arrays import (
     reals,
     room_for,
 )
-from .._inputs.quantized import RowsLike, operands
+from .._inputs.operands import RowsLike, operands
 from .._inputs.reach import Reach
 from .._inputs.types import Array, ArrayLike, IntArrayLike, Ints, Real, Sigma
 from ..scores import reduce
@@ -137,7 +137,7 @@ def local_attention(
     k: Any = key
     v: Any = value
     if not _core.are_plain(q, k, v):
-        q, k, v = operands(q, k, v)
+        q, k, v = operands(query=q, key=k, value=v)
     softcap, reach, deviation = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
     problem = Problem(*reduce(score, q, k)[:-1], v, softcap, reach, sigma=deviation)
     answer: Array = problem.attend(q.dtype, out=out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from .. import _core
 from .._inputs.arrays import real, reals
-from .._inputs.quantized import RowsLike, operands
+from .._inputs.operands import RowsLike, operands
 from .._inputs.random import dropout_of
 from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
@@ -229,7 +229,7 @@ def attention(
     array([[0.25, 0.25, 0.25, 0.25, 0.  , 0.  , 0.25, 0.25]])
     """
     if not _core.are_plain(query, key, value):
-        query, key, value = operands(query, key, value)
+        query, key, value = operands(query=query, key=key, value=value)
     if softcap is not None:
         softcap = real("softcap", softcap)
     if sink is not None:
@@ -310,7 +310,7 @@ def attention_weights(
     q: Any = query
     k: Any = key
     if not _core.are_plain(q, k):
-        q, k, _ = operands(q, k)
+        q, k = operands(query=q, key=k)
     problem = Problem(
         *reduce(score, q, k)[:-1],
         softcap=None if softcap is None else real("softcap", softcap),

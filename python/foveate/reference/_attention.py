@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
-from .._inputs.quantized import Quantized, RowsLike
+from .._inputs.quantized import Quantized
 from .._inputs.signatures import with_options
 from ..scores._base import ScoreLike
 from ._dropout import factors_of

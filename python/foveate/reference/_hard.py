@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.hard import HardAttention
+from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
-from .._inputs.quantized import RowsLike
 from .._inputs.random import key_of
 from .._inputs.signatures import with_options
 from .._inputs.types import Selection

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._inputs.quantized import RowsLike
+from .._inputs.operands import RowsLike
 from .._inputs.types import Sigma
 from ..scores._base import ScoreLike
 from ._attention import operands, weights_of
