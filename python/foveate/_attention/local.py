@@ -23,6 +23,7 @@ from .._inputs.arrays import (
     reals,
     room_for,
 )
+from .._inputs.operands import RowsLike, operands
 from .._inputs.reach import Reach
 from .._inputs.types import Array, ArrayLike, IntArrayLike, Ints, Real, Sigma
 from ..scores import reduce
@@ -33,8 +34,8 @@ from .problem import Problem
 
 def local_attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     half_width: Real,
     centers: ArrayLike | None = None,
@@ -138,10 +139,10 @@ def local_attention(
     if _core.are_plain(query, key, value):
         q, k, v = query, key, value
     else:
-        q, k, v = float_arrays(query=query, key=key, value=value)
+        q, k, v = operands(query=query, key=key, value=value)
     softcap, reach, deviation = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
     problem = Problem(*reduce(score, q, k)[:-1], v, softcap, reach, sigma=deviation)
-    answer: Array = problem.attend(q.dtype, out=out)
+    answer: Array = problem.taken_apart().attend(q.dtype, out=out)
     return answer
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from .. import _core
-from .._inputs.arrays import float_arrays, real, reals
+from .._inputs.arrays import real, reals
+from .._inputs.operands import RowsLike, operands
 from .._inputs.random import dropout_of
 from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
@@ -41,8 +42,8 @@ _NO_DROPOUT = 0.0
 @overload
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     return_lse: Literal[False] = ...,
     out: Array | None = ...,
@@ -53,8 +54,8 @@ def attention(
 @overload
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     return_lse: Literal[True],
     out: Array | None = ...,
@@ -65,8 +66,8 @@ def attention(
 @overload
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     return_lse: bool,
     out: Array | None = ...,
@@ -227,8 +228,9 @@ def attention(
     >>> fv.attention(np.zeros((1, 8)), np.zeros((8, 8)), np.eye(8), dropout=0.5, rng=1)
     array([[0.25, 0.25, 0.25, 0.25, 0.  , 0.  , 0.25, 0.25]])
     """
-    if not _core.are_plain(query, key, value):
-        query, key, value = float_arrays(query=query, key=key, value=value)
+    plain = _core.are_plain(query, key, value)
+    if not plain:
+        query, key, value = operands(query=query, key=key, value=value)
     if softcap is not None:
         softcap = real("softcap", softcap)
     if sink is not None:
@@ -243,16 +245,16 @@ def attention(
         and segments is None
     ):
         reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT:
+    if plain and score is _DEFAULT_SCORE and dropout is _NO_DROPOUT:
         return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
     dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
     problem = Problem(*reduce(score, query, key)[:-1], value, softcap, reach, sink, dropped)
-    return problem.folded(query).attend(query.dtype, out=out, return_lse=return_lse)
+    return problem.taken_apart().folded(query).attend(query.dtype, out=out, return_lse=return_lse)
 
 
 def attention_weights(
     query: ArrayLike,
-    key: ArrayLike,
+    key: RowsLike,
     *,
     score: ScoreLike = _DEFAULT_SCORE,
     mask: Mask | None = None,
@@ -307,7 +309,7 @@ def attention_weights(
            [0.5, 0.5]])
     """
     if not _core.are_plain(query, key):
-        query, key = float_arrays(query=query, key=key)
+        query, key = operands(query=query, key=key)
     q: Any = query
     k: Any = key
     problem = Problem(
@@ -316,4 +318,4 @@ def attention_weights(
         reach=resolve(q, k, mask, causal, window, offset, key_lengths, segments),
         sink=None if sink is None else reals("sink", sink),
     )
-    return problem.folded(q).weights(q.dtype, out=out)
+    return problem.taken_apart().folded(q).weights(q.dtype, out=out)

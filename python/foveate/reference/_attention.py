@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
 from .._inputs.signatures import with_options
 from ..scores._base import ScoreLike
@@ -71,8 +72,8 @@ def check_dtypes(**arrays: Array) -> None:
 @with_options(ReachOptions, of=reach, after="score")
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
@@ -125,7 +126,7 @@ def attention(
 @with_options(ReachOptions, of=reach, after="score")
 def attention_weights(
     query: ArrayLike,
-    key: ArrayLike,
+    key: RowsLike,
     *,
     score: ScoreLike = "scaled_dot",
     softcap: float | None = None,

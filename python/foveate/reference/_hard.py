@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.hard import HardAttention
+from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
 from .._inputs.random import key_of
 from .._inputs.signatures import with_options
@@ -70,8 +71,8 @@ def draw_categories(weights: Array, key: tuple[int, int], size: int) -> Array:
 @with_options(ReachOptions, of=reach, after="score")
 def hard_attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     select: Selection = "sample",
     size: int | tuple[int, ...] | None = None,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.operands import RowsLike
 from .._inputs.types import Sigma
 from ..scores._base import ScoreLike
 from ._attention import check_dtypes, weights_of
@@ -19,8 +20,8 @@ Array = NDArray[Any]
 
 def local_attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     half_width: float,
     centers: ArrayLike | None = None,
