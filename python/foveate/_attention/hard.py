@@ -164,7 +164,7 @@ def hard_attention(
         resolve(q, k, mask, causal, window, offset, key_lengths, segments),
     )
     random = key_of(rng) if select == "sample" else None
-    return of_draws(size, *problem.choose(draws, random, q.dtype))
+    return of_draws(size, *problem.taken_apart().choose(draws, random, q.dtype))
 
 
 def draws_of(select: object, size: object) -> int:

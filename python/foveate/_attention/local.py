@@ -140,7 +140,7 @@ def local_attention(
         q, k, v = operands(query=q, key=k, value=v)
     softcap, reach, deviation = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
     problem = Problem(*reduce(score, q, k)[:-1], v, softcap, reach, sigma=deviation)
-    answer: Array = problem.attend(q.dtype, out=out)
+    answer: Array = problem.taken_apart().attend(q.dtype, out=out)
     return answer
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from .. import _core
 from .._inputs.arrays import real, reals
 from .._inputs.operands import RowsLike, operands
+from .._inputs.paged import Paged
 from .._inputs.random import dropout_of
 from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
@@ -228,7 +229,8 @@ def attention(
     >>> fv.attention(np.zeros((1, 8)), np.zeros((8, 8)), np.eye(8), dropout=0.5, rng=1)
     array([[0.25, 0.25, 0.25, 0.25, 0.  , 0.  , 0.25, 0.25]])
     """
-    if not _core.are_plain(query, key, value):
+    plain = _core.are_plain(query, key, value)
+    if not plain:
         query, key, value = operands(query=query, key=key, value=value)
     if softcap is not None:
         softcap = real("softcap", softcap)
@@ -244,11 +246,12 @@ def attention(
         and segments is None
     ):
         reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT:
+    is_paged = not plain and (isinstance(key, Paged) or isinstance(value, Paged))
+    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT and not is_paged:
         return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
     dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
     problem = Problem(*reduce(score, query, key)[:-1], value, softcap, reach, sink, dropped)
-    return problem.folded(query).attend(query.dtype, out=out, return_lse=return_lse)
+    return problem.taken_apart().folded(query).attend(query.dtype, out=out, return_lse=return_lse)
 
 
 def attention_weights(
@@ -317,4 +320,4 @@ def attention_weights(
         reach=resolve(q, k, mask, causal, window, offset, key_lengths, segments),
         sink=None if sink is None else reals("sink", sink),
     )
-    return problem.folded(q).weights(q.dtype, out=out)
+    return problem.taken_apart().folded(q).weights(q.dtype, out=out)

@@ -5,23 +5,34 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from .arrays import float_arrays
+from .paged import Paged
 from .quantized import Quantized
 from .types import ArrayLike
 
-RowsLike: TypeAlias = ArrayLike | Quantized  # `key` and `value`, where no gradients are wanted
+RowsLike: TypeAlias = ArrayLike | Quantized | Paged  # what `key` and `value` may be
 
 
 def operands(**given: object) -> list[Any]:
     """Take query, key and value, of one float dtype, under the names of their arguments.
 
-    Keys and values may be `Quantized`, which come out as `FewBits`.
+    Keys and values may be `Paged`, and what they or their pages are may be `Quantized`, which goes
+    with any dtype. These come out as `Paged` and `FewBits`.
 
     Raises
     ------
     TypeError, ValueError
         As `float_arrays`.
     """
-    few = {name: x for name, x in given.items() if name != "query" and isinstance(x, Quantized)}
-    plain = {name: x for name, x in given.items() if name not in few}
-    taken: dict[str, Any] = dict(zip(plain, float_arrays(**plain), strict=True))
-    return [few[name]._few_bits() if name in few else taken[name] for name in given]
+    taken: dict[str, Any] = {}
+    plain: dict[str, object] = {}
+    for name, x in given.items():
+        is_paged = isinstance(x, Paged) and name != "query"
+        rows: Any = x.pages if is_paged else x
+        if is_paged:
+            taken[name] = x
+        if not isinstance(rows, Quantized) or name == "query":
+            plain[name] = rows
+        elif not is_paged:
+            taken[name] = rows._few_bits()
+    arrays = dict(zip(plain, float_arrays(**plain), strict=True))
+    return [taken[name] if name in taken else arrays[name] for name in given]

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
+from .._inputs.paged import Paged
 from .._inputs.quantized import Quantized
 from .._inputs.signatures import with_options
 from ..scores._base import ScoreLike
@@ -83,13 +84,18 @@ def operands(query: Any, key: Any, value: Any = None) -> tuple[Array, Array, Any
     """
     q = floats(query)
     arrays = {"query": q, "key": key, "value": value}
-    few = {name: x for name, x in arrays.items() if isinstance(x, Quantized)}
+    few = {name: x for name, x in arrays.items() if isinstance(getattr(x, "pages", x), Quantized)}
     plain = {name: floats(x) for name, x in arrays.items() if x is not None and name not in few}
     check_dtypes(**plain)
     wide = compute_dtype(q.dtype)
     as_wide = "float32" if wide == np.float32 else "float64"
     by = "bfloat16" if q.dtype.name == "bfloat16" else as_wide
-    rows = plain | {name: x.dequantize(by).astype(wide) for name, x in few.items()}
+    rows = dict(plain)
+    for name, x in few.items():
+        if isinstance(x, Quantized):
+            rows[name] = x.dequantize(by).astype(wide)
+        else:
+            rows[name] = floats(Paged(x.pages.dequantize(by), x.table)).astype(wide)
     return q, rows["key"], rows.get("value")
 
 

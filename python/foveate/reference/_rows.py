@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
+
+from .._inputs.paged import Paged
 
 Array = NDArray[Any]
 
@@ -29,14 +31,24 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return np.result_type(np.float32, dtype)
 
 
-def floats(x: ArrayLike) -> Array:
-    """Take an array; one of integers is float64.
+def floats(x: Any) -> Array:
+    """Take an array; one of integers is float64. Of pages take the rows that they stand for.
+
+    Where the table has no page, the first one stands.
 
     Examples
     --------
     >>> floats([1, 2])
     array([1., 2.])
+    >>> floats(Paged([[[1.0], [2.0]], [[3.0], [4.0]]], [[1, 0], [1, -1]]))[..., 0]
+    array([[3., 4., 1., 2.],
+           [3., 4., 1., 2.]])
     """
+    if isinstance(x, Paged):
+        pages, table = floats(x.pages), np.asarray(x.table)
+        inside = (table >= 0) & (table < len(pages))
+        rows = pages[np.where(inside, table, 0)]  # (B, T, ..., S, D)
+        return np.moveaxis(rows, 1, -3).reshape(x.shape)
     array = np.asarray(x)
     return array.astype(np.float64) if array.dtype.kind in "iu" else array
 

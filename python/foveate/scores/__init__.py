@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from .._inputs.few_bits import FewBits
+from .._inputs.paged import Paged
+from .._inputs.quantized import Quantized
 from .._inputs.types import Array
 from .._runtime.public import publish as _publish
 from ._additive import Additive, Concat
@@ -95,7 +97,7 @@ def reduce(
     score : Score or str
         `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, or a score object.
     query : array (..., Lq, Dq)
-    key : array (..., Lk, Dk), or FewBits
+    key : array (..., Lk, Dk), or FewBits; or one in pages, of which the reduced key is then
     name : str
         The argument that errors name.
     learns : bool
@@ -121,6 +123,16 @@ def reduce(
             f"{name}: got {type(score).__name__} with a key of few bits, wanted a score of the "
             "library, or an array as the key: its dequantize() makes one"
         )
+    if isinstance(key, Paged):
+        if not score.is_over_rows:
+            raise TypeError(
+                f"{name}: got {type(score).__name__} with keys in pages, wanted a score of the "
+                "library, each of which takes the rows of keys one by one"
+            )
+        pages = key.pages._few_bits() if isinstance(key.pages, Quantized) else key.pages
+        reduced = reduce(score, query, pages, name)
+        in_pages: Any = Paged(reduced.key, key.table)
+        return reduced._replace(key=in_pages, undo=None)
     reduced = score.reduce_to_learn(query, key) if learns else score.reduce(query, key)
     return reduced if score.is_over_rows else checked(score, reduced, query, key, name, learns)
 
