@@ -26,13 +26,12 @@ def operands(**given: object) -> list[Any]:
     taken: dict[str, Any] = {}
     plain: dict[str, object] = {}
     for name, x in given.items():
-        is_paged = isinstance(x, Paged) and name != "query"
-        rows: Any = x.pages if is_paged else x
-        if is_paged:
-            taken[name] = x
+        rows: Any = x
+        if isinstance(x, Paged) and name != "query":
+            taken[name], rows = x, x.pages
         if not isinstance(rows, Quantized) or name == "query":
             plain[name] = rows
-        elif not is_paged:
-            taken[name] = rows._few_bits()
+        else:
+            taken.setdefault(name, rows._few_bits())
     arrays = dict(zip(plain, float_arrays(**plain), strict=True))
     return [taken[name] if name in taken else arrays[name] for name in given]

@@ -25,7 +25,7 @@ class Paged:
 
     Parameters
     ----------
-    pages : array (P, ..., S, D)
+    pages : array or Quantized (P, ..., S, D)
         P pages of S rows each, any S from 1. Axes between the first and the last two are leading
         axes of the operand, behind that of the batch: the heads. It is kept, not copied, where it
         is an array in native byte order: what is written to its memory later counts.
@@ -113,7 +113,8 @@ class Paged:
     @property
     def ndim(self) -> int:
         """How many axes `shape` has."""
-        return self.pages.ndim
+        ndim: int = self.pages.ndim
+        return ndim
 
     def check(self, name: str, key_lengths: int | Array | None) -> None:
         """Refuse numbers that are no page's, where a query may see it.
