@@ -46,6 +46,7 @@ PICKLED: dict[str, Any] = {
     "MovingAverageBaseline": fv.MovingAverageBaseline(),
     "Memory": fv.Memory(W, W),
     "Paged": fv.Paged(np.ones((1, 2, 3)), [[0]]),
+    "Quantized": fv.quantize(W),
 }
 PICKLED |= {
     name: getattr(fv, name)(*(W,) * len(getattr(fv, name)._fields))

@@ -86,10 +86,10 @@ def hard_attention(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array (..., Lk, D)
-        Of the dtype of `query`.
-    value : array (..., Lk, Dv)
-        Of the dtype of `query`. Only the chosen rows are read.
+    key : array, Quantized or Paged (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
+    value : array, Quantized or Paged (..., Lk, Dv)
+        Of the dtype of `query`, or of few bits. Only the chosen rows are read.
     select : {"sample", "argmax"}, default "sample"
         "sample" draws from the distribution that `attention_weights` gives, exactly up to rounding
         (multinoulli sampling). "argmax" takes the most probable key, and the first of equal ones.
@@ -152,11 +152,11 @@ def hard_attention(
     True
     """
     draws = draws_of(select, size)
-    if not _core.are_plain(query, key, value):
-        query, key, value = operands(query=query, key=key, value=value)
     q: Any = query
     k: Any = key
     v: Any = value
+    if not _core.are_plain(q, k, v):
+        q, k, v = operands(query=q, key=k, value=v)
     problem = Problem(
         *reduce(score, q, k)[:-1],
         v,

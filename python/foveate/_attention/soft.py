@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from .. import _core
 from .._inputs.arrays import real, reals
 from .._inputs.operands import RowsLike, operands
+from .._inputs.paged import Paged
 from .._inputs.random import dropout_of
 from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
@@ -108,10 +109,10 @@ def attention(
         (of ml_dtypes), float32 or float64; sums are computed in float32, or in float64 for float64.
         Lists and integers become float64. Any object with `__array__`, `__dlpack__` or the buffer
         protocol is accepted.
-    key : array (..., Lk, D)
-        Of the dtype of `query`.
-    value : array (..., Lk, Dv)
-        Of the dtype of `query`.
+    key : array, Quantized or Paged (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
+    value : array, Quantized or Paged (..., Lk, Dv)
+        Of the dtype of `query`, or of few bits.
     score : str or score object, default "scaled_dot"
         `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, `Dot()`, `ScaledDot(scale)`,
         `Cosine(scale)`, `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`,
@@ -228,9 +229,10 @@ def attention(
     >>> fv.attention(np.zeros((1, 8)), np.zeros((8, 8)), np.eye(8), dropout=0.5, rng=1)
     array([[0.25, 0.25, 0.25, 0.25, 0.  , 0.  , 0.25, 0.25]])
     """
-    plain = _core.are_plain(query, key, value)
-    if not plain:
+    in_pages = False
+    if not _core.are_plain(query, key, value):
         query, key, value = operands(query=query, key=key, value=value)
+        in_pages = isinstance(key, Paged) or isinstance(value, Paged)
     if softcap is not None:
         softcap = real("softcap", softcap)
     if sink is not None:
@@ -245,7 +247,7 @@ def attention(
         and segments is None
     ):
         reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    if plain and score is _DEFAULT_SCORE and dropout is _NO_DROPOUT:
+    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT and not in_pages:
         return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
     dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
     problem = Problem(*reduce(score, query, key)[:-1], value, softcap, reach, sink, dropped)
@@ -273,8 +275,8 @@ def attention_weights(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array (..., Lk, D)
-        Of the dtype of `query`.
+    key : array, Quantized or Paged (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.
     out : numpy.ndarray (..., Lq, Lk), optional
@@ -308,10 +310,10 @@ def attention_weights(
     array([[1. , 0. ],
            [0.5, 0.5]])
     """
-    if not _core.are_plain(query, key):
-        query, key = operands(query=query, key=key)
     q: Any = query
     k: Any = key
+    if not _core.are_plain(q, k):
+        q, k = operands(query=q, key=k)
     problem = Problem(
         *reduce(score, q, k)[:-1],
         softcap=None if softcap is None else real("softcap", softcap),

@@ -6,10 +6,13 @@ from page to page.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import integers, native, numbers
+from .quantized import Quantized
 from .types import Array, ArrayLike, IntArrayLike
 
 
@@ -21,7 +24,7 @@ class Paged:
 
     Parameters
     ----------
-    pages : array (P, ..., S, D)
+    pages : array or Quantized (P, ..., S, D)
         P pages of S rows each, any S from 1. Axes between the first and the last two are leading
         axes of the operand, behind that of the batch: the heads. It is kept, not copied, where it
         is an array in native byte order: what is written to its memory later counts.
@@ -71,30 +74,29 @@ class Paged:
     True
     """
 
-    pages: Array
+    pages: Array | Quantized
     table: NDArray[np.int64]
 
-    def __init__(self, pages: ArrayLike, table: IntArrayLike) -> None:
+    def __init__(self, pages: ArrayLike | Quantized, table: IntArrayLike) -> None:
         """Check what does not depend on the call."""
-        self.pages = native(numbers("pages", pages))
-        if self.pages.ndim < 3:
-            raise ValueError(
-                f"pages: got shape {self.pages.shape}, wanted three axes or more, (P, ..., S, D)"
-            )
+        self.pages = pages if isinstance(pages, Quantized) else native(numbers("pages", pages))
+        shape = self.pages.shape
+        if len(shape) < 3:
+            raise ValueError(f"pages: got shape {shape}, wanted three axes or more, (P, ..., S, D)")
         numbered = integers("table", table)
         if isinstance(numbered, int) or numbered.ndim != 2:
             raise ValueError(f"table: got shape {np.shape(numbered)}, wanted two axes, (B, T)")
-        if numbered.size and not len(self.pages):
+        if numbered.size and not shape[0]:
             raise ValueError(
-                f"pages: got shape {self.pages.shape} with a table of shape {numbered.shape}, "
-                "wanted one page at least"
+                f"pages: got shape {shape} with a table of shape {numbered.shape}, wanted one page "
+                "at least"
             )
         self.table = numbered
 
     def __repr__(self) -> str:
         """Show what it is, and not the numbers."""
-        rows, dtype = self.pages.shape[-2], self.pages.dtype
-        return f"Paged(shape={self.shape}, dtype={dtype}, {len(self.pages)} pages of {rows} rows)"
+        count, rows = self.pages.shape[0], self.pages.shape[-2]
+        return f"<Paged {self.shape} of {self.pages.dtype}, {count} pages of {rows} rows>"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,6 +110,12 @@ class Paged:
         """How many axes `shape` has."""
         return self.pages.ndim
 
+    def of_pages(self, pages: Any) -> Paged:
+        """Give other pages in the same order: what a score, or the engine, makes of them."""
+        other = Paged.__new__(Paged)
+        other.pages, other.table = pages, self.table
+        return other
+
     def check(self, name: str, key_lengths: int | Array | None) -> None:
         """Refuse numbers that are no page's, where a query may see it.
 
@@ -116,17 +124,17 @@ class Paged:
         ValueError
             By the name of the argument.
         """
-        table, pages = self.table, self.pages
-        outside: Array = table.view(np.uint64) >= len(pages)  # those below 0 too
+        table, count = self.table, self.pages.shape[0]
+        outside: Array = table.view(np.uint64) >= count  # those below 0 too
         if not outside.any():
             return
-        rows = pages.shape[-2]
+        rows = self.pages.shape[-2]
         lengths = self._longest(key_lengths)
         outside &= np.arange(table.shape[1]) * rows < lengths[:, None]
         if outside.any():
             b, t = (int(i) for i in np.argwhere(outside)[0])
             raise ValueError(
-                f"{name}: got page {table[b, t]} at table[{b}, {t}], wanted 0 to {len(pages) - 1} "
+                f"{name}: got page {table[b, t]} at table[{b}, {t}], wanted 0 to {count - 1} "
                 "for pages that key_lengths does not leave out"
             )
 
