@@ -47,6 +47,7 @@ from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
 from ._blocks.self_attention import self_attention, self_attention_vjp
 from ._categories import multinomial, multinomial_logpmf, multinoulli
 from ._inputs.intervals import Intervals
+from ._inputs.packed import Packed
 from ._inputs.paged import Paged
 from ._inputs.quantized import Quantized, quantize
 from ._regression.regression import kernel_regression
@@ -98,6 +99,7 @@ __all__ = [
     "MemoryGradients",
     "MovingAverageBaseline",
     "MultiHeadGradients",
+    "Packed",
     "Paged",
     "Polynomial",
     "Quantized",
