@@ -46,6 +46,7 @@ PICKLED: dict[str, Any] = {
     "MovingAverageBaseline": fv.MovingAverageBaseline(),
     "Memory": fv.Memory(W, W),
     "KVCache": fv.KVCache(2, head_size=3),
+    "Quantized": fv.quantize(W),
 }
 PICKLED |= {
     name: getattr(fv, name)(*(W,) * len(getattr(fv, name)._fields))
