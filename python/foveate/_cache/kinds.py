@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._inputs.arrays import FLOATS, bfloat16
+from .._inputs.few_bits import FEW_BITS
+from .._inputs.quantized import quantize
 from .._inputs.types import Array
-from . import few_bits
-
-FEW_BITS = ("int8", "int4", "float8_e4m3", "float8_e5m2")
 
 
 class Part(NamedTuple):
@@ -57,7 +56,7 @@ def parts_of(name: str, columns: int, dtype: str) -> tuple[Part, ...]:
     return Part(name, width, codes), Part(f"{name}_scale", 1, np.dtype(np.float32))
 
 
-def rows_as(dtype: str, rows: Array, name: str) -> tuple[Array, ...]:
+def rows_as(dtype: Any, rows: Array, name: str) -> tuple[Array, ...]:
     """Give float rows as the arrays of `parts_of`.
 
     Raises
@@ -65,4 +64,10 @@ def rows_as(dtype: str, rows: Array, name: str) -> tuple[Array, ...]:
     ValueError
         By the name of the argument, for what is not finite where few bits cannot hold it.
     """
-    return few_bits.quantized(rows, dtype, name) if dtype in FEW_BITS else (rows,)
+    if dtype not in FEW_BITS:
+        return (rows,)
+    try:
+        found = quantize(rows, dtype)
+    except ValueError as error:
+        raise ValueError(str(error).replace("x:", f"{name}:", 1)) from None
+    return found.data, found.scale

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._inputs.few_bits import FEW_BITS
+from .._inputs.quantized import Quantized
 from .._inputs.types import Array
-from .few_bits import dequantized
-from .kinds import FEW_BITS
 from .ledger import State
 
 
@@ -16,7 +16,7 @@ class Rows(NamedTuple):
     """The rows that a state keeps, with further axes behind its leading ones."""
 
     state: State
-    dtype: str
+    dtype: Any  # its name
     sizes: tuple[int, int]  # columns of a key and of a value
     shared: bool  # values are the first columns of the keys
     further: int
@@ -34,7 +34,9 @@ class Rows(NamedTuple):
     def _gathered(self, arrays: tuple[Array, ...], table: Array, columns: int, dtype: Any) -> Array:
         found = [gathered(array, table) for array in arrays]
         if self.dtype in FEW_BITS:
-            found = [dequantized(found[0], found[1], self.dtype, columns).astype(dtype)]
+            data, scale = found
+            rows = Quantized(data, scale, self.dtype, columns=columns)
+            found = [rows.dequantize(dtype)]
         return found[0].reshape(*found[0].shape[:-2], *(1,) * self.further, *found[0].shape[-2:])
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.few_bits import FEW_BITS
+from .._inputs.quantized import quantize
 from ..scores._base import ScoreLike
 from ._attention import attention
 from ._rows import floats
 
 Array = NDArray[Any]
-
-_LARGEST = {"int8": 127, "int4": 7, "float8_e4m3": 448, "float8_e5m2": 57344}
 
 
 class KVCache:
@@ -41,13 +41,13 @@ class KVCache:
         *leading: int,
         head_size: int,
         value_size: int | None = None,
-        dtype: str = "float32",
+        dtype: Any = "float32",
         page: int = 64,  # noqa: ARG002
         window: int | None = None,
         sinks: int = 0,
         values: str = "own",
     ) -> None:
-        self.leading, self.few_bits = leading, dtype if dtype in _LARGEST else None
+        self.leading, self.few_bits = leading, dtype if dtype in FEW_BITS else None
         self.window, self.sinks = window, sinks
         self.value_size = head_size if value_size is None else value_size
         self.shared = values == "keys"
@@ -141,7 +141,7 @@ class KVCache:
         """Return rows as they come back from their dtype, with a batch axis."""
         rows = floats(np.asarray(x))
         if self.few_bits:
-            rows = _of_few_bits(rows, self.few_bits)
+            rows = quantize(rows, self.few_bits).dequantize("float64")
         return rows if self.leading else rows[None]
 
 
@@ -155,18 +155,3 @@ def _of_sequence(x: Array, b: int, axes: int) -> Array:
         return x
     part: Array = x[min(b, len(x) - 1)]
     return part
-
-
-def _of_few_bits(rows: Array, dtype: str) -> Array:
-    """Round rows to codes times the scale of each row."""
-    x = rows.astype(np.float32)
-    scale = np.max(np.abs(x), axis=-1, keepdims=True, initial=0) / np.float32(_LARGEST[dtype])
-    codes = x / np.where(scale == 0, 1, scale)
-    if dtype.startswith("int"):
-        codes = np.rint(codes)
-    else:
-        import ml_dtypes
-
-        name = "float8_e4m3fn" if dtype == "float8_e4m3" else dtype
-        codes = codes.astype(getattr(ml_dtypes, name))
-    return np.asarray(codes.astype(np.float32) * scale)
