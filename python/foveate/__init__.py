@@ -45,7 +45,8 @@ from ._blocks.hierarchical import hierarchical_attention, hierarchical_attention
 from ._blocks.memory import Memory
 from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
 from ._blocks.self_attention import self_attention, self_attention_vjp
-from ._categories import multinomial, multinomial_logpmf, multinoulli
+from ._categories import multinomial, multinomial_logpmf
+from ._draws import multinoulli
 from ._inputs.intervals import Intervals
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
