@@ -75,6 +75,23 @@ bool link(const char* name, PyObject* object, fv_score* score) {
   return false;
 }
 
+// Rows: an array; or of few bits the tuple (stored, dtype, columns, scale, block), the scale as foveate.h has it, where
+// what is stored is int8 or uint8, and a block of 0 says that a row has one scale.
+bool rows(const char* name, PyObject* object, View* stored, const fv_array** slot, View* scales,
+          const fv_array** scale_slot, int64_t* block) {
+  if (!PyTuple_Check(object)) return array(name, object, stored, slot);
+  static constexpr const char* kDtypes[] = {"int8", "int4", "float8_e4m3", "float8_e5m2"};
+  PyObject *data = nullptr, *dtype = nullptr, *scale = nullptr;
+  long long columns = 0, of_block = 0;
+  int number = 0;
+  if (!PyArg_ParseTuple(object, "OOLOL", &data, &dtype, &columns, &scale, &of_block) ||
+      !choice(name, dtype, kDtypes, &number) || !array(name, scale, scales, scale_slot))
+    return false;
+  *slot = stored;
+  *block = of_block;
+  return view_few_bits(name, data, static_cast<fv_dtype>(FV_INT8 + number), columns, stored);
+}
+
 bool return_lse(PyObject* object, Lse* result) {
   const bool parts = PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, "parts") == 0;
   const int wanted = parts ? 1 : PyObject_IsTrue(object);
@@ -111,8 +128,17 @@ constexpr Keyword keywords[] = {
        a.query_dtype = fields(x)->descr;
        return true;
      }},
-    {"key", kAll, kAll, [](A& a, Name n, Object x) { return array(n, x, &a.key, &a.problem.key); }},
-    {"value", kAll, kOfValues, [](A& a, Name n, Object x) { return array(n, x, &a.value, &a.problem.value); }},
+    {"key", kAll, kAll,
+     [](A& a, Name n, Object x) {
+       return rows(n, x, &a.key, &a.problem.key, &a.key_scale, &a.problem.key_scale, &a.problem.key_block);
+     }},
+    {"value", kAll, kOfValues,
+     [](A& a, Name n, Object x) {
+       return rows(n, x, &a.value, &a.problem.value, &a.value_scale, &a.problem.value_scale, &a.problem.value_block);
+     }},
+    {"key_table", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.key_table, &a.problem.key_table); }},
+    {"value_table", kAll, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.value_table, &a.problem.value_table); }},
 
     {"scale", kAll, 0,
      [](A& a, Name n, Object x) {

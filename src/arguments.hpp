@@ -36,7 +36,8 @@ struct Arguments {
   bool parse(Entry entry, PyObject* const* values, Py_ssize_t positional, PyObject* names);
 
   fv_problem problem = {};
-  View query, key, value, factors, sink, mask, offset, key_lengths, query_segments, key_segments, low, high, centers;
+  View query, key, value, key_scale, value_scale, key_table, value_table, factors, sink, mask, offset, key_lengths,
+      query_segments, key_segments, low, high, centers;
 
   PyObject* query_dtype;
   PyObject* dtype = nullptr;  // of the output; null: that of the query

@@ -105,6 +105,27 @@ bool view(const char* name, PyObject* array, View* result) {
   return true;
 }
 
+bool view_few_bits(const char* name, PyObject* array, fv_dtype dtype, int64_t columns, View* result) {
+  const int wanted = dtype == FV_INT8 ? npy_api::NPY_BYTE_ : npy_api::NPY_UBYTE_;
+  const int64_t bytes = dtype == FV_INT4 ? columns / 2 + columns % 2 : columns;
+  const auto* from = is_array(array) ? fields(array) : nullptr;
+  if (from == nullptr || py::detail::array_descriptor_proxy(from->descr)->type_num != wanted || from->nd < 1 ||
+      columns < 0 || from->dimensions[from->nd - 1] != bytes) {
+    PyErr_Format(PyExc_TypeError, "%s: got what is no %s array with rows of %lld bytes", name,
+                 dtype == FV_INT8 ? "int8" : "uint8", static_cast<long long>(bytes));
+    return false;
+  }
+  if (dtype == FV_INT4 && bytes > 1 && from->strides[from->nd - 1] != 1) {
+    PyErr_Format(PyExc_ValueError, "%s: got rows of int4 with gaps, wanted contiguous ones", name);
+    return false;
+  }
+  int64_t shape[FV_MAX_DIMS];
+  std::copy_n(extents(from->dimensions), from->nd, shape);
+  shape[from->nd - 1] = columns;
+  result->take(from->data, dtype, from->nd, shape, extents(from->strides));
+  return true;
+}
+
 PyObject* new_array(PyObject* descriptor, int ndim, const int64_t* shape) {
   Py_INCREF(descriptor);  // NumPy takes the reference
   return npy_api::get().PyArray_NewFromDescr_(npy_api::get().PyArray_Type_, descriptor, ndim,

@@ -115,9 +115,9 @@ inline int64_t bytes_of(fv_dtype dtype) {
     case FV_BFLOAT16: return 2;
     case FV_FLOAT32: return 4;
     case FV_FLOAT64:
-    case FV_INT64: break;
+    case FV_INT64: return 8;
+    default: return 1;  // few bits, which XLA's buffers are not
   }
-  return 8;
 }
 
 inline int64_t count_of(const Buffer& buffer) {

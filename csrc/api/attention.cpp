@@ -79,8 +79,9 @@ fv_status fv_attention_jvp(const fv_problem* given, const fv_tangents* tangents,
   if (tangents == nullptr) return missing_tangents(error);
   Problem problem;
   TangentValidator<ForwardValidator> validator(*given, problem, error);
-  if (!(validator.inputs(/*weights=*/false) && validator.output(out, problem.value_size) && validator.lse(lse) &&
-        validator.tangents(*tangents) && validator.moved(t_out, t_lse))) {
+  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) &&
+        validator.output(out, problem.value_size) && validator.lse(lse) && validator.tangents(*tangents) &&
+        validator.moved(t_out, t_lse))) {
     return validator.status();
   }
   poison_all({out, lse, t_out, t_lse});
@@ -95,8 +96,8 @@ fv_status fv_attention_tangent(const fv_problem* given, const fv_tangents* tange
   if (tangents == nullptr) return missing_tangents(error);
   Problem problem;
   AnsweredValidator validator(*given, problem, error);
-  if (!(validator.inputs(/*weights=*/false) && validator.answer(out) && validator.tangents(*tangents) &&
-        validator.moved(t_out, t_lse))) {
+  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) && validator.answer(out) &&
+        validator.tangents(*tangents) && validator.moved(t_out, t_lse))) {
     return validator.status();
   }
   poison_all({t_out, t_lse});
@@ -122,8 +123,8 @@ fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, co
   if (gradients == nullptr) return missing_gradients(error);
   Problem problem;
   BackwardValidator validator(*given, problem, error);
-  if (!(validator.inputs(/*weights=*/false) && validator.forward(out, lse, d_out, d_lse) &&
-        validator.gradients(*gradients))) {
+  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) &&
+        validator.forward(out, lse, d_out, d_lse) && validator.gradients(*gradients))) {
     return validator.status();
   }
   poison_all(*gradients);
@@ -140,8 +141,9 @@ fv_status fv_attention_backward_jvp(const fv_problem* given, const fv_tangents* 
   if (gradients == nullptr) return missing_gradients(error);
   Problem problem;
   GradientTangentValidator validator(*given, problem, error);
-  if (!(validator.inputs(/*weights=*/false) && validator.forward(out, lse, d_out, d_lse) &&
-        validator.gradients(*gradients) && validator.have_tangents(*gradients) && validator.tangents(*tangents) &&
+  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) &&
+        validator.forward(out, lse, d_out, d_lse) && validator.gradients(*gradients) &&
+        validator.have_tangents(*gradients) && validator.tangents(*tangents) &&
         validator.moving(t_out, t_lse, t_d_out, t_d_lse))) {
     return validator.status();
   }
@@ -157,8 +159,8 @@ fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, con
   if (gradients == nullptr) return missing_gradients(error);
   Problem problem;
   BackwardValidator validator(*given, problem, error);
-  if (!(validator.inputs(/*weights=*/false) && validator.hard_forward(draws, index, lse, d_out, advantage) &&
-        validator.gradients(*gradients))) {
+  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) &&
+        validator.hard_forward(draws, index, lse, d_out, advantage) && validator.gradients(*gradients))) {
     return validator.status();
   }
   poison_all(*gradients);

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "drivers/common/problem.hpp"
+#include "paged_view.hpp"
 #include "runtime/dispatch.hpp"
 #include "views.hpp"
 
@@ -26,6 +27,16 @@ class Validator : protected Views<Problem> {
   // Everything but the outputs. `weights`: the problem has no value.
   bool inputs(bool weights) {
     return cpu() && operands(weights) && scores() && reach() && centers() && dropout(weights);
+  }
+
+  // Derivatives are of keys and values that are floats, and stand in one piece.
+  bool takes_derivatives() {
+    const char* const name = given_.key_scale || given_.key_table ? "key" : "value";
+    if (given_.key_scale || given_.value_scale)
+      return refuse(FV_TYPE_ERROR, "%s: got few bits, which have no derivatives", name);
+    if (given_.key_table || given_.value_table)
+      return refuse(FV_TYPE_ERROR, "%s: got pages, which have no derivatives", name);
+    return true;
   }
 
  protected:
@@ -89,7 +100,10 @@ class Validator : protected Views<Problem> {
     if (weights && value != nullptr) {
       return refuse(FV_VALUE_ERROR, "value: got an array, wanted none for the weights alone");
     }
-    if (!matrix("query", query, "(..., Lq, D)") || !matrix("key", key, "(..., Lk, D)")) return false;
+    if (!matrix("query", query, "(..., Lq, D)") ||
+        !rows_of("key", "key_table", key, given_.key_scale, given_.key_table, "(..., Lk, D)", key_))
+      return false;
+    key = &key_.seen();
     problem_.queries = query->shape[query->ndim - 2];
     problem_.keys = key->shape[key->ndim - 2];
     problem_.head_size = query->shape[query->ndim - 1];
@@ -99,7 +113,9 @@ class Validator : protected Views<Problem> {
     }
     if (!goes_with_query("key", *key)) return false;
     if (!weights) {
-      if (!matrix("value", value, "(..., Lk, Dv)")) return false;
+      if (!rows_of("value", "value_table", value, given_.value_scale, given_.value_table, "(..., Lk, Dv)", value_))
+        return false;
+      value = &value_.seen();
       problem_.value_size = value->shape[value->ndim - 1];
       if (value->shape[value->ndim - 2] != problem_.keys) {
         return refuse(FV_VALUE_ERROR, "value: got shape %s, wanted %lld rows, one for each key of %s",
@@ -109,9 +125,82 @@ class Validator : protected Views<Problem> {
     }
     if (!lead(weights) || !sizes(weights)) return false;
     place_matrix(*query, problem_.query);
-    place_matrix(*key, problem_.key);
-    if (!weights) place_matrix(*value, problem_.value);
+    return placed("key", *given_.key, key_, given_.key_scale, given_.key_block, given_.key_table,
+                  {problem_.key, problem_.key_scale, problem_.key_block, problem_.key_table}) &&
+           (weights ||
+            placed("value", *given_.value, value_, given_.value_scale, given_.value_block, given_.value_table,
+                   {problem_.value, problem_.value_scale, problem_.value_block, problem_.value_table}));
+  }
+
+  // Keys or values, which may be of few bits, and in pages: what others see of them.
+  bool rows_of(const char* name, const char* table_name, const fv_array* array, const fv_array* scale,
+               const fv_array* table, const char* wanted, PagedView& rows) {
+    if (!view(name, array)) return false;
+    if (scale == nullptr && is_few_bits(array->dtype))
+      return refuse(FV_VALUE_ERROR, "%s: got %s without a scale, wanted one", name, dtype_name(array->dtype));
+    if (scale != nullptr && !is_few_bits(array->dtype)) return wrong_dtype(name, *array, few_bits_dtypes);
+    if (scale == nullptr && !of_operand(name, *array)) return false;
+    const int least = table == nullptr ? 2 : 3;
+    if (array->ndim < least) {
+      return refuse(FV_VALUE_ERROR, "%s: got shape %s, wanted %s axes or more, %s", name, ShapeText(*array).c_str(),
+                    least == 2 ? "two" : "three", table == nullptr ? wanted : "(P, ..., S, D)");
+    }
+    rows.of(*array);
+    if (table == nullptr) return true;
+    if (!view(table_name, table) || !of_dtype(table_name, *table, FV_INT64)) return false;
+    if (table->ndim != 2)
+      return refuse(FV_VALUE_ERROR, "%s: got shape %s, wanted (B, T)", table_name, ShapeText(*table).c_str());
+    return rows.of(*array, *table) ||
+           refuse(FV_NO_MEMORY, "%s: got shape %s, which is too large", table_name, ShapeText(*table).c_str());
+  }
+
+  // Where the parts of keys or values go.
+  struct Parts {
+    Operand &rows, &scale;
+    int64_t& block;
+    Operand& table;
+  };
+
+  bool placed(const char* name, const fv_array& array, const PagedView& rows, const fv_array* scale, int64_t block,
+              const fv_array* table, const Parts& to) {
+    place_matrix(rows.seen(), to.rows);
+    if (table != nullptr) place_pages(array, *table, to.rows);
+    if (scale != nullptr) {
+      const int64_t columns = array.shape[array.ndim - 1];
+      if (block < 0 || block % 32 != 0)
+        return refuse(FV_VALUE_ERROR, "%s_block: got %lld, wanted a multiple of 32, or 0", name, printable(block));
+      const int64_t blocks = block == 0 ? 1 : (columns + block - 1) / block;
+      char scale_name[16];
+      std::snprintf(scale_name, sizeof scale_name, "%s_scale", name);
+      if (!view(scale_name, scale) || !of_dtype(scale_name, *scale, FV_FLOAT32) ||
+          !has_shape(scale_name, *scale, array.shape, array.ndim - 1, &blocks, 1))
+        return false;
+      if (blocks > 1 && scale->strides[scale->ndim - 1] != int64_t(sizeof(float)))
+        return refuse(FV_VALUE_ERROR, "%s: got scales of a row with gaps, wanted contiguous ones", scale_name);
+      PagedView seen;
+      table != nullptr ? void(seen.of(*scale, *table)) : seen.of(*scale);
+      place_matrix(seen.seen(), to.scale);
+      if (table != nullptr) place_pages(*scale, *table, to.scale);
+      to.block = block >= columns ? 0 : block;
+      to.rows.moving |= to.scale.moving;
+    }
+    if (table != nullptr) {
+      const int batch_axis = problem_.lead_ndim - (array.ndim - 2);
+      to.table.data = static_cast<char*>(table->data);
+      to.table.dtype = FV_INT64;
+      to.table.lead[batch_axis] = table->shape[0] > 1 ? table->strides[0] : 0;
+      to.table.row_stride = table->shape[1] > 1 ? table->strides[1] : 0;
+    }
     return true;
+  }
+
+  // The batch axis of what is in pages moves as the table does.
+  void place_pages(const fv_array& pages, const fv_array& table, Operand& operand) const {
+    operand.page_rows = pages.shape[pages.ndim - 2];
+    operand.page_stride = pages.strides[0];
+    operand.pages = pages.shape[0];
+    operand.row_stride = pages.shape[pages.ndim - 2] > 1 ? pages.strides[pages.ndim - 2] : 0;
+    if (table.shape[0] != 1) operand.moving |= uint64_t{1} << (problem_.lead_ndim - (pages.ndim - 2));
   }
 
   bool matrix(const char* name, const fv_array* array, const char* wanted) {
@@ -125,6 +214,8 @@ class Validator : protected Views<Problem> {
     place_core(array, array.ndim - 2, operand);
   }
 
+  PagedView key_, value_;
+
   // An optional array that goes with query, key and value, and how many of its axes are no leading ones.
   struct Beside {
     const char* name;
@@ -134,7 +225,7 @@ class Validator : protected Views<Problem> {
 
   // The leading axes of the output: those of query, key and value, and of all that goes with them, broadcast together.
   bool lead(bool weights) {
-    const fv_array* arrays[3] = {given_.query, given_.key, given_.value};
+    const fv_array* arrays[3] = {given_.query, &key_.seen(), &value_.seen()};
     const int count = weights ? 2 : 3;
     const fv_reach& reach = given_.reach;
     const Beside beside[] = {{"mask", reach.mask, 2},

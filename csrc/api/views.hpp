@@ -22,6 +22,8 @@ inline bool is_operand(fv_dtype dtype) { return is_float(dtype); }
 
 constexpr const char* float_dtypes = "float16, bfloat16, float32 or float64";
 constexpr const char* operand_dtypes = float_dtypes;
+constexpr const char* few_bits_dtypes = "int8, int4, float8_e4m3 or float8_e5m2";
+inline bool is_few_bits(fv_dtype dtype) { return dtype >= FV_INT8; }
 
 // Calls f(address) for each element of a view's first `ndim` axes, the last one fastest, for as long as it says true.
 template <class F>
@@ -122,7 +124,9 @@ class Views {
   static void place_core(const fv_array& array, int row_axis, Operand& operand) {
     const int last = array.ndim - 1;
     operand.row_stride = array.shape[row_axis] > 1 ? array.strides[row_axis] : 0;
-    if (last > row_axis) operand.column_stride = array.shape[last] > 1 ? array.strides[last] : size_of(array.dtype);
+    if (last > row_axis)
+      operand.column_stride =
+          array.shape[last] > 1 && array.dtype != FV_INT4 ? array.strides[last] : size_of(array.dtype);
   }
 
   bool broadcasts(const fv_array& array, int core_ndim) const {

@@ -101,7 +101,7 @@ inline T element(const char* p, Dtype dtype) {
       memcpy(&x, p, 4);
       return T(x);
     }
-    case Dtype::float64: break;
+    default: break;
   }
   double x;
   memcpy(&x, p, 8);
@@ -164,7 +164,7 @@ constexpr bool widens(Dtype dtype) {
   return (sizeof(T) == 8) == (dtype == Dtype::float64);
 }
 
-// Calls f(DtypeConstant<dtype>).
+// Calls f(DtypeConstant<dtype>) for a dtype that is not one of few bits.
 template <Dtype dtype>
 struct DtypeConstant {
   constexpr operator Dtype() const { return dtype; }
@@ -176,6 +176,7 @@ inline void with_dtype(Dtype dtype, F&& f) {
     case Dtype::bfloat16: return f(DtypeConstant<Dtype::bfloat16>{});
     case Dtype::float32: return f(DtypeConstant<Dtype::float32>{});
     case Dtype::float64: return f(DtypeConstant<Dtype::float64>{});
+    default: return;
   }
 }
 // The same for a dtype that load_wide takes to T; nothing for others.

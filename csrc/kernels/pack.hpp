@@ -69,6 +69,7 @@ void store_row(const T* from, int64_t columns, char* to, Dtype dtype, int64_t st
         memcpy(to + d * stride, &x, 8);
       }
       return;
+    default: return;  // of few bits are keys and values alone
   }
 }
 

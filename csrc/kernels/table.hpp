@@ -19,9 +19,16 @@ static constexpr uint32_t low_bits(int64_t count) { return count >= 32 ? ~uint32
 
 constexpr int64_t query_group = 4;  // few queries: as many as share a load of the keys, at most
 
-enum class Dtype : int32_t { float16, bfloat16, float32, float64 };
+// As fv_dtype has them.
+enum class Dtype : int32_t { float16, bfloat16, float32, float64, int8 = 6, int4, float8_e4m3, float8_e5m2 };
+static constexpr bool is_few_bits(Dtype dtype) { return dtype >= Dtype::int8; }
+// Bytes of an element; of int4, of which a byte holds two, those of two. Its rows are contiguous.
 static constexpr int64_t size_of(Dtype dtype) {
   switch (dtype) {
+    case Dtype::int8:
+    case Dtype::int4:
+    case Dtype::float8_e4m3:
+    case Dtype::float8_e5m2: return 1;
     case Dtype::float16:
     case Dtype::bfloat16: return 2;
     case Dtype::float32: return 4;
@@ -30,11 +37,33 @@ static constexpr int64_t size_of(Dtype dtype) {
   return 8;
 }
 
-// Rows of a matrix of any dtype and layout, strides in bytes.
+// Bytes of a contiguous row.
+static constexpr int64_t row_bytes(Dtype dtype, int64_t columns) {
+  return dtype == Dtype::int4 ? (columns + 1) / 2 : columns * size_of(dtype);
+}
+
+// Rows of a matrix of any dtype and layout, strides in bytes. Of few bits, element [j][d] is what is stored times
+// scale_of(j)[d / block], float32. Rows that stand anywhere, as those of pages do, have a list of addresses.
 struct Rows {
-  const char* data;
-  Dtype dtype;
-  int64_t row_stride, column_stride;
+  const char* data = nullptr;
+  Dtype dtype = Dtype::float32;
+  int64_t row_stride = 0, column_stride = 0;
+  const char* scale = nullptr;
+  int64_t scale_stride = 0;
+  int64_t block = 0;                        // columns that share a scale, a multiple of 32; 0: the whole row
+  const char* const* list = nullptr;        // row j begins at list[j]; null: at data + j * row_stride
+  const char* const* scale_list = nullptr;  // likewise its scales; null only where `list` is, or there are none
+
+  const char* row(int64_t j) const { return list ? list[j] : data + j * row_stride; }
+  const char* scale_of(int64_t j) const { return scale_list ? scale_list[j] : scale + j * scale_stride; }
+  Rows from(int64_t j) const {
+    Rows rest = *this;
+    if (list) rest.list += j;
+    if (scale_list) rest.scale_list += j;
+    if (!list) rest.data += j * row_stride;
+    if (scale && !scale_list) rest.scale += j * scale_stride;
+    return rest;
+  }
 };
 
 // Rows as a kernel reads them: in place, or as load_keys and load_values laid them out. Stride in bytes.

@@ -15,6 +15,8 @@ struct Operand {
   int64_t row_stride = 0;     // along Lq for queries, masks, outputs; along Lk for keys, values
   int64_t column_stride = 0;  // along D, Dv, or Lk for a mask
   int64_t lead[FV_MAX_DIMS] = {};
+  // In pages (see fv_problem): row r is row r % page_rows of a page, and pages are so many bytes apart. 0: not in pages.
+  int64_t page_rows = 0, page_stride = 0, pages = 0;
   uint64_t moving = 0;  // bit a: it has elements of its own along leading axis a; an empty one's strides tell nothing
   bool moves(int axis) const { return moving >> axis & 1; }
   explicit operator bool() const { return data != nullptr; }
@@ -22,7 +24,9 @@ struct Operand {
 
 inline Dtype dtype_of(const Operand& operand) { return static_cast<Dtype>(operand.dtype); }
 static_assert(int(Dtype::float16) == FV_FLOAT16 && int(Dtype::bfloat16) == FV_BFLOAT16 &&
-              int(Dtype::float32) == FV_FLOAT32 && int(Dtype::float64) == FV_FLOAT64);
+              int(Dtype::float32) == FV_FLOAT32 && int(Dtype::float64) == FV_FLOAT64 && int(Dtype::int8) == FV_INT8 &&
+              int(Dtype::int4) == FV_INT4 && int(Dtype::float8_e4m3) == FV_FLOAT8_E4M3 &&
+              int(Dtype::float8_e5m2) == FV_FLOAT8_E5M2);
 
 // Bytes of an element.
 inline int64_t size_of(fv_dtype dtype) {

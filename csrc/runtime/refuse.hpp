@@ -48,6 +48,10 @@ inline const char* dtype_name(fv_dtype dtype) {
     case FV_FLOAT64: return "float64";
     case FV_BOOL: return "bool";
     case FV_INT64: return "int64";
+    case FV_INT8: return "int8";
+    case FV_INT4: return "int4";
+    case FV_FLOAT8_E4M3: return "float8_e4m3";
+    case FV_FLOAT8_E5M2: return "float8_e5m2";
   }
   return "an unknown dtype";
 }

@@ -48,6 +48,7 @@ from ._blocks.self_attention import self_attention, self_attention_vjp
 from ._categories import multinomial, multinomial_logpmf
 from ._draws import multinoulli
 from ._inputs.intervals import Intervals
+from ._inputs.quantized import Quantized, quantize
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
 from ._runtime.config import (
@@ -98,6 +99,7 @@ __all__ = [
     "MovingAverageBaseline",
     "MultiHeadGradients",
     "Polynomial",
+    "Quantized",
     "RegressionGradients",
     "ScaledDot",
     "SelfGradients",
@@ -128,6 +130,7 @@ __all__ = [
     "num_threads",
     "predict_centers",
     "predict_centers_vjp",
+    "quantize",
     "reference",
     "self_attention",
     "self_attention_vjp",

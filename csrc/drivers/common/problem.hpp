@@ -20,6 +20,11 @@ struct Problem {
   int64_t value_size = 0;         // Dv (0 where there is no value)
 
   Operand query, key, value;
+  // Of few bits: the scales of each row, float32, in the pages of the operand where that is in pages; and how many columns
+  // share one, 0: all. Of pages: their numbers, int64, along row_stride.
+  Operand key_scale, value_scale;
+  int64_t key_block = 0, value_block = 0;
+  Operand key_table, value_table;
   Operand out;   // (Lq, Dv), or (Lq, Lk) for the weights
   Operand lse;   // (Lq,): row_stride; or (Lq, 3), with its parts: column_stride too; optional
   Operand sink;  // one float64 a leading index; optional

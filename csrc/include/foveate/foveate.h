@@ -37,7 +37,20 @@ typedef enum fv_status {
   FV_INTERRUPTED  /* the check given to fv_set_interrupt_check asked to stop; `out` is half written */
 } fv_status;
 
-typedef enum fv_dtype { FV_FLOAT16, FV_BFLOAT16, FV_FLOAT32, FV_FLOAT64, FV_BOOL, FV_INT64 } fv_dtype;
+/* Those of few bits are of keys and values alone, and go with scales. FV_INT4 holds two columns in a byte, the even one in
+ * the low half, in two's complement; its shape counts columns, which are contiguous: the last stride says nothing. */
+typedef enum fv_dtype {
+  FV_FLOAT16,
+  FV_BFLOAT16,
+  FV_FLOAT32,
+  FV_FLOAT64,
+  FV_BOOL,
+  FV_INT64,
+  FV_INT8,
+  FV_INT4,
+  FV_FLOAT8_E4M3, /* the finite one: no inf, a largest number of 448 */
+  FV_FLOAT8_E5M2
+} fv_dtype;
 
 typedef struct fv_error {
   char message[512]; /* names the argument, what came, and what was wanted */
@@ -126,6 +139,17 @@ typedef struct fv_problem {
    * fv_attention_backward only, and not with compact kernels. */
   double dropout;
   fv_random random;
+  /* Of keys and values of few bits, which go with a query of any dtype: float32 (..., Lk, blocks). An element is what is
+   * stored, times the scale of its block of columns. block: the columns that share a scale, a multiple of 32, the last block
+   * may be shorter; 0: one scale a row, and blocks is 1. NULL: none. There are no gradients. */
+  const fv_array* key_scale;
+  const fv_array* value_scale;
+  int64_t key_block, value_block;
+  /* Of keys and values in pages of S rows: key is (P, ..., S, D), its scales (P, ..., S, blocks), and this, int64 (B, T),
+   * says which pages follow each other: it stands for (B, ..., T * S, D). Pages may be shared. A number outside 0..P-1 is a
+   * page that no query may see. NULL: not in pages. There are no gradients. */
+  const fv_array* key_table;
+  const fv_array* value_table;
 } fv_problem;
 
 /* Gives the shape of the output, (..., Lq, Dv), or (..., Lq, Lk) if `value` is NULL. Validates the whole problem. */

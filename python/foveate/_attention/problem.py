@@ -78,19 +78,21 @@ class Problem(NamedTuple):
     """The operands, which begin as those of `Reduced`, and all choices; None: not given."""
 
     query: Array
-    key: Array
+    key: Any  # an array, or FewBits
     scale: float | None = None  # 1 / sqrt(D)
     family: Family | None = None  # "inner"
     factors: Array | None = None
     negligible: float | None = None
     link: tuple[str, float] | None = None
-    value: Any = None  # an array; of the weights there is none
+    value: Any = None  # as the key; of the weights there is none
     softcap: float | None = None
     reach: Reach | None = None
     sink: Any = None  # a number or an array
     dropout: Dropout | None = None
     sigma: float | None = None
     weighing: str | None = None  # "softmax"
+    key_table: Array | None = None  # int64 (B, T): `key` is pages (P, ..., S, D)
+    value_table: Array | None = None
     rows: int | None = None  # how many queries the only row of `query` stands for
 
     @property
@@ -173,8 +175,8 @@ class Problem(NamedTuple):
 
 def attend_by_dot(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Any,
+    value: Any,
     softcap: float | None = None,
     reach: Reach | None = None,
     sink: float | Array | None = None,

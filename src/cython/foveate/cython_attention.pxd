@@ -21,6 +21,10 @@ cdef extern from "foveate/foveate.h" nogil:
         FV_FLOAT64
         FV_BOOL
         FV_INT64
+        FV_INT8
+        FV_INT4
+        FV_FLOAT8_E4M3
+        FV_FLOAT8_E5M2
 
     ctypedef struct fv_error:
         char message[512]
@@ -82,6 +86,12 @@ cdef extern from "foveate/foveate.h" nogil:
         double sigma
         double dropout
         fv_random random
+        const fv_array* key_scale
+        const fv_array* value_scale
+        int64_t key_block
+        int64_t value_block
+        const fv_array* key_table
+        const fv_array* value_table
 
     ctypedef struct fv_gradients:
         const fv_array* query
