@@ -15,7 +15,7 @@ What comes out, and what comes in:
 `ArrayObject`
     An `ArrayLike` that is no list or tuple.
 `RowsLike`
-    Keys or values: an `ArrayLike`, or rows of few bits.
+    Keys or values: an `ArrayLike`, or rows of few bits or in pages.
 `FewBitsName`
     The dtype of those.
 `Reals`, `Ints`

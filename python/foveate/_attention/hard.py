@@ -86,9 +86,9 @@ def hard_attention(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array or Quantized (..., Lk, D)
+    key : array, Quantized or Paged (..., Lk, D)
         Of the dtype of `query`, or of few bits.
-    value : array or Quantized (..., Lk, Dv)
+    value : array, Quantized or Paged (..., Lk, Dv)
         Of the dtype of `query`, or of few bits. Only the chosen rows are read.
     select : {"sample", "argmax"}, default "sample"
         "sample" draws from the distribution that `attention_weights` gives, exactly up to rounding

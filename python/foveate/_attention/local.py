@@ -55,9 +55,9 @@ def local_attention(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array or Quantized (..., Lk, D)
+    key : array, Quantized or Paged (..., Lk, D)
         Of the dtype of `query`, or of few bits.
-    value : array or Quantized (..., Lk, Dv)
+    value : array, Quantized or Paged (..., Lk, Dv)
         Of the dtype of `query`, or of few bits.
     half_width : float
         How far a query sees to both sides, in keys: D in the paper. It is positive, and need not be

@@ -13,7 +13,6 @@ import numpy as np
 from .. import _core
 from .._inputs.arrays import compute_dtype
 from .._inputs.paged import Paged
-from .._inputs.quantized import Quantized
 from .._inputs.reach import Reach
 from .._inputs.types import Array
 
@@ -80,7 +79,7 @@ class Problem(NamedTuple):
     """The operands, which begin as those of `Reduced`, and all choices; None: not given."""
 
     query: Array
-    key: Any  # an array, or what `taken_apart` makes arrays of, as `value`
+    key: Any  # an array, FewBits, or what `taken_apart` makes such of, as `value`
     scale: float | None = None  # 1 / sqrt(D)
     family: Family | None = None  # "inner"
     factors: Array | None = None
@@ -110,14 +109,13 @@ class Problem(NamedTuple):
         ValueError
             By the name of the argument, for pages that a query may see and that there are not.
         """
-        if not isinstance(self.key, Paged) and not isinstance(self.value, Paged):
+        if isinstance(self.key, np.ndarray) and not isinstance(self.value, Paged):
             return self
         parts: dict[str, Any] = {}
         for name, x in (("key", self.key), ("value", self.value)):
             if isinstance(x, Paged):
                 x.check(name, None if self.reach is None else self.reach.key_lengths)
-                pages = x.pages._few_bits() if isinstance(x.pages, Quantized) else x.pages
-                parts |= {name: pages, f"{name}_table": x.table}
+                parts |= {name: x.pages, f"{name}_table": x.table}
         return self._replace(**parts)
 
     def folded(self, unreduced: Array) -> Problem:

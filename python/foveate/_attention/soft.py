@@ -30,6 +30,7 @@ from .._inputs.types import (
 from ..scores import reduce
 from ..scores._base import ScoreLike
 from .problem import Problem, attend_by_dot
+from .sequences import Options, attend_sequences, packed_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -109,9 +110,9 @@ def attention(
         (of ml_dtypes), float32 or float64; sums are computed in float32, or in float64 for float64.
         Lists and integers become float64. Any object with `__array__`, `__dlpack__` or the buffer
         protocol is accepted.
-    key : array or Quantized (..., Lk, D)
+    key : array, Quantized or Paged (..., Lk, D)
         Of the dtype of `query`, or of few bits.
-    value : array or Quantized (..., Lk, Dv)
+    value : array, Quantized or Paged (..., Lk, Dv)
         Of the dtype of `query`, or of few bits.
     score : str or score object, default "scaled_dot"
         `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, `Dot()`, `ScaledDot(scale)`,
@@ -229,13 +230,19 @@ def attention(
     >>> fv.attention(np.zeros((1, 8)), np.zeros((8, 8)), np.eye(8), dropout=0.5, rng=1)
     array([[0.25, 0.25, 0.25, 0.25, 0.  , 0.  , 0.25, 0.25]])
     """
-    plain = _core.are_plain(query, key, value)
-    if not plain:
+    in_pages = False
+    if not _core.are_plain(query, key, value):
         query, key, value = operands(query=query, key=key, value=value)
+        in_pages = isinstance(key, Paged) or isinstance(value, Paged)
     if softcap is not None:
         softcap = real("softcap", softcap)
     if sink is not None:
         sink = reals("sink", sink)
+    if in_pages and (rule := packed_of(mask)) is not None:
+        options = Options(
+            score, causal, window, offset, key_lengths, segments, softcap, sink, dropout
+        )
+        return attend_sequences(query, key, value, rule, options, out, return_lse)
     reach = None
     if not (
         mask is None
@@ -246,8 +253,7 @@ def attention(
         and segments is None
     ):
         reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    is_paged = not plain and (isinstance(key, Paged) or isinstance(value, Paged))
-    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT and not is_paged:
+    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT and not in_pages:
         return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
     dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
     problem = Problem(*reduce(score, query, key)[:-1], value, softcap, reach, sink, dropped)
@@ -275,7 +281,7 @@ def attention_weights(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array or Quantized (..., Lk, D)
+    key : array, Quantized or Paged (..., Lk, D)
         Of the dtype of `query`, or of few bits.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.

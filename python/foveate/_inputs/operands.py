@@ -9,29 +9,26 @@ from .paged import Paged
 from .quantized import Quantized
 from .types import ArrayLike
 
-RowsLike: TypeAlias = ArrayLike | Quantized | Paged  # what `key` and `value` may be
+RowsLike: TypeAlias = ArrayLike | Quantized | Paged  # `key` and `value`, where nothing is learned
 
 
 def operands(**given: object) -> list[Any]:
     """Take query, key and value, of one float dtype, under the names of their arguments.
 
-    Keys and values may be `Paged`, and what they or their pages are may be `Quantized`, which goes
-    with any dtype. These come out as `Paged` and `FewBits`.
+    Keys and values may be `Quantized`, which come out as `FewBits`; and `Paged`, which come out as
+    such, with pages of the other forms.
 
     Raises
     ------
     TypeError, ValueError
         As `float_arrays`.
     """
-    taken: dict[str, Any] = {}
-    plain: dict[str, object] = {}
-    for name, x in given.items():
-        rows: Any = x
-        if isinstance(x, Paged) and name != "query":
-            taken[name], rows = x, x.pages
-        if not isinstance(rows, Quantized) or name == "query":
-            plain[name] = rows
-        else:
-            taken.setdefault(name, rows._few_bits())
-    arrays = dict(zip(plain, float_arrays(**plain), strict=True))
-    return [taken[name] if name in taken else arrays[name] for name in given]
+    stored = {name: x for name, x in given.items() if name != "query"}
+    rows = {name: x.pages if isinstance(x, Paged) else x for name, x in stored.items()}
+    few = {name: x.few_bits() for name, x in rows.items() if isinstance(x, Quantized)}
+    plain = {name: x for name, x in (given | rows).items() if name not in few}
+    taken = few | dict(zip(plain, float_arrays(**plain), strict=True))
+    return [
+        x.of_pages(taken[name]) if isinstance(x, Paged) and name in stored else taken[name]
+        for name, x in given.items()
+    ]

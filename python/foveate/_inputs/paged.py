@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import integers, native, numbers
-from .few_bits import FewBits
 from .quantized import Quantized
 from .types import Array, ArrayLike, IntArrayLike
 
@@ -75,33 +74,29 @@ class Paged:
     True
     """
 
-    pages: Any  # an array or Quantized; of a reduced key FewBits
+    pages: Array | Quantized
     table: NDArray[np.int64]
 
-    def __init__(self, pages: ArrayLike | Quantized | FewBits, table: IntArrayLike) -> None:
+    def __init__(self, pages: ArrayLike | Quantized, table: IntArrayLike) -> None:
         """Check what does not depend on the call."""
-        few = isinstance(pages, Quantized | FewBits)
-        self.pages = pages if few else native(numbers("pages", pages))
-        if self.pages.ndim < 3:
-            raise ValueError(
-                f"pages: got shape {self.pages.shape}, wanted three axes or more, (P, ..., S, D)"
-            )
+        self.pages = pages if isinstance(pages, Quantized) else native(numbers("pages", pages))
+        shape = self.pages.shape
+        if len(shape) < 3:
+            raise ValueError(f"pages: got shape {shape}, wanted three axes or more, (P, ..., S, D)")
         numbered = integers("table", table)
         if isinstance(numbered, int) or numbered.ndim != 2:
             raise ValueError(f"table: got shape {np.shape(numbered)}, wanted two axes, (B, T)")
-        if numbered.size and not self.pages.shape[0]:
+        if numbered.size and not shape[0]:
             raise ValueError(
-                f"pages: got shape {self.pages.shape} with a table of shape {numbered.shape}, "
-                "wanted one page at least"
+                f"pages: got shape {shape} with a table of shape {numbered.shape}, wanted one page "
+                "at least"
             )
         self.table = numbered
 
     def __repr__(self) -> str:
         """Show what it is, and not the numbers."""
-        rows, dtype = self.pages.shape[-2], self.pages.dtype
-        return (
-            f"Paged(shape={self.shape}, dtype={dtype}, {self.pages.shape[0]} pages of {rows} rows)"
-        )
+        count, rows = self.pages.shape[0], self.pages.shape[-2]
+        return f"<Paged {self.shape} of {self.pages.dtype}, {count} pages of {rows} rows>"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,8 +108,13 @@ class Paged:
     @property
     def ndim(self) -> int:
         """How many axes `shape` has."""
-        ndim: int = self.pages.ndim
-        return ndim
+        return self.pages.ndim
+
+    def of_pages(self, pages: Any) -> Paged:
+        """Give other pages in the same order: what a score, or the engine, makes of them."""
+        other = Paged.__new__(Paged)
+        other.pages, other.table = pages, self.table
+        return other
 
     def check(self, name: str, key_lengths: int | Array | None) -> None:
         """Refuse numbers that are no page's, where a query may see it.

@@ -161,12 +161,11 @@ class Quantized:
         named = dtype if isinstance(dtype, str) else np.dtype(dtype).name
         if named not in FLOATS:
             raise TypeError(f"dtype: got {dtype!r}, wanted {', '.join(FLOATS)}")
-        return self._few_bits().decoded(
+        return self.few_bits().decoded(
             bfloat16("dtype") if named == "bfloat16" else np.dtype(named)
         )
 
-    def _few_bits(self) -> FewBits:
-        """Return the rows as the engine takes them."""
+    def few_bits(self) -> FewBits:
         return FewBits(self._data, self._dtype, self._columns, self._scale, self._block or 0)
 
     def __repr__(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .._inputs.paged import Paged
+from .._inputs.quantized import Quantized
 
 Array = NDArray[Any]
 
@@ -31,26 +32,43 @@ def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return np.result_type(np.float32, dtype)
 
 
-def floats(x: Any) -> Array:
-    """Take an array; one of integers is float64. Of pages take the rows that they stand for.
-
-    Where the table has no page, the first one stands.
+def floats(x: ArrayLike) -> Array:
+    """Take an array; one of integers is float64.
 
     Examples
     --------
     >>> floats([1, 2])
     array([1., 2.])
-    >>> floats(Paged([[[1.0], [2.0]], [[3.0], [4.0]]], [[1, 0], [1, -1]]))[..., 0]
+    """
+    array = np.asarray(x)
+    return array.astype(np.float64) if array.dtype.kind in "iu" else array
+
+
+def gathered(x: Any) -> Any:
+    """Take rows in pages one after the other; what is in no pages is returned as it is.
+
+    Where the table has no page, the first one stands.
+
+    Examples
+    --------
+    >>> gathered(Paged([[[1.0], [2.0]], [[3.0], [4.0]]], [[1, 0], [1, -1]]))[..., 0]
     array([[3., 4., 1., 2.],
            [3., 4., 1., 2.]])
     """
-    if isinstance(x, Paged):
-        pages, table = floats(x.pages), np.asarray(x.table)
-        inside = (table >= 0) & (table < len(pages))
-        rows = pages[np.where(inside, table, 0)]  # (B, T, ..., S, D)
-        return np.moveaxis(rows, 1, -3).reshape(x.shape)
-    array = np.asarray(x)
-    return array.astype(np.float64) if array.dtype.kind in "iu" else array
+    if not isinstance(x, Paged):
+        return x
+    pages, table = x.pages, x.table
+    numbers = np.where((table >= 0) & (table < pages.shape[0]), table, 0)
+
+    def rows_of(stored: Array) -> Array:
+        rows = np.moveaxis(stored[numbers], 1, -3)  # (B, ..., T, S, D)
+        return rows.reshape(*rows.shape[:-3], -1, rows.shape[-1])
+
+    if not isinstance(pages, Quantized):
+        return rows_of(floats(pages))
+    stored, scale = rows_of(pages.data), rows_of(pages.scale)
+    name: Any = pages.dtype
+    return Quantized(stored, scale, name, columns=pages.shape[-1], block=pages.block)
 
 
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
