@@ -48,6 +48,8 @@ from ._blocks.self_attention import self_attention, self_attention_vjp
 from ._cache.cache import KVCache
 from ._categories import multinomial, multinomial_logpmf, multinoulli
 from ._inputs.intervals import Intervals
+from ._inputs.packed import Packed
+from ._inputs.paged import Paged
 from ._inputs.quantized import Quantized, quantize
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
@@ -99,6 +101,8 @@ __all__ = [
     "MemoryGradients",
     "MovingAverageBaseline",
     "MultiHeadGradients",
+    "Packed",
+    "Paged",
     "Polynomial",
     "Quantized",
     "RegressionGradients",

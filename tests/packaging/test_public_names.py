@@ -46,6 +46,8 @@ PICKLED: dict[str, Any] = {
     "MovingAverageBaseline": fv.MovingAverageBaseline(),
     "Memory": fv.Memory(W, W),
     "KVCache": fv.KVCache(2, head_size=3),
+    "Packed": fv.Packed([0, 2, 5]),
+    "Paged": fv.Paged(np.ones((1, 2, 3)), [[0]]),
     "Quantized": fv.quantize(W),
 }
 PICKLED |= {
