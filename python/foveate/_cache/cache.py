@@ -156,7 +156,7 @@ class KVCache:
         pages = Pages(parts, self._heads, self._page, folder)
         zeros = np.zeros(self._batch, np.int64)
         table = np.empty((self._batch, 0), np.int64)
-        self._begin(pages, State(0, pages.arrays, table, zeros, zeros, zeros))
+        self._begin(pages, State(0, pages.arrays, table, zeros, zeros, zeros, {}))
 
     def _parts(self) -> tuple[Part, ...]:
         parts = parts_of("keys", self._head_size, self._dtype)
