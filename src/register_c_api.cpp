@@ -12,6 +12,7 @@ const fv_api api = {
     fv_isa_selected,    fv_isa_features,       fv_set_num_threads,         fv_requested_num_threads,
     fv_get_num_threads, fv_attention_backward, fv_hard_attention_backward, fv_set_threading,
     fv_get_threading,   fv_attention_jvp,      fv_attention_tangent,       fv_attention_backward_jvp,
+    fv_quantize,
 };
 
 }  // namespace

@@ -40,9 +40,9 @@ struct FilteredRow {
 
   char* tops;  // of spans
   BlockTop* block_tops;
-  int64_t* counts;         // of what is left of each block
-  double* sums;            // of weights, up to and including each block
-  char* list = nullptr;    // of numbers
+  int64_t* counts;               // of what is left of each block
+  double* sums;                  // of weights, up to and including each block
+  char* list = nullptr;          // of numbers
   Listed* categories = nullptr;  // that are left
 };
 
@@ -70,7 +70,8 @@ class FilteredSampler {
         random_(problem.key[0], problem.key[1]) {}
 
   fv_status run(fv_error* error) noexcept {
-    const double flops = double(problem_.rows) * (double(problem_.categories) * (listed_ ? 40 : 4) + double(problem_.draws) * 500);
+    const double flops =
+        double(problem_.rows) * (double(problem_.categories) * (listed_ ? 40 : 4) + double(problem_.draws) * 500);
     const int64_t rows_a_task =
         blocks_ > 1 ? 1 : std::max<int64_t>(1, task_bytes / (problem_.categories * item_size(problem_.p)));
     const int64_t tasks = (problem_.rows + rows_a_task - 1) / rows_a_task, pieces = blocks_ / span;
@@ -177,8 +178,7 @@ class FilteredSampler {
       whole.top = std::max(whole.top, memory.block_tops[b].top);
       whole.doubtful |= memory.block_tops[b].doubtful;
     }
-    if (!row.is_some(whole.top) ||
-        (whole.doubtful && !row.inspect(threads_memory_[each.thread].logs, nullptr))) {
+    if (!row.is_some(whole.top) || (whole.doubtful && !row.inspect(threads_memory_[each.thread].logs, nullptr))) {
       refused_.note(row.number());
       return Outcome::refused;
     }
@@ -354,7 +354,8 @@ class FilteredSampler {
     Listed* const end = categories + problem_.draws;
     if (problem_.draws < count) std::nth_element(categories, end - 1, categories + count, before);
     std::sort(categories, end, before);
-    for (int64_t draw = 0; draw < problem_.draws; ++draw) note_draw(row, draw, categories[draw].place, weighing, memory);
+    for (int64_t draw = 0; draw < problem_.draws; ++draw)
+      note_draw(row, draw, categories[draw].place, weighing, memory);
   }
 
   // ---- Outputs
@@ -394,7 +395,8 @@ class FilteredSampler {
       for (int64_t b = 0; b < blocks_; ++b)
         left += keep(row, rows_memory_[0], by, b, threads_memory_[0].values, nullptr);
     if (filters_.distinct && left < problem_.draws)
-      refuse(error, FV_VALUE_ERROR, "size: got %lld different draws from row %lld, of which %lld categories are left to draw",
+      refuse(error, FV_VALUE_ERROR,
+             "size: got %lld different draws from row %lld, of which %lld categories are left to draw",
              printable(problem_.draws), printable(number), printable(left));
     else
       Row(problem_, number).explain(buffer, number, error);

@@ -152,6 +152,8 @@ cdef extern from "foveate/python.h":
                                             const fv_array* lse, const fv_array* d_out, const fv_array* d_lse,
                                             const fv_array* t_out, const fv_array* t_lse, const fv_array* t_d_out,
                                             const fv_array* t_d_lse, const fv_gradients*, fv_error*) noexcept nogil
+        fv_status (*quantize)(const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale,
+                              fv_error*) noexcept nogil
 
     # To be called once by a module that fills an fv_problem of its own: an ImportError where the foveate that is
     # installed has another layout of it than the header that the module was compiled with.
@@ -181,6 +183,9 @@ cdef fv_status fv_hard_attention_backward(
 cdef fv_status fv_multinoulli(
     const fv_array* p, int32_t logits, const fv_random* random, int64_t draws, const fv_array* index,
     fv_error* error) noexcept nogil
+
+cdef fv_status fv_quantize(
+    const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale, fv_error* error) noexcept nogil
 
 cdef const char* fv_isa_selected() noexcept nogil
 cdef const char* fv_isa_features() noexcept nogil
