@@ -29,8 +29,9 @@ except ImportError as _error:
     ) from _error
 
 from .._runtime.public import publish as _publish
+from ._kv_cache import KVCache
 from ._register import attention_weights, calls, register
 
-__all__ = ["attention_weights", "calls", "register"]
+__all__ = ["KVCache", "attention_weights", "calls", "register"]
 
 _publish(__name__)
