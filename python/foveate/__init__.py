@@ -47,6 +47,7 @@ from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
 from ._blocks.self_attention import self_attention, self_attention_vjp
 from ._categories import multinomial, multinomial_logpmf, multinoulli
 from ._inputs.intervals import Intervals
+from ._inputs.quantized import Quantized, quantize
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
 from ._runtime.config import (
@@ -97,6 +98,7 @@ __all__ = [
     "MovingAverageBaseline",
     "MultiHeadGradients",
     "Polynomial",
+    "Quantized",
     "RegressionGradients",
     "ScaledDot",
     "SelfGradients",
@@ -127,6 +129,7 @@ __all__ = [
     "num_threads",
     "predict_centers",
     "predict_centers_vjp",
+    "quantize",
     "reference",
     "self_attention",
     "self_attention_vjp",

@@ -45,6 +45,7 @@ PICKLED: dict[str, Any] = {
     "Gradients": fv.attention_vjp(W, W, W)[1](W),
     "MovingAverageBaseline": fv.MovingAverageBaseline(),
     "Memory": fv.Memory(W, W),
+    "Quantized": fv.quantize(W),
 }
 PICKLED |= {
     name: getattr(fv, name)(*(W,) * len(getattr(fv, name)._fields))

@@ -74,32 +74,17 @@ class Outputs(NamedTuple):
     d_sigma: Array | None = None
 
 
-class FewBits(NamedTuple):
-    """Rows (..., L, D) of few bits, as the engine takes them: what is stored, times its scale."""
-
-    data: Array  # int8 (..., L, D); uint8, of "int4" (..., L, ceil(D / 2))
-    dtype: str  # "int8", "int4", "float8_e4m3", "float8_e5m2"
-    columns: int
-    scale: Array  # float32 (..., L, blocks)
-    block: int  # columns that share a scale; 0: the whole row
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the rows."""
-        return (*self.data.shape[:-1], self.columns)
-
-
 class Problem(NamedTuple):
     """The operands, which begin as those of `Reduced`, and all choices; None: not given."""
 
     query: Array
-    key: Array
+    key: Any  # an array, or FewBits
     scale: float | None = None  # 1 / sqrt(D)
     family: Family | None = None  # "inner"
     factors: Array | None = None
     negligible: float | None = None
     link: tuple[str, float] | None = None
-    value: Any = None  # an array; of the weights there is none
+    value: Any = None  # as the key; of the weights there is none
     softcap: float | None = None
     reach: Reach | None = None
     sink: Any = None  # a number or an array
@@ -190,8 +175,8 @@ class Problem(NamedTuple):
 
 def attend_by_dot(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Any,
+    value: Any,
     softcap: float | None = None,
     reach: Reach | None = None,
     sink: float | Array | None = None,

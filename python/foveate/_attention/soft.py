@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from .. import _core
-from .._inputs.arrays import float_arrays, real, reals
+from .._inputs.arrays import real, reals
+from .._inputs.quantized import RowsLike, operands
 from .._inputs.random import dropout_of
 from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
@@ -41,8 +42,8 @@ _NO_DROPOUT = 0.0
 @overload
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     return_lse: Literal[False] = ...,
     out: Array | None = ...,
@@ -53,8 +54,8 @@ def attention(
 @overload
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     return_lse: Literal[True],
     out: Array | None = ...,
@@ -65,8 +66,8 @@ def attention(
 @overload
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     return_lse: bool,
     out: Array | None = ...,
@@ -107,10 +108,10 @@ def attention(
         (of ml_dtypes), float32 or float64; sums are computed in float32, or in float64 for float64.
         Lists and integers become float64. Any object with `__array__`, `__dlpack__` or the buffer
         protocol is accepted.
-    key : array (..., Lk, D)
-        Of the dtype of `query`.
-    value : array (..., Lk, Dv)
-        Of the dtype of `query`.
+    key : array or Quantized (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
+    value : array or Quantized (..., Lk, Dv)
+        Of the dtype of `query`, or of few bits.
     score : str or score object, default "scaled_dot"
         `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, `Dot()`, `ScaledDot(scale)`,
         `Cosine(scale)`, `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`,
@@ -228,7 +229,7 @@ def attention(
     array([[0.25, 0.25, 0.25, 0.25, 0.  , 0.  , 0.25, 0.25]])
     """
     if not _core.are_plain(query, key, value):
-        query, key, value = float_arrays(query=query, key=key, value=value)
+        query, key, value = operands(query, key, value)
     if softcap is not None:
         softcap = real("softcap", softcap)
     if sink is not None:
@@ -252,7 +253,7 @@ def attention(
 
 def attention_weights(
     query: ArrayLike,
-    key: ArrayLike,
+    key: RowsLike,
     *,
     score: ScoreLike = _DEFAULT_SCORE,
     mask: Mask | None = None,
@@ -271,8 +272,8 @@ def attention_weights(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array (..., Lk, D)
-        Of the dtype of `query`.
+    key : array or Quantized (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.
     out : numpy.ndarray (..., Lq, Lk), optional
@@ -306,10 +307,10 @@ def attention_weights(
     array([[1. , 0. ],
            [0.5, 0.5]])
     """
-    if not _core.are_plain(query, key):
-        query, key = float_arrays(query=query, key=key)
     q: Any = query
     k: Any = key
+    if not _core.are_plain(q, k):
+        q, k, _ = operands(q, k)
     problem = Problem(
         *reduce(score, q, k)[:-1],
         softcap=None if softcap is None else real("softcap", softcap),
