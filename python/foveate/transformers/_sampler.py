@@ -6,7 +6,7 @@ sample. So a processor that draws gives scores of which all but one are -inf.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import (
@@ -19,8 +19,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from .._categories import draw_logits
-from .._inputs.arrays import integer, real
+from .. import _core
+from .._draws import filters_of
+from .._inputs.arrays import real
 from ..torch._attention import draw_seed
 from ..torch._problem import key_of
 from ..torch._tensors import as_array, threads_of_torch
@@ -106,19 +107,14 @@ class LogitsSampler(LogitsProcessor):  # type: ignore[misc]  # transformers is u
             raise ValueError(f"repetition_penalty: got {penalty}, wanted a number above 0")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator: got {generator!r}, wanted a torch.Generator")
-        self.options: dict[str, Any] = {
-            "temperature": real("temperature", temperature),
-            "top_k": None if top_k is None else integer("top_k", top_k),
-            "top_p": None if top_p is None else real("top_p", top_p),
-            "min_p": None if min_p is None else real("min_p", min_p),
-        }
-        draw_logits(as_array("scores", torch.zeros(1, 1)), (0, 0), **self.options)
+        self.filters = filters_of(temperature, top_k, top_p, min_p)
         self.generator = generator
         self._penalize = None if penalty == 1 else RepetitionPenaltyLogitsProcessor(penalty)
 
     def __repr__(self) -> str:
         """Show the options that are given."""
-        given = {name: x for name, x in self.options.items() if x not in (None, 1.0)}
+        usual = filters_of(1.0, None, None, None)._asdict()
+        given = {name: x for name, x in self.filters._asdict().items() if x != usual[name]}
         if self._penalize is not None:
             given["repetition_penalty"] = self._penalize.penalty
         return f"LogitsSampler({', '.join(f'{name}={x!r}' for name, x in given.items())})"
@@ -158,10 +154,13 @@ class LogitsSampler(LogitsProcessor):  # type: ignore[misc]  # transformers is u
         int64 tensor (...)
             The tokens.
         """
+        rows = as_array("scores", scores.detach())
+        index = torch.empty(scores.shape[:-1], dtype=torch.int64, device="cpu")
         key = key_of(draw_seed(self.generator))
+        out = as_array("index", index)[..., None]
         with threads_of_torch:
-            index = draw_logits(as_array("scores", scores.detach()), key, **self.options)
-        return cast(torch.Tensor, torch.from_numpy(index))
+            _core.filtered_multinoulli(rows, True, *self.filters, None, False, *key, out, None)
+        return index
 
 
 def parted(processors: Any) -> tuple[Any, LogitsSampler]:
