@@ -47,6 +47,7 @@ from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
 from ._blocks.self_attention import self_attention, self_attention_vjp
 from ._categories import multinomial, multinomial_logpmf, multinoulli
 from ._inputs.intervals import Intervals
+from ._inputs.paged import Paged
 from ._inputs.quantized import Quantized, quantize
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
@@ -97,6 +98,7 @@ __all__ = [
     "MemoryGradients",
     "MovingAverageBaseline",
     "MultiHeadGradients",
+    "Paged",
     "Polynomial",
     "Quantized",
     "RegressionGradients",

@@ -15,7 +15,7 @@ What comes out, and what comes in:
 `ArrayObject`
     An `ArrayLike` that is no list or tuple.
 `RowsLike`
-    Keys or values: an `ArrayLike`, or rows of few bits.
+    Keys or values: an `ArrayLike`, or rows of few bits or in pages.
 `FewBitsName`
     The dtype of those.
 `Reals`, `Ints`
@@ -60,7 +60,7 @@ from ._attention.gradients import (
 )
 from ._attention.pullbacks import AttentionPullback, CenterPullback, HardPullback, Pullback
 from ._inputs.few_bits import FewBitsName
-from ._inputs.quantized import RowsLike
+from ._inputs.operands import RowsLike
 from ._inputs.reach import Mask
 from ._inputs.types import (
     Activation,

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
-from .._inputs.quantized import Quantized, RowsLike
+from .._inputs.quantized import Quantized
 from .._inputs.signatures import with_options
 from ..scores._base import ScoreLike
 from ._dropout import factors_of
 from ._reach import bias_of, lead_of, narrowed, per_lead, reach
-from ._rows import compute_dtype, floats
+from ._rows import compute_dtype, floats, gathered
 from ._score import scores
 from ._select import softmax, weighted_sum
 
@@ -72,6 +73,8 @@ def check_dtypes(**arrays: Array) -> None:
 def operands(query: Any, key: Any, value: Any = None) -> tuple[Array, Array, Any]:
     """Query, keys and values as arrays of one float dtype; few bits become such, as wide as needed.
 
+    Rows in pages are gathered.
+
     Rows of few bits go with a query of bfloat16 in that dtype, and else in that of the formula.
     Without a value there is none.
 
@@ -81,7 +84,7 @@ def operands(query: Any, key: Any, value: Any = None) -> tuple[Array, Array, Any
     (array([[1.]]), array([[1.]]), None)
     """
     q = floats(query)
-    arrays = {"query": q, "key": key, "value": value}
+    arrays = {"query": q, "key": gathered(key), "value": gathered(value)}
     few = {name: x for name, x in arrays.items() if isinstance(x, Quantized)}
     plain = {name: floats(x) for name, x in arrays.items() if x is not None and name not in few}
     check_dtypes(**plain)
@@ -112,7 +115,7 @@ def attention(
     Parameters
     ----------
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype; keys
-        and values may be Quantized
+        and values may be Quantized or Paged
     score : "dot", "scaled_dot", "cosine", "gaussian", or a score object
     mask, causal, window, offset, key_lengths, segments : which keys a query sees, see `reach`
     softcap : scores become softcap * tanh(score / softcap); None and 0 mean none
@@ -161,7 +164,8 @@ def attention_weights(
 
     Parameters
     ----------
-    query, key : arrays (..., Lq, D), (..., Lk, D), of one float dtype; keys may be Quantized
+    query, key : arrays (..., Lq, D), (..., Lk, D), of one float dtype; keys may be Quantized or
+        Paged
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
     out : array (..., Lq, Lk) to write the weights into
 
