@@ -302,37 +302,33 @@ register("quantize", _quantize, _fake_quantize, sample_by_sample, kernel=torch.l
 # --- trees ----------------------------------------------------------------------------------------
 
 
-def _parts_of_quantized(x: Quantized) -> tuple[list[Any], Any]:
-    return [x.data, x.scale], (x.dtype, x.columns, x.block)
+def _register(kind: type[Any], tensors: tuple[str, ...], others: tuple[str, ...]) -> None:
+    """Register a class as a tree of some of its attributes; the others say how it is put together.
 
+    What stands for the tensors of a tree may be anything: nothing is checked then.
+    """
 
-def _quantized_of(parts: Any, how: Any) -> Quantized:
-    """Put it together again, of anything that stands for its tensors."""
-    made = Quantized.__new__(Quantized)
-    made.data, made.scale = parts
-    made.dtype, made.columns, made.block = how
-    return made
+    def parts(x: Any) -> tuple[list[Any], Any]:
+        return [getattr(x, name) for name in tensors], [getattr(x, name) for name in others]
 
+    def parts_by_name(x: Any) -> tuple[list[Any], Any]:
+        found, how = parts(x)
+        return [(_pytree.GetAttrKey(n), y) for n, y in zip(tensors, found, strict=True)], how
 
-def _parts_of_paged(x: Paged) -> tuple[list[Any], Any]:
-    return [x.pages, x.table], None
+    def whole(found: Any, how: Any) -> Any:
+        made = kind.__new__(kind)
+        for name, y in zip((*tensors, *others), (*found, *how), strict=True):
+            setattr(made, name, y)
+        return made
 
-
-def _paged_of(parts: Any, _: Any) -> Paged:
-    made = Paged.__new__(Paged)
-    made.pages, made.table = parts
-    return made
-
-
-for _kind, _parts, _of in (
-    (Quantized, _parts_of_quantized, _quantized_of),
-    (Paged, _parts_of_paged, _paged_of),
-):
     _pytree.register_pytree_node(
-        _kind,
-        _parts,
-        _of,
-        serialized_type_name=f"foveate.torch.{_kind.__name__}",
-        to_dumpable_context=lambda how: how,
-        from_dumpable_context=lambda how: how,
+        kind,
+        parts,
+        whole,
+        serialized_type_name=f"foveate.torch.{kind.__name__}",
+        flatten_with_keys_fn=parts_by_name,
     )
+
+
+_register(Quantized, ("data", "scale"), ("dtype", "columns", "block"))
+_register(Paged, ("pages", "table"), ())

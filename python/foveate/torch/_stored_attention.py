@@ -15,6 +15,7 @@ from .. import scores as _scores
 from .._attention.problem import Problem
 from .._inputs.arrays import integer
 from .._inputs.few_bits import FewBits
+from .._inputs.paged import Paged as InPages
 from ._derivatives import is_forward_mode
 from ._operator import TAGS, library, register
 from ._problem import ARGUMENTS, COUNT, NAMES, backward_of, key_of, names_of, output_shape, state
@@ -64,11 +65,16 @@ class _Read(NamedTuple):
 
     @property
     def rows(self) -> Any:
-        """What the engine takes: an array, or FewBits."""
-        data = as_array("data", self.data)
-        if self.kind is None or self.scale is None:
-            return data
-        return FewBits(data, self.kind, self.columns, as_array("scale", self.scale), self.block)
+        """What `Problem` takes: an array, FewBits, or pages of these."""
+        rows: Any = as_array("data", self.data)
+        if self.kind is not None and self.scale is not None:
+            scale = as_array("scale", self.scale)
+            rows = FewBits(rows, self.kind, self.columns, scale, self.block)
+        if self.table is None:
+            return rows
+        paged = InPages.__new__(InPages)  # what it checks is checked
+        paged.pages, paged.table = rows, as_array("table", self.table)
+        return paged
 
 
 def is_stored(key: object, value: object) -> bool:
@@ -158,10 +164,7 @@ def _split(arguments: tuple[Any, ...]) -> tuple[tuple[Any, ...], _Read, _Read, t
 
 def _problem(stated: tuple[Any, ...], key: _Read, value: _Read) -> Problem:
     problem = backward_of(*stated).problem
-    tables = [None if x.table is None else as_array("table", x.table) for x in (key, value)]
-    return problem._replace(
-        key=key.rows, value=value.rows, key_table=tables[0], value_table=tables[1]
-    )
+    return problem._replace(key=key.rows, value=value.rows).taken_apart()
 
 
 def _shape(stated: tuple[Any, ...], key: _Read, value: _Read) -> tuple[int, ...]:
