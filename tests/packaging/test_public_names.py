@@ -46,6 +46,7 @@ PICKLED: dict[str, Any] = {
     "MovingAverageBaseline": fv.MovingAverageBaseline(),
     "Memory": fv.Memory(W, W),
     "Paged": fv.Paged(np.ones((1, 2, 3)), [[0]]),
+    "KVCache": fv.KVCache(2, head_size=3),
     "Quantized": fv.quantize(W),
 }
 PICKLED |= {
@@ -145,6 +146,8 @@ def test_pickles_hold_public_names(name):
 
 
 def parts(thing: Any) -> list[Any]:
+    if isinstance(thing, fv.KVCache):
+        return list(thing.__getstate__().values())
     if dataclasses.is_dataclass(thing):
         return [getattr(thing, field.name) for field in dataclasses.fields(thing)]
     return list(thing) if isinstance(thing, tuple) else list(vars(thing).values())

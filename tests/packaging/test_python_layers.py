@@ -23,8 +23,12 @@ LAYERS = {
     "_attention": BELOW,
     "_regression": {*BELOW, "_attention"},
     "_blocks": {*BELOW, "_attention"},
+    "_cache": {*BELOW, "_attention"},
     "reference": {*BELOW, "_attention"} - {"_core"},
-    "__init__": {*BELOW, "_attention", "_regression", "_blocks", "_categories", "reference"},
+    "__init__": {
+        *BELOW,
+        *("_attention", "_regression", "_blocks", "_cache", "_categories", "reference"),
+    },
     "typing": {*BELOW, "_attention"} - {"_core"},
     "torch": {*BELOW, "_attention", "_regression", "_categories"},
     "jax": BELOW,
