@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     LogitsProcessor,
@@ -19,8 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from .. import _core
-from .._draws import filters_of
+from .._draws import draw, filters_of
 from .._inputs.arrays import real
 from ..torch._attention import draw_seed
 from ..torch._problem import key_of
@@ -136,10 +136,8 @@ class LogitsSampler(LogitsProcessor):  # type: ignore[misc]  # transformers is u
         """
         if self._penalize is not None:
             scores = self._penalize(input_ids, scores)
-        with torch.no_grad():
-            index = self.draw(scores)
-            found = torch.full_like(scores, -torch.inf)
-            return found.scatter_(-1, index.unsqueeze(-1), 0.0)
+        found = torch.full_like(scores, -torch.inf)
+        return found.scatter_(-1, self._draw(scores), 0.0)
 
     def draw(self, scores: torch.Tensor) -> torch.Tensor:
         """Draw a token for each row of logits.
@@ -154,13 +152,16 @@ class LogitsSampler(LogitsProcessor):  # type: ignore[misc]  # transformers is u
         int64 tensor (...)
             The tokens.
         """
-        rows = as_array("scores", scores.detach())
-        index = torch.empty(scores.shape[:-1], dtype=torch.int64, device="cpu")
+        return self._draw(scores)[..., 0]
+
+    def _draw(self, scores: torch.Tensor) -> torch.Tensor:
+        rows = as_array("scores", scores.detach() if scores.requires_grad else scores)
+        index = np.empty((*scores.shape[:-1], 1), np.int64)
         key = key_of(draw_seed(self.generator))
-        out = as_array("index", index)[..., None]
         with threads_of_torch:
-            _core.filtered_multinoulli(rows, True, *self.filters, None, False, *key, out, None)
-        return index
+            draw(rows, True, self.filters, key, index)
+        tokens: torch.Tensor = torch.from_numpy(index)
+        return tokens
 
 
 def parted(processors: Any) -> tuple[Any, LogitsSampler]:
