@@ -84,6 +84,14 @@ class Ledger:
             self._write(state, old.lengths, parts, counts)
             self._publish(state)
 
+    def reserve(self, pages: int) -> None:
+        """Make room for so many pages in all."""
+        with self._writing:
+            if (missing := pages - self._pages.count) > 0:
+                room = self._take(len(self._free) + missing)
+                self._counts[room] = 0
+                self._free += room
+
     def truncate(self, lengths: Array) -> None:
         """Leave the first positions of each sequence.
 

@@ -6,6 +6,7 @@ attention "foveate" reads the pages of that layer. Any other operation gets dens
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,14 +117,17 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
     @property
     def window(self) -> int | None:
         """How many keys before its own a query sees at most."""
-        sides = [self.options.window]
-        if self.sliding_window is not None:
-            sides.append(self.sliding_window - 1)
-        return min([x for x in sides if x is not None], default=None)
+        return self.options.window if self.sliding_window is None else self.sliding_window - 1
 
     def __repr__(self) -> str:
         """Show the pages, or that there are none yet."""
         return f"Layer({self.pages!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
+        """Copy the pages."""
+        other = Layer(self.options, self.sliding_window)
+        other.pages, other.is_initialized = copy.deepcopy(self.pages, memo), self.is_initialized
+        return other
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Make the pages, for rows like these."""
@@ -137,8 +141,10 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
             dtype=self.options.dtype or own,
             page=self.options.page,
             window=self.window,
-            sinks=self.options.sinks if self.options.window is not None else 0,
+            sinks=0 if self.is_sliding else self.options.sinks,
         )
+        if self.options.max_length is not None:
+            self.pages.reserve(self.options.max_length)
         self.is_initialized = True
 
     @torch.compiler.disable  # type: ignore[misc]  # torch is untyped here
@@ -189,8 +195,14 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
         Raises
         ------
         ValueError
-            Where some of them are freed.
+            Where a window hides some of them, of which masks of the model know nothing.
         """
+        hides = self.options.window is not None and not self.is_sliding
+        if hides and end - 1 > self.options.window:
+            raise ValueError(
+                f"window: got {self.options.window} with {end} positions, wanted "
+                'attn_implementation="foveate", and no weights: others do not know of it'
+            )
         with torch.no_grad():
             return [tensor_of(x).to(dtype) for x in dense(self.pages, first, end)]
 
@@ -295,11 +307,12 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is untyped here
         "int4", "float8_e4m3" or "float8_e5m2", with one scale a row. None: the dtype of the model.
         Queries take a float dtype that is not theirs.
     max_length : int, optional
-        A static cache: more positions than this are refused, and transformers asks for it where it
-        wants to know what fits. None: it grows.
+        A static cache: it has room for so many positions from the start, and refuses more. None: it
+        grows.
     window : int, optional
-        Every query sees so many positions before its own, in layers without a window too; what is
-        out of reach is freed. The model is not asked: its answers change.
+        A query sees so many positions before its own in layers that have no window by the config;
+        what is out of reach is freed. The answers of the model change, and it has to attend by
+        "foveate".
     sinks : int, default 0
         With a `window`: the first positions, which are always seen [1]_.
     page : int, default 64
