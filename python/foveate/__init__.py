@@ -49,6 +49,7 @@ from ._cache.cache import KVCache
 from ._categories import multinomial, multinomial_logpmf
 from ._draws import multinoulli
 from ._inputs.intervals import Intervals
+from ._inputs.packed import Packed
 from ._inputs.paged import Paged
 from ._inputs.quantized import Quantized, quantize
 from ._regression.regression import kernel_regression
@@ -101,6 +102,7 @@ __all__ = [
     "MemoryGradients",
     "MovingAverageBaseline",
     "MultiHeadGradients",
+    "Packed",
     "Paged",
     "Polynomial",
     "Quantized",

@@ -30,6 +30,7 @@ from .._inputs.types import (
 from ..scores import reduce
 from ..scores._base import ScoreLike
 from .problem import Problem, attend_by_dot
+from .sequences import Options, attend_sequences, packed_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -237,6 +238,11 @@ def attention(
         softcap = real("softcap", softcap)
     if sink is not None:
         sink = reals("sink", sink)
+    if in_pages and (rule := packed_of(mask)) is not None:
+        options = Options(
+            score, causal, window, offset, key_lengths, segments, softcap, sink, dropout
+        )
+        return attend_sequences(query, key, value, rule, options, out, return_lse)
     reach = None
     if not (
         mask is None

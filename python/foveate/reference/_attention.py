@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
+from .._inputs.packed import Packed
+from .._inputs.paged import Paged
 from .._inputs.quantized import Quantized
 from .._inputs.signatures import with_options
 from ..scores._base import ScoreLike
@@ -136,6 +138,13 @@ def attention(
     >>> attention([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]])
     array([[20.]])
     """
+    rule = reaches.get("mask")
+    if isinstance(rule, Packed) and isinstance(key, Paged) and isinstance(value, Paged):
+        output, lse = _of_sequences(query, key, value, rule, sink, reaches, score, softcap)
+        if out is not None:
+            out[...] = output
+            output = out
+        return (output, lse) if return_lse else output
     q, k, v = operands(query, key, value)
     lead = lead_of(q, k, v, sink=sink, **reaches)
     with np.errstate(all="ignore"):
@@ -147,6 +156,44 @@ def attention(
         out[...] = output
         output = out
     return (output, lse) if return_lse else output
+
+
+def _of_sequences(
+    query: ArrayLike,
+    key: Paged,
+    value: Paged,
+    rule: Packed,
+    sink: ArrayLike | None,
+    reaches: dict[str, Any],
+    score: Any,
+    softcap: float | None,
+) -> tuple[Array, Array]:
+    """Attend from each sequence of packed queries to its own keys, those of a batch entry."""
+    q, k, v = operands(query, key, value)
+    begins = rule.query_offsets
+    given = reaches.get("key_lengths")
+    lengths = np.broadcast_to(k.shape[-2] if given is None else given, len(k))
+    rest = {**reaches, "mask": None, "offset": "end"}
+    logits = np.asarray(-np.inf if sink is None else sink)
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[1:-2], v.shape[1:-2], logits.shape)
+    wide = compute_dtype(q.dtype)
+    output = np.zeros((*lead, q.shape[-2], v.shape[-1]), q.dtype.newbyteorder("="))
+    lse = np.empty((*lead, q.shape[-2]), wide)
+    lse[...] = logits[..., None]
+    for s, length in enumerate(lengths):
+        rest["key_lengths"] = length
+        rows = slice(*begins[s : s + 2])
+        output[..., rows, :], lse[..., rows] = attention(
+            q[..., rows, :].astype(wide),
+            k[s].astype(wide),
+            v[s].astype(wide),
+            score=score,
+            softcap=softcap,
+            sink=sink,
+            return_lse=True,
+            **rest,
+        )
+    return output, lse
 
 
 @with_options(ReachOptions, of=reach, after="score")
