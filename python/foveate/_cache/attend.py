@@ -73,6 +73,8 @@ def attend(
     if ragged:
         counted = np.arange(rows) < counts.reshape(*spread, 1)  # type: ignore[union-attr]
         masks.append(Intervals(0, np.where(counted, (lengths - shift)[..., None], 0)))
+    if how.mask is not None:
+        _check_columns(how.mask, int(state.lengths.max(initial=0)))
     key, value = kept.operands(query.dtype)
     if how.mask is not None:
         masks.append(_mask_of_rows(how.mask, shift, key.shape[-2], rules))
@@ -93,6 +95,8 @@ def attend(
     if how.mask is not None:
         of_sinks = _mask_of_rows(how.mask, np.zeros_like(shift), sink_key.shape[-2], rules)
         sinks["mask"] = sinks["mask"], of_sinks
+    if out is not None:
+        _check_out(out, (*query.shape[:-1], value.shape[-1]), query.dtype)
     wide = compute_dtype(query.dtype)
     parts = [
         _part(query, key, value, how, reach, how.sink, wide),
@@ -127,6 +131,25 @@ def _refuse_what_is_gone(state: State, first: Array, rows: int, window: int, sin
             f"query: got {rows} rows, wanted {max(most, 0)} at most for sequence {b}: rows before "
             f"position {state.kept[b]} are out of the window and freed"
         )
+
+
+def _check_columns(mask: Array, positions: int) -> None:
+    if mask.ndim == 0 or mask.shape[-1] not in (1, positions):
+        raise ValueError(
+            f"mask: got shape {mask.shape}, wanted (..., {positions}), a column for each position"
+        )
+
+
+def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse an array that the engine would refuse for the output."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: got {type(out).__name__}, wanted a numpy.ndarray")
+    if out.dtype != dtype:
+        raise TypeError(f"out: got dtype {out.dtype}, wanted {dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out: got shape {out.shape}, wanted {shape}")
+    if not out.flags.writeable:
+        raise ValueError("out: got a read-only array, wanted one that can be written")
 
 
 def _mask_of_rows(mask: Array, shift: Array, rows: int, rules: Rules) -> Array:

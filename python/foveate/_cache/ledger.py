@@ -215,7 +215,7 @@ class Ledger:
 
     def _take(self, count: int, version: int) -> list[int]:
         """Take free pages, the last of which comes first."""
-        if len(self._free) < count and self._retired:
+        if self._retired:
             read, retired, self._retired = self._read(), self._retired, []
             for page, gone in retired:
                 if any(self._born[page] <= v < gone for v in read):
