@@ -87,10 +87,7 @@ class Ledger:
     def reserve(self, pages: int) -> None:
         """Make room for so many pages in all."""
         with self._writing:
-            if (missing := pages - self._pages.count) > 0:
-                room = self._take(len(self._free) + missing)
-                self._counts[room] = 0
-                self._free += room
+            self._grow(pages)
 
     def truncate(self, lengths: Array) -> None:
         """Leave the first positions of each sequence.
@@ -213,6 +210,16 @@ class Ledger:
                 found.add(b)
         return found
 
+    def _grow(self, count: int) -> None:
+        """Have so many pages at least; the new ones are free, and come last."""
+        first = self._pages.count
+        if count > first:
+            self._pages.grow(count)
+            self._free = [*range(self._pages.count - 1, first - 1, -1), *self._free]
+            more = np.zeros(self._pages.count - first, np.int64)
+            self._counts = np.concatenate([self._counts, more])
+            self._born = np.concatenate([self._born, more])
+
     def _take(self, count: int, version: int) -> list[int]:
         """Take free pages, the last of which comes first."""
         if self._retired:
@@ -223,12 +230,7 @@ class Ledger:
                 else:
                     self._free.append(page)
         if (missing := count - len(self._free)) > 0:
-            first = self._pages.count
-            self._pages.grow(first + missing)
-            self._free = [*range(self._pages.count - 1, first - 1, -1), *self._free]
-            more = np.zeros(self._pages.count - first, np.int64)
-            self._counts = np.concatenate([self._counts, more])
-            self._born = np.concatenate([self._born, more])
+            self._grow(self._pages.count + missing)
         split = len(self._free) - count
         taken, self._free = self._free[split:], self._free[:split]
         self._counts[taken] = 1
