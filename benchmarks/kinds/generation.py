@@ -90,7 +90,7 @@ def fill(cache: Any, length: int) -> None:
 
 def step(model: Any, cache: Any, token: int) -> Any:
     """Give the logits (vocabulary,) behind one more token."""
-    return model(need("torch").tensor([[token]]), past_key_values=cache).logits[0, -1]
+    return model(need("torch").tensor([[token]]), cache=cache).logits[0, -1]
 
 
 def generating(workload: Generation, implementation: str, kind: str) -> Callable[[], Any]:

@@ -61,7 +61,7 @@ def generate(
     Notes
     -----
     Transformers hands neither `streamer` nor `assistant_model` on to such a function. To stream, or
-    to let another model assist, give `past_key_values=KVCache(...)` and
+    to let another model assist, give `cache=KVCache(...)` and
     `logits_processor=[LogitsSampler(...)]` to `model.generate` instead.
 
     Examples

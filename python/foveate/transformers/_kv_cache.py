@@ -293,7 +293,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     """Keep the keys and values of a model in pages, of any dtype, for `generate`.
 
     It is a cache of transformers, made for one text or batch of texts:
-    `model.generate(text, past_key_values=KVCache(model.config, dtype="int8"))`. With
+    `model.generate(text, cache=KVCache(model.config, dtype="int8"))`. With
     `attn_implementation="foveate"` attention reads the pages as they are; rows never become dense
     tensors. Other implementations get dense rows, which are made anew for every call: this is right
     but slow.
@@ -359,7 +359,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     >>> model = transformers.LlamaForCausalLM(config).eval()
     >>> cache = foveate.transformers.KVCache(config, dtype="int8")
     >>> text = model.generate(
-    ...     torch.arange(3, 8)[None], past_key_values=cache, max_new_tokens=4, do_sample=False,
+    ...     torch.arange(3, 8)[None], cache=cache, max_new_tokens=4, do_sample=False,
     ...     eos_token_id=None)
     >>> text.shape, cache.get_seq_length()
     (torch.Size([1, 9]), 8)
