@@ -13,11 +13,8 @@ import numpy as np
 
 from .._attention.merge import merge
 from .._attention.problem import Problem
-from .._attention.soft import attention
 from .._inputs.arrays import compute_dtype, rounded
-from .._inputs.intervals import Intervals
-from .._inputs.operands import operands
-from .._inputs.reach import resolve
+from .._inputs.reach import Reach
 from .._inputs.types import Array
 from ..scores import reduce
 from .ledger import State
@@ -52,56 +49,50 @@ def attend(
     return_lse: bool = False,
 ) -> Any:
     """Attend from the last positions of each sequence."""
-    rows = query.shape[-2]
+    rows, window = query.shape[-2], rules.window
     spread = (len(state.lengths), *(1,) * (query.ndim - 3))
-    # the rows of the last append, of which only some may count, or else the last positions
-    counts = state.counts if state.rows == rows and state.counts is not None else None
-    ragged = counts is not None and bool((counts < rows).any())
-    first = state.lengths - (counts if ragged else rows)
-    shift = (state.skipped * rules.page).reshape(spread)
-    lengths = state.lengths.reshape(spread)
-    offset = first.reshape(spread)
-    window = rules.window
+    # the rows of the last append, of which some may not count, or else the last positions
+    counts = state.counts if state.rows == rows else None
+    first = state.lengths - (rows if counts is None else counts)
     if window is not None:
         _refuse_what_is_gone(state, first, rows, window, rules.sinks)
         if state.lengths.max(initial=0) - 1 - window <= rules.sinks:
             window = None  # every query sees all positions to its own
-    reach: dict[str, Any] = {"key_lengths": lengths - shift}
-    if window is not None or (rules.causal and (rows > 1 or ragged)):
-        reach |= {"causal": rules.causal, "offset": offset - shift}
-        reach["window"] = None if window is None else (window, None)
-    masks: list[Any] = []
-    if ragged:
-        counted = np.arange(rows) < counts.reshape(*spread, 1)  # type: ignore[union-attr]
-        masks.append(Intervals(0, np.where(counted, (lengths - shift)[..., None], 0)))
-    if how.mask is not None:
-        _check_columns(how.mask, int(state.lengths.max(initial=0)))
+    first, lengths = first.reshape(spread), state.lengths.reshape(spread)
+    shift = (state.skipped * rules.page).reshape(spread) if rules.window is not None else None
+    if shift is not None and not shift.any():
+        shift = None
+    reach = Reach(key_lengths=_less(lengths, shift))
+    if window is not None or (rules.causal and (rows > 1 or counts is not None)):
+        right = 0 if rules.causal else None
+        reach = reach._replace(left=window, right=right, offset=_less(first, shift))
+    if counts is not None:
+        counted = np.arange(rows) < counts.reshape(*spread, 1)
+        high = np.where(counted, _less(lengths, shift)[..., None], 0)
+        reach = reach._replace(low=np.zeros_like(high), high=high)
     key, value = kept.operands(query.dtype)
     if how.mask is not None:
-        masks.append(_mask_of_rows(how.mask, shift, key.shape[-2], rules))
-    if masks:
-        reach["mask"] = masks[0] if len(masks) == 1 else tuple(masks)
+        _check_columns(how.mask, int(state.lengths.max(initial=0)))
+        mask = _mask_of_rows(how.mask, shift, key.shape[-2], rules)
+        reach = reach._replace(mask=mask)
     if window is None or not rules.sinks:
-        return attention(
-            query, key, value, score=how.score, softcap=how.softcap, sink=how.sink, **reach,
-            out=out, return_lse=return_lse,
-        )  # fmt: skip
+        problem = _problem(query, key, value, how, reach, how.sink)
+        return problem.attend(query.dtype, out=out, return_lse=return_lse)
 
-    high = np.minimum(offset[..., None] + np.arange(rows) - window, rules.sinks)
-    if ragged:
+    high = np.minimum(first[..., None] + np.arange(rows) - window, rules.sinks)
+    if counts is not None:
         high = np.where(counted, high, 0)
-    columns = -(-rules.sinks // rules.page)
-    sinks: dict[str, Any] = {"mask": Intervals(0, high), "offset": offset}
-    sink_key, sink_value = kept.operands(query.dtype, columns)
+    of_sinks = Reach(offset=first, low=np.zeros_like(high), high=high)
+    sink_key, sink_value = kept.operands(query.dtype, -(-rules.sinks // rules.page))
     if how.mask is not None:
-        of_sinks = _mask_of_rows(how.mask, np.zeros_like(shift), sink_key.shape[-2], rules)
-        sinks["mask"] = sinks["mask"], of_sinks
+        mask = _mask_of_rows(how.mask, None, sink_key.shape[-2], rules)
+        of_sinks = of_sinks._replace(mask=mask)
     if out is not None:
         _check_out(out, (*query.shape[:-1], value.shape[-1]), query.dtype)
-    wide = compute_dtype(query.dtype)
+    wide = compute_dtype(query.dtype)  # parts are not rounded
     parts = [
-        _part(query, key, value, how, reach, how.sink, wide),
-        _part(query, sink_key, sink_value, how, sinks, None, wide),
+        _problem(query, key, value, how, reach, how.sink).attend(wide, return_lse=True),
+        _problem(query, sink_key, sink_value, how, of_sinks, None).attend(wide, return_lse=True),
     ]
     output, lse = merge(*zip(*parts, strict=True))
     output = rounded(output, query.dtype)
@@ -111,15 +102,15 @@ def attend(
     return (output, lse) if return_lse else output
 
 
-def _part(
-    query: Array, key: Any, value: Any, how: Choices, reach: Any, sink: Any, wide: Any
-) -> tuple[Array, Array]:
-    """Attend with an output that is not rounded yet, and the lse."""
-    q, k, v = operands(query=query, key=key, value=value)
-    found = resolve(q, k, **reach)
-    problem = Problem(*reduce(how.score, q, k)[:-1], v, how.softcap, found, sink).taken_apart()
-    answer: tuple[Array, Array] = problem.folded(q).attend(wide, return_lse=True)
-    return answer
+def _problem(query: Array, key: Any, value: Any, how: Choices, reach: Reach, sink: Any) -> Problem:
+    """Put a problem together, of pages that are all there."""
+    reduced = reduce(how.score, query, key)[:-1]
+    problem = Problem(*reduced, value, how.softcap, reach, sink)
+    return problem.taken_apart(check=False).folded(query)
+
+
+def _less(x: Array, shift: Array | None) -> Array:
+    return x if shift is None else x - shift
 
 
 def _refuse_what_is_gone(state: State, first: Array, rows: int, window: int, sinks: int) -> None:
@@ -153,10 +144,10 @@ def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         raise ValueError("out: got a read-only array, wanted one that can be written")
 
 
-def _mask_of_rows(mask: Array, shift: Array, rows: int, rules: Rules) -> Array:
+def _mask_of_rows(mask: Array, shift: Array | None, rows: int, rules: Rules) -> Array:
     """Take the columns of a mask over positions that are those of the rows."""
     positions = np.arange(rows)
-    if shift.any():
+    if shift is not None:
         sinks = -(-rules.sinks // rules.page) * rules.page
         positions = np.where(positions < sinks, positions, positions + shift[..., None])
     last = mask.shape[-1] - 1

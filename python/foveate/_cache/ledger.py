@@ -28,8 +28,8 @@ class State(NamedTuple):
     kept: Array  # (B,) rows that are no sinks are kept from this position on
     skipped: Array  # (B,) pages that are left out of the table
     memo: dict[Any, Any]  # what was made of the pages and the table
-    counts: Array | None = None  # (B,) rows that the last append added; None: not known any longer
-    rows: int = 0  # that it was given for each sequence
+    counts: Array | None = None  # (B,) rows of the last append that count, if some do not
+    rows: int = 0  # of that append
 
     def columns(self, rows: int) -> Array:
         """How many pages each sequence has in the table."""
@@ -161,7 +161,7 @@ class Ledger:
             lengths=old.lengths + counts,
             kept=kept,
             skipped=skipped,
-            counts=counts,
+            counts=None if counts.min(initial=rows) == rows else counts,
             rows=rows,
         )
         have, need = old.columns(size), state.columns(size)
