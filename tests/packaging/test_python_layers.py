@@ -20,6 +20,7 @@ LAYERS = {
     "_runtime": {"_core", "_inputs"},
     "scores": {"_core", "_inputs", "_runtime"},
     "_categories": {"_core", "_inputs", "_runtime"},
+    "_draws": {"_categories", "_core", "_inputs"},
     "_attention": BELOW,
     "_regression": {*BELOW, "_attention"},
     "_blocks": {*BELOW, "_attention"},
@@ -27,7 +28,7 @@ LAYERS = {
     "reference": {*BELOW, "_attention"} - {"_core"},
     "__init__": {
         *BELOW,
-        *("_attention", "_regression", "_blocks", "_cache", "_categories", "reference"),
+        *("_attention", "_regression", "_blocks", "_cache", "_categories", "_draws", "reference"),
     },
     "typing": {*BELOW, "_attention"} - {"_core"},
     "torch": {*BELOW, "_attention", "_regression", "_categories"},
