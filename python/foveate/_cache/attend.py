@@ -70,47 +70,80 @@ def attend(
         counted = np.arange(rows) < counts.reshape(*spread, 1)
         high = np.where(counted, _less(lengths, shift)[..., None], 0)
         reach = reach._replace(low=np.zeros_like(high), high=high)
-    key, value = kept.operands(query.dtype)
     if how.mask is not None:
         _check_columns(how.mask, int(state.lengths.max(initial=0)))
-        mask = _mask_of_rows(how.mask, shift, key.shape[-2], rules)
-        reach = reach._replace(mask=mask)
-    if window is None or not rules.sinks:
-        problem = _problem(query, key, value, how, reach, how.sink)
+        count = state.table.shape[1] * rules.page
+        reach = reach._replace(mask=_mask_of_rows(how.mask, shift, count, rules))
+    parts = [Part(span, _of_part(reach, span, rules.page)) for span in kept.spans]
+    if window is not None and rules.sinks:
+        columns = -(-rules.sinks // rules.page)
+        high = np.minimum(first[..., None] + np.arange(rows) - window, rules.sinks)
+        if counts is not None:
+            high = np.where(counted, high, 0)
+        of_sinks = Reach(offset=first, low=np.zeros_like(high), high=high)
+        if how.mask is not None:
+            mask = _mask_of_rows(how.mask, None, columns * rules.page, rules)
+            of_sinks = of_sinks._replace(mask=mask)
+        parts.append(Part((0, columns), of_sinks))
+    if len(parts) == 1:
+        problem = _problem(query, kept, parts[0], how)
         return problem.attend(query.dtype, out=out, return_lse=return_lse)
-
-    high = np.minimum(first[..., None] + np.arange(rows) - window, rules.sinks)
-    if counts is not None:
-        high = np.where(counted, high, 0)
-    of_sinks = Reach(offset=first, low=np.zeros_like(high), high=high)
-    sink_key, sink_value = kept.operands(query.dtype, -(-rules.sinks // rules.page))
-    if how.mask is not None:
-        mask = _mask_of_rows(how.mask, None, sink_key.shape[-2], rules)
-        of_sinks = of_sinks._replace(mask=mask)
     if out is not None:
-        _check_out(out, (*query.shape[:-1], value.shape[-1]), query.dtype)
-    wide = compute_dtype(query.dtype)  # parts are not rounded
-    parts = [
-        _problem(query, key, value, how, reach, how.sink).attend(wide, return_lse=True),
-        _problem(query, sink_key, sink_value, how, of_sinks, None).attend(wide, return_lse=True),
-    ]
-    output, lse = merge(*zip(*parts, strict=True))
-    output = rounded(output, query.dtype)
+        _check_out(out, (*query.shape[:-1], kept.sizes[1]), query.dtype)
+    output, lse = _merged(query, kept, parts, how)
     if out is not None:
         out[...] = output
         output = out
     return (output, lse) if return_lse else output
 
 
-def _problem(query: Array, key: Any, value: Any, how: Choices, reach: Reach, sink: Any) -> Problem:
+class Part(NamedTuple):
+    """Keys to attend to."""
+
+    columns: tuple[int, int]  # of the table
+    reach: Reach
+
+
+def _merged(query: Array, kept: Rows, parts: list[Part], how: Choices) -> tuple[Array, Array]:
+    """Attend to one part after another, and round once."""
+    wide = compute_dtype(query.dtype)
+    answers = []
+    kept.fetch(parts[0].columns)
+    for n, part in enumerate(parts):
+        if n + 1 < len(parts):  # it is read while this one is computed
+            kept.fetch(parts[n + 1].columns)
+        problem = _problem(query, kept, part, how)
+        answers.append(problem.attend(wide, return_lse=True))
+        how = how._replace(sink=None)  # it is in the first
+    output, lse = merge(*zip(*answers, strict=True))
+    return rounded(output, query.dtype), lse
+
+
+def _problem(query: Array, kept: Rows, part: Part, how: Choices) -> Problem:
     """Put a problem together, of pages that are all there."""
+    key, value = kept.operands(query.dtype, part.columns)
     reduced = reduce(how.score, query, key)[:-1]
-    problem = Problem(*reduced, value, how.softcap, reach, sink)
+    problem = Problem(*reduced, value, how.softcap, part.reach, how.sink)
     return problem.taken_apart(check=False).folded(query)
 
 
-def _less(x: Array, shift: Array | None) -> Array:
-    return x if shift is None else x - shift
+def _of_part(reach: Reach, columns: tuple[int, int], page: int) -> Reach:
+    """Count rows from the first of these columns on."""
+    first, last = columns[0] * page, columns[1] * page
+    lengths: Any = reach.key_lengths
+    if first == 0 and (lengths <= last).all():
+        return reach
+    return reach._replace(
+        mask=None if reach.mask is None else reach.mask[..., first:last],
+        offset=_less(reach.offset, first),
+        key_lengths=np.clip(lengths - first, 0, last - first),
+        low=_less(reach.low, first),
+        high=_less(reach.high, first),
+    )
+
+
+def _less(x: Any, shift: Any) -> Any:
+    return x if x is None or shift is None else x - shift
 
 
 def _refuse_what_is_gone(state: State, first: Array, rows: int, window: int, sinks: int) -> None:

@@ -11,6 +11,9 @@ from .._inputs.paged import Paged
 from .._inputs.quantized import Quantized
 from .._inputs.types import Array
 from .ledger import State
+from .mapped import fetch
+
+PART_BYTES = 1 << 28  # of what is mapped from files, that are read before the next are asked for
 
 
 class Rows(NamedTuple):
@@ -22,14 +25,31 @@ class Rows(NamedTuple):
     shared: bool  # values are the first columns of the keys
     further: int
 
-    def operands(self, dtype: Any, columns: int | None = None) -> tuple[Any, Any]:
-        """Give key and value, of all pages of the table or of its first columns."""
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Part the columns of the table: what is mapped from files is read a part at a time."""
+        batch, columns = self.state.table.shape
+        if not isinstance(self.state.arrays[0], np.memmap) or not batch * columns:
+            return [(0, columns)]
+        step = max(1, PART_BYTES // (batch * sum(x[:1].nbytes for x in self.state.arrays)))
+        return [(c, min(c + step, columns)) for c in range(0, columns, step)]
+
+    def fetch(self, columns: tuple[int, int]) -> None:
+        """Begin to read the pages in these columns, where they are in files."""
+        table = self.state.table[:, slice(*columns)]
+        for array in self.state.arrays:
+            if isinstance(array, np.memmap):
+                fetch(array, table[table >= 0])
+
+    def operands(self, dtype: Any, columns: tuple[int, int]) -> tuple[Any, Any]:
+        """Give key and value of the pages in these columns of the table."""
         state, which = self.state, (self.further, columns)
         if self.dtype in FEW_BITS:  # TODO until kernels take few bits
-            table = np.maximum(state.table[:, :columns], 0)
+            table = np.maximum(state.table[:, slice(*columns)], 0)
             return tuple(Paged(x.pages.dequantize(dtype), table) for x in self._paged(table))  # type: ignore[return-value]
         if which not in state.memo:
-            table = np.maximum(state.table[:, :columns], 0)  # no row sees what is behind the last
+            # no row sees what is behind the last
+            table = np.maximum(state.table[:, slice(*columns)], 0)
             state.memo[which] = self._paged(table)
         found: tuple[Any, Any] = state.memo[which]
         return found
