@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.any_isa, pytest.mark.python]
 
 def seen_rows(cache: fv.KVCache, state: State) -> list[bytes]:
     """The rows of a state that some query may see, of each sequence."""
-    key, value = cache._rows_of(state).operands(np.float32, (0, state.table.shape[1]))
+    key, value = cache._rows_of(state).operands((0, state.table.shape[1]))
     size, sinks = cache.page, -(-cache.sinks // cache.page) * cache.page
     found = []
     for b in range(len(state.lengths)):

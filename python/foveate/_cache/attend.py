@@ -121,7 +121,7 @@ def _merged(query: Array, kept: Rows, parts: list[Part], how: Choices) -> tuple[
 
 def _problem(query: Array, kept: Rows, part: Part, how: Choices) -> Problem:
     """Put a problem together, of pages that are all there."""
-    key, value = kept.operands(query.dtype, part.columns)
+    key, value = kept.operands(part.columns)
     reduced = reduce(how.score, query, key)[:-1]
     problem = Problem(*reduced, value, how.softcap, part.reach, how.sink)
     return problem.taken_apart(check=False).folded(query)

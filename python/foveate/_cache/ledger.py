@@ -264,13 +264,12 @@ class Ledger:
     def _write(self, state: State, before: Array, parts: tuple[Array, ...], counts: Array) -> None:
         size = self._pages.rows
         if parts[0].shape[-2] == 1:
-            which = np.flatnonzero(counts)
-            whole = len(which) == len(counts)
-            at, skipped = (
-                (before, state.skipped) if whole else (before[which], state.skipped[which])
-            )
-            pages = state.table[which, at // size - skipped]
-            rows = [x[..., 0, :] if whole else x[which, ..., 0, :] for x in parts]
+            rows, which = [x[..., 0, :] for x in parts], np.arange(len(counts))
+            if state.counts is not None:
+                which = np.flatnonzero(counts)
+                rows = [x[which] for x in rows]
+            at = before[which]
+            pages = state.table[which, at // size - state.skipped[which]]
             self._pages.write(pages, at % size, rows)
             return
         for b, (first, count, skipped) in enumerate(

@@ -41,12 +41,9 @@ class Rows(NamedTuple):
             if isinstance(array, np.memmap):
                 fetch(array, table[table >= 0])
 
-    def operands(self, dtype: Any, columns: tuple[int, int]) -> tuple[Any, Any]:
+    def operands(self, columns: tuple[int, int]) -> tuple[Any, Any]:
         """Give key and value of the pages in these columns of the table."""
         state, which = self.state, (self.further, columns)
-        if self.dtype in FEW_BITS:  # TODO until kernels take few bits
-            table = np.maximum(state.table[:, slice(*columns)], 0)
-            return tuple(Paged(x.pages.dequantize(dtype), table) for x in self._paged(table))  # type: ignore[return-value]
         if which not in state.memo:
             # no row sees what is behind the last
             table = np.maximum(state.table[:, slice(*columns)], 0)
@@ -65,13 +62,15 @@ class Rows(NamedTuple):
             halves = [arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]]
         if not len(arrays[0]):  # no row was appended yet
             halves = [[np.zeros((1, *x.shape[1:]), x.dtype) for x in half] for half in halves]
-        pages: list[Any] = [half[0] for half in halves]
-        if self.dtype in FEW_BITS:
-            pages = [
-                Quantized(data, scale, self.dtype, columns=n)
-                for (data, scale), n in zip(halves, (key, value), strict=True)
-            ]
-        return Paged(pages[0], table), Paged(pages[1], table)
+        if self.dtype not in FEW_BITS:
+            return Paged(halves[0][0], table), Paged(halves[1][0], table)
+        (key_data, key_scale), (value_data, value_scale) = halves
+        few = (
+            Quantized(key_data, key_scale, self.dtype, columns=key),
+            Quantized(value_data, value_scale, self.dtype, columns=value),
+        )
+        # as the engine takes them
+        return tuple(Paged(x, table).of_pages(x.few_bits()) for x in few)  # type: ignore[return-value]
 
     def _wider(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-2], *(1,) * self.further, *x.shape[-2:])
