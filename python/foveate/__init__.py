@@ -45,7 +45,9 @@ from ._blocks.hierarchical import hierarchical_attention, hierarchical_attention
 from ._blocks.memory import Memory
 from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
 from ._blocks.self_attention import self_attention, self_attention_vjp
-from ._categories import multinomial, multinomial_logpmf, multinoulli
+from ._cache.cache import KVCache
+from ._categories import multinomial, multinomial_logpmf
+from ._draws import multinoulli
 from ._inputs.intervals import Intervals
 from ._inputs.packed import Packed
 from ._inputs.paged import Paged
@@ -93,6 +95,7 @@ __all__ = [
     "HardGradients",
     "HierarchicalGradients",
     "Intervals",
+    "KVCache",
     "LocalGradients",
     "Location",
     "Memory",
