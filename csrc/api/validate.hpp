@@ -52,9 +52,9 @@ class Validator : protected Views<Problem> {
   static constexpr int64_t lse_numbers = 3;
   int lse_axes(const fv_array& lse) const { return lse.ndim == problem_.lead_ndim + 2 ? 2 : 1; }
 
-  // float64 accumulates in float64, and goes with nothing else.
+  // float64 accumulates in float64, and goes with nothing else but few bits.
   bool goes_with_query(const char* name, const fv_array& array) {
-    return (array.dtype == FV_FLOAT64) == (given_.query->dtype == FV_FLOAT64) ||
+    return is_few_bits(array.dtype) || (array.dtype == FV_FLOAT64) == (given_.query->dtype == FV_FLOAT64) ||
            refuse(FV_TYPE_ERROR, "%s: got %s with a query of %s; float64 goes with float64 only", name,
                   dtype_name(array.dtype), dtype_name(given_.query->dtype));
   }

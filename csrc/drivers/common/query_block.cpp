@@ -152,6 +152,7 @@ void QueryBlock::pack(int i) noexcept {
 void QueryBlock::add_ahead(Prefetch& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows,
                            int64_t columns) const {
   if (rows <= 0 || columns <= 0) return;
+  if (x.dtype == FV_INT4) columns = (columns + 1) / 2;  // bytes
   const char* first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
   if (x.page_rows > 0) {
     const bool keys = &x == &plan_.problem.key;
