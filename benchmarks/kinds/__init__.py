@@ -17,6 +17,7 @@ from kinds import (
     additive_backward,
     additive_module,
     backward,
+    cache,
     dot_products,
     generation,
     hard,
@@ -41,6 +42,7 @@ class Kind:
 
 KINDS = (
     Kind(ATTENTION, dot_products.CONTENDERS, make_data),
+    Kind(cache.WORKLOADS, cache.CONTENDERS, cache.make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(jvp.WORKLOADS, jvp.CONTENDERS, make_data),
     Kind(jax_functions.WORKLOADS, jax_functions.CONTENDERS, make_data),

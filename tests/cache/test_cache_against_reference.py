@@ -127,5 +127,7 @@ def test_values_that_are_columns_of_the_keys(dtype):
     rng = np.random.default_rng(3)
     pair = Pair(rng, (2, 1), dtype, head_size=9, value_size=6, values="keys", page=4)
     assert random_life(pair, 20) > 15
-    pair = Pair(rng, (2,), dtype, head_size=6, values="keys", page=4, window=6, sinks=2)
+    pair = Pair(
+        rng, (2,), dtype, head_size=7, value_size=5, values="keys", page=4, window=6, sinks=2
+    )
     assert random_life(pair, 20) > 10

@@ -34,7 +34,7 @@ class FewQueries {
         tile_(tile) {
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
-    keys_contiguous_ = p_.key.column_stride == item_size(p_.key);
+    keys_contiguous_ = p_.key.column_stride == item_size(p_.key) && !is_few_bits(dtype_of(p_.key));
   }
 
   // A score that is no inner product has keys on the lanes, as panels, and the queries as rows.

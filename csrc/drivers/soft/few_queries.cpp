@@ -19,7 +19,7 @@ class Decode : private FewQueries<T> {
   explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile), plan_(plan) {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
     value_stride_ = this->padded(p_.value_size);
-    values_contiguous_ = p_.value.column_stride == item_size(p_.value);
+    values_contiguous_ = p_.value.column_stride == item_size(p_.value) && !is_few_bits(dtype_of(p_.value));
   }
 
   fv_status run(fv_error* error) noexcept {

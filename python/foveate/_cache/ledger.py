@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,9 @@ class State(NamedTuple):
     lengths: Array  # (B,) positions
     kept: Array  # (B,) rows that are no sinks are kept from this position on
     skipped: Array  # (B,) pages that are left out of the table
-    counts: Array | None = None  # (B,) rows that the last append added; None: not known any longer
-    rows: int = 0  # that it was given for each sequence
+    memo: dict[Any, Any]  # what was made of the pages and the table
+    counts: Array | None = None  # (B,) rows of the last append that count, if some do not
+    rows: int = 0  # of that append
 
     def columns(self, rows: int) -> Array:
         """How many pages each sequence has in the table."""
@@ -126,7 +127,7 @@ class Ledger:
             )
             columns = state.columns(self._pages.rows)
             table = np.where(np.arange(old.table.shape[1]) < columns[:, None], old.table, -1)
-            self._replace(state._replace(table=table[:, : columns.max(initial=0)]))
+            self._replace(state._replace(table=table[:, : columns.max(initial=0)], memo={}))
 
     def reorder(self, index: Array) -> None:
         """Let the sequences be those at these places."""
@@ -144,6 +145,7 @@ class Ledger:
                 old.lengths[index],
                 old.kept[index],
                 old.skipped[index],
+                {},
                 None if old.counts is None else old.counts[index],
                 old.rows,
             )
@@ -164,7 +166,7 @@ class Ledger:
             lengths=old.lengths + counts,
             kept=kept,
             skipped=skipped,
-            counts=counts,
+            counts=None if counts.min(initial=rows) == rows else counts,
             rows=rows,
         )
         have, need = old.columns(size), state.columns(size)
@@ -191,7 +193,7 @@ class Ledger:
             row += [new.pop() for _ in range(add)]
             table[b, : len(row)] = row
         self._drop(out, state.version)
-        return state._replace(table=table, arrays=self._pages.arrays)
+        return state._replace(table=table, arrays=self._pages.arrays, memo={})
 
     def _to_copy(self, old: State, counts: Array) -> set[int]:
         """Tell whose last page is partly filled and not theirs alone, so that they need a copy."""
@@ -272,13 +274,12 @@ class Ledger:
     def _write(self, state: State, before: Array, parts: tuple[Array, ...], counts: Array) -> None:
         size = self._pages.rows
         if parts[0].shape[-2] == 1:
-            which = np.flatnonzero(counts)
-            whole = len(which) == len(counts)
-            at, skipped = (
-                (before, state.skipped) if whole else (before[which], state.skipped[which])
-            )
-            pages = state.table[which, at // size - skipped]
-            rows = [x[..., 0, :] if whole else x[which, ..., 0, :] for x in parts]
+            rows, which = [x[..., 0, :] for x in parts], np.arange(len(counts))
+            if state.counts is not None:
+                which = np.flatnonzero(counts)
+                rows = [x[which] for x in rows]
+            at = before[which]
+            pages = state.table[which, at // size - state.skipped[which]]
             self._pages.write(pages, at % size, rows)
             return
         for b, (first, count, skipped) in enumerate(

@@ -1,4 +1,4 @@
-"""The keys and values of a state as operands of attention."""
+"""The keys and values of a state as operands of attention: pages, and a table that orders them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._inputs.few_bits import FEW_BITS
+from .._inputs.paged import Paged
 from .._inputs.quantized import Quantized
 from .._inputs.types import Array
 from .ledger import State
+from .mapped import fetch
+
+PART_BYTES = 1 << 28  # of what is mapped from files, that are read before the next are asked for
 
 
 class Rows(NamedTuple):
@@ -21,29 +25,52 @@ class Rows(NamedTuple):
     shared: bool  # values are the first columns of the keys
     further: int
 
-    def operands(self, dtype: Any, columns: int | None = None) -> tuple[Any, Any]:
-        """Give key and value, of all pages of the table or of its first columns."""
-        table = self.state.table[:, :columns]
-        arrays = self.state.arrays
-        half = len(arrays) if self.shared else len(arrays) // 2
-        key = self._gathered(arrays[:half], table, self.sizes[0], dtype)
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Part the columns of the table: what is mapped from files is read a part at a time."""
+        batch, columns = self.state.table.shape
+        if not isinstance(self.state.arrays[0], np.memmap) or not batch * columns:
+            return [(0, columns)]
+        step = max(1, PART_BYTES // (batch * sum(x[:1].nbytes for x in self.state.arrays)))
+        return [(c, min(c + step, columns)) for c in range(0, columns, step)]
+
+    def fetch(self, columns: tuple[int, int]) -> None:
+        """Begin to read the pages in these columns, where they are in files."""
+        table = self.state.table[:, slice(*columns)]
+        for array in self.state.arrays:
+            if isinstance(array, np.memmap):
+                fetch(array, table[table >= 0])
+
+    def operands(self, columns: tuple[int, int]) -> tuple[Any, Any]:
+        """Give key and value of the pages in these columns of the table."""
+        state, which = self.state, (self.further, columns)
+        if which not in state.memo:
+            # no row sees what is behind the last
+            table = np.maximum(state.table[:, slice(*columns)], 0)
+            state.memo[which] = self._paged(table)
+        found: tuple[Any, Any] = state.memo[which]
+        return found
+
+    def _paged(self, table: Array) -> tuple[Any, Any]:
+        arrays = [self._wider(x) for x in self.state.arrays]
+        key, value = self.sizes
         if self.shared:
-            return key, key[..., : self.sizes[1]]
-        return key, self._gathered(arrays[half:], table, self.sizes[1], dtype)
+            few = self.dtype == "int4"
+            first = arrays[0][..., : -(-value // 2) if few else value]
+            halves = [arrays, [first, *arrays[1:]]]
+        else:
+            halves = [arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]]
+        if not len(arrays[0]):  # no row was appended yet
+            halves = [[np.zeros((1, *x.shape[1:]), x.dtype) for x in half] for half in halves]
+        if self.dtype not in FEW_BITS:
+            return Paged(halves[0][0], table), Paged(halves[1][0], table)
+        (key_data, key_scale), (value_data, value_scale) = halves
+        few = (
+            Quantized(key_data, key_scale, self.dtype, columns=key),
+            Quantized(value_data, value_scale, self.dtype, columns=value),
+        )
+        # as the engine takes them
+        return tuple(Paged(x, table).of_pages(x.few_bits()) for x in few)  # type: ignore[return-value]
 
-    def _gathered(self, arrays: tuple[Array, ...], table: Array, columns: int, dtype: Any) -> Array:
-        found = [gathered(array, table) for array in arrays]
-        if self.dtype in FEW_BITS:
-            data, scale = found
-            rows = Quantized(data, scale, self.dtype, columns=columns)
-            found = [rows.dequantize(dtype)]
-        return found[0].reshape(*found[0].shape[:-2], *(1,) * self.further, *found[0].shape[-2:])
-
-
-def gathered(pages: Array, table: Array) -> Array:
-    """Copy pages (P, ..., S, n) into rows (B, ..., T S, n)."""
-    if not len(pages):
-        return np.empty((len(table), *pages.shape[1:-2], 0, pages.shape[-1]), pages.dtype)
-    found = np.moveaxis(pages[table], 1, -3)
-    *lead, count, rows, columns = found.shape
-    return found.reshape(*lead, count * rows, columns)
+    def _wider(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-2], *(1,) * self.further, *x.shape[-2:])
