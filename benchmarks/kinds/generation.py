@@ -68,7 +68,7 @@ def model_of(implementation: str) -> Any:
 
 
 def cache_of(kind: str, config: Any) -> Any:
-    """Make a cache: "dynamic" and "fp8" are transformers' own, else it is the dtype of foveate's."""
+    """Make a cache: "dynamic" and "fp8" are transformers' own, else foveate's, of this dtype."""
     transformers = need("transformers")
     import foveate.transformers
 
@@ -110,7 +110,9 @@ def generating(workload: Generation, implementation: str, kind: str) -> Callable
     return call
 
 
-def prepare(implementation: str, kind: str, workload: Generation, _: None, threads: int) -> Prepared:
+def prepare(
+    implementation: str, kind: str, workload: Generation, _: None, threads: int
+) -> Prepared:
     torch = torch_on(threads)
     need("transformers")
     call = torch.inference_mode()(generating(workload, implementation, kind or workload.kept))

@@ -296,7 +296,9 @@ def _fake_quantize(x: Tensor, dtype: FewBitsName, block: int) -> tuple[Tensor, T
     )
 
 
-register("quantize", _quantize, _fake_quantize, sample_by_sample, kernel=torch.library.fallthrough_kernel)
+register(
+    "quantize", _quantize, _fake_quantize, sample_by_sample, kernel=torch.library.fallthrough_kernel
+)
 
 
 # --- trees ----------------------------------------------------------------------------------------
@@ -316,7 +318,7 @@ def _register(kind: type[Any], tensors: tuple[str, ...], others: tuple[str, ...]
         return [(_pytree.GetAttrKey(n), y) for n, y in zip(tensors, found, strict=True)], how
 
     def whole(found: Any, how: Any) -> Any:
-        made = kind.__new__(kind)
+        made: Any = object.__new__(kind)
         for name, y in zip((*tensors, *others), (*found, *how), strict=True):
             setattr(made, name, y)
         return made

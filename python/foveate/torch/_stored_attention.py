@@ -130,7 +130,8 @@ def stated_for(
     mask = None if options.reach is None else options.reach.mask
     _refuse_learning(caller, {"mask": mask, "sink": options.sink, "score": reduced.query})
     k, v = _read(key), _read(value)
-    stated = state(reduced._replace(key=k.data), v.data, *options, seed)
+    others: Any = (*options, seed)
+    stated = state(reduced._replace(key=k.data), v.data, *others)
     return (*stated, *k[1:], *v[1:])
 
 
@@ -138,8 +139,8 @@ def _refuse_learning(caller: str, given: dict[str, Tensor | None]) -> None:
     for name, x in given.items():
         if x is not None and (is_forward_mode() or (torch.is_grad_enabled() and x.requires_grad)):
             raise TypeError(
-                f"{name}: got a tensor of which derivatives may be wanted, with keys or values that "
-                f"are Quantized or Paged, of which {caller} has none; wanted a call under "
+                f"{name}: got a tensor of which derivatives may be wanted, with keys or values "
+                f"that are Quantized or Paged, of which {caller} has none; wanted a call under "
                 "torch.no_grad()"
             )
 
@@ -173,7 +174,9 @@ def _shape(stated: tuple[Any, ...], key: _Read, value: _Read) -> tuple[int, ...]
 
 # --- soft -----------------------------------------------------------------------------------------
 
-library.define(f"attention_stored({ARGUMENTS}, {_READ}, bool with_lse=False) -> Tensor[]", tags=TAGS)
+library.define(
+    f"attention_stored({ARGUMENTS}, {_READ}, bool with_lse=False) -> Tensor[]", tags=TAGS
+)
 
 
 def _fake(*arguments: Any) -> list[Tensor]:

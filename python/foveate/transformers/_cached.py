@@ -32,6 +32,7 @@ def is_cached(key: Any, value: Any) -> bool:
     )
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch is untyped here
 def attend_cached(
     query: torch.Tensor,
     key: Cached,

@@ -1,7 +1,7 @@
 """What `generate` of transformers does by its options, with foveate's cache and draw.
 
-`model.generate(custom_generate=...)` takes a function that is called in place of its own loops. This
-one calls those loops again, with another cache, and another way to draw.
+`model.generate(custom_generate=...)` takes a function that is called in place of its own loops.
+This one calls those loops again, with another cache, and another way to draw.
 """
 
 from __future__ import annotations

@@ -106,13 +106,15 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
 
     is_compileable = False
     is_croppable = True
+    keys: Any
+    values: Any
 
     def __init__(self, options: Options, sliding_window: int | None = None) -> None:
         super().__init__()
         self.options = options
         self.sliding_window = sliding_window  # of the model's config
         self.is_sliding = sliding_window is not None
-        self.pages: Pages | None = None
+        self.pages: Any = None  # a foveate.KVCache, from the first rows on
 
     @property
     def window(self) -> int | None:
@@ -133,12 +135,13 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
         """Make the pages, for rows like these."""
         batch, heads, _, head_size = key_states.shape
         own = str(key_states.dtype).removeprefix("torch.")
+        dtype: Any = self.options.dtype or own
         self.pages = Pages(
             batch,
             heads,
             head_size=head_size,
             value_size=value_states.shape[-1],
-            dtype=self.options.dtype or own,
+            dtype=dtype,
             page=self.options.page,
             window=self.window,
             sinks=0 if self.is_sliding else self.options.sinks,
@@ -147,7 +150,7 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
             self.pages.reserve(self.options.max_length)
         self.is_initialized = True
 
-    @torch.compiler.disable  # type: ignore[misc]  # torch is untyped here
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch is untyped here
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,10 +200,10 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
         ValueError
             Where a window hides some of them, of which masks of the model know nothing.
         """
-        hides = self.options.window is not None and not self.is_sliding
-        if hides and end - 1 > self.options.window:
+        window = None if self.is_sliding else self.options.window
+        if window is not None and end - 1 > window:
             raise ValueError(
-                f"window: got {self.options.window} with {end} positions, wanted "
+                f"window: got {window} with {end} positions, wanted "
                 'attn_implementation="foveate", and no weights: others do not know of it'
             )
         with torch.no_grad():
