@@ -48,11 +48,11 @@ template <class T, Dtype dtype, int queries>
   constexpr int block = lanes<T> / queries;  // keys at a time: as many sums as a vector has lanes
   constexpr int64_t step = lanes<T> * size_of(dtype);
   const int64_t row_bytes = head_size * size_of(dtype);
-  const bool sequential = keys.row_stride == row_bytes;
+  const bool sequential = keys.row_stride == row_bytes;  // within a page, too
   for (int64_t first = 0; first < count; first += block) {
     const char* row[block];
-    for (int j = 0; j < block; ++j) row[j] = keys.data + (first + j < count ? first + j : count - 1) * keys.row_stride;
-    const char* ahead = keys.data + first * keys.row_stride + prefetch_ahead;
+    for (int j = 0; j < block; ++j) row[j] = keys.row(first + j < count ? first + j : count - 1);
+    const char* ahead = row[0] + prefetch_ahead;
     Vec<T> sum[lanes<T>] = {};
     const auto add = [&](auto load_key, int64_t d) {
       Vec<T> x[queries];
@@ -85,8 +85,7 @@ void decode_scores_for(const T* query, int64_t query_stride, int32_t queries, co
       for (int32_t q = 0; q < queries; q += 2) {
         T two[2];
         decode_scores_of<T, dtype, 2>(query + q * query_stride, queries > 1 ? query_stride : 0,
-                                      {keys.data + j * keys.row_stride, keys.dtype, 0, keys.column_stride}, 1,
-                                      head_size, two);
+                                      {keys.row(j), keys.dtype, 0, keys.column_stride}, 1, head_size, two);
         s[j * queries + q] = two[0];
         if (q + 1 < queries) s[j * queries + q + 1] = two[1];
       }
@@ -171,14 +170,15 @@ constexpr int decode_sums = 8;
 #endif
 
 template <class T, Dtype dtype, int queries, int vectors>
-[[gnu::noinline]] void decode_sum_block(const T* weights, int32_t weight_stride, const char* values, int64_t row_stride,
+[[gnu::noinline]] void decode_sum_block(const T* weights, int32_t weight_stride, const Rows& values, int64_t first,
                                         int64_t count, int64_t row_ahead, T* output, int64_t output_stride) {
   constexpr int64_t step = lanes<T> * size_of(dtype);
   Vec<T> sum[queries][vectors] = {};
-  for (int64_t j = 0; j < count; ++j, values += row_stride, weights += weight_stride) {
-    for (int64_t at = 0; at < row_ahead; at += 64) __builtin_prefetch(values + prefetch_ahead + at);
+  for (int64_t j = 0; j < count; ++j, weights += weight_stride) {
+    const char* const row = values.row(j) + first * size_of(dtype);
+    for (int64_t at = 0; at < row_ahead; at += 64) __builtin_prefetch(row + prefetch_ahead + at);
     unroll<vectors>([&](int v) INLINED {
-      const Vec<T> value = load_wide<T, dtype>(values + v * step);
+      const Vec<T> value = load_wide<T, dtype>(row + v * step);
       unroll<queries>([&](int q) INLINED { sum[q][v] += broadcast(weights[q]) * value; });
     });
   }
@@ -198,15 +198,15 @@ void decode_sum_rows(const T* weights, int32_t weight_stride, const Rows& values
   constexpr int64_t wide = vectors * lanes<T>;
   int64_t d = 0;
   for (; d + wide <= value_size; d += wide, row_ahead = 0)
-    decode_sum_block<T, dtype, queries, vectors>(weights, weight_stride, values.data + d * size_of(dtype),
-                                                 values.row_stride, count, row_ahead, output + d, output_stride);
+    decode_sum_block<T, dtype, queries, vectors>(weights, weight_stride, values, d, count, row_ahead, output + d,
+                                                 output_stride);
   for (; d + lanes<T> <= value_size; d += lanes<T>, row_ahead = 0)
-    decode_sum_block<T, dtype, queries, 1>(weights, weight_stride, values.data + d * size_of(dtype), values.row_stride,
-                                           count, row_ahead, output + d, output_stride);
+    decode_sum_block<T, dtype, queries, 1>(weights, weight_stride, values, d, count, row_ahead, output + d,
+                                           output_stride);
   if (d == value_size) return;
   Vec<T> sum[queries] = {};
   for (int64_t j = 0; j < count; ++j) {
-    const char* const row = values.data + j * values.row_stride + d * size_of(dtype);
+    const char* const row = values.row(j) + d * size_of(dtype);
     const Vec<T> value = load_wide_some<T, dtype>(row, value_size - d);
     unroll<queries>([&](int q) INLINED { sum[q] += broadcast(weights[j * weight_stride + q]) * value; });
   }
@@ -222,7 +222,7 @@ void decode_sum_for(const T* weights, int32_t queries, Rows values, int64_t coun
   constexpr int together = size_of(dtype) == sizeof(T) ? 2 : 4;
   constexpr int64_t some = 32;  // keys whose values stay in L1 for further queries or columns
   const int64_t row_bytes = value_size * size_of(dtype);
-  for (; count > 0; count -= some, values.data += some * values.row_stride, weights += some * queries) {
+  for (; count > 0; count -= some, values = values.from(some), weights += some * queries) {
     const int64_t now = count < some ? count : some;
     const auto rows = [&](auto n, int32_t first) {
       decode_sum_rows<T, dtype, n>(weights + first, queries, values, now, value_size, first ? 0 : row_bytes,

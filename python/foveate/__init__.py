@@ -45,9 +45,12 @@ from ._blocks.hierarchical import hierarchical_attention, hierarchical_attention
 from ._blocks.memory import Memory
 from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
 from ._blocks.self_attention import self_attention, self_attention_vjp
+from ._cache.cache import KVCache
 from ._categories import multinomial, multinomial_logpmf
 from ._draws import multinoulli
 from ._inputs.intervals import Intervals
+from ._inputs.packed import Packed
+from ._inputs.paged import Paged
 from ._inputs.quantized import Quantized, quantize
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
@@ -92,12 +95,15 @@ __all__ = [
     "HardGradients",
     "HierarchicalGradients",
     "Intervals",
+    "KVCache",
     "LocalGradients",
     "Location",
     "Memory",
     "MemoryGradients",
     "MovingAverageBaseline",
     "MultiHeadGradients",
+    "Packed",
+    "Paged",
     "Polynomial",
     "Quantized",
     "RegressionGradients",

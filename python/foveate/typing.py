@@ -15,9 +15,9 @@ What comes out, and what comes in:
 `ArrayObject`
     An `ArrayLike` that is no list or tuple.
 `RowsLike`
-    Keys or values: an `ArrayLike`, or rows of few bits.
-`FewBitsName`
-    The dtype of those.
+    Keys or values: an `ArrayLike`, or rows of few bits or in pages.
+`FewBitsName`, `FloatName`
+    The dtype of those of few bits, and that of others, by name.
 `Reals`, `Ints`
     A number or an array of them.
 `Real`, `Int`, `Bool`
@@ -60,7 +60,7 @@ from ._attention.gradients import (
 )
 from ._attention.pullbacks import AttentionPullback, CenterPullback, HardPullback, Pullback
 from ._inputs.few_bits import FewBitsName
-from ._inputs.quantized import RowsLike
+from ._inputs.operands import RowsLike
 from ._inputs.reach import Mask
 from ._inputs.types import (
     Activation,
@@ -68,6 +68,7 @@ from ._inputs.types import (
     ArrayLike,
     ArrayObject,
     Bool,
+    FloatName,
     Int,
     IntArrayLike,
     Ints,
@@ -100,6 +101,7 @@ __all__ = [
     "Bool",
     "CenterPullback",
     "FewBitsName",
+    "FloatName",
     "HardInput",
     "HardPullback",
     "HierarchicalInput",

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "reach.hpp"
+#include "rows.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/refuse.hpp"
 #include "runtime/workspace.hpp"
@@ -33,7 +34,7 @@ class FewQueries {
         tile_(tile) {
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
-    keys_contiguous_ = p_.key.column_stride == item_size(p_.key);
+    keys_contiguous_ = p_.key.column_stride == item_size(p_.key) && !is_few_bits(dtype_of(p_.key));
   }
 
   // A score that is no inner product has keys on the lanes, as panels, and the queries as rows.
@@ -57,10 +58,12 @@ class FewQueries {
           s(carver.take<T>((d.tile_ + sum_keys) * query_group)),
           keys(carver.take<T>(d.keys_contiguous_ ? 0 : d.tile_ * d.p_.head_size)),
           bits(carver.take<uint32_t>(d.tile_)),
+          key_list(stored_keys(d.p_), d.tile_, carver),
           swapped(d, carver),
           panels(carver.take<Panel>(task_groups)) {}
     T *queries, *s, *keys;
     uint32_t* bits;
+    RowList key_list;
     Swapped swapped;
     Panel* panels;
   };
@@ -91,10 +94,6 @@ class FewQueries {
   }
   // A group of 3 is handled as 4, one of its rows being zero.
   static int32_t width(const Panel& panel) { return panel.live > 2 ? 4 : panel.live; }
-
-  Rows rows_of(const Operand& x, int64_t batch, int64_t key) const {
-    return {x.data + plan_.batch_offset(x, batch) + key * x.row_stride, dtype_of(x), x.row_stride, x.column_stride};
-  }
 
   // Loads the queries of a task's rows; returns in how many query groups.
   int start(int64_t batch, int64_t first_row, QueryScratch& scratch) const noexcept {
@@ -128,7 +127,7 @@ class FewQueries {
 
   // The keys of a tile, in contiguous columns.
   Rows keys_of(int64_t batch, KeyTile tile, QueryScratch& scratch) const noexcept {
-    const Rows keys = rows_of(p_.key, batch, tile.first);
+    const Rows keys = StoredRows(plan_, stored_keys(p_), batch).at(tile.first, tile.count, scratch.key_list);
     return keys_contiguous_ ? keys : loaded(keys, tile.count, p_.head_size, false, scratch.keys);
   }
 
@@ -146,7 +145,7 @@ class FewQueries {
     const int32_t queries = width(panel);
     const int64_t count = range.count();
     T* s = scratch.s;
-    keys.data += range.begin * keys.row_stride;
+    keys = keys.from(range.begin);
     if (direct_)
       arithmetic_.decode_scores(scratch.queries + i * query_group * query_stride_, query_stride_, queries, keys, count,
                                 p_.head_size, s);
@@ -175,7 +174,7 @@ class FewQueries {
       const int32_t live = int32_t(std::min(width_, count - first));
       const int32_t vectors = live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors;
       const char* panel[most_lanes];
-      for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
+      for (int32_t j = 0; j < live; ++j) panel[j] = keys.row(first + j);
       scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.factors,
                             scratch.scratch, scratch.panel);
       scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.factors, scratch.scores,

@@ -12,13 +12,13 @@
 namespace foveate {
 namespace {
 
-bool takes_pairs(const Operand& x) { return !x || x.dtype == FV_BFLOAT16; }
+bool takes_pairs(const Operand& x) { return !x || x.dtype == FV_BFLOAT16 || is_few_bits(dtype_of(x)); }
 
 const Arithmetic& arithmetic_of(const Problem& p, const Kernels& kernels, const Needs& needs) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
   const bool pairs = !needs.whole_weights && p.family == FV_INNER && p.sigma == 0 && p.dropout == 0 &&
-                     p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 && takes_pairs(p.value) &&
+                     p.query.dtype == FV_BFLOAT16 && takes_pairs(p.key) && takes_pairs(p.value) &&
                      takes_pairs(p.t_query) && takes_pairs(p.t_key) && takes_pairs(p.t_value);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
@@ -39,7 +39,8 @@ bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, i
   const int64_t item = size_of(arithmetic.in_place);
   if (dtype_of(x) != arithmetic.in_place || (columns > 1 && x.column_stride != item)) return false;
   if (columns % multiple) return false;
-  int64_t odd = x.row_stride % word | int64_t(reinterpret_cast<uintptr_t>(x.data) % uintptr_t(word));
+  int64_t odd =
+      x.row_stride % word | x.page_stride % word | int64_t(reinterpret_cast<uintptr_t>(x.data) % uintptr_t(word));
   for (const int64_t stride : x.lead) odd |= stride % word;
   return odd == 0;
 }

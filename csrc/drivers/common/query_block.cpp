@@ -50,14 +50,14 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   const int64_t keys = plan.most_tile_keys();
   const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
   const bool load_values =
-      p.value && (!plan.values_in_place || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 || p.key_lengths ||
-                  p.low || p.centers || p.leave_one_out || plan.groups > 1);
+      p.value && (!plan.values_in_place || p.value_table || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 ||
+                  p.key_lengths || p.low || p.centers || p.leave_one_out || plan.groups > 1);
   panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
   scores_ = carver.take(keys * blocks.width * arithmetic_.element_size);
   row_max_ = carver.take(blocks.width * arithmetic_.element_size);
-  keys_ = carver.take(plan.keys_in_place ? 0 : keys * key_row);
+  keys_ = carver.take(plan.keys_in_place && !p.key_table ? 0 : keys * key_row);
   const int64_t groups = (keys + arithmetic_.group - 1) / arithmetic_.group;
   const int64_t values = load_values ? groups * arithmetic_.value_size(p.value_size) : 0;
   const int64_t as_keys =
@@ -65,6 +65,8 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   values_ = carver.take(std::max(values, as_keys));
   scratch_ = carver.take(blocks.width * longest * arithmetic_.element_size);
   bits_ = carver.take<uint32_t>(keys);
+  key_rows_ = TileRows(stored_keys(p), keys, carver);
+  value_rows_ = TileRows(stored_values(p), keys, carver);
   wants_row_max_ = !p.d_out || plan.scoring.gradients;
   const double flops_a_cell = is_additive(p.family) ? 40.0 : 2.0;  // of a column: a division among them
   flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
@@ -76,13 +78,12 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
 }
 
 void QueryBlock::start_rows(int64_t task) noexcept {
-  const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
   end_row_ = std::min(plan_.rows, first_row_ + blocks_.rows);
-  keys_base_ = base(p.key);
-  values_base_ = p.value ? base(p.value) : nullptr;
   next_task_ = next_key_ = -1;
+  key_rows_.start();
+  value_rows_.start();
 }
 
 void QueryBlock::see(int64_t task) noexcept {
@@ -151,7 +152,23 @@ void QueryBlock::pack(int i) noexcept {
 void QueryBlock::add_ahead(Prefetch& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows,
                            int64_t columns) const {
   if (rows <= 0 || columns <= 0) return;
-  const char* const first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
+  if (x.dtype == FV_INT4) columns = (columns + 1) / 2;  // bytes
+  const char* first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
+  if (x.page_rows > 0) {
+    const bool keys = &x == &plan_.problem.key;
+    const Rows listed = batch == batch_ ? (keys ? key_rows_ : value_rows_).next(row, rows) : Rows{};
+    if (listed.list) {
+      Prefetch::Part part = lines_of(listed.row(0), {columns, x.column_stride}, item_size(x));
+      part.rows = rows;
+      part.list = listed.list;
+      ahead.parts[ahead.count++] = part;
+      return;
+    }
+    // those of the page that the first one stands in
+    const StoredRows stored(plan_, keys ? stored_keys(plan_.problem) : stored_values(plan_.problem), batch);
+    first = stored.row(row).data;
+    rows = stored.together(row, rows);
+  }
   ahead.parts[ahead.count++] = lines_of(first, {rows, x.row_stride}, {columns, x.column_stride}, item_size(x));
 }
 
@@ -247,19 +264,17 @@ bool QueryBlock::open(const Traversal& tiles) noexcept {
   tile_ = tile;
   tile_ids_ = {};
   values_ready_ = Values::not_loaded;
+  key_rows_.open({plan_, stored_keys(p), batch_}, tile, next_tile_);
+  if (p.value) value_rows_.open({plan_, stored_values(p), batch_}, tile, next_tile_);
   key_tile_ = {};
-  if (plan_.keys_in_place) key_tile_ = {keys_base_ + tile.first * p.key.row_stride, p.key.row_stride};
+  const Rows& keys = key_rows_.tile();
+  if (plan_.keys_in_place && !keys.list) key_tile_ = {keys.data, keys.row_stride};
   return true;
-}
-
-Rows QueryBlock::value_rows(int64_t begin) const {
-  const Operand& v = plan_.problem.value;
-  return {values_base_ + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride, v.column_stride};
 }
 
 LoadedRows QueryBlock::values(int64_t begin, bool finite) noexcept {
   const int64_t size = plan_.problem.value_size;
-  if (plan_.values_in_place && !finite) {
+  if (plan_.values_in_place && !finite && !value_rows_.tile().list) {
     const Rows rows = value_rows(begin);
     return {rows.data, rows.row_stride};
   }
@@ -298,11 +313,6 @@ PartialKeys QueryBlock::partial_keys_of(int p, const KeyRange& s) const {
   first = std::max<int64_t>(0, first) & -plan_.key_step;
   last = std::clamp((last + plan_.key_step - 1) & -plan_.key_step, int64_t(0), count);
   return {std::min(first, last), last};
-}
-
-Rows QueryBlock::key_rows(int64_t begin) const {
-  const Operand& k = plan_.problem.key;
-  return {keys_base_ + (tile_.first + begin) * k.row_stride, dtype_of(k), k.row_stride, k.column_stride};
 }
 
 KeyRange QueryBlock::score(int p, bool want_bits, char* link_kept) noexcept {

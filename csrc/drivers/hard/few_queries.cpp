@@ -252,8 +252,7 @@ class HardOfFew : private FewQueries<T> {
 
   Cells cells_of(int64_t batch, const Panel& panel, int q) const {
     const auto at = [&](const Operand& x) { return row_of(plan_, x, batch, panel, q); };
-    return {at(p_.index), at(p_.log_prob), at(p_.out),
-            p_.choices.data + plan_.batch_offset(p_.choices, batch) + plan_.group_offset(p_.choices, panel.group[q])};
+    return {at(p_.index), at(p_.log_prob), at(p_.out), {plan_, stored_choices(p_), batch, panel.group[q]}};
   }
 
   Plan& plan_;

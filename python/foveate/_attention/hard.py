@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 from .. import _core
 from .._inputs.arrays import real, sizes
-from .._inputs.quantized import RowsLike, operands
+from .._inputs.operands import RowsLike, operands
 from .._inputs.random import key_of
 from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
@@ -86,9 +86,9 @@ def hard_attention(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array or Quantized (..., Lk, D)
+    key : array, Quantized or Paged (..., Lk, D)
         Of the dtype of `query`, or of few bits.
-    value : array or Quantized (..., Lk, Dv)
+    value : array, Quantized or Paged (..., Lk, Dv)
         Of the dtype of `query`, or of few bits. Only the chosen rows are read.
     select : {"sample", "argmax"}, default "sample"
         "sample" draws from the distribution that `attention_weights` gives, exactly up to rounding
@@ -156,7 +156,7 @@ def hard_attention(
     k: Any = key
     v: Any = value
     if not _core.are_plain(q, k, v):
-        q, k, v = operands(q, k, v)
+        q, k, v = operands(query=q, key=k, value=v)
     problem = Problem(
         *reduce(score, q, k)[:-1],
         v,
@@ -164,7 +164,7 @@ def hard_attention(
         resolve(q, k, mask, causal, window, offset, key_lengths, segments),
     )
     random = key_of(rng) if select == "sample" else None
-    return of_draws(size, *problem.choose(draws, random, q.dtype))
+    return of_draws(size, *problem.taken_apart().choose(draws, random, q.dtype))
 
 
 def draws_of(select: object, size: object) -> int:

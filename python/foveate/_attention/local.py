@@ -23,7 +23,7 @@ from .._inputs.arrays import (
     reals,
     room_for,
 )
-from .._inputs.quantized import RowsLike, operands
+from .._inputs.operands import RowsLike, operands
 from .._inputs.reach import Reach
 from .._inputs.types import Array, ArrayLike, IntArrayLike, Ints, Real, Sigma
 from ..scores import reduce
@@ -55,9 +55,9 @@ def local_attention(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array or Quantized (..., Lk, D)
+    key : array, Quantized or Paged (..., Lk, D)
         Of the dtype of `query`, or of few bits.
-    value : array or Quantized (..., Lk, Dv)
+    value : array, Quantized or Paged (..., Lk, Dv)
         Of the dtype of `query`, or of few bits.
     half_width : float
         How far a query sees to both sides, in keys: D in the paper. It is positive, and need not be
@@ -137,10 +137,10 @@ def local_attention(
     k: Any = key
     v: Any = value
     if not _core.are_plain(q, k, v):
-        q, k, v = operands(q, k, v)
+        q, k, v = operands(query=q, key=k, value=v)
     softcap, reach, deviation = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
     problem = Problem(*reduce(score, q, k)[:-1], v, softcap, reach, sigma=deviation)
-    answer: Array = problem.attend(q.dtype, out=out)
+    answer: Array = problem.taken_apart().attend(q.dtype, out=out)
     return answer
 
 

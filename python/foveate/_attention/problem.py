@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from .._inputs.arrays import compute_dtype
+from .._inputs.paged import Paged
 from .._inputs.reach import Reach
 from .._inputs.types import Array
 
@@ -78,7 +79,7 @@ class Problem(NamedTuple):
     """The operands, which begin as those of `Reduced`, and all choices; None: not given."""
 
     query: Array
-    key: Any  # an array, or FewBits
+    key: Any  # an array, FewBits, or what `taken_apart` makes such of, as `value`
     scale: float | None = None  # 1 / sqrt(D)
     family: Family | None = None  # "inner"
     factors: Array | None = None
@@ -99,6 +100,23 @@ class Problem(NamedTuple):
     def wide(self) -> np.dtype[Any]:
         """The dtype of the computation."""
         return compute_dtype(self.query.dtype)
+
+    def taken_apart(self) -> Problem:
+        """Give keys and values in pages as what they are made of.
+
+        Raises
+        ------
+        ValueError
+            By the name of the argument, for pages that a query may see and that there are not.
+        """
+        if isinstance(self.key, np.ndarray) and not isinstance(self.value, Paged):
+            return self
+        parts: dict[str, Any] = {}
+        for name, x in (("key", self.key), ("value", self.value)):
+            if isinstance(x, Paged):
+                x.check(name, None if self.reach is None else self.reach.key_lengths)
+                parts |= {name: x.pages, f"{name}_table": x.table}
+        return self._replace(**parts)
 
     def folded(self, unreduced: Array) -> Problem:
         """Compute one query where the score made all queries equal, and they see the same keys.

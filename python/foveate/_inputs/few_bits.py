@@ -73,7 +73,8 @@ def numbers_of(data: Array, dtype: str, columns: int) -> Array:
         return data
     if dtype == "int4":
         low, high = ((data << 4).view(np.int8) >> 4), (data.view(np.int8) >> 4)
-        both: Array = np.stack([low, high], axis=-1).reshape(*data.shape[:-1], -1)
+        pairs: Array = np.stack([low, high], axis=-1)
+        both = pairs.reshape(*data.shape[:-1], 2 * data.shape[-1])
         return both[..., :columns]
     table: Array = float8_numbers(dtype)
     return table[data]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from .arrays import FLOATS, as_array, bfloat16, float_arrays, floats, integer, native
+from .arrays import FLOATS, as_array, bfloat16, floats, integer, native
 from .few_bits import FEW_BITS, LARGEST, FewBits, FewBitsName, float8_numbers
 from .types import Array, ArrayLike
 
@@ -161,19 +161,16 @@ class Quantized:
         named = dtype if isinstance(dtype, str) else np.dtype(dtype).name
         if named not in FLOATS:
             raise TypeError(f"dtype: got {dtype!r}, wanted {', '.join(FLOATS)}")
-        return self._few_bits().decoded(
+        return self.few_bits().decoded(
             bfloat16("dtype") if named == "bfloat16" else np.dtype(named)
         )
 
-    def _few_bits(self) -> FewBits:
+    def few_bits(self) -> FewBits:
         return FewBits(self._data, self._dtype, self._columns, self._scale, self._block or 0)
 
     def __repr__(self) -> str:
         by = "" if self._block is None else f", block={self._block}"
         return f"<Quantized {self.shape} of {self.dtype}{by}>"
-
-
-RowsLike: TypeAlias = ArrayLike | Quantized
 
 
 def _dtype_of(dtype: object) -> FewBitsName:
@@ -270,22 +267,3 @@ def _codes(numbers: Array, dtype: FewBitsName) -> Array:
     magnitude = np.minimum(np.abs(np.rint(numbers / step) * step), largest).astype(np.float32)
     codes: Array = np.searchsorted(table[: np.argmax(table[:127]) + 1], magnitude).astype(np.uint8)
     return codes | np.where((codes > 0) & (numbers < 0), 128, 0).astype(np.uint8)
-
-
-def operands(query: object, key: object, value: object = None) -> tuple[Any, Any, Any]:
-    """Take query, keys and values: arrays of one float dtype, or keys and values of few bits.
-
-    Without a value there is none. Few bits come as `FewBits`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `float_arrays`.
-    """
-    given = {"query": query, "key": key} | ({} if value is None else {"value": value})
-    few = {name: x for name, x in given.items() if isinstance(x, Quantized) and name != "query"}
-    plain = {name: x for name, x in given.items() if name not in few}
-    taken: dict[str, Any] = dict(zip(plain, float_arrays(**plain), strict=True))
-    for name, x in few.items():
-        taken[name] = x._few_bits()
-    return taken["query"], taken["key"], taken.get("value")

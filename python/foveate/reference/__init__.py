@@ -10,6 +10,7 @@ reach, select), and one that puts them together.
 
 from .._runtime.public import publish as _publish
 from ._attention import attention, attention_weights
+from ._cache import KVCache
 from ._dropout import dropout_mask
 from ._gradients import attention_vjp
 from ._hard import draw_categories, hard_attention
@@ -19,6 +20,7 @@ from ._local import local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._memory import Memory
 from ._multi_head import multi_head_attention, multi_head_attention_vjp
+from ._quantized import quantize
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
@@ -31,6 +33,7 @@ from ._self_attention import self_attention, self_attention_vjp
 from ._tangents import attention_jvp
 
 __all__ = [
+    "KVCache",
     "Memory",
     "attention",
     "attention_jvp",
@@ -56,6 +59,7 @@ __all__ = [
     "philox",
     "predict_centers",
     "predict_centers_vjp",
+    "quantize",
     "reach",
     "scores",
     "self_attention",

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.hard import HardAttention
+from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
-from .._inputs.quantized import RowsLike
 from .._inputs.random import key_of
 from .._inputs.signatures import with_options
 from .._inputs.types import Selection
@@ -85,7 +85,7 @@ def hard_attention(
     Parameters
     ----------
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype; keys
-        and values may be Quantized
+        and values may be Quantized or Paged
     select : "argmax", the most probable key, of equals the first; or "sample", one that is drawn
     size : how many draws, or their shape; None is one, without an axis of its own
     rng : what numpy.random.default_rng takes

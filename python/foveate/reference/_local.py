@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._inputs.quantized import RowsLike
+from .._inputs.operands import RowsLike
 from .._inputs.types import Sigma
 from ..scores._base import ScoreLike
 from ._attention import operands, weights_of
@@ -36,7 +36,7 @@ def local_attention(
     Parameters
     ----------
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype; keys
-        and values may be Quantized
+        and values may be Quantized or Paged
     half_width : a query sees the keys that are no farther from its center
     centers : array (..., Lq), the positions p_i; without them p_i = i
     sigma : weights are multiplied by exp(-(j - p_i)^2 / (2 sigma^2)); "half" is half_width / 2 with
@@ -91,7 +91,7 @@ def weigh(
     Parameters
     ----------
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype; keys
-        and values may be Quantized
+        and values may be Quantized or Paged
     half_width, centers, sigma, score, softcap, key_lengths : as for `local_attention`
 
     Returns
