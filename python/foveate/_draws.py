@@ -171,7 +171,7 @@ def multinoulli(
     ...     np.log([0.1, 0.2, 0.3, 0.4]), logits=True, top_k=2, return_log_prob=True, rng=4
     ... )
     >>> int(token), float(np.exp(log_prob).round(3))
-    (3, 0.571)
+    (2, 0.429)
     """
     rows = rows_of(p)
     logits, replace = _bool("logits", logits), _bool("replace", replace)
@@ -179,9 +179,7 @@ def multinoulli(
     filters = filters_of(temperature, top_k, top_p, min_p)
     added = None if bias is None else _bias(bias, rows, logits)
     if added is not None:
-        rows = np.broadcast_to(
-            rows, (*np.broadcast_shapes(added.shape, rows.shape)[:-1], rows.shape[-1])
-        )
+        rows = np.broadcast_to(rows, np.broadcast_shapes(added.shape, rows.shape))
     shape = sizes("size", size)
     index = room("size", (*rows.shape[:-1], math.prod(shape)))
     log_prob = None
