@@ -178,7 +178,7 @@ class Validator : protected Views<Problem> {
       if (!view(scale_name, scale) || !of_dtype(scale_name, *scale, FV_FLOAT32) ||
           !has_shape(scale_name, *scale, array.shape, array.ndim - 1, &blocks, 1))
         return false;
-      if (blocks > 1 && scale->strides[scale->ndim - 1] != int64_t(sizeof(float)))
+      if (blocks > 1 && scale->strides[scale->ndim - 1] != int64_t(sizeof(float)) && !is_empty(*scale))
         return refuse(FV_VALUE_ERROR, "%s: got scales of a row with gaps, wanted contiguous ones", scale_name);
       PagedView seen;
       table != nullptr ? void(seen.of(*scale, *table)) : seen.of(*scale);
