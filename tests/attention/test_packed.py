@@ -1,4 +1,4 @@
-"""Packed sequences: over plain keys a rule of intervals; over pages a continuous batch in a call."""
+"""Packed sequences: over plain keys a rule of intervals, over pages a batch that is continuous."""
 
 from __future__ import annotations
 
