@@ -150,6 +150,9 @@ class Validator : protected Views<Problem> {
     if (!view(table_name, table) || !of_dtype(table_name, *table, FV_INT64)) return false;
     if (table->ndim != 2)
       return refuse(FV_VALUE_ERROR, "%s: got shape %s, wanted (B, T)", table_name, ShapeText(*table).c_str());
+    if (array->shape[0] == 0 && !is_empty(*table))
+      return refuse(FV_VALUE_ERROR, "%s: got no pages with a table of shape %s, wanted one at least", name,
+                    ShapeText(*table).c_str());
     return rows.of(*array, *table) ||
            refuse(FV_NO_MEMORY, "%s: got shape %s, which is too large", table_name, ShapeText(*table).c_str());
   }

@@ -3,14 +3,12 @@
 #include "sampling.hpp"
 
 #include <algorithm>
-#include <atomic>
 
 #include "row.hpp"
 #include "runtime/logarithms.hpp"
-#include "runtime/parallel.hpp"
 #include "runtime/random.hpp"
-#include "runtime/subnormals.hpp"
 #include "runtime/workspace.hpp"
+#include "sharing.hpp"
 
 namespace foveate {
 namespace {
@@ -25,46 +23,12 @@ bool pays_table(int64_t categories, int64_t draws) {
 }
 
 constexpr int64_t batch = 8;               // rows of one block that are drawn from together
-constexpr int64_t task_bytes = 128 << 10;  // of short rows, in a task
-constexpr int64_t span = 16;               // blocks in a task, of a row that is shared among threads
 constexpr int64_t chunk = 4096;            // draws in a task, of a row that is shared
 constexpr int64_t wave = 16 * chunk;       // draws that are counted together
 constexpr int64_t words_at_once = 256;
 constexpr double table_bits = 61;          // cumulated weights are below 2^61
 constexpr double table_total = 0x1.ffp60;  // and end here, up to the rounding of the sums
 constexpr int64_t table_end = int64_t(1) << int(table_bits);
-
-enum class Outcome { done, refused, interrupted };
-
-// Weights made of logits, of which many may be subnormal, count as 0 then; weights that were given count as they are.
-template <class F>
-void with_weights(bool logits, F&& f) noexcept {
-  if (!logits) return f();
-  const SubnormalsAsZero subnormals;
-  f();
-}
-
-// Ways to do f(i, thread) for 0 <= i < count: all on this thread, or shared.
-struct Alone {
-  int thread;
-  static constexpr bool is_shared = false;
-  template <class F>
-  bool operator()(int64_t count, F&& f) const noexcept {
-    for (int64_t i = 0; i < count; ++i) f(i, thread);
-    return true;
-  }
-};
-struct Shared {
-  int threads;
-  bool logits;
-  static constexpr bool is_shared = true;
-  static constexpr int thread = 0;  // the one that shares them out
-  template <class F>
-  bool operator()(int64_t count, F&& f) const noexcept {
-    return run_tasks(count, threads, Order::by_ranges,
-                     [&](const Task& task) { with_weights(logits, [&] { f(task.index, task.thread); }); });
-  }
-};
 
 // What is kept of a row: of each block its sum, its weight beside the others', the weights up to and including it, and
 // its classes; with a table also its categories, cumulated.
@@ -102,8 +66,6 @@ struct ThreadMemory {
   double *buffer, *careful;  // a block each
   char* classes;
 };
-
-void put(char* to, int64_t value) { std::memcpy(to, &value, sizeof value); }
 
 class Sampler {
  public:
@@ -147,9 +109,8 @@ class Sampler {
       });
     }
     if (!done) return FV_INTERRUPTED;
-    const int64_t refused = refused_.load(std::memory_order_relaxed);
-    if (refused == none_refused) return FV_OK;
-    Row(problem_, refused).explain(memory_of_thread(0).buffer, refused, error);
+    if (!refused_.any()) return FV_OK;
+    Row(problem_, refused_.row()).explain(memory_of_thread(0).buffer, refused_.row(), error);
     return FV_VALUE_ERROR;
   }
 
@@ -177,12 +138,6 @@ class Sampler {
   RowMemory& memory_of_row(int i) { return rows_memory_[i]; }
   ThreadMemory& memory_of_thread(int i) { return threads_memory_[i]; }
 
-  void refuse_row(int64_t row) noexcept {
-    int64_t least = refused_.load(std::memory_order_relaxed);
-    while (row < least && !refused_.compare_exchange_weak(least, row, std::memory_order_relaxed)) {
-    }
-  }
-
   // ---- Sums
 
   // Sums and weights of all blocks; the total of the row is the last of memory.cumulated.
@@ -200,7 +155,7 @@ class Sampler {
       const BlockSum whole = add_blocks(memory);
       if (careful ? Row::is_some(whole) : Row::is_plain(whole)) return Outcome::done;
       if (careful || !row.inspect(memory_of_thread(each.thread).buffer, number, nullptr)) {
-        refuse_row(number);
+        refused_.note(number);
         return Outcome::refused;
       }
     }
@@ -444,7 +399,6 @@ class Sampler {
     return true;
   }
 
-  static constexpr int64_t none_refused = INT64_MAX;
   const Sampling& problem_;
   bool table_;
   int64_t blocks_;
@@ -452,7 +406,7 @@ class Sampler {
   RowMemory* rows_memory_ = nullptr;
   ThreadMemory* threads_memory_ = nullptr;
   int64_t* wave_ = nullptr;
-  std::atomic<int64_t> refused_{none_refused};
+  RefusedRow refused_;
 };
 
 }  // namespace

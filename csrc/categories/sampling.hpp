@@ -19,7 +19,21 @@ struct Sampling {
   Operand counts;  // multinomial: (draws, K), row_stride and column_stride
 };
 
+// What is done to the categories before a draw, in this order; and the draw itself.
+struct Filters {
+  double temperature = 1;
+  int64_t top_k = 0;  // 0: all
+  double top_p = 1, min_p = 0;
+  bool distinct = false;  // draws of a row are different categories
+  Operand bias;           // (K,): column_stride; added to logits
+  Operand log_prob;       // (draws,): column_stride
+  bool any(int64_t categories) const {
+    return temperature != 1 || (top_k > 0 && top_k < categories) || top_p < 1 || min_p > 0 || distinct || bias;
+  }
+};
+
 fv_status multinoulli(const Sampling&, fv_error*) noexcept;
+fv_status filtered_multinoulli(const Sampling&, const Filters&, fv_error*) noexcept;
 fv_status multinomial(const Sampling&, fv_error*) noexcept;
 
 }  // namespace foveate

@@ -159,8 +159,8 @@ inline void load_amx_values(const Rows& from, int64_t count, int64_t columns, bo
     for (int64_t d = 0; d < columns; d += tile_rows, to += tile_bytes) {
       Vec<float> square[16];
       const auto words = [&](int64_t key) {
-        const char* const row = from.data + key * from.row_stride + d * from.column_stride;
-        return row_words(key < count ? row : nullptr, from.column_stride, columns - d);
+        return row_words(key < count ? from.row(key) + d * from.column_stride : nullptr, from.column_stride,
+                         columns - d);
       };
       for (int i = 0; i < 16; ++i)
         square[i] = from_bits<float>(pair_words(words(j + 2 * i), words(j + 2 * i + 1), finite, spoilt));

@@ -94,7 +94,7 @@ inline void load_pair_keys(const Rows& from, int64_t count, int64_t columns, uin
     for (int64_t j = 0; j < count; ++j)
       memcpy(row + j * whole + d, from.data + j * from.row_stride + d * from.column_stride, 2);
   for (int64_t j = 0; j < count; ++j, row += whole) {
-    if (!across) load_bfloat16_row(from.data + j * from.row_stride, from.column_stride, columns, row);
+    if (!across) load_bfloat16_row(from.row(j), from.column_stride, columns, row);
     memset(row + columns, 0, size_t(whole - columns) * 2);
   }
 }
@@ -156,8 +156,7 @@ inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, b
   uint16_t rows[2][some];
   for (int64_t j = 0; j < count; j += 2, row += columns) {
     const bool two = j + 1 < count;
-    const char* low = from.data + j * from.row_stride;
-    const char* high = low + (two ? from.row_stride : 0);
+    const char *low = from.row(j), *high = from.row(two ? j + 1 : j);
     for (int64_t first = 0; first < columns; first += some) {
       const int64_t end = columns - first < some ? columns : first + some;
       const char *a = low + first * 2, *b = high + first * 2;

@@ -55,7 +55,7 @@ inline void load_quad_keys(const Rows& from, int64_t count, int64_t columns, uin
       for (int64_t j = first; j < first + some && j < count; ++j)
         memcpy(row + j * whole + d, from.data + j * from.row_stride + d * from.column_stride, 2);
   for (int64_t j = 0; j < count; ++j, row += whole) {
-    if (!across) copy_bfloat16_row(from.data + j * from.row_stride, from.column_stride, columns, row);
+    if (!across) copy_bfloat16_row(from.row(j), from.column_stride, columns, row);
     for (int64_t d = columns; d < whole; ++d) row[d] = 0;
   }
 }
@@ -120,8 +120,8 @@ inline void load_quad_values(const Rows& from, int64_t count, int64_t columns, b
   const int64_t whole = round_up(columns, 2);
   Halves spoilt = {};
   for (int64_t j = 0; j < count; j += 4, to += 4 * whole)
-    load_quads([&](int i) { return j + i < count ? from.data + (j + i) * from.row_stride : nullptr; },
-               from.column_stride, columns, whole, finite, spoilt, to);
+    load_quads([&](int i) { return j + i < count ? from.row(j + i) : nullptr; }, from.column_stride, columns, whole,
+               finite, spoilt, to);
 }
 
 inline bool load_quad_summands(const char* const* rows, Dtype, int64_t column_stride, int32_t live, int64_t columns,

@@ -100,9 +100,11 @@ inline Vec<T> load_few_bits(const char* p) {
     if constexpr (dtype == Dtype::float8_e5m2) {
       return _mm512_maskz_cvtph_ps(0xffff, _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8));
     } else {
-      const __m256i half = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16(int16_t(0xbfff)));
+      const __m256i half =
+          _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16(int16_t(0xbfff)));
       const __mmask16 number = _mm_cmpneq_epi8_mask(_mm_or_si128(bytes, _mm_set1_epi8(-128)), _mm_set1_epi8(-1));
-      return _mm512_mask_mul_ps(_mm512_set1_ps(__builtin_nanf("")), number, _mm512_maskz_cvtph_ps(0xffff, half), _mm512_set1_ps(256.0f));
+      return _mm512_mask_mul_ps(_mm512_set1_ps(__builtin_nanf("")), number, _mm512_maskz_cvtph_ps(0xffff, half),
+                                _mm512_set1_ps(256.0f));
     }
 #elif defined(__F16C__) && defined(__AVX2__)
     const __m128i bytes = _mm_loadl_epi64((const __m128i_u*)p);

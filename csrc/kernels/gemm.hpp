@@ -237,7 +237,7 @@ void add_not_finite(const T* weights, int32_t width, const Rows& values, int64_t
                     const uint32_t* seen, T* output, int64_t column_step, int64_t query_step) {
   for (int64_t j = 0; j < count; ++j)
     for (int64_t d = 0; d < value_size; ++d) {
-      const T value = element<T>(values.data + j * values.row_stride + d * values.column_stride, values.dtype);
+      const T value = element<T>(values.row(j) + d * values.column_stride, values.dtype);
       if (is_finite(value)) continue;
       for (int32_t i = 0; i < width; ++i)
         if (seen[j] >> i & 1) output[d * column_step + i * query_step] += Product::cell(weights, j, i, width) * value;

@@ -5,6 +5,7 @@
 #include "draw.hpp"
 #include "factor/dropout.hpp"
 #include "factor/gaussian.hpp"
+#include "filter.hpp"
 #include "gemm.hpp"
 #include "hide/bits.hpp"
 #include "hide/cells.hpp"
@@ -38,6 +39,10 @@ template <class T>
 constexpr Link named_links[] = {
     {"power", is_degree, untyped<power<T>>, untyped<power_gradient<T>>, untyped<power_curvature<T>>},
 };
+
+template <class T>
+constexpr Filtering filtering = {span_tops<T>,   keep<T>,           place_of_equal<T>,    sum_weights<T>, pick_in_order<T>,
+                                 log_weights<T>, number_at_rank<T>, number_at_share<T>};
 
 // Products of T itself.
 template <class T>
@@ -146,6 +151,8 @@ constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              clear_other_segments,
                              {sum_block<float>, pick<float>, cumulate<float>},
                              {sum_block<double>, pick<double>, cumulate<double>},
+                             filtering<float>,
+                             filtering<double>,
                              look_up,
                              elementary,
                              sum_bytes};

@@ -92,7 +92,7 @@ void load_values(const Rows& from, int64_t count, int64_t columns, bool finite, 
   const bool across = count >= lanes<T> && widens<T>(from.dtype) && is_across(from, count, columns);
   if (across) load_columns<T>(from, count, columns, to);
   for (int64_t j = 0; j < count; ++j, to += columns) {
-    if (!across) load_row<T>(from.data + j * from.row_stride, from.dtype, from.column_stride, columns, to);
+    if (!across) load_row<T>(from.row(j), from.dtype, from.column_stride, columns, to);
     if (finite)
       for (int64_t d = 0; d < columns; ++d) to[d] = is_finite(to[d]) ? to[d] : T(0);
   }

@@ -109,7 +109,8 @@ template <class T>
 // Whether rows are better read by columns.
 inline bool is_across(const Rows& from, int64_t count, int64_t columns) {
   const auto distance = [](int64_t stride) { return stride < 0 ? -stride : stride; };
-  return count > 1 && columns > 1 && from.row_stride != 0 && distance(from.row_stride) < distance(from.column_stride);
+  return !from.list && count > 1 && columns > 1 && from.row_stride != 0 &&
+         distance(from.row_stride) < distance(from.column_stride);
 }
 
 // Whether rows stand one element after the other, and their own elements farther apart.

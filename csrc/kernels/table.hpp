@@ -340,6 +340,54 @@ struct DrawTable {
   int64_t total;
 };
 
+// Filters of a row: of the blocks of its categories, spans of numbers side by side.
+constexpr int filter_span = 128;
+
+// Up to draw_block numbers of a row, at any address: logits, to which a bias is added in the accumulator's dtype, or
+// weights.
+struct Candidates {
+  const char* data;
+  Dtype dtype;
+  int64_t stride;
+  int64_t count;
+  const char* bias;  // null: none
+  Dtype bias_dtype;
+  int64_t bias_stride;
+};
+
+// The largest number. doubtful: there is a NaN, or a weight whose sign bit is set.
+struct BlockTop {
+  double top;
+  bool doubtful;
+};
+
+// How numbers become weights, the largest of a row being `top`: exp(rate (x - top)); or (x scale[0] scale[1])^rate, divided by
+// that of the top where rate is not 1. scale: two powers of 2 that take the top to [1/2, 1).
+struct Weighing {
+  bool logits;
+  double top, rate, scale[2];
+};
+
+// The filtering functions of one accumulator T. tops: T for each span. Thresholds are numbers of T. Lists of numbers,
+// values, are of T and have room for draw_classes more.
+struct Filtering {
+  BlockTop (*span_tops)(const Candidates&, bool weights, void* tops);
+  // Lists the numbers above `least`, and those equal to it at places before `equals`; and their places, unless that is null.
+  int64_t (*keep)(const Candidates&, const void* tops, double least, int64_t equals, void* values, int32_t* places);
+  // The place behind number *rank, from 1 on, of those equal to x; or -1, and *rank is what is left of it.
+  int64_t (*place_of_equal)(const Candidates&, const void* tops, double x, int64_t* rank);
+  double (*sum_weights)(void* values, int64_t count, const Weighing&);  // of a block's at most; changes what is behind
+  // The place in the list at a fraction in [0, 1) of its weight, in order. values become weights.
+  int64_t (*pick)(void* values, int64_t count, const Weighing&, double fraction);
+  void (*log_weights)(const Candidates&, const int32_t* places, int64_t count, const Weighing&, double* to);
+  // The number of a rank, 1 of the largest; values change.
+  double (*number_at_rank)(void* values, int64_t count, int64_t rank);
+  // The number at which the sum of the weights, from the largest down, comes to this share of all; how many of its equals
+  // are needed for that, and how many there are. values change.
+  double (*number_at_share)(void* values, int64_t count, double share, const Weighing&, int64_t* needed,
+                            int64_t* equals);
+};
+
 struct Kernels {
   const char* name;
   Arithmetic float32, float64;
@@ -355,6 +403,7 @@ struct Kernels {
                                uint32_t* bits);
 
   Drawing drawing_float32, drawing_float64;
+  Filtering filtering_float32, filtering_float64;
   // index[i]: the first category whose cumulated weight is more than total * words[i] / 2^64
   void (*look_up)(const DrawTable&, const uint64_t* words, int64_t count, int64_t* index);
 

@@ -45,8 +45,13 @@ from ._blocks.hierarchical import hierarchical_attention, hierarchical_attention
 from ._blocks.memory import Memory
 from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
 from ._blocks.self_attention import self_attention, self_attention_vjp
-from ._categories import multinomial, multinomial_logpmf, multinoulli
+from ._cache.cache import KVCache
+from ._categories import multinomial, multinomial_logpmf
+from ._draws import multinoulli
 from ._inputs.intervals import Intervals
+from ._inputs.packed import Packed
+from ._inputs.paged import Paged
+from ._inputs.quantized import Quantized, quantize
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
 from ._runtime.config import (
@@ -90,13 +95,17 @@ __all__ = [
     "HardGradients",
     "HierarchicalGradients",
     "Intervals",
+    "KVCache",
     "LocalGradients",
     "Location",
     "Memory",
     "MemoryGradients",
     "MovingAverageBaseline",
     "MultiHeadGradients",
+    "Packed",
+    "Paged",
     "Polynomial",
+    "Quantized",
     "RegressionGradients",
     "ScaledDot",
     "SelfGradients",
@@ -127,6 +136,7 @@ __all__ = [
     "num_threads",
     "predict_centers",
     "predict_centers_vjp",
+    "quantize",
     "reference",
     "self_attention",
     "self_attention_vjp",

@@ -1,7 +1,7 @@
-"""Draws from categories: multinoulli one by one, multinomial counts, and their probability.
+"""How often categories come up in n trials, multinomial counts, and their probability.
 
-One draw is an inversion of the cumulative weights. Counts of n trials are counted draws while n is
-moderate; beyond, n is split by binomial draws down a tree of the categories.
+The trials of a moderate n are counted draws; beyond, n is split by binomial draws down a tree of
+the categories.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from . import _core
 from ._inputs.arrays import broadcast_together, by_rows, integers, native, numbers, room, sizes
 from ._inputs.random import key_of
-from ._inputs.types import Array, ArrayLike, Bool, IntArrayLike, Ints, Seed, Size
+from ._inputs.types import Array, ArrayLike, IntArrayLike, Ints, Seed, Size
 
 # From so many trials on the tree is faster. Measured on one thread: a trial takes 7 to 10 ns; the
 # tree 340 microseconds for 256 categories, 780 for 4096, and 130 ns a category for 100,000.
@@ -21,75 +21,6 @@ _TREE_FROM = 24
 _TREE_AT_LEAST = 1 << 15
 
 _MULTINOMIAL_TREE = 3 << 56  # after the streams of csrc/runtime/random.hpp, in the same place
-
-
-def multinoulli(
-    p: ArrayLike,
-    size: Size | None = None,
-    *,
-    logits: Bool = False,
-    rng: Seed = None,
-) -> Array:
-    """Draw categories, each with the probability `p / p.sum()` [1]_: the multinoulli distribution.
-
-    The same seed gives the same draws for any number of threads and whatever is in the other rows:
-    a draw depends only on the key of `rng`, on the index of its row among the leading axes, and on
-    its own number. For few and for many draws from a row, the categories are visited in different
-    orders, and the draws differ; K and size decide what counts as many.
-
-    Parameters
-    ----------
-    p : array (..., K), float16, bfloat16, float32, float64 or of integers
-        Weights that need not sum to 1, or logits. Any number of categories, any strides. A category
-        of weight 0 (logit -inf) is never drawn.
-    size : int or tuple of ints, optional
-        The number of draws from each row, or their shape; by default one, without an axis of its
-        own.
-    logits : bool, default False
-        `p` holds logarithms of weights, whatever they sum to.
-    rng : None, int, SeedSequence, BitGenerator or Generator
-        What `numpy.random.default_rng` takes; a Generator advances.
-
-    Returns
-    -------
-    numpy.ndarray (...) or (..., size) of int64
-        Numbers of categories, 0 to K - 1.
-
-    Raises
-    ------
-    TypeError
-        For dtypes that are not of real numbers, a size that is not of ints, and a `logits` that is
-        not a bool.
-    ValueError
-        For weights that are negative, NaN or infinite (logits that are NaN or +inf), rows whose
-        weights are all 0, no category to draw, and a negative size.
-    MemoryError
-        Where memory for the draws, or for the cumulative weights of a row (9 bytes per category),
-        cannot be allocated.
-
-    References
-    ----------
-    .. [1] L. Devroye, "Non-Uniform Random Variate Generation", Springer, 1986, chapter III.
-    .. [2] H.-C. Chen and Y. Asau, "On Generating Random Variates from an Empirical Distribution",
-       AIIE Transactions 6, 1974.
-
-    Examples
-    --------
-    >>> import foveate as fv, numpy as np
-    >>> draws = fv.multinoulli(np.array([0.0, 1.0, 3.0]), 100_000, rng=1)
-    >>> (np.bincount(draws) / 100_000).round(2)
-    array([0.  , 0.25, 0.75])
-    """
-    rows = _categories(p)
-    if not isinstance(logits, bool | np.bool_):
-        raise TypeError(f"logits: got {type(logits).__name__}, wanted a bool")
-    shape = sizes("size", size)
-    index = room("size", (*rows.shape[:-1], math.prod(shape)))
-    try:
-        _core.multinoulli(rows, bool(logits), *key_of(rng), index)
-    except MemoryError as error:
-        raise MemoryError(f"p: got too many categories: {error}") from error
-    return index.reshape((*rows.shape[:-1], *shape))
 
 
 def multinomial(
@@ -144,7 +75,7 @@ def multinomial(
     >>> int(counts.sum()), (counts / 10**12).round(4)
     (1000000000000, array([0.  , 0.25, 0.75]))
     """
-    rows = _categories(p)
+    rows = rows_of(p)
     trials = _trials(n, rows)
     lead, categories = np.broadcast_shapes(trials.shape, rows.shape[:-1]), rows.shape[-1]
     rows = np.broadcast_to(rows, (*lead, categories))
@@ -204,7 +135,7 @@ def multinomial_logpmf(counts: IntArrayLike, p: ArrayLike) -> Array:
     >>> float(np.exp(fv.multinomial_logpmf([1, 1], np.array([1.0, 3.0]))).round(12))
     0.375
     """
-    rows = _categories(p)
+    rows = rows_of(p)
     observed = integers("counts", counts)
     if isinstance(observed, int) or observed.ndim == 0:
         raise ValueError("counts: got shape (), wanted one axis or more, (..., K)")
@@ -241,8 +172,16 @@ def multinomial_logpmf(counts: IntArrayLike, p: ArrayLike) -> Array:
 # --- what comes in --------------------------------------------------------------------------------
 
 
-def _categories(p: object) -> Array:
-    """Take weights or logits: an array of a float dtype with one axis or more."""
+def rows_of(p: object) -> Array:
+    """Take weights or logits: an array of a float dtype with one axis or more.
+
+    Raises
+    ------
+    TypeError
+        For what is no array of real numbers.
+    ValueError
+        For a single number.
+    """
     array = numbers("p", p)
     if array.ndim == 0:
         raise ValueError("p: got shape (), wanted one axis or more, (..., K)")

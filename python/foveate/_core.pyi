@@ -121,6 +121,21 @@ def attention_backward(*spread: tuple[Any, ...], **options: Unpack[_Backward]) -
 def attention_backward_jvp(*spread: tuple[Any, ...], **options: Unpack[_Moving]) -> None: ...
 def hard_attention_backward(*spread: tuple[Any, ...], **options: Unpack[_HardBackward]) -> None: ...
 def multinoulli(p: Array, logits: bool, low: int, high: int, index: NDArray[Any], /) -> None: ...
+def filtered_multinoulli(
+    p: Array,
+    logits: bool,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    bias: Array | None,
+    distinct: bool,
+    low: int,
+    high: int,
+    index: NDArray[Any],
+    log_prob: NDArray[Any] | None,
+    /,
+) -> None: ...
 def multinomial(
     trials: NDArray[Any], p: Array, low: int, high: int, counts: NDArray[Any], /
 ) -> None: ...

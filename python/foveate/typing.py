@@ -14,6 +14,10 @@ What comes out, and what comes in:
     (of ints), of arrays, or of such lists. No string, no bytes and no number.
 `ArrayObject`
     An `ArrayLike` that is no list or tuple.
+`RowsLike`
+    Keys or values: an `ArrayLike`, or rows of few bits or in pages.
+`FewBitsName`
+    The dtype of those.
 `Reals`, `Ints`
     A number or an array of them.
 `Real`, `Int`, `Bool`
@@ -55,6 +59,8 @@ from ._attention.gradients import (
     SelfInput,
 )
 from ._attention.pullbacks import AttentionPullback, CenterPullback, HardPullback, Pullback
+from ._inputs.few_bits import FewBitsName
+from ._inputs.operands import RowsLike
 from ._inputs.reach import Mask
 from ._inputs.types import (
     Activation,
@@ -93,6 +99,7 @@ __all__ = [
     "AttentionPullback",
     "Bool",
     "CenterPullback",
+    "FewBitsName",
     "HardInput",
     "HardPullback",
     "HierarchicalInput",
@@ -111,6 +118,7 @@ __all__ = [
     "Real",
     "Reals",
     "RegressionInput",
+    "RowsLike",
     "ScoreLike",
     "ScoreName",
     "Seed",

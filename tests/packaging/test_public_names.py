@@ -45,6 +45,10 @@ PICKLED: dict[str, Any] = {
     "Gradients": fv.attention_vjp(W, W, W)[1](W),
     "MovingAverageBaseline": fv.MovingAverageBaseline(),
     "Memory": fv.Memory(W, W),
+    "Packed": fv.Packed([0, 2, 5]),
+    "Paged": fv.Paged(np.ones((1, 2, 3)), [[0]]),
+    "KVCache": fv.KVCache(2, head_size=3),
+    "Quantized": fv.quantize(W),
 }
 PICKLED |= {
     name: getattr(fv, name)(*(W,) * len(getattr(fv, name)._fields))
@@ -143,6 +147,8 @@ def test_pickles_hold_public_names(name):
 
 
 def parts(thing: Any) -> list[Any]:
+    if isinstance(thing, fv.KVCache):
+        return list(thing.__getstate__().values())
     if dataclasses.is_dataclass(thing):
         return [getattr(thing, field.name) for field in dataclasses.fields(thing)]
     return list(thing) if isinstance(thing, tuple) else list(vars(thing).values())

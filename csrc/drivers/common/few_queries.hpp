@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "reach.hpp"
+#include "rows.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/refuse.hpp"
 #include "runtime/workspace.hpp"
@@ -22,18 +23,19 @@ constexpr Needs needs_of_few = {.whole_weights = true, .windows = Windows::share
 template <class T>
 class FewQueries {
  protected:
-  // tile: keys whose scores are held at once
-  FewQueries(const Plan& plan, int64_t tile) noexcept
+  // tile: keys whose scores are held at once, of so many query groups
+  FewQueries(const Plan& plan, int64_t tile, int64_t groups) noexcept
       : plan_(plan),
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
         scoring_(plan.scoring),
         direct_(plan.problem.family == FV_INNER),
         width_(int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors),
-        tile_(tile) {
+        tile_(tile),
+        groups_(std::clamp<int64_t>((plan.rows + query_group - 1) / query_group, 1, groups)) {
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
-    keys_contiguous_ = p_.key.column_stride == item_size(p_.key);
+    keys_contiguous_ = is_contiguous(p_.key);
   }
 
   // A score that is no inner product has keys on the lanes, as panels, and the queries as rows.
@@ -54,13 +56,15 @@ class FewQueries {
   struct QueryScratch {
     QueryScratch(const FewQueries& d, Carver& carver)
         : queries(carver.take<T>(task_rows * d.query_stride_)),
-          s(carver.take<T>((d.tile_ + sum_keys) * query_group)),
+          s(carver.take<T>(d.groups_ * d.score_stride())),
           keys(carver.take<T>(d.keys_contiguous_ ? 0 : d.tile_ * d.p_.head_size)),
           bits(carver.take<uint32_t>(d.tile_)),
+          key_list(stored_keys(d.p_), d.tile_, carver),
           swapped(d, carver),
           panels(carver.take<Panel>(task_groups)) {}
     T *queries, *s, *keys;
     uint32_t* bits;
+    RowList key_list;
     Swapped swapped;
     Panel* panels;
   };
@@ -89,12 +93,12 @@ class FewQueries {
   int64_t padded(int64_t columns) const {
     return std::max<int64_t>(1, (columns + arithmetic_.lanes - 1) / arithmetic_.lanes) * arithmetic_.lanes;
   }
+  // Columns of int4 always are.
+  static bool is_contiguous(const Operand& x) {
+    return dtype_of(x) == Dtype::int4 || x.column_stride == item_size(x);
+  }
   // A group of 3 is handled as 4, one of its rows being zero.
   static int32_t width(const Panel& panel) { return panel.live > 2 ? 4 : panel.live; }
-
-  Rows rows_of(const Operand& x, int64_t batch, int64_t key) const {
-    return {x.data + plan_.batch_offset(x, batch) + key * x.row_stride, dtype_of(x), x.row_stride, x.column_stride};
-  }
 
   // Loads the queries of a task's rows; returns in how many query groups.
   int start(int64_t batch, int64_t first_row, QueryScratch& scratch) const noexcept {
@@ -128,7 +132,7 @@ class FewQueries {
 
   // The keys of a tile, in contiguous columns.
   Rows keys_of(int64_t batch, KeyTile tile, QueryScratch& scratch) const noexcept {
-    const Rows keys = rows_of(p_.key, batch, tile.first);
+    const Rows keys = StoredRows(plan_, stored_keys(p_), batch).at(tile.first, tile.count, scratch.key_list);
     return keys_contiguous_ ? keys : loaded(keys, tile.count, p_.head_size, false, scratch.keys);
   }
 
@@ -138,15 +142,19 @@ class FewQueries {
             columns * int64_t(sizeof(T)), int64_t(sizeof(T))};
   }
 
-  // Scores of query group i for a tile, in scratch.s; with the bits of hidden cells.
+  // Where the scores of query group i stand: [key][query].
+  T* scores_of(int i, const QueryScratch& scratch) const { return scratch.s + i % groups_ * score_stride(); }
+  int64_t score_stride() const { return (tile_ + sum_keys) * query_group; }
+
+  // Scores of query group i for a tile, in scores_of(i); with the bits of hidden cells.
   KeyRange scores(int i, KeyTile tile, Rows keys, TileIds& ids, QueryScratch& scratch) const noexcept {
     Panel& panel = scratch.panels[i];
     const KeyRange range = visible_keys(plan_, panel, tile, sum_keys, true, scratch.bits, {}, ids);
     if (range.empty()) return range;
     const int32_t queries = width(panel);
     const int64_t count = range.count();
-    T* s = scratch.s;
-    keys.data += range.begin * keys.row_stride;
+    T* s = scores_of(i, scratch);
+    keys = keys.from(range.begin);
     if (direct_)
       arithmetic_.decode_scores(scratch.queries + i * query_group * query_stride_, query_stride_, queries, keys, count,
                                 p_.head_size, s);
@@ -175,7 +183,7 @@ class FewQueries {
       const int32_t live = int32_t(std::min(width_, count - first));
       const int32_t vectors = live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors;
       const char* panel[most_lanes];
-      for (int32_t j = 0; j < live; ++j) panel[j] = keys.data + (first + j) * keys.row_stride;
+      for (int32_t j = 0; j < live; ++j) panel[j] = keys.row(first + j);
       scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.factors,
                             scratch.scratch, scratch.panel);
       scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.factors, scratch.scores,
@@ -192,7 +200,7 @@ class FewQueries {
   const Scoring& scoring_;
   const bool direct_;    // an inner product
   const int64_t width_;  // of a panel
-  const int64_t tile_;
+  const int64_t tile_, groups_;
   int64_t row_blocks_, query_stride_;
   bool keys_contiguous_;
 };

@@ -39,7 +39,8 @@ bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, i
   const int64_t item = size_of(arithmetic.in_place);
   if (dtype_of(x) != arithmetic.in_place || (columns > 1 && x.column_stride != item)) return false;
   if (columns % multiple) return false;
-  int64_t odd = x.row_stride % word | int64_t(reinterpret_cast<uintptr_t>(x.data) % uintptr_t(word));
+  int64_t odd =
+      x.row_stride % word | x.page_stride % word | int64_t(reinterpret_cast<uintptr_t>(x.data) % uintptr_t(word));
   for (const int64_t stride : x.lead) odd |= stride % word;
   return odd == 0;
 }

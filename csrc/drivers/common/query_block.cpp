@@ -50,14 +50,14 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   const int64_t keys = plan.most_tile_keys();
   const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
   const bool load_values =
-      p.value && (!plan.values_in_place || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 || p.key_lengths ||
-                  p.low || p.centers || p.leave_one_out || plan.groups > 1);
+      p.value && (!plan.values_in_place || p.value_table || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 ||
+                  p.key_lengths || p.low || p.centers || p.leave_one_out || plan.groups > 1);
   panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
   scores_ = carver.take(keys * blocks.width * arithmetic_.element_size);
   row_max_ = carver.take(blocks.width * arithmetic_.element_size);
-  keys_ = carver.take(plan.keys_in_place ? 0 : keys * key_row);
+  keys_ = carver.take(plan.keys_in_place && !p.key_table ? 0 : keys * key_row);
   const int64_t groups = (keys + arithmetic_.group - 1) / arithmetic_.group;
   const int64_t values = load_values ? groups * arithmetic_.value_size(p.value_size) : 0;
   const int64_t as_keys =
@@ -65,6 +65,8 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   values_ = carver.take(std::max(values, as_keys));
   scratch_ = carver.take(blocks.width * longest * arithmetic_.element_size);
   bits_ = carver.take<uint32_t>(keys);
+  key_list_ = RowList(stored_keys(p), keys, carver);
+  value_list_ = RowList(stored_values(p), keys, carver);
   wants_row_max_ = !p.d_out || plan.scoring.gradients;
   const double flops_a_cell = is_additive(p.family) ? 40.0 : 2.0;  // of a column: a division among them
   flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
@@ -76,12 +78,9 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
 }
 
 void QueryBlock::start_rows(int64_t task) noexcept {
-  const Problem& p = plan_.problem;
   batch_ = blocks_.batch_of(task);
   first_row_ = blocks_.row_of(task);
   end_row_ = std::min(plan_.rows, first_row_ + blocks_.rows);
-  keys_base_ = base(p.key);
-  values_base_ = p.value ? base(p.value) : nullptr;
   next_task_ = next_key_ = -1;
 }
 
@@ -151,7 +150,13 @@ void QueryBlock::pack(int i) noexcept {
 void QueryBlock::add_ahead(Prefetch& ahead, const Operand& x, int64_t batch, int64_t row, int64_t rows,
                            int64_t columns) const {
   if (rows <= 0 || columns <= 0) return;
-  const char* const first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
+  const char* first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
+  if (x.page_rows > 0) {  // of the page that the first one stands in
+    const Problem& p = plan_.problem;
+    const StoredRows in_pages(plan_, &x == &p.key ? stored_keys(p) : stored_values(p), batch);
+    first = in_pages.row(row).data;
+    rows = in_pages.together(row, rows);
+  }
   ahead.parts[ahead.count++] = lines_of(first, {rows, x.row_stride}, {columns, x.column_stride}, item_size(x));
 }
 
@@ -247,19 +252,16 @@ bool QueryBlock::open(const Traversal& tiles) noexcept {
   tile_ = tile;
   tile_ids_ = {};
   values_ready_ = Values::not_loaded;
+  tile_keys_ = StoredRows(plan_, stored_keys(p), batch_).at(tile.first, tile.count, key_list_);
+  if (p.value) tile_values_ = StoredRows(plan_, stored_values(p), batch_).at(tile.first, tile.count, value_list_);
   key_tile_ = {};
-  if (plan_.keys_in_place) key_tile_ = {keys_base_ + tile.first * p.key.row_stride, p.key.row_stride};
+  if (plan_.keys_in_place && !tile_keys_.list) key_tile_ = {tile_keys_.data, tile_keys_.row_stride};
   return true;
-}
-
-Rows QueryBlock::value_rows(int64_t begin) const {
-  const Operand& v = plan_.problem.value;
-  return {values_base_ + (tile_.first + begin) * v.row_stride, dtype_of(v), v.row_stride, v.column_stride};
 }
 
 LoadedRows QueryBlock::values(int64_t begin, bool finite) noexcept {
   const int64_t size = plan_.problem.value_size;
-  if (plan_.values_in_place && !finite) {
+  if (plan_.values_in_place && !finite && !tile_values_.list) {
     const Rows rows = value_rows(begin);
     return {rows.data, rows.row_stride};
   }
@@ -298,11 +300,6 @@ PartialKeys QueryBlock::partial_keys_of(int p, const KeyRange& s) const {
   first = std::max<int64_t>(0, first) & -plan_.key_step;
   last = std::clamp((last + plan_.key_step - 1) & -plan_.key_step, int64_t(0), count);
   return {std::min(first, last), last};
-}
-
-Rows QueryBlock::key_rows(int64_t begin) const {
-  const Operand& k = plan_.problem.key;
-  return {keys_base_ + (tile_.first + begin) * k.row_stride, dtype_of(k), k.row_stride, k.column_stride};
 }
 
 KeyRange QueryBlock::score(int p, bool want_bits, char* link_kept) noexcept {

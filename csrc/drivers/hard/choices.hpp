@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "drivers/common/leading_index.hpp"
+#include "drivers/common/rows.hpp"
 #include "runtime/random.hpp"
 #include "runtime/workspace.hpp"
 
@@ -19,7 +20,7 @@ fv_status hard_attention_of_few(const Problem&, fv_error*) noexcept;
 // A query's outputs, and the values to choose from.
 struct Cells {
   char *index, *log_prob, *out;
-  const char* values;
+  StoredRows values;
 };
 
 template <class T>
@@ -51,22 +52,21 @@ class Choices {
     if (chosen) log_prob = T(std::log(weight) - log_l + (chosen_m - m) * plan_.softmax_scale() * ln_2);
     std::memcpy(cells.index + draw * problem_.index.column_stride, &index, sizeof index);
     std::memcpy(cells.log_prob + draw * problem_.log_prob.column_stride, &log_prob, sizeof log_prob);
-    write_value(chosen ? cells.values + key * problem_.choices.row_stride : nullptr, log_prob,
-                cells.out + draw * problem_.out_draw_stride);
+    write_value(chosen ? cells.values.row(key) : Rows{}, log_prob, cells.out + draw * problem_.out_draw_stride);
   }
 
  private:
   // A row of the values; without one all columns are `otherwise`.
-  void write_value(const char* row, T otherwise, char* to) noexcept {
+  void write_value(const Rows& row, T otherwise, char* to) noexcept {
     const Operand &value = problem_.choices, &out = problem_.out;
     const int64_t size = problem_.value_size;
     const int64_t item = item_size(value);
-    if (row && value.dtype == out.dtype && value.column_stride == item && out.column_stride == item) {
-      std::memcpy(to, row, size_t(size * item));
+    if (row.data && value.dtype == out.dtype && value.column_stride == item && out.column_stride == item) {
+      std::memcpy(to, row.data, size_t(size * item));
       return;
     }
-    if (row)
-      plain_.load_values({row, dtype_of(value), 0, value.column_stride}, 1, size, false, value_);
+    if (row.data)
+      plain_.load_values(row, 1, size, false, value_);
     else
       for (int64_t d = 0; d < size; ++d) value_[d] = otherwise;
     plain_.store_row(value_, size, to, dtype_of(out), out.column_stride);

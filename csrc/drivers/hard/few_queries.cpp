@@ -17,7 +17,7 @@ constexpr double flops_a_tile = 16;  // of a draw: a random number, which costs 
 template <class T>
 class HardOfFew : private FewQueries<T> {
  public:
-  explicit HardOfFew(Plan& plan) noexcept : Base(plan, default_tile_keys), plan_(plan), draws_(p_.draws) {
+  explicit HardOfFew(Plan& plan) noexcept : Base(plan, default_tile_keys, 1), plan_(plan), draws_(p_.draws) {
     tiles_ = (p_.keys + default_tile_keys - 1) / default_tile_keys;
     chunks_ = std::max<int64_t>(1, (tiles_ + chunk_tiles - 1) / chunk_tiles);
   }
@@ -252,8 +252,7 @@ class HardOfFew : private FewQueries<T> {
 
   Cells cells_of(int64_t batch, const Panel& panel, int q) const {
     const auto at = [&](const Operand& x) { return row_of(plan_, x, batch, panel, q); };
-    return {at(p_.index), at(p_.log_prob), at(p_.out),
-            p_.choices.data + plan_.batch_offset(p_.choices, batch) + plan_.group_offset(p_.choices, panel.group[q])};
+    return {at(p_.index), at(p_.log_prob), at(p_.out), {plan_, stored_choices(p_), batch, panel.group[q]}};
   }
 
   Plan& plan_;

@@ -125,7 +125,6 @@ class Hard {
 
   void write(int p) noexcept {
     const Panel& panel = block_.panel(p);
-    char* const values = block_.base(problem_.choices);
     char* const indices = block_.base(problem_.index);
     char* const log_probs = block_.base(problem_.log_prob);
     char* const outputs = block_.base(problem_.out);
@@ -134,7 +133,7 @@ class Hard {
       const bool seen = panel.seen >> i & 1;
       const double m = double(m_[p * width_ + i]), log_l = std::log(double(l_[p * width_ + i]));
       const Cells cells{block_.row(problem_.index, indices, p, i), block_.row(problem_.log_prob, log_probs, p, i),
-                        block_.row(problem_.out, outputs, p, i), values_of(p, i, values)};
+                        block_.row(problem_.out, outputs, p, i), values_of(p, i)};
       for (int64_t draw = 0; draw < draws_; ++draw) {
         const int64_t at = place_of(p, draw) + i;
         choices_.write(cells, draw, key_[at], double(weight_[at]), double(chosen_m_[at]), m, log_l, seen);
@@ -142,20 +141,22 @@ class Hard {
     }
   }
 
-  const char* values_of(int p, int i, const char* base) const {
-    return base + (plan_.groups > 1 ? plan_.group_offset(problem_.choices, block_.panel(p).group[i]) : 0);
+  StoredRows values_of(int p, int i) const {
+    return {plan_, stored_choices(problem_), block_.batch(), block_.panel(p).group[i]};
   }
 
   // The rows of values that a query chose stand anywhere: they are asked for while the panel before is written. In line,
   // since GCC 12 drops calls of a function that does nothing but prefetch.
   [[gnu::always_inline]] void fetch(int p, int i) const {
     const Operand& values = problem_.choices;
-    const char* const rows = values_of(p, i, block_.base(values));
-    const Prefetch::Part row = lines_of(rows, {problem_.value_size, values.column_stride}, item_size(values));
-    const int64_t lines = std::min(row.touches, most_fetched);
+    const StoredRows rows = values_of(p, i);
     for (int64_t draw = 0; draw < draws_; ++draw) {
-      const int64_t key = std::max<int64_t>(key_[place_of(p, draw) + i], 0);
-      for (int64_t at = 0; at < lines; ++at) __builtin_prefetch(rows + key * values.row_stride + at * row.step);
+      const int64_t key = key_[place_of(p, draw) + i];
+      if (key < 0) continue;
+      const Prefetch::Part row =
+          lines_of(rows.row(key).data, {problem_.value_size, values.column_stride}, item_size(values));
+      const int64_t lines = std::min(row.touches, most_fetched);
+      for (int64_t at = 0; at < lines; ++at) __builtin_prefetch(row.row + at * row.step);
     }
   }
 

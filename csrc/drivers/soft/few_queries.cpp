@@ -10,16 +10,16 @@
 namespace foveate {
 namespace {
 
-constexpr int64_t chunk_keys = 2048;  // a unit of work for a thread
-constexpr int64_t decode_tile = 256;
+constexpr int64_t chunk_keys = 2048;   // a unit of work for a thread
+constexpr int64_t decode_tile = 1024;  // keys, then values, in long streams: each begins slowly
 
 template <class T>
 class Decode : private FewQueries<T> {
  public:
-  explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile), plan_(plan) {
+  explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile, task_groups), plan_(plan) {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
     value_stride_ = this->padded(p_.value_size);
-    values_contiguous_ = p_.value.column_stride == item_size(p_.value);
+    values_contiguous_ = this->is_contiguous(p_.value);
   }
 
   fv_status run(fv_error* error) noexcept {
@@ -56,8 +56,10 @@ class Decode : private FewQueries<T> {
           outputs(carver.take<T>(task_rows * d.value_stride_)),
           m(carver.take<T>(task_rows)),
           l(carver.take<T>(task_rows)),
-          values(carver.take<T>(decode_tile * d.p_.value_size)) {}
+          values(carver.take<T>(decode_tile * d.p_.value_size)),
+          value_list(stored_values(d.p_), decode_tile, carver) {}
     T *outputs, *m, *l, *values;
+    RowList value_list;
   };
 
   void carve_partial(Carver& carver, int64_t count) {
@@ -95,39 +97,39 @@ class Decode : private FewQueries<T> {
         scratch.l[i * query_group + q] = T(sink ? 1 : 0);
       }
     }
+    const StoredRows stored_rows(plan_, stored_values(p_), batch);
     begin = std::max(begin, chunk * chunk_keys);
     end = std::min(end, (chunk + 1) * chunk_keys);
     for (Traversal tiles = Traversal::grid({begin, end}, decode_tile, p_.keys); !tiles.done(); tiles.next()) {
       const KeyTile tile = tiles.tile();
       const Rows keys = this->keys_of(batch, tile, scratch);
-      Rows values = this->rows_of(p_.value, batch, tile.first);
+      const Rows stored = stored_rows.at(tile.first, tile.count, scratch.value_list);
       const bool load = exact || !values_contiguous_;
-      if (load) values = this->loaded(values, tile.count, p_.value_size, exact, scratch.values);
+      const Rows values = load ? this->loaded(stored, tile.count, p_.value_size, exact, scratch.values) : stored;
       TileIds ids;
-      for (int i = first; i < last; ++i) {
-        const KeyRange s = this->scores(i, tile, keys, ids, scratch);
-        if (!s.empty()) select(batch, tile, i, s, exact, values, scratch);
-      }
+      KeyRange seen[task_groups];
+      for (int i = first; i < last; ++i) seen[i] = this->scores(i, tile, keys, ids, scratch);
+      for (int i = first; i < last; ++i)
+        if (!seen[i].empty())
+          select(i, seen[i], values.from(seen[i].begin), exact ? stored.from(seen[i].begin) : Rows{}, scratch);
     }
   }
 
-  // The scores of a tile become weights, and their sum of the values.
-  void select(int64_t batch, KeyTile tile, int i, const KeyRange& range, bool exact, Rows values,
-              Scratch& scratch) noexcept {
+  // The scores of a tile become weights, and their sum of the values of its range. stored: where some may be not finite,
+  // which were left out of `values`, the values as they stand.
+  void select(int i, const KeyRange& range, const Rows& values, const Rows& stored, Scratch& scratch) noexcept {
     const Panel& panel = scratch.panels[i];
     const int32_t queries = this->width(panel);
     const int64_t count = range.count();
-    T* s = scratch.s;
+    T* s = this->scores_of(i, scratch);
     T* output = scratch.outputs + i * query_group * value_stride_;
-    values.data += range.begin * values.row_stride;
     arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * query_group,
                             scratch.l + i * query_group, output, value_stride_, p_.value_size);
     arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
-    if (exact) {
+    if (stored.data) {
       const uint32_t all = (uint32_t(1) << panel.live) - 1;
       if (!range.hidden) std::fill_n(scratch.bits, count, all);
-      arithmetic_.add_not_finite(s, queries, this->rows_of(p_.value, batch, tile.first + range.begin), count,
-                                 p_.value_size, scratch.bits, output, 1, value_stride_);
+      arithmetic_.add_not_finite(s, queries, stored, count, p_.value_size, scratch.bits, output, 1, value_stride_);
     }
   }
 

@@ -30,6 +30,7 @@ class Boxes {
     boxes_ = carver.take<double>(plan.batches * (tiles_ + groups_) * 2 * size_);
     bias_ = carver.take<double>(plan.batches * (tiles_ + groups_));
     rows_ = carver.take<double>(plan.tile_keys * std::max<int64_t>(1, size_));
+    list_ = RowList(stored_keys(plan.problem), plan.tile_keys, carver);
   }
 
   int64_t tiles() const { return tiles_; }
@@ -83,10 +84,8 @@ class Boxes {
     const Problem& p = plan_.problem;
     const int64_t first = t * plan_.tile_keys, count = std::min(plan_.tile_keys, p.keys - first);
     T* rows = reinterpret_cast<T*>(rows_);
-    const Operand& key = p.key;
-    plan_.arithmetic.load_values({key.data + plan_.batch_offset(key, batch) + first * key.row_stride, dtype_of(key),
-                                  key.row_stride, key.column_stride},
-                                 count, size_, false, rows);
+    const Rows keys = StoredRows(plan_, stored_keys(p), batch).at(first, count, list_);
+    plan_.arithmetic.load_values(keys, count, size_, false, rows);
     double* at = box(batch, t);
     for (int64_t d = 0; d < size_; ++d) {
       double interval[2] = {double(rows[d]), double(rows[d])};
@@ -109,6 +108,7 @@ class Boxes {
   const Plan& plan_;
   int64_t size_, tiles_, groups_;
   double *boxes_, *bias_, *rows_;
+  RowList list_;
 };
 
 namespace {

@@ -248,6 +248,25 @@ fv_status fv_hard_attention_backward(const fv_problem*, int64_t draws, const fv_
 fv_status fv_multinoulli(const fv_array* p, int32_t logits, const fv_random*, int64_t draws, const fv_array* index,
                          fv_error*) FV_NOEXCEPT;
 
+/* Filters that categories go through before a draw, in this order, each over what the one before left. A filter that is
+ * given as "none" does nothing. */
+typedef struct fv_filters {
+  double temperature;   /* > 0 and finite: logits are divided by it, weights taken to the power of its inverse. 1: none */
+  int64_t top_k;        /* >= 0: the categories with the largest numbers stay, and equals of the last. 0: none */
+  double top_p;         /* in (0, 1]: from the largest down, as many stay as it takes for this share of the weight; of
+                         * equals those with the lowest index. 1: none */
+  double min_p;         /* in [0, 1): those stay that have this share of the largest weight. 0: none */
+  const fv_array* bias; /* (..., K), of any float dtype, which broadcasts: added to logits first. NULL: none */
+} fv_filters;
+
+/* As fv_multinoulli, from what the filters leave; filters may be NULL. distinct: 0, or 1 for draws from a row that are
+ * different categories, in the order in which they are drawn, which is refused where fewer are left. log_prob (..., draws),
+ * float32 (float64 for float64), may be NULL: the natural logarithm of the probability of each under the distribution that
+ * the filters leave. Without filters and not distinct, the draws are those of fv_multinoulli. */
+fv_status fv_filtered_multinoulli(const fv_array* p, int32_t logits, const fv_filters*, int32_t distinct,
+                                  const fv_random*, int64_t draws, const fv_array* index, const fv_array* log_prob,
+                                  fv_error*) FV_NOEXCEPT;
+
 /* The counts of trials[...] such draws from each row of weights p (..., K), `draws` times: counts (..., draws, K),
  * int64, which must hold zeros. trials, int64, broadcasts into the leading axes. The time is proportional to the
  * trials. */

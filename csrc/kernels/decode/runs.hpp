@@ -12,7 +12,9 @@ namespace {
 constexpr int64_t prefetch_ahead = 8192;  // bytes
 constexpr int64_t line_bytes = 64;
 // The rows that this is, in whole steps of any kernel.
-inline int64_t rows_ahead(int64_t row_bytes) { return round_up(prefetch_ahead / (row_bytes > 16 ? row_bytes : 16), 16); }
+inline int64_t rows_ahead(int64_t row_bytes) {
+  return round_up(prefetch_ahead / (row_bytes > 16 ? row_bytes : 16), 16);
+}
 
 // Rows at data + j * stride, of which those that will be read next begin at `ahead`, as far apart.
 struct Run {

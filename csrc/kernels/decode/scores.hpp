@@ -31,14 +31,15 @@ template <class T, Dtype dtype, int queries>
 [[gnu::noinline]] void decode_scores_of(const T* query, int64_t query_stride, const Run& run, const Rows& keys,
                                         int64_t count, int64_t head_size, T* s) {
   constexpr int block = lanes<T> / queries;  // keys at a time: as many sums as a vector has lanes
-  constexpr bool busy = queries > 1;  // see runs.hpp
+  constexpr bool busy = queries > 1;         // see runs.hpp
   constexpr int streams = 4 / int(size_of(dtype)) > 0 ? 4 / int(size_of(dtype)) : 1;
   constexpr int side = busy || streams > block ? block : streams;  // keys side by side
   constexpr int64_t step = byte_of(dtype, lanes<T>);
   constexpr int steps = step < line_bytes ? int(line_bytes / step) : 1;  // vectors of each key before the next line
   const int64_t bytes = row_bytes(dtype, head_size);
   const bool one_stream = run.stride == bytes;
-  const int64_t ahead_apart = one_stream ? line_bytes : run.stride, ahead_step = one_stream ? side * line_bytes : line_bytes;
+  const int64_t ahead_apart = one_stream ? line_bytes : run.stride,
+                ahead_step = one_stream ? side * line_bytes : line_bytes;
   for (int64_t first = 0; first < count; first += block) {
     alignas(vector_bytes) T sums[lanes<T>][lanes<T>];
     for (int64_t beside = 0; beside < block; beside += side) {

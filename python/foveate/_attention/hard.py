@@ -11,7 +11,8 @@ import math
 from typing import Any, NamedTuple, get_args
 
 from .. import _core
-from .._inputs.arrays import float_arrays, real, sizes
+from .._inputs.arrays import real, sizes
+from .._inputs.operands import RowsLike, operands
 from .._inputs.random import key_of
 from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
@@ -60,8 +61,8 @@ class HardAttention(NamedTuple):
 
 def hard_attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     select: Selection = "sample",
     size: Size | None = None,
@@ -85,10 +86,10 @@ def hard_attention(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array (..., Lk, D)
-        Of the dtype of `query`.
-    value : array (..., Lk, Dv)
-        Of the dtype of `query`. Only the chosen rows are read.
+    key : array, Quantized or Paged (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
+    value : array, Quantized or Paged (..., Lk, Dv)
+        Of the dtype of `query`, or of few bits. Only the chosen rows are read.
     select : {"sample", "argmax"}, default "sample"
         "sample" draws from the distribution that `attention_weights` gives, exactly up to rounding
         (multinoulli sampling). "argmax" takes the most probable key, and the first of equal ones.
@@ -151,11 +152,11 @@ def hard_attention(
     True
     """
     draws = draws_of(select, size)
-    if not _core.are_plain(query, key, value):
-        query, key, value = float_arrays(query=query, key=key, value=value)
     q: Any = query
     k: Any = key
     v: Any = value
+    if not _core.are_plain(q, k, v):
+        q, k, v = operands(query=q, key=k, value=v)
     problem = Problem(
         *reduce(score, q, k)[:-1],
         v,
@@ -163,7 +164,7 @@ def hard_attention(
         resolve(q, k, mask, causal, window, offset, key_lengths, segments),
     )
     random = key_of(rng) if select == "sample" else None
-    return of_draws(size, *problem.choose(draws, random, q.dtype))
+    return of_draws(size, *problem.taken_apart().choose(draws, random, q.dtype))
 
 
 def draws_of(select: object, size: object) -> int:

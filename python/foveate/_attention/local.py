@@ -23,6 +23,7 @@ from .._inputs.arrays import (
     reals,
     room_for,
 )
+from .._inputs.operands import RowsLike, operands
 from .._inputs.reach import Reach
 from .._inputs.types import Array, ArrayLike, IntArrayLike, Ints, Real, Sigma
 from ..scores import reduce
@@ -33,8 +34,8 @@ from .problem import Problem
 
 def local_attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     half_width: Real,
     centers: ArrayLike | None = None,
@@ -54,10 +55,10 @@ def local_attention(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array (..., Lk, D)
-        Of the dtype of `query`.
-    value : array (..., Lk, Dv)
-        Of the dtype of `query`.
+    key : array, Quantized or Paged (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
+    value : array, Quantized or Paged (..., Lk, Dv)
+        Of the dtype of `query`, or of few bits.
     half_width : float
         How far a query sees to both sides, in keys: D in the paper. It is positive, and need not be
         a whole number.
@@ -132,16 +133,14 @@ def local_attention(
     >>> fv.local_attention(query, key, value, half_width=1, centers=centers, sigma=None).ravel()
     array([1. , 4. , 5.5, 0.5])
     """
-    q: Any
-    k: Any
-    v: Any
-    if _core.are_plain(query, key, value):
-        q, k, v = query, key, value
-    else:
-        q, k, v = float_arrays(query=query, key=key, value=value)
+    q: Any = query
+    k: Any = key
+    v: Any = value
+    if not _core.are_plain(q, k, v):
+        q, k, v = operands(query=q, key=k, value=v)
     softcap, reach, deviation = resolve_local(q, half_width, centers, sigma, key_lengths, softcap)
     problem = Problem(*reduce(score, q, k)[:-1], v, softcap, reach, sigma=deviation)
-    answer: Array = problem.attend(q.dtype, out=out)
+    answer: Array = problem.taken_apart().attend(q.dtype, out=out)
     return answer
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from .._inputs.arrays import compute_dtype
+from .._inputs.paged import Paged
 from .._inputs.reach import Reach
 from .._inputs.types import Array
 
@@ -74,32 +75,17 @@ class Outputs(NamedTuple):
     d_sigma: Array | None = None
 
 
-class FewBits(NamedTuple):
-    """Rows (..., L, D) of few bits, as the engine takes them: what is stored, times its scale."""
-
-    data: Array  # int8 (..., L, D); uint8, of "int4" (..., L, ceil(D / 2))
-    dtype: str  # "int8", "int4", "float8_e4m3", "float8_e5m2"
-    columns: int
-    scale: Array  # float32 (..., L, blocks)
-    block: int  # columns that share a scale; 0: the whole row
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the rows."""
-        return (*self.data.shape[:-1], self.columns)
-
-
 class Problem(NamedTuple):
     """The operands, which begin as those of `Reduced`, and all choices; None: not given."""
 
     query: Array
-    key: Array
+    key: Any  # an array, FewBits, or what `taken_apart` makes such of, as `value`
     scale: float | None = None  # 1 / sqrt(D)
     family: Family | None = None  # "inner"
     factors: Array | None = None
     negligible: float | None = None
     link: tuple[str, float] | None = None
-    value: Any = None  # an array; of the weights there is none
+    value: Any = None  # as the key; of the weights there is none
     softcap: float | None = None
     reach: Reach | None = None
     sink: Any = None  # a number or an array
@@ -114,6 +100,23 @@ class Problem(NamedTuple):
     def wide(self) -> np.dtype[Any]:
         """The dtype of the computation."""
         return compute_dtype(self.query.dtype)
+
+    def taken_apart(self) -> Problem:
+        """Give keys and values in pages as what they are made of.
+
+        Raises
+        ------
+        ValueError
+            By the name of the argument, for pages that a query may see and that there are not.
+        """
+        if isinstance(self.key, np.ndarray) and not isinstance(self.value, Paged):
+            return self
+        parts: dict[str, Any] = {}
+        for name, x in (("key", self.key), ("value", self.value)):
+            if isinstance(x, Paged):
+                x.check(name, None if self.reach is None else self.reach.key_lengths)
+                parts |= {name: x.pages, f"{name}_table": x.table}
+        return self._replace(**parts)
 
     def folded(self, unreduced: Array) -> Problem:
         """Compute one query where the score made all queries equal, and they see the same keys.
@@ -190,8 +193,8 @@ class Problem(NamedTuple):
 
 def attend_by_dot(
     query: Array,
-    key: Array,
-    value: Array,
+    key: Any,
+    value: Any,
     softcap: float | None = None,
     reach: Reach | None = None,
     sink: float | Array | None = None,

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from .. import _core
-from .._inputs.arrays import float_arrays, real, reals
+from .._inputs.arrays import real, reals
+from .._inputs.operands import RowsLike, operands
+from .._inputs.paged import Paged
 from .._inputs.random import dropout_of
 from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
@@ -28,6 +30,7 @@ from .._inputs.types import (
 from ..scores import reduce
 from ..scores._base import ScoreLike
 from .problem import Problem, attend_by_dot
+from .sequences import Options, attend_sequences, packed_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,8 +44,8 @@ _NO_DROPOUT = 0.0
 @overload
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     return_lse: Literal[False] = ...,
     out: Array | None = ...,
@@ -53,8 +56,8 @@ def attention(
 @overload
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     return_lse: Literal[True],
     out: Array | None = ...,
@@ -65,8 +68,8 @@ def attention(
 @overload
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     return_lse: bool,
     out: Array | None = ...,
@@ -107,10 +110,10 @@ def attention(
         (of ml_dtypes), float32 or float64; sums are computed in float32, or in float64 for float64.
         Lists and integers become float64. Any object with `__array__`, `__dlpack__` or the buffer
         protocol is accepted.
-    key : array (..., Lk, D)
-        Of the dtype of `query`.
-    value : array (..., Lk, Dv)
-        Of the dtype of `query`.
+    key : array, Quantized or Paged (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
+    value : array, Quantized or Paged (..., Lk, Dv)
+        Of the dtype of `query`, or of few bits.
     score : str or score object, default "scaled_dot"
         `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, `Dot()`, `ScaledDot(scale)`,
         `Cosine(scale)`, `Bilinear(w)`, `Additive(v, wq, wk, b, activation)`,
@@ -227,12 +230,19 @@ def attention(
     >>> fv.attention(np.zeros((1, 8)), np.zeros((8, 8)), np.eye(8), dropout=0.5, rng=1)
     array([[0.25, 0.25, 0.25, 0.25, 0.  , 0.  , 0.25, 0.25]])
     """
+    in_pages = False
     if not _core.are_plain(query, key, value):
-        query, key, value = float_arrays(query=query, key=key, value=value)
+        query, key, value = operands(query=query, key=key, value=value)
+        in_pages = isinstance(key, Paged) or isinstance(value, Paged)
     if softcap is not None:
         softcap = real("softcap", softcap)
     if sink is not None:
         sink = reals("sink", sink)
+    if in_pages and (rule := packed_of(mask)) is not None:
+        options = Options(
+            score, causal, window, offset, key_lengths, segments, softcap, sink, dropout
+        )
+        return attend_sequences(query, key, value, rule, options, out, return_lse)
     reach = None
     if not (
         mask is None
@@ -243,16 +253,16 @@ def attention(
         and segments is None
     ):
         reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT:
+    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT and not in_pages:
         return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
     dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
     problem = Problem(*reduce(score, query, key)[:-1], value, softcap, reach, sink, dropped)
-    return problem.folded(query).attend(query.dtype, out=out, return_lse=return_lse)
+    return problem.taken_apart().folded(query).attend(query.dtype, out=out, return_lse=return_lse)
 
 
 def attention_weights(
     query: ArrayLike,
-    key: ArrayLike,
+    key: RowsLike,
     *,
     score: ScoreLike = _DEFAULT_SCORE,
     mask: Mask | None = None,
@@ -271,8 +281,8 @@ def attention_weights(
     ----------
     query : array (..., Lq, D)
         As for `attention`.
-    key : array (..., Lk, D)
-        Of the dtype of `query`.
+    key : array, Quantized or Paged (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.
     out : numpy.ndarray (..., Lq, Lk), optional
@@ -306,14 +316,14 @@ def attention_weights(
     array([[1. , 0. ],
            [0.5, 0.5]])
     """
-    if not _core.are_plain(query, key):
-        query, key = float_arrays(query=query, key=key)
     q: Any = query
     k: Any = key
+    if not _core.are_plain(q, k):
+        q, k = operands(query=q, key=k)
     problem = Problem(
         *reduce(score, q, k)[:-1],
         softcap=None if softcap is None else real("softcap", softcap),
         reach=resolve(q, k, mask, causal, window, offset, key_lengths, segments),
         sink=None if sink is None else reals("sink", sink),
     )
-    return problem.folded(q).weights(q.dtype, out=out)
+    return problem.taken_apart().folded(q).weights(q.dtype, out=out)

@@ -12,6 +12,7 @@ import numpy as np
 from .._inputs.arrays import broadcast_together, broadcasts_into, integer, integers, reals
 from .._inputs.intervals import Intervals
 from .._inputs.options import AttentionOptions
+from .._inputs.packed import Packed
 from .._inputs.reach import ids_of, mask_of, offset_of, parted
 from .._inputs.types import Array
 
@@ -159,8 +160,9 @@ def _reach_with_heads(
         has_heads = array.ndim > len(shape)
         keywords["mask"] = split(array) if has_heads else inserted("mask", array, queries, keys)
     if rule is not None:
-        low, high = rule.of_rows(queries)
-        rule = Intervals(inserted("low", low, queries), inserted("high", high, queries))
+        if not isinstance(rule, Packed):  # which has no leading axes
+            low, high = rule.of_rows(queries)
+            rule = Intervals(inserted("low", low, queries), inserted("high", high, queries))
         keywords["mask"] = (rule, *([keywords["mask"]] if mask is not None else []))
     if offset is not None:
         keywords["offset"] = inserted("offset", offset_of(offset))
@@ -208,7 +210,9 @@ def lead_with(lead: tuple[int, ...], options: AttentionOptions) -> tuple[int, ..
         "sink": 2,
     }
     rule, mask = parted(options.get("mask"))
-    beside = {**options, "mask": mask, "low": rule and rule.low, "high": rule and rule.high}
+    beside = {**options, "mask": mask}
+    if rule is not None and not isinstance(rule, Packed):
+        beside |= {"low": rule.low, "high": rule.high}
     for name, own in own_axes.items():
         option: Any = beside.get(name)
         for x in option if name == "segments" and isinstance(option, tuple) else (option,):

@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from .._inputs import npz
 from .._inputs.arrays import FLOATS, bfloat16
 from .._inputs.types import Array
-
-# What zipfile, zlib and NumPy raise for a file that is no npz, or a broken one. RuntimeError is of
-# encrypted parts, and of unknown ways to compress; AttributeError of parts that are no arrays. The
-# header of a part is Python's text, which NumPy splits into tokens first.
-_DAMAGED = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def save(path: str | os.PathLike[str], keys: Array, values: Array) -> None:
@@ -53,12 +32,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Array, Array]:
     ValueError
         For one that `save` did not write.
     """
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as found:
-            keys, values, name = found["keys"], found["values"], str(found["dtype"])
-        dtypes = keys.dtype.name, values.dtype.name
-    except _DAMAGED as error:
-        raise ValueError(f"path: got {path}, wanted a file that Memory.save wrote") from error
+    keys, values, kind = npz.read(path, "Memory.save", "keys", "values", "dtype")
+    name, dtypes = str(kind), (keys.dtype.name, values.dtype.name)
     if name not in FLOATS or set(dtypes) != {"uint16" if name == "bfloat16" else name}:
         raise ValueError(
             f"path: got {path} of dtypes {', '.join(dtypes)} for {name!r}, wanted a file that "

@@ -155,7 +155,8 @@ def as_array(name: str, x: object, wanted: str = _ARRAY) -> Array:
             raise TypeError
         return np.asarray(memoryview(x))  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name}: got {_type_name(x)}, wanted {wanted}") from None
+        hint = ": its dequantize() makes one" if hasattr(x, "dequantize") else ""
+        raise TypeError(f"{name}: got {_type_name(x)}, wanted {wanted}{hint}") from None
     except _UNREADABLE as error:
         raise _unread(name, x, error) from error
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from .arrays import FLOATS, array_or_list, integer, integers, native
 from .intervals import Intervals
+from .packed import Packed
+from .paged import Paged
 from .types import Array, ArrayLike
 
 Mask: TypeAlias = ArrayLike | Intervals | tuple[ArrayLike | Intervals, ...]
@@ -99,12 +101,15 @@ def resolve(
     left, right = (None, None) if window is None else sides(window)
     if causal:
         right = 0
-    if offset is None and (causal or window is not None):
+    rule, mask = parted(mask)
+    if isinstance(rule, Packed):
+        rule = packed(rule, query, key, left, right, offset)
+        left = right = offset = None
+    elif offset is None and (causal or window is not None):
         _refuse_unequal_lengths("causal" if causal else "window", query, key)
     query_segments = key_segments = None
     if segments is not None:
         query_segments, key_segments = _segments(segments, query, key)
-    rule, mask = parted(mask)
     return Reach(
         None if mask is None else mask_of(mask),
         left,
@@ -135,6 +140,30 @@ def parted(mask: Any) -> tuple[Intervals | None, Any]:
             f"mask: got {len(rules)} rules and {len(arrays)} arrays, wanted one of each at most"
         )
     return rules[0], arrays[0] if arrays else None
+
+
+def packed(
+    rule: Packed, query: Any, key: Any, left: int | None, right: int | None, offset: object
+) -> Packed:
+    """Take the sides of a window into a rule that begins positions anew in each sequence.
+
+    Raises
+    ------
+    ValueError
+        For sequences beyond the queries or the keys, and another offset than "end".
+    """
+    if offset is not None and not (isinstance(offset, str) and offset == "end"):
+        raise ValueError(
+            f'offset: got {offset!r} with a Packed mask, wanted none, or "end": the last query of '
+            "each sequence stands at its last key"
+        )
+    if isinstance(key, Paged):
+        raise ValueError(
+            "mask: got Packed with keys in pages, which `attention` alone takes together"
+        )
+    if query.ndim >= 2 and key.ndim >= 2:  # the extension refuses what is not a matrix
+        rule.check(query.shape[-2], key.shape[-2])
+    return rule.with_sides(left, right)
 
 
 def mask_of(mask: object) -> Array:

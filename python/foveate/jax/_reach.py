@@ -9,7 +9,8 @@ import numpy as np
 
 from .._inputs.arrays import FLOATS
 from .._inputs.intervals import Intervals
-from .._inputs.reach import parted, sides
+from .._inputs.packed import Packed
+from .._inputs.reach import packed, parted, sides
 
 _FARTHEST = 2**62  # farther than any axis is long
 _LARGEST = 2**31 - 1  # of the integers that JAX has unless it is told otherwise
@@ -47,6 +48,11 @@ def resolve(
     if causal:
         right = 0
     queries, keys = query.shape[-2], key.shape[-2]
+    rule, mask = parted(mask)
+    if isinstance(rule, Packed):
+        rule = packed(rule, query, key, left, right, offset)
+        left = right = offset = window = None
+        causal = False
     if offset is None and (causal or window is not None) and queries != keys:
         raise ValueError(
             f"offset: got none with {queries} queries and {keys} keys, wanted offset=0 (the first "
@@ -54,7 +60,6 @@ def resolve(
             "valid key)"
         )
     operands: dict[str, Any] = {}
-    rule, mask = parted(mask)
     if mask is not None:
         operands["mask"] = _mask(mask)
     at_end = isinstance(offset, str)

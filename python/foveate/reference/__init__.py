@@ -10,6 +10,7 @@ reach, select), and one that puts them together.
 
 from .._runtime.public import publish as _publish
 from ._attention import attention, attention_weights
+from ._cache import KVCache
 from ._dropout import dropout_mask
 from ._gradients import attention_vjp
 from ._hard import draw_categories, hard_attention
@@ -31,6 +32,7 @@ from ._self_attention import self_attention, self_attention_vjp
 from ._tangents import attention_jvp
 
 __all__ = [
+    "KVCache",
     "Memory",
     "attention",
     "attention_jvp",

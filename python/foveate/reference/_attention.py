@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
+from .._inputs.packed import Packed
+from .._inputs.paged import Paged
+from .._inputs.quantized import Quantized
 from .._inputs.signatures import with_options
 from ..scores._base import ScoreLike
 from ._dropout import factors_of
 from ._reach import bias_of, lead_of, narrowed, per_lead, reach
-from ._rows import compute_dtype, floats
+from ._rows import compute_dtype, floats, gathered
 from ._score import scores
 from ._select import softmax, weighted_sum
 
@@ -68,11 +72,36 @@ def check_dtypes(**arrays: Array) -> None:
             raise TypeError(f"{name}: got {array.dtype}, wanted {wanted}, the dtype of query")
 
 
+def operands(query: Any, key: Any, value: Any = None) -> tuple[Array, Array, Any]:
+    """Query, keys and values as arrays of one float dtype; few bits become such, as wide as needed.
+
+    Rows in pages are gathered.
+
+    Rows of few bits go with a query of bfloat16 in that dtype, and else in that of the formula.
+    Without a value there is none.
+
+    Examples
+    --------
+    >>> operands([[1.0]], Quantized(np.int8([[2]]), np.float32([[0.5]]), "int8"))
+    (array([[1.]]), array([[1.]]), None)
+    """
+    q = floats(query)
+    arrays = {"query": q, "key": gathered(key), "value": gathered(value)}
+    few = {name: x for name, x in arrays.items() if isinstance(x, Quantized)}
+    plain = {name: floats(x) for name, x in arrays.items() if x is not None and name not in few}
+    check_dtypes(**plain)
+    wide = compute_dtype(q.dtype)
+    as_wide = "float32" if wide == np.float32 else "float64"
+    by = "bfloat16" if q.dtype.name == "bfloat16" else as_wide
+    rows = plain | {name: x.dequantize(by).astype(wide) for name, x in few.items()}
+    return q, rows["key"], rows.get("value")
+
+
 @with_options(ReachOptions, of=reach, after="score")
 def attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
@@ -87,7 +116,8 @@ def attention(
 
     Parameters
     ----------
-    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
+    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype; keys
+        and values may be Quantized or Paged
     score : "dot", "scaled_dot", "cosine", "gaussian", or a score object
     mask, causal, window, offset, key_lengths, segments : which keys a query sees, see `reach`
     softcap : scores become softcap * tanh(score / softcap); None and 0 mean none
@@ -108,8 +138,14 @@ def attention(
     >>> attention([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]])
     array([[20.]])
     """
-    q, k, v = floats(query), floats(key), floats(value)
-    check_dtypes(query=q, key=k, value=v)
+    rule = reaches.get("mask")
+    if isinstance(rule, Packed) and isinstance(key, Paged) and isinstance(value, Paged):
+        output, lse = _of_sequences(query, key, value, rule, sink, reaches, score, softcap)
+        if out is not None:
+            out[...] = output
+            output = out
+        return (output, lse) if return_lse else output
+    q, k, v = operands(query, key, value)
     lead = lead_of(q, k, v, sink=sink, **reaches)
     with np.errstate(all="ignore"):
         weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, **reaches)
@@ -122,10 +158,48 @@ def attention(
     return (output, lse) if return_lse else output
 
 
+def _of_sequences(
+    query: ArrayLike,
+    key: Paged,
+    value: Paged,
+    rule: Packed,
+    sink: ArrayLike | None,
+    reaches: dict[str, Any],
+    score: Any,
+    softcap: float | None,
+) -> tuple[Array, Array]:
+    """Attend from each sequence of packed queries to its own keys, those of a batch entry."""
+    q, k, v = operands(query, key, value)
+    begins = rule.query_offsets
+    given = reaches.get("key_lengths")
+    lengths = np.broadcast_to(k.shape[-2] if given is None else given, len(k))
+    rest = {**reaches, "mask": None, "offset": "end"}
+    logits = np.asarray(-np.inf if sink is None else sink)
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[1:-2], v.shape[1:-2], logits.shape)
+    wide = compute_dtype(q.dtype)
+    output = np.zeros((*lead, q.shape[-2], v.shape[-1]), q.dtype.newbyteorder("="))
+    lse = np.empty((*lead, q.shape[-2]), wide)
+    lse[...] = logits[..., None]
+    for s, length in enumerate(lengths):
+        rest["key_lengths"] = length
+        rows = slice(*begins[s : s + 2])
+        output[..., rows, :], lse[..., rows] = attention(
+            q[..., rows, :].astype(wide),
+            k[s].astype(wide),
+            v[s].astype(wide),
+            score=score,
+            softcap=softcap,
+            sink=sink,
+            return_lse=True,
+            **rest,
+        )
+    return output, lse
+
+
 @with_options(ReachOptions, of=reach, after="score")
 def attention_weights(
     query: ArrayLike,
-    key: ArrayLike,
+    key: RowsLike,
     *,
     score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
@@ -137,7 +211,8 @@ def attention_weights(
 
     Parameters
     ----------
-    query, key : arrays (..., Lq, D), (..., Lk, D), of one float dtype
+    query, key : arrays (..., Lq, D), (..., Lk, D), of one float dtype; keys may be Quantized or
+        Paged
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
     out : array (..., Lq, Lk) to write the weights into
 
@@ -151,8 +226,7 @@ def attention_weights(
     array([[1. , 0. ],
            [0.5, 0.5]])
     """
-    q, k = floats(query), floats(key)
-    check_dtypes(query=q, key=k)
+    q, k, _ = operands(query, key)
     lead = lead_of(q, k, sink=sink, **reaches)
     with np.errstate(all="ignore"):
         weights, _, _ = weights_of(q, k, lead, score, softcap, sink, **reaches)

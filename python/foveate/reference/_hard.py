@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.hard import HardAttention
+from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
 from .._inputs.random import key_of
 from .._inputs.signatures import with_options
 from .._inputs.types import Selection
 from ..scores._base import ScoreLike
-from ._attention import check_dtypes, logits_of
+from ._attention import logits_of, operands
 from ._random import HARD_ATTENTION, philox, uniform
 from ._reach import lead_of, reach
-from ._rows import floats
 from ._sampling import shape_of
 
 Array = NDArray[Any]
@@ -70,8 +70,8 @@ def draw_categories(weights: Array, key: tuple[int, int], size: int) -> Array:
 @with_options(ReachOptions, of=reach, after="score")
 def hard_attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     select: Selection = "sample",
     size: int | tuple[int, ...] | None = None,
@@ -84,7 +84,8 @@ def hard_attention(
 
     Parameters
     ----------
-    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
+    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype; keys
+        and values may be Quantized or Paged
     select : "argmax", the most probable key, of equals the first; or "sample", one that is drawn
     size : how many draws, or their shape; None is one, without an axis of its own
     rng : what numpy.random.default_rng takes
@@ -100,8 +101,7 @@ def hard_attention(
     >>> hard_attention([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]], rng=2)
     HardAttention(output=array([[30.]]), index=array([1]), log_prob=array([-0.69314718]))
     """
-    q, k, v = floats(query), floats(key), floats(value)
-    check_dtypes(query=q, key=k, value=v)
+    q, k, v = operands(query, key, value)
     lead = lead_of(q, k, v, **reaches)
     with np.errstate(all="ignore"):
         logits, seen = logits_of(q, k, lead, score, softcap, **reaches)

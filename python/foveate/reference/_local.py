@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.operands import RowsLike
 from .._inputs.types import Sigma
 from ..scores._base import ScoreLike
-from ._attention import check_dtypes, weights_of
+from ._attention import operands, weights_of
 from ._reach import lead_of
-from ._rows import compute_dtype, floats
+from ._rows import compute_dtype
 from ._select import weighted_sum
 
 Array = NDArray[Any]
@@ -19,8 +20,8 @@ Array = NDArray[Any]
 
 def local_attention(
     query: ArrayLike,
-    key: ArrayLike,
-    value: ArrayLike,
+    key: RowsLike,
+    value: RowsLike,
     *,
     half_width: float,
     centers: ArrayLike | None = None,
@@ -34,7 +35,8 @@ def local_attention(
 
     Parameters
     ----------
-    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
+    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype; keys
+        and values may be Quantized or Paged
     half_width : a query sees the keys that are no farther from its center
     centers : array (..., Lq), the positions p_i; without them p_i = i
     sigma : weights are multiplied by exp(-(j - p_i)^2 / (2 sigma^2)); "half" is half_width / 2 with
@@ -51,8 +53,7 @@ def local_attention(
     >>> local_attention(np.zeros((1, 1)), np.zeros((3, 1)), [[1.0], [2.0], [9.0]], half_width=1)
     array([[1.5]])
     """
-    q, k, v = floats(query), floats(key), floats(value)
-    check_dtypes(query=q, key=k, value=v)
+    q, k, v = operands(query, key, value)
     near = weigh(q, k, v, half_width, centers, sigma, score, softcap, key_lengths)
     with np.errstate(all="ignore"):
         weights = near.weights * near.gaussian
@@ -89,7 +90,8 @@ def weigh(
 
     Parameters
     ----------
-    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
+    query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype; keys
+        and values may be Quantized or Paged
     half_width, centers, sigma, score, softcap, key_lengths : as for `local_attention`
 
     Returns

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 Array = NDArray[Any]
 
 # What a number is for: the highest 8 bits of the first counter.
-MULTINOULLI, HARD_ATTENTION, MULTINOMIAL, DROPOUT = range(4)
+MULTINOULLI, HARD_ATTENTION, MULTINOMIAL, DROPOUT, DISTINCT = range(5)
 
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._inputs.packed import Packed
 from .._inputs.reach import Mask, parted
 
 Array = NDArray[Any]
@@ -138,7 +139,12 @@ def reach(
     i, j = np.arange(queries)[:, None], np.arange(keys)
 
     rule, mask = parted(mask)
-    if rule is not None:
+    if isinstance(rule, Packed):
+        if offset is not None and offset != "end":
+            raise ValueError(f"offset: got {offset!r} with a Packed mask, wanted none")
+        seen &= within_sequences(rule, queries, keys, causal, window)
+        causal, window = False, None
+    elif rule is not None:
         seen &= rule.dense(queries, keys)
     if mask is not None:
         bias = bias_of(mask)
@@ -187,6 +193,38 @@ def reach(
         if not np.isfinite(middle).all():
             raise ValueError("centers: got NaN or inf, wanted finite numbers")
         seen &= np.abs(j - middle) <= half_width
+    return seen
+
+
+def within_sequences(
+    rule: Packed, queries: int, keys: int, causal: bool, window: Any
+) -> NDArray[np.bool_]:
+    """Which keys each query sees of its own sequence, in which positions begin anew.
+
+    Parameters
+    ----------
+    rule : the sequences
+    queries, keys : Lq and Lk
+    causal, window : as for `reach`, the last query of a sequence at its last key
+
+    Returns
+    -------
+    bool array (Lq, Lk)
+
+    Examples
+    --------
+    >>> within_sequences(Packed([0, 1, 3], [0, 2, 4]), 3, 4, True, None).astype(int)
+    array([[1, 1, 0, 0],
+           [0, 0, 1, 0],
+           [0, 0, 1, 1]])
+    """
+    seen = np.zeros((queries, keys), np.bool_)
+    begins = rule.query_offsets
+    of_keys = begins if rule.key_offsets is None else rule.key_offsets
+    for s in range(len(begins) - 1):
+        rows, columns = slice(*begins[s : s + 2]), slice(*of_keys[s : s + 2])
+        counts = rows.stop - rows.start, columns.stop - columns.start
+        seen[rows, columns] = reach((), *counts, causal=causal, window=window, offset="end")
     return seen
 
 

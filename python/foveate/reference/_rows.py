@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from .._inputs.paged import Paged
+from .._inputs.quantized import Quantized
+
 Array = NDArray[Any]
 
 
@@ -39,6 +42,33 @@ def floats(x: ArrayLike) -> Array:
     """
     array = np.asarray(x)
     return array.astype(np.float64) if array.dtype.kind in "iu" else array
+
+
+def gathered(x: Any) -> Any:
+    """Take rows in pages one after the other; what is in no pages is returned as it is.
+
+    Where the table has no page, the first one stands.
+
+    Examples
+    --------
+    >>> gathered(Paged([[[1.0], [2.0]], [[3.0], [4.0]]], [[1, 0], [1, -1]]))[..., 0]
+    array([[3., 4., 1., 2.],
+           [3., 4., 1., 2.]])
+    """
+    if not isinstance(x, Paged):
+        return x
+    pages, table = x.pages, x.table
+    numbers = np.where((table >= 0) & (table < pages.shape[0]), table, 0)
+
+    def rows_of(stored: Array) -> Array:
+        rows = np.moveaxis(stored[numbers], 1, -3)  # (B, ..., T, S, D)
+        return rows.reshape(*rows.shape[:-3], -1, rows.shape[-1])
+
+    if not isinstance(pages, Quantized):
+        return rows_of(floats(pages))
+    stored, scale = rows_of(pages.data), rows_of(pages.scale)
+    name: Any = pages.dtype
+    return Quantized(stored, scale, name, columns=pages.shape[-1], block=pages.block)
 
 
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:

@@ -1,6 +1,8 @@
 """Draws from categories, by inversion: the first category whose cumulated weight is beyond u.
 
 u = uniform(words[d % 4] of Philox(key, counter [d // 4, 0, row, 0])),    for draw d of a row
+
+Different draws are the largest of log(weight) - log(-log u), with a number for each category.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.random import key_of
 from .._inputs.types import Seed
+from ._filters import filtered, weights_of
 from ._quiet import quiet
-from ._random import MULTINOMIAL, MULTINOULLI, philox, uniform
+from ._random import DISTINCT, MULTINOMIAL, MULTINOULLI, philox, uniform
 
 Array = NDArray[Any]
 
@@ -64,8 +67,8 @@ def shape_of(size: int | tuple[int, ...] | None) -> tuple[int, ...]:
     return tuple(size) if isinstance(size, tuple | list) else (size,)
 
 
-def _rows(p: Array, logits: bool) -> Iterator[tuple[int, Array]]:
-    """Rows by number, as weights in float64 of which the largest is 1 or nearly so."""
+def _checked(p: Array, logits: bool) -> Iterator[tuple[int, Array]]:
+    """Rows by number, in float64."""
     for number, row in enumerate(p.reshape(-1, p.shape[-1])):
         x = row.astype(np.float64)
         bad = ~(x < np.inf) if logits else ~((x >= 0) & (x < np.inf))
@@ -73,6 +76,12 @@ def _rows(p: Array, logits: bool) -> Iterator[tuple[int, Array]]:
             raise ValueError(f"p: got {x[bad][0]} in row {number}, wanted weights, or logits")
         if not (x > (-np.inf if logits else 0)).any():
             raise ValueError(f"p: got no weight in row {number}, wanted a category to draw")
+        yield number, x
+
+
+def _rows(p: Array, logits: bool) -> Iterator[tuple[int, Array]]:
+    """Rows by number, as weights in float64 of which the largest is 1 or nearly so."""
+    for number, x in _checked(p, logits):
         yield number, np.exp(x - x.max()) if logits else np.ldexp(x, -np.frexp(x.max())[1])
 
 
@@ -96,8 +105,15 @@ def multinoulli(
     size: int | tuple[int, ...] | None = None,
     *,
     logits: bool = False,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    replace: bool = True,
+    bias: ArrayLike | None = None,
+    return_log_prob: bool = False,
     rng: Seed = None,
-) -> Array:
+) -> Array | tuple[Array, Array]:
     """`foveate.multinoulli`, one row after the other: the same draws, up to rounding.
 
     Parameters
@@ -105,28 +121,71 @@ def multinoulli(
     p : array (..., K), weights or logits
     size : how many draws from each row, or their shape; None: one, without an axis of its own
     logits : p holds logarithms of weights
+    temperature, top_k, top_p, min_p : filters of categories, in this order
+    replace : False: the draws of a row are different categories
+    bias : array that broadcasts with p: added to logits
+    return_log_prob : the logarithms of the probabilities too
     rng : what `numpy.random.default_rng` takes
 
     Returns
     -------
-    int64 array (...) or (..., size)
+    int64 array (...) or (..., size); and with return_log_prob an array like that
 
     Examples
     --------
     >>> import numpy as np
     >>> np.bincount(multinoulli([0.0, 1.0, 3.0], 1000, rng=1)) / 1000
     array([0.   , 0.258, 0.742])
+    >>> np.bincount(multinoulli([2.0, 1.0, 2.0], 1000, top_p=0.3, rng=1))
+    array([1000])
     """
     p = np.asarray(p)
+    dtype = np.float64 if p.dtype == np.float64 else np.float32
+    if bias is not None:
+        p = p.astype(dtype) + np.asarray(bias).astype(dtype)
     key, shape = key_of(rng), shape_of(size)
-    draws = math.prod(shape)
+    draws, categories = math.prod(shape), p.shape[-1]
+    filters: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    plain = temperature == 1 and not 0 < (top_k or 0) < categories and (top_p or 1.0) == 1 and not min_p
+    visited = order(categories, draws) if plain and replace and bias is None else np.arange(categories)
     index = np.zeros((*p.shape[:-1], draws), np.int64)
+    log_prob = np.zeros(index.shape, dtype)
     if index.size:
-        categories = order(p.shape[-1], draws)
-        for row, weights in _rows(p, logits):
-            u = _uniforms(key, MULTINOULLI, 0, row, draws)
-            index.reshape(-1, draws)[row] = categories[_invert(weights[categories], u)]
-    return index.reshape((*p.shape[:-1], *shape))
+        for row, x in _checked(p, logits):
+            weights = weights_of(x, logits) if plain else filtered(x, logits, **filters)
+            if not replace and (weights > 0).sum() < draws:
+                raise ValueError(f"size: got {draws}, wanted at most what is left of row {row}")
+            if replace:
+                u = _uniforms(key, MULTINOULLI, 0, row, draws)
+                drawn = visited[_invert(weights[visited], u)]
+            else:
+                drawn = np.argsort(-(np.log(weights) + noise_of(key, row, categories)), kind="stable")[:draws]
+            index.reshape(-1, draws)[row] = drawn
+            log_prob.reshape(-1, draws)[row] = np.log(weights[drawn]) - np.log(weights.sum())
+    index = index.reshape((*p.shape[:-1], *shape))
+    return (index, log_prob.reshape(index.shape)) if return_log_prob else index
+
+
+def noise_of(key: tuple[int, int], row: int, categories: int) -> Array:
+    """Gumbel noise for the categories of a row.
+
+    Parameters
+    ----------
+    key : the key of the draws
+    row : its number
+    categories : how many
+
+    Returns
+    -------
+    float64 array (categories,)
+
+    Examples
+    --------
+    >>> bool(abs(noise_of((1, 2), 0, 100_000).mean() - 0.5772) < 0.02)  # Euler's constant
+    True
+    """
+    noise: Array = -np.log(-np.log(_uniforms(key, DISTINCT, 0, row, categories) + 2.0**-54))
+    return noise
 
 
 @quiet

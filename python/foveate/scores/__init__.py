@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .._inputs.few_bits import FewBits
+from .._inputs.paged import Paged
 from .._inputs.types import Array
 from .._runtime.public import publish as _publish
 from ._additive import Additive, Concat
@@ -85,7 +87,7 @@ def score_object(score: Any, name: str = "score") -> Score:
 
 
 def reduce(
-    score: Any, query: Array, key: Array, name: str = "score", *, learns: bool = False
+    score: Any, query: Array, key: Any, name: str = "score", *, learns: bool = False
 ) -> Reduced:
     """Reduce a score, or the one that a string names, to the operands of a kernel.
 
@@ -94,7 +96,7 @@ def reduce(
     score : Score or str
         `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, or a score object.
     query : array (..., Lq, Dq)
-    key : array (..., Lk, Dk)
+    key : array (..., Lk, Dk), FewBits, or one of these in pages, as the reduced key is then
     name : str
         The argument that errors name.
     learns : bool
@@ -115,6 +117,16 @@ def reduce(
         given = ("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")
         at, x, axes = next(one for one in given if one[1].ndim < 2)
         raise ValueError(f"{at}: got shape {x.shape}, wanted two axes or more, {axes}")
+    if isinstance(key, (FewBits, Paged)) and not score.is_over_rows:
+        few = isinstance(key, FewBits)
+        form, other = ("of few bits", ": its dequantize() makes one") if few else ("in pages", "")
+        raise TypeError(
+            f"{name}: got {type(score).__name__} with a key {form}, wanted a score of the "
+            f"library, or an array as the key{other}"
+        )
+    if isinstance(key, Paged):
+        reduced = reduce(score, query, key.pages, name)
+        return reduced._replace(key=key.of_pages(reduced.key), undo=None)
     reduced = score.reduce_to_learn(query, key) if learns else score.reduce(query, key)
     return reduced if score.is_over_rows else checked(score, reduced, query, key, name, learns)
 

@@ -51,7 +51,7 @@ class Reduced(NamedTuple):
     """
 
     query: Array
-    key: Array
+    key: Any  # an array, or the FewBits that it was given
     scale: float | None = None
     family: Family = "inner"
     factors: Array | None = None

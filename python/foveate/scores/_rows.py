@@ -1,6 +1,7 @@
 """What the scores do with rows that are arrays, and the gradients of that.
 
-`foveate.torch._rows` has the functions of the same names for tensors, down to `ones`. A row of
+`foveate.torch._rows` has the functions of the same names for tensors, down to `ones`. Keys may be
+of few bits: products of them are computed part by part, and otherwise they stay few bits. A row of
 which no gradient came, as of a key that nothing sees, adds nothing, whatever it holds.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .._inputs.arrays import by_rows, compute_dtype, plain_rows
+from .._inputs.few_bits import FewBits
 from .._inputs.types import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -118,13 +120,16 @@ def factors(name: str, x: Any, query: Array) -> Array:
 
 
 def project(
-    rows: Array, matrix: Array | None, bias: Array | float | None = None, wide: bool = True
+    rows: Any, matrix: Array | None, bias: Array | float | None = None, wide: bool = True
 ) -> Array:
     """Multiply rows (..., L, D) by a matrix (D, H), in the dtype of the computation; add a bias.
 
     Without a matrix they are projected already. `wide` counts for tensors alone.
     """
     del wide
+    if isinstance(rows, FewBits):
+        few: Any = rows
+        return few if matrix is None else _project_few_bits(rows, matrix, bias)
     dtype = compute_dtype(rows.dtype)
 
     def product(x: Array) -> Array:
@@ -138,9 +143,25 @@ def project(
         return by_rows(rows, product)
 
 
-def unit(x: Array) -> Array:
-    """Divide rows by their lengths, in the dtype of the computation; a zero row stays zero."""
-    return by_rows(x, _unit)
+def _project_few_bits(rows: FewBits, matrix: Array, bias: Array | float | None) -> Array:
+    def product(part: Array) -> Array:
+        projected: Array = part @ matrix
+        return projected if bias is None else projected + matrix.dtype.type(bias)
+
+    with np.errstate(all="ignore"):
+        return rows.by_parts(product, matrix.shape[1], matrix.dtype)
+
+
+def unit(x: Any) -> Any:
+    """Divide rows by their lengths, in the dtype of the computation; a zero row stays zero.
+
+    Of few bits it is the scales that are divided.
+    """
+    if not isinstance(x, FewBits):
+        return by_rows(x, _unit)
+    with np.errstate(all="ignore"):
+        length = x.by_parts(lambda part: np.sqrt(_squares(part)), 1, np.float64)
+        return x._replace(scale=(x.scale / np.where(length == 0, 1, length)).astype(np.float32))
 
 
 def scaled(x: Array, scale: float) -> Array:
@@ -156,7 +177,18 @@ def activate(x: Array, activation: str) -> Array:
 
 
 def with_one(x: Array, first: bool = False, one: float = 1.0) -> Array:
-    """Put a column of ones, or of another number, behind the others, or before them."""
+    """Put a column of ones, or of another number, behind the others, or before them.
+
+    Raises
+    ------
+    TypeError
+        For few bits.
+    """
+    if isinstance(x, FewBits):
+        raise TypeError(
+            "key: got few bits with a Polynomial that has a c, whose keys have a column more, "
+            "wanted an array: dequantize() makes one"
+        )
 
     def beside(rows: Array) -> Array:
         ones = np.full_like(rows[..., :1], one)

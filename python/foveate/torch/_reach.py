@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from .._inputs.intervals import Intervals
-from .._inputs.reach import Reach, parted, sides
+from .._inputs.packed import Packed
+from .._inputs.reach import Reach, packed, parted, sides
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
 
 Mask: TypeAlias = Tensor | Intervals | tuple[Tensor | Intervals, ...]
@@ -47,6 +48,10 @@ def resolve(
     if causal:
         right = 0
     rule, mask = parted(mask)
+    if isinstance(rule, Packed):
+        rule = packed(rule, query, key, left, right, offset)
+        left = right = offset = window = None
+        causal = False
     if isinstance(mask, CausalBias):
         is_alone = not causal and window is None and offset is None
         mask, right, offset = _triangle(mask, query, key, is_alone, right, offset)

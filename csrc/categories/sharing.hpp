@@ -1,0 +1,64 @@
+// How rows of categories are shared among threads: whole rows, or parts of one row that is long.
+#pragma once
+#include <atomic>
+#include <cstring>
+
+#include "runtime/parallel.hpp"
+#include "runtime/subnormals.hpp"
+
+namespace foveate {
+
+constexpr int64_t task_bytes = 128 << 10;  // of short rows, in a task
+constexpr int64_t span = 16;               // blocks in a task, of a row that is shared among threads
+
+enum class Outcome { done, refused, interrupted };
+
+// Weights made of logits, of which many may be subnormal, count as 0 then; weights that were given count as they are.
+template <class F>
+void with_weights(bool logits, F&& f) noexcept {
+  if (!logits) return f();
+  const SubnormalsAsZero subnormals;
+  f();
+}
+
+// Ways to do f(i, thread) for 0 <= i < count: all on this thread, or shared.
+struct Alone {
+  int thread;
+  static constexpr bool is_shared = false;
+  template <class F>
+  bool operator()(int64_t count, F&& f) const noexcept {
+    for (int64_t i = 0; i < count; ++i) f(i, thread);
+    return true;
+  }
+};
+struct Shared {
+  int threads;
+  bool logits;
+  static constexpr bool is_shared = true;
+  static constexpr int thread = 0;  // the one that shares them out
+  template <class F>
+  bool operator()(int64_t count, F&& f) const noexcept {
+    return run_tasks(count, threads, Order::by_ranges,
+                     [&](const Task& task) { with_weights(logits, [&] { f(task.index, task.thread); }); });
+  }
+};
+
+// The first of the rows that were refused.
+class RefusedRow {
+ public:
+  void note(int64_t row) noexcept {
+    int64_t least = this->row();
+    while (row < least && !row_.compare_exchange_weak(least, row, std::memory_order_relaxed)) {
+    }
+  }
+  int64_t row() const noexcept { return row_.load(std::memory_order_relaxed); }
+  bool any() const noexcept { return row() != none; }
+
+ private:
+  static constexpr int64_t none = INT64_MAX;
+  std::atomic<int64_t> row_{none};
+};
+
+inline void put(char* to, int64_t value) { std::memcpy(to, &value, sizeof value); }
+
+}  // namespace foveate

@@ -1,0 +1,89 @@
+// Where the rows of keys and values stand: by strides, or in pages, whose rows are listed for a tile, one address each. With
+// their scales, where they are of few bits. Kernels read either, and know no page.
+#pragma once
+#include <algorithm>
+#include <cstring>
+
+#include "plan.hpp"
+#include "runtime/workspace.hpp"
+
+namespace foveate {
+
+// Keys or values with what goes with them.
+struct Stored {
+  const Operand &rows, &scale, &table;
+  int64_t block;
+};
+inline Stored stored_keys(const Problem& p) { return {p.key, p.key_scale, p.key_table, p.key_block}; }
+inline Stored stored_values(const Problem& p) { return {p.value, p.value_scale, p.value_table, p.value_block}; }
+inline Stored stored_choices(const Problem& p) { return {p.choices, p.value_scale, p.value_table, p.value_block}; }
+
+// Room for the addresses of a tile's rows; of rows that are in no pages there is none.
+struct RowList {
+  RowList() = default;
+  RowList(const Stored& x, int64_t count, Carver& carver)
+      : rows(carver.take<const char*>(x.table ? count : 0)),
+        scales(carver.take<const char*>(x.table && x.scale ? count : 0)) {}
+  const char **rows = nullptr, **scales = nullptr;
+};
+
+// The rows of a batch, or of one of its groups.
+class StoredRows {
+ public:
+  StoredRows(const Plan& plan, const Stored& x, int64_t batch, int64_t group = 0) : x_(x) {
+    const auto offset = [&](const Operand& operand) {
+      return plan.batch_offset(operand, batch) + (group ? plan.group_offset(operand, group) : 0);
+    };
+    rows_ = {x.rows.data + offset(x.rows), dtype_of(x.rows), x.rows.row_stride, x.rows.column_stride};
+    if (x.scale) {
+      rows_.scale = x.scale.data + offset(x.scale);
+      rows_.scale_stride = x.scale.row_stride;
+      rows_.block = x.block;
+    }
+    if (x.table) table_ = x.table.data + offset(x.table);
+  }
+
+  // Rows first..first + count - 1; those of more than one page are listed in `room`, which lasts as long.
+  Rows at(int64_t first, int64_t count, const RowList& room) const {
+    if (!table_) return rows_.from(first);
+    const int64_t size = x_.rows.page_rows;
+    int64_t page = first / size, begin = first % size;
+    if (begin + count <= size) return in_page(page).from(begin);
+    Rows listed = rows_;
+    for (int64_t j = 0; j < count; ++page, begin = 0) {
+      const int64_t end = std::min(count, j + size - begin);
+      const Rows rows = in_page(page).from(begin);
+      for (int64_t i = j; i < end; ++i) room.rows[i] = rows.row(i - j);
+      if (rows.scale)
+        for (int64_t i = j; i < end; ++i) room.scales[i] = rows.scale_of(i - j);
+      j = end;
+    }
+    listed.list = room.rows;
+    if (listed.scale) listed.scale_list = room.scales;
+    return listed;
+  }
+  Rows row(int64_t index) const { return at(index, 1, {}); }
+
+  // How many rows from `first` on stand a stride apart, of so many.
+  int64_t together(int64_t first, int64_t count) const {
+    return table_ ? std::min(count, x_.rows.page_rows - first % x_.rows.page_rows) : count;
+  }
+
+ private:
+  // The rows of the page at a place of the table. A number that is no page's, as of rows that no query sees, is read as 0.
+  Rows in_page(int64_t place) const {
+    int64_t number;
+    std::memcpy(&number, table_ + place * x_.table.row_stride, sizeof number);
+    if (number < 0 || number >= x_.rows.pages) number = 0;
+    Rows rows = rows_;
+    rows.data += number * x_.rows.page_stride;
+    if (rows.scale) rows.scale += number * x_.scale.page_stride;
+    return rows;
+  }
+
+  Stored x_;
+  Rows rows_;                    // of page 0, where there are pages
+  const char* table_ = nullptr;  // of the batch
+};
+
+}  // namespace foveate

@@ -1,0 +1,1 @@
+"""A cache of keys and values in pages, for generation."""

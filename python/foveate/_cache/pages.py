@@ -1,0 +1,87 @@
+"""The pages of a cache: arrays (P, ..., S, n) that grow, in memory or in files that are mapped.
+
+A page is S rows of each head. Memory is copied when it grows, by half at a time: each row is
+copied twice in the life of a cache, and what is not written yet takes none. Files grow in
+place. An array that was given out stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .._inputs.arrays import room
+from .._inputs.types import Array
+from .kinds import Part
+
+
+class Pages:
+    """Pages of rows; each of `parts` is an array (P, *heads, S, width)."""
+
+    def __init__(
+        self,
+        parts: tuple[Part, ...],
+        heads: tuple[int, ...],
+        rows: int,
+        folder: Path | None,
+        arrays: Sequence[Array] | None = None,
+    ) -> None:
+        self.parts, self.heads, self.rows, self.folder = parts, heads, rows, folder
+        self.arrays = tuple(arrays or [self._extended(part, None, 0) for part in parts])
+        self.taken = len(self.arrays[0])  # the first ones, which memory is there for
+
+    @property
+    def count(self) -> int:
+        """How many pages there are."""
+        return len(self.arrays[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pages that were taken."""
+        return sum(self.taken * array[:1].nbytes for array in self.arrays)
+
+    def grow(self, count: int) -> None:
+        """Make room for so many pages, and some more.
+
+        Raises
+        ------
+        MemoryError
+            Where there is none; nothing has changed then.
+        """
+        count = max(count, self.count + self.count // 2)
+        pairs = zip(self.parts, self.arrays, strict=True)
+        self.arrays = tuple([self._extended(part, old, count) for part, old in pairs])
+
+    def write(self, pages: Array, slots: Array, rows: Sequence[Array]) -> None:
+        """Write a row (B, *heads, width) for each part at this slot of its page; each is one."""
+        for array, given in zip(self.arrays, rows, strict=True):
+            array[pages, ..., slots, :] = given
+
+    def write_run(self, page: int, slot: int, rows: Sequence[Array]) -> None:
+        """Write rows (*heads, n, width) for each part, from this slot of a page on."""
+        for array, given in zip(self.arrays, rows, strict=True):
+            array[page, ..., slot : slot + given.shape[-2], :] = given
+
+    def copy(self, source: int, to: int, rows: int) -> None:
+        """Copy the first rows of a page to another."""
+        for array in self.arrays:
+            array[to, ..., :rows, :] = array[source, ..., :rows, :]
+
+    def flush(self) -> None:
+        """Write what is mapped to the disk."""
+        for array in self.arrays:
+            if isinstance(array, np.memmap):
+                array.flush()
+
+    def _extended(self, part: Part, old: Array | None, count: int) -> Array:
+        shape = (count, *self.heads, self.rows, part.width)
+        if self.folder is not None:
+            from .mapped import extended
+
+            return extended(self.folder, part, shape)
+        array = room("key", shape, part.dtype)
+        if old is not None:
+            array[: len(old)] = old
+        return array
