@@ -115,7 +115,8 @@ bool view_few_bits(const char* name, PyObject* array, fv_dtype dtype, int64_t co
                  dtype == FV_INT8 ? "int8" : "uint8", static_cast<long long>(bytes));
     return false;
   }
-  if (dtype == FV_INT4 && bytes > 1 && from->strides[from->nd - 1] != 1) {
+  const bool empty = std::find(from->dimensions, from->dimensions + from->nd, 0) != from->dimensions + from->nd;
+  if (dtype == FV_INT4 && bytes > 1 && from->strides[from->nd - 1] != 1 && !empty) {
     PyErr_Format(PyExc_ValueError, "%s: got rows of int4 with gaps, wanted contiguous ones", name);
     return false;
   }

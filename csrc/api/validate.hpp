@@ -52,9 +52,9 @@ class Validator : protected Views<Problem> {
   static constexpr int64_t lse_numbers = 3;
   int lse_axes(const fv_array& lse) const { return lse.ndim == problem_.lead_ndim + 2 ? 2 : 1; }
 
-  // float64 accumulates in float64, and goes with nothing else.
+  // float64 accumulates in float64, and goes with nothing else but few bits.
   bool goes_with_query(const char* name, const fv_array& array) {
-    return (array.dtype == FV_FLOAT64) == (given_.query->dtype == FV_FLOAT64) ||
+    return is_few_bits(array.dtype) || (array.dtype == FV_FLOAT64) == (given_.query->dtype == FV_FLOAT64) ||
            refuse(FV_TYPE_ERROR, "%s: got %s with a query of %s; float64 goes with float64 only", name,
                   dtype_name(array.dtype), dtype_name(given_.query->dtype));
   }
@@ -178,7 +178,7 @@ class Validator : protected Views<Problem> {
       if (!view(scale_name, scale) || !of_dtype(scale_name, *scale, FV_FLOAT32) ||
           !has_shape(scale_name, *scale, array.shape, array.ndim - 1, &blocks, 1))
         return false;
-      if (blocks > 1 && scale->strides[scale->ndim - 1] != int64_t(sizeof(float)))
+      if (blocks > 1 && scale->strides[scale->ndim - 1] != int64_t(sizeof(float)) && !is_empty(*scale))
         return refuse(FV_VALUE_ERROR, "%s: got scales of a row with gaps, wanted contiguous ones", scale_name);
       PagedView seen;
       table != nullptr ? void(seen.of(*scale, *table)) : seen.of(*scale);

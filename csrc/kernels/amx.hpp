@@ -159,6 +159,7 @@ inline void load_amx_values(const Rows& from, int64_t count, int64_t columns, bo
     for (int64_t d = 0; d < columns; d += tile_rows, to += tile_bytes) {
       Vec<float> square[16];
       const auto words = [&](int64_t key) {
+        if (is_few_bits(from.dtype) && key < count) return few_bits_words(from, key, d, columns);
         return row_words(key < count ? from.row(key) + d * from.column_stride : nullptr, from.column_stride,
                          columns - d);
       };

@@ -27,6 +27,7 @@ struct PairProduct {
     memcpy(&weight, reinterpret_cast<const char*>(weights + key / 2 * width + query) + key % 2 * 2, 2);
     return float_of_bfloat16(weight);
   }
+  static float rounded(float value) { return rounded_to_bfloat16(value); }
 };
 
 constexpr int64_t tile_rows = 16, tile_pairs = 16;  // of a tile of AMX: 16 rows of 32 elements, or of 16 pairs
@@ -67,11 +68,21 @@ inline Words some_words(const char* from, int64_t count) {
       _mm256_maskz_loadu_epi16(__mmask16(low_bits(count < 16 ? int(count) : 16)), from));
 }
 
+// Row j of few bits, rounded to bfloat16, from column `first` on, a multiple of 32.
+[[gnu::noinline]] inline void load_few_bits_row(const Rows& from, int64_t j, int64_t first, int64_t end, uint16_t* to) {
+  with_few_bits(from.dtype, [&](auto dtype) {
+    each_of_few_bits<dtype>(from, j, first, end, [&](int64_t d, Vec<float> x, float scale, int count) INLINED {
+      _mm256_mask_storeu_epi16(to + (d - first), __mmask16(low_bits(count)), (__m256i)_mm512_cvtneps_pbh(x * scale));
+    });
+  });
+}
+
 // Keys in rows of a multiple of columns, the rest 0.
 template <int multiple>
 inline void load_pair_keys(const Rows& from, int64_t count, int64_t columns, uint16_t* row) {
   const int64_t whole = round_up(columns, multiple);
-  if (from.row_stride == 2 && is_across(from, count, columns)) {
+  const bool few = is_few_bits(from.dtype), across = !few && is_across(from, count, columns);
+  if (across && from.row_stride == 2) {
     const auto column = [&](int64_t j, int64_t d) {
       return d < columns ? some_words(from.data + j * 2 + d * from.column_stride, count - j) : Words{};
     };
@@ -89,12 +100,14 @@ inline void load_pair_keys(const Rows& from, int64_t count, int64_t columns, uin
         }
     return;
   }
-  const bool across = is_across(from, count, columns);
   for (int64_t d = 0; d < columns && across; ++d)
     for (int64_t j = 0; j < count; ++j)
       memcpy(row + j * whole + d, from.data + j * from.row_stride + d * from.column_stride, 2);
   for (int64_t j = 0; j < count; ++j, row += whole) {
-    if (!across) load_bfloat16_row(from.row(j), from.column_stride, columns, row);
+    if (few)
+      load_few_bits_row(from, j, 0, columns, row);
+    else if (!across)
+      load_bfloat16_row(from.row(j), from.column_stride, columns, row);
     memset(row + columns, 0, size_t(whole - columns) * 2);
   }
 }
@@ -106,6 +119,14 @@ inline Words row_words(const char* row, int64_t column_stride, int64_t left) {
   uint16_t some[16] = {};
   for (int d = 0; d < (left < 16 ? int(left) : 16); ++d) memcpy(some + d, row + d * column_stride, 2);
   return some_words(reinterpret_cast<const char*>(some), 16);
+}
+
+// The same of row j of few bits, from column d on, a multiple of 16.
+inline Words few_bits_words(const Rows& from, int64_t j, int64_t d, int64_t columns) {
+  alignas(32) uint16_t some[32] = {};
+  const int64_t begin = d & -32;
+  load_few_bits_row(from, j, begin, d + 16 < columns ? d + 16 : columns, some);
+  return some_words(reinterpret_cast<const char*>(some + (d - begin)), 16);
 }
 
 // The pairs of two rows; `spoilt` collects where one is inf or NaN, which `finite` makes 0.
@@ -125,7 +146,8 @@ inline void store_words(void* to, Words words) { store<float>(static_cast<float*
 // Two rows of values become one row of pairs; the row after the last is 0.
 inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, bool finite, uint32_t* row) {
   Words spoilt = {};
-  if (from.row_stride == 2 && is_across(from, count, columns)) {  // pairs as they stand
+  const bool few = is_few_bits(from.dtype), across = !few && is_across(from, count, columns);
+  if (across && from.row_stride == 2) {  // pairs as they stand
     for (int64_t j = 0; j < count; j += 32, row += 16 * columns) {
       const __mmask32 there = low_bits(count - j < 32 ? int(count - j) : 32);
       for (int64_t d = 0; d < columns; d += 16) {
@@ -144,7 +166,7 @@ inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, b
     }
     return;
   }
-  if (!finite && is_across(from, count, columns)) {
+  if (!finite && across) {
     if (count % 2) memset(row + count / 2 * columns, 0, size_t(columns) * 4);
     for (int64_t d = 0; d < columns; ++d)
       for (int64_t j = 0; j < count; ++j)
@@ -160,9 +182,14 @@ inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, b
     for (int64_t first = 0; first < columns; first += some) {
       const int64_t end = columns - first < some ? columns : first + some;
       const char *a = low + first * 2, *b = high + first * 2;
-      if (from.column_stride != 2) {
+      if (few) {
+        load_few_bits_row(from, j, first, end, rows[0]);
+        if (two) load_few_bits_row(from, j + 1, first, end, rows[1]);
+      } else if (from.column_stride != 2) {
         load_bfloat16_row(low + first * from.column_stride, from.column_stride, end - first, rows[0]);
         load_bfloat16_row(high + first * from.column_stride, from.column_stride, end - first, rows[1]);
+      }
+      if (few || from.column_stride != 2) {
         a = reinterpret_cast<const char*>(rows[0]);
         b = reinterpret_cast<const char*>(rows[1]);
       }

@@ -30,6 +30,7 @@ struct QuadProduct {
   static float cell(const float* weights, int64_t key, int64_t query, int64_t width) {
     return float_of_bfloat16(reinterpret_cast<const uint16_t*>(weights)[(key / 4 * width + query) * 4 + key % 4]);
   }
+  static float rounded(float value) { return rounded_to_bfloat16(value); }
 };
 
 // ---- Layout
@@ -45,17 +46,30 @@ inline void copy_bfloat16_row(const char* from, int64_t stride, int64_t columns,
   for (int64_t d = 0; d < columns; ++d) memcpy(to + d, from + d * stride, 2);
 }
 
+// Row j of few bits, rounded to bfloat16, from column `first` on, a multiple of 32.
+inline void load_few_bits_row(const Rows& from, int64_t j, int64_t first, int64_t end, uint16_t* to) {
+  with_few_bits(from.dtype, [&](auto dtype) {
+    each_of_few_bits<dtype>(from, j, first, end, [&](int64_t d, Vec<float> x, float scale, int count) INLINED {
+      x *= scale;
+      for (int i = 0; i < count; ++i) to[d - first + i] = bfloat16_of_float(x[i]);
+    });
+  });
+}
+
 // Keys in rows of whole quads, the rest 0.
 inline void load_quad_keys(const Rows& from, int64_t count, int64_t columns, uint16_t* row) {
   const int64_t whole = 4 * quads(columns);
-  const bool across = is_across(from, count, columns);
+  const bool few = is_few_bits(from.dtype), across = !few && is_across(from, count, columns);
   constexpr int64_t some = 64;  // rows: columns stand on pages of their own
   for (int64_t first = 0; first < count && across; first += some)
     for (int64_t d = 0; d < columns; ++d)
       for (int64_t j = first; j < first + some && j < count; ++j)
         memcpy(row + j * whole + d, from.data + j * from.row_stride + d * from.column_stride, 2);
   for (int64_t j = 0; j < count; ++j, row += whole) {
-    if (!across) copy_bfloat16_row(from.row(j), from.column_stride, columns, row);
+    if (few)
+      load_few_bits_row(from, j, 0, columns, row);
+    else if (!across)
+      copy_bfloat16_row(from.row(j), from.column_stride, columns, row);
     for (int64_t d = columns; d < whole; ++d) row[d] = 0;
   }
 }
@@ -116,9 +130,24 @@ inline void load_quads(Row&& row, int64_t column_stride, int64_t columns, int64_
   }
 }
 
+inline void load_few_bits_quads(const Rows& from, int64_t count, int64_t columns, bool finite, uint16_t* to) {
+  const int64_t whole = round_up(columns, 2);
+  Halves spoilt = {};
+  constexpr int64_t some = 64;  // columns of four rows
+  uint16_t rows[4][some];
+  for (int64_t j = 0; j < count; j += 4, to += 4 * whole)
+    for (int64_t first = 0; first < columns; first += some) {
+      const int64_t end = columns - first < some ? columns : first + some;
+      for (int i = 0; i < 4 && j + i < count; ++i) load_few_bits_row(from, j + i, first, end, rows[i]);
+      load_quads([&](int i) { return j + i < count ? reinterpret_cast<const char*>(rows[i]) : nullptr; }, 2,
+                 end - first, round_up(end - first, 2), finite, spoilt, to + 4 * first);
+    }
+}
+
 inline void load_quad_values(const Rows& from, int64_t count, int64_t columns, bool finite, uint16_t* to) {
   const int64_t whole = round_up(columns, 2);
   Halves spoilt = {};
+  if (is_few_bits(from.dtype)) return load_few_bits_quads(from, count, columns, finite, to);
   for (int64_t j = 0; j < count; j += 4, to += 4 * whole)
     load_quads([&](int i) { return j + i < count ? from.row(j + i) : nullptr; }, from.column_stride, columns, whole,
                finite, spoilt, to);

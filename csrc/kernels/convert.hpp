@@ -19,6 +19,7 @@ inline uint16_t bfloat16_of_float(float x) {
   const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   return uint16_t((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
 }
+inline float rounded_to_bfloat16(float x) { return float_of_bfloat16(bfloat16_of_float(x)); }
 #if defined(__AVX512F__)
 // The same of a vector, a word each.
 inline IntVec<float> bfloat16_bits(Vec<float> x) {

@@ -1,166 +1,157 @@
-// Elements of few bits (int8, int4, float8) as T, without their scale. All conversions are exact: NaN stays NaN, and numbers
-// below the smallest normal one of their own format are what they say.
+// Rows of few bits as numbers: what is stored, exactly, times the scale of its row or block, rounded once. A vector of
+// columns is decoded at a time, into a tile; no row is decoded as a whole anywhere else.
+//   int8, int4       two's complement; int4 in pairs, the even column in the low half of a byte
+//   float8_e5m2      the upper half of a float16
+//   float8_e4m3      a float16 of 7 bits fewer, times 2^8; of its codes 0x7f alone is none: NaN
 #pragma once
 #include "convert.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-// Where a column begins, which is even in rows of int4.
-constexpr int64_t byte_of(Dtype dtype, int64_t column) {
-  return dtype == Dtype::int4 ? column / 2 : column * size_of(dtype);
-}
-
-// Of e4m3 the exponent has a bias of 7, and nothing is inf; of e5m2 it is that of float16.
-inline float float_of_float8(uint8_t x, Dtype dtype) {
-  if (dtype == Dtype::float8_e5m2) return float_of_float16(uint16_t(x << 8));
-  if ((x & 0x7f) == 0x7f) return __builtin_nanf("");
-  return float_of_float16(uint16_t((x & 0x80) << 8 | (x & 0x7f) << 7)) * 256.0f;
-}
-
-template <class T, Dtype dtype>
-inline T few_bits(const char* row, int64_t column) {
-  const uint8_t byte = uint8_t(row[byte_of(dtype, column)]);
-  if constexpr (dtype == Dtype::int8) return T(int8_t(byte));
-  if constexpr (dtype == Dtype::int4) return T(int((column % 2 ? byte >> 4 : byte & 15) ^ 8) - 8);
-  return T(float_of_float8(byte, dtype));
-}
-
-#if !defined(__F16C__)
-// By arithmetic on bits, one number in each word. As the bits of a float32, a number whose exponent is 0 would be subnormal.
-template <Dtype dtype>
-inline Vec<float> floats_of_float8(IntVec<float> x) {
-  constexpr int digits = dtype == Dtype::float8_e4m3 ? 3 : 2, bias = dtype == Dtype::float8_e4m3 ? 7 : 15;
-  const IntVec<float> magnitude = x & 0x7f, sign = shift_left<float>(x & 0x80, 24);
-  const IntVec<float> normal = shift_left<float>(magnitude, 23 - digits);
-  IntVec<float> bits = normal + ((127 - bias) << 23), low;
-  Vec<float> small;
-  for (int i = 0; i < lanes<float>; ++i) small[i] = float(magnitude[i]);
-  low = as_bits<float>(small * (dtype == Dtype::float8_e4m3 ? 0x1p-9f : 0x1p-16f));
-  bits = magnitude < (1 << digits) ? low : bits;
-  if constexpr (dtype == Dtype::float8_e4m3)
-    bits = magnitude == 0x7f ? IntVec<float>{} + 0x7fc00000 : bits;
-  else
-    bits = magnitude >= 0x7c ? normal | 0x7f800000 : bits;
-  return from_bits<float>(bits | sign);
-}
-#endif
-
-// `lanes` elements from a column on, a multiple of `lanes`.
-template <class T, Dtype dtype>
-inline Vec<T> load_few_bits(const char* p) {
-  static_assert(is_few_bits(dtype));
-  if constexpr (sizeof(T) == 8) {
-    Vec<T> x;
-    for (int i = 0; i < lanes<T>; ++i) x[i] = few_bits<T, dtype>(p, i);
-    return x;
-  } else if constexpr (dtype == Dtype::int8) {
-#if defined(__AVX512F__)
-    const __m512i x = _mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128((const __m128i_u*)p));
-    return _mm512_maskz_cvtepi32_ps(0xffff, x);
-#elif defined(__AVX2__)
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i_u*)p)));
-#elif defined(FOVEATE_SSE) && !defined(__AVX__)
-    return _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(load_one((const int32_t*)p))));
-#elif defined(FOVEATE_NEON)
-    int8x8_t x = vreinterpret_s8_s32(vdup_n_s32(load_one((const int32_t*)p)));
-    return (Vec<T>)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(x))));
-#else
-    Vec<T> x;
-    for (int i = 0; i < lanes<T>; ++i) x[i] = few_bits<T, dtype>(p, i);
-    return x;
-#endif
-  } else if constexpr (dtype == Dtype::int4) {
-    // a byte in each word of 64 bits, its high half moved to the upper 32
-#if defined(__AVX512F__)
-    const __m512i x = _mm512_maskz_cvtepu8_epi64(0xff, _mm_loadl_epi64((const __m128i_u*)p));
-    const __m512i halves = _mm512_or_si512(x, _mm512_slli_epi64(x, 28));
-    const __m512i low = _mm512_and_si512(halves, _mm512_set1_epi32(15));
-    const __m512i code = _mm512_xor_si512(low, _mm512_set1_epi32(8));
-    return (Vec<T>)_mm512_maskz_cvtepi32_ps(0xffff, code) - T(8);
-#elif defined(__AVX2__)
-    const __m256i x = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(load_one((const int32_t*)p)));
-    const __m256i halves = _mm256_or_si256(x, _mm256_slli_epi64(x, 28));
-    const __m256i low = _mm256_and_si256(halves, _mm256_set1_epi32(15));
-    return (Vec<T>)_mm256_cvtepi32_ps(_mm256_xor_si256(low, _mm256_set1_epi32(8))) - T(8);
-#elif defined(FOVEATE_SSE) && !defined(__AVX__)
-    const __m128i x = _mm_cvtepu8_epi64(_mm_cvtsi32_si128(load_one((const uint16_t*)p)));
-    const __m128i halves = _mm_or_si128(x, _mm_slli_epi64(x, 28));
-    const __m128i low = _mm_and_si128(halves, _mm_set1_epi32(15));
-    return (Vec<T>)_mm_cvtepi32_ps(_mm_xor_si128(low, _mm_set1_epi32(8))) - T(8);
-#else
-    Vec<T> x;
-    for (int i = 0; i < lanes<T>; ++i) x[i] = few_bits<T, dtype>(p, i);
-    return x;
-#endif
-  } else {
-    // float16 has the numbers of e5m2 in its high byte, and those of e4m3 times 2^-8 a bit lower
-#if defined(__AVX512F__)
-    const __m128i bytes = _mm_loadu_si128((const __m128i_u*)p);
-    if constexpr (dtype == Dtype::float8_e5m2) {
-      return _mm512_maskz_cvtph_ps(0xffff, _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8));
-    } else {
-      const __m256i half =
-          _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), _mm256_set1_epi16(int16_t(0xbfff)));
-      const __mmask16 number = _mm_cmpneq_epi8_mask(_mm_or_si128(bytes, _mm_set1_epi8(-128)), _mm_set1_epi8(-1));
-      return _mm512_mask_mul_ps(_mm512_set1_ps(__builtin_nanf("")), number, _mm512_maskz_cvtph_ps(0xffff, half),
-                                _mm512_set1_ps(256.0f));
-    }
-#elif defined(__F16C__) && defined(__AVX2__)
-    const __m128i bytes = _mm_loadl_epi64((const __m128i_u*)p);
-    if constexpr (dtype == Dtype::float8_e5m2) {
-      return _mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(bytes), 8));
-    } else {
-      const __m128i words = _mm_cvtepi8_epi16(bytes);
-      const __m128i half = _mm_and_si128(_mm_slli_epi16(words, 7), _mm_set1_epi16(int16_t(0xbfff)));
-      // 0x7f becomes a NaN of float16
-      const __m128i nan = _mm_cmpeq_epi16(_mm_and_si128(words, _mm_set1_epi16(0x7f)), _mm_set1_epi16(0x7f));
-      return (Vec<T>)_mm256_cvtph_ps(_mm_or_si128(half, _mm_and_si128(nan, _mm_set1_epi16(0x7f80)))) * T(256);
-    }
-#elif defined(__F16C__)
-    Vec<T> x;
-    for (int i = 0; i < lanes<T>; ++i) x[i] = few_bits<T, dtype>(p, i);
-    return x;
-#else
-#if defined(FOVEATE_SSE)
-    const IntVec<T> x = (IntVec<T>)_mm_cvtepu8_epi32(_mm_cvtsi32_si128(load_one((const int32_t*)p)));
-#else
-    IntVec<T> x;
-    for (int i = 0; i < lanes<T>; ++i) x[i] = uint8_t(p[i]);
-#endif
-    return floats_of_float8<dtype>(x);
-#endif
-  }
-}
-
-// Any dtype that a sum of T takes.
-template <class T>
-constexpr bool takes(Dtype dtype) {
-  return is_few_bits(dtype) || widens<T>(dtype);
-}
-template <class T, Dtype dtype>
-inline Vec<T> load_any(const char* p) {
-  if constexpr (is_few_bits(dtype))
-    return load_few_bits<T, dtype>(p);
-  else
-    return load_wide<T, dtype>(p);
-}
-// The first `count` elements, 0 beyond.
-template <class T, Dtype dtype>
-inline Vec<T> load_some(const char* p, int64_t count) {
-  alignas(vector_bytes) char whole[vector_bytes] = {};
-  memcpy(whole, p, size_t(row_bytes(dtype, count)));
-  return load_any<T, dtype>(whole);
-}
-template <class T, class F>
-inline void with_any_dtype(Dtype dtype, F&& f) {
+// Calls f(DtypeConstant<dtype>).
+template <class F>
+inline void with_few_bits(Dtype dtype, F&& f) {
   switch (dtype) {
     case Dtype::int8: return f(DtypeConstant<Dtype::int8>{});
     case Dtype::int4: return f(DtypeConstant<Dtype::int4>{});
     case Dtype::float8_e4m3: return f(DtypeConstant<Dtype::float8_e4m3>{});
-    case Dtype::float8_e5m2: return f(DtypeConstant<Dtype::float8_e5m2>{});
-    default: return with_wide_dtype<T>(dtype, f);
+    default: return f(DtypeConstant<Dtype::float8_e5m2>{});
   }
+}
+
+// As many signed bytes as a vector has floats, as integers.
+inline IntVec<float> signed_bytes(const char* p) {
+#if defined(__AVX512F__)
+  return (IntVec<float>)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128((const __m128i_u*)p));
+#elif defined(__AVX2__)
+  return (IntVec<float>)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i_u*)p));
+#elif defined(__AVX__)
+  const __m128i x = _mm_loadl_epi64((const __m128i_u*)p);
+  return (IntVec<float>)_mm256_set_m128i(_mm_cvtepi8_epi32(_mm_srli_si128(x, 4)), _mm_cvtepi8_epi32(x));
+#elif defined(FOVEATE_SSE)
+  return (IntVec<float>)_mm_cvtepi8_epi32(_mm_cvtsi32_si128(load_one(reinterpret_cast<const int32_t*>(p))));
+#elif defined(FOVEATE_NEON)
+  return vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(load_one(reinterpret_cast<const uint32_t*>(p))))));
+#else
+  IntVec<float> x;
+  for (int i = 0; i < lanes<float>; ++i) x[i] = static_cast<signed char>(p[i]);
+  return x;
+#endif
+}
+
+// Half as many bytes, each of them two numbers.
+inline IntVec<float> signed_halves(const char* p) {
+#if defined(__AVX512F__)
+  const __m128i word = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i_u*)p));
+  const __m128i half = _mm_and_si128(_mm_or_si128(word, _mm_slli_epi16(word, 4)), _mm_set1_epi8(15));
+  const __m128i number = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+  return (IntVec<float>)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_shuffle_epi8(number, half));
+#elif defined(FOVEATE_SSE)
+  int32_t bytes = 0;
+  memcpy(&bytes, p, lanes<float> / 2);
+  const __m128i word = _mm_cvtepu8_epi16(_mm_cvtsi32_si128(bytes));
+  const __m128i half = _mm_and_si128(_mm_or_si128(word, _mm_slli_epi16(word, 4)), _mm_set1_epi8(15));
+  const __m128i number = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+  alignas(16) char some[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(some), _mm_shuffle_epi8(number, half));
+  return signed_bytes(some);
+#else
+  IntVec<float> x;
+  for (int i = 0; i < lanes<float>; ++i) x[i] = (((uint8_t(p[i / 2]) >> i % 2 * 4) & 15) ^ 8) - 8;
+  return x;
+#endif
+}
+
+// As many codes of a float8 as a vector has floats.
+template <Dtype dtype>
+inline Vec<float> float8_numbers(const char* p) {
+  constexpr bool e4m3 = dtype == Dtype::float8_e4m3;
+#if defined(__AVX512BW__)
+  const __m256i code = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i_u*)p));
+  if constexpr (!e4m3) return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, _mm256_slli_epi16(code, 8));
+  const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi16(0x7f));
+  const __mmask16 nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f));
+  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16(int16_t(0xbf80)));
+  const __m256i number = _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(0x7fff));
+  return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, number) * 256.0f;
+#else
+  constexpr int bits = e4m3 ? 3 : 2, bias = e4m3 ? 7 : 15;  // of the fraction; of the exponent
+  const IntVec<float> code = signed_bytes(p), magnitude = code & 0x7f;
+  const IntVec<float> normal = (magnitude << (23 - bits)) + ((127 - bias) << 23);
+  // a subnormal number is an integer: as the bits of a float32 it would be subnormal too, and count as 0 here
+  const Vec<float> small = __builtin_convertvector(magnitude, Vec<float>) * (e4m3 ? 0x1p-9f : 0x1p-16f);
+  IntVec<float> number = magnitude < (1 << bits) ? as_bits<float>(small) : normal;
+  if constexpr (e4m3)
+    number = magnitude == 0x7f ? IntVec<float>{} + 0x7fc00000 : number;
+  else
+    number = magnitude >= 0x7c ? number | 0x7f800000 : number;
+  return from_bits<float>(number | (code & int32_t(0x80000000)));
+#endif
+}
+
+// Columns d and on of a row as they are stored, d a multiple of the lanes; `left` are there, and beyond them anything.
+template <Dtype dtype>
+inline Vec<float> stored_numbers(const char* row, int64_t stride, int64_t d, int64_t left) {
+  constexpr int in_byte = dtype == Dtype::int4 ? 2 : 1, bytes = lanes<float> / in_byte;
+  const char* from = row + d / in_byte * stride;
+  char some[bytes];
+  if (left < lanes<float> || stride != 1) {
+    for (int i = 0; i < bytes; ++i) some[i] = i * in_byte < left ? from[i * stride] : char(0);
+    from = some;
+  }
+  if constexpr (dtype == Dtype::int8)
+    return __builtin_convertvector(signed_bytes(from), Vec<float>);
+  else if constexpr (dtype == Dtype::int4)
+    return __builtin_convertvector(signed_halves(from), Vec<float>);
+  else
+    return float8_numbers<dtype>(from);
+}
+
+inline float scale_of_column(const Rows& from, int64_t j, int64_t d) {
+  return load_one(reinterpret_cast<const float*>(from.scale_of(j)) + (from.block ? d / from.block : 0));
+}
+
+// Calls put(d, numbers, scale, count) for the columns first..end - 1 of row j, a vector of `count` of them at a time.
+// `first` is a multiple of 32.
+template <Dtype dtype, class F>
+inline void each_of_few_bits(const Rows& from, int64_t j, int64_t first, int64_t end, F&& put) {
+  const char* const row = from.row(j);
+  for (int64_t d = first; d < end;) {
+    const float scale = scale_of_column(from, j, d);
+    int64_t last = from.block ? (d / from.block + 1) * from.block : end;
+    if (last > end) last = end;
+    for (; d + lanes<float> <= last; d += lanes<float>)
+      put(d, stored_numbers<dtype>(row, from.column_stride, d, lanes<float>), scale, lanes<float>);
+    if (d < last) put(d, stored_numbers<dtype>(row, from.column_stride, d, last - d), scale, int(last - d));
+    d = last;
+  }
+}
+
+// Row j, as T.
+template <class T>
+[[gnu::noinline]] void load_few_bits(const Rows& from, int64_t j, int64_t columns, T* to) {
+  with_few_bits(from.dtype, [&](auto dtype) {
+    each_of_few_bits<dtype>(from, j, 0, columns, [&](int64_t d, Vec<float> x, float scale, int count) INLINED {
+      if constexpr (sizeof(T) == 4) {
+        x *= scale;
+        if (count == lanes<float>) return store<float>(to + d, x);
+      }
+      for (int i = 0; i < count; ++i) to[d + i] = sizeof(T) == 4 ? T(x[i]) : T(x[i]) * T(scale);
+    });
+  });
+}
+
+// The element of row j and column d.
+template <class T>
+inline T few_bits_element(const Rows& from, int64_t j, int64_t d) {
+  T x = 0;
+  with_few_bits(from.dtype, [&](auto dtype) {
+    const int64_t begin = d & -lanes<float>;
+    const Vec<float> some = stored_numbers<dtype>(from.row(j), from.column_stride, begin, d + 1 - begin);
+    x = T(some[d - begin]) * T(scale_of_column(from, j, d));
+  });
+  return x;
 }
 
 }  // namespace

@@ -16,13 +16,15 @@ namespace foveate::FOVEATE_ISA {
 namespace {
 
 // A product: an accumulator T, and elements of the same size to multiply and add. `count` elements of an operand stand in
-// so many words of T's size; cell: the weight of a key and a query in a tile `width` queries wide.
+// so many words of T's size; cell: the weight of a key and a query in a tile `width` queries wide; rounded: a value as it
+// is multiplied.
 template <class Accumulator>
 struct MultiplyAdd {
   using T = Accumulator;
   static Vec<T> apply(Vec<T> sum, Vec<T> a, Vec<T> b) { return sum + a * b; }
   static constexpr int64_t words(int64_t count) { return count; }
   static T cell(const T* weights, int64_t key, int64_t query, int64_t width) { return weights[key * width + query]; }
+  static T rounded(T value) { return value; }
 };
 
 template <class T, int vectors>
@@ -237,7 +239,9 @@ void add_not_finite(const T* weights, int32_t width, const Rows& values, int64_t
                     const uint32_t* seen, T* output, int64_t column_step, int64_t query_step) {
   for (int64_t j = 0; j < count; ++j)
     for (int64_t d = 0; d < value_size; ++d) {
-      const T value = element<T>(values.row(j) + d * values.column_stride, values.dtype);
+      const T value = Product::rounded(is_few_bits(values.dtype)
+                                           ? few_bits_element<T>(values, j, d)
+                                           : element<T>(values.row(j) + d * values.column_stride, values.dtype));
       if (is_finite(value)) continue;
       for (int32_t i = 0; i < width; ++i)
         if (seen[j] >> i & 1) output[d * column_step + i * query_step] += Product::cell(weights, j, i, width) * value;

@@ -2,6 +2,7 @@
 // read along the axis on which they are neighbors, a vector at a time; the bits do not depend on it.
 #pragma once
 #include "convert.hpp"
+#include "few_bits.hpp"
 #include "spaced.hpp"
 
 namespace foveate::FOVEATE_ISA {
@@ -89,10 +90,14 @@ int64_t row_size(int64_t columns) {
 // `count` rows of any dtype and layout as contiguous rows of T; with `finite`, inf and NaN become 0.
 template <class T>
 void load_values(const Rows& from, int64_t count, int64_t columns, bool finite, T* to) {
-  const bool across = count >= lanes<T> && widens<T>(from.dtype) && is_across(from, count, columns);
+  const bool few = is_few_bits(from.dtype);
+  const bool across = !few && count >= lanes<T> && widens<T>(from.dtype) && is_across(from, count, columns);
   if (across) load_columns<T>(from, count, columns, to);
   for (int64_t j = 0; j < count; ++j, to += columns) {
-    if (!across) load_row<T>(from.row(j), from.dtype, from.column_stride, columns, to);
+    if (few)
+      load_few_bits<T>(from, j, columns, to);
+    else if (!across)
+      load_row<T>(from.row(j), from.dtype, from.column_stride, columns, to);
     if (finite)
       for (int64_t d = 0; d < columns; ++d) to[d] = is_finite(to[d]) ? to[d] : T(0);
   }

@@ -179,7 +179,9 @@ def multinoulli(
     filters = _filters(temperature, top_k, top_p, min_p)
     added = None if bias is None else _bias(bias, rows, logits)
     if added is not None:
-        rows = np.broadcast_to(rows, (*np.broadcast_shapes(added.shape, rows.shape)[:-1], rows.shape[-1]))
+        rows = np.broadcast_to(
+            rows, (*np.broadcast_shapes(added.shape, rows.shape)[:-1], rows.shape[-1])
+        )
     shape = sizes("size", size)
     index = room("size", (*rows.shape[:-1], math.prod(shape)))
     log_prob = None

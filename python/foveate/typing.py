@@ -16,8 +16,8 @@ What comes out, and what comes in:
     An `ArrayLike` that is no list or tuple.
 `RowsLike`
     Keys or values: an `ArrayLike`, or rows of few bits or in pages.
-`FewBitsName`
-    The dtype of those.
+`FewBitsName`, `FloatName`
+    The dtype of those of few bits, and that of others, by name.
 `Reals`, `Ints`
     A number or an array of them.
 `Real`, `Int`, `Bool`
@@ -68,6 +68,7 @@ from ._inputs.types import (
     ArrayLike,
     ArrayObject,
     Bool,
+    FloatName,
     Int,
     IntArrayLike,
     Ints,
@@ -100,6 +101,7 @@ __all__ = [
     "Bool",
     "CenterPullback",
     "FewBitsName",
+    "FloatName",
     "HardInput",
     "HardPullback",
     "HierarchicalInput",

@@ -23,12 +23,13 @@ def seen_rows(cache: fv.KVCache, state: State) -> list[bytes]:
         j = np.arange(int(state.lengths[b]) - skipped)
         p = np.where(j < sinks, j, j + skipped)
         kept = j[(p >= state.kept[b]) | (p < cache.sinks)]
-        found += [x[b][..., kept, :].tobytes() for x in map(dense, (key, value))]
+        found += [gathered(x)[b][..., kept, :].tobytes() for x in (key, value)]
     return found
 
 
-def dense(x: object) -> np.ndarray:
-    return np.asarray(x)
+def gathered(x: fv.Paged) -> np.ndarray:
+    rows = np.moveaxis(x.pages[x.table], 1, -3)
+    return rows.reshape(x.shape)
 
 
 @pytest.mark.parametrize(("window", "sinks"), [(None, 0), (6, 0), (7, 5)])

@@ -48,6 +48,7 @@ constexpr Group groups[] = {
     {"far", test_far},
     {"hard", test_hard},
     {"dropout", test_dropout},
+    {"paged", test_paged, true},
     {"backward", test_backward, true},
     {"backward_edges", of_each<test_backward_edges>, true},
     {"tangent", of_each<test_tangents>, true},

@@ -43,6 +43,7 @@ void test_backward_edges(Report&, const std::string& isa);
 void test_backward_refusals(Report&);
 void test_tangents(Report&, const std::string& isa);
 void test_dropout(Report&, const std::vector<std::string>& isas);
+void test_paged(Report&, const std::vector<std::string>& isas);
 void test_old_cpu(Report&);
 
 }  // namespace kernel_tests

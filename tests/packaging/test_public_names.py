@@ -45,9 +45,9 @@ PICKLED: dict[str, Any] = {
     "Gradients": fv.attention_vjp(W, W, W)[1](W),
     "MovingAverageBaseline": fv.MovingAverageBaseline(),
     "Memory": fv.Memory(W, W),
+    "KVCache": fv.KVCache(2, head_size=3),
     "Packed": fv.Packed([0, 2, 5]),
     "Paged": fv.Paged(np.ones((1, 2, 3)), [[0]]),
-    "KVCache": fv.KVCache(2, head_size=3),
     "Quantized": fv.quantize(W),
 }
 PICKLED |= {

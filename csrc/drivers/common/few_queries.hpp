@@ -35,7 +35,7 @@ class FewQueries {
         groups_(std::clamp<int64_t>((plan.rows + query_group - 1) / query_group, 1, groups)) {
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
-    keys_contiguous_ = is_contiguous(p_.key);
+    keys_contiguous_ = is_contiguous(p_.key) && (direct_ || !is_few_bits(dtype_of(p_.key)));
   }
 
   // A score that is no inner product has keys on the lanes, as panels, and the queries as rows.
@@ -93,8 +93,9 @@ class FewQueries {
   int64_t padded(int64_t columns) const {
     return std::max<int64_t>(1, (columns + arithmetic_.lanes - 1) / arithmetic_.lanes) * arithmetic_.lanes;
   }
-  // Columns of int4 always are.
+  // Kernels take contiguous columns, as those of int4 always are. Few bits are for sums of float32.
   static bool is_contiguous(const Operand& x) {
+    if (is_few_bits(dtype_of(x)) && sizeof(T) == 8) return false;
     return dtype_of(x) == Dtype::int4 || x.column_stride == item_size(x);
   }
   // A group of 3 is handled as 4, one of its rows being zero.

@@ -12,13 +12,13 @@
 namespace foveate {
 namespace {
 
-bool takes_pairs(const Operand& x) { return !x || x.dtype == FV_BFLOAT16; }
+bool takes_pairs(const Operand& x) { return !x || x.dtype == FV_BFLOAT16 || is_few_bits(dtype_of(x)); }
 
 const Arithmetic& arithmetic_of(const Problem& p, const Kernels& kernels, const Needs& needs) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
   const bool pairs = !needs.whole_weights && p.family == FV_INNER && p.sigma == 0 && p.dropout == 0 &&
-                     p.query.dtype == FV_BFLOAT16 && p.key.dtype == FV_BFLOAT16 && takes_pairs(p.value) &&
+                     p.query.dtype == FV_BFLOAT16 && takes_pairs(p.key) && takes_pairs(p.value) &&
                      takes_pairs(p.t_query) && takes_pairs(p.t_key) && takes_pairs(p.t_value);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }

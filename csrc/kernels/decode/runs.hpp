@@ -3,8 +3,8 @@
 // with a stream of rows, and is disturbed by more. A loop that computes for a while with each line wants prefetching in the
 // order of the stream, 4 to 16 KB ahead; then rows that follow each other may be read side by side.
 #pragma once
-#include "../few_bits.hpp"
 #include "../pack.hpp"
+#include "load.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
@@ -47,11 +47,6 @@ void in_runs(const Rows& rows, int64_t count, int64_t at, int64_t bytes, int64_t
       run(j, n, Run{rows.list[j] + at, ahead, stride});
     }
   }
-}
-
-// The scale of the block of row j that a column stands in.
-inline float scale_at(const Rows& rows, int64_t j, int64_t column) {
-  return load_one(reinterpret_cast<const float*>(rows.scale_of(j)) + (rows.block ? column / rows.block : 0));
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ template <class T, Dtype dtype, int queries>
           Vec<T> key = load_key(row[j]);
           if constexpr (is_few_bits(dtype)) {
             const int64_t at = first + beside + j;
-            key *= T(scale_at(keys, at < count ? at : count - 1, d));
+            key *= T(scale_of_column(keys, at < count ? at : count - 1, d));
           }
           unroll<queries>([&](int q) INLINED { sum[j * queries + q] += key * x[q]; });
         });

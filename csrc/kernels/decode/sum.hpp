@@ -29,7 +29,7 @@ template <class T, Dtype dtype, int queries, int vectors>
     }
     unroll<vectors>([&](int v) INLINED {
       Vec<T> value = load_any<T, dtype>(row + v * step);
-      if constexpr (is_few_bits(dtype)) value *= T(scale_at(values, j, column + v * lanes<T>));
+      if constexpr (is_few_bits(dtype)) value *= T(scale_of_column(values, j, column + v * lanes<T>));
       unroll<queries>([&](int q) INLINED { sum[q][v] += broadcast(weights[q]) * value; });
     });
   }
@@ -58,7 +58,7 @@ void decode_sum_rest(const T* weights, int32_t weight_stride, const char* row, i
   Vec<T> sum[queries] = {};
   for (int64_t j = 0; j < count; ++j, row += row_stride, weights += weight_stride) {
     Vec<T> value = load_some<T, dtype>(row, columns);
-    if constexpr (is_few_bits(dtype)) value *= T(scale_at(values, j, column));
+    if constexpr (is_few_bits(dtype)) value *= T(scale_of_column(values, j, column));
     unroll<queries>([&](int q) INLINED { sum[q] += broadcast(weights[q]) * value; });
   }
   unroll<queries>([&](int q) INLINED {

@@ -146,7 +146,7 @@ template <class T>
 void load_additive_keys(const Rows& from, int64_t count, int64_t size, T* row) {
   const int64_t padded = AdditiveRow<T>::padded(size);
   for (int64_t j = 0; j < count; ++j, row += AdditiveRow<T>::length(size)) {
-    load_row<T>(from.row(j), from.dtype, from.column_stride, size, row);
+    load_values<T>(from.from(j), 1, size, false, row);
     for (int64_t h = size; h < padded; ++h) row[h] = 0;
     Vec<T> top = {};
     for (int64_t h = 0; h < padded; h += lanes<T>) {

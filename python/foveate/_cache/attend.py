@@ -16,6 +16,7 @@ from .._attention.problem import Problem
 from .._attention.soft import attention
 from .._inputs.arrays import compute_dtype, rounded
 from .._inputs.intervals import Intervals
+from .._inputs.operands import operands
 from .._inputs.reach import resolve
 from .._inputs.types import Array
 from ..scores import reduce
@@ -114,10 +115,10 @@ def _part(
     query: Array, key: Any, value: Any, how: Choices, reach: Any, sink: Any, wide: Any
 ) -> tuple[Array, Array]:
     """Attend with an output that is not rounded yet, and the lse."""
-    found = resolve(query, key, **reach)
-    score = reduce(how.score, query, key)[:-1]
-    problem = Problem(*score, value, how.softcap, found, sink)
-    answer: tuple[Array, Array] = problem.folded(query).attend(wide, return_lse=True)
+    q, k, v = operands(query=query, key=key, value=value)
+    found = resolve(q, k, **reach)
+    problem = Problem(*reduce(how.score, q, k)[:-1], v, how.softcap, found, sink).taken_apart()
+    answer: tuple[Array, Array] = problem.folded(q).attend(wide, return_lse=True)
     return answer
 
 

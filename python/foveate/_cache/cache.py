@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from .._inputs import npz
 from .._inputs.arrays import (
@@ -21,8 +20,9 @@ from .._inputs.arrays import (
     reals,
     room_for,
 )
+from .._inputs.few_bits import FewBitsName
 from .._inputs.reach import mask_of
-from .._inputs.types import Array, ArrayLike, Bool, Int, Ints, Real, Reals
+from .._inputs.types import Array, ArrayLike, Bool, FloatName, Int, Ints, Real, Reals
 from ..scores._base import ScoreLike
 from .attend import Choices, Rules, attend
 from .files import FIELDS, STATE, alone, fields_of, pages_as, state_from, write
@@ -32,6 +32,8 @@ from .ledger import Ledger, State
 from .mapped import opened
 from .operands import Rows
 from .pages import Pages
+
+RowsDtype: TypeAlias = FloatName | FewBitsName | np.dtype[Any] | type[np.generic]
 
 
 class KVCache:
@@ -118,7 +120,7 @@ class KVCache:
         *leading: Int,
         head_size: Int,
         value_size: Int | None = None,
-        dtype: DTypeLike = "float32",
+        dtype: RowsDtype = "float32",
         page: Int = 64,
         window: Int | None = None,
         sinks: Int = 0,
@@ -154,7 +156,7 @@ class KVCache:
         pages = Pages(parts, self._heads, self._page, folder)
         zeros = np.zeros(self._batch, np.int64)
         table = np.empty((self._batch, 0), np.int64)
-        self._begin(pages, State(0, pages.arrays, table, zeros, zeros, zeros))
+        self._begin(pages, State(0, pages.arrays, table, zeros, zeros, zeros, {}))
 
     def _parts(self) -> tuple[Part, ...]:
         parts = parts_of("keys", self._head_size, self._dtype)
@@ -583,7 +585,7 @@ class KVCache:
             *([] if single else [len(found["lengths"]), *found["heads"].tolist()]),
             head_size=head_size,
             value_size=value_size,
-            dtype=str(found["dtype"]),
+            dtype=str(found["dtype"]),  # type: ignore[arg-type]
             page=page,
             window=None if window < 0 else window,
             sinks=sinks,

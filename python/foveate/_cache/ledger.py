@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class State(NamedTuple):
     lengths: Array  # (B,) positions
     kept: Array  # (B,) rows that are no sinks are kept from this position on
     skipped: Array  # (B,) pages that are left out of the table
+    memo: dict[Any, Any]  # what was made of the pages and the table
     counts: Array | None = None  # (B,) rows that the last append added; None: not known any longer
     rows: int = 0  # that it was given for each sequence
 
@@ -121,7 +122,7 @@ class Ledger:
             )
             columns = state.columns(self._pages.rows)
             table = np.where(np.arange(old.table.shape[1]) < columns[:, None], old.table, -1)
-            self._replace(state._replace(table=table[:, : columns.max(initial=0)]))
+            self._replace(state._replace(table=table[:, : columns.max(initial=0)], memo={}))
 
     def reorder(self, index: Array) -> None:
         """Let the sequences be those at these places."""
@@ -139,6 +140,7 @@ class Ledger:
                 old.lengths[index],
                 old.kept[index],
                 old.skipped[index],
+                {},
                 None if old.counts is None else old.counts[index],
                 old.rows,
             )
@@ -186,7 +188,7 @@ class Ledger:
             row += [new.pop() for _ in range(add)]
             table[b, : len(row)] = row
         self._drop(out, state.version)
-        return state._replace(table=table, arrays=self._pages.arrays)
+        return state._replace(table=table, arrays=self._pages.arrays, memo={})
 
     def _to_copy(self, old: State, counts: Array) -> set[int]:
         """Tell whose last page is partly filled and not theirs alone, so that they need a copy."""

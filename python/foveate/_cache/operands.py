@@ -1,4 +1,4 @@
-"""The keys and values of a state as operands of attention."""
+"""The keys and values of a state as operands of attention: pages, and a table that orders them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._inputs.few_bits import FEW_BITS
+from .._inputs.paged import Paged
 from .._inputs.quantized import Quantized
 from .._inputs.types import Array
 from .ledger import State
@@ -23,27 +24,34 @@ class Rows(NamedTuple):
 
     def operands(self, dtype: Any, columns: int | None = None) -> tuple[Any, Any]:
         """Give key and value, of all pages of the table or of its first columns."""
-        table = self.state.table[:, :columns]
-        arrays = self.state.arrays
-        half = len(arrays) if self.shared else len(arrays) // 2
-        key = self._gathered(arrays[:half], table, self.sizes[0], dtype)
+        state, which = self.state, (self.further, columns)
+        if self.dtype in FEW_BITS:  # TODO until kernels take few bits
+            table = np.maximum(state.table[:, :columns], 0)
+            return tuple(Paged(x.pages.dequantize(dtype), table) for x in self._paged(table))  # type: ignore[return-value]
+        if which not in state.memo:
+            table = np.maximum(state.table[:, :columns], 0)  # no row sees what is behind the last
+            state.memo[which] = self._paged(table)
+        found: tuple[Any, Any] = state.memo[which]
+        return found
+
+    def _paged(self, table: Array) -> tuple[Any, Any]:
+        arrays = [self._wider(x) for x in self.state.arrays]
+        key, value = self.sizes
         if self.shared:
-            return key, key[..., : self.sizes[1]]
-        return key, self._gathered(arrays[half:], table, self.sizes[1], dtype)
-
-    def _gathered(self, arrays: tuple[Array, ...], table: Array, columns: int, dtype: Any) -> Array:
-        found = [gathered(array, table) for array in arrays]
+            few = self.dtype == "int4"
+            first = arrays[0][..., : -(-value // 2) if few else value]
+            halves = [arrays, [first, *arrays[1:]]]
+        else:
+            halves = [arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]]
+        if not len(arrays[0]):  # no row was appended yet
+            halves = [[np.zeros((1, *x.shape[1:]), x.dtype) for x in half] for half in halves]
+        pages: list[Any] = [half[0] for half in halves]
         if self.dtype in FEW_BITS:
-            data, scale = found
-            rows = Quantized(data, scale, self.dtype, columns=columns)
-            found = [rows.dequantize(dtype)]
-        return found[0].reshape(*found[0].shape[:-2], *(1,) * self.further, *found[0].shape[-2:])
+            pages = [
+                Quantized(data, scale, self.dtype, columns=n)
+                for (data, scale), n in zip(halves, (key, value), strict=True)
+            ]
+        return Paged(pages[0], table), Paged(pages[1], table)
 
-
-def gathered(pages: Array, table: Array) -> Array:
-    """Copy pages (P, ..., S, n) into rows (B, ..., T S, n)."""
-    if not len(pages):
-        return np.empty((len(table), *pages.shape[1:-2], 0, pages.shape[-1]), pages.dtype)
-    found = np.moveaxis(pages[table], 1, -3)
-    *lead, count, rows, columns = found.shape
-    return found.reshape(*lead, count * rows, columns)
+    def _wider(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-2], *(1,) * self.further, *x.shape[-2:])

@@ -90,6 +90,7 @@ Sigma: TypeAlias = Real | Literal["half"]
 
 # --- names ---------------------------------------------------------------------------------------
 
+FloatName: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 ScoreName: TypeAlias = Literal["dot", "scaled_dot", "cosine", "gaussian"]
 Activation: TypeAlias = Literal["tanh", "relu", "identity"]
 Selection: TypeAlias = Literal["argmax", "sample"]

@@ -20,6 +20,7 @@ from ._local import local_attention, predict_centers
 from ._local_gradients import local_attention_vjp, predict_centers_vjp
 from ._memory import Memory
 from ._multi_head import multi_head_attention, multi_head_attention_vjp
+from ._quantized import quantize
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
@@ -58,6 +59,7 @@ __all__ = [
     "philox",
     "predict_centers",
     "predict_centers_vjp",
+    "quantize",
     "reach",
     "scores",
     "self_attention",

@@ -75,10 +75,8 @@ def check_dtypes(**arrays: Array) -> None:
 def operands(query: Any, key: Any, value: Any = None) -> tuple[Array, Array, Any]:
     """Query, keys and values as arrays of one float dtype; few bits become such, as wide as needed.
 
-    Rows in pages are gathered.
-
-    Rows of few bits go with a query of bfloat16 in that dtype, and else in that of the formula.
-    Without a value there is none.
+    Rows in pages are gathered; few bits are in the dtype of the formula. Without a value there is
+    none.
 
     Examples
     --------
@@ -91,8 +89,7 @@ def operands(query: Any, key: Any, value: Any = None) -> tuple[Array, Array, Any
     plain = {name: floats(x) for name, x in arrays.items() if x is not None and name not in few}
     check_dtypes(**plain)
     wide = compute_dtype(q.dtype)
-    as_wide = "float32" if wide == np.float32 else "float64"
-    by = "bfloat16" if q.dtype.name == "bfloat16" else as_wide
+    by = "float32" if wide == np.float32 else "float64"
     rows = plain | {name: x.dequantize(by).astype(wide) for name, x in few.items()}
     return q, rows["key"], rows.get("value")
 

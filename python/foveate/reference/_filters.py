@@ -148,6 +148,8 @@ def filtered(
     """
     out = -np.inf if logits else 0
     x = np.where(top_k_of(x, top_k or 0), x, out)
-    x = np.where(top_p_of(x, weights_of(x, logits, temperature), 1.0 if top_p is None else top_p), x, out)
+    x = np.where(
+        top_p_of(x, weights_of(x, logits, temperature), 1.0 if top_p is None else top_p), x, out
+    )
     x = np.where(min_p_of(x, logits, temperature, min_p or 0.0), x, out)
     return weights_of(x, logits, temperature)

@@ -146,8 +146,12 @@ def multinoulli(
     key, shape = key_of(rng), shape_of(size)
     draws, categories = math.prod(shape), p.shape[-1]
     filters: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    plain = temperature == 1 and not 0 < (top_k or 0) < categories and (top_p or 1.0) == 1 and not min_p
-    visited = order(categories, draws) if plain and replace and bias is None else np.arange(categories)
+    plain = (
+        temperature == 1 and not 0 < (top_k or 0) < categories and (top_p or 1.0) == 1 and not min_p
+    )
+    visited = (
+        order(categories, draws) if plain and replace and bias is None else np.arange(categories)
+    )
     index = np.zeros((*p.shape[:-1], draws), np.int64)
     log_prob = np.zeros(index.shape, dtype)
     if index.size:
@@ -159,7 +163,9 @@ def multinoulli(
                 u = _uniforms(key, MULTINOULLI, 0, row, draws)
                 drawn = visited[_invert(weights[visited], u)]
             else:
-                drawn = np.argsort(-(np.log(weights) + noise_of(key, row, categories)), kind="stable")[:draws]
+                drawn = np.argsort(
+                    -(np.log(weights) + noise_of(key, row, categories)), kind="stable"
+                )[:draws]
             index.reshape(-1, draws)[row] = drawn
             log_prob.reshape(-1, draws)[row] = np.log(weights[drawn]) - np.log(weights.sum())
     index = index.reshape((*p.shape[:-1], *shape))

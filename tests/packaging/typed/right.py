@@ -137,6 +137,13 @@ for select in ("soft", "argmax", "sample"):
 output, reading = memory.read_vjp(x)
 x -= 0.1 * reading(np.ones_like(output)).query
 
+cache = fv.KVCache(1, 2, head_size=4, dtype="int8", window=8, sinks=np.int64(1))
+cache.append(q[None], v[None], lengths=[2])
+answer: ft.Array = cache.attention(q[None, :, :1], causal=False, sink=0.5)
+answer, logs = cache.attention(q[None, :, :1], return_lse=True)
+cache.truncate(1)
+cache.reorder([0, 0])
+
 # --- a score of one's own, the reference, threads -------------------------------------------------
 
 

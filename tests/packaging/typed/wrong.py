@@ -15,6 +15,7 @@ output, pullback = fv.attention_vjp(q, k, v)
 g = pullback(output)
 _, hard = fv.hard_attention_vjp(q, k, v, rng=0)
 memory = fv.Memory(x, x)
+cache = fv.KVCache(1, head_size=4)
 
 fv.attention("query", k, v)  # error
 fv.attention(b"query", k, v)  # error
@@ -104,6 +105,14 @@ memory.read(x, sharpness="1")  # error
 memory.read(x, hops=1.5)  # error
 memory.write(x, erase=0.5)  # error
 memory.keys = x  # error
+fv.KVCache(1)  # error
+fv.KVCache(1, 4)  # error
+fv.KVCache(1.0, head_size=4)  # error
+fv.KVCache(1, head_size=4, dtype="int16")  # error
+fv.KVCache(1, head_size=4, window=(2, 0))  # error
+cache.append("rows", x)  # error
+cache.reorder(0.5)  # error
+cache.lengths = x  # error
 fv.set_num_threads("1")  # error
 fv.show_config("json")  # error
 fv.no_such_function(x)  # error
