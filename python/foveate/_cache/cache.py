@@ -261,6 +261,25 @@ class KVCache:
             parts += rows_as(self._dtype, v, "value")
         self._ledger.append(parts, counts)
 
+    @room_for("length")
+    def reserve(self, length: Int) -> None:
+        """Make room for so many positions of each sequence, so that appending copies no pages.
+
+        Parameters
+        ----------
+        length : int
+            Positions, those that are there included. With a `window` no more than it keeps counts.
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            For no int, a negative one, and where there is no memory.
+        """
+        rows = _size("length", length, 0)
+        if self._window is not None:  # a page of each end may be there in part
+            rows = min(rows, self._window + 2 * self._page) + self._sinks
+        self._ledger.reserve(self._ledger.state.lengths.size * -(-rows // self._page))
+
     @overload
     def attention(
         self, query: ArrayLike, *, return_lse: Literal[False] = ..., out: Array | None = ...,

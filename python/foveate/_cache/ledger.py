@@ -84,6 +84,11 @@ class Ledger:
             self._write(state, old.lengths, parts, counts)
             self._publish(state)
 
+    def reserve(self, pages: int) -> None:
+        """Make room for so many pages in all."""
+        with self._writing:
+            self._grow(pages)
+
     def truncate(self, lengths: Array) -> None:
         """Leave the first positions of each sequence.
 
@@ -210,6 +215,14 @@ class Ledger:
             copied[b] = holders[page] < places[page] or self._born[page] <= seen
         return copied
 
+    def _grow(self, count: int) -> None:
+        """Have so many pages at least; the new ones are free."""
+        if count > self._pages.count:
+            self._pages.grow(count)
+        more = np.zeros(self._pages.count - len(self._born), np.int64)
+        self._born = np.concatenate([self._born, more])
+        self._gone = np.concatenate([self._gone, more])
+
     def _take(self, old: State, count: int) -> Array:
         """Choose pages that nobody reads: the first ones, and for the rest there is made room."""
         used = self._places(old.table) > 0
@@ -218,10 +231,7 @@ class Ledger:
         free = np.flatnonzero(~used)[:count]
         if (missing := count - len(free)) > 0:
             first = len(used)
-            self._pages.grow(first + missing)
-            more = np.zeros(self._pages.count - first, np.int64)
-            self._born = np.concatenate([self._born, more])
-            self._gone = np.concatenate([self._gone, more])
+            self._grow(first + missing)
             free = np.concatenate([free, np.arange(first, first + missing)])
         self._pages.taken = max(self._pages.taken, int(free.max(initial=-1)) + 1)
         return free
