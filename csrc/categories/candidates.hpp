@@ -39,9 +39,7 @@ class CandidateRow {
   int64_t blocks() const { return (problem_.categories + draw_block - 1) / draw_block; }
   int64_t spans() const { return (problem_.categories + filter_span - 1) / filter_span; }
   bool is_double() const { return whole_.dtype == Dtype::float64; }
-  const Filtering& filtering() const {
-    return is_double() ? kernels().filtering_float64 : kernels().filtering_float32;
-  }
+  const Filtering& filtering() const { return is_double() ? kernels().filtering_float64 : kernels().filtering_float32; }
 
   Candidates block(int64_t b) const {
     Candidates some = whole_;
@@ -53,12 +51,11 @@ class CandidateRow {
 
   // What every category that has weight passes.
   Threshold lowest() const {
-    const double least = !problem_.logits ? (is_double() ? DBL_TRUE_MIN : FLT_TRUE_MIN) : (is_double() ? -DBL_MAX : -FLT_MAX);
+    const double least =
+        !problem_.logits ? (is_double() ? DBL_TRUE_MIN : FLT_TRUE_MIN) : (is_double() ? -DBL_MAX : -FLT_MAX);
     return {least, all_equals};
   }
-  bool is_some(double top) const {
-    return top >= lowest().least && top < std::numeric_limits<double>::infinity();
-  }
+  bool is_some(double top) const { return top >= lowest().least && top < std::numeric_limits<double>::infinity(); }
 
   Weighing weighing(double top) const {
     Weighing by = {problem_.logits, top, 1 / filters_.temperature, {1, 1}};
@@ -100,8 +97,14 @@ class CandidateRow {
           continue;
         }
         const bool of_p = !(buffer[k] < infinity), of_bias = !(bias[k] < infinity);
-        refuse(error, FV_VALUE_ERROR, "%s: got %g for category %lld of row %lld, wanted logits that are numbers or -inf",
-               of_p ? "p" : of_bias ? "bias" : "p + bias", of_p ? buffer[k] : of_bias ? bias[k] : sum,
+        refuse(error, FV_VALUE_ERROR,
+               "%s: got %g for category %lld of row %lld, wanted logits that are numbers or -inf",
+               of_p      ? "p"
+               : of_bias ? "bias"
+                         : "p + bias",
+               of_p      ? buffer[k]
+               : of_bias ? bias[k]
+                         : sum,
                printable(b * draw_block + k), printable(number_));
         return false;
       }

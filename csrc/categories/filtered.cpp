@@ -40,9 +40,9 @@ struct FilteredRow {
 
   char* tops;  // of spans
   BlockTop* block_tops;
-  int64_t* counts;         // of what is left of each block
-  double* sums;            // of weights, up to and including each block
-  char* list = nullptr;    // of numbers
+  int64_t* counts;               // of what is left of each block
+  double* sums;                  // of weights, up to and including each block
+  char* list = nullptr;          // of numbers
   Listed* categories = nullptr;  // that are left
 };
 
@@ -70,7 +70,8 @@ class FilteredSampler {
         random_(problem.key[0], problem.key[1]) {}
 
   fv_status run(fv_error* error) noexcept {
-    const double flops = double(problem_.rows) * (double(problem_.categories) * (listed_ ? 40 : 4) + double(problem_.draws) * 500);
+    const double flops =
+        double(problem_.rows) * (double(problem_.categories) * (listed_ ? 40 : 4) + double(problem_.draws) * 500);
     const int64_t rows_a_task =
         blocks_ > 1 ? 1 : std::max<int64_t>(1, task_bytes / (problem_.categories * item_size(problem_.p)));
     const int64_t tasks = (problem_.rows + rows_a_task - 1) / rows_a_task, pieces = blocks_ / span;
@@ -88,9 +89,7 @@ class FilteredSampler {
     bool done = true;
     if (shared) {
       for (int64_t row = 0; row < problem_.rows && done; ++row)
-        with_weights(problem_.logits, [&] {
-          done = draw_row(row, Shared{threads, problem_.logits}, rows_memory_[0]) != Outcome::interrupted;
-        });
+        done = draw_row(row, Shared{threads, problem_.logits}, rows_memory_[0]) != Outcome::interrupted;
     } else {
       done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
         const int64_t first = task.index * rows_a_task, end = std::min(first + rows_a_task, problem_.rows);
@@ -148,19 +147,14 @@ class FilteredSampler {
       refused_.note(number);
       return Outcome::refused;
     }
-    if (given_) {
-      for (int64_t draw = 0; draw < problem_.draws; ++draw) {
-        int64_t category;
-        std::memcpy(&category, at(problem_.index, number, draw), sizeof category);
-        note_log_prob(row, draw, std::clamp<int64_t>(category, 0, problem_.categories - 1), weighing, memory);
-      }
-      return Outcome::done;
-    }
-    if (!listed_) {
-      draw_few(row, by, weighing, memory, threads_memory_[each.thread]);
-      return Outcome::done;
-    }
-    return draw_listed(row, each, by, weighing, memory);
+    if (listed_) return draw_listed(row, each, by, weighing, memory);
+    each.in_between([&] {
+      if (given_)
+        note_log_probs(row, weighing, memory);
+      else
+        draw_few(row, by, weighing, memory, threads_memory_[each.thread]);
+    });
+    return Outcome::done;
   }
 
   // ---- Filters
@@ -177,8 +171,7 @@ class FilteredSampler {
       whole.top = std::max(whole.top, memory.block_tops[b].top);
       whole.doubtful |= memory.block_tops[b].doubtful;
     }
-    if (!row.is_some(whole.top) ||
-        (whole.doubtful && !row.inspect(threads_memory_[each.thread].logs, nullptr))) {
+    if (!row.is_some(whole.top) || (whole.doubtful && !row.inspect(threads_memory_[each.thread].logs, nullptr))) {
       refused_.note(row.number());
       return Outcome::refused;
     }
@@ -219,12 +212,16 @@ class FilteredSampler {
     const int64_t spans = row.spans();
     Threshold bound = *by;
     if (filters_.top_k <= spans) {
-      std::memcpy(memory.list, memory.tops, size_t(spans * item_));
-      bound.least = std::max(bound.least, f.number_at_rank(memory.list, spans, filters_.top_k));
+      each.in_between([&] {
+        std::memcpy(memory.list, memory.tops, size_t(spans * item_));
+        bound.least = std::max(bound.least, f.number_at_rank(memory.list, spans, filters_.top_k));
+      });
     }
     int64_t count;
     if (!gather(row, each, memory, bound, &count)) return false;
-    if (count >= filters_.top_k) by->least = f.number_at_rank(memory.list, count, filters_.top_k);
+    each.in_between([&] {
+      if (count >= filters_.top_k) by->least = f.number_at_rank(memory.list, count, filters_.top_k);
+    });
     return true;
   }
 
@@ -234,13 +231,15 @@ class FilteredSampler {
     int64_t count, needed, equals;
     if (!gather(row, each, memory, *by, &count)) return false;
     if (count == 0) return true;  // numbers that changed
-    by->least = row.filtering().number_at_share(memory.list, count, filters_.top_p, weighing, &needed, &equals);
-    for (int64_t b = 0; needed < equals && b < blocks_; ++b) {
-      const int64_t place = row.filtering().place_of_equal(row.block(b), tops_of(memory, b), by->least, &needed);
-      if (place < 0) continue;
-      by->equals = b * draw_block + place;
-      break;
-    }
+    each.in_between([&] {
+      by->least = row.filtering().number_at_share(memory.list, count, filters_.top_p, weighing, &needed, &equals);
+      for (int64_t b = 0; needed < equals && b < blocks_; ++b) {
+        const int64_t place = row.filtering().place_of_equal(row.block(b), tops_of(memory, b), by->least, &needed);
+        if (place < 0) continue;
+        by->equals = b * draw_block + place;
+        break;
+      }
+    });
     return true;
   }
 
@@ -304,10 +303,12 @@ class FilteredSampler {
       refused_.note(row.number());
       return Outcome::refused;
     }
-    if (filters_.distinct)
-      draw_distinct(row, categories, count, weighing, memory);
-    else
-      draw_many(row, categories, count, weighing, memory);
+    each.in_between([&] {
+      if (filters_.distinct)
+        draw_distinct(row, categories, count, weighing, memory);
+      else
+        draw_many(row, categories, count, weighing, memory);
+    });
     return Outcome::done;
   }
 
@@ -354,7 +355,8 @@ class FilteredSampler {
     Listed* const end = categories + problem_.draws;
     if (problem_.draws < count) std::nth_element(categories, end - 1, categories + count, before);
     std::sort(categories, end, before);
-    for (int64_t draw = 0; draw < problem_.draws; ++draw) note_draw(row, draw, categories[draw].place, weighing, memory);
+    for (int64_t draw = 0; draw < problem_.draws; ++draw)
+      note_draw(row, draw, categories[draw].place, weighing, memory);
   }
 
   // ---- Outputs
@@ -367,6 +369,14 @@ class FilteredSampler {
                  const FilteredRow& memory) const noexcept {
     put(at(problem_.index, row.number(), draw), category);
     if (filters_.log_prob) note_log_prob(row, draw, category, weighing, memory);
+  }
+
+  void note_log_probs(const CandidateRow& row, const Weighing& weighing, const FilteredRow& memory) const noexcept {
+    for (int64_t draw = 0; draw < problem_.draws; ++draw) {
+      int64_t category;
+      std::memcpy(&category, at(problem_.index, row.number(), draw), sizeof category);
+      note_log_prob(row, draw, std::clamp<int64_t>(category, 0, problem_.categories - 1), weighing, memory);
+    }
   }
 
   void note_log_prob(const CandidateRow& row, int64_t draw, int64_t category, const Weighing& weighing,
@@ -394,8 +404,9 @@ class FilteredSampler {
       for (int64_t b = 0; b < blocks_; ++b)
         left += keep(row, rows_memory_[0], by, b, threads_memory_[0].values, nullptr);
     if (filters_.distinct && left < problem_.draws)
-      refuse(error, FV_VALUE_ERROR, "size: got %lld different draws from row %lld, of which %lld categories are left to draw",
-             printable(problem_.draws), printable(number), printable(left));
+      refuse(error, FV_VALUE_ERROR,
+             "size: got %lld different draws, wanted at most the %lld categories that are left of row %lld",
+             printable(problem_.draws), printable(left), printable(number));
     else
       Row(problem_, number).explain(buffer, number, error);
   }

@@ -22,9 +22,9 @@ bool pays_table(int64_t categories, int64_t draws) {
   return draws >= 16 && draws >= categories / 100 && categories < most_tabled;
 }
 
-constexpr int64_t batch = 8;               // rows of one block that are drawn from together
-constexpr int64_t chunk = 4096;            // draws in a task, of a row that is shared
-constexpr int64_t wave = 16 * chunk;       // draws that are counted together
+constexpr int64_t batch = 8;          // rows of one block that are drawn from together
+constexpr int64_t chunk = 4096;       // draws in a task, of a row that is shared
+constexpr int64_t wave = 16 * chunk;  // draws that are counted together
 constexpr int64_t words_at_once = 256;
 constexpr double table_bits = 61;          // cumulated weights are below 2^61
 constexpr double table_total = 0x1.ffp60;  // and end here, up to the rounding of the sums

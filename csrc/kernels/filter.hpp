@@ -396,7 +396,8 @@ double number_at_rank(void* values, int64_t count, int64_t rank) {
 }
 
 template <class T>
-double number_at_share(void* numbers, int64_t count, double share, const Weighing& by, int64_t* needed, int64_t* equals) {
+double number_at_share(void* numbers, int64_t count, double share, const Weighing& by, int64_t* needed,
+                       int64_t* equals) {
   T* const values = static_cast<T*>(numbers);
   int bits = 1;
   while (int64_t(1) << bits < count) ++bits;

@@ -41,8 +41,8 @@ constexpr Link named_links[] = {
 };
 
 template <class T>
-constexpr Filtering filtering = {span_tops<T>,   keep<T>,           place_of_equal<T>,    sum_weights<T>, pick_in_order<T>,
-                                 log_weights<T>, number_at_rank<T>, number_at_share<T>};
+constexpr Filtering filtering = {span_tops<T>,     keep<T>,        place_of_equal<T>, sum_weights<T>,
+                                 pick_in_order<T>, log_weights<T>, number_at_rank<T>, number_at_share<T>};
 
 // Products of T itself.
 template <class T>

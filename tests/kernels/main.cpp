@@ -42,6 +42,7 @@ constexpr Group groups[] = {
     {"behavior", of_each<test_behavior>},
     {"refusals", of_each<test_refusals>},
     {"sampling", test_draws},
+    {"filters", of_each<test_filters>},
     {"scribble", of_each<test_scribbling>},
     {"attention", test_attention, true},
     {"scores", test_scores},

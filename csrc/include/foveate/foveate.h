@@ -251,11 +251,11 @@ fv_status fv_multinoulli(const fv_array* p, int32_t logits, const fv_random*, in
 /* Filters that categories go through before a draw, in this order, each over what the one before left. A filter that is
  * given as "none" does nothing. */
 typedef struct fv_filters {
-  double temperature;   /* > 0 and finite: logits are divided by it, weights taken to the power of its inverse. 1: none */
-  int64_t top_k;        /* >= 0: the categories with the largest numbers stay, and equals of the last. 0: none */
-  double top_p;         /* in (0, 1]: from the largest down, as many stay as it takes for this share of the weight; of
+  double temperature; /* > 0 and finite: logits are divided by it, weights taken to the power of its inverse. 1: none */
+  int64_t top_k;      /* >= 0: the categories with the largest numbers stay, and equals of the last. 0: none */
+  double top_p;       /* in (0, 1]: from the largest down, as many stay as it takes for this share of the weight; of
                          * equals those with the lowest index. 1: none */
-  double min_p;         /* in [0, 1): those stay that have this share of the largest weight. 0: none */
+  double min_p;       /* in [0, 1): those stay that have this share of the largest weight. 0: none */
   const fv_array* bias; /* (..., K), of any float dtype, which broadcasts: added to logits first. NULL: none */
 } fv_filters;
 

@@ -28,8 +28,8 @@ class State(NamedTuple):
     kept: Array  # (B,) rows that are no sinks are kept from this position on
     skipped: Array  # (B,) pages that are left out of the table
     memo: dict[Any, Any]  # what was made of the pages and the table
-    counts: Array | None = None  # (B,) rows that the last append added; None: not known any longer
-    rows: int = 0  # that it was given for each sequence
+    counts: Array | None = None  # (B,) rows of the last append that count, if some do not
+    rows: int = 0  # of that append
 
     def columns(self, rows: int) -> Array:
         """How many pages each sequence has in the table."""
@@ -84,6 +84,11 @@ class Ledger:
             state = self._with_room(old, counts, parts[0].shape[-2])
             self._write(state, old.lengths, parts, counts)
             self._publish(state)
+
+    def reserve(self, pages: int) -> None:
+        """Make room for so many pages in all."""
+        with self._writing:
+            self._grow(pages)
 
     def truncate(self, lengths: Array) -> None:
         """Leave the first positions of each sequence.
@@ -161,7 +166,7 @@ class Ledger:
             lengths=old.lengths + counts,
             kept=kept,
             skipped=skipped,
-            counts=counts,
+            counts=None if counts.min(initial=rows) == rows else counts,
             rows=rows,
         )
         have, need = old.columns(size), state.columns(size)
@@ -207,6 +212,16 @@ class Ledger:
                 found.add(b)
         return found
 
+    def _grow(self, count: int) -> None:
+        """Have so many pages at least; the new ones are free, and come last."""
+        first = self._pages.count
+        if count > first:
+            self._pages.grow(count)
+            self._free = [*range(self._pages.count - 1, first - 1, -1), *self._free]
+            more = np.zeros(self._pages.count - first, np.int64)
+            self._counts = np.concatenate([self._counts, more])
+            self._born = np.concatenate([self._born, more])
+
     def _take(self, count: int, version: int) -> list[int]:
         """Take free pages, the last of which comes first."""
         if self._retired:
@@ -217,12 +232,7 @@ class Ledger:
                 else:
                     self._free.append(page)
         if (missing := count - len(self._free)) > 0:
-            first = self._pages.count
-            self._pages.grow(first + missing)
-            self._free = [*range(self._pages.count - 1, first - 1, -1), *self._free]
-            more = np.zeros(self._pages.count - first, np.int64)
-            self._counts = np.concatenate([self._counts, more])
-            self._born = np.concatenate([self._born, more])
+            self._grow(self._pages.count + missing)
         split = len(self._free) - count
         taken, self._free = self._free[split:], self._free[:split]
         self._counts[taken] = 1
@@ -264,13 +274,12 @@ class Ledger:
     def _write(self, state: State, before: Array, parts: tuple[Array, ...], counts: Array) -> None:
         size = self._pages.rows
         if parts[0].shape[-2] == 1:
-            which = np.flatnonzero(counts)
-            whole = len(which) == len(counts)
-            at, skipped = (
-                (before, state.skipped) if whole else (before[which], state.skipped[which])
-            )
-            pages = state.table[which, at // size - skipped]
-            rows = [x[..., 0, :] if whole else x[which, ..., 0, :] for x in parts]
+            rows, which = [x[..., 0, :] for x in parts], np.arange(len(counts))
+            if state.counts is not None:
+                which = np.flatnonzero(counts)
+                rows = [x[which] for x in rows]
+            at = before[which]
+            pages = state.table[which, at // size - state.skipped[which]]
             self._pages.write(pages, at % size, rows)
             return
         for b, (first, count, skipped) in enumerate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,22 @@ def opened(folder: Path, part: Part, page: tuple[int, ...]) -> Array:
     if path.exists():
         return npy.open_memmap(path, mode="r+")
     return np.empty((0, *page, part.width), stored_as(part.dtype))
+
+
+def fetch(array: np.memmap[Any, Any], pages: Array) -> None:
+    """Ask the system to read these pages, and do not wait; where it can be asked."""
+    advice = getattr(mmap, "MADV_WILLNEED", None)
+    mapping = getattr(array, "_mmap", None)
+    if advice is None or mapping is None:
+        return
+    size = array.strides[0]
+    begin = array.offset % mmap.ALLOCATIONGRANULARITY
+    ordered = np.unique(pages)
+    for run in np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1):
+        if len(run):
+            first = begin + int(run[0]) * size
+            down = first - first % mmap.PAGESIZE
+            mapping.madvise(advice, down, begin + (int(run[-1]) + 1) * size - down)
 
 
 def _path(folder: Path, part: Part) -> Path:

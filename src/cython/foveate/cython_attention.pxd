@@ -114,6 +114,13 @@ cdef extern from "foveate/foveate.h" nogil:
         FV_ARGMAX
         FV_SAMPLE
 
+    ctypedef struct fv_filters:
+        double temperature
+        int64_t top_k
+        double top_p
+        double min_p
+        const fv_array* bias
+
 cdef extern from "foveate/python.h":
     enum:
         FV_API_MAJOR
@@ -152,6 +159,9 @@ cdef extern from "foveate/python.h":
                                             const fv_array* lse, const fv_array* d_out, const fv_array* d_lse,
                                             const fv_array* t_out, const fv_array* t_lse, const fv_array* t_d_out,
                                             const fv_array* t_d_lse, const fv_gradients*, fv_error*) noexcept nogil
+        fv_status (*filtered_multinoulli)(const fv_array* p, int32_t logits, const fv_filters*, int32_t distinct,
+                                          const fv_random*, int64_t draws, const fv_array* index,
+                                          const fv_array* log_prob, fv_error*) noexcept nogil
 
     # To be called once by a module that fills an fv_problem of its own: an ImportError where the foveate that is
     # installed has another layout of it than the header that the module was compiled with.
@@ -181,6 +191,10 @@ cdef fv_status fv_hard_attention_backward(
 cdef fv_status fv_multinoulli(
     const fv_array* p, int32_t logits, const fv_random* random, int64_t draws, const fv_array* index,
     fv_error* error) noexcept nogil
+
+cdef fv_status fv_filtered_multinoulli(
+    const fv_array* p, int32_t logits, const fv_filters* filters, int32_t distinct, const fv_random* random,
+    int64_t draws, const fv_array* index, const fv_array* log_prob, fv_error* error) noexcept nogil
 
 cdef const char* fv_isa_selected() noexcept nogil
 cdef const char* fv_isa_features() noexcept nogil
