@@ -164,6 +164,7 @@ def test_caches_take_tensors(torch, ft):
 # --- refusals -------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own
 def test_derivatives_are_refused(torch, ft):
     rows = normal(torch, 3, 12, 16)
     few = ft.quantize(rows)
