@@ -12,6 +12,8 @@ import pytest
 from foveate._cache import operands
 from strategies import DTYPES, normal
 
+pytestmark = [pytest.mark.any_isa, pytest.mark.python]
+
 FEW_BITS = ["int8", "int4", "float8_e4m3", "float8_e5m2"]
 NAMES = [*(dtype.name for dtype in DTYPES), *FEW_BITS]
 

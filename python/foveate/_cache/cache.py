@@ -539,7 +539,8 @@ class KVCache:
         ...     cache = fv.KVCache(1, head_size=2, storage=folder)
         ...     cache.append(rows, rows)
         ...     cache.flush()
-        ...     fv.KVCache.open(folder)
+        ...     print(fv.KVCache.open(folder))
+        ...     del cache  # files that are mapped cannot be removed everywhere
         KVCache(1, head_size=2, dtype='float32', lengths=[3])
         """
         folder = Path(path)
@@ -565,12 +566,12 @@ class KVCache:
     @classmethod
     def _read(cls, path: str | os.PathLike[str], writer: str, folder: Path | None) -> KVCache:
         names = ("dtype", "heads", "sizes", *FIELDS)
-        found = dict(zip(names, npz.read(path, writer, *names), strict=True))
+        found = dict(zip(names, map(native, npz.read(path, writer, *names)), strict=True))
         cache = cls.__new__(cls)
         try:
             cache._settle(found)
             if folder is None:
-                pages = npz.read(path, writer, *cache._names)
+                pages = list(map(native, npz.read(path, writer, *cache._names)))
             else:
                 pages = [opened(folder, part, cache._page_shape) for part in cache._parts()]
             cache._begin_with(found, pages, folder)
