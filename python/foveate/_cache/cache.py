@@ -574,6 +574,8 @@ class KVCache:
                 pages = list(map(native, npz.read(path, writer, *cache._names)))
             else:
                 pages = [opened(folder, part, cache._page_shape) for part in cache._parts()]
+                least = min(len(x) for x in pages)  # where a disk was full, one is behind
+                pages = [x[:least] for x in pages]
             cache._begin_with(found, pages, folder)
         except (TypeError, ValueError) as error:
             raise ValueError(f"path: got {path}, which holds no cache: {error}") from error

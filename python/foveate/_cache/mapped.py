@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,11 @@ def extended(folder: Path, part: Part, shape: tuple[int, ...]) -> Array:
     # NumPy leaves room in a header for longer first axes, so that it keeps its length
     with path.open("r+b" if path.exists() else "w+b") as file:
         npy.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + size)
+        size += file.tell()
+        if hasattr(os, "posix_fallocate"):  # a disk that is full says so now, and not in a signal
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
     return npy.open_memmap(path, mode="r+").view(part.dtype)
 
 
