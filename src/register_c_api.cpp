@@ -7,11 +7,27 @@ namespace foveate::python {
 namespace {
 
 const fv_api api = {
-    FV_API_MAJOR,       FV_API_MINOR,          sizeof(fv_problem),         fv_output_shape,
-    fv_attention,       fv_attention_weights,  fv_hard_attention,          fv_multinoulli,
-    fv_isa_selected,    fv_isa_features,       fv_set_num_threads,         fv_requested_num_threads,
-    fv_get_num_threads, fv_attention_backward, fv_hard_attention_backward, fv_set_threading,
-    fv_get_threading,   fv_attention_jvp,      fv_attention_tangent,       fv_attention_backward_jvp,
+    FV_API_MAJOR,
+    FV_API_MINOR,
+    sizeof(fv_problem),
+    fv_output_shape,
+    fv_attention,
+    fv_attention_weights,
+    fv_hard_attention,
+    fv_multinoulli,
+    fv_isa_selected,
+    fv_isa_features,
+    fv_set_num_threads,
+    fv_requested_num_threads,
+    fv_get_num_threads,
+    fv_attention_backward,
+    fv_hard_attention_backward,
+    fv_set_threading,
+    fv_get_threading,
+    fv_attention_jvp,
+    fv_attention_tangent,
+    fv_attention_backward_jvp,
+    fv_filtered_multinoulli,
     fv_quantize,
 };
 

@@ -24,8 +24,8 @@ void multinoulli(const py::array& p, bool logits, uint64_t low, uint64_t high, c
   if (status != FV_OK) fail(status, error);
 }
 
-void filtered_multinoulli(const py::array& p, bool logits, double temperature, int64_t top_k, double top_p, double min_p,
-                          const py::object& bias, bool distinct, uint64_t low, uint64_t high,
+void filtered_multinoulli(const py::array& p, bool logits, double temperature, int64_t top_k, double top_p,
+                          double min_p, const py::object& bias, bool distinct, uint64_t low, uint64_t high,
                           const py::array& index, const py::object& log_prob) {
   View from, added, to, logarithms;
   look_at("p", p, &from);

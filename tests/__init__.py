@@ -3,6 +3,7 @@
 attention, gradients   the functions over queries, keys and values; their pullbacks
 scores, categories     scores with parameters; draws from categories
 regression, blocks     kernel regression; self- and multi-head attention, memory, hierarchies
+cache                  keys and values for generation: in pages, files and threads
 inputs                 what every function takes, refuses, and leaves alone
 runtime                threads, processes, signals, memory
 engine, kernels        the compiled kernels by Python; the C++ tests of the engine

@@ -17,7 +17,9 @@ from kinds import (
     additive_backward,
     additive_module,
     backward,
+    cache,
     dot_products,
+    generation,
     hard,
     jax_functions,
     jvp,
@@ -40,6 +42,7 @@ class Kind:
 
 KINDS = (
     Kind(ATTENTION, dot_products.CONTENDERS, make_data),
+    Kind(cache.WORKLOADS, cache.CONTENDERS, cache.make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(jvp.WORKLOADS, jvp.CONTENDERS, make_data),
     Kind(jax_functions.WORKLOADS, jax_functions.CONTENDERS, make_data),
@@ -50,6 +53,7 @@ KINDS = (
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
     Kind(models.WORKLOADS, models.CONTENDERS, models.make_data),
+    Kind(generation.WORKLOADS, generation.CONTENDERS, generation.make_data),
     Kind(activated.WORKLOADS, activated.CONTENDERS, activated.make_data),
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),

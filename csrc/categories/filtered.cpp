@@ -89,9 +89,7 @@ class FilteredSampler {
     bool done = true;
     if (shared) {
       for (int64_t row = 0; row < problem_.rows && done; ++row)
-        with_weights(problem_.logits, [&] {
-          done = draw_row(row, Shared{threads, problem_.logits}, rows_memory_[0]) != Outcome::interrupted;
-        });
+        done = draw_row(row, Shared{threads, problem_.logits}, rows_memory_[0]) != Outcome::interrupted;
     } else {
       done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
         const int64_t first = task.index * rows_a_task, end = std::min(first + rows_a_task, problem_.rows);
@@ -149,19 +147,14 @@ class FilteredSampler {
       refused_.note(number);
       return Outcome::refused;
     }
-    if (given_) {
-      for (int64_t draw = 0; draw < problem_.draws; ++draw) {
-        int64_t category;
-        std::memcpy(&category, at(problem_.index, number, draw), sizeof category);
-        note_log_prob(row, draw, std::clamp<int64_t>(category, 0, problem_.categories - 1), weighing, memory);
-      }
-      return Outcome::done;
-    }
-    if (!listed_) {
-      draw_few(row, by, weighing, memory, threads_memory_[each.thread]);
-      return Outcome::done;
-    }
-    return draw_listed(row, each, by, weighing, memory);
+    if (listed_) return draw_listed(row, each, by, weighing, memory);
+    each.in_between([&] {
+      if (given_)
+        note_log_probs(row, weighing, memory);
+      else
+        draw_few(row, by, weighing, memory, threads_memory_[each.thread]);
+    });
+    return Outcome::done;
   }
 
   // ---- Filters
@@ -219,12 +212,16 @@ class FilteredSampler {
     const int64_t spans = row.spans();
     Threshold bound = *by;
     if (filters_.top_k <= spans) {
-      std::memcpy(memory.list, memory.tops, size_t(spans * item_));
-      bound.least = std::max(bound.least, f.number_at_rank(memory.list, spans, filters_.top_k));
+      each.in_between([&] {
+        std::memcpy(memory.list, memory.tops, size_t(spans * item_));
+        bound.least = std::max(bound.least, f.number_at_rank(memory.list, spans, filters_.top_k));
+      });
     }
     int64_t count;
     if (!gather(row, each, memory, bound, &count)) return false;
-    if (count >= filters_.top_k) by->least = f.number_at_rank(memory.list, count, filters_.top_k);
+    each.in_between([&] {
+      if (count >= filters_.top_k) by->least = f.number_at_rank(memory.list, count, filters_.top_k);
+    });
     return true;
   }
 
@@ -234,13 +231,15 @@ class FilteredSampler {
     int64_t count, needed, equals;
     if (!gather(row, each, memory, *by, &count)) return false;
     if (count == 0) return true;  // numbers that changed
-    by->least = row.filtering().number_at_share(memory.list, count, filters_.top_p, weighing, &needed, &equals);
-    for (int64_t b = 0; needed < equals && b < blocks_; ++b) {
-      const int64_t place = row.filtering().place_of_equal(row.block(b), tops_of(memory, b), by->least, &needed);
-      if (place < 0) continue;
-      by->equals = b * draw_block + place;
-      break;
-    }
+    each.in_between([&] {
+      by->least = row.filtering().number_at_share(memory.list, count, filters_.top_p, weighing, &needed, &equals);
+      for (int64_t b = 0; needed < equals && b < blocks_; ++b) {
+        const int64_t place = row.filtering().place_of_equal(row.block(b), tops_of(memory, b), by->least, &needed);
+        if (place < 0) continue;
+        by->equals = b * draw_block + place;
+        break;
+      }
+    });
     return true;
   }
 
@@ -304,10 +303,12 @@ class FilteredSampler {
       refused_.note(row.number());
       return Outcome::refused;
     }
-    if (filters_.distinct)
-      draw_distinct(row, categories, count, weighing, memory);
-    else
-      draw_many(row, categories, count, weighing, memory);
+    each.in_between([&] {
+      if (filters_.distinct)
+        draw_distinct(row, categories, count, weighing, memory);
+      else
+        draw_many(row, categories, count, weighing, memory);
+    });
     return Outcome::done;
   }
 
@@ -370,6 +371,14 @@ class FilteredSampler {
     if (filters_.log_prob) note_log_prob(row, draw, category, weighing, memory);
   }
 
+  void note_log_probs(const CandidateRow& row, const Weighing& weighing, const FilteredRow& memory) const noexcept {
+    for (int64_t draw = 0; draw < problem_.draws; ++draw) {
+      int64_t category;
+      std::memcpy(&category, at(problem_.index, row.number(), draw), sizeof category);
+      note_log_prob(row, draw, std::clamp<int64_t>(category, 0, problem_.categories - 1), weighing, memory);
+    }
+  }
+
   void note_log_prob(const CandidateRow& row, int64_t draw, int64_t category, const Weighing& weighing,
                      const FilteredRow& memory) const noexcept {
     const auto place = int32_t(category % draw_block);
@@ -396,8 +405,8 @@ class FilteredSampler {
         left += keep(row, rows_memory_[0], by, b, threads_memory_[0].values, nullptr);
     if (filters_.distinct && left < problem_.draws)
       refuse(error, FV_VALUE_ERROR,
-             "size: got %lld different draws from row %lld, of which %lld categories are left to draw",
-             printable(problem_.draws), printable(number), printable(left));
+             "size: got %lld different draws, wanted at most the %lld categories that are left of row %lld",
+             printable(problem_.draws), printable(left), printable(number));
     else
       Row(problem_, number).explain(buffer, number, error);
   }

@@ -21,10 +21,15 @@ void with_weights(bool logits, F&& f) noexcept {
   f();
 }
 
-// Ways to do f(i, thread) for 0 <= i < count: all on this thread, or shared.
+// Ways to do f(i, thread) for 0 <= i < count: all on this thread, or shared; and f() on this thread alone, in between. That
+// is shared from a thread whose mode is its own: threads that are made inherit the mode of their maker.
 struct Alone {
   int thread;
   static constexpr bool is_shared = false;
+  template <class F>
+  void in_between(F&& f) const noexcept {
+    f();
+  }
   template <class F>
   bool operator()(int64_t count, F&& f) const noexcept {
     for (int64_t i = 0; i < count; ++i) f(i, thread);
@@ -36,6 +41,10 @@ struct Shared {
   bool logits;
   static constexpr bool is_shared = true;
   static constexpr int thread = 0;  // the one that shares them out
+  template <class F>
+  void in_between(F&& f) const noexcept {
+    with_weights(logits, f);
+  }
   template <class F>
   bool operator()(int64_t count, F&& f) const noexcept {
     return run_tasks(count, threads, Order::by_ranges,

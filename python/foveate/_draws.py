@@ -171,17 +171,15 @@ def multinoulli(
     ...     np.log([0.1, 0.2, 0.3, 0.4]), logits=True, top_k=2, return_log_prob=True, rng=4
     ... )
     >>> int(token), float(np.exp(log_prob).round(3))
-    (3, 0.571)
+    (2, 0.429)
     """
     rows = rows_of(p)
     logits, replace = _bool("logits", logits), _bool("replace", replace)
     return_log_prob = _bool("return_log_prob", return_log_prob)
-    filters = _filters(temperature, top_k, top_p, min_p)
+    filters = filters_of(temperature, top_k, top_p, min_p)
     added = None if bias is None else _bias(bias, rows, logits)
     if added is not None:
-        rows = np.broadcast_to(
-            rows, (*np.broadcast_shapes(added.shape, rows.shape)[:-1], rows.shape[-1])
-        )
+        rows = np.broadcast_to(rows, np.broadcast_shapes(added.shape, rows.shape))
     shape = sizes("size", size)
     index = room("size", (*rows.shape[:-1], math.prod(shape)))
     log_prob = None
@@ -189,20 +187,14 @@ def multinoulli(
         dtype = np.float64 if rows.dtype == np.float64 else np.float32
         log_prob = room("size", index.shape, dtype)
     try:
-        if added is None and filters == _NO_FILTERS and replace and log_prob is None:
-            _core.multinoulli(rows, logits, *key_of(rng), index)
-        else:
-            key = key_of(rng)
-            _core.filtered_multinoulli(
-                rows, logits, *filters, added, not replace, *key, index, log_prob
-            )
+        draw(rows, logits, filters, key_of(rng), index, added, not replace, log_prob)
     except MemoryError as error:
         raise MemoryError(f"p: got too many categories: {error}") from error
     index = index.reshape((*rows.shape[:-1], *shape))
     return index if log_prob is None else (index, log_prob.reshape(index.shape))
 
 
-class _Filters(NamedTuple):
+class Filters(NamedTuple):
     """As the extension takes them."""
 
     temperature: float
@@ -211,7 +203,24 @@ class _Filters(NamedTuple):
     min_p: float
 
 
-_NO_FILTERS = _Filters(1.0, 0, 1.0, 0.0)
+_NO_FILTERS = Filters(1.0, 0, 1.0, 0.0)
+
+
+def draw(
+    rows: Array,
+    logits: bool,
+    filters: Filters,
+    key: tuple[int, int],
+    index: Array,
+    added: Array | None = None,
+    distinct: bool = False,
+    log_prob: Array | None = None,
+) -> None:
+    """Write the draws (..., S) of rows (..., K), and their probabilities, of what is checked."""
+    if added is None and filters == _NO_FILTERS and not distinct and log_prob is None:
+        _core.multinoulli(rows, logits, *key, index)
+    else:
+        _core.filtered_multinoulli(rows, logits, *filters, added, distinct, *key, index, log_prob)
 
 
 def _bool(name: str, x: object) -> bool:
@@ -220,9 +229,9 @@ def _bool(name: str, x: object) -> bool:
     return bool(x)
 
 
-def _filters(temperature: object, top_k: object, top_p: object, min_p: object) -> _Filters:
+def filters_of(temperature: object, top_k: object, top_p: object, min_p: object) -> Filters:
     """Take the filters; ranges are what the extension checks, but that of int64."""
-    given = _Filters(
+    given = Filters(
         real("temperature", temperature),
         0 if top_k is None else integer("top_k", top_k),
         1.0 if top_p is None else real("top_p", top_p),

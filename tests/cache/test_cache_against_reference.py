@@ -112,11 +112,17 @@ def random_life(pair: Pair, steps: int) -> int:
     return answers
 
 
+WINDOWS = [(None, 0), (7, 0), (9, 5), (0, 1)]
+PAGES = [(1, (2, 2)), (4, (3,)), (8, ()), (3, (1, 2, 2))]  # rows, and leading axes
+
+
 @pytest.mark.parametrize("dtype", NAMES)
-@pytest.mark.parametrize(("window", "sinks"), [(None, 0), (7, 0), (9, 5), (0, 1)])
+@pytest.mark.parametrize(("window", "sinks"), WINDOWS)
 def test_random_lives(dtype, window, sinks):
-    for seed, (page, leading) in enumerate([(1, (2, 2)), (4, (3,)), (8, ()), (3, (1, 2, 2))]):
-        rng = np.random.default_rng([seed, NAMES.index(dtype)])
+    which = NAMES.index(dtype) + WINDOWS.index((window, sinks))
+    for seed in (which % 4, (which + 2) % 4):
+        page, leading = PAGES[seed]
+        rng = np.random.default_rng([seed, which])
         sizes = {"head_size": 5, "value_size": 3} if seed % 2 else {"head_size": 8}
         pair = Pair(rng, leading, dtype, page=page, window=window, sinks=sinks, **sizes)
         assert random_life(pair, 25) > 15
@@ -127,5 +133,32 @@ def test_values_that_are_columns_of_the_keys(dtype):
     rng = np.random.default_rng(3)
     pair = Pair(rng, (2, 1), dtype, head_size=9, value_size=6, values="keys", page=4)
     assert random_life(pair, 20) > 15
-    pair = Pair(rng, (2,), dtype, head_size=6, values="keys", page=4, window=6, sinks=2)
+    pair = Pair(
+        rng, (2,), dtype, head_size=7, value_size=5, values="keys", page=4, window=6, sinks=2
+    )
     assert random_life(pair, 20) > 10
+
+
+@pytest.mark.parametrize("dtype", NAMES)
+def test_the_bits_are_those_of_rows_in_one_piece(dtype):
+    """In whichever pages: the rows of a prompt, of parts of it, and of single tokens."""
+    rng = np.random.default_rng(5)
+    pair = Pair(rng, (2, 2), dtype, head_size=40, value_size=24, page=16)
+    key, value, query = (pair.rows(150, n) for n in (40, 24, 40))
+    kept = [fv.quantize(x, dtype) if dtype in FEW_BITS else x for x in (key, value)]
+    cache = pair.fast
+    cache.append(key[..., :9, :], value[..., :9, :])  # so that pages are in no order
+    cache.reorder([1, 0, 0])
+    cache.append(*(np.ones((3, *x.shape[1:]), x.dtype)[..., :40, :] for x in (key, value)))
+    cache.reorder([1, 0])
+    cache.truncate(9)
+    begin = 9
+    for count in (100, 1, 17, 1, 1, 21):
+        rows = slice(begin, begin + count)
+        cache.append(key[..., rows, :], value[..., rows, :])
+        begin += count
+        found = cache.attention(query[..., rows, :], return_lse=True)
+        of_all = {"causal": True, "offset": "end", "key_lengths": begin, "return_lse": True}
+        wanted = fv.attention(query[..., rows, :], *kept, **of_all)
+        for mine, true in zip(found, wanted, strict=True):
+            assert mine.tobytes() == true.tobytes()

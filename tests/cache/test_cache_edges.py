@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,35 @@ def test_before_the_first_row_nothing_is_seen():
     cache.append(rows(2, 0, 4), rows(2, 0, 3))
     cache.append(rows(2, 1, 4), rows(2, 1, 3))
     assert not cache.attention(rows(2, 3, 4))[:, :2].any()  # there are no such positions
+
+
+@pytest.mark.parametrize("method", ["write", "write_run", "copy", "grow"])
+def test_an_append_that_is_interrupted_changes_nothing(monkeypatch, method):
+    """By Ctrl-C, or for want of memory: what it would have written is free."""
+    cache = fv.KVCache(2, head_size=4, page=4, window=9)
+    cache.append(*rows(2, 2, 21, 4))
+    cache.reorder([0, 0])
+    cache.append(*rows(2, 2, 3, 4, seed=1)[..., :0, :])
+    size = cache.nbytes
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    many = 1 if method == "write" else 150
+    query, before = rows(2, 3, 4), cache.__getstate__()
+    for _ in range(5):
+        with monkeypatch.context() as patched:
+            patched.setattr(type(cache._pages), method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                cache.append(*rows(2, 2, many, 4))
+        for name, x in cache.__getstate__().items():
+            np.testing.assert_array_equal(x, before[name])
+    wanted = pickle.loads(pickle.dumps(cache))
+    for n in range(5):
+        for one in (cache, wanted):
+            one.append(*rows(2, 2, 3, 4, seed=n))
+        assert cache.attention(query).tobytes() == wanted.attention(query).tobytes()
+    assert cache.nbytes <= size + (0 if many == 1 else 2 * 40 * 4 * 32)
 
 
 # --- heads ----------------------------------------------------------------------------------------

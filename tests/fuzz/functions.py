@@ -25,6 +25,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Case], None], int]] = {
     "kernel_regression": (regression.kernel_regression, 2),
     "kernel_regression_vjp": (regression.kernel_regression_vjp, 2),
     "multinoulli": (sampling.multinoulli, 1),
+    "filtered_multinoulli": (sampling.filtered_multinoulli, 1),
     "multinomial": (sampling.multinomial, 1),
     "multinomial_logpmf": (sampling.multinomial_logpmf, 1),
 }

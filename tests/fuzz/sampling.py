@@ -75,6 +75,43 @@ def multinoulli(case: Case) -> None:
             case.fail("p: an input was changed")
 
 
+def filtered_multinoulli(case: Case) -> None:
+    """The draws of the reference, but where rounding decides."""
+    lead, categories = case.pick("lead", LEADS), case.pick("K", CATEGORIES)
+    logits = case.chance("logits", 0.6)
+    size = case.pick("size", [None, 1, 2, 3, 17])
+    laid = weights(case, lead, categories, logits)
+    p = true(laid.view)
+    if not has_weight(p, logits):
+        return
+    options: dict[str, Any] = {
+        "temperature": case.pick("temperature", [1.0, 0.5, 1.7]),
+        "top_k": case.pick("top_k", [None, 1, 3, 40]),
+        "top_p": case.pick("top_p", [None, 0.9, 0.3]),
+        "min_p": case.pick("min_p", [None, 0.1]),
+        "replace": case.chance("replace", 0.6),
+        "logits": logits,
+        "rng": case.bits("rng") % 1000,
+    }
+    try:
+        wanted = np.asarray(reference.multinoulli(p, size, **options))
+    except ValueError:  # fewer are left than are to be drawn
+        return
+    for isa, threads in case.variants():
+        case.under(isa, threads)
+        got = case.call("multinoulli", laid.view, size, **options, expected=[wanted.size * 8])
+        of_dtype(case, "index", got, np.int64)
+        if got.shape != wanted.shape:
+            case.fail(f"index: got shape {got.shape}, wanted {wanted.shape}")
+        if ((got < 0) | (got >= categories)).any():
+            case.fail(f"index: got {got.min()} to {got.max()}, wanted 0 to {categories - 1}")
+        different = int((got != wanted).sum())
+        if different > 2 + got.size // 200:  # a sum, or a share, that rounds to the other side
+            case.fail(f"index: {different} of {got.size} draws are not those of the reference")
+        if laid.is_changed():
+            case.fail("p: an input was changed")
+
+
 def multinomial(case: Case) -> None:
     lead, categories = case.pick("lead", LEADS), case.pick("K", CATEGORIES[:13])
     size = case.pick("size", [None, 1, 2, 3, 0])

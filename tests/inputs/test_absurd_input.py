@@ -80,6 +80,10 @@ POINTS_GIVEN = {
     "fill_value": 0.0,
 }
 CENTERS = {"query": ROWS, "w": WEIGHT, "v": np.ones(8), "length": 3}
+DRAW = {
+    **{"p": np.ones(3), "size": 2, "logits": True, "rng": 1, "bias": np.zeros(3), "replace": False},
+    **{"temperature": 2.0, "top_k": 2, "top_p": 0.9, "min_p": 0.1, "return_log_prob": True},
+}
 READ = {"query": ROWS, "sharpness": 2.0}
 MEMORY = fv.Memory(ROWS, ROWS)
 
@@ -109,7 +113,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "hierarchical_attention_vjp": (fv.hierarchical_attention_vjp, {**LEVELS, "wrt": "query"}),
     "kernel_regression": (fv.kernel_regression, {**POINTS_GIVEN, "skip_far": True}),
     "kernel_regression_vjp": (fv.kernel_regression_vjp, {**POINTS_GIVEN, "wrt": "x"}),
-    "multinoulli": (fv.multinoulli, {"p": np.ones(3), "size": 2, "logits": False, "rng": 1}),
+    "multinoulli": (fv.multinoulli, DRAW),
     "multinomial": (fv.multinomial, {"n": 3, "p": np.ones(3), "size": 2, "rng": 1}),
     "multinomial_logpmf": (fv.multinomial_logpmf, {"counts": np.ones(3, int), "p": np.ones(3)}),
     "Memory": (fv.Memory, {"keys": ROWS, "values": ROWS}),

@@ -64,6 +64,13 @@ RUNS = {
         calls(lambda: fv.multinoulli(p, rng=1), (p, np.nan))
         calls(lambda: fv.multinoulli(p, 3, logits=True, rng=1), (p, np.inf))
     """,
+    "logits that are filtered": """
+        p = rng.normal(size=(8, 20_000)).astype(np.float32)
+        keywords = {"logits": True, "top_p": 0.9, "return_log_prob": True, "rng": 1}
+        calls(lambda: fv.multinoulli(p, **keywords), (p, np.nan), (p, 3e38))
+        calls(lambda: fv.multinoulli(p, top_k=50, **keywords), (p, np.inf))
+        calls(lambda: fv.multinoulli(p, 40, replace=False, top_k=50, **keywords), (p, -np.inf))
+    """,
     "trials": """
         n, p = np.full(500, 20), rng.random((500, 300))
         calls(lambda: fv.multinomial(n, p, rng=1), (n, -1), (p, 0.0))

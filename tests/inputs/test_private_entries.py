@@ -83,7 +83,10 @@ def test_arrays_of_no_axis(entry, keyword):
 CATEGORIES = {
     "multinoulli": (abs(Q), False, 1, 2, np.zeros((2, 3, 7), int)),
     "multinomial": (np.zeros((2, 3), int), abs(Q), 1, 2, np.zeros((2, 3, 1, 4), int)),
-}
+    "filtered_multinoulli": (
+        Q, True, 1.0, 3, 1.0, 0.0, np.zeros(4), False, 1, 2, np.zeros((2, 3, 7), int),
+        np.zeros((2, 3, 7))),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,10 @@ CATEGORIES = {
         ("multinomial", 0, True),
         ("multinomial", 1, False),
         ("multinomial", 4, False),
+        ("filtered_multinoulli", 0, False),
+        ("filtered_multinoulli", 6, True),
+        ("filtered_multinoulli", 10, False),
+        ("filtered_multinoulli", 11, False),
     ],
 )
 def test_categories_of_no_axis(entry, position, may_be):

@@ -40,6 +40,9 @@ void test_old_cpu(Report& report) {
   });
   refused("old CPU: fv_multinoulli",
           [&](fv_error* error) { return fv_multinoulli(p.view(), 0, &key, 1, drawn.view(), error); });
+  refused("old CPU: fv_filtered_multinoulli", [&](fv_error* error) {
+    return fv_filtered_multinoulli(p.view(), 0, nullptr, 0, &key, 1, drawn.view(), nullptr, error);
+  });
   refused("old CPU: fv_multinomial",
           [&](fv_error* error) { return fv_multinomial(trials.view(), p.view(), &key, 1, counts.view(), error); });
   refused("old CPU: fv_elementary",

@@ -215,6 +215,7 @@ void test_without_error(Report& report, const std::string& isa) {
   Wide counts(FV_INT64, {1, 1, int64_t(1) << 45});
   counts.strides[2] = 8;  // one address an element; the call is refused before it looks
   const Tensor drawn(FV_INT64, {1, 1});
+  const fv_filters filters = {1, 5, 1, 0, nullptr};
   int32_t ndim;
   int64_t shape[FV_MAX_DIMS];
   float x = 1;
@@ -234,6 +235,9 @@ void test_without_error(Report& report, const std::string& isa) {
       {"fv_attention_backward, memory",
        fv_attention_backward(&problem, out.view(), lse.view(), out.view(), nullptr, &gradients, nullptr), FV_NO_MEMORY},
       {"fv_multinoulli, memory", fv_multinoulli(&categories.view, 0, &random, 1, drawn.view(), nullptr), FV_NO_MEMORY},
+      {"fv_filtered_multinoulli, memory",
+       fv_filtered_multinoulli(&categories.view, 0, &filters, 0, &random, 1, drawn.view(), nullptr, nullptr),
+       FV_NO_MEMORY},
       {"fv_multinomial, memory", fv_multinomial(number.view(), &categories.view, &random, 1, &counts.view, nullptr),
        FV_NO_MEMORY},
       {"fv_output_shape, no problem", fv_output_shape(nullptr, &ndim, shape, nullptr), FV_VALUE_ERROR},

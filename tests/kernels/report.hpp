@@ -32,6 +32,7 @@ void test_elementary(Report&, const std::string& isa);
 void test_behavior(Report&, const std::string& isa);
 void test_refusals(Report&, const std::string& isa);
 void test_sampling(Report&, const std::string& isa);
+void test_filters(Report&, const std::string& isa);
 void test_scribbling(Report&, const std::string& isa);
 void test_random(Report&);
 void test_attention(Report&, const std::vector<std::string>& isas);  // the formula once, for all of them
@@ -43,6 +44,7 @@ void test_backward_edges(Report&, const std::string& isa);
 void test_backward_refusals(Report&);
 void test_tangents(Report&, const std::string& isa);
 void test_dropout(Report&, const std::vector<std::string>& isas);
+void test_paged(Report&, const std::vector<std::string>& isas);
 void test_old_cpu(Report&);
 
 }  // namespace kernel_tests

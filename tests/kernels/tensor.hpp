@@ -34,6 +34,7 @@ class Tensor {
 
   const fv_array* view() const { return given_ ? &view_ : nullptr; }
   const Shape& shape() const { return shape_; }
+  fv_dtype dtype() const { return dtype_; }
   int64_t count() const;
   bool same_bits(const Tensor& other) const;
 

@@ -194,6 +194,20 @@ def test_multinoulli_draws_as_often_as_p_says(user, dtype, logits):
 
 
 @both_dtypes
+def test_the_c_abi_draws_from_what_filters_leave(user, dtype):
+    p = np.random.default_rng(3).standard_normal((2, 3, 50)).astype(dtype)
+    index, log_prob = np.full((2, 3, 4), -7, np.int64), np.full((2, 3, 4), np.nan, dtype)
+    user.draw_filtered(p, 6, KEY, index, log_prob)
+    found, logs = np.zeros_like(index), np.zeros_like(log_prob)
+    fv._core.filtered_multinoulli(
+        p, True, 1.0, 6, 1.0, 0.0, None, True, int(KEY[0]), int(KEY[1]), found, logs
+    )
+    np.testing.assert_array_equal(index, found)
+    np.testing.assert_array_equal(log_prob, logs)
+    assert (np.argsort(-p, -1)[..., :6, None] == index[..., None, :]).any(-2).all()
+
+
+@both_dtypes
 def test_the_c_abi_takes_leading_axes_a_window_and_a_length(user, dtype):
     q, k, v = problem(20, 20, lead=(4,), size=8, value_size=6, dtype=dtype)
     k, v = k[:1], v[:1]  # broadcast
@@ -270,9 +284,9 @@ def test_a_refusal_is_raised_with_its_message(user):
 
 
 def test_hard_attention_and_draws_refuse_by_name(user):
-    problem_missing, p_missing, of_gradients = user.none_given()
+    problem_missing, p_missing, filtered, of_gradients = user.none_given()
     assert problem_missing == of_gradients == "problem: got none, wanted a problem"
-    assert p_missing.startswith("p: got none")
+    assert p_missing == filtered == "p: got none, wanted an array"
     index = np.zeros((1, 3), np.int64)
     for bad in ([[0.0, 0.0]], [[1.0, -1.0]], [[np.nan, 1.0]], [[np.inf, 1.0]]):
         with pytest.raises(ValueError, match=r"^p: got "):

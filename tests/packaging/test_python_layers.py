@@ -36,7 +36,7 @@ LAYERS = {
     "keras": {*BELOW, "jax", "torch"},
     "numba": {"_runtime"},
     "flash_attn": {*BELOW, "torch"},
-    "transformers": {*BELOW, "flash_attn", "torch"},
+    "transformers": {*BELOW, "_cache", "_draws", "flash_attn", "torch"},
     "onnx": {*BELOW, "_attention", "reference"},
     "plot": {*BELOW, "_attention"},
     "sklearn": {*BELOW, "_regression"},

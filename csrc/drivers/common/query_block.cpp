@@ -65,8 +65,8 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   values_ = carver.take(std::max(values, as_keys));
   scratch_ = carver.take(blocks.width * longest * arithmetic_.element_size);
   bits_ = carver.take<uint32_t>(keys);
-  key_list_ = RowList(stored_keys(p), keys, carver);
-  value_list_ = RowList(stored_values(p), keys, carver);
+  key_rows_ = TileRows(stored_keys(p), keys, carver);
+  value_rows_ = TileRows(stored_values(p), keys, carver);
   wants_row_max_ = !p.d_out || plan.scoring.gradients;
   const double flops_a_cell = is_additive(p.family) ? 40.0 : 2.0;  // of a column: a division among them
   flops_a_key_ = double(blocks.width) * (flops_a_cell * double(p.head_size) + 2.0 * double(p.value_size));
@@ -82,6 +82,8 @@ void QueryBlock::start_rows(int64_t task) noexcept {
   first_row_ = blocks_.row_of(task);
   end_row_ = std::min(plan_.rows, first_row_ + blocks_.rows);
   next_task_ = next_key_ = -1;
+  key_rows_.start();
+  value_rows_.start();
 }
 
 void QueryBlock::see(int64_t task) noexcept {
@@ -152,11 +154,20 @@ void QueryBlock::add_ahead(Prefetch& ahead, const Operand& x, int64_t batch, int
   if (rows <= 0 || columns <= 0) return;
   if (x.dtype == FV_INT4) columns = (columns + 1) / 2;  // bytes
   const char* first = x.data + plan_.batch_offset(x, batch) + row * x.row_stride;
-  if (x.page_rows > 0) {  // of the page that the first one stands in
-    const Problem& p = plan_.problem;
-    const StoredRows in_pages(plan_, &x == &p.key ? stored_keys(p) : stored_values(p), batch);
-    first = in_pages.row(row).data;
-    rows = in_pages.together(row, rows);
+  if (x.page_rows > 0) {
+    const bool keys = &x == &plan_.problem.key;
+    const Rows listed = batch == batch_ ? (keys ? key_rows_ : value_rows_).next(row, rows) : Rows{};
+    if (listed.list) {
+      Prefetch::Part part = lines_of(listed.row(0), {columns, x.column_stride}, item_size(x));
+      part.rows = rows;
+      part.list = listed.list;
+      ahead.parts[ahead.count++] = part;
+      return;
+    }
+    // those of the page that the first one stands in
+    const StoredRows stored(plan_, keys ? stored_keys(plan_.problem) : stored_values(plan_.problem), batch);
+    first = stored.row(row).data;
+    rows = stored.together(row, rows);
   }
   ahead.parts[ahead.count++] = lines_of(first, {rows, x.row_stride}, {columns, x.column_stride}, item_size(x));
 }
@@ -253,16 +264,17 @@ bool QueryBlock::open(const Traversal& tiles) noexcept {
   tile_ = tile;
   tile_ids_ = {};
   values_ready_ = Values::not_loaded;
-  tile_keys_ = StoredRows(plan_, stored_keys(p), batch_).at(tile.first, tile.count, key_list_);
-  if (p.value) tile_values_ = StoredRows(plan_, stored_values(p), batch_).at(tile.first, tile.count, value_list_);
+  key_rows_.open({plan_, stored_keys(p), batch_}, tile, next_tile_);
+  if (p.value) value_rows_.open({plan_, stored_values(p), batch_}, tile, next_tile_);
   key_tile_ = {};
-  if (plan_.keys_in_place && !tile_keys_.list) key_tile_ = {tile_keys_.data, tile_keys_.row_stride};
+  const Rows& keys = key_rows_.tile();
+  if (plan_.keys_in_place && !keys.list) key_tile_ = {keys.data, keys.row_stride};
   return true;
 }
 
 LoadedRows QueryBlock::values(int64_t begin, bool finite) noexcept {
   const int64_t size = plan_.problem.value_size;
-  if (plan_.values_in_place && !finite && !tile_values_.list) {
+  if (plan_.values_in_place && !finite && !value_rows_.tile().list) {
     const Rows rows = value_rows(begin);
     return {rows.data, rows.row_stride};
   }

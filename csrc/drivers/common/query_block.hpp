@@ -98,14 +98,14 @@ class QueryBlock {
   Prefetch values_ahead(int p) { return ahead(plan_.problem.value, plan_.problem.value_size, p, false); }
   // Panel p's share of an operand like the keys or the values, in the next tile of all panels.
   Prefetch next_tile_of(const Operand&, int64_t columns, int p) const;
-  Rows value_rows(int64_t begin) const { return tile_values_.from(begin); }
+  Rows value_rows(int64_t begin) const { return value_rows_.tile().from(begin); }
   // The queries of a panel as the scores read them.
   const void* packed(int p) const { return queries_ + p * panel_bytes_; }
   // Keys of the open tile as the scores read them, and as they lie in memory.
   LoadedRows keys(int64_t begin) const {
     return {static_cast<const char*>(key_tile_.data) + begin * key_tile_.row_stride, key_tile_.row_stride};
   }
-  Rows key_rows(int64_t begin) const { return tile_keys_.from(begin); }
+  Rows key_rows(int64_t begin) const { return key_rows_.tile().from(begin); }
 
   // Row of a query of an operand like the output; `base`: of its batch.
   char* row(const Operand& x, char* base, int p, int lane) const {
@@ -157,9 +157,8 @@ class QueryBlock {
   int64_t next_task_ = 0, next_batch_ = 0, next_key_ = 0;  // a guess; its first key, or none
   bool stopped_ = false;
   double flops_a_key_;  // of a panel
-  RowList key_list_, value_list_;
+  TileRows key_rows_, value_rows_;
   KeyTile tile_{}, next_tile_{};  // the open one, and what will be read of the next one of the pass
-  Rows tile_keys_, tile_values_;  // of it, as they stand
   TileIds tile_ids_{};
   LoadedRows key_tile_{};
   PartialKeys partial_{};

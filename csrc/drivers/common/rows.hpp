@@ -86,4 +86,43 @@ class StoredRows {
   const char* table_ = nullptr;  // of the batch
 };
 
+// The rows of the open tile, and of the one that follows, which is prefetched: listed once, where they are in pages.
+class TileRows {
+ public:
+  TileRows() = default;
+  TileRows(const Stored& x, int64_t most, Carver& carver)
+      : in_pages_(bool(x.table)), lists_{RowList(x, most, carver), RowList(x, most, carver)} {}
+
+  // Another batch: its tiles are others.
+  void start() { next_tile_ = {0, 0}; }
+  void open(const StoredRows& rows, KeyTile tile, KeyTile next) {
+    if (!in_pages_) {
+      tile_ = rows.at(tile.first, tile.count, {});
+      return;
+    }
+    if (tile.first == next_tile_.first && tile.count == next_tile_.count) {
+      at_ = 1 - at_;
+      tile_ = next_;
+    } else {
+      tile_ = rows.at(tile.first, tile.count, lists_[at_]);
+    }
+    next_tile_ = next;
+    if (next.count > 0) next_ = rows.at(next.first, next.count, lists_[1 - at_]);
+  }
+
+  const Rows& tile() const { return tile_; }
+  // Those of the next tile from a row on, where they are in pages; else, or if some of them are not in that tile, nothing.
+  Rows next(int64_t first, int64_t count) const {
+    const bool there = first >= next_tile_.first && first + count <= next_tile_.first + next_tile_.count;
+    return in_pages_ && there ? next_.from(first - next_tile_.first) : Rows{};
+  }
+
+ private:
+  bool in_pages_ = false;
+  RowList lists_[2];
+  int at_ = 0;  // the list of the open tile
+  Rows tile_, next_;
+  KeyTile next_tile_{0, 0};
+};
+
 }  // namespace foveate

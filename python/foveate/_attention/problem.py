@@ -101,8 +101,13 @@ class Problem(NamedTuple):
         """The dtype of the computation."""
         return compute_dtype(self.query.dtype)
 
-    def taken_apart(self) -> Problem:
+    def taken_apart(self, check: bool = True) -> Problem:
         """Give keys and values in pages as what they are made of.
+
+        Parameters
+        ----------
+        check : bool
+            Whether to look for pages that there are not.
 
         Raises
         ------
@@ -114,7 +119,8 @@ class Problem(NamedTuple):
         parts: dict[str, Any] = {}
         for name, x in (("key", self.key), ("value", self.value)):
             if isinstance(x, Paged):
-                x.check(name, None if self.reach is None else self.reach.key_lengths)
+                if check:
+                    x.check(name, None if self.reach is None else self.reach.key_lengths)
                 parts |= {name: x.pages, f"{name}_table": x.table}
         return self._replace(**parts)
 

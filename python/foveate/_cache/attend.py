@@ -13,11 +13,8 @@ import numpy as np
 
 from .._attention.merge import merge
 from .._attention.problem import Problem
-from .._attention.soft import attention
 from .._inputs.arrays import compute_dtype, rounded
-from .._inputs.intervals import Intervals
-from .._inputs.operands import operands
-from .._inputs.reach import resolve
+from .._inputs.reach import Reach
 from .._inputs.types import Array
 from ..scores import reduce
 from .ledger import State
@@ -52,74 +49,101 @@ def attend(
     return_lse: bool = False,
 ) -> Any:
     """Attend from the last positions of each sequence."""
-    rows = query.shape[-2]
+    rows, window = query.shape[-2], rules.window
     spread = (len(state.lengths), *(1,) * (query.ndim - 3))
-    # the rows of the last append, of which only some may count, or else the last positions
-    counts = state.counts if state.rows == rows and state.counts is not None else None
-    ragged = counts is not None and bool((counts < rows).any())
-    first = state.lengths - (counts if ragged else rows)
-    shift = (state.skipped * rules.page).reshape(spread)
-    lengths = state.lengths.reshape(spread)
-    offset = first.reshape(spread)
-    window = rules.window
+    # the rows of the last append, of which some may not count, or else the last positions
+    counts = state.counts if state.rows == rows else None
+    first = state.lengths - (rows if counts is None else counts)
     if window is not None:
         _refuse_what_is_gone(state, first, rows, window, rules.sinks)
         if state.lengths.max(initial=0) - 1 - window <= rules.sinks:
             window = None  # every query sees all positions to its own
-    reach: dict[str, Any] = {"key_lengths": lengths - shift}
-    if window is not None or (rules.causal and (rows > 1 or ragged)):
-        reach |= {"causal": rules.causal, "offset": offset - shift}
-        reach["window"] = None if window is None else (window, None)
-    masks: list[Any] = []
-    if ragged:
-        counted = np.arange(rows) < counts.reshape(*spread, 1)  # type: ignore[union-attr]
-        masks.append(Intervals(0, np.where(counted, (lengths - shift)[..., None], 0)))
+    first, lengths = first.reshape(spread), state.lengths.reshape(spread)
+    shift = (state.skipped * rules.page).reshape(spread) if rules.window is not None else None
+    if shift is not None and not shift.any():
+        shift = None
+    reach = Reach(key_lengths=_less(lengths, shift))
+    if window is not None or (rules.causal and (rows > 1 or counts is not None)):
+        right = 0 if rules.causal else None
+        reach = reach._replace(left=window, right=right, offset=_less(first, shift))
+    if counts is not None:
+        counted = np.arange(rows) < counts.reshape(*spread, 1)
+        high = np.where(counted, _less(lengths, shift)[..., None], 0)
+        reach = reach._replace(low=np.zeros_like(high), high=high)
     if how.mask is not None:
         _check_columns(how.mask, int(state.lengths.max(initial=0)))
-    key, value = kept.operands(query.dtype)
-    if how.mask is not None:
-        masks.append(_mask_of_rows(how.mask, shift, key.shape[-2], rules))
-    if masks:
-        reach["mask"] = masks[0] if len(masks) == 1 else tuple(masks)
-    if window is None or not rules.sinks:
-        return attention(
-            query, key, value, score=how.score, softcap=how.softcap, sink=how.sink, **reach,
-            out=out, return_lse=return_lse,
-        )  # fmt: skip
-
-    high = np.minimum(offset[..., None] + np.arange(rows) - window, rules.sinks)
-    if ragged:
-        high = np.where(counted, high, 0)
-    columns = -(-rules.sinks // rules.page)
-    sinks: dict[str, Any] = {"mask": Intervals(0, high), "offset": offset}
-    sink_key, sink_value = kept.operands(query.dtype, columns)
-    if how.mask is not None:
-        of_sinks = _mask_of_rows(how.mask, np.zeros_like(shift), sink_key.shape[-2], rules)
-        sinks["mask"] = sinks["mask"], of_sinks
+        count = state.table.shape[1] * rules.page
+        reach = reach._replace(mask=_mask_of_rows(how.mask, shift, count, rules))
+    parts = [Part(span, _of_part(reach, span, rules.page)) for span in kept.spans]
+    if window is not None and rules.sinks:
+        columns = -(-rules.sinks // rules.page)
+        high = np.minimum(first[..., None] + np.arange(rows) - window, rules.sinks)
+        if counts is not None:
+            high = np.where(counted, high, 0)
+        of_sinks = Reach(offset=first, low=np.zeros_like(high), high=high)
+        if how.mask is not None:
+            mask = _mask_of_rows(how.mask, None, columns * rules.page, rules)
+            of_sinks = of_sinks._replace(mask=mask)
+        parts.append(Part((0, columns), of_sinks))
+    if len(parts) == 1:
+        problem = _problem(query, kept, parts[0], how)
+        return problem.attend(query.dtype, out=out, return_lse=return_lse)
     if out is not None:
-        _check_out(out, (*query.shape[:-1], value.shape[-1]), query.dtype)
-    wide = compute_dtype(query.dtype)
-    parts = [
-        _part(query, key, value, how, reach, how.sink, wide),
-        _part(query, sink_key, sink_value, how, sinks, None, wide),
-    ]
-    output, lse = merge(*zip(*parts, strict=True))
-    output = rounded(output, query.dtype)
+        _check_out(out, (*query.shape[:-1], kept.sizes[1]), query.dtype)
+    output, lse = _merged(query, kept, parts, how)
     if out is not None:
         out[...] = output
         output = out
     return (output, lse) if return_lse else output
 
 
-def _part(
-    query: Array, key: Any, value: Any, how: Choices, reach: Any, sink: Any, wide: Any
-) -> tuple[Array, Array]:
-    """Attend with an output that is not rounded yet, and the lse."""
-    q, k, v = operands(query=query, key=key, value=value)
-    found = resolve(q, k, **reach)
-    problem = Problem(*reduce(how.score, q, k)[:-1], v, how.softcap, found, sink).taken_apart()
-    answer: tuple[Array, Array] = problem.folded(q).attend(wide, return_lse=True)
-    return answer
+class Part(NamedTuple):
+    """Keys to attend to."""
+
+    columns: tuple[int, int]  # of the table
+    reach: Reach
+
+
+def _merged(query: Array, kept: Rows, parts: list[Part], how: Choices) -> tuple[Array, Array]:
+    """Attend to one part after another, and round once."""
+    wide = compute_dtype(query.dtype)
+    answers = []
+    kept.fetch(parts[0].columns)
+    for n, part in enumerate(parts):
+        if n + 1 < len(parts):  # it is read while this one is computed
+            kept.fetch(parts[n + 1].columns)
+        problem = _problem(query, kept, part, how)
+        answers.append(problem.attend(wide, return_lse=True))
+        how = how._replace(sink=None)  # it is in the first
+    output, lse = merge(*zip(*answers, strict=True))
+    return rounded(output, query.dtype), lse
+
+
+def _problem(query: Array, kept: Rows, part: Part, how: Choices) -> Problem:
+    """Put a problem together, of pages that are all there."""
+    key, value = kept.operands(part.columns)
+    reduced = reduce(how.score, query, key)[:-1]
+    problem = Problem(*reduced, value, how.softcap, part.reach, how.sink)
+    return problem.taken_apart(check=False).folded(query)
+
+
+def _of_part(reach: Reach, columns: tuple[int, int], page: int) -> Reach:
+    """Count rows from the first of these columns on."""
+    first, last = columns[0] * page, columns[1] * page
+    lengths: Any = reach.key_lengths
+    if first == 0 and (lengths <= last).all():
+        return reach
+    return reach._replace(
+        mask=None if reach.mask is None else reach.mask[..., first:last],
+        offset=_less(reach.offset, first),
+        key_lengths=np.clip(lengths - first, 0, last - first),
+        low=_less(reach.low, first),
+        high=_less(reach.high, first),
+    )
+
+
+def _less(x: Any, shift: Any) -> Any:
+    return x if x is None or shift is None else x - shift
 
 
 def _refuse_what_is_gone(state: State, first: Array, rows: int, window: int, sinks: int) -> None:
@@ -153,10 +177,10 @@ def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         raise ValueError("out: got a read-only array, wanted one that can be written")
 
 
-def _mask_of_rows(mask: Array, shift: Array, rows: int, rules: Rules) -> Array:
+def _mask_of_rows(mask: Array, shift: Array | None, rows: int, rules: Rules) -> Array:
     """Take the columns of a mask over positions that are those of the rows."""
     positions = np.arange(rows)
-    if shift.any():
+    if shift is not None:
         sinks = -(-rules.sinks // rules.page) * rules.page
         positions = np.where(positions < sinks, positions, positions + shift[..., None])
     last = mask.shape[-1] - 1

@@ -261,6 +261,25 @@ class KVCache:
             parts += rows_as(self._dtype, v, "value")
         self._ledger.append(parts, counts)
 
+    @room_for("length")
+    def reserve(self, length: Int) -> None:
+        """Make room for so many positions of each sequence, so that appending copies no pages.
+
+        Parameters
+        ----------
+        length : int
+            Positions, those that are there included. With a `window` no more than it keeps counts.
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            For no int, a negative one, and where there is no memory.
+        """
+        rows = _size("length", length, 0)
+        if self._window is not None:  # a page of each end may be there in part
+            rows = min(rows, self._window + 2 * self._page) + self._sinks
+        self._ledger.reserve(self._ledger.state.lengths.size * -(-rows // self._page))
+
     @overload
     def attention(
         self, query: ArrayLike, *, return_lse: Literal[False] = ..., out: Array | None = ...,
@@ -520,7 +539,8 @@ class KVCache:
         ...     cache = fv.KVCache(1, head_size=2, storage=folder)
         ...     cache.append(rows, rows)
         ...     cache.flush()
-        ...     fv.KVCache.open(folder)
+        ...     print(fv.KVCache.open(folder))
+        ...     del cache  # files that are mapped cannot be removed everywhere
         KVCache(1, head_size=2, dtype='float32', lengths=[3])
         """
         folder = Path(path)
@@ -546,14 +566,16 @@ class KVCache:
     @classmethod
     def _read(cls, path: str | os.PathLike[str], writer: str, folder: Path | None) -> KVCache:
         names = ("dtype", "heads", "sizes", *FIELDS)
-        found = dict(zip(names, npz.read(path, writer, *names), strict=True))
+        found = dict(zip(names, map(native, npz.read(path, writer, *names)), strict=True))
         cache = cls.__new__(cls)
         try:
             cache._settle(found)
             if folder is None:
-                pages = npz.read(path, writer, *cache._names)
+                pages = list(map(native, npz.read(path, writer, *cache._names)))
             else:
                 pages = [opened(folder, part, cache._page_shape) for part in cache._parts()]
+                least = min(len(x) for x in pages)  # where a disk was full, one is behind
+                pages = [x[:least] for x in pages]
             cache._begin_with(found, pages, folder)
         except (TypeError, ValueError) as error:
             raise ValueError(f"path: got {path}, which holds no cache: {error}") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,11 @@ def extended(folder: Path, part: Part, shape: tuple[int, ...]) -> Array:
     # NumPy leaves room in a header for longer first axes, so that it keeps its length
     with path.open("r+b" if path.exists() else "w+b") as file:
         npy.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + size)
+        size += file.tell()
+        if hasattr(os, "posix_fallocate"):  # a disk that is full says so now, and not in a signal
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
     return npy.open_memmap(path, mode="r+").view(part.dtype)
 
 
@@ -53,6 +59,22 @@ def opened(folder: Path, part: Part, page: tuple[int, ...]) -> Array:
     if path.exists():
         return npy.open_memmap(path, mode="r+")
     return np.empty((0, *page, part.width), stored_as(part.dtype))
+
+
+def fetch(array: np.memmap[Any, Any], pages: Array) -> None:
+    """Ask the system to read these pages, and do not wait; where it can be asked."""
+    advice = getattr(mmap, "MADV_WILLNEED", None)
+    mapping = getattr(array, "_mmap", None)
+    if advice is None or mapping is None:
+        return
+    size = array.strides[0]
+    begin = array.offset % mmap.ALLOCATIONGRANULARITY
+    ordered = np.unique(pages)
+    for run in np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1):
+        if len(run):
+            first = begin + int(run[0]) * size
+            down = first - first % mmap.PAGESIZE
+            mapping.madvise(advice, down, begin + (int(run[-1]) + 1) * size - down)
 
 
 def _path(folder: Path, part: Part) -> Path:

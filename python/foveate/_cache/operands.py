@@ -11,6 +11,9 @@ from .._inputs.paged import Paged
 from .._inputs.quantized import Quantized
 from .._inputs.types import Array
 from .ledger import State
+from .mapped import fetch
+
+PART_BYTES = 1 << 28  # of what is mapped from files, that are read before the next are asked for
 
 
 class Rows(NamedTuple):
@@ -22,14 +25,28 @@ class Rows(NamedTuple):
     shared: bool  # values are the first columns of the keys
     further: int
 
-    def operands(self, dtype: Any, columns: int | None = None) -> tuple[Any, Any]:
-        """Give key and value, of all pages of the table or of its first columns."""
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Part the columns of the table: what is mapped from files is read a part at a time."""
+        batch, columns = self.state.table.shape
+        if not isinstance(self.state.arrays[0], np.memmap) or not batch * columns:
+            return [(0, columns)]
+        step = max(1, PART_BYTES // (batch * sum(x[:1].nbytes for x in self.state.arrays)))
+        return [(c, min(c + step, columns)) for c in range(0, columns, step)]
+
+    def fetch(self, columns: tuple[int, int]) -> None:
+        """Begin to read the pages in these columns, where they are in files."""
+        table = self.state.table[:, slice(*columns)]
+        for array in self.state.arrays:
+            if isinstance(array, np.memmap):
+                fetch(array, table[table >= 0])
+
+    def operands(self, columns: tuple[int, int]) -> tuple[Any, Any]:
+        """Give key and value of the pages in these columns of the table."""
         state, which = self.state, (self.further, columns)
-        if self.dtype in FEW_BITS:  # TODO until kernels take few bits
-            table = np.maximum(state.table[:, :columns], 0)
-            return tuple(Paged(x.pages.dequantize(dtype), table) for x in self._paged(table))  # type: ignore[return-value]
         if which not in state.memo:
-            table = np.maximum(state.table[:, :columns], 0)  # no row sees what is behind the last
+            # no row sees what is behind the last
+            table = np.maximum(state.table[:, slice(*columns)], 0)
             state.memo[which] = self._paged(table)
         found: tuple[Any, Any] = state.memo[which]
         return found
@@ -45,13 +62,15 @@ class Rows(NamedTuple):
             halves = [arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]]
         if not len(arrays[0]):  # no row was appended yet
             halves = [[np.zeros((1, *x.shape[1:]), x.dtype) for x in half] for half in halves]
-        pages: list[Any] = [half[0] for half in halves]
-        if self.dtype in FEW_BITS:
-            pages = [
-                Quantized(data, scale, self.dtype, columns=n)
-                for (data, scale), n in zip(halves, (key, value), strict=True)
-            ]
-        return Paged(pages[0], table), Paged(pages[1], table)
+        if self.dtype not in FEW_BITS:
+            return Paged(halves[0][0], table), Paged(halves[1][0], table)
+        (key_data, key_scale), (value_data, value_scale) = halves
+        few = (
+            Quantized(key_data, key_scale, self.dtype, columns=key),
+            Quantized(value_data, value_scale, self.dtype, columns=value),
+        )
+        # as the engine takes them
+        return tuple(Paged(x, table).of_pages(x.few_bits()) for x in few)  # type: ignore[return-value]
 
     def _wider(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-2], *(1,) * self.further, *x.shape[-2:])

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.few_bits import FEW_BITS
-from .._inputs.quantized import quantize
 from ..scores._base import ScoreLike
 from ._attention import attention
+from ._quantized import quantize
 from ._rows import floats
 
 Array = NDArray[Any]

@@ -14,8 +14,35 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+def log_weights_of(x: Array, logits: bool, temperature: float = 1.0) -> Array:
+    """Return the logarithms of the weights of a row, of which the largest is 0.
+
+    Parameters
+    ----------
+    x : array (K,), logits or weights
+    logits : which of them
+    temperature : divides logits; weights are taken to the power of its inverse
+
+    Returns
+    -------
+    float64 array (K,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> log_weights_of(np.array([1.0, 3.0]), True, 2.0)
+    array([-1.,  0.])
+    """
+    x = x.astype(np.float64)
+    if not logits:
+        with np.errstate(divide="ignore"):
+            x = np.log(x)
+    logs: Array = (x - x.max()) / temperature
+    return logs
+
+
 def weights_of(x: Array, logits: bool, temperature: float = 1.0) -> Array:
-    """Return the weights of a row, of which the largest is 1.
+    """Return the weights of a row, of which the largest is 1 or nearly so.
 
     Parameters
     ----------
@@ -33,10 +60,12 @@ def weights_of(x: Array, logits: bool, temperature: float = 1.0) -> Array:
     >>> weights_of(np.array([1.0, 4.0, 2.0]), False, 2.0)
     array([0.5       , 1.        , 0.70710678])
     """
+    if logits or temperature != 1:
+        weights: Array = np.exp(log_weights_of(x, logits, temperature))
+        return weights
     x = x.astype(np.float64)
-    if logits:
-        return np.exp((x - x.max()) / temperature)
-    return np.power(np.ldexp(x, -np.frexp(x.max())[1]) / np.frexp(x.max())[0], 1 / temperature)
+    exact: Array = np.ldexp(x, -np.frexp(x.max())[1])
+    return exact
 
 
 def top_k_of(x: Array, k: int) -> Array:
@@ -119,7 +148,7 @@ def min_p_of(x: Array, logits: bool, temperature: float, p: float) -> Array:
     return kept
 
 
-def filtered(
+def left_of(
     x: Array,
     logits: bool,
     *,
@@ -128,7 +157,7 @@ def filtered(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Array:
-    """Return the weights of a row after all filters; what is out has none.
+    """Tell which categories of a row the filters leave, each over what the one before left.
 
     Parameters
     ----------
@@ -138,18 +167,18 @@ def filtered(
 
     Returns
     -------
-    float64 array (K,), the largest of which is 1
+    bool array (K,)
 
     Examples
     --------
     >>> import numpy as np
-    >>> filtered(np.array([4.0, 1.0, 2.0, 3.0]), False, top_k=3, top_p=0.7)
-    array([1.  , 0.  , 0.  , 0.75])
+    >>> left_of(np.array([4.0, 1.0, 2.0, 3.0]), False, top_k=3, top_p=0.7)
+    array([ True, False, False,  True])
     """
     out = -np.inf if logits else 0
     x = np.where(top_k_of(x, top_k or 0), x, out)
-    x = np.where(
-        top_p_of(x, weights_of(x, logits, temperature), 1.0 if top_p is None else top_p), x, out
-    )
+    if top_p is not None:
+        x = np.where(top_p_of(x, weights_of(x, logits, temperature), top_p), x, out)
     x = np.where(min_p_of(x, logits, temperature, min_p or 0.0), x, out)
-    return weights_of(x, logits, temperature)
+    left: Array = x > out
+    return left

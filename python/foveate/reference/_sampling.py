@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.random import key_of
 from .._inputs.types import Seed
-from ._filters import filtered, weights_of
+from ._filters import left_of, log_weights_of, weights_of
 from ._quiet import quiet
 from ._random import DISTINCT, MULTINOMIAL, MULTINOULLI, philox, uniform
 
@@ -139,36 +139,34 @@ def multinoulli(
     >>> np.bincount(multinoulli([2.0, 1.0, 2.0], 1000, top_p=0.3, rng=1))
     array([1000])
     """
-    p = np.asarray(p)
-    dtype = np.float64 if p.dtype == np.float64 else np.float32
+    rows: Array = np.asarray(p)
+    dtype = np.float64 if rows.dtype == np.float64 else np.float32
     if bias is not None:
-        p = p.astype(dtype) + np.asarray(bias).astype(dtype)
+        rows = rows.astype(dtype) + np.asarray(bias).astype(dtype)
     key, shape = key_of(rng), shape_of(size)
-    draws, categories = math.prod(shape), p.shape[-1]
+    draws, categories = math.prod(shape), rows.shape[-1]
     filters: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    plain = (
-        temperature == 1 and not 0 < (top_k or 0) < categories and (top_p or 1.0) == 1 and not min_p
-    )
-    visited = (
-        order(categories, draws) if plain and replace and bias is None else np.arange(categories)
-    )
-    index = np.zeros((*p.shape[:-1], draws), np.int64)
+    plain = replace and bias is None and temperature == 1 and not 0 < (top_k or 0) < categories
+    plain = plain and top_p in (None, 1) and not min_p
+    visited = order(categories, draws) if plain else np.arange(categories)
+    index = np.zeros((*rows.shape[:-1], draws), np.int64)
     log_prob = np.zeros(index.shape, dtype)
     if index.size:
-        for row, x in _checked(p, logits):
-            weights = weights_of(x, logits) if plain else filtered(x, logits, **filters)
-            if not replace and (weights > 0).sum() < draws:
+        for row, x in _checked(rows, logits):
+            left = left_of(x, logits, **filters)
+            weights = np.where(left, weights_of(x, logits, temperature), 0)
+            logs = np.where(left, log_weights_of(x, logits, temperature), -np.inf)
+            if not replace and left.sum() < draws:
                 raise ValueError(f"size: got {draws}, wanted at most what is left of row {row}")
             if replace:
                 u = _uniforms(key, MULTINOULLI, 0, row, draws)
                 drawn = visited[_invert(weights[visited], u)]
             else:
-                drawn = np.argsort(
-                    -(np.log(weights) + noise_of(key, row, categories)), kind="stable"
-                )[:draws]
+                noisy = logs + noise_of(key, row, categories)
+                drawn = np.argsort(-noisy, kind="stable")[:draws]
             index.reshape(-1, draws)[row] = drawn
-            log_prob.reshape(-1, draws)[row] = np.log(weights[drawn]) - np.log(weights.sum())
-    index = index.reshape((*p.shape[:-1], *shape))
+            log_prob.reshape(-1, draws)[row] = logs[drawn] - np.log(np.exp(logs).sum())
+    index = index.reshape((*rows.shape[:-1], *shape))
     return (index, log_prob.reshape(index.shape)) if return_log_prob else index
 
 

@@ -29,6 +29,7 @@ from ._modules import (
 )
 from ._regression import kernel_regression
 from ._sdpa import scaled_dot_product_attention
+from ._stored import Paged, Quantized, quantize
 
 __all__ = [
     "Additive",
@@ -43,7 +44,9 @@ __all__ = [
     "LocalAttention",
     "Location",
     "NadarayaWatson",
+    "Paged",
     "Polynomial",
+    "Quantized",
     "activate",
     "activated",
     "attention",
@@ -53,6 +56,7 @@ __all__ = [
     "kernel_regression",
     "local_attention",
     "predict_centers",
+    "quantize",
     "scaled_dot_product_attention",
 ]
 

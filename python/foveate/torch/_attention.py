@@ -19,6 +19,8 @@ from ._derivatives import is_forward_mode, named
 from ._problem import state
 from ._reach import Mask, resolve
 from ._scores import reduce
+from ._stored import Stored
+from ._stored_attention import is_stored, operands_of, stated_for
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
 
 _with_gradients = torch.ops.foveate.attention.default
@@ -48,8 +50,8 @@ if TYPE_CHECKING:
 @overload
 def attention(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Stored,
+    value: Tensor | Stored,
     *,
     return_lse: Literal[False] = ...,
     **options: Unpack[AttentionOptions],
@@ -59,8 +61,8 @@ def attention(
 @overload
 def attention(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Stored,
+    value: Tensor | Stored,
     *,
     return_lse: Literal[True],
     **options: Unpack[AttentionOptions],
@@ -70,8 +72,8 @@ def attention(
 @overload
 def attention(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Stored,
+    value: Tensor | Stored,
     *,
     return_lse: bool,
     **options: Unpack[AttentionOptions],
@@ -104,10 +106,10 @@ def attention(
         On the CPU. Leading axes broadcast as in `torch.matmul`, without copies: for grouped
         queries, give keys and values an axis of length 1. The dtype is float16, bfloat16 (with the
         package ml_dtypes), float32 or float64. Under autocast they are converted to its dtype.
-    key : tensor (..., Lk, D)
-        Of the dtype of `query`.
-    value : tensor (..., Lk, Dv)
-        Of the dtype of `query`.
+    key : tensor, Quantized or Paged (..., Lk, D)
+        Of the dtype of `query`, or of few bits.
+    value : tensor, Quantized or Paged (..., Lk, Dv)
+        Of the dtype of `query`, or of few bits.
     score : str or score object, default "scaled_dot"
         `"dot"`, `"scaled_dot"`, `"cosine"`, `"gaussian"`, or a score of `foveate`, whose parameters
         are numbers, arrays, or tensors, which may be learned. Your own score
@@ -164,7 +166,8 @@ def attention(
     sink, and the tensors of a score. Those of forward mode (`torch.func.jvp`, `jacfwd`) and of
     second order (`torch.func.hessian`, a backward pass through a backward pass) are there for
     scores that are an inner product, and the Gaussian; others are refused by name, and so are the
-    third order and a tangent of a tangent.
+    third order and a tangent of a tangent. Beside keys or values that are `Quantized` or `Paged`
+    there are no derivatives at all; they go with the scores that leave keys as they are.
 
     Examples
     --------
@@ -177,10 +180,16 @@ def attention(
     >>> query.grad
     tensor([[-1.4904,  1.4904]])
     """
-    query, key, value = float_tensors(query, key, value)
+    stored = is_stored(key, value)
+    if stored:
+        query = operands_of("attention", query, key, value)
+    else:
+        query, key, value = float_tensors(query, key, value)
     options = _options(
         query, key, mask, causal, window, offset, key_lengths, segments, softcap, sink, dropout
     )
+    if stored:
+        return _attend_stored(query, key, value, score, options or Options(), generator, return_lse)
     reduced = reduce(score, query, key)
     if not (return_lse or reduced.link) and reduced.family == "inner":
         seen = (None, False) if options is None else _plain_reach(options)
@@ -285,6 +294,22 @@ def call(
         return answer[0]
     # in memory of torch's own
     return answer[0], answer[1].to(torch.promote_types(value.dtype, torch.float32), copy=True)
+
+
+def _attend_stored(
+    query: Tensor,
+    key: Any,
+    value: Any,
+    score: Any,
+    options: Options,
+    generator: torch.Generator | None,
+    return_lse: bool,
+) -> Any:
+    """Attend over keys or values of few bits, or in pages."""
+    seed = draw_seed(generator) if options.dropout > 0 else None
+    stated = stated_for("attention", query, key, value, score, options, seed)
+    answer = torch.ops.foveate.attention_stored.default(*stated, return_lse)
+    return tuple(answer) if return_lse else answer[0]
 
 
 def _plain_reach(options: Options) -> tuple[Tensor | None, bool] | None:

@@ -18,7 +18,7 @@ from .._attention.hard_vjp import HardBackward
 from .._inputs.arrays import integer, real
 from .._inputs.types import Selection, Size, Window
 from ..scores._base import ScoreLike
-from ._attention import draw_seed
+from ._attention import Options, draw_seed
 from ._operator import Operator
 from ._problem import (
     ARGUMENTS,
@@ -33,6 +33,8 @@ from ._problem import (
 )
 from ._reach import Mask, resolve
 from ._scores import reduce
+from ._stored import Stored
+from ._stored_attention import is_stored, operands_of, stated_for
 from ._tensors import as_array, fill, float_tensors, threads_of_torch
 from ._vmap import along_leading_axes
 
@@ -63,8 +65,8 @@ class HardAttention(NamedTuple):
 
 def hard_attention(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Stored,
+    value: Tensor | Stored,
     *,
     select: Selection = "sample",
     size: Size | None = None,
@@ -131,12 +133,21 @@ def hard_attention(
     tensor([[ 0.1578, -0.1578]])
     """
     draws = draws_of(select, size)
-    query, key, value = float_tensors(query, key, value)
+    stored = is_stored(key, value)
+    if stored:
+        query = operands_of("hard_attention", query, key, value)
+    else:
+        query, key, value = float_tensors(query, key, value)
     reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    softcap = None if softcap is None else real("softcap", softcap)
+    options = Options(reach, None if softcap is None else real("softcap", softcap))
     seed = draw_seed(generator) if select == "sample" else None
-    stated = state(reduce(score, query, key), value, reach, softcap, seed=seed)
-    output, index, log_prob = torch.ops.foveate.hard_attention.default(*stated, draws)
+    operators = torch.ops.foveate
+    if stored:
+        stated = stated_for("hard_attention", query, key, value, score, options, seed)
+        output, index, log_prob = operators.hard_attention_stored.default(*stated, draws)
+    else:
+        stated = state(reduce(score, query, key), value, *options, seed)
+        output, index, log_prob = operators.hard_attention.default(*stated, draws)
     if size is None:
         return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
     if isinstance(size, tuple):

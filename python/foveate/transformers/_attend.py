@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.utils import is_tracing
 
 from .._inputs.intervals import Intervals
 from ..scores import ScaledDot
 from ..torch import attention
-from ._mask import Reach, reach_of
+from ._cached import attend_cached, is_cached
+from ._mask import Reach, reach_of, without_smallest
 from ._refusals import check_keywords
 from ._weights import with_weights
 
@@ -79,6 +79,8 @@ def attend(
         For keywords that would change the answer, and are not known here.
     """
     wants_weights = check_keywords(module, rest)
+    rate = dropout if module.training else 0.0
+    cached = is_cached(key, value) and not (wants_weights or rate)
     heads, kv_heads = query.shape[1], key.shape[1]
     if kv_heads == 0 or heads % kv_heads:
         raise ValueError(
@@ -92,7 +94,8 @@ def attend(
         reach = reach_of(attention_mask, query.shape[2], key.shape[2])
         seen = reach.get("seen")
         if seen is not None:
-            if wants_weights or position_bias is not None or indices is not None:
+            beside = position_bias is not None or indices is not None
+            if cached or wants_weights or beside:
                 reach = {name: x for name, x in reach.items() if name != "seen"}
             else:  # nothing else changes the answer
                 key, value, reach = key[:, :, seen], value[:, :, seen], {}
@@ -102,31 +105,43 @@ def attend(
         reach = _chosen(reach, indices, key.shape[2])
     # A group of query heads is an axis of its own, along which keys and values are not repeated.
     groups = (kv_heads, heads // kv_heads) if heads > kv_heads else (heads,)
+    sink = None if s_aux is None else s_aux.reshape(groups)
+    sink_of_each = None if sinks is None else sinks.unflatten(1, groups)
     if len(groups) == 2:
         query = query.unflatten(1, groups)
+    if cached:
+        output, lse = attend_cached(query, key, reach, groups, scaling, softcap, sink)
+        if sink_of_each is not None:
+            output = _beside_sinks(output, lse, sink_of_each)
+        output = output.flatten(1, 2) if len(groups) == 2 else output
+        return output.transpose(1, 2).contiguous(), None
+    if len(groups) == 2:
         key, value = key.unsqueeze(2), value.unsqueeze(2)
     options: dict[str, Any] = _over_heads(reach, groups, query.shape[-2]) if reach else {}
     if softcap is not None:
         options["softcap"] = softcap
-    if s_aux is not None:
-        options["sink"] = s_aux.reshape(groups)
+    if sink is not None:
+        options["sink"] = sink
     weights = None
-    rate = dropout if module.training else 0.0
     score = ScaledDot(scaling)
-    sink_of_each = None if sinks is None else sinks.unflatten(1, groups)
     if wants_weights:
         output, weights = with_weights(query, key, value, score, rate, options, sink_of_each)
     elif sink_of_each is None:
         output = attention(query, key, value, score=score, dropout=rate, **options)
-    else:  # the share of the keys in the denominator
+    else:
         output, lse = attention(
             query, key, value, score=score, dropout=rate, return_lse=True, **options
         )
-        output = output * torch.sigmoid(lse.unsqueeze(-1) - sink_of_each).to(output.dtype)
+        output = _beside_sinks(output, lse, sink_of_each)
     if len(groups) == 2:
         output = output.flatten(1, 2)
         weights = None if weights is None else weights.flatten(1, 2)
     return output.transpose(1, 2).contiguous(), weights
+
+
+def _beside_sinks(output: torch.Tensor, lse: torch.Tensor, sinks: torch.Tensor) -> torch.Tensor:
+    """Leave each query the share of its keys in a denominator with its sink."""
+    return output * torch.sigmoid(lse.unsqueeze(-1) - sinks).to(output.dtype)
 
 
 def _biased(reach: Reach, bias: torch.Tensor) -> Reach:
@@ -161,7 +176,7 @@ def _over_heads(reach: Reach, groups: tuple[int, ...], q_length: int) -> Reach:
         split = ones if mask.shape[1] == 1 else groups
         mask = mask.unflatten(1, split)
         # a query alone is for the next token, and sees some key
-        reach["mask"] = mask if q_length == 1 else _without_smallest(mask)
+        reach["mask"] = mask if q_length == 1 else without_smallest(mask)
     if padding is not None:
         valid = padding.reshape(-1, *ones, padding.shape[-1])
         if mask is None:
@@ -175,13 +190,3 @@ def _over_heads(reach: Reach, groups: tuple[int, ...], q_length: int) -> Reach:
         rule = Intervals(*ends)
         reach["mask"] = rule if cells is None else (rule, cells)
     return reach
-
-
-def _without_smallest(mask: torch.Tensor) -> torch.Tensor:
-    """Put -inf, which is not seen, where a float mask has the smallest number for it, or nearly."""
-    if mask.dtype == torch.bool or mask.numel() == 0:
-        return mask
-    least = torch.finfo(mask.dtype).min / 2
-    if is_tracing(mask) or mask.detach().amin() < least:
-        return torch.where(mask < least, -torch.inf, mask)
-    return mask

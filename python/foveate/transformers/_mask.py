@@ -280,3 +280,13 @@ def _without_padding(
     reach = {**reach, "key_lengths": lengths}
     reach.pop("seen", None)
     return reach if torch.equal(lengths, count) else {**reach, "padding": valid}
+
+
+def without_smallest(mask: torch.Tensor) -> torch.Tensor:
+    """Put -inf, which is not seen, where a float mask has the smallest number for it, or nearly."""
+    if mask.dtype == torch.bool or mask.numel() == 0:
+        return mask
+    least = torch.finfo(mask.dtype).min / 2
+    if is_tracing(mask) or mask.detach().amin() < least:
+        return torch.where(mask < least, -torch.inf, mask)
+    return mask

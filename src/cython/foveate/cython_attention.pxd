@@ -114,6 +114,13 @@ cdef extern from "foveate/foveate.h" nogil:
         FV_ARGMAX
         FV_SAMPLE
 
+    ctypedef struct fv_filters:
+        double temperature
+        int64_t top_k
+        double top_p
+        double min_p
+        const fv_array* bias
+
 cdef extern from "foveate/python.h":
     enum:
         FV_API_MAJOR
@@ -152,6 +159,9 @@ cdef extern from "foveate/python.h":
                                             const fv_array* lse, const fv_array* d_out, const fv_array* d_lse,
                                             const fv_array* t_out, const fv_array* t_lse, const fv_array* t_d_out,
                                             const fv_array* t_d_lse, const fv_gradients*, fv_error*) noexcept nogil
+        fv_status (*filtered_multinoulli)(const fv_array* p, int32_t logits, const fv_filters*, int32_t distinct,
+                                          const fv_random*, int64_t draws, const fv_array* index,
+                                          const fv_array* log_prob, fv_error*) noexcept nogil
         fv_status (*quantize)(const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale,
                               fv_error*) noexcept nogil
 
@@ -183,6 +193,10 @@ cdef fv_status fv_hard_attention_backward(
 cdef fv_status fv_multinoulli(
     const fv_array* p, int32_t logits, const fv_random* random, int64_t draws, const fv_array* index,
     fv_error* error) noexcept nogil
+
+cdef fv_status fv_filtered_multinoulli(
+    const fv_array* p, int32_t logits, const fv_filters* filters, int32_t distinct, const fv_random* random,
+    int64_t draws, const fv_array* index, const fv_array* log_prob, fv_error* error) noexcept nogil
 
 cdef fv_status fv_quantize(
     const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale, fv_error* error) noexcept nogil

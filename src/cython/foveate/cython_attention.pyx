@@ -100,6 +100,12 @@ cdef fv_status fv_multinoulli(
     return api.multinoulli(p, logits, random, draws, index, error)
 
 
+cdef fv_status fv_filtered_multinoulli(
+    const fv_array* p, int32_t logits, const fv_filters* filters, int32_t distinct, const fv_random* random,
+    int64_t draws, const fv_array* index, const fv_array* log_prob, fv_error* error) noexcept nogil:
+    return api.filtered_multinoulli(p, logits, filters, distinct, random, draws, index, log_prob, error)
+
+
 cdef fv_status fv_quantize(
     const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale, fv_error* error) noexcept nogil:
     return api.quantize(x, block, data, scale, error)

@@ -53,6 +53,9 @@ typedef struct fv_api {
                                       const fv_array* d_out, const fv_array* d_lse, const fv_array* t_out,
                                       const fv_array* t_lse, const fv_array* t_d_out, const fv_array* t_d_lse,
                                       const fv_gradients*, fv_error*);
+  fv_status (*filtered_multinoulli)(const fv_array* p, int32_t logits, const fv_filters*, int32_t distinct,
+                                    const fv_random*, int64_t draws, const fv_array* index, const fv_array* log_prob,
+                                    fv_error*);
   fv_status (*quantize)(const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale, fv_error*);
 } fv_api;
 

@@ -27,6 +27,8 @@ from foveate.cython_attention cimport (
     fv_gradients,
     fv_hard_attention,
     fv_hard_attention_backward,
+    fv_filtered_multinoulli,
+    fv_filters,
     fv_import_api,
     fv_isa_features,
     fv_isa_selected,
@@ -313,9 +315,33 @@ def none_given():
     messages.append((<const char*> error.message).decode())
     fv_multinoulli(NULL, 0, NULL, 1, NULL, &error)
     messages.append((<const char*> error.message).decode())
+    fv_filtered_multinoulli(NULL, 0, NULL, 0, NULL, 1, NULL, NULL, &error)
+    messages.append((<const char*> error.message).decode())
     fv_hard_attention_backward(NULL, 1, NULL, NULL, NULL, NULL, NULL, &error)
     messages.append((<const char*> error.message).decode())
     return messages
+
+
+def draw_filtered(const floating[:, :, :] p, int64_t top_k, random_key, int64_t[:, :, :] index, floating[:, :, :] log_prob):
+    """Different logits of the top_k."""
+    cdef fv_error error
+    cdef fv_status status
+    cdef fv_random random
+    cdef fv_filters filters
+    cdef View rows, drawn, logarithms
+    cdef int axis
+    random.key = [random_key[0], random_key[1]]
+    filters.temperature, filters.top_k, filters.top_p, filters.min_p, filters.bias = 1, top_k, 1, 0, NULL
+    view(&rows, p)
+    view(&logarithms, log_prob)
+    view(&drawn, log_prob)
+    for axis in range(3):
+        drawn.strides[axis] = index.strides[axis]
+    drawn.array.data, drawn.array.dtype = &index[0, 0, 0], FV_INT64
+    with nogil:
+        status = fv_filtered_multinoulli(
+            &rows.array, True, &filters, True, &random, index.shape[2], &drawn.array, &logarithms.array, &error)
+    raise_if_failed(status, &error)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------

@@ -55,6 +55,8 @@ fv.hard_attention(q, k, v, sink=0.0)  # error
 found = fv.hard_attention(q, k, v, rng=0).probability  # error
 fv.multinoulli(x, "3")  # error
 fv.multinoulli(x, logits=0.0)  # error
+fv.multinoulli(x, top_k=5.0)  # error
+fv.multinoulli(x, top_p="0.9")  # error
 fv.multinomial(1.5, x)  # error
 fv.multinomial_logpmf([1.5, 2.0], [1.0, 1.0])  # error
 fv.merge(x, "lses")  # error

@@ -1,0 +1,107 @@
+"""Attention over a cache in pages: the reach of a model's call in the words of `foveate.KVCache`.
+
+The cache hides by itself what is behind a query, and what is out of a window; a reach that says
+nothing else needs no mask. Another one is a mask over all positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from ..scores import ScaledDot
+from ._kv_cache import Cached
+from ._mask import Reach, without_smallest
+
+
+class Seen(NamedTuple):
+    """What a cache is told of a reach."""
+
+    causal: bool
+    mask: torch.Tensor | None  # that broadcasts into (batch, heads, Lq, positions)
+
+
+def is_cached(key: Any, value: Any) -> bool:
+    """Tell whether keys and values are those that a layer of a cache has in pages."""
+    return (
+        isinstance(key, Cached)
+        and isinstance(value, Cached)
+        and key.layer is value.layer
+        and (key.which, value.which) == (0, 1)
+    )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch is untyped here
+def attend_cached(
+    query: torch.Tensor,
+    key: Cached,
+    reach: Reach,
+    groups: tuple[int, ...],
+    scaling: float | None,
+    softcap: float | None,
+    sink: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend by (batch, *groups, Lq, D): the output, and the lse.
+
+    Raises
+    ------
+    ValueError
+        For rows of a cache that has gone on since.
+    """
+    layer = key.layer
+    if layer.get_seq_length() != key.end:
+        raise ValueError(
+            f"key: got rows up to position {key.end} of a cache that has {layer.get_seq_length()}, "
+            "wanted those of its last update"
+        )
+    seen = _seen(reach, query.shape[-2], key)
+    mask = seen.mask
+    if mask is not None:
+        mask = mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
+        mask = mask.unflatten(1, (1,) * len(groups) if mask.shape[1] == 1 else groups)
+    return layer.attend(query, ScaledDot(scaling), seen.causal, mask, softcap, sink)
+
+
+def _seen(reach: Reach, queries: int, key: Cached) -> Seen:
+    """Say what of a reach the cache does by itself, and make a mask of the rest."""
+    keys, window = key.shape[-2], key.layer.window
+    last = keys - queries  # where the first of the last queries stands
+    left, right = reach.get("window", (None, None))
+    if reach.get("causal"):
+        right, offset = 0, reach.get("offset", 0)
+    else:
+        offset = reach.get("offset", last)
+    behind = right == 0 and offset == last
+    causal = behind or (right is None and (queries == 1 or window is not None))
+    cells: list[torch.Tensor] = []
+    if (right is not None and not behind) or (left is not None and left != window):
+        distance = torch.arange(keys) - (torch.arange(queries)[:, None] + offset)
+        if left is not None:
+            cells.append(distance >= -left)
+        if right is not None:
+            cells.append(distance <= right)
+    if "low" in reach:
+        position = torch.arange(keys)
+        low, high = (reach[x][:, None, :, None] for x in ("low", "high"))
+        cells.append((position >= low) & (position < high))
+    if "padding" in reach:
+        cells.append(reach["padding"][:, None, None])
+    elif "key_lengths" in reach:
+        cells.append(torch.arange(keys) < reach["key_lengths"][:, None, None, None])
+    mask = reach.get("mask")
+    if mask is not None and queries > 1:  # a query alone sees some key
+        mask = without_smallest(mask)
+    for cell in cells:
+        if mask is None:
+            mask = cell
+        elif mask.dtype == torch.bool:
+            mask = mask & cell
+        else:
+            mask = torch.where(cell, mask, -torch.inf)
+    if mask is not None:
+        if mask.shape[-1] == 1:
+            mask = mask.expand(*mask.shape[:-1], keys)
+        if key.first:  # rows before are out of the window
+            mask = torch.nn.functional.pad(mask, (key.first, 0))
+    return Seen(causal, mask)
