@@ -128,17 +128,18 @@ inline void each_of_few_bits(const Rows& from, int64_t j, int64_t first, int64_t
   }
 }
 
-// Row j, as T.
+// `count` rows as contiguous rows of T.
 template <class T>
-[[gnu::noinline]] void load_few_bits(const Rows& from, int64_t j, int64_t columns, T* to) {
+[[gnu::noinline]] void load_few_bits(const Rows& from, int64_t count, int64_t columns, T* to) {
   with_few_bits(from.dtype, [&](auto dtype) {
-    each_of_few_bits<dtype>(from, j, 0, columns, [&](int64_t d, Vec<float> x, float scale, int count) INLINED {
-      if constexpr (sizeof(T) == 4) {
-        x *= scale;
-        if (count == lanes<float>) return store<float>(to + d, x);
-      }
-      for (int i = 0; i < count; ++i) to[d + i] = sizeof(T) == 4 ? T(x[i]) : T(x[i]) * T(scale);
-    });
+    for (int64_t j = 0; j < count; ++j, to += columns)
+      each_of_few_bits<dtype>(from, j, 0, columns, [&](int64_t d, Vec<float> x, float scale, int some) INLINED {
+        if constexpr (sizeof(T) == 4) {
+          x *= scale;
+          if (some == lanes<float>) return store<float>(to + d, x);
+        }
+        for (int i = 0; i < some; ++i) to[d + i] = sizeof(T) == 4 ? T(x[i]) : T(x[i]) * T(scale);
+      });
   });
 }
 
