@@ -90,24 +90,33 @@ inline Vec<float> float8_numbers(const char* p) {
 #endif
 }
 
+// As many numbers of a contiguous row as a vector has floats.
+template <Dtype dtype>
+inline Vec<float> numbers_at(const char* p) {
+  if constexpr (dtype == Dtype::int8)
+    return __builtin_convertvector(signed_bytes(p), Vec<float>);
+  else if constexpr (dtype == Dtype::int4)
+    return __builtin_convertvector(signed_halves(p), Vec<float>);
+  else
+    return float8_numbers<dtype>(p);
+}
+
+// `count` bytes a stride apart, and zeros up to `all`. Apart from what calls it, where it would slow down the usual case.
+[[gnu::noinline]] inline void bring_together(const char* from, int64_t stride, int count, int all, char* to) {
+  for (int i = 0; i < all; ++i) to[i] = i < count ? from[i * stride] : char(0);
+}
+
 // Columns d and on of a row as they are stored, d a multiple of the lanes; `left` are there, and beyond them anything.
 template <Dtype dtype>
 inline Vec<float> stored_numbers(const char* row, int64_t stride, int64_t d, int64_t left) {
   constexpr int in_byte = dtype == Dtype::int4 ? 2 : 1, bytes = lanes<float> / in_byte;
   const char* from = row + d / in_byte * stride;
+  if (left >= lanes<float> && stride == 1) return numbers_at<dtype>(from);
   char some[bytes];
-  if (left < lanes<float> || stride != 1) {
-    for (int i = 0; i < bytes; ++i) some[i] = i * in_byte < left ? from[i * stride] : char(0);
-    from = some;
-  }
-  if constexpr (dtype == Dtype::int8)
-    return __builtin_convertvector(signed_bytes(from), Vec<float>);
-  else if constexpr (dtype == Dtype::int4)
-    return __builtin_convertvector(signed_halves(from), Vec<float>);
-  else
-    return float8_numbers<dtype>(from);
+  const int64_t there = (left + in_byte - 1) / in_byte;
+  bring_together(from, stride, there < bytes ? int(there) : bytes, bytes, some);
+  return numbers_at<dtype>(some);
 }
-
 inline float scale_of_column(const Rows& from, int64_t j, int64_t d) {
   return load_one(reinterpret_cast<const float*>(from.scale_of(j)) + (from.block ? d / from.block : 0));
 }
