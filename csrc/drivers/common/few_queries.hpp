@@ -23,18 +23,19 @@ constexpr Needs needs_of_few = {.whole_weights = true, .windows = Windows::share
 template <class T>
 class FewQueries {
  protected:
-  // tile: keys whose scores are held at once
-  FewQueries(const Plan& plan, int64_t tile) noexcept
+  // tile: keys whose scores are held at once, of so many query groups
+  FewQueries(const Plan& plan, int64_t tile, int64_t groups) noexcept
       : plan_(plan),
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
         scoring_(plan.scoring),
         direct_(plan.problem.family == FV_INNER),
         width_(int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors),
-        tile_(tile) {
+        tile_(tile),
+        groups_(std::clamp<int64_t>((plan.rows + query_group - 1) / query_group, 1, groups)) {
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
-    keys_contiguous_ = p_.key.column_stride == item_size(p_.key) && !is_few_bits(dtype_of(p_.key));
+    keys_contiguous_ = is_contiguous(p_.key) && (direct_ || !is_few_bits(dtype_of(p_.key)));
   }
 
   // A score that is no inner product has keys on the lanes, as panels, and the queries as rows.
@@ -55,7 +56,7 @@ class FewQueries {
   struct QueryScratch {
     QueryScratch(const FewQueries& d, Carver& carver)
         : queries(carver.take<T>(task_rows * d.query_stride_)),
-          s(carver.take<T>((d.tile_ + sum_keys) * query_group)),
+          s(carver.take<T>(d.groups_ * d.score_stride())),
           keys(carver.take<T>(d.keys_contiguous_ ? 0 : d.tile_ * d.p_.head_size)),
           bits(carver.take<uint32_t>(d.tile_)),
           key_list(stored_keys(d.p_), d.tile_, carver),
@@ -91,6 +92,11 @@ class FewQueries {
 
   int64_t padded(int64_t columns) const {
     return std::max<int64_t>(1, (columns + arithmetic_.lanes - 1) / arithmetic_.lanes) * arithmetic_.lanes;
+  }
+  // Kernels take contiguous columns, as those of int4 always are. Few bits are for sums of float32.
+  static bool is_contiguous(const Operand& x) {
+    if (is_few_bits(dtype_of(x)) && sizeof(T) == 8) return false;
+    return dtype_of(x) == Dtype::int4 || x.column_stride == item_size(x);
   }
   // A group of 3 is handled as 4, one of its rows being zero.
   static int32_t width(const Panel& panel) { return panel.live > 2 ? 4 : panel.live; }
@@ -137,14 +143,18 @@ class FewQueries {
             columns * int64_t(sizeof(T)), int64_t(sizeof(T))};
   }
 
-  // Scores of query group i for a tile, in scratch.s; with the bits of hidden cells.
+  // Where the scores of query group i stand: [key][query].
+  T* scores_of(int i, const QueryScratch& scratch) const { return scratch.s + i % groups_ * score_stride(); }
+  int64_t score_stride() const { return (tile_ + sum_keys) * query_group; }
+
+  // Scores of query group i for a tile, in scores_of(i); with the bits of hidden cells.
   KeyRange scores(int i, KeyTile tile, Rows keys, TileIds& ids, QueryScratch& scratch) const noexcept {
     Panel& panel = scratch.panels[i];
     const KeyRange range = visible_keys(plan_, panel, tile, sum_keys, true, scratch.bits, {}, ids);
     if (range.empty()) return range;
     const int32_t queries = width(panel);
     const int64_t count = range.count();
-    T* s = scratch.s;
+    T* s = scores_of(i, scratch);
     keys = keys.from(range.begin);
     if (direct_)
       arithmetic_.decode_scores(scratch.queries + i * query_group * query_stride_, query_stride_, queries, keys, count,
@@ -191,7 +201,7 @@ class FewQueries {
   const Scoring& scoring_;
   const bool direct_;    // an inner product
   const int64_t width_;  // of a panel
-  const int64_t tile_;
+  const int64_t tile_, groups_;
   int64_t row_blocks_, query_stride_;
   bool keys_contiguous_;
 };

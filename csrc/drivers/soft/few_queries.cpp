@@ -10,16 +10,16 @@
 namespace foveate {
 namespace {
 
-constexpr int64_t chunk_keys = 2048;  // a unit of work for a thread
-constexpr int64_t decode_tile = 256;
+constexpr int64_t chunk_keys = 2048;   // a unit of work for a thread
+constexpr int64_t decode_tile = 1024;  // keys, then values, in long streams: each begins slowly
 
 template <class T>
 class Decode : private FewQueries<T> {
  public:
-  explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile), plan_(plan) {
+  explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile, task_groups), plan_(plan) {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
     value_stride_ = this->padded(p_.value_size);
-    values_contiguous_ = p_.value.column_stride == item_size(p_.value) && !is_few_bits(dtype_of(p_.value));
+    values_contiguous_ = this->is_contiguous(p_.value);
   }
 
   fv_status run(fv_error* error) noexcept {
@@ -107,10 +107,11 @@ class Decode : private FewQueries<T> {
       const bool load = exact || !values_contiguous_;
       const Rows values = load ? this->loaded(stored, tile.count, p_.value_size, exact, scratch.values) : stored;
       TileIds ids;
-      for (int i = first; i < last; ++i) {
-        const KeyRange s = this->scores(i, tile, keys, ids, scratch);
-        if (!s.empty()) select(i, s, values.from(s.begin), exact ? stored.from(s.begin) : Rows{}, scratch);
-      }
+      KeyRange seen[task_groups];
+      for (int i = first; i < last; ++i) seen[i] = this->scores(i, tile, keys, ids, scratch);
+      for (int i = first; i < last; ++i)
+        if (!seen[i].empty())
+          select(i, seen[i], values.from(seen[i].begin), exact ? stored.from(seen[i].begin) : Rows{}, scratch);
     }
   }
 
@@ -120,7 +121,7 @@ class Decode : private FewQueries<T> {
     const Panel& panel = scratch.panels[i];
     const int32_t queries = this->width(panel);
     const int64_t count = range.count();
-    T* s = scratch.s;
+    T* s = this->scores_of(i, scratch);
     T* output = scratch.outputs + i * query_group * value_stride_;
     arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * query_group,
                             scratch.l + i * query_group, output, value_stride_, p_.value_size);
