@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._inputs.reach import Reach
+from ..torch._pages import attend_to_pages
 from ._attend import Answer, attend, dense
 from ._errors import also_runtime_errors
 from ._operands import Told, check_heads, floats, integers, told
@@ -60,8 +61,8 @@ def flash_attn_with_kvcache(
     cache_leftpad : int tensor (B,), optional
         The first row of each sequence that is valid. Not with a `block_table`.
     block_table : int tensor (B, pages of a sequence), optional
-        The pages of each sequence, in order. The valid rows of one sequence after the other are
-        copied together.
+        The pages of each sequence, in order. Rows are read where they stand; with ALiBi those of
+        one sequence after the other are copied together.
     softmax_scale, causal, window_size, softcap, alibi_slopes : optional
         As for `flash_attn_func`, where Lk is the number of valid rows, the new ones included.
     rotary_interleaved : bool, default True
@@ -240,6 +241,12 @@ class _Cache:
 
     def attend(self, q: Tensor, by: Told) -> Answer:
         """Let queries see the rows that are valid."""
+        in_place = by.slopes is None and q.shape[-2] > 0 and not torch.compiler.is_compiling()
+        if self.table is not None and in_place:
+            sides = by.left, None if q.shape[1] == 1 else by.right  # which stands at the last key
+            pages = self.caches[0], self.caches[1]
+            rest = by.scale, sides, by.softcap, by.sink
+            return *attend_to_pages(q, pages, self.table, self.ends, *rest), None
         ends = self.ends.tolist()
         plain = self.table is None and self.entries is None and self.left is None
         if plain and len(set(ends)) <= 1:
