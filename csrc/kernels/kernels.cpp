@@ -11,6 +11,7 @@
 #include "hide/cells.hpp"
 #include "measure.hpp"
 #include "pack.hpp"
+#include "quantize.hpp"
 #include "query_sum.hpp"
 #include "score/additive.hpp"
 #include "score/bias.hpp"
@@ -132,6 +133,7 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.decode_soft = untyped<decode_soft<T>>;
   f.decode_sum = untyped<decode_sum<T>>;
 
+  f.quantize = untyped<quantize<T>>;
   f.spin = spin<T>;
   return f;
 }

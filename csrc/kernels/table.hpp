@@ -290,6 +290,10 @@ struct Arithmetic {
   void (*decode_sum)(const void* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size,
                      void* output, int64_t output_stride);
 
+  // A contiguous row of T, at any address, as few bits: codes, contiguous, and scales, one for each `block` columns, or of 0
+  // one for all. False where a number or a scale is not finite. It wants subnormal numbers as they are.
+  bool (*quantize)(const void* row, int64_t columns, Dtype, int64_t block, char* data, float* scales);
+
   // Products from registers, in as many chains as hide the latency; returns the flops done.
   double (*spin)(int64_t rounds);
 };
