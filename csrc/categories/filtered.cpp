@@ -111,7 +111,8 @@ class FilteredSampler {
   // ---- Filters
 
   template <class Each>
-  Outcome filter(const CandidateRow& row, const Each& each, FilteredRow& memory, Weighing* found, Threshold* by) noexcept {
+  Outcome filter(const CandidateRow& row, const Each& each, FilteredRow& memory, Weighing* found,
+                 Threshold* by) noexcept {
     const Filtering& f = row.filtering();
     const bool read = memory.each_block(each, [&](int64_t b, int) {
       memory.block_tops[b] = f.span_tops(row.block(b), !problem_.logits, memory.tops_of(b));

@@ -63,9 +63,9 @@ struct FilteredRow {
   int64_t item, blocks;
   char* tops;  // of spans
   BlockTop* block_tops;
-  WeightParts* parts;  // of blocks
-  int64_t* counts;     // of what is listed of each block
-  double* sums;        // of weights, up to and including each block
+  WeightParts* parts;                        // of blocks
+  int64_t* counts;                           // of what is listed of each block
+  double* sums;                              // of weights, up to and including each block
   char *list = nullptr, *sampled = nullptr;  // of numbers
   Listed* listed = nullptr;                  // categories
 };

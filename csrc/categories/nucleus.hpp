@@ -45,8 +45,7 @@ class NucleusSearch {
   void select(int64_t count, double weight, Threshold* found, int64_t from = 0) const noexcept {
     if (count == 0) return;  // numbers that changed
     int64_t needed, equals;
-    found->least =
-        f_.number_at_weight(memory_.list + from * memory_.item, count, weight, weighing_, &needed, &equals);
+    found->least = f_.number_at_weight(memory_.list + from * memory_.item, count, weight, weighing_, &needed, &equals);
     for (int64_t b = 0; needed < equals && b < memory_.blocks; ++b) {
       const int64_t place = f_.place_of_equal(row_.block(b), memory_.tops_of(b), found->least, &needed);
       if (place < 0) continue;
@@ -147,7 +146,8 @@ class NucleusSearch {
         return;
       }
       // of the share from the edge on: what is above it has that share too much or too little, and what is below
-      const double edge = number_at(share_).first, above = std::clamp(sampled(edge, true) - known_squares, 0.0, squares);
+      const double edge = number_at(share_).first,
+                   above = std::clamp(sampled(edge, true) - known_squares, 0.0, squares);
       const double margin = deviations * each_stands_for / whole *
                                 std::sqrt(above * (1 - share_) * (1 - share_) + (squares - above) * share_ * share_) +
                             1e-6;

@@ -441,7 +441,8 @@ struct Key<double> {
   using Type = uint64_t;
 };
 
-// Keys grow as numbers fall: the largest number has the least key.
+// Keys grow as numbers fall: the largest number has the least key. Each number has a key, both zeros the same, and each
+// key a number.
 template <class T>
 inline typename Key<T>::Type key_of(T x) {
   using Unsigned = typename Key<T>::Type;
@@ -449,12 +450,12 @@ inline typename Key<T>::Type key_of(T x) {
   Unsigned bits;
   memcpy(&bits, &x, sizeof x);
   const Unsigned sign = Unsigned(1) << (8 * sizeof(T) - 1);
-  return bits & sign ? bits : ~bits & ~sign;
+  return bits & sign ? bits - 1 : ~bits & ~sign;
 }
 template <class T>
 inline T number_of(typename Key<T>::Type key) {
   using Unsigned = typename Key<T>::Type;
-  const Unsigned sign = Unsigned(1) << (8 * sizeof(T) - 1), bits = key & sign ? key : ~key & ~sign;
+  const Unsigned sign = Unsigned(1) << (8 * sizeof(T) - 1), bits = key & sign ? key + 1 : ~key & ~sign;
   T x;
   memcpy(&x, &bits, sizeof x);
   return x;
@@ -462,25 +463,42 @@ inline T number_of(typename Key<T>::Type key) {
 
 constexpr int most_digit_bits = 11;
 
+// Only those of a list that are in [least, most], in order; the list has room for a vector more.
+template <class T>
+inline int64_t keep_between(T* values, int64_t count, T least, T most) {
+  T* to = values;
+  for (int64_t i = 0; i < count; i += lanes<T>) {
+    const Vec<T> x = load<T>(values + i);
+    const uint32_t bits = bits_from<T>(x, least) & ~bits_above<T>(x, most);
+    to = append<T>(to, x, bits & low_bits(count - i));
+  }
+  return to - values;
+}
+
 // Goes down from the largest number, each of which has an amount, until the amounts come to `wanted`: that number, how often
-// it is there, and what these have to add, in `left`. amount(values, count, to): of some numbers, at most 64. wanted >= 1.
+// it is there, and what these have to add, in `left`. amount(values, to): of 64 numbers. wanted >= 1.
 template <class T, class Amount>
 inline T descend(T* values, int64_t count, int64_t wanted, Amount amount, int64_t* left, int64_t* equals) {
   using Unsigned = typename Key<T>::Type;
   constexpr int64_t some = 64;
   int64_t sums[1 << most_digit_bits], amounts[some];
+  Unsigned buckets_of[some];
   for (;;) {
-    Unsigned least = ~Unsigned(0), most = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const Unsigned key = key_of(values[i]);
-      least = key < least ? key : least;
-      most = key > most ? key : most;
+    const int64_t whole = round_up(count, some);
+    for (int64_t i = count; i < whole; ++i) values[i] = values[0];
+    Vec<T> tops = load<T>(values), lows = -tops;
+    for (int64_t i = 0; i < whole; i += lanes<T>) {
+      const Vec<T> x = load<T>(values + i);
+      tops = max(x, tops);
+      lows = max(-x, lows);
     }
-    if (least == most) {
+    const T top = largest_lane<T>(tops), low = -largest_lane<T>(lows);
+    if (top == low) {
       *left = wanted;
       *equals = count;
-      return number_of<T>(least);
+      return top;
     }
+    const Unsigned least = key_of(top), most = key_of(low);
     int bits = 4, width = int(8 * sizeof(Unsigned));
     while (bits < most_digit_bits && (int64_t(2) << bits) < count) ++bits;
     while (width > 0 && !((most - least) >> (width - 1))) --width;
@@ -488,27 +506,23 @@ inline T descend(T* values, int64_t count, int64_t wanted, Amount amount, int64_
     const int64_t buckets = int64_t((most - least) >> shift) + 1;
     memset(sums, 0, size_t(buckets) * sizeof *sums);
     for (int64_t first = 0; first < count; first += some) {
+      amount(values + first, amounts);
+      for (int64_t i = 0; i < some; ++i) buckets_of[i] = (key_of(values[first + i]) - least) >> shift;
       const int64_t number = count - first < some ? count - first : some;
-      amount(values + first, number, amounts);
-      for (int64_t i = 0; i < number; ++i) sums[(key_of(values[first + i]) - least) >> shift] += amounts[i];
+      for (int64_t i = 0; i < number; ++i) sums[buckets_of[i]] += amounts[i];
     }
     int64_t bucket = 0;
     while (bucket + 1 < buckets && sums[bucket] < wanted) wanted -= sums[bucket++];
-    int64_t rest = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const T x = values[i];
-      values[rest] = x;
-      rest += int64_t((key_of(x) - least) >> shift) == bucket;
-    }
-    count = rest;
+    const Unsigned first = least + (Unsigned(bucket) << shift), last = first + ((Unsigned(1) << shift) - 1);
+    count = keep_between<T>(values, count, number_of<T>(last < most ? last : most), number_of<T>(first));
   }
 }
 
 template <class T>
 double number_at_rank(void* values, int64_t count, int64_t rank) {
   int64_t left, equals;
-  const auto one = [](const T*, int64_t number, int64_t* to) INLINED {
-    for (int64_t i = 0; i < number; ++i) to[i] = 1;
+  const auto one = [](const T*, int64_t* to) INLINED {
+    for (int i = 0; i < 64; ++i) to[i] = 1;
   };
   return double(descend<T>(static_cast<T*>(values), count, rank, one, &left, &equals));
 }
@@ -520,28 +534,25 @@ inline double unit_of(int64_t count) {
   return double(int64_t(1) << (61 - bits));
 }
 template <class T, class Weigh>
-inline void amounts_of(const T* values, int64_t count, double unit, Weigh weigh, int64_t* to) {
-  for (int64_t i = 0; i < count; i += lanes<T>) {
-    Vec<T> x = {};
-    memcpy(&x, values + i, size_t(count - i < lanes<T> ? count - i : lanes<T>) * sizeof(T));
-    x = weigh(x);
-    for (int64_t j = 0; j < lanes<T> && i + j < count; ++j) {
-      const double weight = double(x[int(j)]);
-      to[i + j] = int64_t((weight < 2.0 ? weight : 0.0) * unit);
-    }
-  }
+inline void amounts_of(const T* values, double unit, Weigh weigh, int64_t* to) {
+  alignas(vector_bytes) T weights[draw_classes];
+  unroll<draw_classes / lanes<T>>([&](int v) INLINED {
+    const Vec<T> x = weigh(load<T>(values + v * lanes<T>));
+    store<T>(weights + v * lanes<T>, x < T(2) ? x : Vec<T>{});
+  });
+  for (int i = 0; i < draw_classes; ++i) to[i] = int64_t(double(weights[i]) * unit);
 }
 
 template <class T>
-double sum_exactly(const void* numbers, int64_t count, const Weighing& by) {
-  const T* const values = static_cast<const T*>(numbers);
+double sum_exactly(void* numbers, int64_t count, const Weighing& by) {
+  T* const values = static_cast<T*>(numbers);
   const double unit = unit_of(count);
-  return with_weigh<T>(by, [&](auto weigh) {
-    int64_t total = 0, amounts[64];
-    for (int64_t first = 0; first < count; first += 64) {
-      const int64_t some = count - first < 64 ? count - first : 64;
-      amounts_of<T>(values + first, some, unit, weigh, amounts);
-      for (int64_t i = 0; i < some; ++i) total += amounts[i];
+  const int64_t whole = pad(values, count, by.logits);
+  return with_weigh<T>(by, [&](auto weigh) INLINED {
+    int64_t total = 0, amounts[draw_classes];
+    for (int64_t first = 0; first < whole; first += draw_classes) {
+      amounts_of<T>(values + first, unit, weigh, amounts);
+      for (int i = 0; i < draw_classes; ++i) total += amounts[i];
     }
     return double(total) / unit;
   });
@@ -555,11 +566,13 @@ double number_at_weight(void* numbers, int64_t count, double weight, const Weigh
   wanted += double(wanted) < exact;
   if (wanted < 1) wanted = 1;
   return with_weigh<T>(by, [&](auto weigh) {
-    const auto amount = [&](const T* some, int64_t number, int64_t* to) {
-      amounts_of<T>(some, number, unit, weigh, to);
-    };
+    const auto amount = [&](const T* some, int64_t* to) INLINED { amounts_of<T>(some, unit, weigh, to); };
     const T edge = descend<T>(static_cast<T*>(numbers), count, wanted, amount, &left, equals);
-    amount(&edge, 1, &one);
+    T edges[draw_classes];
+    int64_t amounts[draw_classes];
+    for (T& x : edges) x = edge;
+    amount(edges, amounts);
+    one = amounts[0];
     const int64_t enough = one > 0 ? (left + one - 1) / one : *equals;
     *needed = enough < *equals ? enough : *equals;
     return double(edge);

@@ -385,7 +385,7 @@ struct Filtering {
   double (*sum_weights)(void* values, int64_t count, const Weighing&);  // of a block's at most; changes what is behind
   // The same of those from `least` on.
   double (*sum_listed)(const void* values, int64_t count, double least, const Weighing&);
-  double (*sum_exactly)(const void* values, int64_t count, const Weighing&);  // of any; the same in any order
+  double (*sum_exactly)(void* values, int64_t count, const Weighing&);  // the same in any order
   // The weight of all numbers, and of those from `high` on; and a list of those from `low` on that are less.
   WeightParts (*sum_parts)(const Candidates&, double low, double high, const Weighing&, void* values);
   // Lists the first sample_run numbers of spans first, first + step, ...
