@@ -632,8 +632,11 @@ class KVCache:
 
     def _floats(self, name: str, x: Any) -> Array:
         """Take an array of the cache's dtype, or of any float dtype where that is of few bits."""
-        if type(x) is np.ndarray and x.dtype == self._kind and x.flags.aligned:
-            return x  # as of each new token
+        if type(x) is np.ndarray and x.flags.aligned:  # as of each new token
+            if x.dtype == self._kind:
+                return x
+            if self._kind is None and x.dtype.char in "efd" and x.dtype.isnative:
+                return x
         rows = native(floats(name, x))
         if self._kind in (None, rows.dtype):
             return rows
