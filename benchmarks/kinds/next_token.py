@@ -76,7 +76,11 @@ def _workload(rows: int, categories: int, filters: str, logits: str = "normal") 
 WORKLOADS = (
     *(_workload(32, 128_256, filters) for filters in EACH),
     *(_workload(1, 262_144, filters) for filters in EACH),
-    *(_workload(32, 128_256, f, logits) for logits in ("peaked", "masked") for f in ("top_p", "all")),
+    *(
+        _workload(32, 128_256, filters, logits)
+        for logits in ("peaked", "masked")
+        for filters in ("top_p", "all")
+    ),
 )
 
 
