@@ -9,7 +9,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from strategies import normal
+from strategies import DTYPES, normal
 
 pytestmark = [pytest.mark.any_isa, pytest.mark.python]
 
@@ -48,6 +48,18 @@ def test_a_window_bounds_the_memory(tokens, sinks):
 def test_all_rows_take_what_they_hold():
     cache, _ = appended(5000)
     assert cache.nbytes == -(-5000 // 16) * 16 * 16
+
+
+@pytest.mark.parametrize("how", [{}, {"window": 50, "sinks": 9}], ids=["all", "window"])
+def test_room_that_is_reserved(how):
+    cache = fv.KVCache(2, head_size=2, page=16, **how)
+    cache.reserve(700)
+    arrays, size = cache._pages.arrays, cache.nbytes
+    for _ in range(700):
+        cache.append(*np.ones((2, 2, 1, 2), np.float32))
+    assert cache._pages.arrays is arrays  # nothing moved
+    assert size == 0  # room alone takes no memory
+    assert len(arrays[0]) <= (88 if not how else 16)
 
 
 def test_rows_of_few_bits_take_fewer_bytes():
@@ -259,6 +271,8 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[fv.KVCache], object]]] 
     "index axes": (ValueError, r"index: got shape \(1, 1\), wanted one axis",
                    lambda c: c.reorder([[0]])),
     "index dtype": (TypeError, "index: got dtype float64", lambda c: c.reorder([0.0])),
+    "reserve": (ValueError, "length: got -1, wanted 0 or more", lambda c: c.reserve(-1)),
+    "reserve type": (TypeError, "length: got float, wanted", lambda c: c.reserve(1.0)),
     "flush": (ValueError, "flush: got a cache in memory", lambda c: c.flush()),
 }  # fmt: skip
 
@@ -272,6 +286,21 @@ def test_refusals(case):
         call(cache)
     for name, x in cache.__getstate__().items():  # nothing changed
         np.testing.assert_array_equal(x, before[name])
+
+
+@pytest.mark.parametrize("own", DTYPES)
+@pytest.mark.parametrize("other", DTYPES)
+def test_a_cache_of_floats_takes_its_own_dtype_alone(own, other):
+    cache = fv.KVCache(1, head_size=2, dtype=own)
+    x = np.ones((1, 1, 2), other)
+    swapped = x.astype(other.newbyteorder()) if other.name != "bfloat16" else x
+    for given in (x, swapped):
+        for call in (lambda y: cache.append(y, y), cache.attention):
+            if own == other:
+                call(given)
+            else:
+                with pytest.raises(TypeError, match=f"got dtype {other}, wanted {own}, as the ca"):
+                    call(given)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4", "float8_e4m3", "float8_e5m2"])
