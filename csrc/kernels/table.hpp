@@ -388,6 +388,8 @@ struct Filtering {
                             int64_t* equals);
 };
 
+struct Digits;
+
 struct Kernels {
   const char* name;
   Arithmetic float32, float64;
@@ -409,6 +411,21 @@ struct Kernels {
 
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
+  const Digits* digits = nullptr;                        // where there are products of bytes
+};
+
+// Few queries over keys and values of int8 and int4, by products of integers of so many digits: see decode/digits.hpp. Of
+// float32; those that are not named here come as decode_scores and decode_sum take them.
+struct Digits {
+  int64_t (*queries_size)(Dtype, int64_t block, int64_t columns);  // bytes of a group of queries
+  // Lays out queries for such keys.
+  void (*load_queries)(const void* query, int64_t query_stride, int32_t queries, int32_t digits, Dtype, int64_t block,
+                       int64_t columns, void* to);
+  void (*scores)(const void* queries_of_digits, int32_t queries, int32_t digits, const Rows& keys, int64_t count,
+                 int64_t columns, void* s);
+  bool (*takes_values)(Dtype, int64_t block);
+  void (*sum)(const void* weights, int32_t queries, int32_t digits, const Rows& values, int64_t count,
+              int64_t value_size, void* output, int64_t output_stride);
 };
 
 // What an ISA that multiplies bfloat16 adds to the Kernels of another that has the same vectors: from the other's float32

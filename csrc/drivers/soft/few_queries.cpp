@@ -16,10 +16,11 @@ constexpr int64_t decode_tile = 1024;  // keys, then values, in long streams: ea
 template <class T>
 class Decode : private FewQueries<T> {
  public:
-  explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile, task_groups), plan_(plan) {
+  explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile, task_groups, true), plan_(plan) {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
     value_stride_ = this->padded(p_.value_size);
     values_contiguous_ = this->is_contiguous(p_.value);
+    values_by_digits_ = digits_ && digits_->takes_values(dtype_of(p_.value), p_.value_block);
   }
 
   fv_status run(fv_error* error) noexcept {
@@ -47,6 +48,8 @@ class Decode : private FewQueries<T> {
  private:
   using Base = FewQueries<T>;
   using Base::arithmetic_;
+  using Base::count_of_digits_;
+  using Base::digits_;
   using Base::p_;
   using Base::row_blocks_;
 
@@ -105,7 +108,8 @@ class Decode : private FewQueries<T> {
       const Rows keys = this->keys_of(batch, tile, scratch);
       const Rows stored = stored_rows.at(tile.first, tile.count, scratch.value_list);
       const bool load = exact || !values_contiguous_;
-      const Rows values = load ? this->loaded(stored, tile.count, p_.value_size, exact, scratch.values) : stored;
+      const Rows values =
+          load ? this->loaded(stored, tile.count, p_.value_size, exact, !exact, scratch.values) : stored;
       TileIds ids;
       KeyRange seen[task_groups];
       for (int i = first; i < last; ++i) seen[i] = this->scores(i, tile, keys, ids, scratch);
@@ -125,7 +129,10 @@ class Decode : private FewQueries<T> {
     T* output = scratch.outputs + i * query_group * value_stride_;
     arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * query_group,
                             scratch.l + i * query_group, output, value_stride_, p_.value_size);
-    arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
+    if (values_by_digits_ && is_few_bits(values.dtype))
+      digits_->sum(s, queries, count_of_digits_, values, count, p_.value_size, output, value_stride_);
+    else
+      arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
     if (stored.data) {
       const uint32_t all = (uint32_t(1) << panel.live) - 1;
       if (!range.hidden) std::fill_n(scratch.bits, count, all);
@@ -199,7 +206,7 @@ class Decode : private FewQueries<T> {
 
   Plan& plan_;
   int64_t chunks_, value_stride_;
-  bool values_contiguous_;
+  bool values_contiguous_, values_by_digits_;
   T *partial_ = nullptr, *partial_m_ = nullptr, *partial_l_ = nullptr;
   uint8_t* partial_seen_ = nullptr;
 };

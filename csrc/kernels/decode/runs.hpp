@@ -22,7 +22,7 @@ struct Run {
   int64_t stride;
 };
 
-constexpr int64_t gather_bytes = 16384;
+constexpr int64_t gather_bytes = 32768;
 
 // Calls run(first, count, Run) for runs of all rows, `bytes` of each from byte `at` on. All but the last have a multiple of
 // `step` rows: rows of a list that stand apart are copied, `step` at a time. Such rows that are too long for it come as
