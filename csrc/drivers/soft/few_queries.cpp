@@ -10,13 +10,16 @@
 namespace foveate {
 namespace {
 
-constexpr int64_t chunk_keys = 2048;   // a unit of work for a thread
-constexpr int64_t decode_tile = 1024;  // keys, then values, in long streams: each begins slowly
+constexpr int64_t chunk_keys = 2048;  // a unit of work for a thread
+// Keys of a tile, then its values, in long streams, since each begins slowly. Of long rows a tile stays in L2: the values of
+// latent attention are a view of the keys, and come from there.
+constexpr int64_t long_row = 256;
+int64_t tile_of(const Problem& p) { return std::clamp<int64_t>(p.keys, 1, p.head_size > long_row ? 256 : 1024); }
 
 template <class T>
 class Decode : private FewQueries<T> {
  public:
-  explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile, task_groups, true), plan_(plan) {
+  explicit Decode(Plan& plan) noexcept : Base(plan, tile_of(plan.problem), task_groups, true), plan_(plan) {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
     value_stride_ = this->padded(p_.value_size);
     values_contiguous_ = this->is_contiguous(p_.value);
@@ -52,6 +55,7 @@ class Decode : private FewQueries<T> {
   using Base::digits_;
   using Base::p_;
   using Base::row_blocks_;
+  using Base::tile_;
 
   struct Scratch : Base::QueryScratch {
     Scratch(const Decode& d, Carver& carver)
@@ -59,8 +63,8 @@ class Decode : private FewQueries<T> {
           outputs(carver.take<T>(task_rows * d.value_stride_)),
           m(carver.take<T>(task_rows)),
           l(carver.take<T>(task_rows)),
-          values(carver.take<T>(decode_tile * d.p_.value_size)),
-          value_list(stored_values(d.p_), decode_tile, carver) {}
+          values(carver.take<T>(d.tile_ * d.p_.value_size)),
+          value_list(stored_values(d.p_), d.tile_, carver) {}
     T *outputs, *m, *l, *values;
     RowList value_list;
   };
@@ -103,7 +107,7 @@ class Decode : private FewQueries<T> {
     const StoredRows stored_rows(plan_, stored_values(p_), batch);
     begin = std::max(begin, chunk * chunk_keys);
     end = std::min(end, (chunk + 1) * chunk_keys);
-    for (Traversal tiles = Traversal::grid({begin, end}, decode_tile, p_.keys); !tiles.done(); tiles.next()) {
+    for (Traversal tiles = Traversal::grid({begin, end}, tile_, p_.keys); !tiles.done(); tiles.next()) {
       const KeyTile tile = tiles.tile();
       const Rows keys = this->keys_of(batch, tile, scratch);
       const Rows stored = stored_rows.at(tile.first, tile.count, scratch.value_list);
