@@ -290,6 +290,10 @@ struct Arithmetic {
   void (*decode_sum)(const void* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size,
                      void* output, int64_t output_stride);
 
+  // A contiguous row of T, at any address, as few bits: codes, contiguous, and scales, one for each `block` columns, or of 0
+  // one for all. False where a number or a scale is not finite. It wants subnormal numbers as they are.
+  bool (*quantize)(const void* row, int64_t columns, Dtype, int64_t block, char* data, float* scales);
+
   // Products from registers, in as many chains as hide the latency; returns the flops done.
   double (*spin)(int64_t rounds);
 };
@@ -342,6 +346,7 @@ struct DrawTable {
 
 // Filters of a row: of the blocks of its categories, spans of numbers side by side.
 constexpr int filter_span = 128;
+constexpr int sample_run = 16;
 
 // Up to draw_block numbers of a row, at any address: logits, to which a bias is added in the accumulator's dtype, or
 // weights.
@@ -361,6 +366,11 @@ struct BlockTop {
   bool doubtful;
 };
 
+struct WeightParts {
+  double whole, above;
+  int64_t count;
+};
+
 // How numbers become weights, the largest of a row being `top`: exp(rate (x - top)); or (x scale[0] scale[1])^rate, divided by
 // that of the top where rate is not 1. scale: two powers of 2 that take the top to [1/2, 1).
 struct Weighing {
@@ -377,15 +387,25 @@ struct Filtering {
   // The place behind number *rank, from 1 on, of those equal to x; or -1, and *rank is what is left of it.
   int64_t (*place_of_equal)(const Candidates&, const void* tops, double x, int64_t* rank);
   double (*sum_weights)(void* values, int64_t count, const Weighing&);  // of a block's at most; changes what is behind
+  // The same of those from `least` on.
+  double (*sum_listed)(const void* values, int64_t count, double least, const Weighing&);
+  double (*sum_exactly)(void* values, int64_t count, const Weighing&);  // the same in any order
+  // The weight of all numbers, and of those from `high` on; and a list of those from `low` on that are less.
+  WeightParts (*sum_parts)(const Candidates&, double low, double high, const Weighing&, void* values);
+  // Lists the first sample_run numbers of spans first, first + step, ...
+  int64_t (*sample)(const Candidates&, int64_t first, int64_t step, void* values);
+  void (*weights_of)(const void* values, int64_t count, const Weighing&, void* weights);  // of whole classes
+  // The sum of the weights, or of their squares, of numbers from `least` on; of whole classes.
+  double (*sum_from)(const void* values, const void* weights, int64_t count, double least, bool squares);
   // The place in the list at a fraction in [0, 1) of its weight, in order. values become weights.
   int64_t (*pick)(void* values, int64_t count, const Weighing&, double fraction);
   void (*log_weights)(const Candidates&, const int32_t* places, int64_t count, const Weighing&, double* to);
   // The number of a rank, 1 of the largest; values change.
   double (*number_at_rank)(void* values, int64_t count, int64_t rank);
-  // The number at which the sum of the weights, from the largest down, comes to this share of all; how many of its equals
-  // are needed for that, and how many there are. values change.
-  double (*number_at_share)(void* values, int64_t count, double share, const Weighing&, int64_t* needed,
-                            int64_t* equals);
+  // The number at which the sum of the weights, from the largest down, comes to `weight`; how many of its equals are
+  // needed for that, and how many there are. values change.
+  double (*number_at_weight)(void* values, int64_t count, double weight, const Weighing&, int64_t* needed,
+                             int64_t* equals);
 };
 
 struct Digits;

@@ -50,6 +50,18 @@ def test_all_rows_take_what_they_hold():
     assert cache.nbytes == -(-5000 // 16) * 16 * 16
 
 
+@pytest.mark.parametrize("how", [{}, {"window": 50, "sinks": 9}], ids=["all", "window"])
+def test_room_that_is_reserved(how):
+    cache = fv.KVCache(2, head_size=2, page=16, **how)
+    cache.reserve(700)
+    arrays, size = cache._pages.arrays, cache.nbytes
+    for _ in range(700):
+        cache.append(*np.ones((2, 2, 1, 2), np.float32))
+    assert cache._pages.arrays is arrays  # nothing moved
+    assert size == 0  # room alone takes no memory
+    assert len(arrays[0]) <= (88 if not how else 16)
+
+
 def test_rows_of_few_bits_take_fewer_bytes():
     sizes = {}
     for dtype in ("float32", "bfloat16", "int8", "float8_e5m2", "int4"):
@@ -259,6 +271,8 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[fv.KVCache], object]]] 
     "index axes": (ValueError, r"index: got shape \(1, 1\), wanted one axis",
                    lambda c: c.reorder([[0]])),
     "index dtype": (TypeError, "index: got dtype float64", lambda c: c.reorder([0.0])),
+    "reserve": (ValueError, "length: got -1, wanted 0 or more", lambda c: c.reserve(-1)),
+    "reserve type": (TypeError, "length: got float, wanted", lambda c: c.reserve(1.0)),
     "flush": (ValueError, "flush: got a cache in memory", lambda c: c.flush()),
 }  # fmt: skip
 

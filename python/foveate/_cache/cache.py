@@ -91,6 +91,10 @@ class KVCache:
     One thread may append, truncate, reorder and so on, while any number of others attend: each sees
     the state before a change or after it, and neither waits for the other.
 
+    Answers have the bits of `attention` over the same rows in one piece. Where a window has left
+    its sinks behind, and where pages are in files of more than 256 MB, several answers are merged,
+    and rounded once.
+
     References
     ----------
     .. [1] W. Kwon et al., "Efficient Memory Management for Large Language Model Serving with
