@@ -1,7 +1,8 @@
 """A token behind keys and values of few bits, and latent attention, whose values are a view.
 
 What is counted is the bytes that have to be read: what is stored, and its scales; of latent
-attention the keys alone. All rows have one scale, since ONNX Runtime has one for a tensor: the
+attention the keys alone. They are held to the bandwidth of memory, whatever a cache keeps of them
+from one call to the next. All rows have one scale, since ONNX Runtime has one for a tensor: the
 answers are those of the same numbers.
 """
 
@@ -12,9 +13,10 @@ from typing import Any
 
 import foveate
 import numpy as np
+from foveate import _core
 from foveate._cli import contenders
 from foveate._cli.contenders import FOVEATE, Contender, Data, Prepared, UnavailableError, need
-from foveate._cli.workloads import ITEM_BYTES, Workload
+from foveate._cli.workloads import ITEM_BYTES, PEAK_SECONDS, Workload
 from numpy.typing import NDArray
 
 from kinds.dot_products import torch_on
@@ -24,8 +26,19 @@ BYTES = {"int8": 1.0, "float8_e4m3": 1.0, "int4": 0.5}
 LARGEST = {"int8": 127, "int4": 7}
 
 
+LEAST_READ = 1 << 28  # bytes: beyond every cache
+
+
+class OfMemory(Workload):
+    """A workload that is held to the bandwidth of memory."""
+
+    def probe(self, threads: int) -> float:
+        size = max(LEAST_READ, int(self.work)) // threads
+        return float(_core.measure_read(size, threads, PEAK_SECONDS))
+
+
 @dataclass(frozen=True)
-class Kept(Workload):
+class Kept(OfMemory):
     """A token behind keys and values that are kept in few bits."""
 
     kept: str = "int8"
@@ -37,7 +50,7 @@ class Kept(Workload):
 
 
 @dataclass(frozen=True)
-class Latent(Workload):
+class Latent(OfMemory):
     """A token behind latent rows, the first columns of which are the values."""
 
     value_size: int = 512
