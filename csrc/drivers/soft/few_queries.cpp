@@ -57,7 +57,7 @@ class Decode : private FewQueries<T> {
           m(carver.take<T>(task_rows)),
           l(carver.take<T>(task_rows)),
           values(carver.take<T>(decode_tile * d.p_.value_size)),
-          value_list(stored_values(d.p_), decode_tile, carver) {}
+          value_list(RowList::of_pages(stored_values(d.p_), decode_tile, carver)) {}
     T *outputs, *m, *l, *values;
     RowList value_list;
   };
@@ -103,7 +103,7 @@ class Decode : private FewQueries<T> {
     for (Traversal tiles = Traversal::grid({begin, end}, decode_tile, p_.keys); !tiles.done(); tiles.next()) {
       const KeyTile tile = tiles.tile();
       const Rows keys = this->keys_of(batch, tile, scratch);
-      const Rows stored = stored_rows.at(tile.first, tile.count, scratch.value_list);
+      const Rows stored = stored_rows.in_pages(tile.first, tile.count, scratch.value_list);
       const bool load = exact || !values_contiguous_;
       const Rows values = load ? this->loaded(stored, tile.count, p_.value_size, exact, scratch.values) : stored;
       TileIds ids;
