@@ -80,16 +80,15 @@ bool link(const char* name, PyObject* object, fv_score* score) {
 bool rows(const char* name, PyObject* object, View* stored, const fv_array** slot, View* scales,
           const fv_array** scale_slot, int64_t* block) {
   if (!PyTuple_Check(object)) return array(name, object, stored, slot);
-  static constexpr const char* kDtypes[] = {"int8", "int4", "float8_e4m3", "float8_e5m2"};
   PyObject *data = nullptr, *dtype = nullptr, *scale = nullptr;
   long long columns = 0, of_block = 0;
-  int number = 0;
+  fv_dtype few_bits;
   if (!PyArg_ParseTuple(object, "OOLOL", &data, &dtype, &columns, &scale, &of_block) ||
-      !choice(name, dtype, kDtypes, &number) || !array(name, scale, scales, scale_slot))
+      !few_bits_of_name(name, dtype, &few_bits) || !array(name, scale, scales, scale_slot))
     return false;
   *slot = stored;
   *block = of_block;
-  return view_few_bits(name, data, static_cast<fv_dtype>(FV_INT8 + number), columns, stored);
+  return view_few_bits(name, data, few_bits, columns, stored);
 }
 
 bool return_lse(PyObject* object, Lse* result) {

@@ -127,6 +127,17 @@ bool view_few_bits(const char* name, PyObject* array, fv_dtype dtype, int64_t co
   return true;
 }
 
+bool few_bits_of_name(const char* name, PyObject* object, fv_dtype* dtype) {
+  static constexpr const char* kNames[] = {"int8", "int4", "float8_e4m3", "float8_e5m2"};
+  for (int i = 0; PyUnicode_Check(object) && i < 4; ++i) {
+    if (PyUnicode_CompareWithASCIIString(object, kNames[i]) != 0) continue;
+    *dtype = static_cast<fv_dtype>(FV_INT8 + i);
+    return true;
+  }
+  PyErr_Format(PyExc_ValueError, "%s: got %R, wanted int8, int4, float8_e4m3 or float8_e5m2", name, object);
+  return false;
+}
+
 PyObject* new_array(PyObject* descriptor, int ndim, const int64_t* shape) {
   Py_INCREF(descriptor);  // NumPy takes the reference
   return npy_api::get().PyArray_NewFromDescr_(npy_api::get().PyArray_Type_, descriptor, ndim,

@@ -44,6 +44,9 @@ bool view(const char* name, PyObject* array, View* result);
 // The same of what is stored of few bits, int8 or bytes, in rows of so many columns.
 bool view_few_bits(const char* name, PyObject* array, fv_dtype dtype, int64_t columns, View* result);
 
+// The dtype of few bits that a string names. False, with a ValueError, for anything else.
+bool few_bits_of_name(const char* name, PyObject* object, fv_dtype* dtype);
+
 // A new array in C order. nullptr, with an exception, if NumPy could not make it.
 PyObject* new_array(PyObject* descriptor, int ndim, const int64_t* shape);
 PyObject* new_array(fv_dtype dtype, int ndim, const int64_t* shape);  // float32, float64 or int64

@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used(), py::multiple_interpreters
   foveate::python::register_attention(module);
   foveate::python::register_c_api(module);
   foveate::python::register_dlpack(module);
+  foveate::python::register_quantize(module);
   foveate::python::register_sampling(module);
   foveate::python::register_torch(module);
   foveate::python::register_xla(module);

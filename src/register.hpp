@@ -7,6 +7,7 @@ namespace foveate::python {
 void register_attention(pybind11::module_& module);
 void register_c_api(pybind11::module_& module);
 void register_dlpack(pybind11::module_& module);
+void register_quantize(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_sampling(pybind11::module_& module);
 void register_torch(pybind11::module_& module);

@@ -28,6 +28,7 @@ const fv_api api = {
     fv_attention_tangent,
     fv_attention_backward_jvp,
     fv_filtered_multinoulli,
+    fv_quantize,
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "hide/cells.hpp"
 #include "measure.hpp"
 #include "pack.hpp"
+#include "quantize.hpp"
 #include "query_sum.hpp"
 #include "score/additive.hpp"
 #include "score/bias.hpp"
@@ -41,8 +42,9 @@ constexpr Link named_links[] = {
 };
 
 template <class T>
-constexpr Filtering filtering = {span_tops<T>,     keep<T>,        place_of_equal<T>, sum_weights<T>,
-                                 pick_in_order<T>, log_weights<T>, number_at_rank<T>, number_at_share<T>};
+constexpr Filtering filtering = {span_tops<T>,     keep<T>,        place_of_equal<T>, sum_weights<T>,     sum_listed<T>,
+                                 sum_exactly<T>,   sum_parts<T>,   sample<T>,         weights_of<T>,      sum_from<T>,
+                                 pick_in_order<T>, log_weights<T>, number_at_rank<T>, number_at_weight<T>};
 
 // Products of T itself.
 template <class T>
@@ -132,6 +134,7 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.decode_soft = untyped<decode_soft<T>>;
   f.decode_sum = untyped<decode_sum<T>>;
 
+  f.quantize = untyped<quantize<T>>;
   f.spin = spin<T>;
   return f;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,18 @@ def test_a_window_bounds_the_memory(tokens, sinks):
 def test_all_rows_take_what_they_hold():
     cache, _ = appended(5000)
     assert cache.nbytes == -(-5000 // 16) * 16 * 16
+
+
+@pytest.mark.parametrize("how", [{}, {"window": 50, "sinks": 9}], ids=["all", "window"])
+def test_room_that_is_reserved(how):
+    cache = fv.KVCache(2, head_size=2, page=16, **how)
+    cache.reserve(700)
+    arrays, size = cache._pages.arrays, cache.nbytes
+    for _ in range(700):
+        cache.append(*np.ones((2, 2, 1, 2), np.float32))
+    assert cache._pages.arrays is arrays  # nothing moved
+    assert size == 0  # room alone takes no memory
+    assert len(arrays[0]) <= (88 if not how else 16)
 
 
 def test_rows_of_few_bits_take_fewer_bytes():
@@ -111,6 +124,35 @@ def test_before_the_first_row_nothing_is_seen():
     cache.append(rows(2, 0, 4), rows(2, 0, 3))
     cache.append(rows(2, 1, 4), rows(2, 1, 3))
     assert not cache.attention(rows(2, 3, 4))[:, :2].any()  # there are no such positions
+
+
+@pytest.mark.parametrize("method", ["write", "write_run", "copy", "grow"])
+def test_an_append_that_is_interrupted_changes_nothing(monkeypatch, method):
+    """By Ctrl-C, or for want of memory: what it would have written is free."""
+    cache = fv.KVCache(2, head_size=4, page=4, window=9)
+    cache.append(*rows(2, 2, 21, 4))
+    cache.reorder([0, 0])
+    cache.append(*rows(2, 2, 3, 4, seed=1)[..., :0, :])
+    size = cache.nbytes
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    many = 1 if method == "write" else 150
+    query, before = rows(2, 3, 4), cache.__getstate__()
+    for _ in range(5):
+        with monkeypatch.context() as patched:
+            patched.setattr(type(cache._pages), method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                cache.append(*rows(2, 2, many, 4))
+        for name, x in cache.__getstate__().items():
+            np.testing.assert_array_equal(x, before[name])
+    wanted = pickle.loads(pickle.dumps(cache))
+    for n in range(5):
+        for one in (cache, wanted):
+            one.append(*rows(2, 2, 3, 4, seed=n))
+        assert cache.attention(query).tobytes() == wanted.attention(query).tobytes()
+    assert cache.nbytes <= size + (0 if many == 1 else 2 * 40 * 4 * 32)
 
 
 # --- heads ----------------------------------------------------------------------------------------
@@ -229,6 +271,8 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[fv.KVCache], object]]] 
     "index axes": (ValueError, r"index: got shape \(1, 1\), wanted one axis",
                    lambda c: c.reorder([[0]])),
     "index dtype": (TypeError, "index: got dtype float64", lambda c: c.reorder([0.0])),
+    "reserve": (ValueError, "length: got -1, wanted 0 or more", lambda c: c.reserve(-1)),
+    "reserve type": (TypeError, "length: got float, wanted", lambda c: c.reserve(1.0)),
     "flush": (ValueError, "flush: got a cache in memory", lambda c: c.flush()),
 }  # fmt: skip
 

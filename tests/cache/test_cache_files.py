@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from typing import Any
 
@@ -95,6 +96,33 @@ def found_again(cache: fv.KVCache, query: np.ndarray) -> bytes:
     out = np.empty((*query.shape[:-1], cache.value_size), query.dtype)
     assert cache.attention(query, out=out) is out
     return out.tobytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system reserves no room")
+def test_a_full_disk(tmp_path, monkeypatch):
+    """It is refused before anything changes, and the cache can go on."""
+    cache = lived(storage=tmp_path / "folder")
+    cache.flush()
+    reserve = os.posix_fallocate
+
+    reserved: list[int] = []
+
+    def full(file: int, begin: int, size: int) -> None:
+        if reserved:  # there is room for the keys alone
+            raise OSError(28, "No space left on device")
+        reserve(file, begin, size)
+        reserved.append(size)
+
+    before = cache.__getstate__()
+    large = np.ones((3, 2, 200, 8), np.float32)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space"):
+            cache.append(large[..., :5], large[..., 5:])
+    for again in (cache, fv.KVCache.open(tmp_path / "folder")):
+        for name, x in again.__getstate__().items():
+            np.testing.assert_array_equal(x, before[name])
+    assert go_on(cache).tobytes() == go_on(fv.KVCache.open(tmp_path / "folder")).tobytes()
 
 
 # --- what holds no cache --------------------------------------------------------------------------

@@ -239,6 +239,17 @@ def test_the_c_abi_gives_gradients(user, dtype):
         np.testing.assert_array_equal(got, getattr(expected, name), name)
 
 
+def test_the_c_abi_takes_few_bits(user):
+    q, k, v = problem(20, 23, lead=(4,), size=9, value_size=6)
+    key, value = fv.quantize(k), fv.quantize(v, "int4")
+    out = np.zeros((4, 20, 6), np.float32)
+    rows = [np.zeros_like(x) for x in (key.data, key.scale, value.data, value.scale)]
+    user.few_bits_attention(q, k, v, scale_of(q), *rows, out)
+    for got, wanted in zip(rows, (key.data, key.scale, value.data, value.scale), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(out, fv.attention(q, key, value))
+
+
 def test_the_runtime(user):
     assert user.runtime(2) == (_core.isa_selected(), _core.isa_features(), 2, 2)
     assert fv.get_num_threads() == 2  # one and the same, whoever sets it
@@ -414,8 +425,8 @@ for module in {modules}:
     ("field", "by", "answer"),
     [
         ("minor", 1, r"imported$"),  # functions were added at the end
-        ("major", 1, r"foveate: got version 4\.\d+ of its C API, wanted 3\.\d+ or a later 3;"),
-        ("minor", -1, r"foveate: got version 3\.-?\d+ of its C API, wanted 3\.\d+ or a later 3;"),
+        ("major", 1, r"foveate: got version 5\.\d+ of its C API, wanted 4\.\d+ or a later 4;"),
+        ("minor", -1, r"foveate: got version 4\.-?\d+ of its C API, wanted 4\.\d+ or a later 4;"),
         ("size", 8, r"foveate: got an fv_problem of \d+ bytes, wanted one of \d+;"),
     ],
 )

@@ -34,6 +34,7 @@ PACKAGES = {
     "docs/recipes/derivatives.md": ["torch"],
     "docs/recipes/jax.md": ["jax", "keras"],
     "docs/recipes/numba.md": ["numba"],
+    "docs/recipes/generate.md": ["torch", "transformers"],
     "docs/recipes/transformers.md": ["torch", "transformers"],
 }
 

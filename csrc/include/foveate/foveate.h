@@ -241,6 +241,14 @@ fv_status fv_hard_attention_backward(const fv_problem*, int64_t draws, const fv_
                                      const fv_array* d_out, const fv_array* advantage, const fv_gradients*,
                                      fv_error*) FV_NOEXCEPT;
 
+/* Rows x (..., L, D) of any float dtype as few bits: data (..., L, D) of one of their dtypes, and scale (..., L, blocks) of
+ * float32, both with contiguous columns. block: how many columns share a scale, a multiple of 32; 0: the whole row, and
+ * blocks is 1. A scale is the largest magnitude of its columns over the largest number of the dtype (127, 7, 448 or 57344);
+ * a number is what is stored, to nearest even, times its scale. A scale below 1.2e-38 is 0. Refused are NaN and inf, and
+ * float64 whose scale float32 does not hold; they are found on the way, and the outputs are then half written. */
+fv_status fv_quantize(const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale,
+                      fv_error*) FV_NOEXCEPT;
+
 /* Draws from the categories of each row of p (..., K), of any float dtype: weights that need not sum to 1, or logits.
  * index (..., draws), int64. A category of weight 0 (logit -inf) is never drawn. Refused are rows whose weights are all
  * 0, and weights that are negative, NaN or infinite (logits NaN or +inf); they are found on the way, and the output is

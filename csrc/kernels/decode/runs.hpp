@@ -22,7 +22,7 @@ struct Run {
   int64_t stride;
 };
 
-constexpr int64_t gather_bytes = 16384;
+constexpr int64_t gather_bytes = 32768;
 
 // Calls run(first, count, Run, rows) for runs of all rows, `bytes` of each from byte `at` on, with the rows of the run. All
 // but the last have a multiple of `step` rows: where pages that follow each other in memory have fewer, so many are copied.

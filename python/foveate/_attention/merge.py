@@ -67,8 +67,13 @@ def merge(
     logs = float_arrays(**{f"lses[{i}]": log for i, log in enumerate(lses)})
     _check_shapes(parts, logs)
     dtype = np.result_type(compute_dtype(parts[0].dtype), compute_dtype(logs[0].dtype))
-    logs = [log.astype(dtype, copy=False) for log in logs]
+    output, lse = merged(parts, [log.astype(dtype, copy=False) for log in logs])
+    return output.astype(parts[0].dtype, copy=False), lse
 
+
+def merged(parts: Sequence[Array], logs: Sequence[Array]) -> tuple[Array, Array]:
+    """Merge parts that fit together, in the dtype of their logarithms."""
+    dtype = logs[0].dtype
     with np.errstate(all="ignore"):  # exp(-inf) and log(0) are meant; NaN and inf propagate
         largest = np.maximum.reduce(logs)
         shift = np.where(np.isfinite(largest), largest, 0).astype(dtype)
@@ -78,8 +83,7 @@ def merge(
         for part, log, term in zip(parts, logs, terms, strict=True):
             share = (term / total)[..., None] * part.astype(dtype, copy=False)
             output += np.where((log != -np.inf)[..., None], share, 0)
-        lse = np.log(total) + shift
-        return output.astype(parts[0].dtype, copy=False), lse
+        return output, np.log(total) + shift
 
 
 def _sequence(name: str, arrays: Iterable[ArrayLike]) -> list[ArrayLike]:

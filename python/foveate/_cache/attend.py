@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._attention.merge import merge
+from .._attention.merge import merged
 from .._attention.problem import Problem
 from .._inputs.arrays import compute_dtype, rounded
 from .._inputs.reach import Reach
@@ -115,7 +115,7 @@ def _merged(query: Array, kept: Rows, parts: list[Part], how: Choices) -> tuple[
         problem = _problem(query, kept, part, how)
         answers.append(problem.attend(wide, return_lse=True))
         how = how._replace(sink=None)  # it is in the first
-    output, lse = merge(*zip(*answers, strict=True))
+    output, lse = merged(*zip(*answers, strict=True))
     return rounded(output, query.dtype), lse
 
 

@@ -91,6 +91,10 @@ class KVCache:
     One thread may append, truncate, reorder and so on, while any number of others attend: each sees
     the state before a change or after it, and neither waits for the other.
 
+    Answers have the bits of `attention` over the same rows in one piece. Where a window has left
+    its sinks behind, and where pages are in files of more than 256 MB, several answers are merged,
+    and rounded once.
+
     References
     ----------
     .. [1] W. Kwon et al., "Efficient Memory Management for Large Language Model Serving with
@@ -574,6 +578,8 @@ class KVCache:
                 pages = list(map(native, npz.read(path, writer, *cache._names)))
             else:
                 pages = [opened(folder, part, cache._page_shape) for part in cache._parts()]
+                least = min(len(x) for x in pages)  # where a disk was full, one is behind
+                pages = [x[:least] for x in pages]
             cache._begin_with(found, pages, folder)
         except (TypeError, ValueError) as error:
             raise ValueError(f"path: got {path}, which holds no cache: {error}") from error

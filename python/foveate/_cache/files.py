@@ -78,7 +78,7 @@ def state_from(fields: Mapping[str, Array], arrays: tuple[Array, ...], rows: int
             raise ValueError(f"{name}: got {x.dtype} of shape {x.shape}")
         if x.size and int(x.min()) < -(name == "table"):
             raise ValueError(f"{name}: got negative numbers")
-    state = State(0, arrays, fields["table"], lengths, fields["kept"], fields["skipped"], {})
+    state = State(0, arrays, fields["table"], lengths, fields["kept"], fields["skipped"], {}, True)
     columns = state.columns(rows)
     behind = np.arange(state.table.shape[1]) >= columns[:, None]
     few = columns.size and (columns.min() < 0 or columns.max() > state.table.shape[1])

@@ -28,6 +28,7 @@ class State(NamedTuple):
     kept: Array  # (B,) rows that are no sinks are kept from this position on
     skipped: Array  # (B,) pages that are left out of the table
     memo: dict[Any, Any]  # what was made of the pages and the table
+    shared: bool = False  # whether a page that is partly filled may be that of several sequences
     counts: Array | None = None  # (B,) rows of the last append that count, if some do not
     rows: int = 0  # of that append
 
@@ -37,9 +38,10 @@ class State(NamedTuple):
 
 
 class Ledger:
-    """The state of a cache, the pages that are free, and who reads.
+    """The state of a cache, who reads, and so which pages are free.
 
-    One thread changes it at a time; any number of them read.
+    One thread changes it at a time; any number of them read. What is not the state follows from
+    it, so that nothing is lost where a change is interrupted.
     """
 
     def __init__(self, pages: Pages, state: State, window: int | None, sinks: int) -> None:
@@ -50,13 +52,10 @@ class Ledger:
         self._writing = threading.Lock()
         self._guard = threading.Lock()  # of the state and the readers, for a moment
         self._readers: Counter[int] = Counter()  # of each version
-        self._retired: list[tuple[int, int]] = []  # pages, and the version that first has them not
-        self._rewound = 0  # the version at which rows within a page that goes on last became free
-        # of each page: its places in the table, and the version that first has it
-        self._counts = np.bincount(state.table[state.table >= 0], minlength=pages.count)
+        # of each page: the version that first had it, and the one that first had it no longer
         self._born = np.zeros(pages.count, np.int64)
-        self._shared = bool((self._counts > 1).any())  # whether one may be that of several
-        self._free: list[int] = np.flatnonzero(self._counts == 0).tolist()[::-1]
+        self._gone = np.zeros(pages.count, np.int64)
+        self._rewound = 0  # the version at which rows within a page that goes on last became free
 
     @property
     def state(self) -> State:
@@ -127,7 +126,7 @@ class Ledger:
             )
             columns = state.columns(self._pages.rows)
             table = np.where(np.arange(old.table.shape[1]) < columns[:, None], old.table, -1)
-            self._replace(state._replace(table=table[:, : columns.max(initial=0)], memo={}))
+            self._replace(old, state._replace(table=table[:, : columns.max(initial=0)], memo={}))
 
     def reorder(self, index: Array) -> None:
         """Let the sequences be those at these places."""
@@ -146,10 +145,11 @@ class Ledger:
                 old.kept[index],
                 old.skipped[index],
                 {},
+                True,
                 None if old.counts is None else old.counts[index],
                 old.rows,
             )
-            self._replace(state)
+            self._replace(old, state)
 
     # --- pages ------------------------------------------------------------------------------------
 
@@ -166,99 +166,93 @@ class Ledger:
             lengths=old.lengths + counts,
             kept=kept,
             skipped=skipped,
+            shared=old.shared and bool((counts == 0).any()),
             counts=None if counts.min(initial=rows) == rows else counts,
             rows=rows,
         )
         have, need = old.columns(size), state.columns(size)
         dropped = skipped - old.skipped
+        added = need - (have - dropped)  # 0 or more
         copied = self._to_copy(old, counts)
-        if not (dropped.any() or copied or (need > have - dropped).any()):
+        changed = (dropped > 0) | (added > 0)
+        if copied is not None:
+            changed |= copied
+        if not changed.any():
             return state
-        added = np.maximum(need - (have - dropped), 0)
-        new = self._take(int(added.sum()) + len(copied), state.version)
+        new = self._take(old, int(added.sum()) + (0 if copied is None else int(copied.sum())))
         table = np.full((len(have), int(need.max(initial=0))), -1, np.int64)
-        out: list[int] = []
-        for b, (columns, drop, add) in enumerate(
-            zip(have.tolist(), dropped.tolist(), added.tolist(), strict=True)
-        ):
-            row = old.table[b, :columns].tolist()
-            sinks = self._sink_pages if drop else 0
-            out += row[sinks : sinks + drop]
-            del row[sinks : sinks + drop]
-            if b in copied:
-                page = new.pop()
-                self._pages.copy(row[-1], page, int(old.lengths[b]) % size)
-                out.append(row[-1])
-                row[-1] = page
-            row += [new.pop() for _ in range(add)]
+        width = min(table.shape[1], old.table.shape[1])
+        table[:, :width] = old.table[:, :width]
+        for b in np.flatnonzero(changed).tolist():
+            row = old.table[b, : have[b]]
+            sinks = min(self._sink_pages, len(row))
+            row = np.concatenate([row[:sinks], row[sinks + dropped[b] :]])
+            if copied is not None and copied[b]:
+                self._pages.copy(int(row[-1]), int(new[0]), int(old.lengths[b]) % size)
+                row[-1], new = new[0], new[1:]
+            table[b] = -1
             table[b, : len(row)] = row
-        self._drop(out, state.version)
-        return state._replace(table=table, arrays=self._pages.arrays, memo={})
+            table[b, len(row) : need[b]] = new[: added[b]]
+            new = new[added[b] :]
+        state = state._replace(table=table, arrays=self._pages.arrays, memo={})
+        self._follow(old, state)
+        return state
 
-    def _to_copy(self, old: State, counts: Array) -> set[int]:
+    def _to_copy(self, old: State, counts: Array) -> Array | None:
         """Tell whose last page is partly filled and not theirs alone, so that they need a copy."""
-        size = self._pages.rows
         # rows that became free may be seen by those who read an older version
         seen = max((v for v in self._read() if v < self._rewound), default=-1)
-        if not (self._shared or seen >= 0):
-            return set()
-        found: set[int] = set()
+        if not (old.shared or seen >= 0):
+            return None
+        size = self._pages.rows
+        places = self._places(old.table) if old.shared else np.ones_like(self._born)
+        copied = np.zeros(len(counts), np.bool_)
         holders = Counter[int]()
         for b in np.flatnonzero((counts > 0) & (old.lengths % size != 0)).tolist():
             page = int(old.table[b, old.lengths[b] // size - old.skipped[b]])
             holders[page] += 1
-            # the last of several keeps it, and the others copy
-            if holders[page] < self._counts[page] or self._born[page] <= seen:
-                found.add(b)
-        return found
+            # the last of several goes on in it, and the others copy
+            copied[b] = holders[page] < places[page] or self._born[page] <= seen
+        return copied
 
     def _grow(self, count: int) -> None:
-        """Have so many pages at least; the new ones are free, and come last."""
-        first = self._pages.count
-        if count > first:
+        """Have so many pages at least; the new ones are free."""
+        if count > self._pages.count:
             self._pages.grow(count)
-            self._free = [*range(self._pages.count - 1, first - 1, -1), *self._free]
-            more = np.zeros(self._pages.count - first, np.int64)
-            self._counts = np.concatenate([self._counts, more])
-            self._born = np.concatenate([self._born, more])
+        more = np.zeros(self._pages.count - len(self._born), np.int64)
+        self._born = np.concatenate([self._born, more])
+        self._gone = np.concatenate([self._gone, more])
 
-    def _take(self, count: int, version: int) -> list[int]:
-        """Take free pages, the last of which comes first."""
-        if self._retired:
-            read, retired, self._retired = self._read(), self._retired, []
-            for page, gone in retired:
-                if any(self._born[page] <= v < gone for v in read):
-                    self._retired.append((page, gone))
-                else:
-                    self._free.append(page)
-        if (missing := count - len(self._free)) > 0:
-            self._grow(self._pages.count + missing)
-        split = len(self._free) - count
-        taken, self._free = self._free[split:], self._free[:split]
-        self._counts[taken] = 1
-        self._pages.taken = max(self._pages.taken, *(page + 1 for page in taken), 0)
-        self._born[taken] = version
-        return taken
+    def _take(self, old: State, count: int) -> Array:
+        """Choose pages that nobody reads: the first ones, and for the rest there is made room."""
+        used = self._places(old.table) > 0
+        for version in self._read():
+            used |= (self._born <= version) & (version < self._gone)
+        free = np.flatnonzero(~used)[:count]
+        if (missing := count - len(free)) > 0:
+            first = len(used)
+            self._grow(first + missing)
+            free = np.concatenate([free, np.arange(first, first + missing)])
+        self._pages.taken = max(self._pages.taken, int(free.max(initial=-1)) + 1)
+        return free
 
-    def _drop(self, pages: list[int], version: int) -> None:
-        """Give pages back that the table has at one place less each."""
-        if not pages:
-            return
-        np.subtract.at(self._counts, pages, 1)
-        gone = [page for page in dict.fromkeys(pages) if not self._counts[page]]
-        self._retired += [(page, version) for page in gone]
-        if len(gone) < len(pages):
-            self._rewound = version  # another sequence goes on where this one had rows
+    def _follow(self, old: State, state: State) -> None:
+        """Note which pages are the first time, or not any longer, in the table of a state."""
+        before, after = self._places(old.table), self._places(state.table)
+        self._born[(before == 0) & (after > 0)] = state.version
+        self._gone[(before > 0) & (after == 0)] = state.version
+        if ((after > 0) & (after < before)).any():
+            self._rewound = state.version  # another sequence goes on where this one had rows
 
-    def _replace(self, state: State) -> None:
-        """Publish a state whose table has no other pages than the last, and give the rest back."""
-        before = np.flatnonzero(self._counts)
+    def _places(self, table: Array) -> Array:
+        """Count the places of each page in a table."""
+        return np.bincount(table[table >= 0], minlength=len(self._born))
+
+    def _replace(self, old: State, state: State) -> None:
+        """Publish a state whose table has no other pages than the last."""
         self._rewound = state.version  # rows beyond the new lengths are free
-        self._counts = np.bincount(state.table[state.table >= 0], minlength=self._pages.count)
-        self._shared = bool((self._counts > 1).any())
-        gone = before[self._counts[before] == 0].tolist()
-        self._retired += [(page, state.version) for page in reversed(gone)]
-        self._publish(state)
+        self._follow(old, state)
+        self._publish(state._replace(shared=bool((self._places(state.table) > 1).any())))
 
     def _read(self) -> list[int]:
         """List the versions that are read."""

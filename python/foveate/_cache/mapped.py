@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
+import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -36,8 +38,19 @@ def extended(folder: Path, part: Part, shape: tuple[int, ...]) -> Array:
     # NumPy leaves room in a header for longer first axes, so that it keeps its length
     with path.open("r+b" if path.exists() else "w+b") as file:
         npy.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + size)
+        _reserve(file, file.tell() + size)
     return npy.open_memmap(path, mode="r+").view(part.dtype)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Give a file this size: a disk that is full says so now, where it can, and not in a signal."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
+                raise
+    file.truncate(max(size, os.fstat(file.fileno()).st_size))
 
 
 def opened(folder: Path, part: Part, page: tuple[int, ...]) -> Array:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import _core
 from .arrays import FLOATS, as_array, bfloat16, floats, integer, native
-from .few_bits import FEW_BITS, LARGEST, FewBits, FewBitsName, float8_numbers
+from .few_bits import FEW_BITS, FewBits, FewBitsName
 from .types import Array, ArrayLike
 
 BLOCKS = (None, 32, 64, 128)
@@ -226,44 +227,24 @@ def quantize(x: ArrayLike, dtype: FewBitsName = "int8", *, block: int | None = N
     >>> bool(abs(key.dequantize() - x).max() < 0.02)
     True
     """
-    name, size_of_block = _dtype_of(dtype), _block_of(block)
-    rows = floats("x", x)
+    name, each = _dtype_of(dtype), _block_of(block)
+    rows = native(floats("x", x))
     if rows.ndim < 2:
         raise ValueError(f"x: got shape {rows.shape}, wanted (..., L, D)")
-    rows = native(rows)
-    wide = rows.astype(np.float64 if rows.dtype == np.float64 else np.float32, copy=False)
-    *lead, columns = wide.shape
-    blocks = 1 if block is None else -(-columns // block)
-    each = columns if size_of_block is None else size_of_block
-    padded = np.zeros((*lead, blocks * each), wide.dtype)
-    padded[..., :columns] = wide
-    parts = padded.reshape(*lead, blocks, each)
-    with np.errstate(all="ignore"):
-        largest = np.abs(parts).max(axis=-1, initial=0)
-        scale = (largest / wide.dtype.type(LARGEST[name])).astype(np.float32)
-    if not np.isfinite(scale).all():
-        raise ValueError("x: got NaN, inf or numbers beyond float32, wanted finite ones")
-    scale[scale < np.finfo(np.float32).tiny] = 0
-    divisor = np.where(scale == 0, np.float32(np.inf), scale).astype(wide.dtype)[..., None]
-    numbers = (parts / divisor).reshape(padded.shape)[..., :columns]
-    return Quantized(_codes(numbers, name), scale, name, columns=columns, block=size_of_block)
+    *lead, columns = rows.shape
+    width = (columns + 1) // 2 if name == "int4" else columns
+    data = np.empty((*lead, width), np.int8 if name == "int8" else np.uint8)
+    scale = np.empty((*lead, 1 if each is None else -(-columns // each)), np.float32)
+    _core.quantize(rows, name, data, scale, each or 0)
+    return Quantized(data, scale, name, columns=columns, block=each)
 
 
-def _codes(numbers: Array, dtype: FewBitsName) -> Array:
-    largest = LARGEST[dtype]
-    if dtype == "int8":
-        whole: Array = np.clip(np.rint(numbers), -largest, largest).astype(np.int8)
-        return whole
-    if dtype == "int4":
-        half = np.clip(np.rint(numbers), -largest, largest).astype(np.int8).view(np.uint8) & 15
-        if half.shape[-1] % 2:
-            half = np.concatenate([half, np.zeros_like(half[..., :1])], axis=-1)
-        packed: Array = half[..., ::2] | half[..., 1::2] << 4
-        return packed
-    table = float8_numbers(dtype)
-    bits, least = (3, -6) if dtype == "float8_e4m3" else (2, -14)
-    _, exponent = np.frexp(numbers)  # of a magnitude in [1/2, 1)
-    step = np.exp2(np.maximum(exponent - 1, least) - bits)
-    magnitude = np.minimum(np.abs(np.rint(numbers / step) * step), largest).astype(np.float32)
-    codes: Array = np.searchsorted(table[: np.argmax(table[:127]) + 1], magnitude).astype(np.uint8)
-    return codes | np.where((codes > 0) & (numbers < 0), 128, 0).astype(np.uint8)
+def quantize_into(x: Array, to: FewBits) -> None:
+    """Round rows (..., L, D) to few bits, into memory that is there, and has contiguous rows.
+
+    Raises
+    ------
+    ValueError
+        As `quantize`, when some may have been written.
+    """
+    _core.quantize(x, to.dtype, to.data, to.scale, to.block)

@@ -12,7 +12,7 @@ import torch
 from .._inputs.intervals import Intervals
 from ..scores import ScaledDot
 from ..torch import attention
-from ._cached import attend_cached, is_cached
+from ._cached import attend_cached, attend_outside, is_cached
 from ._mask import Reach, reach_of, without_smallest
 from ._refusals import check_keywords
 from ._weights import with_weights
@@ -81,7 +81,7 @@ def attend(
     wants_weights = check_keywords(module, rest)
     rate = dropout if module.training else 0.0
     cached = is_cached(key, value) and not (wants_weights or rate)
-    heads, kv_heads = query.shape[1], key.shape[1]
+    heads, kv_heads, keys = query.shape[1], *key.shape[1:3]
     if kv_heads == 0 or heads % kv_heads:
         raise ValueError(
             f"key: got {kv_heads} heads, wanted a number that divides the {heads} of query"
@@ -91,7 +91,7 @@ def attend(
         if is_causal and query.shape[2] > 1:
             reach = {"causal": True}
     else:
-        reach = reach_of(attention_mask, query.shape[2], key.shape[2])
+        reach = reach_of(attention_mask, query.shape[2], keys)
         seen = reach.get("seen")
         if seen is not None:
             beside = position_bias is not None or indices is not None
@@ -102,46 +102,36 @@ def attend(
     if position_bias is not None:
         reach = _biased(reach, position_bias)
     if indices is not None:
-        reach = _chosen(reach, indices, key.shape[2])
+        reach = _chosen(reach, indices, keys)
+    if cached:
+        call = attend_outside if torch.compiler.is_compiling() else attend_cached
+        return call(query, key, reach, scaling, softcap, s_aux, sinks), None
     # A group of query heads is an axis of its own, along which keys and values are not repeated.
     groups = (kv_heads, heads // kv_heads) if heads > kv_heads else (heads,)
-    sink = None if s_aux is None else s_aux.reshape(groups)
     sink_of_each = None if sinks is None else sinks.unflatten(1, groups)
     if len(groups) == 2:
         query = query.unflatten(1, groups)
-    if cached:
-        output, lse = attend_cached(query, key, reach, groups, scaling, softcap, sink)
-        if sink_of_each is not None:
-            output = _beside_sinks(output, lse, sink_of_each)
-        output = output.flatten(1, 2) if len(groups) == 2 else output
-        return output.transpose(1, 2).contiguous(), None
-    if len(groups) == 2:
         key, value = key.unsqueeze(2), value.unsqueeze(2)
     options: dict[str, Any] = _over_heads(reach, groups, query.shape[-2]) if reach else {}
     if softcap is not None:
         options["softcap"] = softcap
-    if sink is not None:
-        options["sink"] = sink
+    if s_aux is not None:
+        options["sink"] = s_aux.reshape(groups)
     weights = None
     score = ScaledDot(scaling)
     if wants_weights:
         output, weights = with_weights(query, key, value, score, rate, options, sink_of_each)
     elif sink_of_each is None:
         output = attention(query, key, value, score=score, dropout=rate, **options)
-    else:
+    else:  # the share of the keys in the denominator
         output, lse = attention(
             query, key, value, score=score, dropout=rate, return_lse=True, **options
         )
-        output = _beside_sinks(output, lse, sink_of_each)
+        output = output * torch.sigmoid(lse.unsqueeze(-1) - sink_of_each).to(output.dtype)
     if len(groups) == 2:
         output = output.flatten(1, 2)
         weights = None if weights is None else weights.flatten(1, 2)
     return output.transpose(1, 2).contiguous(), weights
-
-
-def _beside_sinks(output: torch.Tensor, lse: torch.Tensor, sinks: torch.Tensor) -> torch.Tensor:
-    """Leave each query the share of its keys in a denominator with its sink."""
-    return output * torch.sigmoid(lse.unsqueeze(-1) - sinks).to(output.dtype)
 
 
 def _biased(reach: Reach, bias: torch.Tensor) -> Reach:

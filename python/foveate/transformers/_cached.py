@@ -6,6 +6,7 @@ nothing else needs no mask. Another one is a mask over all positions.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -32,17 +33,21 @@ def is_cached(key: Any, value: Any) -> bool:
     )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch is untyped here
 def attend_cached(
     query: torch.Tensor,
     key: Cached,
     reach: Reach,
-    groups: tuple[int, ...],
     scaling: float | None,
     softcap: float | None,
     sink: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend by (batch, *groups, Lq, D): the output, and the lse.
+    sink_of_each: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attend by queries (batch, heads, Lq, D), with a sink of each head, or of each query.
+
+    Returns
+    -------
+    tensor (batch, Lq, heads, Dv)
+        Contiguous.
 
     Raises
     ------
@@ -50,22 +55,31 @@ def attend_cached(
         For rows of a cache that has gone on since.
     """
     layer = key.layer
-    if layer.get_seq_length() != key.end:
+    if layer.length != key.end:
         raise ValueError(
-            f"key: got rows up to position {key.end} of a cache that has {layer.get_seq_length()}, "
-            "wanted those of its last update"
+            f"key: got rows up to position {key.end} of a cache that has {layer.length}, wanted "
+            "those of its last update"
         )
     seen = _seen(reach, query.shape[-2], key)
-    mask = seen.mask
-    if mask is not None:
-        mask = mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
-        mask = mask.unflatten(1, (1,) * len(groups) if mask.shape[1] == 1 else groups)
-    return layer.attend(query, ScaledDot(scaling), seen.causal, mask, softcap, sink)
+    output, lse = layer.attend(query, _score(scaling), *seen, softcap, sink)
+    if sink_of_each is not None:  # the share of the keys in the denominator
+        share = torch.sigmoid(lse.unsqueeze(-1) - sink_of_each).to(output.dtype)
+        output = output * share.transpose(1, 2)
+    return output
+
+
+# Where a graph is compiled, it breaks here.
+attend_outside = torch.compiler.disable(attend_cached)
+
+
+@lru_cache
+def _score(scaling: float | None) -> ScaledDot:
+    return ScaledDot(scaling)
 
 
 def _seen(reach: Reach, queries: int, key: Cached) -> Seen:
     """Say what of a reach the cache does by itself, and make a mask of the rest."""
-    keys, window = key.shape[-2], key.layer.window
+    keys, window = key.end - key.first, key.layer.window
     last = keys - queries  # where the first of the last queries stands
     left, right = reach.get("window", (None, None))
     if reach.get("causal"):
@@ -90,6 +104,8 @@ def _seen(reach: Reach, queries: int, key: Cached) -> Seen:
     elif "key_lengths" in reach:
         cells.append(torch.arange(keys) < reach["key_lengths"][:, None, None, None])
     mask = reach.get("mask")
+    if mask is None and not cells:
+        return Seen(causal, None)
     if mask is not None and queries > 1:  # a query alone sees some key
         mask = without_smallest(mask)
     for cell in cells:
@@ -99,9 +115,8 @@ def _seen(reach: Reach, queries: int, key: Cached) -> Seen:
             mask = mask & cell
         else:
             mask = torch.where(cell, mask, -torch.inf)
-    if mask is not None:
-        if mask.shape[-1] == 1:
-            mask = mask.expand(*mask.shape[:-1], keys)
-        if key.first:  # rows before are out of the window
-            mask = torch.nn.functional.pad(mask, (key.first, 0))
-    return Seen(causal, mask)
+    if mask.shape[-1] == 1:
+        mask = mask.expand(*mask.shape[:-1], keys)
+    if key.first:  # rows before are out of the window
+        mask = torch.nn.functional.pad(mask, (key.first, 0))
+    return Seen(causal, mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape))

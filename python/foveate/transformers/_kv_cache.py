@@ -115,6 +115,7 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
         self.sliding_window = sliding_window  # of the model's config
         self.is_sliding = sliding_window is not None
         self.pages: Any = None  # a foveate.KVCache, from the first rows on
+        self.length = 0  # positions
 
     @property
     def window(self) -> int | None:
@@ -129,6 +130,7 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
         """Copy the pages."""
         other = Layer(self.options, self.sliding_window)
         other.pages, other.is_initialized = copy.deepcopy(self.pages, memo), self.is_initialized
+        other.length = self.length
         return other
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -150,7 +152,6 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
             self.pages.reserve(self.options.max_length)
         self.is_initialized = True
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch is untyped here
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,27 +171,28 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
                 "foveate.transformers.KVCache has none of; wanted a call under torch.no_grad(), as "
                 "generate makes it, or use_cache=False"
             )
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        first, length = self.get_mask_sizes(key_states.shape[-2])[::-1]
-        most = self.options.max_length
-        if most is not None and first + length > most:
-            raise ValueError(
-                f"key_states: got {key_states.shape[-2]} rows behind {self.get_seq_length()}, "
-                f"wanted {most} in all at most, the max_length of the cache"
-            )
-        with torch.no_grad(), threads_of_torch:
-            self.pages.append(*(self._array(x) for x in (key_states, value_states)))
-        self.keys, self.values = (
-            Cached.of(self, n, x, first, first + length)
-            for n, x in enumerate((key_states, value_states))
-        )
+        append = _append_outside if torch.compiler.is_compiling() else Layer.append
+        append(self, key_states, value_states)
         return self.keys, self.values
 
-    def _array(self, x: torch.Tensor) -> Any:
-        """Give rows in a dtype that the pages take."""
-        dtype = _DTYPES.get(self.pages.dtype, x.dtype)
-        return as_array("key_states", x.detach().to(dtype))
+    def append(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Append rows."""
+        if self.pages is None:
+            self.lazy_initialization(key_states, value_states)
+        rows = key_states.shape[-2]
+        length, first = self.get_mask_sizes(rows)
+        end, most = first + length, self.options.max_length
+        if most is not None and end > most:
+            raise ValueError(
+                f"key_states: got {rows} rows behind {self.length}, wanted {most} in all at most, "
+                "the max_length of the cache"
+            )
+        dtype = _DTYPES.get(self.pages.dtype, key_states.dtype)
+        with threads_of_torch:
+            self.pages.append(_array(key_states, dtype), _array(value_states, dtype))
+        self.length = end
+        self.keys = Cached.of(self, 0, key_states, first, end)
+        self.values = Cached.of(self, 1, value_states, first, end)
 
     def dense(self, first: int, end: int, dtype: torch.dtype) -> list[torch.Tensor]:
         """Make keys and values of these positions.
@@ -218,28 +220,35 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
         softcap: float | None,
         sink: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Answer queries (batch, key heads, ..., Lq, D) at the last positions: output and lse."""
-        wide = query.detach().to(_DTYPES.get(self.pages.dtype, query.dtype))
-        shape = (*query.shape[:-1], self.pages.value_size)
-        output = torch.empty_like(wide) if shape == query.shape else wide.new_empty(shape)
+        """Answer queries (batch, heads, Lq, D) at the last positions.
+
+        Returns
+        -------
+        output : tensor (batch, Lq, heads, Dv)
+            Contiguous.
+        lse : tensor (batch, heads, Lq)
+        """
+        dtype = _DTYPES.get(self.pages.dtype, query.dtype)
+        batch, heads, rows, _ = query.shape
+        output = torch.empty((batch, rows, heads, self.pages.value_size), dtype=dtype, device="cpu")
         with threads_of_torch:
             _, lse = self.pages.attention(
-                as_array("query", wide),
+                _array(query, dtype),
                 score=score,
                 causal=causal,
                 mask=None if mask is None else as_array("mask", mask),
                 softcap=softcap,
-                sink=None if sink is None else as_array("sink", sink.to(torch.float64)),
-                out=as_array("output", output),
+                sink=None if sink is None else _array(sink, torch.float64),
+                out=as_array("output", output).swapaxes(1, 2),
                 return_lse=True,
             )
-        return output.to(query.dtype), torch.from_numpy(lse)
+        return output if dtype is query.dtype else output.to(query.dtype), torch.from_numpy(lse)
 
     # --- what transformers asks -------------------------------------------------------------------
 
     def get_seq_length(self) -> int:
         """Return how many positions there are."""
-        return int(self.pages.lengths.max(initial=0)) if self.pages is not None else 0
+        return self.length
 
     def get_max_length(self) -> int:
         """Return how many there may be; -1: any number."""
@@ -247,15 +256,15 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return how many keys so many queries see, and the position of the first of them."""
-        past, first = self.get_seq_length(), 0
+        first = 0
         if self.sliding_window is not None:
-            first = max(past - self.sliding_window + 1, 0)
-        return past + query_length - first, first
+            first = max(self.length - self.sliding_window + 1, 0)
+        return self.length + query_length - first, first
 
     def reset(self) -> None:
         """Forget all rows, and of how many sequences they were."""
         self.pages = self.keys = self.values = None
-        self.is_initialized = False
+        self.is_initialized, self.length = False, 0
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last positions, whose number is given as a negative one.
@@ -269,7 +278,9 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
         if tokens_to_remove > 0:
             raise ValueError(f"tokens_to_remove: got {tokens_to_remove}, wanted 0 or less")
         if self.pages is not None and tokens_to_remove:
-            self.pages.truncate(np.maximum(self.pages.lengths + tokens_to_remove, 0))
+            length = max(self.length + tokens_to_remove, 0)
+            self.pages.truncate(length)
+            self.length = length
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Let sequence i go on from sequence `beam_idx[i]`; pages are shared."""
@@ -290,6 +301,17 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped h
         """Do nothing: rows are on the CPU."""
 
     prefetch = offload
+
+
+# Where a graph is compiled, it breaks here.
+_append_outside = torch.compiler.disable(Layer.append)
+
+
+def _array(x: torch.Tensor, dtype: torch.dtype) -> Any:
+    """Give a tensor as an array of this dtype."""
+    if x.requires_grad:
+        x = x.detach()
+    return as_array("rows", x if x.dtype is dtype else x.to(dtype))
 
 
 class KVCache(Cache):  # type: ignore[misc]  # transformers is untyped here

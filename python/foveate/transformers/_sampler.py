@@ -108,6 +108,8 @@ class LogitsSampler(LogitsProcessor):  # type: ignore[misc]  # transformers is u
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator: got {generator!r}, wanted a torch.Generator")
         self.filters = filters_of(temperature, top_k, top_p, min_p)
+        one = np.zeros((1, 1), np.float32)  # a draw checks their ranges
+        draw(one, True, self.filters, (0, 0), np.zeros((1, 1), np.int64))
         self.generator = generator
         self._penalize = None if penalty == 1 else RepetitionPenaltyLogitsProcessor(penalty)
 

@@ -162,6 +162,8 @@ cdef extern from "foveate/python.h":
         fv_status (*filtered_multinoulli)(const fv_array* p, int32_t logits, const fv_filters*, int32_t distinct,
                                           const fv_random*, int64_t draws, const fv_array* index,
                                           const fv_array* log_prob, fv_error*) noexcept nogil
+        fv_status (*quantize)(const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale,
+                              fv_error*) noexcept nogil
 
     # To be called once by a module that fills an fv_problem of its own: an ImportError where the foveate that is
     # installed has another layout of it than the header that the module was compiled with.
@@ -195,6 +197,9 @@ cdef fv_status fv_multinoulli(
 cdef fv_status fv_filtered_multinoulli(
     const fv_array* p, int32_t logits, const fv_filters* filters, int32_t distinct, const fv_random* random,
     int64_t draws, const fv_array* index, const fv_array* log_prob, fv_error* error) noexcept nogil
+
+cdef fv_status fv_quantize(
+    const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale, fv_error* error) noexcept nogil
 
 cdef const char* fv_isa_selected() noexcept nogil
 cdef const char* fv_isa_features() noexcept nogil

@@ -106,6 +106,11 @@ cdef fv_status fv_filtered_multinoulli(
     return api.filtered_multinoulli(p, logits, filters, distinct, random, draws, index, log_prob, error)
 
 
+cdef fv_status fv_quantize(
+    const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale, fv_error* error) noexcept nogil:
+    return api.quantize(x, block, data, scale, error)
+
+
 cdef const char* fv_isa_selected() noexcept nogil:
     return api.isa_selected()
 

@@ -18,8 +18,8 @@
 #include "foveate/foveate.h"
 
 /* A table serves modules compiled with its major version, and with its minor version or an earlier one. */
-#define FV_API_MAJOR 3 /* increases when a structure, a function or its meaning changes */
-#define FV_API_MINOR 3 /* increases when functions are added at the end */
+#define FV_API_MAJOR 4 /* increases when a structure, a function or its meaning changes */
+#define FV_API_MINOR 0 /* increases when functions are added at the end */
 #define FV_API_CAPSULE "foveate._core._C_API"
 
 typedef struct fv_api {
@@ -56,6 +56,7 @@ typedef struct fv_api {
   fv_status (*filtered_multinoulli)(const fv_array* p, int32_t logits, const fv_filters*, int32_t distinct,
                                     const fv_random*, int64_t draws, const fv_array* index, const fv_array* log_prob,
                                     fv_error*);
+  fv_status (*quantize)(const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale, fv_error*);
 } fv_api;
 
 /* Imports foveate and returns its table, which lives as long as the process. NULL, with an ImportError, if foveate is

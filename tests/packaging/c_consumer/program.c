@@ -30,6 +30,52 @@ static void plain(double query[][SIZE], double key[][SIZE], double value[][SIZE]
   }
 }
 
+/* Keys of int8 and values that become int4, which hold these numbers exactly. */
+static int few_bits(const fv_array* queries, double wanted[][SIZE], const fv_array* answer, double out[][SIZE]) {
+  const signed char key[KEYS][SIZE] = {{4, 0, -4, 2}, {1, 2, 3, 4}, {-4, 4, 0, 0}}; /* quarters */
+  double value[KEYS][SIZE] = {{1, 2, 3, 7}, {5, 6, 7, 4}, {-1, -2, -7, -4}};
+  unsigned char pairs[KEYS][SIZE / 2];
+  float key_scale[KEYS] = {0.25f, 0.25f, 0.25f}, value_scale[KEYS];
+  double keys_before[KEYS][SIZE], query[QUERIES][SIZE];
+  const int64_t shape[2] = {KEYS, SIZE}, one[2] = {KEYS, 1};
+  const int64_t of_keys[2] = {SIZE, 1}, of_pairs[2] = {SIZE / 2, 1};
+  const int64_t of_scales[2] = {sizeof(float), sizeof(float)}, of_values[2] = {SIZE * sizeof(double), sizeof(double)};
+  const fv_array keys = {(void*)key, FV_INT8, 2, shape, of_keys}, values = {pairs, FV_INT4, 2, shape, of_pairs};
+  const fv_array key_scales = {key_scale, FV_FLOAT32, 2, one, of_scales};
+  const fv_array value_scales = {value_scale, FV_FLOAT32, 2, one, of_scales};
+  const fv_array given = matrix(value[0], shape, of_values);
+  fv_problem problem;
+  fv_error error;
+  int wrong = 0;
+  if (fv_quantize(&given, 0, &values, &value_scales, &error) != FV_OK) {
+    printf("refused: %s\n", error.message);
+    return 1;
+  }
+  memset(&problem, 0, sizeof problem);
+  problem.query = queries;
+  problem.key = &keys;
+  problem.key_scale = &key_scales;
+  problem.value = &values;
+  problem.value_scale = &value_scales;
+  problem.score.scale = 1;
+  problem.reach.left = problem.reach.right = -1;
+  if (fv_attention(&problem, answer, NULL, &error) != FV_OK) {
+    printf("refused: %s\n", error.message);
+    return 1;
+  }
+  memcpy(query, queries->data, sizeof query);
+  for (int j = 0; j < KEYS; ++j)
+    for (int d = 0; d < SIZE; ++d) keys_before[j][d] = 0.25 * key[j][d];
+  plain(query, keys_before, value, wanted);
+  for (int i = 0; i < QUERIES; ++i)
+    for (int d = 0; d < SIZE; ++d)
+      if (fabs(out[i][d] - wanted[i][d]) > 1e-14) {
+        printf("few bits, out[%d][%d]: got %.17g, wanted %.17g\n", i, d, out[i][d], wanted[i][d]);
+        ++wrong;
+      }
+  return wrong;
+}
+
 int main(void) {
   double query[QUERIES][SIZE] = {{0.5, -1, 0.25, 2}, {-0.5, 0.75, 1, -2}};
   double key[KEYS][SIZE] = {{1, 0, -1, 0.5}, {0.25, 0.5, 0.75, 1}, {-1, 1, 0, 0}};
@@ -71,6 +117,7 @@ int main(void) {
     printf("an out of another shape was not refused\n");
     ++wrong;
   }
+  wrong += few_bits(&queries, wanted, &answer, out);
   printf("%s: %d wrong\n", fv_isa_selected(), wrong);
   return wrong;
 }

@@ -11,7 +11,9 @@ from foveate.cython_attention cimport (
     FV_INNER,
     FV_FLOAT32,
     FV_FLOAT64,
+    FV_INT4,
     FV_INT64,
+    FV_INT8,
     FV_OK,
     FV_SAMPLE,
     attention,
@@ -33,6 +35,7 @@ from foveate.cython_attention cimport (
     fv_multinoulli,
     fv_output_shape,
     fv_problem,
+    fv_quantize,
     fv_random,
     fv_requested_num_threads,
     fv_set_num_threads,
@@ -207,6 +210,53 @@ def window_attention(
             status = fv_attention(&problem, view(&answer, out), NULL, &error)
     raise_if_failed(status, &error)
     return tuple([shape[axis] for axis in range(ndim)])
+
+
+def few_bits_attention(
+    const float[:, :, :] query, const float[:, :, :] key, const float[:, :, :] value, double scale,
+    signed char[:, :, ::1] key_data, const float[:, :, :] key_scale,
+    unsigned char[:, :, ::1] value_data, const float[:, :, :] value_scale, float[:, :, :] out,
+):
+    """Keys become int8 and values int4, and are attended to as such."""
+    cdef fv_error error
+    cdef fv_problem problem
+    cdef View q, k, v, answer, scales_of_keys, scales_of_values
+    cdef fv_array keys, values
+    cdef int64_t keys_shape[3], keys_strides[3], values_shape[3], values_strides[3]
+    cdef int axis
+    cdef fv_status status
+    memset(&problem, 0, sizeof(problem))
+    for axis in range(3):
+        keys_shape[axis] = key.shape[axis]
+        keys_strides[axis] = key_data.strides[axis]
+        values_shape[axis] = value.shape[axis]  # in columns, two a byte
+        values_strides[axis] = value_data.strides[axis]
+    keys.data = &key_data[0, 0, 0]
+    keys.dtype = FV_INT8
+    keys.ndim = 3
+    keys.shape = keys_shape
+    keys.strides = keys_strides
+    values.data = &value_data[0, 0, 0]
+    values.dtype = FV_INT4
+    values.ndim = 3
+    values.shape = values_shape
+    values.strides = values_strides
+    problem.query = view(&q, query)
+    problem.key = &keys
+    problem.key_scale = view(&scales_of_keys, key_scale)
+    problem.value = &values
+    problem.value_scale = view(&scales_of_values, value_scale)
+    problem.score.family = FV_INNER
+    problem.score.scale = scale
+    problem.reach.left = -1
+    problem.reach.right = -1
+    with nogil:
+        status = fv_quantize(view(&k, key), 0, &keys, problem.key_scale, &error)
+        if status == FV_OK:
+            status = fv_quantize(view(&v, value), 0, &values, problem.value_scale, &error)
+        if status == FV_OK:
+            status = fv_attention(&problem, view(&answer, out), NULL, &error)
+    raise_if_failed(status, &error)
 
 
 def general_weights(
