@@ -27,6 +27,7 @@ from kinds import (
     models,
     multinoulli,
     packed,
+    pages,
     regression,
 )
 
@@ -56,6 +57,7 @@ KINDS = (
     Kind(generation.WORKLOADS, generation.CONTENDERS, generation.make_data),
     Kind(activated.WORKLOADS, activated.CONTENDERS, activated.make_data),
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
+    Kind(pages.WORKLOADS, pages.CONTENDERS, pages.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]
