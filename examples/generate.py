@@ -157,7 +157,7 @@ def check(seed: int) -> Promise:
     """A cache of few bits with a window, against the definition over the same rows."""
     rng = np.random.default_rng(seed)
     query, key, value = rng.standard_normal((3, 1, 4, 3 * WINDOW, 32)).astype(np.float32)
-    kept = {"head_size": 32, "window": WINDOW, "sinks": SINKS}
+    kept: dict[str, Any] = {"head_size": 32, "window": WINDOW, "sinks": SINKS}
     few = [foveate.quantize(x) for x in (key, value)]
 
     def of(cache: Any, dtype: Any, rows: list[Any]) -> Any:
@@ -215,7 +215,9 @@ def run(seed: int, picture: Path | None) -> bool:
     )
     if picture is not None:
         draw(chats, picture)
-        print(f"Picture: {picture}\nLeft: bytes of the cache, turn by turn. Right: tokens a second.")
+        print(
+            f"Picture: {picture}\nLeft: bytes of the cache, turn by turn. Right: tokens a second."
+        )
     return promise.kept
 
 

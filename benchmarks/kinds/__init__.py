@@ -26,6 +26,7 @@ from kinds import (
     local,
     models,
     multinoulli,
+    next_token,
     packed,
     pages,
     regression,
@@ -59,6 +60,7 @@ KINDS = (
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
     Kind(pages.WORKLOADS, pages.CONTENDERS, pages.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
+    Kind(next_token.WORKLOADS, next_token.CONTENDERS, next_token.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]
 # The names, each once, in order. A kind that has no contender of a name is timed without it.

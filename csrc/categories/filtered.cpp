@@ -163,7 +163,7 @@ class FilteredSampler {
     }
     int64_t count;
     const auto list = [&](int64_t b, char* to) { return memory.keep(row, bound, b, to, nullptr); };
-    if (!memory.gather(each, list, &count)) return false;
+    if (!memory.gather_few(filters_.top_k, each, list, &count)) return false;
     each.in_between([&] {
       if (count >= filters_.top_k) by->least = f.number_at_rank(memory.list, count, filters_.top_k);
     });
@@ -173,12 +173,16 @@ class FilteredSampler {
   template <class Each>
   bool weigh(const CandidateRow& row, const Each& each, FilteredRow& memory, const Threshold& by,
              const Weighing& weighing) noexcept {
-    const bool done = memory.each_block(each, [&](int64_t b, int thread) {
+    const auto sum = [&](int64_t b, int thread) {
       double* const values = threads_memory_[thread].values;
       const int64_t count = memory.keep(row, by, b, values, nullptr);
       memory.sums[b] = row.filtering().sum_weights(values, count, weighing);
-    });
-    if (!done) return false;
+    };
+    if (top_k_ && memory.are_few(filters_.top_k)) {
+      each.in_between([&] { memory.each_block(Alone{each.thread}, sum); });
+    } else if (!memory.each_block(each, sum)) {
+      return false;
+    }
     for (int64_t b = 1; b < blocks_; ++b) memory.sums[b] += memory.sums[b - 1];
     return true;
   }

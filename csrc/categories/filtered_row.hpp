@@ -60,6 +60,15 @@ struct FilteredRow {
     }
   }
 
+  // The same of a list of about so many numbers: where they are few, threads are not worth their start.
+  bool are_few(int64_t count) const { return count <= 4 * blocks; }
+  template <class Each, class F>
+  bool gather_few(int64_t count, const Each& each, F&& f, int64_t* total) const noexcept {
+    if (!are_few(count)) return gather(each, f, total);
+    each.in_between([&] { gather(Alone{each.thread}, f, total); });
+    return true;
+  }
+
   int64_t item, blocks;
   char* tops;  // of spans
   BlockTop* block_tops;

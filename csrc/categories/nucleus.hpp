@@ -109,7 +109,10 @@ class NucleusSearch {
       heavy_from = std::max(lowest, f_.number_at_rank(memory_.list, spans, heavy_spans));
     });
     int64_t heavy;
-    if (!list_from(each, heavy_from, &heavy)) return false;
+    const auto list = [&](int64_t b, char* to) {
+      return memory_.keep(row_, {heavy_from, all_equals}, b, to, nullptr);
+    };
+    if (!memory_.gather_few(heavy_spans, each, list, &heavy)) return false;
     each.in_between([&] {
       const double heavy_weight = f_.sum_exactly(memory_.list, heavy, weighing_);
       const int64_t step = std::max<int64_t>(1, spans * sample_run / most_sampled + 1);

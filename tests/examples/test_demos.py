@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -237,6 +238,35 @@ def test_reinforce_demo_counts_what_it_climbs_exactly():
     # Weights of float32 that are exactly 1 / 16.
     np.testing.assert_allclose(hard.objective, bound, rtol=1e-12)
     np.testing.assert_allclose(soft.objective, np.log(1 / keys), rtol=1e-12)
+
+
+# --- the demo of generation -----------------------------------------------------------------------
+
+
+def test_generate_demo(capsys, monkeypatch, transformers):
+    del transformers  # that fixture imports it, or skips
+    chat = importlib.import_module("generate")
+    monkeypatch.setattr(chat, "TURNS", 2)
+    monkeypatch.setattr(chat, "ASKED", 200)  # together more than the window
+    monkeypatch.setattr(chat, "ANSWERED", 3)
+    assert main(["demo", "generate", "--no-picture"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "agrees" in printed
+    lines = [x for x in printed.splitlines() if x.startswith(("  foveate", "  transformers"))]
+    first, last = np.array([[float(x) for x in line.split()[-2:]] for line in lines]).T
+    window, int8, int4, dynamic = range(4)
+    assert last[window] < 2 * first[window]
+    # a row of 32 numbers in float32 has 128 bytes, in int8 36 and in int4 20; a page is 64 rows
+    assert 36 / 128 <= last[int8] / last[dynamic] < 36 / 128 * (406 + 63) / 406 * 1.01
+    assert last[int4] / last[int8] == pytest.approx(20 / 36, rel=0.01)
+
+
+def test_generate_demo_fails_where_an_answer_is_wrong(monkeypatch):
+    chat = importlib.import_module("generate")
+    right = fv.quantize
+    monkeypatch.setattr(fv, "quantize", lambda x: right(x * np.float32(1.001)))
+    assert not chat.check(0).kept
 
 
 # --- the promise ----------------------------------------------------------------------------------

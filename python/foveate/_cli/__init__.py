@@ -17,7 +17,7 @@ from .._runtime.config import get_num_threads, version
 from .._runtime.install import install
 
 COMMANDS = {
-    "demo": "recognize digits, fit a curve, align, learn where to look, translate",
+    "demo": "recognize digits, fit a curve, align, learn where to look, generate",
     "bench": "time this machine beside NumPy, and the peers that are installed",
     "info": "print the build, the instruction sets and the threads",
 }

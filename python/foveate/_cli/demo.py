@@ -14,9 +14,10 @@ from foveate._runtime.paths import EXAMPLES
 TRY = """\
   python -m foveate demo
   python -m foveate demo translate --no-picture
+  python -m foveate demo generate
   python -m foveate demo regression --output pictures --format svg --seed 7"""
-SUBJECTS = ("digits", "regression", "alignment", "reinforce", "translate")
-SHORT = [subject for subject in SUBJECTS if subject != "translate"]  # a few seconds each
+SUBJECTS = ("digits", "regression", "alignment", "reinforce", "translate", "generate")
+SHORT = [x for x in SUBJECTS if x not in ("translate", "generate")]  # a few seconds each
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="digits: recognize handwritten digits; regression: fit a curve to noisy points; "
         "alignment: soft, hard and local attention side by side; reinforce: hard attention "
         "learns where to look; translate: an encoder-decoder learns to write spoken dates, in half "
-        "a minute (default: all but translate)",
+        "a minute; generate: a chat with caches of few bits, beside transformers' own (default: "
+        "all but the last two)",
     )
     parser.add_argument(
         "--output",
@@ -67,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
         require("matplotlib", "demo", without="To run without pictures, add --no-picture")
     if options.subject in (None, "digits"):
         require("sklearn", "demo", "scikit-learn")
+    if options.subject == "generate":
+        require("transformers", "transformers")
     passed = True
     for subject in [options.subject] if options.subject else SHORT:
         print(f"--- {subject} ".ljust(80, "-") + "\n")

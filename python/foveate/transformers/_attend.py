@@ -81,7 +81,8 @@ def attend(
     wants_weights = check_keywords(module, rest)
     rate = dropout if module.training else 0.0
     cached = is_cached(key, value) and not (wants_weights or rate)
-    heads, kv_heads, keys = query.shape[1], *key.shape[1:3]
+    heads = query.shape[1]
+    kv_heads, keys = key.shape[1:3]
     if kv_heads == 0 or heads % kv_heads:
         raise ValueError(
             f"key: got {kv_heads} heads, wanted a number that divides the {heads} of query"

@@ -82,10 +82,14 @@ def _seen(reach: Reach, queries: int, key: Cached) -> Seen:
     keys, window = key.end - key.first, key.layer.window
     last = keys - queries  # where the first of the last queries stands
     left, right = reach.get("window", (None, None))
+    offset = reach.get("offset", last)
     if reach.get("causal"):
-        right, offset = 0, reach.get("offset", 0)
-    else:
-        offset = reach.get("offset", last)
+        if last:
+            raise ValueError(
+                f"is_causal: got True with {queries} queries and {keys} keys, wanted a mask that "
+                "says where the first query stands"
+            )
+        right = 0
     behind = right == 0 and offset == last
     causal = behind or (right is None and (queries == 1 or window is not None))
     cells: list[torch.Tensor] = []
@@ -103,18 +107,15 @@ def _seen(reach: Reach, queries: int, key: Cached) -> Seen:
         cells.append(reach["padding"][:, None, None])
     elif "key_lengths" in reach:
         cells.append(torch.arange(keys) < reach["key_lengths"][:, None, None, None])
-    mask = reach.get("mask")
-    if mask is None and not cells:
+    given = reach.get("mask")
+    if given is not None and queries > 1:  # a query alone sees some key
+        given = without_smallest(given)
+    masks = cells if given is None else [given, *cells]
+    if not masks:
         return Seen(causal, None)
-    if mask is not None and queries > 1:  # a query alone sees some key
-        mask = without_smallest(mask)
-    for cell in cells:
-        if mask is None:
-            mask = cell
-        elif mask.dtype == torch.bool:
-            mask = mask & cell
-        else:
-            mask = torch.where(cell, mask, -torch.inf)
+    mask = masks[0]
+    for cell in masks[1:]:
+        mask = mask & cell if mask.dtype == torch.bool else torch.where(cell, mask, -torch.inf)
     if mask.shape[-1] == 1:
         mask = mask.expand(*mask.shape[:-1], keys)
     if key.first:  # rows before are out of the window

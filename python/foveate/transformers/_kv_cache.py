@@ -82,7 +82,8 @@ class Cached(torch.Tensor):  # type: ignore[misc]  # torch is untyped here
     ) -> Any:
         """Answer for shape and dtype; give any other operation dense rows."""
         if func in _METADATA:
-            return super().__torch_function__(func, types, args, kwargs)
+            with torch._C.DisableTorchFunctionSubclass():  # nothing of it is a tensor
+                return func(*args, **(kwargs or {}))
         if func in _ITSELF and not kwargs and len(args) == 1:
             return args[0]
         return func(*_dense(args), **_dense(kwargs or {}))
