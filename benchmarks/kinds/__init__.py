@@ -29,6 +29,7 @@ from kinds import (
     multinoulli,
     next_token,
     packed,
+    pages,
     regression,
 )
 
@@ -59,6 +60,7 @@ KINDS = (
     Kind(generation.WORKLOADS, generation.CONTENDERS, generation.make_data),
     Kind(activated.WORKLOADS, activated.CONTENDERS, activated.make_data),
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
+    Kind(pages.WORKLOADS, pages.CONTENDERS, pages.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
     Kind(next_token.WORKLOADS, next_token.CONTENDERS, next_token.make_data),
 )

@@ -43,7 +43,7 @@ static constexpr int64_t row_bytes(Dtype dtype, int64_t columns) {
 }
 
 // Rows of a matrix of any dtype and layout, strides in bytes. Of few bits, element [j][d] is what is stored times
-// scale_of(j)[d / block], float32. Rows that stand anywhere, as those of pages do, have a list of addresses.
+// scale_of(j)[d / block], float32. Rows in pages have a list of where these begin; or each row is a page of its own.
 struct Rows {
   const char* data = nullptr;
   Dtype dtype = Dtype::float32;
@@ -51,17 +51,31 @@ struct Rows {
   const char* scale = nullptr;
   int64_t scale_stride = 0;
   int64_t block = 0;                        // columns that share a scale, a multiple of 32; 0: the whole row
-  const char* const* list = nullptr;        // row j begins at list[j]; null: at data + j * row_stride
-  const char* const* scale_list = nullptr;  // likewise its scales; null only where `list` is, or there are none
+  const char* const* list = nullptr;        // null: all rows stand `row_stride` apart, from `data` on
+  const char* const* scale_list = nullptr;  // likewise of scales; null only where `list` is, or there are none
+  int64_t page_rows = 1, first = 0;         // row j is row (first + j) % page_rows of list[(first + j) / page_rows]
+  int64_t listed = 0;                       // so many pages have addresses: perhaps one more than the rows are in
 
-  const char* row(int64_t j) const { return list ? list[j] : data + j * row_stride; }
-  const char* scale_of(int64_t j) const { return scale_list ? scale_list[j] : scale + j * scale_stride; }
+  const char* row(int64_t j) const {
+    if (!list) return data + j * row_stride;
+    return page_rows == 1 ? list[j] : list[(first + j) / page_rows] + (first + j) % page_rows * row_stride;
+  }
+  const char* scale_of(int64_t j) const {
+    if (!scale_list) return scale + j * scale_stride;
+    return page_rows == 1 ? scale_list[j]
+                          : scale_list[(first + j) / page_rows] + (first + j) % page_rows * scale_stride;
+  }
   Rows from(int64_t j) const {
     Rows rest = *this;
-    if (list) rest.list += j;
-    if (scale_list) rest.scale_list += j;
     if (!list) rest.data += j * row_stride;
     if (scale && !scale_list) rest.scale += j * scale_stride;
+    if (page_rows > 1) {
+      rest.first += j;
+    } else {
+      if (list) rest.list += j;
+      if (scale_list) rest.scale_list += j;
+      rest.listed -= j;
+    }
     return rest;
   }
 };

@@ -69,7 +69,7 @@ class FewQueries {
           s(carver.take<T>(d.groups_ * d.score_stride())),
           keys(carver.take<T>(d.keys_contiguous_ ? 0 : d.tile_ * d.p_.head_size)),
           bits(carver.take<uint32_t>(d.tile_)),
-          key_list(stored_keys(d.p_), d.tile_, carver),
+          key_list(RowList::of_pages(stored_keys(d.p_), d.tile_, carver)),
           swapped(d, carver),
           panels(carver.take<Panel>(task_groups)) {}
     T* queries;
@@ -152,7 +152,7 @@ class FewQueries {
 
   // The keys of a tile, in contiguous columns.
   Rows keys_of(int64_t batch, KeyTile tile, QueryScratch& scratch) const noexcept {
-    const Rows keys = StoredRows(plan_, stored_keys(p_), batch).at(tile.first, tile.count, scratch.key_list);
+    const Rows keys = StoredRows(plan_, stored_keys(p_), batch).in_pages(tile.first, tile.count, scratch.key_list);
     return keys_contiguous_ ? keys : loaded(keys, tile.count, p_.head_size, false, direct_, scratch.keys);
   }
 

@@ -64,7 +64,7 @@ class Decode : private FewQueries<T> {
           m(carver.take<T>(task_rows)),
           l(carver.take<T>(task_rows)),
           values(carver.take<T>(d.tile_ * d.p_.value_size)),
-          value_list(stored_values(d.p_), d.tile_, carver) {}
+          value_list(RowList::of_pages(stored_values(d.p_), d.tile_, carver)) {}
     T *outputs, *m, *l, *values;
     RowList value_list;
   };
@@ -110,7 +110,7 @@ class Decode : private FewQueries<T> {
     for (Traversal tiles = Traversal::grid({begin, end}, tile_, p_.keys); !tiles.done(); tiles.next()) {
       const KeyTile tile = tiles.tile();
       const Rows keys = this->keys_of(batch, tile, scratch);
-      const Rows stored = stored_rows.at(tile.first, tile.count, scratch.value_list);
+      const Rows stored = stored_rows.in_pages(tile.first, tile.count, scratch.value_list);
       const bool load = exact || !values_contiguous_;
       const Rows values =
           load ? this->loaded(stored, tile.count, p_.value_size, exact, !exact, scratch.values) : stored;

@@ -276,9 +276,10 @@ void digit_scores(const void* query, int32_t queries, int32_t digits, const Rows
                   float* s) {
   const DigitQueries& x = *static_cast<const DigitQueries*>(query);
   with_digits(keys.dtype, queries, digits, [&](auto dtype, auto n, auto of) {
-    in_runs(keys, count, 0, row_bytes(dtype, columns), 16, [&](int64_t first, int64_t some, const Run& run) {
-      digit_scores_of<dtype, n, of>(x, run, keys.from(first), some, columns, s + first * n);
-    });
+    in_runs(keys, count, 0, row_bytes(dtype, columns), 16,
+            [&](int64_t first, int64_t some, const Run& run, const Rows& rows) {
+              digit_scores_of<dtype, n, of>(x, run, rows, some, columns, s + first * n);
+            });
   });
 }
 
@@ -475,8 +476,8 @@ void digit_sum(const float* weights, int32_t queries, int32_t digits, const Rows
       const int64_t columns = value_size - d < most_columns ? value_size - d : most_columns;
       memset(sums, 0, sizeof sums);
       in_runs(values, count, byte_of(dtype, d), row_bytes(dtype, columns), digit_rows,
-              [&](int64_t first, int64_t some, const Run& run) {
-                digit_sum_of<dtype, n, of>(weights + first * n, run, values.from(first), some, d, columns, sums[0]);
+              [&](int64_t first, int64_t some, const Run& run, const Rows& rows) {
+                digit_sum_of<dtype, n, of>(weights + first * n, run, rows, some, d, columns, sums[0]);
               });
       constexpr int64_t chunk = chunk_columns(dtype);
       for (int q = 0; q < n; ++q)
