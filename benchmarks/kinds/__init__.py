@@ -19,6 +19,7 @@ from kinds import (
     backward,
     cache,
     dot_products,
+    few_bits,
     generation,
     hard,
     jax_functions,
@@ -28,6 +29,7 @@ from kinds import (
     multinoulli,
     next_token,
     packed,
+    pages,
     regression,
 )
 
@@ -43,6 +45,7 @@ class Kind:
 
 KINDS = (
     Kind(ATTENTION, dot_products.CONTENDERS, make_data),
+    Kind(few_bits.WORKLOADS, few_bits.CONTENDERS, few_bits.make_data),
     Kind(cache.WORKLOADS, cache.CONTENDERS, cache.make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(jvp.WORKLOADS, jvp.CONTENDERS, make_data),
@@ -57,6 +60,7 @@ KINDS = (
     Kind(generation.WORKLOADS, generation.CONTENDERS, generation.make_data),
     Kind(activated.WORKLOADS, activated.CONTENDERS, activated.make_data),
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
+    Kind(pages.WORKLOADS, pages.CONTENDERS, pages.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
     Kind(next_token.WORKLOADS, next_token.CONTENDERS, next_token.make_data),
 )

@@ -43,7 +43,7 @@ static constexpr int64_t row_bytes(Dtype dtype, int64_t columns) {
 }
 
 // Rows of a matrix of any dtype and layout, strides in bytes. Of few bits, element [j][d] is what is stored times
-// scale_of(j)[d / block], float32. Rows that stand anywhere, as those of pages do, have a list of addresses.
+// scale_of(j)[d / block], float32. Rows in pages have a list of where these begin; or each row is a page of its own.
 struct Rows {
   const char* data = nullptr;
   Dtype dtype = Dtype::float32;
@@ -51,17 +51,31 @@ struct Rows {
   const char* scale = nullptr;
   int64_t scale_stride = 0;
   int64_t block = 0;                        // columns that share a scale, a multiple of 32; 0: the whole row
-  const char* const* list = nullptr;        // row j begins at list[j]; null: at data + j * row_stride
-  const char* const* scale_list = nullptr;  // likewise its scales; null only where `list` is, or there are none
+  const char* const* list = nullptr;        // null: all rows stand `row_stride` apart, from `data` on
+  const char* const* scale_list = nullptr;  // likewise of scales; null only where `list` is, or there are none
+  int64_t page_rows = 1, first = 0;         // row j is row (first + j) % page_rows of list[(first + j) / page_rows]
+  int64_t listed = 0;                       // so many pages have addresses: perhaps one more than the rows are in
 
-  const char* row(int64_t j) const { return list ? list[j] : data + j * row_stride; }
-  const char* scale_of(int64_t j) const { return scale_list ? scale_list[j] : scale + j * scale_stride; }
+  const char* row(int64_t j) const {
+    if (!list) return data + j * row_stride;
+    return page_rows == 1 ? list[j] : list[(first + j) / page_rows] + (first + j) % page_rows * row_stride;
+  }
+  const char* scale_of(int64_t j) const {
+    if (!scale_list) return scale + j * scale_stride;
+    return page_rows == 1 ? scale_list[j]
+                          : scale_list[(first + j) / page_rows] + (first + j) % page_rows * scale_stride;
+  }
   Rows from(int64_t j) const {
     Rows rest = *this;
-    if (list) rest.list += j;
-    if (scale_list) rest.scale_list += j;
     if (!list) rest.data += j * row_stride;
     if (scale && !scale_list) rest.scale += j * scale_stride;
+    if (page_rows > 1) {
+      rest.first += j;
+    } else {
+      if (list) rest.list += j;
+      if (scale_list) rest.scale_list += j;
+      rest.listed -= j;
+    }
     return rest;
   }
 };
@@ -408,6 +422,8 @@ struct Filtering {
                              int64_t* equals);
 };
 
+struct Digits;
+
 struct Kernels {
   const char* name;
   Arithmetic float32, float64;
@@ -429,6 +445,21 @@ struct Kernels {
 
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
+  const Digits* digits = nullptr;                        // where there are products of bytes
+};
+
+// Few queries over keys and values of int8 and int4, by products of integers of so many digits: see decode/digits.hpp. Of
+// float32; those that are not named here come as decode_scores and decode_sum take them.
+struct Digits {
+  int64_t (*queries_size)(Dtype, int64_t block, int64_t columns);  // bytes of a group of queries
+  // Lays out queries for such keys.
+  void (*load_queries)(const void* query, int64_t query_stride, int32_t queries, int32_t digits, Dtype, int64_t block,
+                       int64_t columns, void* to);
+  void (*scores)(const void* queries_of_digits, int32_t queries, int32_t digits, const Rows& keys, int64_t count,
+                 int64_t columns, void* s);
+  bool (*takes_values)(Dtype, int64_t block);
+  void (*sum)(const void* weights, int32_t queries, int32_t digits, const Rows& values, int64_t count,
+              int64_t value_size, void* output, int64_t output_stride);
 };
 
 // What an ISA that multiplies bfloat16 adds to the Kernels of another that has the same vectors: from the other's float32

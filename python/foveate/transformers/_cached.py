@@ -82,10 +82,14 @@ def _seen(reach: Reach, queries: int, key: Cached) -> Seen:
     keys, window = key.end - key.first, key.layer.window
     last = keys - queries  # where the first of the last queries stands
     left, right = reach.get("window", (None, None))
+    offset = reach.get("offset", last)
     if reach.get("causal"):
-        right, offset = 0, reach.get("offset", 0)
-    else:
-        offset = reach.get("offset", last)
+        if last:
+            raise ValueError(
+                f"is_causal: got True with {queries} queries and {keys} keys, wanted a mask that "
+                "says where the first query stands"
+            )
+        right = 0
     behind = right == 0 and offset == last
     causal = behind or (right is None and (queries == 1 or window is not None))
     cells: list[torch.Tensor] = []

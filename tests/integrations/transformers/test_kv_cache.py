@@ -107,6 +107,82 @@ def test_a_prompt_that_is_kept_begins_several_texts(torch, transformers, module)
     assert prompt.get_seq_length() == 9
 
 
+# --- any reach ------------------------------------------------------------------------------------
+
+QUERIES, KEYS, BATCH, HEADS = 3, 11, 2, 4
+
+
+def masks_of(torch, masks):
+    """Masks and keywords of attention, by what they say."""
+    causal, both = masks.causal_mask_function, masks.bidirectional_mask_function
+    window = masks.and_masks(masks.sliding_window_overlay(4), causal)
+    sides = masks.and_masks(masks.sliding_window_bidirectional_overlay(3), both)
+    chunks = masks.and_masks(masks.chunked_overlay(4, torch.tensor([0, 2])), causal)
+    right, left = torch.ones(2, BATCH, KEYS, dtype=torch.bool)
+    right[1, 8:], left[0, :2], left[1, :5] = False, False, False
+    normal = torch.randn(BATCH, HEADS, QUERIES, KEYS, generator=torch.Generator().manual_seed(4))
+    seen = torch.ones(QUERIES, KEYS, dtype=torch.bool).tril(KEYS - QUERIES)
+    few = torch.stack([torch.randperm(KEYS - QUERIES + 1)[:4] for _ in range(BATCH * QUERIES)])
+    made = {
+        "causal": {"mask_function": causal},
+        "causal, not at the end": {"mask_function": causal, "q_offset": 5},
+        "window": {"mask_function": window},
+        "window to both sides": {"mask_function": sides},
+        "chunks": {"mask_function": chunks},
+        "all": {"mask_function": both},
+        "padding on the right": {"mask_function": both, "attention_mask": right},
+        "padding on the left": {"mask_function": causal, "attention_mask": left},
+        "padding in a window": {"mask_function": window, "attention_mask": left},
+    }
+    return {name: {"make": x} for name, x in made.items()} | {
+        "none": {"mask": None},
+        "bool": {"mask": seen},
+        "the smallest float": {"mask": torch.where(seen, 0.0, torch.finfo(torch.float32).min)},
+        "one column": {"mask": torch.zeros(BATCH, 1, QUERIES, 1)},
+        "a bias of heads": {"mask": normal},
+        "a bias of positions": {"mask": seen, "position_bias": normal[:1]},
+        "chosen": {"mask": None, "indices": few.reshape(BATCH, QUERIES, -1)},
+        "sinks": {"mask": None, "s_aux": torch.tensor([1.0, 0.0, -1.0, 3.0])},
+        "a sink of each query": {"mask": None, "sinks": normal[..., :1]},
+        "softcap": {"mask": seen, "softcap": 1.5},
+    }
+
+
+def test_a_cache_is_read_as_dense_rows_are(torch, transformers, module, monkeypatch):
+    masks = transformers.masking_utils
+    attend = transformers.AttentionInterface()["foveate"]
+    layer = torch.nn.Identity().eval()
+    query, key, value = (
+        torch.randn(BATCH, n, rows, 8, generator=torch.Generator().manual_seed(n))
+        for n, rows in ((HEADS, QUERIES), (2, KEYS), (1, KEYS))
+    )
+    value = torch.cat([value, -value], dim=1)
+    cases = masks_of(torch, masks)
+    wanted = {}
+    for name, case in cases.items():
+        make = case.pop("make", None)
+        if make is not None:
+            sizes = {"batch_size": BATCH, "q_length": QUERIES, "kv_length": KEYS}
+            told = {"q_offset": KEYS - QUERIES, **sizes, **make}
+            case["mask"] = transformers.AttentionMaskInterface()["foveate"](**told)
+        case["attention_mask"] = case.pop("mask")
+        wanted[name] = attend(layer, query, key, value, **case)[0]
+    config = transformers.LlamaConfig(num_hidden_layers=1)
+    cache = module.KVCache(config, page=PAGE)
+    cache.update(key[:, :, :-QUERIES], value[:, :, :-QUERIES], 0)
+    rows = cache.update(key[:, :, -QUERIES:], value[:, :, -QUERIES:], 0)
+    monkeypatch.setattr(type(cache.layers[0]), "dense", None)
+    for name, case in cases.items():
+        got = attend(layer, query, *rows, **case)[0]
+        assert got.is_contiguous()
+        assert got.shape == wanted[name].shape
+        assert float((got - wanted[name]).abs().max()) < TOLERANCE, name
+    alike = {"causal", "bool", "the smallest float", "all", "none", "one column"}
+    for name in cases.keys() - alike:  # each of the others says something
+        for plain in ("causal", "all"):
+            assert float((wanted[name] - wanted[plain]).abs().max()) > TOLERANCE, name
+
+
 # --- other dtypes ---------------------------------------------------------------------------------
 
 
@@ -289,3 +365,6 @@ def test_rows_of_a_cache_that_has_gone_on(torch, module, transformers):
     attend = transformers.AttentionInterface()["foveate"]
     with pytest.raises(ValueError, match=r"key: got rows up to position 3 of a cache that has 6"):
         attend(torch.nn.Identity(), rows, key, value, None)
+    later = cache.update(rows, rows, 0)
+    with pytest.raises(ValueError, match=r"is_causal: got True with 3 queries and 9 keys"):
+        attend(torch.nn.Identity(), rows, *later, None, is_causal=True)
