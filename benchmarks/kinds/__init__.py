@@ -19,6 +19,7 @@ from kinds import (
     backward,
     cache,
     dot_products,
+    few_bits,
     generation,
     hard,
     jax_functions,
@@ -44,6 +45,7 @@ class Kind:
 
 KINDS = (
     Kind(ATTENTION, dot_products.CONTENDERS, make_data),
+    Kind(few_bits.WORKLOADS, few_bits.CONTENDERS, few_bits.make_data),
     Kind(cache.WORKLOADS, cache.CONTENDERS, cache.make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(jvp.WORKLOADS, jvp.CONTENDERS, make_data),

@@ -25,6 +25,7 @@ FILTERS: list[dict[str, Any]] = [
     {"top_p": 0.9},
     {"top_p": 1e-6},
     {"min_p": 0.05},
+    {"top_k": 40, "min_p": 0.3},
     {"temperature": 1.5, "top_k": 50, "top_p": 0.8, "min_p": 0.02},
     {},
 ]
@@ -257,7 +258,7 @@ SUBNORMAL = """
 import foveate as fv, numpy as np
 fv.set_num_threads(2)
 fv.multinoulli(np.zeros(300_000, np.float32), logits=True, top_p=0.5, rng=1)
-index = fv.multinoulli(np.full(300_000, 1e-42, np.float32), rng=1)
+fv.multinoulli(np.full((400, 4000), 5e-324), rng=1)
 """
 
 
