@@ -19,6 +19,7 @@ from kinds import (
     backward,
     cache,
     dot_products,
+    few_bits,
     generation,
     hard,
     jax_functions,
@@ -26,7 +27,9 @@ from kinds import (
     local,
     models,
     multinoulli,
+    next_token,
     packed,
+    pages,
     regression,
 )
 
@@ -42,6 +45,7 @@ class Kind:
 
 KINDS = (
     Kind(ATTENTION, dot_products.CONTENDERS, make_data),
+    Kind(few_bits.WORKLOADS, few_bits.CONTENDERS, few_bits.make_data),
     Kind(cache.WORKLOADS, cache.CONTENDERS, cache.make_data),
     Kind(backward.WORKLOADS, backward.CONTENDERS, make_data),
     Kind(jvp.WORKLOADS, jvp.CONTENDERS, make_data),
@@ -56,7 +60,9 @@ KINDS = (
     Kind(generation.WORKLOADS, generation.CONTENDERS, generation.make_data),
     Kind(activated.WORKLOADS, activated.CONTENDERS, activated.make_data),
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
+    Kind(pages.WORKLOADS, pages.CONTENDERS, pages.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
+    Kind(next_token.WORKLOADS, next_token.CONTENDERS, next_token.make_data),
 )
 WORKLOADS = [workload for kind in KINDS for workload in kind.workloads]
 # The names, each once, in order. A kind that has no contender of a name is timed without it.

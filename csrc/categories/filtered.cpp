@@ -6,49 +6,18 @@
 // batch.
 #include <algorithm>
 
-#include "candidates.hpp"
+#include "nucleus.hpp"
 #include "runtime/random.hpp"
-#include "runtime/workspace.hpp"
-#include "sharing.hpp"
 
 namespace foveate {
 namespace {
 
-constexpr int64_t room = draw_block + draw_classes;  // of a list of a block's numbers
-constexpr int64_t spans_a_block = draw_block / filter_span;
-
 // Draws from a row by a list of all that is left of it pay from here on: a draw without it weighs a block.
 bool pays_list(int64_t draws) { return draws >= 16; }
 
-struct Listed {
-  double value;  // the key of a category, or the weight up to and including it
-  int64_t place;
-};
-
-// What is kept of a row.
-struct FilteredRow {
-  FilteredRow(const Sampling& problem, bool values, bool listed, Carver& carver) noexcept {
-    const int64_t blocks = (problem.categories + draw_block - 1) / draw_block;
-    const int64_t item = dtype_of(problem.p) == Dtype::float64 ? 8 : 4;
-    tops = carver.take<char>(blocks * spans_a_block * item);
-    block_tops = carver.take<BlockTop>(blocks);
-    counts = carver.take<int64_t>(blocks);
-    sums = carver.take<double>(blocks);
-    if (values) list = carver.take<char>(blocks * room * item);
-    if (listed) categories = carver.take<Listed>(problem.categories);
-  }
-
-  char* tops;  // of spans
-  BlockTop* block_tops;
-  int64_t* counts;               // of what is left of each block
-  double* sums;                  // of weights, up to and including each block
-  char* list = nullptr;          // of numbers
-  Listed* categories = nullptr;  // that are left
-};
-
 struct ThreadMemory {
   explicit ThreadMemory(Carver& carver) noexcept
-      : values(carver.take<double>(room)),
+      : values(carver.take<double>(list_room)),
         logs(carver.take<double>(2 * draw_block)),
         places(carver.take<int32_t>(draw_block + draw_classes)) {}
   double* values;   // of a block
@@ -109,7 +78,7 @@ class FilteredSampler {
     rows_memory_ = carver.take<FilteredRow>(rows);
     threads_memory_ = carver.take<ThreadMemory>(threads);
     for (int i = 0; i < rows; ++i) {
-      const FilteredRow memory(problem_, top_k_ || filters_.top_p < 1, listed_, carver);
+      const FilteredRow memory(problem_.categories, item_, top_k_ || filters_.top_p < 1, listed_, carver);
       if (rows_memory_) rows_memory_[i] = memory;
     }
     for (int i = 0; i < threads; ++i) {
@@ -118,31 +87,13 @@ class FilteredSampler {
     }
   }
 
-  char* tops_of(const FilteredRow& memory, int64_t b) const { return memory.tops + b * spans_a_block * item_; }
-
-  // f(block, thread) for each block.
-  template <class Each, class F>
-  bool each_block(const Each& each, F&& f) const noexcept {
-    return each((blocks_ + span - 1) / span, [&](int64_t i, int thread) {
-      for (int64_t b = i * span; b < std::min(blocks_, (i + 1) * span); ++b) f(b, thread);
-    });
-  }
-
-  int64_t keep(const CandidateRow& row, const FilteredRow& memory, const Threshold& by, int64_t b, void* values,
-               int32_t* places) const noexcept {
-    const Threshold own = by.in_block(b);
-    return row.filtering().keep(row.block(b), tops_of(memory, b), own.least, own.equals, values, places);
-  }
-
   template <class Each>
   Outcome draw_row(int64_t number, const Each& each, FilteredRow& memory) noexcept {
     const CandidateRow row(problem_, filters_, number);
-    double top;
+    Weighing weighing;
     Threshold by;
-    const Outcome outcome = filter(row, each, memory, &top, &by);
+    const Outcome outcome = filter(row, each, memory, &weighing, &by);
     if (outcome != Outcome::done) return outcome;
-    const Weighing weighing = row.weighing(top);
-    if (!weigh(row, each, memory, by, weighing)) return Outcome::interrupted;
     if (!(memory.sums[blocks_ - 1] > 0)) {
       refused_.note(number);
       return Outcome::refused;
@@ -160,10 +111,11 @@ class FilteredSampler {
   // ---- Filters
 
   template <class Each>
-  Outcome filter(const CandidateRow& row, const Each& each, FilteredRow& memory, double* top, Threshold* by) noexcept {
+  Outcome filter(const CandidateRow& row, const Each& each, FilteredRow& memory, Weighing* found,
+                 Threshold* by) noexcept {
     const Filtering& f = row.filtering();
-    const bool read = each_block(each, [&](int64_t b, int) {
-      memory.block_tops[b] = f.span_tops(row.block(b), !problem_.logits, tops_of(memory, b));
+    const bool read = memory.each_block(each, [&](int64_t b, int) {
+      memory.block_tops[b] = f.span_tops(row.block(b), !problem_.logits, memory.tops_of(b));
     });
     if (!read) return Outcome::interrupted;
     BlockTop whole = memory.block_tops[0];
@@ -175,34 +127,26 @@ class FilteredSampler {
       refused_.note(row.number());
       return Outcome::refused;
     }
-    *top = whole.top;
+    const Weighing weighing = *found = row.weighing(whole.top);
     *by = row.lowest();
     if (top_k_ && !filter_top_k(row, each, memory, by)) return Outcome::interrupted;
-    if (filters_.top_p < 1 && !filter_top_p(row, each, memory, row.weighing(*top), by)) return Outcome::interrupted;
+    bool summed = false;
+    if (filters_.top_p < 1) {
+      Nucleus nucleus;
+      if (!NucleusSearch(row, memory, weighing, filters_.top_p).find(each, *by, !top_k_, &nucleus))
+        return Outcome::interrupted;
+      *by = nucleus.threshold;
+      summed = nucleus.summed;
+    }
     if (filters_.min_p > 0) {
-      const double least = std::min(row.least_of_min_p(*top), *top);
-      if (least > by->least) *by = {least, all_equals};
+      const double least = std::min(row.least_of_min_p(whole.top), whole.top);
+      if (least > by->least) {
+        *by = {least, all_equals};
+        summed = false;
+      }
     }
+    if (!summed && !weigh(row, each, memory, *by, weighing)) return Outcome::interrupted;
     return Outcome::done;
-  }
-
-  // The list of all numbers that pass.
-  template <class Each>
-  bool gather(const CandidateRow& row, const Each& each, FilteredRow& memory, const Threshold& by,
-              int64_t* count) const noexcept {
-    int64_t total = 0;
-    if constexpr (!Each::is_shared) {
-      for (int64_t b = 0; b < blocks_; ++b) total += keep(row, memory, by, b, memory.list + total * item_, nullptr);
-    } else {
-      const bool done = each_block(each, [&](int64_t b, int) {
-        memory.counts[b] = keep(row, memory, by, b, memory.list + b * room * item_, nullptr);
-      });
-      if (!done) return false;
-      for (int64_t b = 0; b < blocks_; total += memory.counts[b++])
-        std::memmove(memory.list + total * item_, memory.list + b * room * item_, size_t(memory.counts[b] * item_));
-    }
-    *count = total;
-    return true;
   }
 
   // Where so many spans reach a number, at least so many numbers do.
@@ -218,7 +162,8 @@ class FilteredSampler {
       });
     }
     int64_t count;
-    if (!gather(row, each, memory, bound, &count)) return false;
+    const auto list = [&](int64_t b, char* to) { return memory.keep(row, bound, b, to, nullptr); };
+    if (!memory.gather_few(filters_.top_k, each, list, &count)) return false;
     each.in_between([&] {
       if (count >= filters_.top_k) by->least = f.number_at_rank(memory.list, count, filters_.top_k);
     });
@@ -226,33 +171,18 @@ class FilteredSampler {
   }
 
   template <class Each>
-  bool filter_top_p(const CandidateRow& row, const Each& each, FilteredRow& memory, const Weighing& weighing,
-                    Threshold* by) noexcept {
-    int64_t count, needed, equals;
-    if (!gather(row, each, memory, *by, &count)) return false;
-    if (count == 0) return true;  // numbers that changed
-    each.in_between([&] {
-      by->least = row.filtering().number_at_share(memory.list, count, filters_.top_p, weighing, &needed, &equals);
-      for (int64_t b = 0; needed < equals && b < blocks_; ++b) {
-        const int64_t place = row.filtering().place_of_equal(row.block(b), tops_of(memory, b), by->least, &needed);
-        if (place < 0) continue;
-        by->equals = b * draw_block + place;
-        break;
-      }
-    });
-    return true;
-  }
-
-  template <class Each>
   bool weigh(const CandidateRow& row, const Each& each, FilteredRow& memory, const Threshold& by,
              const Weighing& weighing) noexcept {
-    const bool done = each_block(each, [&](int64_t b, int thread) {
+    const auto sum = [&](int64_t b, int thread) {
       double* const values = threads_memory_[thread].values;
-      const int64_t count = keep(row, memory, by, b, values, nullptr);
-      memory.counts[b] = count;
+      const int64_t count = memory.keep(row, by, b, values, nullptr);
       memory.sums[b] = row.filtering().sum_weights(values, count, weighing);
-    });
-    if (!done) return false;
+    };
+    if (top_k_ && memory.are_few(filters_.top_k)) {
+      each.in_between([&] { memory.each_block(Alone{each.thread}, sum); });
+    } else if (!memory.each_block(each, sum)) {
+      return false;
+    }
     for (int64_t b = 1; b < blocks_; ++b) memory.sums[b] += memory.sums[b - 1];
     return true;
   }
@@ -270,7 +200,7 @@ class FilteredSampler {
       const int64_t b = std::min<int64_t>(std::upper_bound(sums, sums + blocks_, target) - sums, blocks_ - 1);
       const double before = b ? sums[b - 1] : 0.0;
       const double fraction = std::clamp((target - before) / (sums[b] - before), 0.0, 1 - 0x1p-53);
-      const int64_t count = keep(row, memory, by, b, own.values, own.places);
+      const int64_t count = memory.keep(row, by, b, own.values, own.places);
       const int64_t chosen = count ? own.places[row.filtering().pick(own.values, count, weighing, fraction)] : 0;
       note_draw(row, draw, b * draw_block + chosen, weighing, memory);
     }
@@ -279,27 +209,21 @@ class FilteredSampler {
   template <class Each>
   Outcome draw_listed(const CandidateRow& row, const Each& each, const Threshold& by, const Weighing& weighing,
                       FilteredRow& memory) noexcept {
-    int64_t total = 0;
-    for (int64_t b = 0; b < blocks_; ++b) total += memory.counts[b];
-    if (filters_.distinct && total < problem_.draws) {
-      refused_.note(row.number());
-      return Outcome::refused;
-    }
-    const bool done = each_block(each, [&](int64_t b, int thread) {
+    const bool done = memory.each_block(each, [&](int64_t b, int thread) {
       ThreadMemory& own = threads_memory_[thread];
-      const int64_t count = keep(row, memory, by, b, own.values, own.places);
+      const int64_t count = memory.keep(row, by, b, own.values, own.places);
       row.filtering().log_weights(row.block(b), own.places, count, weighing, own.logs);
       if (filters_.distinct) add_noise(row.number(), b, count, own);
       for (int64_t i = 0; i < count; ++i)
-        memory.categories[b * draw_block + i] = {own.logs[i], b * draw_block + own.places[i]};
+        memory.listed[b * draw_block + i] = {own.logs[i], b * draw_block + own.places[i]};
       memory.counts[b] = count;
     });
     if (!done) return Outcome::interrupted;
-    Listed* const categories = memory.categories;
+    Listed* const categories = memory.listed;
     int64_t count = 0;
     for (int64_t b = 0; b < blocks_; count += memory.counts[b++])
       std::memmove(categories + count, categories + b * draw_block, size_t(memory.counts[b]) * sizeof(Listed));
-    if (count < (filters_.distinct ? problem_.draws : 1)) {  // numbers that changed
+    if (count < (filters_.distinct ? problem_.draws : 1)) {
       refused_.note(row.number());
       return Outcome::refused;
     }
@@ -398,11 +322,11 @@ class FilteredSampler {
     double* const buffer = threads_memory_[0].logs;
     if (!row.inspect(buffer, error)) return;
     int64_t left = 0;
-    double top;
+    Weighing weighing;
     Threshold by;
-    if (filter(row, Alone{0}, rows_memory_[0], &top, &by) == Outcome::done)
+    if (filter(row, Alone{0}, rows_memory_[0], &weighing, &by) == Outcome::done)
       for (int64_t b = 0; b < blocks_; ++b)
-        left += keep(row, rows_memory_[0], by, b, threads_memory_[0].values, nullptr);
+        left += rows_memory_[0].keep(row, by, b, threads_memory_[0].values, nullptr);
     if (filters_.distinct && left < problem_.draws)
       refuse(error, FV_VALUE_ERROR,
              "size: got %lld different draws, wanted at most the %lld categories that are left of row %lld",

@@ -5,6 +5,7 @@
 // amx.hpp has the same products by AMX: what is here for both fills up to whole tiles with zeros.
 #pragma once
 #if defined(__AVX512BF16__)
+#include "few_bits_pairs.hpp"
 #include "gemm.hpp"
 #include "pack.hpp"
 #include "query_sum.hpp"
@@ -68,20 +69,12 @@ inline Words some_words(const char* from, int64_t count) {
       _mm256_maskz_loadu_epi16(__mmask16(low_bits(count < 16 ? int(count) : 16)), from));
 }
 
-// Row j of few bits, rounded to bfloat16, from column `first` on, a multiple of 32.
-[[gnu::noinline]] inline void load_few_bits_row(const Rows& from, int64_t j, int64_t first, int64_t end, uint16_t* to) {
-  with_few_bits(from.dtype, [&](auto dtype) {
-    each_of_few_bits<dtype>(from, j, first, end, [&](int64_t d, Vec<float> x, float scale, int count) INLINED {
-      _mm256_mask_storeu_epi16(to + (d - first), __mmask16(low_bits(count)), (__m256i)_mm512_cvtneps_pbh(x * scale));
-    });
-  });
-}
-
 // Keys in rows of a multiple of columns, the rest 0.
 template <int multiple>
 inline void load_pair_keys(const Rows& from, int64_t count, int64_t columns, uint16_t* row) {
   const int64_t whole = round_up(columns, multiple);
-  const bool few = is_few_bits(from.dtype), across = !few && is_across(from, count, columns);
+  if (is_few_bits(from.dtype)) return load_few_bits_keys(from, count, columns, whole, row);
+  const bool across = is_across(from, count, columns);
   if (across && from.row_stride == 2) {
     const auto column = [&](int64_t j, int64_t d) {
       return d < columns ? some_words(from.data + j * 2 + d * from.column_stride, count - j) : Words{};
@@ -104,10 +97,7 @@ inline void load_pair_keys(const Rows& from, int64_t count, int64_t columns, uin
     for (int64_t j = 0; j < count; ++j)
       memcpy(row + j * whole + d, from.data + j * from.row_stride + d * from.column_stride, 2);
   for (int64_t j = 0; j < count; ++j, row += whole) {
-    if (few)
-      load_few_bits_row(from, j, 0, columns, row);
-    else if (!across)
-      load_bfloat16_row(from.row(j), from.column_stride, columns, row);
+    if (!across) load_bfloat16_row(from.row(j), from.column_stride, columns, row);
     memset(row + columns, 0, size_t(whole - columns) * 2);
   }
 }
@@ -123,9 +113,11 @@ inline Words row_words(const char* row, int64_t column_stride, int64_t left) {
 
 // The same of row j of few bits, from column d on, a multiple of 16.
 inline Words few_bits_words(const Rows& from, int64_t j, int64_t d, int64_t columns) {
-  alignas(32) uint16_t some[32] = {};
+  alignas(64) uint16_t some[32] = {};
   const int64_t begin = d & -32;
-  load_few_bits_row(from, j, begin, d + 16 < columns ? d + 16 : columns, some);
+  with_few_bits(from.dtype, [&](auto dtype) {
+    load_bfloat16_columns<dtype>(from, j, begin, d + 16 < columns ? d + 16 : columns, some);
+  });
   return some_words(reinterpret_cast<const char*>(some + (d - begin)), 16);
 }
 
@@ -145,8 +137,9 @@ inline void store_words(void* to, Words words) { store<float>(static_cast<float*
 
 // Two rows of values become one row of pairs; the row after the last is 0.
 inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, bool finite, uint32_t* row) {
+  if (is_few_bits(from.dtype)) return load_few_bits_values(from, count, columns, finite, row);
   Words spoilt = {};
-  const bool few = is_few_bits(from.dtype), across = !few && is_across(from, count, columns);
+  const bool across = is_across(from, count, columns);
   if (across && from.row_stride == 2) {  // pairs as they stand
     for (int64_t j = 0; j < count; j += 32, row += 16 * columns) {
       const __mmask32 there = low_bits(count - j < 32 ? int(count - j) : 32);
@@ -182,14 +175,9 @@ inline void load_pair_values(const Rows& from, int64_t count, int64_t columns, b
     for (int64_t first = 0; first < columns; first += some) {
       const int64_t end = columns - first < some ? columns : first + some;
       const char *a = low + first * 2, *b = high + first * 2;
-      if (few) {
-        load_few_bits_row(from, j, first, end, rows[0]);
-        if (two) load_few_bits_row(from, j + 1, first, end, rows[1]);
-      } else if (from.column_stride != 2) {
+      if (from.column_stride != 2) {
         load_bfloat16_row(low + first * from.column_stride, from.column_stride, end - first, rows[0]);
         load_bfloat16_row(high + first * from.column_stride, from.column_stride, end - first, rows[1]);
-      }
-      if (few || from.column_stride != 2) {
         a = reinterpret_cast<const char*>(rows[0]);
         b = reinterpret_cast<const char*>(rows[1]);
       }

@@ -90,24 +90,33 @@ inline Vec<float> float8_numbers(const char* p) {
 #endif
 }
 
+// As many numbers of a contiguous row as a vector has floats.
+template <Dtype dtype>
+inline Vec<float> numbers_at(const char* p) {
+  if constexpr (dtype == Dtype::int8)
+    return __builtin_convertvector(signed_bytes(p), Vec<float>);
+  else if constexpr (dtype == Dtype::int4)
+    return __builtin_convertvector(signed_halves(p), Vec<float>);
+  else
+    return float8_numbers<dtype>(p);
+}
+
+// `count` bytes a stride apart, and zeros up to `all`. Apart from what calls it, where it would slow down the usual case.
+[[gnu::noinline]] inline void bring_together(const char* from, int64_t stride, int count, int all, char* to) {
+  for (int i = 0; i < all; ++i) to[i] = i < count ? from[i * stride] : char(0);
+}
+
 // Columns d and on of a row as they are stored, d a multiple of the lanes; `left` are there, and beyond them anything.
 template <Dtype dtype>
 inline Vec<float> stored_numbers(const char* row, int64_t stride, int64_t d, int64_t left) {
   constexpr int in_byte = dtype == Dtype::int4 ? 2 : 1, bytes = lanes<float> / in_byte;
   const char* from = row + d / in_byte * stride;
+  if (left >= lanes<float> && stride == 1) return numbers_at<dtype>(from);
   char some[bytes];
-  if (left < lanes<float> || stride != 1) {
-    for (int i = 0; i < bytes; ++i) some[i] = i * in_byte < left ? from[i * stride] : char(0);
-    from = some;
-  }
-  if constexpr (dtype == Dtype::int8)
-    return __builtin_convertvector(signed_bytes(from), Vec<float>);
-  else if constexpr (dtype == Dtype::int4)
-    return __builtin_convertvector(signed_halves(from), Vec<float>);
-  else
-    return float8_numbers<dtype>(from);
+  const int64_t there = (left + in_byte - 1) / in_byte;
+  bring_together(from, stride, there < bytes ? int(there) : bytes, bytes, some);
+  return numbers_at<dtype>(some);
 }
-
 inline float scale_of_column(const Rows& from, int64_t j, int64_t d) {
   return load_one(reinterpret_cast<const float*>(from.scale_of(j)) + (from.block ? d / from.block : 0));
 }
@@ -128,17 +137,18 @@ inline void each_of_few_bits(const Rows& from, int64_t j, int64_t first, int64_t
   }
 }
 
-// Row j, as T.
+// `count` rows as contiguous rows of T.
 template <class T>
-[[gnu::noinline]] void load_few_bits(const Rows& from, int64_t j, int64_t columns, T* to) {
+[[gnu::noinline]] void load_few_bits(const Rows& from, int64_t count, int64_t columns, T* to) {
   with_few_bits(from.dtype, [&](auto dtype) {
-    each_of_few_bits<dtype>(from, j, 0, columns, [&](int64_t d, Vec<float> x, float scale, int count) INLINED {
-      if constexpr (sizeof(T) == 4) {
-        x *= scale;
-        if (count == lanes<float>) return store<float>(to + d, x);
-      }
-      for (int i = 0; i < count; ++i) to[d + i] = sizeof(T) == 4 ? T(x[i]) : T(x[i]) * T(scale);
-    });
+    for (int64_t j = 0; j < count; ++j, to += columns)
+      each_of_few_bits<dtype>(from, j, 0, columns, [&](int64_t d, Vec<float> x, float scale, int some) INLINED {
+        if constexpr (sizeof(T) == 4) {
+          x *= scale;
+          if (some == lanes<float>) return store<float>(to + d, x);
+        }
+        for (int i = 0; i < some; ++i) to[d + i] = sizeof(T) == 4 ? T(x[i]) : T(x[i]) * T(scale);
+      });
   });
 }
 

@@ -99,8 +99,8 @@ struct Unordered {
 #endif
 };
 
-template <class T>
-BlockTop span_tops(const Candidates& c, bool weights, void* to) {
+template <class T, bool weights>
+BlockTop tops_of_spans(const Candidates& c, void* to) {
   T* const tops = static_cast<T*>(to);
   constexpr int vectors = filter_span / lanes<T>, width = vectors < 8 ? vectors : 8;
   Vec<T> whole = minus_infinity<T>();
@@ -118,7 +118,7 @@ BlockTop span_tops(const Candidates& c, bool weights, void* to) {
           });
           unroll<width / 2>([&](int v) INLINED {
             unordered.look(x[2 * v], x[2 * v + 1]);
-            if (weights) signs |= as_bits<T>(x[2 * v]) | as_bits<T>(x[2 * v + 1]);
+            if constexpr (weights) signs |= as_bits<T>(x[2 * v]) | as_bits<T>(x[2 * v + 1]);
           });
           unroll<width / 2>([&](int v) INLINED { x[v] = max(x[v], x[v + width / 2]); });
           unroll<width / 2>([&](int v) INLINED { top = max(x[v], top); });
@@ -128,6 +128,10 @@ BlockTop span_tops(const Candidates& c, bool weights, void* to) {
       });
   });
   return {double(largest_lane<T>(whole)), unordered.any() || (weights && any_sign<T>(signs))};
+}
+template <class T>
+BlockTop span_tops(const Candidates& c, bool weights, void* to) {
+  return weights ? tops_of_spans<T, true>(c, to) : tops_of_spans<T, false>(c, to);
 }
 
 // ---- What passes
@@ -220,19 +224,28 @@ int64_t place_of_equal(const Candidates& c, const void* tops_of_spans, double nu
 
 // ---- Weights
 
+// exp2 of x <= 0 that costs two thirds of it: less than the least normal numbers counts as one of these.
+template <class T>
+inline Vec<T> exp2_normal(Vec<T> x) {
+  const Split<T> s = split<T>(at_least(Math<T>::least_exponent + 1, x));
+  const Vec<T> p = polynomial<T>(Math<T>::exp2m1, s.fraction) * s.fraction + T(1);
+  using Unsigned = typename VectorOf<T>::Unsigned;
+  return from_bits<T>((IntVec<T>)((Unsigned)as_bits<T>(p) + (Unsigned)shift_left<T>(s.shifted, Math<T>::mantissa)));
+}
+
 // Calls f(weigh) with the function that makes weights, at most 1, of a vector of numbers.
 template <class T, class F>
 inline auto with_weigh(const Weighing& by, F&& f) {
   if (by.logits) {
     const T top = T(by.top), rate = T(by.rate * Math<double>::log2_e);
-    return f([=](Vec<T> x) INLINED { return exp2<T>((x - top) * rate); });
+    return f([=](Vec<T> x) INLINED { return exp2_normal<T>((x - top) * rate); });
   }
   // two powers of two, whose product may be beyond T, that take the largest to [1/2, 1)
   const T first = T(by.scale[0]), second = T(by.scale[1]);
   if (by.rate == 1) return f([=](Vec<T> x) INLINED { return x * first * second; });
   const Vec<T> top = log<T>(broadcast(T(by.top)) * first * second);
   const T rate = T(by.rate * Math<double>::log2_e);
-  return f([=](Vec<T> x) INLINED { return exp2<T>((log<T>(x * first * second) - top) * rate); });
+  return f([=](Vec<T> x) INLINED { return exp2_normal<T>((log<T>(x * first * second) - top) * rate); });
 }
 
 // Candidates without weight after the last, up to whole classes.
@@ -241,6 +254,13 @@ inline int64_t pad(T* numbers, int64_t count, bool logits) {
   const int64_t whole = round_up(count, draw_classes);
   for (int64_t i = count; i < whole; ++i) numbers[i] = logits ? minus_infinity<T>()[0] : T(0);
   return whole;
+}
+
+template <class T>
+double total_of(const T* classes) {
+  Columns columns;
+  cumulate_columns<T>(classes, 8, columns);
+  return columns.total();
 }
 
 template <class T>
@@ -253,9 +273,107 @@ double sum_weights(void* numbers, int64_t count, const Weighing& by) {
     sum_classes<T>(LoadSame<T>{reinterpret_cast<const char*>(values)}, static_cast<const T*>(nullptr), whole, weigh,
                    classes);
   });
-  Columns columns;
-  cumulate_columns<T>(classes, 8, columns);
-  return columns.total();
+  return total_of<T>(classes);
+}
+
+template <class T>
+inline Vec<T> where_from(Vec<T> x, T least, Vec<T> weight) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, broadcast(least), _CMP_GE_OQ), weight);
+  else
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, broadcast(least), _CMP_GE_OQ), weight);
+#else
+  return from_bits<T>((x >= least) & as_bits<T>(weight));
+#endif
+}
+
+template <class T>
+WeightParts sum_parts(const Candidates& c, double low, double high, const Weighing& by, void* values) {
+  constexpr int vectors = draw_classes / lanes<T>;
+  const T least = T(low), most = T(high);
+  T* to = static_cast<T*>(values);
+  Vec<T> whole[vectors] = {}, above[vectors] = {};
+  with_weigh<T>(by, [&](auto weigh) INLINED {
+    with_spans<T>(c, [&](auto span) INLINED {
+      for (int64_t s = 0; s < spans_of(c.count); ++s)
+        span(s, [&](auto load) INLINED {
+          for (int64_t k = 0; k < filter_span; k += draw_classes)
+            unroll<vectors>([&](int v) INLINED {
+              Vec<T> x = load(k + v * lanes<T>);
+              keep_in_register<T>(x);
+              const Vec<T> weight = weigh(x);
+              whole[v] += weight;
+              above[v] += where_from<T>(x, most, weight);
+              to = append<T>(to, x, bits_from<T>(x, least) & ~bits_from<T>(x, most));
+            });
+        });
+    });
+  });
+  alignas(vector_bytes) T sums[2][draw_classes];
+  for (int v = 0; v < vectors; ++v) {
+    store<T>(sums[0] + v * lanes<T>, whole[v]);
+    store<T>(sums[1] + v * lanes<T>, above[v]);
+  }
+  return {total_of<T>(sums[0]), total_of<T>(sums[1]), to - static_cast<T*>(values)};
+}
+
+// A list of numbers of a block, of which others follow.
+template <class T>
+double sum_listed(const void* numbers, int64_t count, double threshold, const Weighing& by) {
+  const T* const values = static_cast<const T*>(numbers);
+  alignas(vector_bytes) T classes[draw_classes] = {};
+  const T least = T(threshold);
+  with_weigh<T>(by, [&](auto weigh) INLINED {
+    for (int64_t k = 0; k < count; k += lanes<T>) {
+      Vec<T> x = minus_infinity<T>();
+      if (count - k >= lanes<T>)
+        x = load<T>(values + k);
+      else
+        memcpy(&x, values + k, size_t(count - k) * sizeof(T));
+      T* const sum = classes + k % draw_classes;
+      store<T>(sum, load<T>(sum) + where_from<T>(x, least, weigh(x)));
+    }
+  });
+  return total_of<T>(classes);
+}
+
+template <class T>
+int64_t sample(const Candidates& c, int64_t first, int64_t step, void* values) {
+  T* to = static_cast<T*>(values);
+  with_spans<T>(c, [&](auto span) INLINED {
+    for (int64_t s = first; s < spans_of(c.count); s += step)
+      span(s, [&](auto load) INLINED {
+        for (int64_t k = 0; k < sample_run; k += lanes<T>, to += lanes<T>) store<T>(to, load(k));
+      });
+  });
+  return to - static_cast<T*>(values);
+}
+
+template <class T>
+void weights_of(const void* numbers, int64_t count, const Weighing& by, void* to) {
+  const T* const values = static_cast<const T*>(numbers);
+  T* const weights = static_cast<T*>(to);
+  with_weigh<T>(by, [&](auto weigh) INLINED {
+    for (int64_t k = 0; k < count; k += lanes<T>) store<T>(weights + k, weigh(load<T>(values + k)));
+  });
+}
+
+template <class T>
+double sum_from(const void* numbers, const void* weights_of_them, int64_t count, double threshold, bool squares) {
+  constexpr int vectors = draw_classes / lanes<T>;
+  const T *const values = static_cast<const T*>(numbers), *const weights = static_cast<const T*>(weights_of_them);
+  const T least = T(threshold);
+  Vec<T> sums[vectors] = {};
+  for (int64_t k = 0; k < count; k += draw_classes)
+    unroll<vectors>([&](int v) INLINED {
+      const int64_t at = k + v * lanes<T>;
+      const Vec<T> weight = where_from<T>(load<T>(values + at), least, load<T>(weights + at));
+      sums[v] += squares ? weight * weight : weight;
+    });
+  alignas(vector_bytes) T classes[draw_classes];
+  for (int v = 0; v < vectors; ++v) store<T>(classes + v * lanes<T>, sums[v]);
+  return total_of<T>(classes);
 }
 
 // The natural logarithms of the weights of the numbers at some places.
@@ -323,7 +441,8 @@ struct Key<double> {
   using Type = uint64_t;
 };
 
-// Keys grow as numbers fall: the largest number has the least key.
+// Keys grow as numbers fall: the largest number has the least key. Each number has a key, both zeros the same, and each
+// key a number.
 template <class T>
 inline typename Key<T>::Type key_of(T x) {
   using Unsigned = typename Key<T>::Type;
@@ -331,12 +450,12 @@ inline typename Key<T>::Type key_of(T x) {
   Unsigned bits;
   memcpy(&bits, &x, sizeof x);
   const Unsigned sign = Unsigned(1) << (8 * sizeof(T) - 1);
-  return bits & sign ? bits : ~bits & ~sign;
+  return bits & sign ? bits - 1 : ~bits & ~sign;
 }
 template <class T>
 inline T number_of(typename Key<T>::Type key) {
   using Unsigned = typename Key<T>::Type;
-  const Unsigned sign = Unsigned(1) << (8 * sizeof(T) - 1), bits = key & sign ? key : ~key & ~sign;
+  const Unsigned sign = Unsigned(1) << (8 * sizeof(T) - 1), bits = key & sign ? key + 1 : ~key & ~sign;
   T x;
   memcpy(&x, &bits, sizeof x);
   return x;
@@ -344,25 +463,42 @@ inline T number_of(typename Key<T>::Type key) {
 
 constexpr int most_digit_bits = 11;
 
+// Only those of a list that are in [least, most], in order; the list has room for a vector more.
+template <class T>
+inline int64_t keep_between(T* values, int64_t count, T least, T most) {
+  T* to = values;
+  for (int64_t i = 0; i < count; i += lanes<T>) {
+    const Vec<T> x = load<T>(values + i);
+    const uint32_t bits = bits_from<T>(x, least) & ~bits_above<T>(x, most);
+    to = append<T>(to, x, bits & low_bits(count - i));
+  }
+  return to - values;
+}
+
 // Goes down from the largest number, each of which has an amount, until the amounts come to `wanted`: that number, how often
-// it is there, and what these have to add, in `left`. amount(values, count, to): of some numbers, at most 64. wanted >= 1.
+// it is there, and what these have to add, in `left`. amount(values, to): of 64 numbers. wanted >= 1.
 template <class T, class Amount>
 inline T descend(T* values, int64_t count, int64_t wanted, Amount amount, int64_t* left, int64_t* equals) {
   using Unsigned = typename Key<T>::Type;
   constexpr int64_t some = 64;
   int64_t sums[1 << most_digit_bits], amounts[some];
+  Unsigned buckets_of[some];
   for (;;) {
-    Unsigned least = ~Unsigned(0), most = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const Unsigned key = key_of(values[i]);
-      least = key < least ? key : least;
-      most = key > most ? key : most;
+    const int64_t whole = round_up(count, some);
+    for (int64_t i = count; i < whole; ++i) values[i] = values[0];
+    Vec<T> tops = load<T>(values), lows = -tops;
+    for (int64_t i = 0; i < whole; i += lanes<T>) {
+      const Vec<T> x = load<T>(values + i);
+      tops = max(x, tops);
+      lows = max(-x, lows);
     }
-    if (least == most) {
+    const T top = largest_lane<T>(tops), low = -largest_lane<T>(lows);
+    if (top == low) {
       *left = wanted;
       *equals = count;
-      return number_of<T>(least);
+      return top;
     }
+    const Unsigned least = key_of(top), most = key_of(low);
     int bits = 4, width = int(8 * sizeof(Unsigned));
     while (bits < most_digit_bits && (int64_t(2) << bits) < count) ++bits;
     while (width > 0 && !((most - least) >> (width - 1))) --width;
@@ -370,62 +506,73 @@ inline T descend(T* values, int64_t count, int64_t wanted, Amount amount, int64_
     const int64_t buckets = int64_t((most - least) >> shift) + 1;
     memset(sums, 0, size_t(buckets) * sizeof *sums);
     for (int64_t first = 0; first < count; first += some) {
+      amount(values + first, amounts);
+      for (int64_t i = 0; i < some; ++i) buckets_of[i] = (key_of(values[first + i]) - least) >> shift;
       const int64_t number = count - first < some ? count - first : some;
-      amount(values + first, number, amounts);
-      for (int64_t i = 0; i < number; ++i) sums[(key_of(values[first + i]) - least) >> shift] += amounts[i];
+      for (int64_t i = 0; i < number; ++i) sums[buckets_of[i]] += amounts[i];
     }
     int64_t bucket = 0;
     while (bucket + 1 < buckets && sums[bucket] < wanted) wanted -= sums[bucket++];
-    int64_t rest = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const T x = values[i];
-      values[rest] = x;
-      rest += int64_t((key_of(x) - least) >> shift) == bucket;
-    }
-    count = rest;
+    const Unsigned first = least + (Unsigned(bucket) << shift), last = first + ((Unsigned(1) << shift) - 1);
+    count = keep_between<T>(values, count, number_of<T>(last < most ? last : most), number_of<T>(first));
   }
 }
 
 template <class T>
 double number_at_rank(void* values, int64_t count, int64_t rank) {
   int64_t left, equals;
-  const auto one = [](const T*, int64_t number, int64_t* to) INLINED {
-    for (int64_t i = 0; i < number; ++i) to[i] = 1;
+  const auto one = [](const T*, int64_t* to) INLINED {
+    for (int i = 0; i < 64; ++i) to[i] = 1;
   };
   return double(descend<T>(static_cast<T*>(values), count, rank, one, &left, &equals));
 }
 
-template <class T>
-double number_at_share(void* numbers, int64_t count, double share, const Weighing& by, int64_t* needed,
-                       int64_t* equals) {
-  T* const values = static_cast<T*>(numbers);
+// Weights as integers, whose sums are exact: so many are 1 that `count` weights of 1 come to less than 2^62.
+inline double unit_of(int64_t count) {
   int bits = 1;
   while (int64_t(1) << bits < count) ++bits;
-  const double unit = double(int64_t(1) << (61 - bits));  // weights are at most 1, but for rounding
-  return with_weigh<T>(by, [&](auto weigh) {
-    const auto amount = [&](const T* some, int64_t number, int64_t* to) {
-      for (int64_t i = 0; i < number; i += lanes<T>) {
-        Vec<T> x = {};
-        memcpy(&x, some + i, size_t(number - i < lanes<T> ? number - i : lanes<T>) * sizeof(T));
-        x = weigh(x);
-        for (int64_t j = 0; j < lanes<T> && i + j < number; ++j) {
-          const double weight = double(x[int(j)]);
-          to[i + j] = int64_t((weight < 2.0 ? weight : 0.0) * unit);
-        }
-      }
-    };
-    int64_t total = 0, amounts[64];
-    for (int64_t first = 0; first < count; first += 64) {
-      const int64_t number = count - first < 64 ? count - first : 64;
-      amount(values + first, number, amounts);
-      for (int64_t i = 0; i < number; ++i) total += amounts[i];
+  return double(int64_t(1) << (61 - bits));
+}
+template <class T, class Weigh>
+inline void amounts_of(const T* values, double unit, Weigh weigh, int64_t* to) {
+  alignas(vector_bytes) T weights[draw_classes];
+  unroll<draw_classes / lanes<T>>([&](int v) INLINED {
+    const Vec<T> x = weigh(load<T>(values + v * lanes<T>));
+    store<T>(weights + v * lanes<T>, x < T(2) ? x : Vec<T>{});
+  });
+  for (int i = 0; i < draw_classes; ++i) to[i] = int64_t(double(weights[i]) * unit);
+}
+
+template <class T>
+double sum_exactly(void* numbers, int64_t count, const Weighing& by) {
+  T* const values = static_cast<T*>(numbers);
+  const double unit = unit_of(count);
+  const int64_t whole = pad(values, count, by.logits);
+  return with_weigh<T>(by, [&](auto weigh) INLINED {
+    int64_t total = 0, amounts[draw_classes];
+    for (int64_t first = 0; first < whole; first += draw_classes) {
+      amounts_of<T>(values + first, unit, weigh, amounts);
+      for (int i = 0; i < draw_classes; ++i) total += amounts[i];
     }
-    const double exact = double(total) * share;
-    int64_t wanted = int64_t(exact), left, one;
-    wanted += double(wanted) < exact;
-    if (wanted < 1) wanted = 1;
-    const T edge = descend<T>(values, count, wanted, amount, &left, equals);
-    amount(&edge, 1, &one);
+    return double(total) / unit;
+  });
+}
+
+template <class T>
+double number_at_weight(void* numbers, int64_t count, double weight, const Weighing& by, int64_t* needed,
+                        int64_t* equals) {
+  const double unit = unit_of(count), exact = weight * unit;
+  int64_t wanted = exact < 0x1p62 ? int64_t(exact) : int64_t(1) << 62, left, one;
+  wanted += double(wanted) < exact;
+  if (wanted < 1) wanted = 1;
+  return with_weigh<T>(by, [&](auto weigh) {
+    const auto amount = [&](const T* some, int64_t* to) INLINED { amounts_of<T>(some, unit, weigh, to); };
+    const T edge = descend<T>(static_cast<T*>(numbers), count, wanted, amount, &left, equals);
+    T edges[draw_classes];
+    int64_t amounts[draw_classes];
+    for (T& x : edges) x = edge;
+    amount(edges, amounts);
+    one = amounts[0];
     const int64_t enough = one > 0 ? (left + one - 1) / one : *equals;
     *needed = enough < *equals ? enough : *equals;
     return double(edge);

@@ -42,8 +42,9 @@ constexpr Link named_links[] = {
 };
 
 template <class T>
-constexpr Filtering filtering = {span_tops<T>,     keep<T>,        place_of_equal<T>, sum_weights<T>,
-                                 pick_in_order<T>, log_weights<T>, number_at_rank<T>, number_at_share<T>};
+constexpr Filtering filtering = {span_tops<T>,     keep<T>,        place_of_equal<T>, sum_weights<T>,     sum_listed<T>,
+                                 sum_exactly<T>,   sum_parts<T>,   sample<T>,         weights_of<T>,      sum_from<T>,
+                                 pick_in_order<T>, log_weights<T>, number_at_rank<T>, number_at_weight<T>};
 
 // Products of T itself.
 template <class T>

@@ -92,12 +92,10 @@ template <class T>
 void load_values(const Rows& from, int64_t count, int64_t columns, bool finite, T* to) {
   const bool few = is_few_bits(from.dtype);
   const bool across = !few && count >= lanes<T> && widens<T>(from.dtype) && is_across(from, count, columns);
+  if (few) load_few_bits<T>(from, count, columns, to);
   if (across) load_columns<T>(from, count, columns, to);
   for (int64_t j = 0; j < count; ++j, to += columns) {
-    if (few)
-      load_few_bits<T>(from, j, columns, to);
-    else if (!across)
-      load_row<T>(from.row(j), from.dtype, from.column_stride, columns, to);
+    if (!few && !across) load_row<T>(from.row(j), from.dtype, from.column_stride, columns, to);
     if (finite)
       for (int64_t d = 0; d < columns; ++d) to[d] = is_finite(to[d]) ? to[d] : T(0);
   }

@@ -43,7 +43,7 @@ static constexpr int64_t row_bytes(Dtype dtype, int64_t columns) {
 }
 
 // Rows of a matrix of any dtype and layout, strides in bytes. Of few bits, element [j][d] is what is stored times
-// scale_of(j)[d / block], float32. Rows that stand anywhere, as those of pages do, have a list of addresses.
+// scale_of(j)[d / block], float32. Rows in pages have a list of where these begin; or each row is a page of its own.
 struct Rows {
   const char* data = nullptr;
   Dtype dtype = Dtype::float32;
@@ -51,17 +51,31 @@ struct Rows {
   const char* scale = nullptr;
   int64_t scale_stride = 0;
   int64_t block = 0;                        // columns that share a scale, a multiple of 32; 0: the whole row
-  const char* const* list = nullptr;        // row j begins at list[j]; null: at data + j * row_stride
-  const char* const* scale_list = nullptr;  // likewise its scales; null only where `list` is, or there are none
+  const char* const* list = nullptr;        // null: all rows stand `row_stride` apart, from `data` on
+  const char* const* scale_list = nullptr;  // likewise of scales; null only where `list` is, or there are none
+  int64_t page_rows = 1, first = 0;         // row j is row (first + j) % page_rows of list[(first + j) / page_rows]
+  int64_t listed = 0;                       // so many pages have addresses: perhaps one more than the rows are in
 
-  const char* row(int64_t j) const { return list ? list[j] : data + j * row_stride; }
-  const char* scale_of(int64_t j) const { return scale_list ? scale_list[j] : scale + j * scale_stride; }
+  const char* row(int64_t j) const {
+    if (!list) return data + j * row_stride;
+    return page_rows == 1 ? list[j] : list[(first + j) / page_rows] + (first + j) % page_rows * row_stride;
+  }
+  const char* scale_of(int64_t j) const {
+    if (!scale_list) return scale + j * scale_stride;
+    return page_rows == 1 ? scale_list[j]
+                          : scale_list[(first + j) / page_rows] + (first + j) % page_rows * scale_stride;
+  }
   Rows from(int64_t j) const {
     Rows rest = *this;
-    if (list) rest.list += j;
-    if (scale_list) rest.scale_list += j;
     if (!list) rest.data += j * row_stride;
     if (scale && !scale_list) rest.scale += j * scale_stride;
+    if (page_rows > 1) {
+      rest.first += j;
+    } else {
+      if (list) rest.list += j;
+      if (scale_list) rest.scale_list += j;
+      rest.listed -= j;
+    }
     return rest;
   }
 };
@@ -346,6 +360,7 @@ struct DrawTable {
 
 // Filters of a row: of the blocks of its categories, spans of numbers side by side.
 constexpr int filter_span = 128;
+constexpr int sample_run = 16;
 
 // Up to draw_block numbers of a row, at any address: logits, to which a bias is added in the accumulator's dtype, or
 // weights.
@@ -365,6 +380,11 @@ struct BlockTop {
   bool doubtful;
 };
 
+struct WeightParts {
+  double whole, above;
+  int64_t count;
+};
+
 // How numbers become weights, the largest of a row being `top`: exp(rate (x - top)); or (x scale[0] scale[1])^rate, divided by
 // that of the top where rate is not 1. scale: two powers of 2 that take the top to [1/2, 1).
 struct Weighing {
@@ -381,16 +401,28 @@ struct Filtering {
   // The place behind number *rank, from 1 on, of those equal to x; or -1, and *rank is what is left of it.
   int64_t (*place_of_equal)(const Candidates&, const void* tops, double x, int64_t* rank);
   double (*sum_weights)(void* values, int64_t count, const Weighing&);  // of a block's at most; changes what is behind
+  // The same of those from `least` on.
+  double (*sum_listed)(const void* values, int64_t count, double least, const Weighing&);
+  double (*sum_exactly)(void* values, int64_t count, const Weighing&);  // the same in any order
+  // The weight of all numbers, and of those from `high` on; and a list of those from `low` on that are less.
+  WeightParts (*sum_parts)(const Candidates&, double low, double high, const Weighing&, void* values);
+  // Lists the first sample_run numbers of spans first, first + step, ...
+  int64_t (*sample)(const Candidates&, int64_t first, int64_t step, void* values);
+  void (*weights_of)(const void* values, int64_t count, const Weighing&, void* weights);  // of whole classes
+  // The sum of the weights, or of their squares, of numbers from `least` on; of whole classes.
+  double (*sum_from)(const void* values, const void* weights, int64_t count, double least, bool squares);
   // The place in the list at a fraction in [0, 1) of its weight, in order. values become weights.
   int64_t (*pick)(void* values, int64_t count, const Weighing&, double fraction);
   void (*log_weights)(const Candidates&, const int32_t* places, int64_t count, const Weighing&, double* to);
   // The number of a rank, 1 of the largest; values change.
   double (*number_at_rank)(void* values, int64_t count, int64_t rank);
-  // The number at which the sum of the weights, from the largest down, comes to this share of all; how many of its equals
-  // are needed for that, and how many there are. values change.
-  double (*number_at_share)(void* values, int64_t count, double share, const Weighing&, int64_t* needed,
-                            int64_t* equals);
+  // The number at which the sum of the weights, from the largest down, comes to `weight`; how many of its equals are
+  // needed for that, and how many there are. values change.
+  double (*number_at_weight)(void* values, int64_t count, double weight, const Weighing&, int64_t* needed,
+                             int64_t* equals);
 };
+
+struct Digits;
 
 struct Kernels {
   const char* name;
@@ -413,6 +445,21 @@ struct Kernels {
 
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
+  const Digits* digits = nullptr;                        // where there are products of bytes
+};
+
+// Few queries over keys and values of int8 and int4, by products of integers of so many digits: see decode/digits.hpp. Of
+// float32; those that are not named here come as decode_scores and decode_sum take them.
+struct Digits {
+  int64_t (*queries_size)(Dtype, int64_t block, int64_t columns);  // bytes of a group of queries
+  // Lays out queries for such keys.
+  void (*load_queries)(const void* query, int64_t query_stride, int32_t queries, int32_t digits, Dtype, int64_t block,
+                       int64_t columns, void* to);
+  void (*scores)(const void* queries_of_digits, int32_t queries, int32_t digits, const Rows& keys, int64_t count,
+                 int64_t columns, void* s);
+  bool (*takes_values)(Dtype, int64_t block);
+  void (*sum)(const void* weights, int32_t queries, int32_t digits, const Rows& values, int64_t count,
+              int64_t value_size, void* output, int64_t output_stride);
 };
 
 // What an ISA that multiplies bfloat16 adds to the Kernels of another that has the same vectors: from the other's float32

@@ -52,9 +52,9 @@ CpuFeatures cpu_features() noexcept {
   cpu.avx2 = cpu.avx && bit(more.b, 5) && bit(basic.c, 12) &&  // AVX2, FMA
              bit(more.b, 3) && bit(more.b, 8);                 // BMI1, BMI2
   cpu.avx512 = cpu.avx2 && zmm && bit(more.b, 16) && bit(more.b, 17) && bit(more.b, 28) && bit(more.b, 30) &&
-               bit(more.b, 31);  // F, DQ, CD, BW, VL
-  cpu.avx512bf16 = cpu.avx512 && bit(most.a, 5);
-  cpu.amx = bit(more.d, 22) && bit(more.d, 24);  // BF16, TILE
+               bit(more.b, 31);                                      // F, DQ, CD, BW, VL
+  cpu.avx512bf16 = cpu.avx512 && bit(most.a, 5) && bit(more.c, 11);  // and VNNI, which no CPU lacks that has these
+  cpu.amx = bit(more.d, 22) && bit(more.d, 24);                      // BF16, TILE
   return cpu;
 }
 

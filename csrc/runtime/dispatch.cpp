@@ -14,7 +14,10 @@ namespace baseline { extern const Kernels kernels; }
 namespace avx { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
-namespace avx512bf16 { extern const Bfloat16 bfloat16; }
+namespace avx512bf16 {
+extern const Bfloat16 bfloat16;
+extern const Digits digits;
+}  // namespace avx512bf16
 namespace neon { extern const Kernels kernels; }
 namespace neonbf16 { extern const Bfloat16 bfloat16; }
 namespace generic { extern const Kernels kernels; }
@@ -40,8 +43,10 @@ struct Available {
     isas[count++] = {name, features, kernels};
   }
   // The next best of an ISA's kernels, with these products of bfloat16, if any.
-  void add_variant(const char* name, const char* features, Kernels kernels, const Arithmetic* bfloat16) {
+  void add_variant(const char* name, const char* features, Kernels kernels, const Arithmetic* bfloat16,
+                   const Digits* digits = nullptr) {
     kernels.bfloat16 = bfloat16;
+    kernels.digits = digits;
     const bool first = count == 0;
     (first ? isas[count++] : lesser[lesser_count++]) = {name, features, kernels};
   }
@@ -56,9 +61,9 @@ struct Available {
       const bool tiles = cpu.amx && of.amx && may_use_amx();
       bfloat16 = of.products(k.float32);
       if (tiles) amx = of.amx(k.float32);
-      if (tiles) add_variant("avx512", "avx512 bf16 amx", k, &amx);
+      if (tiles) add_variant("avx512", "avx512 bf16 amx", k, &amx, &avx512bf16::digits);
       if (cpu.amx && count == 0) add_variant("avx512", "avx512", k, nullptr);
-      add_variant("avx512", "avx512 bf16", k, &bfloat16);
+      add_variant("avx512", "avx512 bf16", k, &bfloat16, &avx512bf16::digits);
     }
 #endif
     if (cpu.avx512 && count == 0) add_variant("avx512", "avx512", k, nullptr);

@@ -9,7 +9,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from strategies import normal
+from strategies import DTYPES, normal
 
 pytestmark = [pytest.mark.any_isa, pytest.mark.python]
 
@@ -286,6 +286,21 @@ def test_refusals(case):
         call(cache)
     for name, x in cache.__getstate__().items():  # nothing changed
         np.testing.assert_array_equal(x, before[name])
+
+
+@pytest.mark.parametrize("own", DTYPES)
+@pytest.mark.parametrize("other", DTYPES)
+def test_a_cache_of_floats_takes_its_own_dtype_alone(own, other):
+    cache = fv.KVCache(1, head_size=2, dtype=own)
+    x = np.ones((1, 1, 2), other)
+    swapped = x.astype(other.newbyteorder()) if other.name != "bfloat16" else x
+    for given in (x, swapped):
+        for call in (lambda y: cache.append(y, y), cache.attention):
+            if own == other:
+                call(given)
+            else:
+                with pytest.raises(TypeError, match=f"got dtype {other}, wanted {own}, as the ca"):
+                    call(given)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4", "float8_e4m3", "float8_e5m2"])

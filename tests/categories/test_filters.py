@@ -25,6 +25,7 @@ FILTERS: list[dict[str, Any]] = [
     {"top_p": 0.9},
     {"top_p": 1e-6},
     {"min_p": 0.05},
+    {"top_k": 40, "min_p": 0.3},
     {"temperature": 1.5, "top_k": 50, "top_p": 0.8, "min_p": 0.02},
     {},
 ]
@@ -124,6 +125,51 @@ def test_against_transformers(keywords):
         )
 
 
+def long_rows() -> dict[str, np.ndarray]:
+    """Rows of which a sample says little, and others."""
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal(40_000)
+    place = np.arange(40_000) % 128
+    rows = {
+        "normal": x,
+        "wide": 4 * x,
+        "peaked": 60 * x,
+        "sorted": np.sort(x),
+        "masked": np.where(rng.random(40_000) < 0.9, np.finfo(np.float32).min, x),
+        "few": np.where(rng.random(40_000) < 0.999, -np.inf, x),
+        "the sample is heavy": np.where(place < 16, x + 5, x),
+        "the sample is light": np.where(place < 16, x - 5, x),
+        "two values": np.where(x > 1, 1.0, 0.0),
+        "zeros of both signs": np.where(x > 0, 0.0, -0.0),
+        "from a large one": np.where(np.arange(40_000) == 33_333, 12.0, x),
+    }
+    return {name: row.astype(np.float32) for name, row in rows.items()}
+
+
+@pytest.mark.parametrize("name", long_rows())
+def test_long_rows(name):
+    """As many categories are left as the reference leaves, up to what rounding moves: 2^-18 of the
+    weight of all, in units of that at the edge."""
+    x = long_rows()[name]
+    weights = reference._filters.weights_of(x, True)
+    for share in (0.001, 0.5, 0.9, 0.9999):
+        left = reference._filters.left_of(x, True, top_p=share)
+        index, log_prob = fv.multinoulli(
+            x, 3, logits=True, top_p=share, return_log_prob=True, rng=1
+        )
+        total = weights[left].sum()
+        moved = 2**-18 * weights.sum()
+        assert (weights[index] >= weights[left].min() * (1 - 1e-6)).all()
+        np.testing.assert_allclose(
+            log_prob, np.log(weights[index] / total), rtol=1e-5, atol=moved / total + 1e-5
+        )
+        slack = int(moved / weights[left].min()) + 1
+        for count, refused in ((left.sum() - slack, False), (left.sum() + slack, True)):
+            if count > 0:
+                given: Any = {"logits": True, "top_p": share, "replace": False, "rng": 1}
+                assert (outcome(fv, x, int(min(count, x.size)), **given) is None) == refused
+
+
 # --- ties -----------------------------------------------------------------------------------------
 
 
@@ -212,7 +258,7 @@ SUBNORMAL = """
 import foveate as fv, numpy as np
 fv.set_num_threads(2)
 fv.multinoulli(np.zeros(300_000, np.float32), logits=True, top_p=0.5, rng=1)
-index = fv.multinoulli(np.full(300_000, 1e-42, np.float32), rng=1)
+fv.multinoulli(np.full((400, 4000), 5e-324), rng=1)
 """
 
 

@@ -15,16 +15,19 @@ namespace foveate {
 
 constexpr int64_t task_groups = 8;  // of a task: further queries of a group read the keys again
 constexpr int64_t task_rows = query_group * task_groups;
-constexpr int64_t sum_keys = 32;  // sums run over so many keys, from a multiple: at least a vector's lanes
+constexpr int64_t sum_keys = 64;  // sums run over at most so many keys, from a multiple: at least a vector's lanes
 
 // 16-bit keys are widened to float32 in registers here. Ranges begin at a multiple of sum_keys, and may end anywhere.
 constexpr Needs needs_of_few = {.whole_weights = true, .windows = Windows::shared, .key_step = 1};
 
+constexpr int64_t most_of_digits = 32768;  // columns whose products of bytes have a sum of 32 bits
+
 template <class T>
 class FewQueries {
  protected:
-  // tile: keys whose scores are held at once, of so many query groups
-  FewQueries(const Plan& plan, int64_t tile, int64_t groups) noexcept
+  // tile: keys whose scores are held at once, of so many query groups. by_digits: whether scores may be sums of products
+  // of bytes, which are as exact, but other bits than those of floats.
+  FewQueries(const Plan& plan, int64_t tile, int64_t groups, bool by_digits) noexcept
       : plan_(plan),
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
@@ -35,6 +38,12 @@ class FewQueries {
         groups_(std::clamp<int64_t>((plan.rows + query_group - 1) / query_group, 1, groups)) {
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
+    // 16 bits of a fixed point are exact enough for queries of 16 bits
+    if (sizeof(T) == 4 && by_digits) digits_ = plan.kernels.digits;
+    if (size_of(p_.query.dtype) == 4) count_of_digits_ = 3;
+    const Dtype keys = dtype_of(p_.key);
+    keys_by_digits_ =
+        digits_ && direct_ && p_.head_size <= most_of_digits && (keys == Dtype::int8 || keys == Dtype::int4);
     keys_contiguous_ = is_contiguous(p_.key) && (direct_ || !is_few_bits(dtype_of(p_.key)));
   }
 
@@ -56,13 +65,16 @@ class FewQueries {
   struct QueryScratch {
     QueryScratch(const FewQueries& d, Carver& carver)
         : queries(carver.take<T>(task_rows * d.query_stride_)),
+          digits(carver.take(d.keys_by_digits_ ? task_groups * d.digit_queries_size() : 0)),
           s(carver.take<T>(d.groups_ * d.score_stride())),
           keys(carver.take<T>(d.keys_contiguous_ ? 0 : d.tile_ * d.p_.head_size)),
           bits(carver.take<uint32_t>(d.tile_)),
-          key_list(stored_keys(d.p_), d.tile_, carver),
+          key_list(RowList::of_pages(stored_keys(d.p_), d.tile_, carver)),
           swapped(d, carver),
           panels(carver.take<Panel>(task_groups)) {}
-    T *queries, *s, *keys;
+    T* queries;
+    char* digits;  // of the queries
+    T *s, *keys;
     uint32_t* bits;
     RowList key_list;
     Swapped swapped;
@@ -129,18 +141,39 @@ class FewQueries {
       arithmetic_.load_values({row_of(plan_, p_.query, batch, panel, q), dtype_of(p_.query), 0, p_.query.column_stride},
                               1, p_.head_size, false, to + q * query_stride_);
     for (int64_t d = 0; d < panel.live * query_stride_; ++d) to[d] *= T(plan_.query_factor);
+    if (keys_by_digits_)
+      digits_->load_queries(to, query_stride_, width(panel), count_of_digits_, dtype_of(p_.key), p_.key_block,
+                            p_.head_size, scratch.digits + i * digit_queries_size());
+  }
+
+  int64_t digit_queries_size() const {
+    return int64_t(round_up(size_t(digits_->queries_size(dtype_of(p_.key), p_.key_block, p_.head_size))));
   }
 
   // The keys of a tile, in contiguous columns.
   Rows keys_of(int64_t batch, KeyTile tile, QueryScratch& scratch) const noexcept {
-    const Rows keys = StoredRows(plan_, stored_keys(p_), batch).at(tile.first, tile.count, scratch.key_list);
-    return keys_contiguous_ ? keys : loaded(keys, tile.count, p_.head_size, false, scratch.keys);
+    const Rows keys = StoredRows(plan_, stored_keys(p_), batch).in_pages(tile.first, tile.count, scratch.key_list);
+    return keys_contiguous_ ? keys : loaded(keys, tile.count, p_.head_size, false, direct_, scratch.keys);
   }
 
-  Rows loaded(const Rows& rows, int64_t count, int64_t columns, bool finite, T* to) const {
+  // Rows with contiguous columns. finite: with 0 for what is not. stored: few bits may stay such.
+  Rows loaded(const Rows& rows, int64_t count, int64_t columns, bool finite, bool stored, T* to) const {
+    if (stored && sizeof(T) == 4 && is_few_bits(rows.dtype)) return copied(rows, count, columns, to);
     arithmetic_.load_values(rows, count, columns, finite, to);
     return {reinterpret_cast<const char*>(to), sizeof(T) == 8 ? Dtype::float64 : Dtype::float32,
             columns * int64_t(sizeof(T)), int64_t(sizeof(T))};
+  }
+
+  // What is stored of rows of bytes, with their scales where they are.
+  static Rows copied(Rows rows, int64_t count, int64_t columns, T* to) {
+    char* const bytes = reinterpret_cast<char*>(to);
+    for (int64_t j = 0; j < count; ++j)
+      for (int64_t d = 0; d < columns; ++d) bytes[j * columns + d] = rows.row(j)[d * rows.column_stride];
+    rows.list = nullptr;
+    rows.data = bytes;
+    rows.row_stride = columns;
+    rows.column_stride = 1;
+    return rows;
   }
 
   // Where the scores of query group i stand: [key][query].
@@ -156,7 +189,10 @@ class FewQueries {
     const int64_t count = range.count();
     T* s = scores_of(i, scratch);
     keys = keys.from(range.begin);
-    if (direct_)
+    if (keys_by_digits_)
+      digits_->scores(scratch.digits + i * digit_queries_size(), queries, count_of_digits_, keys, count, p_.head_size,
+                      s);
+    else if (direct_)
       arithmetic_.decode_scores(scratch.queries + i * query_group * query_stride_, query_stride_, queries, keys, count,
                                 p_.head_size, s);
     else
@@ -204,6 +240,9 @@ class FewQueries {
   const int64_t tile_, groups_;
   int64_t row_blocks_, query_stride_;
   bool keys_contiguous_;
+  const Digits* digits_ = nullptr;  // where there are products of bytes
+  int32_t count_of_digits_ = 2;
+  bool keys_by_digits_;
 };
 
 }  // namespace foveate

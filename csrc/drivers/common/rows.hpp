@@ -21,6 +21,10 @@ inline Stored stored_choices(const Problem& p) { return {p.choices, p.value_scal
 // Room for the addresses of a tile's rows; of rows that are in no pages there is none.
 struct RowList {
   RowList() = default;
+  // Of so many rows the pages alone.
+  static RowList of_pages(const Stored& x, int64_t count, Carver& carver) {
+    return RowList(x, count / std::max<int64_t>(1, x.rows.page_rows) + 3, carver);
+  }
   RowList(const Stored& x, int64_t count, Carver& carver)
       : rows(carver.take<const char*>(x.table ? count : 0)),
         scales(carver.take<const char*>(x.table && x.scale ? count : 0)) {}
@@ -40,10 +44,31 @@ class StoredRows {
       rows_.scale_stride = x.scale.row_stride;
       rows_.block = x.block;
     }
-    if (x.table) table_ = x.table.data + offset(x.table);
+    if (!x.table) return;
+    table_ = x.table.data + offset(x.table);
+    pages_ = x.rows.page_rows > 0 ? plan.problem.keys / x.rows.page_rows : 0;
   }
 
-  // Rows first..first + count - 1; those of more than one page are listed in `room`, which lasts as long.
+  // Rows first..first + count - 1, and where the pages begin that they are in, and the one that follows, in `room`.
+  Rows in_pages(int64_t first, int64_t count, const RowList& room) const {
+    if (!table_) return rows_.from(first);
+    const int64_t size = x_.rows.page_rows, begin = first / size;
+    const int64_t end = std::min((first + count - 1) / size + 2, pages_);
+    Rows listed = rows_;
+    listed.page_rows = size;
+    listed.first = first % size;
+    listed.listed = end - begin;
+    for (int64_t t = begin; t < end; ++t) {
+      const Rows page = in_page(t);
+      room.rows[t - begin] = page.data;
+      if (page.scale) room.scales[t - begin] = page.scale;
+    }
+    listed.list = room.rows;
+    if (listed.scale) listed.scale_list = room.scales;
+    return listed;
+  }
+
+  // The same, with the address of each row, where they are in more than one page.
   Rows at(int64_t first, int64_t count, const RowList& room) const {
     if (!table_) return rows_.from(first);
     const int64_t size = x_.rows.page_rows;
@@ -59,6 +84,7 @@ class StoredRows {
       j = end;
     }
     listed.list = room.rows;
+    listed.listed = count;
     if (listed.scale) listed.scale_list = room.scales;
     return listed;
   }
@@ -84,6 +110,7 @@ class StoredRows {
   Stored x_;
   Rows rows_;                    // of page 0, where there are pages
   const char* table_ = nullptr;  // of the batch
+  int64_t pages_ = 0;            // in it
 };
 
 // The rows of the open tile, and of the one that follows, which is prefetched: listed once, where they are in pages.

@@ -17,7 +17,7 @@ constexpr double flops_a_tile = 16;  // of a draw: a random number, which costs 
 template <class T>
 class HardOfFew : private FewQueries<T> {
  public:
-  explicit HardOfFew(Plan& plan) noexcept : Base(plan, default_tile_keys, 1), plan_(plan), draws_(p_.draws) {
+  explicit HardOfFew(Plan& plan) noexcept : Base(plan, default_tile_keys, 1, false), plan_(plan), draws_(p_.draws) {
     tiles_ = (p_.keys + default_tile_keys - 1) / default_tile_keys;
     chunks_ = std::max<int64_t>(1, (tiles_ + chunk_tiles - 1) / chunk_tiles);
   }

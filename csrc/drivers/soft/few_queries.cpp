@@ -10,16 +10,20 @@
 namespace foveate {
 namespace {
 
-constexpr int64_t chunk_keys = 2048;   // a unit of work for a thread
-constexpr int64_t decode_tile = 1024;  // keys, then values, in long streams: each begins slowly
+constexpr int64_t chunk_keys = 2048;  // a unit of work for a thread
+// Keys of a tile, then its values, in long streams, since each begins slowly. Of long rows a tile stays in L2: the values of
+// latent attention are a view of the keys, and come from there.
+constexpr int64_t long_row = 256;
+int64_t tile_of(const Problem& p) { return std::clamp<int64_t>(p.keys, 1, p.head_size > long_row ? 256 : 1024); }
 
 template <class T>
 class Decode : private FewQueries<T> {
  public:
-  explicit Decode(Plan& plan) noexcept : Base(plan, decode_tile, task_groups), plan_(plan) {
+  explicit Decode(Plan& plan) noexcept : Base(plan, tile_of(plan.problem), task_groups, true), plan_(plan) {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
     value_stride_ = this->padded(p_.value_size);
     values_contiguous_ = this->is_contiguous(p_.value);
+    values_by_digits_ = digits_ && digits_->takes_values(dtype_of(p_.value), p_.value_block);
   }
 
   fv_status run(fv_error* error) noexcept {
@@ -47,8 +51,11 @@ class Decode : private FewQueries<T> {
  private:
   using Base = FewQueries<T>;
   using Base::arithmetic_;
+  using Base::count_of_digits_;
+  using Base::digits_;
   using Base::p_;
   using Base::row_blocks_;
+  using Base::tile_;
 
   struct Scratch : Base::QueryScratch {
     Scratch(const Decode& d, Carver& carver)
@@ -56,8 +63,8 @@ class Decode : private FewQueries<T> {
           outputs(carver.take<T>(task_rows * d.value_stride_)),
           m(carver.take<T>(task_rows)),
           l(carver.take<T>(task_rows)),
-          values(carver.take<T>(decode_tile * d.p_.value_size)),
-          value_list(stored_values(d.p_), decode_tile, carver) {}
+          values(carver.take<T>(d.tile_ * d.p_.value_size)),
+          value_list(RowList::of_pages(stored_values(d.p_), d.tile_, carver)) {}
     T *outputs, *m, *l, *values;
     RowList value_list;
   };
@@ -100,12 +107,13 @@ class Decode : private FewQueries<T> {
     const StoredRows stored_rows(plan_, stored_values(p_), batch);
     begin = std::max(begin, chunk * chunk_keys);
     end = std::min(end, (chunk + 1) * chunk_keys);
-    for (Traversal tiles = Traversal::grid({begin, end}, decode_tile, p_.keys); !tiles.done(); tiles.next()) {
+    for (Traversal tiles = Traversal::grid({begin, end}, tile_, p_.keys); !tiles.done(); tiles.next()) {
       const KeyTile tile = tiles.tile();
       const Rows keys = this->keys_of(batch, tile, scratch);
-      const Rows stored = stored_rows.at(tile.first, tile.count, scratch.value_list);
+      const Rows stored = stored_rows.in_pages(tile.first, tile.count, scratch.value_list);
       const bool load = exact || !values_contiguous_;
-      const Rows values = load ? this->loaded(stored, tile.count, p_.value_size, exact, scratch.values) : stored;
+      const Rows values =
+          load ? this->loaded(stored, tile.count, p_.value_size, exact, !exact, scratch.values) : stored;
       TileIds ids;
       KeyRange seen[task_groups];
       for (int i = first; i < last; ++i) seen[i] = this->scores(i, tile, keys, ids, scratch);
@@ -125,7 +133,10 @@ class Decode : private FewQueries<T> {
     T* output = scratch.outputs + i * query_group * value_stride_;
     arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * query_group,
                             scratch.l + i * query_group, output, value_stride_, p_.value_size);
-    arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
+    if (values_by_digits_ && is_few_bits(values.dtype))
+      digits_->sum(s, queries, count_of_digits_, values, count, p_.value_size, output, value_stride_);
+    else
+      arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
     if (stored.data) {
       const uint32_t all = (uint32_t(1) << panel.live) - 1;
       if (!range.hidden) std::fill_n(scratch.bits, count, all);
@@ -199,7 +210,7 @@ class Decode : private FewQueries<T> {
 
   Plan& plan_;
   int64_t chunks_, value_stride_;
-  bool values_contiguous_;
+  bool values_contiguous_, values_by_digits_;
   T *partial_ = nullptr, *partial_m_ = nullptr, *partial_l_ = nullptr;
   uint8_t* partial_seen_ = nullptr;
 };

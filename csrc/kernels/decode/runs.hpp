@@ -22,30 +22,44 @@ struct Run {
   int64_t stride;
 };
 
-constexpr int64_t gather_bytes = 16384;
+constexpr int64_t gather_bytes = 32768;
 
-// Calls run(first, count, Run) for runs of all rows, `bytes` of each from byte `at` on. All but the last have a multiple of
-// `step` rows: rows of a list that stand apart are copied, `step` at a time. Such rows that are too long for it come as
-// they are.
+// Calls run(first, count, Run, rows) for runs of all rows, `bytes` of each from byte `at` on, with the rows of the run. All
+// but the last have a multiple of `step` rows: where pages that follow each other in memory have fewer, so many are copied.
+// Such rows that are too long for it come as they are.
 template <class F>
 void in_runs(const Rows& rows, int64_t count, int64_t at, int64_t bytes, int64_t step, F&& run) {
-  const int64_t far = rows_ahead(bytes), stride = rows.row_stride;
-  if (!rows.list) return run(int64_t(0), count, Run{rows.data + at, rows.data + at + far * stride, stride});
-  const auto follows = [&](int64_t j) { return rows.list[j] - rows.list[j - 1] == stride; };
+  const int64_t far = rows_ahead(bytes), stride = rows.row_stride, size = rows.page_rows;
+  if (!rows.list) return run(int64_t(0), count, Run{rows.data + at, rows.data + at + far * stride, stride}, rows);
   alignas(line_bytes) char copies[gather_bytes];
+  const auto follows = [&](int64_t page) {
+    return rows.list[page + 1] - rows.list[page] == size * stride &&
+           (!rows.scale_list || rows.scale_list[page + 1] - rows.scale_list[page] == size * rows.scale_stride);
+  };
+  int64_t page = rows.first / size, within = rows.first % size;
   for (int64_t j = 0, n; j < count; j += n) {
-    const int64_t most = count - j, least = most < step ? most : step;
-    for (n = 1; n < most && follows(j + n); ++n)
-      if (n % step == 0 && j + n + far < count && !follows(j + n + far)) break;  // what to prefetch stands elsewhere
-    const char* const ahead = rows.list[j + far < count ? j + far : count - 1] + at;
+    const int64_t left = count - j, least = left < step ? left : step;
+    int64_t last = page;  // of the run
+    for (n = size - within; n < left && follows(last); n += size) ++last;
+    n = n < left ? n : left;
+    const char* const next = rows.list[last + 1 < rows.listed ? last + 1 : last] + at;
     if (n < least && least * bytes <= gather_bytes) {
       n = least;
-      for (int64_t i = 0; i < n; ++i) memcpy(copies + i * bytes, rows.list[j + i] + at, size_t(bytes));
-      run(j, n, Run{copies, ahead, bytes});
+      for (int64_t i = 0; i < n; ++i) memcpy(copies + i * bytes, rows.row(j + i) + at, size_t(bytes));
+      run(j, n, Run{copies, next, bytes}, rows.from(j));
     } else {
-      if (n > step && n < most) n -= n % step;
-      run(j, n, Run{rows.list[j] + at, ahead, stride});
+      if (n > step && n < left) n -= n % step;
+      Rows together = rows;
+      together.list = together.scale_list = nullptr;
+      together.data = rows.list[page] + within * stride;
+      if (rows.scale_list) together.scale = rows.scale_list[page] + within * rows.scale_stride;
+      const char* const here = together.data + at;
+      const int64_t head = n > far ? (n - far) / step * step : 0;  // behind it, what to prefetch is in the next page
+      if (head > 0) run(j, head, Run{here, here + far * stride, stride}, together);
+      run(j + head, n - head, Run{here + head * stride, next, stride}, together.from(head));
     }
+    page += (within + n) / size;
+    within = (within + n) % size;
   }
 }
 

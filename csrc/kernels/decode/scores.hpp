@@ -106,8 +106,7 @@ void decode_scores(const T* query, int64_t query_stride, int32_t queries, const 
         }
     } else {
       in_runs(keys, count, 0, row_bytes(dtype, head_size), lanes<T> / queries,
-              [&](int64_t first, int64_t some, const Run& run) {
-                const Rows from = keys.from(first);
+              [&](int64_t first, int64_t some, const Run& run, const Rows& from) {
                 T* const to = s + first * queries;
                 if (queries == 1) decode_scores_of<T, dtype, 1>(query, query_stride, run, from, some, head_size, to);
                 if (queries == 2) decode_scores_of<T, dtype, 2>(query, query_stride, run, from, some, head_size, to);

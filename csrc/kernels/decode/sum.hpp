@@ -111,9 +111,8 @@ void decode_sum(const T* weights, int32_t queries, const Rows& values, int64_t c
     for (int64_t d = 0; d < value_size; d += slice) {
       const int64_t columns = value_size - d < slice ? value_size - d : slice;
       in_runs(values, count, byte_of(dtype, d), row_bytes(dtype, columns), sum_rows,
-              [&](int64_t first, int64_t some, const Run& run) {
+              [&](int64_t first, int64_t some, const Run& run, const Rows& rows) {
                 const T* const from = weights + first * queries;
-                const Rows rows = values.from(first);
                 T* const to = output + d;
                 if (queries == 1) decode_sum_of<T, dtype, 1>(from, 1, run, rows, some, d, columns, to, output_stride);
                 if (queries == 2) decode_sum_of<T, dtype, 2>(from, 2, run, rows, some, d, columns, to, output_stride);

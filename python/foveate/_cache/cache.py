@@ -91,6 +91,10 @@ class KVCache:
     One thread may append, truncate, reorder and so on, while any number of others attend: each sees
     the state before a change or after it, and neither waits for the other.
 
+    Answers have the bits of `attention` over the same rows in one piece. Where a window has left
+    its sinks behind, and where pages are in files of more than 256 MB, several answers are merged,
+    and rounded once.
+
     References
     ----------
     .. [1] W. Kwon et al., "Efficient Memory Management for Large Language Model Serving with
@@ -628,10 +632,13 @@ class KVCache:
 
     def _floats(self, name: str, x: Any) -> Array:
         """Take an array of the cache's dtype, or of any float dtype where that is of few bits."""
-        if type(x) is np.ndarray and x.dtype == self._kind and x.flags.aligned:
-            return x  # as of each new token
+        kind = self._kind  # never compared where it is None: to NumPy that is float64
+        if type(x) is np.ndarray and x.flags.aligned:  # as of each new token
+            fits = x.dtype.char in "efd" and x.dtype.isnative if kind is None else x.dtype == kind
+            if fits:
+                return x
         rows = native(floats(name, x))
-        if self._kind in (None, rows.dtype):
+        if kind is None or rows.dtype == kind:
             return rows
         raise TypeError(f"{name}: got dtype {rows.dtype}, wanted {self._dtype}, as the cache has")
 

@@ -179,7 +179,7 @@ def _decode(batch: int, keys: int, dtype: str) -> Workload:
         kv_heads=8,
         key_length=keys,
         peak="read",
-        goal=(0.85, 0.85),
+        goal=(0.88, 0.88),
     )
 
 

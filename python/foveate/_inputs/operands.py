@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from .. import _core
 from .arrays import float_arrays
 from .paged import Paged
 from .quantized import Quantized
@@ -27,7 +28,10 @@ def operands(**given: object) -> list[Any]:
     rows = {name: x.pages if isinstance(x, Paged) else x for name, x in stored.items()}
     few = {name: x.few_bits() for name, x in rows.items() if isinstance(x, Quantized)}
     plain = {name: x for name, x in (given | rows).items() if name not in few}
-    taken = few | dict(zip(plain, float_arrays(**plain), strict=True))
+    arrays = plain.values()
+    if not _core.are_plain(*arrays):
+        arrays = dict(zip(plain, float_arrays(**plain), strict=True)).values()
+    taken = few | dict(zip(plain, arrays, strict=True))
     return [
         x.of_pages(taken[name]) if isinstance(x, Paged) and name in stored else taken[name]
         for name, x in given.items()

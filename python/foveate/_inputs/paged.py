@@ -125,9 +125,10 @@ class Paged:
             By the name of the argument.
         """
         table, count = self.table, self.pages.shape[0]
-        outside: Array = table.view(np.uint64) >= count  # those below 0 too
-        if not outside.any():
+        numbers = table.view(np.uint64)  # those below 0 are the largest
+        if not table.size or numbers.max() < count:
             return
+        outside: Array = numbers >= count
         rows = self.pages.shape[-2]
         lengths = self._longest(key_lengths)
         outside &= np.arange(table.shape[1]) * rows < lengths[:, None]
