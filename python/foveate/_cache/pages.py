@@ -2,9 +2,10 @@
 
 A page is S rows of each head. In memory each head has its rows of all pages together: pages that
 follow each other are then read as one stream, and those of a prompt do (in float32 1.1 times the
-time of an array in one piece, instead of 1.6). Memory is copied when it grows, by half at a time:
-each row is copied twice in the life of a cache, and what is not written yet takes none. Files grow
-in place. An array that was given out stays as it is.
+time of an array in one piece, instead of 1.6). Memory is copied when it grows, by a sixteenth at a
+time: NumPy asks for huge pages, so that what is not written yet takes memory too, and a row that is
+copied 16 times in the life of a cache is read by each token after it. Files grow in place. An array
+that was given out stays as it is.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Pages:
         MemoryError
             Where there is none; nothing has changed then.
         """
-        count = max(count, self.count + self.count // 2)
+        count = max(count, self.count + self.count // 16)
         pairs = zip(self.parts, self.arrays, strict=True)
         self.arrays = tuple([self._extended(part, old, count) for part, old in pairs])
 

@@ -116,8 +116,6 @@ def _seen(reach: Reach, queries: int, key: Cached) -> Seen:
     mask = masks[0]
     for cell in masks[1:]:
         mask = mask & cell if mask.dtype == torch.bool else torch.where(cell, mask, -torch.inf)
-    if mask.shape[-1] == 1:
-        mask = mask.expand(*mask.shape[:-1], keys)
     if key.first:  # rows before are out of the window
         mask = torch.nn.functional.pad(mask, (key.first, 0))
     return Seen(causal, mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape))

@@ -122,6 +122,8 @@ def masks_of(torch, masks):
     right[1, 8:], left[0, :2], left[1, :5] = False, False, False
     normal = torch.randn(BATCH, HEADS, QUERIES, KEYS, generator=torch.Generator().manual_seed(4))
     seen = torch.ones(QUERIES, KEYS, dtype=torch.bool).tril(KEYS - QUERIES)
+    hidden = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+    hidden[0] = torch.finfo(torch.float32).min  # as a row of padding has it
     few = torch.stack([torch.randperm(KEYS - QUERIES + 1)[:4] for _ in range(BATCH * QUERIES)])
     made = {
         "causal": {"mask_function": causal},
@@ -137,7 +139,7 @@ def masks_of(torch, masks):
     return {name: {"make": x} for name, x in made.items()} | {
         "none": {"mask": None},
         "bool": {"mask": seen},
-        "the smallest float": {"mask": torch.where(seen, 0.0, torch.finfo(torch.float32).min)},
+        "the smallest float": {"mask": hidden},
         "one column": {"mask": torch.zeros(BATCH, 1, QUERIES, 1)},
         "a bias of heads": {"mask": normal},
         "a bias of positions": {"mask": seen, "position_bias": normal[:1]},
