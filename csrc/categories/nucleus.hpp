@@ -109,9 +109,7 @@ class NucleusSearch {
       heavy_from = std::max(lowest, f_.number_at_rank(memory_.list, spans, heavy_spans));
     });
     int64_t heavy;
-    const auto list = [&](int64_t b, char* to) {
-      return memory_.keep(row_, {heavy_from, all_equals}, b, to, nullptr);
-    };
+    const auto list = [&](int64_t b, char* to) { return memory_.keep(row_, {heavy_from, all_equals}, b, to, nullptr); };
     if (!memory_.gather_few(heavy_spans, each, list, &heavy)) return false;
     each.in_between([&] {
       const double heavy_weight = f_.sum_exactly(memory_.list, heavy, weighing_);

@@ -513,8 +513,9 @@ inline T descend(T* values, int64_t count, int64_t wanted, Amount amount, int64_
     }
     int64_t bucket = 0;
     while (bucket + 1 < buckets && sums[bucket] < wanted) wanted -= sums[bucket++];
-    const Unsigned first = least + (Unsigned(bucket) << shift), last = first + ((Unsigned(1) << shift) - 1);
-    count = keep_between<T>(values, count, number_of<T>(last < most ? last : most), number_of<T>(first));
+    const Unsigned first = least + (Unsigned(bucket) << shift), others = (Unsigned(1) << shift) - 1;
+    const Unsigned last = most - first < others ? most : first + others;
+    count = keep_between<T>(values, count, number_of<T>(last), number_of<T>(first));
   }
 }
 

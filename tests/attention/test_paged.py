@@ -62,6 +62,17 @@ def test_bits(size, count, dtype):
     check_bits(q, gathered(k), v, key_lengths=lengths)
 
 
+@pytest.mark.parametrize("size", [16, 40, 100])
+def test_runs_of_pages(size, dtype):
+    """Few queries go through pages that follow each other in memory at once; rows are long."""
+    q, k = queries(2, dtype, 128), paged(1, 430, size, dtype, 128)
+    together = np.ascontiguousarray(k.pages.swapaxes(0, 1)).swapaxes(0, 1)
+    in_order = np.stack([np.roll(np.arange(k.table.shape[1]), n) for n in range(BATCH)])
+    for x in (k, fv.Paged(together, in_order)):
+        check_bits(q, x, x)
+        check_bits(q, quantized(x, "int8", 32), quantized(x, "int4"), key_lengths=401)
+
+
 @pytest.mark.parametrize("count", [2, 40])
 def test_every_reach(count):
     """In pairs, so that each goes with each other."""

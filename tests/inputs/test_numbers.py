@@ -261,6 +261,7 @@ OF_LISTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "multinoulli": ((A,), {"rng": 0}),
     "predict_centers": ((A, W, [1, 2], 2), {}),
     "predict_centers_vjp": ((A, W, [1, 2], 2), {}),
+    "quantize": ((A,), {}),
     "self_attention": ((A,), PROJECTIONS),
     "self_attention_vjp": ((A,), PROJECTIONS),
 }
@@ -284,6 +285,8 @@ def same(got: Any, want: Any) -> None:
             if not callable(other):
                 same(one, other)
         return
+    if isinstance(want, fv.Quantized):
+        got, want = got.dequantize(), want.dequantize()
     assert np.asarray(got).dtype == np.asarray(want).dtype
     np.testing.assert_array_equal(got, want)
 

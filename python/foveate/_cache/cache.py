@@ -663,10 +663,15 @@ class KVCache:
         return np.full(batch, found) if found.ndim == 0 else found.copy()
 
 
+_LARGEST = 2**40  # products of a few such sizes are found to be too large when memory is asked for
+
+
 def _size(name: str, x: object, least: int) -> int:
     size = integer(name, x)
     if size < least:
         raise ValueError(f"{name}: got {size}, wanted {least} or more")
+    if size > _LARGEST:
+        raise MemoryError(f"{name}: got {size}, which is too large")
     return size
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .arrays import FLOATS, as_array, bfloat16, floats, integer, native
+from .arrays import FLOATS, as_array, bfloat16, floats, integer, native, room_for
 from .few_bits import FEW_BITS, FewBits, FewBitsName
 from .types import Array, ArrayLike
 
@@ -188,6 +188,7 @@ def _block_of(block: object) -> int | None:
     return None if block is None else integer("block", block)
 
 
+@room_for("x")
 def quantize(x: ArrayLike, dtype: FewBitsName = "int8", *, block: int | None = None) -> Quantized:
     """Round rows to few bits: to nearest even, with a scale for each row or block of columns.
 

@@ -69,7 +69,7 @@ class Quantized:
     tensor([[  64, -127],
             [   0,  127]], dtype=torch.int8)
     >>> ft.attention(torch.ones(1, 2), key, torch.tensor([[1.0], [2.0]]))
-    tensor([[1.7402]])
+    tensor([[1.7418]])
     """
 
     def __init__(
