@@ -5,7 +5,7 @@
 #include "draw.hpp"
 #include "factor/dropout.hpp"
 #include "factor/gaussian.hpp"
-#include "filter.hpp"
+#include "filter_ranks.hpp"
 #include "gemm.hpp"
 #include "hide/bits.hpp"
 #include "hide/cells.hpp"
