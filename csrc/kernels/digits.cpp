@@ -1,5 +1,5 @@
 // Products of bytes, compiled for an ISA that adds them to the kernels of another, as bfloat16.cpp is.
-#include "decode/digits.hpp"
+#include "decode/digit_sum.hpp"
 #include "untyped.hpp"
 
 namespace foveate::FOVEATE_ISA {
