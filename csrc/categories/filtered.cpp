@@ -43,34 +43,18 @@ class FilteredSampler {
         double(problem_.rows) * (double(problem_.categories) * (listed_ ? 40 : 4) + double(problem_.draws) * 500);
     const int64_t rows_a_task =
         blocks_ > 1 ? 1 : std::max<int64_t>(1, task_bytes / (problem_.categories * item_size(problem_.p)));
-    const int64_t tasks = (problem_.rows + rows_a_task - 1) / rows_a_task, pieces = blocks_ / span;
-    const bool shared = pieces > 1 && problem_.rows < 4 * threads_for(pieces, flops);
-    const int threads = threads_for(shared ? pieces : tasks, flops);
-    const int row_memories = shared ? 1 : threads;
-
-    Carver size(nullptr);
-    carve(size, threads, row_memories);
-    const Workspace workspace(size.used());
-    if (!workspace.data()) return no_memory(error, double(size.used()));
-    Carver carver(workspace.data());
-    carve(carver, threads, row_memories);
-
-    bool done = true;
-    if (shared) {
-      for (int64_t row = 0; row < problem_.rows && done; ++row)
-        done = draw_row(row, Shared{threads, problem_.logits}, rows_memory_[0]) != Outcome::interrupted;
-    } else {
-      done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
-        const int64_t first = task.index * rows_a_task, end = std::min(first + rows_a_task, problem_.rows);
-        with_weights(problem_.logits, [&] {
-          for (int64_t row = first; row < end; ++row) draw_row(row, Alone{task.thread}, rows_memory_[task.thread]);
+    return share_rows(
+        {problem_.rows, rows_a_task, blocks_ / span, flops}, problem_.logits, error,
+        [&](Carver& carver, int threads, int rows) { carve(carver, threads, rows); },
+        [&](int64_t row, const Shared& shared) { return draw_row(row, shared, rows_memory_[0]); },
+        [&](int64_t first, int64_t end, int thread) {
+          for (int64_t row = first; row < end; ++row) draw_row(row, Alone{thread}, rows_memory_[thread]);
+        },
+        [&] {
+          if (!refused_.any()) return FV_OK;
+          explain(refused_.row(), error);
+          return FV_VALUE_ERROR;
         });
-      });
-    }
-    if (!done) return FV_INTERRUPTED;
-    if (!refused_.any()) return FV_OK;
-    explain(refused_.row(), error);
-    return FV_VALUE_ERROR;
   }
 
  private:

@@ -80,38 +80,22 @@ class Sampler {
     const int64_t item = item_size(problem_.p);
     const int64_t rows_a_task =
         table_ || blocks_ > 1 ? 1 : std::max<int64_t>(1, task_bytes / (problem_.categories * item));
-    const int64_t tasks = (problem_.rows + rows_a_task - 1) / rows_a_task;
     const int64_t pieces = std::max(blocks_ / span, table_ ? pieces_of_draws() : 0);
-    const bool shared = pieces > 1 && problem_.rows < 4 * threads_for(pieces, flops);
-    const int threads = threads_for(shared ? pieces : tasks, flops);
-    const int row_memories = shared ? 1 : threads;
-
-    Carver size(nullptr);
-    carve(size, threads, row_memories);
-    const Workspace workspace(size.used());
-    if (!workspace.data()) return no_memory(error, double(size.used()));
-    Carver carver(workspace.data());
-    carve(carver, threads, row_memories);
-
-    bool done = true;
-    if (shared) {
-      for (int64_t row = 0; row < problem_.rows && done; ++row)
-        done = draw_row(row, Shared{threads, problem_.logits}, memory_of_row(0)) != Outcome::interrupted;
-    } else {
-      done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
-        const int64_t first = task.index * rows_a_task, end = std::min(first + rows_a_task, problem_.rows);
-        with_weights(problem_.logits, [&] {
+    return share_rows(
+        {problem_.rows, rows_a_task, pieces, flops}, problem_.logits, error,
+        [&](Carver& carver, int threads, int rows) { carve(carver, threads, rows); },
+        [&](int64_t row, const Shared& shared) { return draw_row(row, shared, memory_of_row(0)); },
+        [&](int64_t first, int64_t end, int thread) {
           if (table_ || blocks_ > 1)
-            draw_row(first, Alone{task.thread}, memory_of_row(task.thread));
+            draw_row(first, Alone{thread}, memory_of_row(thread));
           else
-            draw_short_rows(first, end, task.thread);
+            draw_short_rows(first, end, thread);
+        },
+        [&] {
+          if (!refused_.any()) return FV_OK;
+          Row(problem_, refused_.row()).explain(memory_of_thread(0).buffer, refused_.row(), error);
+          return FV_VALUE_ERROR;
         });
-      });
-    }
-    if (!done) return FV_INTERRUPTED;
-    if (!refused_.any()) return FV_OK;
-    Row(problem_, refused_.row()).explain(memory_of_thread(0).buffer, refused_.row(), error);
-    return FV_VALUE_ERROR;
   }
 
  private:
