@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from .._inputs.arrays import compute_dtype, float_arrays
+from .._inputs.arrays import compute_dtype, float_arrays, rounded
 from .._inputs.types import Array, ArrayLike
 
 
@@ -68,7 +68,7 @@ def merge(
     _check_shapes(parts, logs)
     dtype = np.result_type(compute_dtype(parts[0].dtype), compute_dtype(logs[0].dtype))
     output, lse = merged(parts, [log.astype(dtype, copy=False) for log in logs])
-    return output.astype(parts[0].dtype, copy=False), lse
+    return rounded(output, parts[0].dtype), lse
 
 
 def merged(parts: Sequence[Array], logs: Sequence[Array]) -> tuple[Array, Array]:
