@@ -15,6 +15,8 @@ import pytest
 from foveate import reference
 from strategies import DTYPES
 
+pytestmark = pytest.mark.any_isa  # what differs is tested where kernels are
+
 FEW_BITS = ["int8", "int4", "float8_e4m3", "float8_e5m2"]
 NAMES = [*(dtype.name for dtype in DTYPES), *FEW_BITS]
 # One rounding of a product's weights and of the output more than the reference has, in this dtype.
