@@ -86,7 +86,7 @@ class KVCache:
         sink: ArrayLike | None = None,
         return_lse: bool = False,
     ) -> Any:
-        """Answer the queries (*leading, ..., Lq, head_size) of the last positions."""
+        """Answer the queries `(*leading, ..., Lq, head_size)` of the last positions."""
         q = floats(query)
         if not self.leading:
             q = q[None]
