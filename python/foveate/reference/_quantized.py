@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def quantize(x: ArrayLike, dtype: FewBitsName = "int8", *, block: int | None = None) -> Quantized:
-    """`foveate.quantize` by the formula: codes of x / scale; a scale is the largest x / largest code.
+    """`foveate.quantize` by the formula: codes are x / scale, scale = largest x / largest code.
 
     Parameters
     ----------
