@@ -230,9 +230,9 @@ class KVCache:
 
         Parameters
         ----------
-        key : array (*leading, n, head_size)
+        key : array (leading..., n, head_size)
             Of the cache's dtype; for one of few bits of any float dtype. It is copied.
-        value : array (*leading, n, value_size)
+        value : array (leading..., n, value_size)
             Likewise; None where the values are those of the keys.
         lengths : int or int array (batch,), optional
             How many of the n rows count, for each sequence: the first ones. The others are padding,
@@ -315,11 +315,11 @@ class KVCache:
 
         Parameters
         ----------
-        query : array (*leading, Lq, head_size)
+        query : array (leading..., Lq, head_size)
             The queries of the rows of the last `append`: those count that counted there. If there
             are more of them, or fewer, they are those of the last Lq positions of each sequence. Of
             the cache's dtype; for one of few bits of any float dtype. Heads that share keys are a
-            further leading axis, (*leading, G, Lq, head_size); or there are G times as many heads
+            further leading axis, (leading..., G, Lq, head_size); or there are G times as many heads
             as in the cache, and G after the other share one.
         score, softcap, sink : optional
             As for `attention`.
