@@ -91,7 +91,7 @@ inline void store_pairs(IntVec<T> x, char* to) {
 #endif
   char some[lanes<T>];
   store_bytes<T>(x, some);
-  for (int i = 0; i < lanes<T> / 2; ++i) to[i] = char((some[2 * i] & 15) | (some[2 * i + 1] << 4));
+  for (int i = 0; i < lanes<T> / 2; ++i) to[i] = char((some[2 * i] & 15) | (uint8_t(some[2 * i + 1]) << 4));
 }
 
 // The codes of `count` columns over one scale.
