@@ -56,16 +56,16 @@ struct Rows {
   int64_t page_rows = 1, first = 0;         // row j is row (first + j) % page_rows of list[(first + j) / page_rows]
   int64_t listed = 0;                       // so many pages have addresses: perhaps one more than the rows are in
 
-  const char* row(int64_t j) const {
+  [[gnu::always_inline]] const char* row(int64_t j) const {
     if (!list) return data + j * row_stride;
     return page_rows == 1 ? list[j] : list[(first + j) / page_rows] + (first + j) % page_rows * row_stride;
   }
-  const char* scale_of(int64_t j) const {
+  [[gnu::always_inline]] const char* scale_of(int64_t j) const {
     if (!scale_list) return scale + j * scale_stride;
     return page_rows == 1 ? scale_list[j]
                           : scale_list[(first + j) / page_rows] + (first + j) % page_rows * scale_stride;
   }
-  Rows from(int64_t j) const {
+  [[gnu::always_inline]] Rows from(int64_t j) const {
     Rows rest = *this;
     if (!list) rest.data += j * row_stride;
     if (scale && !scale_list) rest.scale += j * scale_stride;
