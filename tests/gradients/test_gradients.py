@@ -205,6 +205,19 @@ def test_against_autograd_of_torch(torch, softcap, causal):
         )
 
 
+def test_a_bias_that_many_cells_share_loses_no_digits():
+    q, k, v = problem(500, 3000, lead=(2,), size=8, dtype=np.float32)
+    d_output, d_lse = normal(5, q.shape, np.float32), normal(6, q.shape[:-1], np.float32)
+    mask = np.zeros((1, 1))
+    _, found = gradients(fv.attention_vjp, (q, k, v), d_output, d_lse, mask=mask)
+    wide = [x.astype(np.float64) for x in (q, k, v, d_output, d_lse)]
+    _, wanted = gradients(fv.attention_vjp, wide[:3], *wide[3:], mask=mask)
+    # The cells of a query add up to numbers of about 1, each off by some roundings of 2^-24: 1e-6 at
+    # most, and of 1,000 queries, with either sign, sqrt(1000) as much. Summed cell by cell in
+    # float32 it would be 1e-4.
+    np.testing.assert_allclose(found.mask, wanted.mask, rtol=0, atol=3e-5)
+
+
 # --- what is promised ----------------------------------------------------------------------------
 
 

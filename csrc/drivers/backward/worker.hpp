@@ -48,6 +48,7 @@ class BackwardWorker {
     row_ = carver.take<T>(width_);
     scratch_ = carver.take<T>(width_ * longest);
     zeros_ = carver.take<T>(pass.panel_size);
+    mask_sum_ = carver.take<double>(p_.d_mask ? plan_.tile_keys : 0);
     bits_ = carver.take<uint32_t>(blocks.panels * plan_.tile_keys);
   }
 
@@ -299,6 +300,7 @@ class BackwardWorker {
     for (int64_t j = s.begin; j < s.end; ++j) bits[j] = s.bits ? s.bits[j - s.begin] : live;
   }
 
+  // Cells that share a bias are summed in float64 first: the gradient is rounded once a panel, not once a cell.
   void add_to_mask(int p, const KeyRange& s, int64_t key, const T* cells) noexcept {
     const Panel& panel = block_.panel(p);
     char* rows[most_lanes];
@@ -306,15 +308,36 @@ class BackwardWorker {
     std::fill_n(row_, width_, T(1));
     arithmetic_.store_rows(cells, block_.vectors(p), s.count(), row_, panel.live, scratch_, rows,
                            sizeof(T) == 8 ? Dtype::float64 : Dtype::float32, sizeof(T));
+    const int64_t columns = p_.d_mask.column_stride == 0 ? 1 : s.count();
+    for (int32_t i = 0; i < panel.live; ++i) rows[i] = mask_row(panel, i, key + s.begin);
     for (int32_t i = 0; i < panel.live; ++i) {
-      char* to = row_of(plan_, p_.d_mask, block_.batch(), panel, i) + (key + s.begin) * p_.d_mask.column_stride;
-      const T* const row = scratch_ + i * s.count();
-      for (int64_t j = 0; j < s.count(); ++j, to += p_.d_mask.column_stride) {
-        T sum;
-        std::memcpy(&sum, to, sizeof sum);
-        sum += row[j];
-        std::memcpy(to, &sum, sizeof sum);
+      if (!rows[i]) continue;  // was added with an earlier one
+      std::fill_n(mask_sum_, columns, 0.0);
+      for (int32_t other = panel.live - 1; other >= i; --other) {
+        if (rows[other] != rows[i]) continue;
+        const T* const row = scratch_ + other * s.count();
+        if (columns == s.count()) {
+          for (int64_t j = 0; j < columns; ++j) mask_sum_[j] += double(row[j]);
+        } else {
+          for (int64_t j = 0; j < s.count(); ++j) mask_sum_[0] += double(row[j]);
+        }
+        if (other > i) rows[other] = nullptr;
       }
+      add_at(rows[i], columns);
+    }
+  }
+
+  char* mask_row(const Panel& panel, int32_t i, int64_t key) const noexcept {
+    return row_of(plan_, p_.d_mask, block_.batch(), panel, i) + key * p_.d_mask.column_stride;
+  }
+
+  // Adds the first of mask_sum_ to the mask's gradient.
+  void add_at(char* to, int64_t columns) const noexcept {
+    for (int64_t j = 0; j < columns; ++j, to += p_.d_mask.column_stride) {
+      T sum;
+      std::memcpy(&sum, to, sizeof sum);
+      sum = T(double(sum) + mask_sum_[j]);
+      std::memcpy(to, &sum, sizeof sum);
     }
   }
 
@@ -356,6 +379,7 @@ class BackwardWorker {
   char *weights_, *d_scores_;
   char* link_kept_;
   T *row_, *scratch_, *zeros_;
+  double* mask_sum_;  // [key of a tile]
   bool finite_[most_group_tiles];  // the keys of each tile
   uint32_t* bits_;
 };
