@@ -172,3 +172,21 @@ def test_folders_that_hold_no_cache(tmp_path):
     (tmp_path / "folder" / "values.npy").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"^path: got .*state\.npz, which holds no cache"):
         fv.KVCache.open(tmp_path / "folder")
+
+
+def test_a_flush_that_fails_holds_no_pages(tmp_path, monkeypatch):
+    cache = lived(storage=tmp_path / "folder")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    cache.flush()
+    held, rows = dict(cache._ledger._readers), np.ones((3, 2, 1, 8), np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr("foveate._cache.cache.write", full)
+        cache.append(rows[..., :5], rows[..., 5:])
+        with pytest.raises(OSError, match="No space left"):
+            cache.flush()
+    assert dict(cache._ledger._readers) == held
+    cache.flush()
+    assert fv.KVCache.open(tmp_path / "folder").lengths.tolist() == cache.lengths.tolist()

@@ -507,13 +507,16 @@ class KVCache:
         if folder is None:
             raise ValueError("flush: got a cache in memory, wanted one with storage=")
         state = self._ledger.enter()  # and so nothing that it shows is written over
-        self._pages.flush()
-        temporary = folder / f"{STATE}.new"
-        write(temporary, {**self._settings(), **fields_of(state)})
-        temporary.replace(folder / STATE)
-        self._flushed, state = state, self._flushed
-        if state is not None:
-            self._ledger.leave(state)
+        left: State | None = state
+        try:
+            self._pages.flush()
+            temporary = folder / f"{STATE}.new"
+            write(temporary, {**self._settings(), **fields_of(state)})
+            temporary.replace(folder / STATE)
+            self._flushed, left = state, self._flushed
+        finally:
+            if left is not None:
+                self._ledger.leave(left)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> KVCache:
