@@ -175,6 +175,24 @@ constexpr Keyword keywords[] = {
     {"half_width", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.reach.half_width); }},
     {"leave_one_out", kAll, 0,
      [](A& a, Name, Object x) { return (a.problem.reach.leave_one_out = PyObject_IsTrue(x)) >= 0; }},
+    {"intervals", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.reach.intervals); }},
+    {"blocks", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.blocks, &a.problem.reach.blocks); }},
+    {"block_queries", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.reach.block_queries); }},
+    {"block_keys", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.reach.block_keys); }},
+    {"neighborhood", kAll, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.neighborhood, &a.problem.reach.neighborhood); }},
+    {"edge_begins", kAll, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.edge_begins, &a.problem.reach.edge_begins); }},
+    {"edge_keys", kAll, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.edge_keys, &a.problem.reach.edge_keys); }},
+    {"edge_bias", kAll, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.edge_bias, &a.problem.reach.edge_bias); }},
+    {"table", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.table, &a.problem.reach.table); }},
+    {"query_places", kAll, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.query_places, &a.problem.reach.query_places); }},
+    {"key_places", kAll, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.key_places, &a.problem.reach.key_places); }},
+    {"undo", kAll, 0, [](A&, Name, Object) { return true; }},  // of Python's own
 
     {"sink", kAll, 0,
      [](A& a, Name n, Object x) {
@@ -218,6 +236,9 @@ constexpr Keyword keywords[] = {
     {"d_sink", kSoftGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sink, &a.gradients.sink); }},
     {"d_centers", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_centers, &a.gradients.centers); }},
     {"d_sigma", kBackward, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_sigma, &a.gradients.sigma); }},
+    {"d_table", kGradients, 0, [](A& a, Name n, Object x) { return array(n, x, &a.d_table, &a.gradients.table); }},
+    {"d_edge_bias", kGradients, 0,
+     [](A& a, Name n, Object x) { return array(n, x, &a.d_edge_bias, &a.gradients.edge_bias); }},
 
     {"t_query", kMoves, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_query, &a.tangents.query); }},
     {"t_key", kMoves, 0, [](A& a, Name n, Object x) { return array(n, x, &a.t_key, &a.tangents.key); }},
@@ -232,26 +253,17 @@ constexpr Keyword keywords[] = {
 };
 
 constexpr uint32_t kCount = std::size(keywords);
-static_assert(kCount <= 64, "one bit of `seen_` each");
+static_assert(kCount <= 128, "one bit of `seen_` each");
 
-constexpr uint64_t required_by(uint32_t entry) {
-  uint64_t required = 0;
-  for (uint32_t i = 0; i < kCount; ++i) required |= uint64_t{(keywords[i].required_by & entry) != 0} << i;
-  return required;
-}
-
-uint64_t required_keywords(Entry entry) {
-  switch (entry) {
-    case kAttention: return std::integral_constant<uint64_t, required_by(kAttention)>::value;
-    case kWeights: return std::integral_constant<uint64_t, required_by(kWeights)>::value;
-    case kBackward: return std::integral_constant<uint64_t, required_by(kBackward)>::value;
-    case kHard: return std::integral_constant<uint64_t, required_by(kHard)>::value;
-    case kHardBackward: return std::integral_constant<uint64_t, required_by(kHardBackward)>::value;
-    case kTangent: return std::integral_constant<uint64_t, required_by(kTangent)>::value;
-    case kMoving: return std::integral_constant<uint64_t, required_by(kMoving)>::value;
-    case kTangentAlone: return std::integral_constant<uint64_t, required_by(kTangentAlone)>::value;
+// The first keyword that an entry requires and that has no value; kCount: there is none.
+uint32_t missing_of(Entry entry, const Keywords& seen) {
+  static constexpr uint32_t operands = 3;  // which stand first, and are all that is required of most entries
+  static_assert(keywords[operands - 1].required_by == kOfValues);
+  const uint32_t end = (entry & (kSoft | kTangent)) != 0 ? operands : kCount;
+  for (uint32_t i = 0; i < end; ++i) {
+    if ((keywords[i].required_by & entry) != 0 && (seen.words[i / 64] >> i % 64 & 1) == 0) return i;
   }
-  return 0;
+  return kCount;
 }
 
 PyObject* interned[kCount];
@@ -344,10 +356,9 @@ bool Arguments::parse(Entry entry, PyObject* const* values, Py_ssize_t positiona
     if (!spread(values[i])) return false;
   }
   if (names != nullptr && !take(values + positional, names)) return false;
-  const uint64_t missing = required_keywords(entry) & ~seen_;
-  if (missing != 0) {
-    const uint32_t first = static_cast<uint32_t>(__builtin_ctzll(missing));
-    PyErr_Format(PyExc_TypeError, "%s: got nothing, which %s wants", keywords[first].name, name_of(entry));
+  const uint32_t missing = missing_of(entry, seen_);
+  if (missing < kCount) {
+    PyErr_Format(PyExc_TypeError, "%s: got nothing, which %s wants", keywords[missing].name, name_of(entry));
     return false;
   }
   if (!has_scale) {  // the scores of empty rows are 0 whatever the scale
@@ -389,7 +400,7 @@ bool Arguments::set(uint32_t place, PyObject* value) {
   if (value == Py_None) return true;
   const Keyword& keyword = keywords[place];
   if ((keyword.taken_by & entry_) == 0) return refuse(interned[place]);
-  seen_ |= uint64_t{1} << place;
+  seen_.words[place / 64] |= uint64_t{1} << place % 64;
   return keyword.parse(*this, keyword.name, value);
 }
 

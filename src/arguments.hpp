@@ -23,6 +23,11 @@ enum Entry : uint32_t {
 
 const char* name_of(Entry entry);
 
+// A bit for each keyword of the table.
+struct Keywords {
+  uint64_t words[2];
+};
+
 // What comes out beside the output: nothing; the lse as it was accumulated; or three numbers of float64 a query, with
 // the parts of it.
 enum class Lse { none, accumulated, parts };
@@ -37,7 +42,8 @@ struct Arguments {
 
   fv_problem problem = {};
   View query, key, value, key_scale, value_scale, key_table, value_table, factors, sink, mask, offset, key_lengths,
-      query_segments, key_segments, low, high, centers;
+      query_segments, key_segments, low, high, centers, blocks, neighborhood, edge_begins, edge_keys, edge_bias, table,
+      query_places, key_places;
 
   PyObject* query_dtype;
   PyObject* dtype = nullptr;  // of the output; null: that of the query
@@ -56,7 +62,7 @@ struct Arguments {
   fv_gradients gradients = {};
   View output, lse, index, advantage, d_output, d_lse;
   const fv_array* d_lse_or_null = nullptr;
-  View d_query, d_key, d_value, d_mask, d_sink, d_factors, d_centers, d_sigma;
+  View d_query, d_key, d_value, d_mask, d_sink, d_factors, d_centers, d_sigma, d_table, d_edge_bias;
 
   // Of tangents.
   fv_tangents tangents = {};
@@ -79,7 +85,7 @@ struct Arguments {
   bool refuse(PyObject* name) const;
 
   Entry entry_;
-  uint64_t seen_ = 0;  // which keywords have a value
+  Keywords seen_ = {};  // which keywords have a value
 };
 
 // Makes the names of the table Python's own, once, when the module is initialized.

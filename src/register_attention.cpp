@@ -269,9 +269,12 @@ class Call {
   bool overlaps_operand(const fv_array& out) const {
     const fv_problem& problem = given_.problem;
     const fv_reach& reach = problem.reach;
-    for (const fv_array* operand : {problem.query, problem.key, problem.value, problem.key_scale, problem.value_scale,
-                                    problem.sink, problem.score.factors, reach.mask, reach.offset, reach.key_lengths,
-                                    reach.query_segments, reach.key_segments, reach.low, reach.high, reach.centers}) {
+    for (const fv_array* operand :
+         {problem.query,        problem.key,           problem.value,     problem.key_scale, problem.value_scale,
+          problem.sink,         problem.score.factors, reach.mask,        reach.offset,      reach.key_lengths,
+          reach.query_segments, reach.key_segments,    reach.low,         reach.high,        reach.centers,
+          reach.blocks,         reach.neighborhood,    reach.edge_begins, reach.edge_keys,   reach.edge_bias,
+          reach.table,          reach.query_places,    reach.key_places}) {
       if (operand != nullptr && may_overlap(out, *operand)) return true;
     }
     return false;

@@ -150,9 +150,14 @@ class Validator : protected StoredViews {
                              {"key_lengths", reach.key_lengths, 0},
                              {"query_segments", reach.query_segments, 1},
                              {"key_segments", reach.key_segments, 1},
-                             {"low", reach.low, 1},
-                             {"high", reach.high, 1},
+                             {"low", reach.low, reach.intervals > 0 ? 2 : 1},
+                             {"high", reach.high, reach.intervals > 0 ? 2 : 1},
                              {"centers", reach.centers, 1},
+                             {"blocks", reach.blocks, 2},
+                             {"edge_bias", reach.edge_bias, 1},
+                             {"table", reach.table, 1},
+                             {"query_places", reach.query_places, 1},
+                             {"key_places", reach.key_places, 1},
                              {"sink", given_.sink, 0}};
     int ndim = 0;
     for (int a = 0; a < count; ++a) ndim = arrays[a]->ndim - 2 > ndim ? arrays[a]->ndim - 2 : ndim;
@@ -339,7 +344,7 @@ class Validator : protected StoredViews {
     problem_.right = reach.right >= kMaxOffset + problem_.keys ? -1 : reach.right;
     problem_.offset_at_end = reach.offset_at_end != 0;
     problem_.leave_one_out = reach.leave_one_out != 0;
-    return segments() && intervals();
+    return segments() && intervals() && blocks() && neighborhood() && edges() && table();
   }
 
   bool mask(const fv_array& mask) {
@@ -378,8 +383,46 @@ class Validator : protected StoredViews {
     if (low == nullptr || high == nullptr) {
       return refuse(FV_VALUE_ERROR, "%s: got none, wanted both ends of the intervals", low == nullptr ? "low" : "high");
     }
+    const int64_t count = given_.reach.intervals;
+    if (count < 0) return refuse(FV_VALUE_ERROR, "intervals: got %lld, wanted a number >= 0", printable(count));
+    problem_.intervals = std::max<int64_t>(count, 1);
+    if (count > 1) return refuse(FV_VALUE_ERROR, "intervals: got %lld, wanted 0 or 1", printable(count));
+    const int64_t core[2] = {problem_.queries, count};
+    if (count > 0) return cells("low", *low, core, problem_.low) && cells("high", *high, core, problem_.high);
     return per_row("low", *low, problem_.queries, FV_INT64, problem_.low) &&
            per_row("high", *high, problem_.queries, FV_INT64, problem_.high);
+  }
+
+  // An int64 array (..., *core).
+  bool cells(const char* name, const fv_array& array, const int64_t* core, Operand& operand) {
+    if (!view(name, &array) || !of_dtype(name, array, FV_INT64)) return false;
+    if (array.ndim < 2 || array.shape[array.ndim - 2] != core[0] || array.shape[array.ndim - 1] != core[1]) {
+      return refuse(FV_VALUE_ERROR, "%s: got shape %s, wanted last axes %s", name, ShapeText(array).c_str(),
+                    ShapeText(core, 2).c_str());
+    }
+    place(array, 2, operand);
+    place_core(array, array.ndim - 2, operand);
+    return true;
+  }
+
+  bool blocks() {
+    if (given_.reach.blocks == nullptr) return true;
+    return refuse(FV_VALUE_ERROR, "blocks: got an array, which no kernel takes");
+  }
+
+  bool neighborhood() {
+    if (given_.reach.neighborhood == nullptr) return true;
+    return refuse(FV_VALUE_ERROR, "neighborhood: got an array, which no kernel takes");
+  }
+
+  bool edges() {
+    if (given_.reach.edge_begins == nullptr && given_.reach.edge_keys == nullptr) return true;
+    return refuse(FV_VALUE_ERROR, "edge_begins: got an array, which no kernel takes");
+  }
+
+  bool table() {
+    if (given_.reach.table == nullptr) return true;
+    return refuse(FV_VALUE_ERROR, "table: got an array, which no kernel takes");
   }
 
   bool centers() {

@@ -48,8 +48,6 @@ from ._blocks.self_attention import self_attention, self_attention_vjp
 from ._cache.cache import KVCache
 from ._categories import multinomial, multinomial_logpmf
 from ._draws import multinoulli
-from ._inputs.intervals import Intervals
-from ._inputs.packed import Packed
 from ._inputs.paged import Paged
 from ._inputs.quantized import Quantized, quantize
 from ._regression.regression import kernel_regression
@@ -64,6 +62,7 @@ from ._runtime.config import (
 )
 from ._runtime.paths import get_cmake_dir, get_include
 from ._runtime.public import publish as _publish
+from .rules import Intervals, Packed
 from .scores import (
     Additive,
     Bilinear,

@@ -39,6 +39,18 @@ class Options(TypedDict, total=False):
     centers: Array | None
     half_width: float | None
     leave_one_out: bool | None
+    intervals: int | None
+    blocks: Array | None
+    block_queries: int | None
+    block_keys: int | None
+    neighborhood: Array | None
+    edge_begins: Array | None
+    edge_keys: Array | None
+    edge_bias: Array | None
+    table: Array | None
+    query_places: Array | None
+    key_places: Array | None
+    undo: Any  # what Python does with the gradients
     sink: float | Array | None
     sigma: float | None
     dropout: tuple[float, tuple[int, int]] | None  # the rate, the key of its random numbers
@@ -103,6 +115,8 @@ class _Backward(Options, _Outputs, total=False):
     d_sink: Array | None
     d_centers: Array | None
     d_sigma: Array | None
+    d_table: Array | None
+    d_edge_bias: Array | None
 
 class _Moving(_Backward, _Tangents, total=False):
     t_output: Array

@@ -212,9 +212,9 @@ def test_a_bias_that_many_cells_share_loses_no_digits():
     _, found = gradients(fv.attention_vjp, (q, k, v), d_output, d_lse, mask=mask)
     wide = [x.astype(np.float64) for x in (q, k, v, d_output, d_lse)]
     _, wanted = gradients(fv.attention_vjp, wide[:3], *wide[3:], mask=mask)
-    # The cells of a query add up to numbers of about 1, each off by some roundings of 2^-24: 1e-6 at
-    # most, and of 1,000 queries, with either sign, sqrt(1000) as much. Summed cell by cell in
-    # float32 it would be 1e-4.
+    # The cells of a query add up to about 1, each off by some roundings of 2^-24: 1e-6 at most, and
+    # of 1,000 queries, with either sign, sqrt(1000) as much. Summed cell by cell in float32 it
+    # would be 1e-4.
     np.testing.assert_allclose(found.mask, wanted.mask, rtol=0, atol=3e-5)
 
 

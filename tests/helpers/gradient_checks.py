@@ -30,9 +30,12 @@ def gradients(function: Any, arrays: Any, d_output: Any, d_lse: Any = None, **ke
 
 
 def parts(found: Any) -> dict[str, np.ndarray]:
-    """All gradients by name, those of the score's parameters too."""
+    """All gradients by name, those of the parameters of a score and of rules too."""
     named = {}
-    for name, x in found._asdict().items():
+    every = found._asdict()
+    if isinstance(every.get("mask"), tuple):
+        every |= {f"mask.{n}": x for n, x in enumerate(every.pop("mask"))}
+    for name, x in every.items():
         if dataclasses.is_dataclass(x):
             fields = {f"{name}.{at.name}": getattr(x, at.name) for at in dataclasses.fields(x)}
             named |= {at: y for at, y in fields.items() if isinstance(y, np.ndarray | float)}
@@ -297,7 +300,7 @@ REACHES: dict[str, Any] = {
 
 
 def _intervals(at: Site) -> fv.Intervals:
-    low = at.rng.integers(-2, at.keys, (*at.lead, at.queries))
+    low = at.rng.integers(-2, at.keys, (*at.lead, at.queries, 1))
     return fv.Intervals(low, low + at.rng.integers(0, at.keys, low.shape))
 
 

@@ -65,7 +65,7 @@ def _float_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 def _intervals(at: Site, lead: tuple[int, ...]) -> fv.Intervals:
     """Of any length, up to a third of the keys, beyond both ends too."""
-    low = at.rng.integers(-3, at.keys + 3, (*lead, at.queries))
+    low = at.rng.integers(-3, at.keys + 3, (*lead, at.queries, 1))
     return fv.Intervals(low, low + at.rng.integers(-2, at.keys // 3 + 4, low.shape))
 
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.python
 MODULES = {
     "foveate": None,
     "foveate.scores": None,
+    "foveate.rules": None,
     "foveate.reference": None,
     "foveate.typing": None,
     "foveate.torch": "torch",

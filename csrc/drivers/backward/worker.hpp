@@ -379,7 +379,7 @@ class BackwardWorker {
   char *weights_, *d_scores_;
   char* link_kept_;
   T *row_, *scratch_, *zeros_;
-  double* mask_sum_;  // [key of a tile]
+  double* mask_sum_;               // [key of a tile]
   bool finite_[most_group_tiles];  // the keys of each tile
   uint32_t* bits_;
 };

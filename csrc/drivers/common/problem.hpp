@@ -12,6 +12,13 @@ namespace foveate {
 // Of a position of a query on the key axis; leaves room to add a few lengths without overflow.
 constexpr int64_t kMaxOffset = int64_t{1} << 61;
 
+// An axis along which queries and keys both stand, and which of its places a query sees round its own.
+struct NeighborAxis {
+  int64_t length, window, dilation;
+  bool causal;  // the last `window` places up to its own
+  bool clip;    // windows are cut off at the ends; else moved inwards
+};
+
 struct Problem {
   int lead_ndim = 0;  // leading axes of the output, outermost first
   int64_t lead_shape[FV_MAX_DIMS] = {};
@@ -47,6 +54,8 @@ struct Problem {
   Operand d_sink;              // one float64 a leading index
   Operand d_factors;           // (D,) float64: row_stride; the sum over everything
   Operand d_centers, d_sigma;  // (Lq,) float64: row_stride
+  Operand d_table;             // like the table, float64: a sum
+  Operand d_edge_bias;         // like the edges' bias, float64: a sum
 
   // tangents: how operands and, of the second order, the gradient of the output move, each optional; and the answers do
   Operand t_query, t_key, t_value;  // like query, key and value
@@ -74,10 +83,21 @@ struct Problem {
   Operand key_lengths;     // one int64 a leading index; optional (all keys)
   Operand query_segments;  // (Lq,) int64: row_stride; optional
   Operand key_segments;    // (Lk,) int64: row_stride; optional
-  Operand low, high;       // (Lq,) int64: row_stride; optional, together
-  Operand centers;         // (Lq,) float64: row_stride; optional
-  double half_width = 0;   // with centers: the keys j with |j - center| <= half_width
-  double sigma = 0;        // with centers, of a Gaussian round them that multiplies the weights; 0: none
+  Operand low, high;       // (Lq, intervals) int64; optional, together
+  int64_t intervals = 1;
+  Operand centers;        // (Lq,) float64: row_stride; optional
+  double half_width = 0;  // with centers: the keys j with |j - center| <= half_width
+  double sigma = 0;       // with centers, of a Gaussian round them that multiplies the weights; 0: none
+  Operand blocks;         // bool: a row for each block of queries, a column for each block of keys; optional
+  int64_t block_queries = 0, block_keys = 0;
+  int neighbor_axes = 0;  // 0: there is no neighborhood
+  NeighborAxis neighbor_axis[3] = {};
+  Operand edge_begins, edge_keys;  // (Lq + 1,) and (edges,) int64: row_stride; optional, together
+  Operand edge_bias;               // (edges,): row_stride; optional
+  int64_t edges = 0;
+  Operand table;  // (table_size,): row_stride; optional, with query_places (Lq,) and key_places (Lk,) int64: row_stride
+  int64_t table_size = 0;
+  Operand query_places, key_places;
 
   double dropout = 0;  // probability that a weight is 0, of numbers from `random`
 };

@@ -119,6 +119,26 @@ typedef struct fv_reach {
   const fv_array* high;
   const fv_array* centers; /* float64 (..., Lq): a query sees the keys |j - center| <= half_width */
   double half_width;       /* with centers: positive */
+  /* How many intervals a query has: low and high are (..., Lq, intervals), and it sees the keys of all of them. 0: one,
+   * and low and high are (..., Lq). */
+  int64_t intervals;
+  /* bool (..., ceil(Lq / block_queries), ceil(Lk / block_keys)): the queries of a block see the keys of those blocks that are
+   * True. */
+  const fv_array* blocks;
+  int64_t block_queries, block_keys;
+  /* int64 (axes, 5), contiguous, of 1 to 3 axes along which queries and keys both stand, the last one fastest: of each its
+   * length, window, dilation, whether it is causal, and whether windows are cut off at borders (1) or moved inwards (0). */
+  const fv_array* neighborhood;
+  /* Edges of a graph: query i sees the keys edge_keys[e], edge_begins[i] <= e < edge_begins[i + 1], and edge_bias[e] is
+   * added to their scores. int64 (Lq + 1,); int64 (edges,), no key twice for a query; float (..., edges), optional. */
+  const fv_array* edge_begins;
+  const fv_array* edge_keys;
+  const fv_array* edge_bias;
+  /* A bias by position: query i and key j add table[clip(query_places[i] - key_places[j], 0, n - 1)] to their score.
+   * float (..., n); int64 (..., Lq); int64 (..., Lk). */
+  const fv_array* table;
+  const fv_array* query_places;
+  const fv_array* key_places;
 } fv_reach;
 
 /* One problem: query (..., Lq, D), key (..., Lk, D), value (..., Lk, Dv). The leading axes of these, and of the arrays
@@ -199,6 +219,8 @@ typedef struct fv_gradients {
   const fv_array* factors;
   const fv_array* centers; /* (..., Lq), over all leading axes, float64 */
   const fv_array* sigma;   /* (..., Lq), over all leading axes, float64: the part of each query */
+  const fv_array* table; /* float64, of the shape of the reach's table, holding zeros: the gradient is added to them */
+  const fv_array* edge_bias; /* likewise, of its edge_bias */
 } fv_gradients;
 
 /* The gradients of fv_attention. out and lse are what it gave for the problem; d_out is the gradient of out, of its

@@ -14,6 +14,7 @@ import numpy as np
 
 from .._inputs.arrays import sum_to
 from .._inputs.types import Array
+from ..rules import RuleGradients
 from ..scores import score_object
 from ..scores._base import Need, Reduced, ScoreLike, needed
 from .gradients import Gradients
@@ -70,6 +71,10 @@ class Backward:
             outputs["d_value"] = np.zeros((*shared, *v.shape[-2:]), dtype_of(v, shared))
         if mask is not None and "mask" in wanted:
             outputs["d_mask"] = np.zeros(mask.shape, wide)
+        for name in ("table", "edge_bias"):
+            bias = getattr(problem.reach, name, None)
+            if bias is not None and "mask" in wanted:
+                outputs[f"d_{name}"] = np.zeros(bias.shape, np.float64)
         if need.factors and self.reduced.family != "inner":
             outputs["d_factors"] = np.zeros(q.shape[-1], np.float64)
         if problem.sink is not None and "sink" in wanted:
@@ -88,12 +93,12 @@ class Backward:
             def fit(name: str, x: Array | None, to: Any = dtype) -> Array | None:
                 return x.astype(to, copy=False) if x is not None and name in wanted else None
 
-            mask, sink = self._float_mask, self.problem.sink
+            sink = self.problem.sink
             return Gradients(
                 fit("query", d_query),
                 fit("key", d_key),
                 fit("value", _summed(outputs.d_value, self.problem.value.shape)),
-                None if mask is None else fit("mask", outputs.d_mask, mask.dtype),
+                self._undone_mask(outputs) if "mask" in wanted else None,
                 None if sink is None else _summed(outputs.d_sink, np.shape(sink)),
                 d_score() if d_score is not None and self._learns(wanted) else None,
             )
@@ -109,6 +114,14 @@ class Backward:
         if all(x is None for x in (*rows, outputs.d_factors)):
             return None, None, None
         return undo(*rows) if self.reduced.family == "inner" else undo(*rows, outputs.d_factors)
+
+    def _undone_mask(self, outputs: Outputs) -> Any:
+        """Return the gradient of what was given as `mask=`: an array, a rule, or a tuple."""
+        mask, reach = self._float_mask, self.problem.reach
+        d_mask = outputs.d_mask
+        if reach is None or reach.undo is None:
+            return None if mask is None or d_mask is None else d_mask.astype(mask.dtype, copy=False)
+        return reach.undo(d_mask, RuleGradients(outputs.d_table, outputs.d_edge_bias))
 
     def _learns(self, wanted: Collection[str]) -> bool:
         """Whether the gradients of the score's parameters are wanted; one by its name has none."""

@@ -73,6 +73,8 @@ class Outputs(NamedTuple):
     d_sink: Array | None = None
     d_centers: Array | None = None
     d_sigma: Array | None = None
+    d_table: Array | None = None
+    d_edge_bias: Array | None = None
 
 
 class Problem(NamedTuple):

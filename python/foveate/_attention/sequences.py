@@ -14,10 +14,10 @@ import numpy as np
 
 from .._inputs.arrays import compute_dtype, integers
 from .._inputs.few_bits import FewBits
-from .._inputs.packed import Packed
 from .._inputs.paged import Paged
 from .._inputs.reach import Reach, sides
 from .._inputs.types import Array
+from ..rules import Packed
 from ..scores import reduce
 from .problem import Problem
 

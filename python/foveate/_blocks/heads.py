@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from .._inputs.arrays import broadcast_together, broadcasts_into, integer, integers, reals
-from .._inputs.intervals import Intervals
+from .._inputs.masks import parted, parts_of
 from .._inputs.options import AttentionOptions
-from .._inputs.packed import Packed
-from .._inputs.reach import ids_of, mask_of, offset_of, parted
+from .._inputs.reach import ids_of, mask_of, offset_of
 from .._inputs.types import Array
+from ..rules import Intervals, Packed, Rule
 
 
 def check_heads(num_heads: object, num_kv_heads: object) -> tuple[int, int]:
@@ -162,7 +162,9 @@ def _reach_with_heads(
     if rule is not None:
         if not isinstance(rule, Packed):  # which has no leading axes
             low, high = rule.of_rows(queries)
-            rule = Intervals(inserted("low", low, queries), inserted("high", high, queries))
+            count = low.shape[-1]
+            ends = inserted("low", low, queries, count), inserted("high", high, queries, count)
+            rule = Intervals(*ends)
         keywords["mask"] = (rule, *([keywords["mask"]] if mask is not None else []))
     if offset is not None:
         keywords["offset"] = inserted("offset", offset_of(offset))
@@ -203,8 +205,8 @@ def lead_with(lead: tuple[int, ...], options: AttentionOptions) -> tuple[int, ..
     own_axes = {
         "mask": 4,
         "segments": 3,
-        "low": 3,
-        "high": 3,
+        "low": 4,
+        "high": 4,
         "offset": 2,
         "key_lengths": 2,
         "sink": 2,
@@ -224,3 +226,17 @@ def lead_with(lead: tuple[int, ...], options: AttentionOptions) -> tuple[int, ..
                 )
             lead = np.broadcast_shapes(lead, others)
     return lead
+
+
+def array_part(gradient: Any) -> Any:
+    """Return the gradient of the array in a mask; None: there is none."""
+    parts = gradient if isinstance(gradient, tuple) else (gradient,)
+    return next((x for x in parts if isinstance(x, np.ndarray)), None)
+
+
+def as_given(gradient: Any, mask: Any) -> Any:
+    """Give the gradient of the array in a mask the form of the mask: a tuple has None for rules."""
+    parts = parts_of(mask)
+    if parts is not mask:
+        return gradient
+    return tuple(None if isinstance(x, Rule) else gradient for x in parts)

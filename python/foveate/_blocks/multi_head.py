@@ -21,7 +21,15 @@ from .._inputs.arrays import compute_dtype, float_arrays, like, room_for, rounde
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
 from .._inputs.types import Array, ArrayLike, Int
-from .heads import check_heads, join_heads, lead_with, split_heads, with_heads
+from .heads import (
+    array_part,
+    as_given,
+    check_heads,
+    join_heads,
+    lead_with,
+    split_heads,
+    with_heads,
+)
 from .projection import Projection, Projections, check_columns, rows_of
 
 if TYPE_CHECKING:
@@ -212,10 +220,12 @@ def multi_head_attention_vjp(
             if inner:
                 found = pull(block.split(block.output.d_rows(d_out)))
                 made |= block.inputs.gradients(wanted, map(join_heads, found[:3]))
-                made |= {"score": found.score, "mask": found.mask, "sink": found.sink}
+                made |= {"score": found.score, "sink": found.sink}
+                made["mask"] = array_part(found.mask)
                 for name, shape in block.shapes.items():  # without the axes of the heads
                     if made[name] is not None:
                         made[name] = made[name].reshape(shape)
+                made["mask"] = as_given(made["mask"], options.get("mask"))
             if "wo" in wanted:
                 made["wo"] = block.output.d_weight(d_out)
             if "bo" in wanted:

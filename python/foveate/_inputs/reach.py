@@ -5,17 +5,20 @@ The extension checks what depends on the leading axes, and the values.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import FLOATS, array_or_list, integer, integers, native
-from .intervals import Intervals
-from .packed import Packed
+from ..rules import Packed, Rule
+from ..rules._base import ReducedRule
+from . import masks
+from .arrays import integer, integers
+from .masks import Mask, rules_of
+from .masks import array_of as mask_of
 from .paged import Paged
-from .types import Array, ArrayLike
+from .types import Array
 
-Mask: TypeAlias = ArrayLike | Intervals | tuple[ArrayLike | Intervals, ...]
+__all__ = ["Mask", "mask_of"]
 
 # The arrays of a reach, and how many of their axes stand behind the leading ones.
 AXES_BEHIND = {
@@ -27,6 +30,11 @@ AXES_BEHIND = {
     "low": 1,
     "high": 1,
     "centers": 1,
+    "blocks": 2,
+    "edge_bias": 1,
+    "table": 1,
+    "query_places": 1,
+    "key_places": 1,
 }
 
 
@@ -43,11 +51,24 @@ class Reach(NamedTuple):
     key_lengths: int | Array | None = None
     query_segments: Array | None = None
     key_segments: Array | None = None
-    low: Array | None = None  # (..., Lq), with high: the keys low <= j < high
+    low: Array | None = None  # (..., Lq), with high: the keys low <= j < high; (..., Lq, intervals)
     high: Array | None = None
     centers: Array | None = None  # (..., Lq), float64
     half_width: float | None = None  # with centers
     leave_one_out: bool = False
+    intervals: int | None = None  # of each query; None: one
+    # what rules say by other means, as in `ReducedRule`
+    blocks: Array | None = None
+    block_queries: int | None = None
+    block_keys: int | None = None
+    neighborhood: Array | None = None
+    edge_begins: Array | None = None
+    edge_keys: Array | None = None
+    edge_bias: Array | None = None
+    table: Array | None = None
+    query_places: Array | None = None
+    key_places: Array | None = None
+    undo: masks.Undo | None = None  # of the gradients of these and of the mask
 
     @property
     def is_of_keys_alone(self) -> bool:
@@ -56,15 +77,32 @@ class Reach(NamedTuple):
         if self.leave_one_out or not (mask is None or mask.ndim < 2 or mask.shape[-2] == 1):
             return False
         of_positions = (self.left, self.right, self.query_segments, self.low, self.centers)
-        return all(x is None for x in of_positions)
+        of_rules = (self.blocks, self.neighborhood, self.edge_begins, self.table)
+        return all(x is None for x in (*of_positions, *of_rules))
 
     @property
     def leading_axes(self) -> list[tuple[int, ...]]:
         """Those of each array."""
-        arrays = ((getattr(self, name), behind) for name, behind in AXES_BEHIND.items())
+        ends = ("low", "high") if self.intervals else ()
+        arrays = (
+            (getattr(self, name), behind + (name in ends)) for name, behind in AXES_BEHIND.items()
+        )
         return [
             x.shape[: max(0, x.ndim - behind)] for x, behind in arrays if isinstance(x, np.ndarray)
         ]
+
+    def with_rule(self, rule: ReducedRule, undo: masks.Undo | None) -> Reach:
+        """Take in what a rule was reduced to."""
+        parts = rule._replace(undo=None)._asdict()
+        if rule.low is not None and rule.high is not None:
+            count = rule.low.shape[-1]
+            if count > 1:
+                parts["intervals"] = count
+            elif count == 1:
+                parts |= {"low": rule.low[..., 0], "high": rule.high[..., 0]}
+            else:  # no interval: an empty one
+                parts |= dict.fromkeys(("low", "high"), np.zeros(rule.low.shape[:-1], np.int64))
+        return self._replace(**{**parts, "undo": undo})
 
 
 ALL_KEYS = Reach()
@@ -101,51 +139,48 @@ def resolve(
     left, right = (None, None) if window is None else sides(window)
     if causal:
         right = 0
-    rule, mask = parted(mask)
-    if isinstance(rule, Packed):
-        rule = packed(rule, query, key, left, right, offset)
+    rules = rules_of(mask)
+    if any(isinstance(x, Packed) for x in rules):
+        rules, mask = packed(mask, query, key, left, right, offset)
         left = right = offset = None
     elif offset is None and (causal or window is not None):
         _refuse_unequal_lengths("causal" if causal else "window", query, key)
+    elif offset is None and any(x.by_position for x in rules):
+        _refuse_unequal_lengths("mask", query, key)
     query_segments = key_segments = None
     if segments is not None:
         query_segments, key_segments = _segments(segments, query, key)
-    return Reach(
-        None if mask is None else mask_of(mask),
-        left,
-        right,
-        None if offset is None else offset_of(offset),
-        None if key_lengths is None else integers("key_lengths", key_lengths),
-        query_segments,
-        key_segments,
-        *(() if rule is None or query.ndim < 2 else rule.of_rows(query.shape[-2])),
-    )
+    lengths = None if key_lengths is None else integers("key_lengths", key_lengths)
+    offset = None if offset is None else offset_of(offset)
+    if not rules and not isinstance(mask, tuple):
+        taken = masks.Taken(None if mask is None else mask_of(mask), ReducedRule(), None)
+    elif query.ndim < 2 or key.ndim < 2:
+        return Reach()  # the extension refuses what is not a matrix
+    else:
+        at = offset_at(offset, lengths, query.shape[-2], key.shape[-2])
+        taken = masks.take(mask, query.shape[-2], key.shape[-2], at)
+    reach = Reach(taken.mask, left, right, offset, lengths, query_segments, key_segments)
+    return reach if taken.undo is None else reach.with_rule(taken.rule, taken.undo)
 
 
-def parted(mask: Any) -> tuple[Intervals | None, Any]:
-    """Part a mask into its rule and its array; None: there is none.
-
-    Raises
-    ------
-    ValueError
-        For more than one of a kind.
-    """
-    parts = mask if isinstance(mask, tuple) else (mask,)
-    rules = [x for x in parts if isinstance(x, Intervals)]
-    if not rules:
-        return None, mask
-    arrays = [x for x in parts if not isinstance(x, Intervals)]
-    if len(rules) > 1 or len(arrays) > 1:
-        raise ValueError(
-            f"mask: got {len(rules)} rules and {len(arrays)} arrays, wanted one of each at most"
-        )
-    return rules[0], arrays[0] if arrays else None
+def offset_at(
+    offset: int | str | Array | None, lengths: int | Array | None, queries: int, keys: int
+) -> Any:
+    """Return where query 0 stands: an int, or an int array over leading axes."""
+    if not isinstance(offset, str):
+        return 0 if offset is None else offset
+    return (keys if lengths is None else lengths) - queries
 
 
 def packed(
-    rule: Packed, query: Any, key: Any, left: int | None, right: int | None, offset: object
-) -> Packed:
-    """Take the sides of a window into a rule that begins positions anew in each sequence.
+    mask: Any, query: Any, key: Any, left: int | None, right: int | None, offset: object
+) -> tuple[tuple[Rule, ...], Any]:
+    """Take the sides of a window into the rule that begins positions anew in each sequence.
+
+    Returns
+    -------
+    rules : tuple of Rule
+    mask : the mask with that rule in place of the one that came
 
     Raises
     ------
@@ -161,26 +196,16 @@ def packed(
         raise ValueError(
             "mask: got Packed with keys in pages, which `attention` alone takes together"
         )
-    if query.ndim >= 2 and key.ndim >= 2:  # the extension refuses what is not a matrix
-        rule.check(query.shape[-2], key.shape[-2])
-    return rule.with_sides(left, right)
 
+    def with_sides(part: Any) -> Any:
+        if not isinstance(part, Packed):
+            return part
+        if query.ndim >= 2 and key.ndim >= 2:  # the extension refuses what is not a matrix
+            part.check(query.shape[-2], key.shape[-2])
+        return part.with_sides(left, right)
 
-def mask_of(mask: object) -> Array:
-    """Take a mask.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For what is no array, or neither of bools nor of floats.
-    """
-    array = array_or_list("mask", mask, "a bool or float array")
-    if array.dtype != np.bool_ and array.dtype.name not in FLOATS:
-        raise TypeError(
-            f"mask: got dtype {array.dtype}, wanted bool (True = may attend) or a float dtype "
-            f"(added to the scores): {', '.join(FLOATS)}"
-        )
-    return native(array)
+    mask = tuple(map(with_sides, mask)) if isinstance(mask, tuple) else with_sides(mask)
+    return rules_of(mask), mask
 
 
 def sides(window: object) -> tuple[int | None, int | None]:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._inputs.arrays import FLOATS
-from .._inputs.intervals import Intervals
-from .._inputs.packed import Packed
-from .._inputs.reach import packed, parted, sides
+from .._inputs.masks import parted, parts_of
+from .._inputs.reach import packed, sides
+from ..rules import Intervals, Packed
 
 _FARTHEST = 2**62  # farther than any axis is long
 _LARGEST = 2**31 - 1  # of the integers that JAX has unless it is told otherwise
@@ -48,11 +48,11 @@ def resolve(
     if causal:
         right = 0
     queries, keys = query.shape[-2], key.shape[-2]
-    rule, mask = parted(mask)
-    if isinstance(rule, Packed):
-        rule = packed(rule, query, key, left, right, offset)
+    if any(isinstance(x, Packed) for x in parts_of(mask)):
+        mask = packed(mask, query, key, left, right, offset)[1]
         left = right = offset = window = None
         causal = False
+    rule, mask = parted(mask)
     if offset is None and (causal or window is not None) and queries != keys:
         raise ValueError(
             f"offset: got none with {queries} queries and {keys} keys, wanted offset=0 (the first "
@@ -136,5 +136,5 @@ def _segments(segments: Any, queries: int, keys: int) -> dict[str, Any]:
 
 
 def _intervals(rule: Intervals, queries: int) -> dict[str, Any]:
-    low, high = (np.clip(x, 0, _LARGEST).astype(np.int32) for x in rule.of_rows(queries))
+    low, high = (np.clip(x, 0, _LARGEST).astype(np.int32) for x in rule.one_of_rows(queries))
     return {"low": jnp.asarray(low), "high": jnp.asarray(high)}

@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
-from .._inputs.packed import Packed
 from .._inputs.paged import Paged
 from .._inputs.quantized import Quantized
 from .._inputs.signatures import with_options
+from ..rules import Packed
 from ..scores._base import ScoreLike
 from ._dropout import factors_of
 from ._reach import bias_of, lead_of, narrowed, per_lead, reach
@@ -37,10 +37,10 @@ def logits_of(
     if softcap:
         cap = dtype.type(softcap)
         logits = cap * np.tanh(logits / cap)
-    bias = bias_of(reaches.get("mask"))
+    queries, keys = query.shape[-2], key.shape[-2]
+    bias = bias_of(**{"mask": None, **reaches}, queries=queries, keys=keys)
     if bias is not None:
         logits = logits + narrowed(bias, dtype)
-    queries, keys = query.shape[-2], key.shape[-2]
     seen = reach(lead, queries, keys, **reaches)
     return np.where(seen, logits, -np.inf).astype(logits.dtype), seen
 

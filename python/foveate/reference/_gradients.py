@@ -23,7 +23,7 @@ from ..scores._base import ScoreLike
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
 from ._quiet import quiet
-from ._reach import bias_of, lead_of, narrowed, per_lead, reach
+from ._reach import lead_of, narrowed, per_lead, reach, undo_bias
 from ._rows import compute_dtype, floats, sum_to
 from ._score import check_undo, with_gradients
 from ._select import over_queries, weighted_sum
@@ -77,7 +77,6 @@ def attention_vjp(
         weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, **reaches)
         factors = factors_of(dropout, rng, seen.shape, wide)
         output = weighted_sum(weights * factors, seen, v.astype(wide))
-        bias = bias_of(reaches.get("mask"))
 
     @quiet
     def pullback(d_output: ArrayLike, d_lse: ArrayLike | None = None) -> Gradients:
@@ -89,7 +88,7 @@ def attention_vjp(
             d_weights = factors * (d_out @ np.swapaxes(v.astype(wide), -1, -2))
             d_logits = np.where(seen, weights * (d_weights - shift[..., None]), 0)
             d_value = over_queries(weights * factors, seen, d_out)
-            found = through_logits(q, k, score, softcap, bias, d_logits, seen)
+            found = through_logits(q, k, score, softcap, d_logits, seen, **reaches)
             found["value"] = sum_to(d_value, v.shape).astype(dtype)
             if sink is not None:
                 logit = narrowed(per_lead(sink, lead)[..., 0], wide)
@@ -105,9 +104,9 @@ def through_logits(
     key: Array,
     score: Any,
     softcap: float | None,
-    bias: Array | None,
     d_logits: Array,
     seen: Array,
+    **reaches: Any,
 ) -> dict[str, Any]:
     """Give the gradients of query, key, score and mask, by name, from those of the logits."""
     d_scores = d_logits
@@ -121,6 +120,5 @@ def through_logits(
         "key": sum_to(d_key, key.shape).astype(key.dtype),
         "score": None if isinstance(score, str) else d_score,
     }
-    if bias is not None:
-        found["mask"] = sum_to(d_logits, bias.shape).astype(bias.dtype)
+    found["mask"] = undo_bias(d_logits, **{"mask": None, **reaches})
     return found

@@ -25,7 +25,7 @@ from ._attention import weights_of
 from ._gradients import through_logits
 from ._hard import hard_attention
 from ._quiet import quiet
-from ._reach import bias_of, reach
+from ._reach import reach
 from ._rows import compute_dtype, floats, sum_to
 from ._sampling import shape_of
 from ._score import check_undo
@@ -110,7 +110,6 @@ def choices_pull(
     lead, wide = index.shape[:-2], compute_dtype(query.dtype)
     with np.errstate(all="ignore"):
         weights, _, seen = weights_of(query, key, lead, score, softcap, None, **reaches)
-    bias = bias_of(reaches.get("mask"))
     chosen = index >= 0
     *rows, _ = np.nonzero(chosen)
     cells = (*rows, index[chosen])  # leading indices, query and key of each choice
@@ -124,7 +123,7 @@ def choices_pull(
             np.add.at(d_logits, cells, signal[chosen])
             d_logits -= weights * signal.sum(axis=-1, keepdims=True)
             d_logits = np.where(seen, d_logits, 0)
-            found = through_logits(query, key, score, softcap, bias, d_logits, seen)
+            found = through_logits(query, key, score, softcap, d_logits, seen, **reaches)
             found["value"] = sum_to(d_value, value.shape).astype(query.dtype)
         return found
 

@@ -84,7 +84,7 @@ def local_attention_vjp(
             d_weights = np.where(seen, d_out @ np.swapaxes(v.astype(wide), -1, -2), 0)
             d_logits = np.where(seen, weights * (factor * d_weights - delta), 0)
             d_value = over_queries(weights * factor, seen, d_out)
-            found = through_logits(q, k, score, softcap, None, d_logits, seen)
+            found = through_logits(q, k, score, softcap, d_logits, seen)
             found["value"] = sum_to(d_value, v.shape).astype(dtype)
             if near.sigma is not None:
                 cells = weights * factor * d_weights

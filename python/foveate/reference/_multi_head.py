@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import MultiHeadGradients, MultiHeadInput, Names, names_of
-from .._inputs.intervals import Intervals
+from .._inputs.masks import parts_of
 from .._inputs.options import AttentionOptions
-from .._inputs.reach import parted
 from .._inputs.signatures import with_options
+from ..rules import Intervals, Packed
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._quiet import quiet
@@ -152,11 +152,17 @@ def multi_head_attention_vjp(
                  if given[at] is not None}  # fmt: skip
         found["score"] = inner.score
         for at in ("mask", "sink"):
-            d = getattr(inner, at)
-            found[at] = None if d is None else d.reshape(np.shape(parted(options[at])[1]))
+            found[at] = _shaped_as(getattr(inner, at), options.get(at))
         return MultiHeadGradients(**{at: d for at, d in found.items() if at in wanted})
 
     return output.astype(dtype), pullback
+
+
+def _shaped_as(d: Any, given: Any) -> Any:
+    """Give a gradient, or a tuple of such, the shape of what it is one of."""
+    if isinstance(d, tuple):
+        return tuple(map(_shaped_as, d, given))
+    return None if d is None else d.reshape(np.shape(given))
 
 
 def _operands(
@@ -193,19 +199,24 @@ def options_of_heads(batch: int, queries: int, **options: Any) -> dict[str, Any]
             return x
         return np.expand_dims(np.asarray(x), -1 - own)
 
-    rule, mask = parted(options.get("mask"))
-    if rule is not None:
-        options["mask"] = mask
+    def of_mask(part: Any) -> Any:
+        if isinstance(part, Packed):
+            return part
+        if isinstance(part, Intervals):
+            return Intervals(*(lengthened(ends, 2) for ends in part.of_rows(queries)))
+        return part if np.ndim(part) >= batch + 3 else lengthened(part, 2)
+
     made = dict(options)
-    for name, own in {"mask": 2, "offset": 0, "key_lengths": 0, "segments": 1}.items():
+    for name, own in {"offset": 0, "key_lengths": 0, "segments": 1}.items():
         x: Any = options.get(name)
         if name == "segments" and isinstance(x, tuple):
             made[name] = tuple(lengthened(ids, own) for ids in x)
-        elif name in options and not (name == "mask" and np.ndim(x) >= batch + 3):
+        elif name in options:
             made[name] = lengthened(x, own)
-    if rule is not None:
-        rule = Intervals(*(lengthened(ends, 1) for ends in rule.of_rows(queries)))
-        made["mask"] = (rule, *([] if mask is None else [made["mask"]]))
+    if "mask" in options:
+        given = parts_of(options["mask"])
+        parts = tuple(map(of_mask, given))
+        made["mask"] = parts if given is options["mask"] else next(iter(parts), None)
     return made
 
 

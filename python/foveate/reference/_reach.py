@@ -7,29 +7,95 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._inputs.packed import Packed
-from .._inputs.reach import Mask, parted
+from .._inputs.masks import Mask, parts_of
+from .._inputs.reach import offset_at
+from ..rules import Packed, Rule
+from ._rows import sum_to
 
 Array = NDArray[Any]
 
 FARTHEST = 2**61  # of an offset: positions, and a window round them, stay within int64
 
 
-def bias_of(mask: Mask | None) -> Array | None:
-    """Return what is added to the scores: a float mask is; a bool mask or a rule is not.
+def dense_parts(
+    mask: Mask | None,
+    queries: int,
+    keys: int,
+    offset: ArrayLike | str | None = None,
+    key_lengths: ArrayLike | None = None,
+    **_rest_of_reach: Any,
+) -> list[Array]:
+    """Return the parts of a mask as arrays, of rules what they stand for.
+
+    Of packed sequences it is what they see without a window.
+
+    Examples
+    --------
+    >>> dense_parts((Packed([0, 1, 2]), np.zeros(2)), 2, 2)
+    [array([[ True, False],
+           [False,  True]]), array([0., 0.])]
+    """
+    lengths = None if key_lengths is None else _int64(key_lengths)
+    given = offset if offset is None or isinstance(offset, str) else _int64(offset)
+    at = offset_at(given, lengths, queries, keys)
+    parts = parts_of(mask)
+    return [x.dense(queries, keys, at) if isinstance(x, Rule) else _array_of(x) for x in parts]
+
+
+def _array_of(mask: Any) -> Array:
+    array = np.asarray(mask)
+    if np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.complexfloating):
+        raise TypeError(f"mask: got dtype {array.dtype}, wanted bool or float")
+    return array
+
+
+def bias_of(mask: Mask | None, queries: int = 0, keys: int = 0, **rest: Any) -> Array | None:
+    """Return what is added to the scores: float masks and biases are; None: there are none.
+
+    Parameters
+    ----------
+    mask : as for `reach`
+    queries, keys : Lq and Lk, where there are rules
+    rest : offset and key_lengths, as for `reach`
 
     Examples
     --------
     >>> bias_of(np.array([True, False])) is None
     True
     """
-    _, mask = parted(mask)
-    array = np.asarray(mask)
-    if mask is None or array.dtype == np.bool_:
-        return None
-    if np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.complexfloating):
-        raise TypeError(f"mask: got dtype {array.dtype}, wanted bool or float")
-    return array
+    floats = [x for x in dense_parts(mask, queries, keys, **rest) if x.dtype != np.bool_]
+    if len(floats) <= 1:
+        return floats[0] if floats else None
+    with np.errstate(all="ignore"):  # of inf and -inf
+        return np.asarray(sum(floats[1:], start=floats[0]))
+
+
+def undo_bias(
+    d_logits: Array, mask: Mask | None, offset: Any = None, key_lengths: Any = None, **_rest: Any
+) -> Any:
+    """Return the gradient of a mask, as it was given, from those of the logits; None: it has none.
+
+    Parameters
+    ----------
+    d_logits : array (..., Lq, Lk)
+    mask, offset, key_lengths : as for `reach`
+    """
+    queries, keys = d_logits.shape[-2:]
+    lengths = None if key_lengths is None else _int64(key_lengths)
+    given = offset if offset is None or isinstance(offset, str) else _int64(offset)
+    at = offset_at(given, lengths, queries, keys)
+
+    def of_part(part: Any) -> Any:
+        if isinstance(part, Rule):
+            return part.undo_dense(d_logits, queries, keys, at)
+        array = _array_of(part)
+        if array.dtype == np.bool_:
+            return None
+        return sum_to(d_logits, array.shape).astype(array.dtype)
+
+    parts = parts_of(mask)
+    found = tuple(map(of_part, parts))
+    return found if parts is mask else found[0] if found else None
 
 
 def narrowed(x: Array, dtype: Any) -> Array:
@@ -73,17 +139,15 @@ def lead_of(
     """
     ids = segments if isinstance(segments, tuple) else (segments,)
     positions = None if isinstance(offset, str) else offset
-    rule, mask = parted(mask)
+    shapes = [x.shape[:-2] for x in operands]
+    rows = operands[0].shape[-2], operands[1 % len(operands)].shape[-2]
+    shapes += [x.shape[:-2] for x in dense_parts(mask, *rows, offset, key_lengths)]
     pairs = (
-        (mask, 2),
         *((x, 1) for x in (*ids, centers)),
         (positions, 0),
         (key_lengths, 0),
         (sink, 0),
     )
-    shapes = [x.shape[:-2] for x in operands]
-    if rule is not None:
-        shapes += [x.shape[:-1] for x in rule.of_rows(operands[0].shape[-2])]
     shapes += [np.shape(x)[: max(0, np.ndim(x) - own)] for x, own in pairs if x is not None]
     return np.broadcast_shapes(*shapes)
 
@@ -109,7 +173,7 @@ def reach(
     lead : the leading axes of the problem, as `lead_of` gives them
     queries, keys : Lq and Lk
     mask : array that broadcasts to (..., Lq, Lk); False, or -inf in a float mask, is not seen; or a
-        rule, which says it by `dense`; or a tuple of both
+        rule, which says it by `dense`; or a tuple of such
     causal : query i, which stands at key i + offset, sees no key beyond
     window : int for both sides or (left, right), None = unbounded: query i sees the keys
         i + offset - left <= j <= i + offset + right
@@ -138,17 +202,18 @@ def reach(
     seen = np.ones((*lead, queries, keys), np.bool_)
     i, j = np.arange(queries)[:, None], np.arange(keys)
 
-    rule, mask = parted(mask)
-    if isinstance(rule, Packed):
+    rules = [x for x in parts_of(mask) if isinstance(x, Rule)]
+    for rule in rules:
+        if not isinstance(rule, Packed):
+            continue
         if offset is not None and offset != "end":
             raise ValueError(f"offset: got {offset!r} with a Packed mask, wanted none")
         seen &= within_sequences(rule, queries, keys, causal, window)
         causal, window = False, None
-    elif rule is not None:
-        seen &= rule.dense(queries, keys)
-    if mask is not None:
-        bias = bias_of(mask)
-        seen &= np.asarray(mask) if bias is None else bias != -np.inf
+    if offset is None and queries != keys and any(rule.by_position for rule in rules):
+        raise ValueError(f"offset: got none with Lq = {queries} and Lk = {keys}, wanted one")
+    for part in dense_parts(mask, queries, keys, offset, key_lengths):
+        seen &= part if part.dtype == np.bool_ else part != -np.inf
 
     lengths = np.broadcast_to(keys if key_lengths is None else _int64(key_lengths), lead)
     if np.any((lengths < 0) | (lengths > keys)):

@@ -16,7 +16,7 @@ from . import (
     _soft,  # noqa: F401  (registers the operators)
 )
 from ._derivatives import is_forward_mode, named
-from ._problem import state
+from ._problem import REACH, state
 from ._reach import Mask, resolve
 from ._scores import reduce
 from ._stored import Stored
@@ -319,7 +319,7 @@ def _plain_reach(options: Options) -> tuple[Tensor | None, bool] | None:
         return None
     if reach is None:
         return None, False
-    mask, left, right, *others, leaves_out = reach
+    mask, left, right, *others, leaves_out = reach[: len(REACH)]
     if left is not None or right not in (None, 0) or leaves_out:
         return None
     return None if any(x is not None for x in others) else (mask, right == 0)

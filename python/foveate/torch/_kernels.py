@@ -14,7 +14,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn import Parameter
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from .._inputs.intervals import Intervals
+from ..rules import Intervals
 from ._attention import attention
 from ._derivatives import is_forward_mode
 from ._explain import left, ran

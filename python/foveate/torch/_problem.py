@@ -40,9 +40,10 @@ ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     float? half_width=None, bool leave_one_out=False, bool offset_at_end=False,
     float? softcap=None, Tensor? sink=None, Tensor? sigma=None, float dropout=0.0,
     Tensor? seed=None, str? link=None, float link_parameter=0.0"""
+REACH = Reach._fields[: Reach._fields.index("intervals")]
 NAMES = names_of(ARGUMENTS)
 COUNT = len(NAMES)
-_AFTER_REACH = NAMES[NAMES.index(Reach._fields[-1]) + 1 :]
+_AFTER_REACH = NAMES[NAMES.index(REACH[-1]) + 1 :]
 
 # How many axes of a tensor of a problem stand behind the leading ones; and what holds for all.
 BEHIND = {"query": 2, "key": 2, "value": 2, **AXES_BEHIND, "sink": 0}
@@ -62,7 +63,7 @@ def state(
     """Give the arguments of the operators, from a reach whose arrays are tensors."""
     reach = reach or Reach()
     at_end = isinstance(reach.offset, str)
-    parts = [None if isinstance(x, str) else x for x in reach] if at_end else reach
+    parts = [None if isinstance(x, str) else x for x in reach[: len(REACH)]]
     query, key, *formula = reduced[:5]
     link = reduced.link or (None, 0.0)
     return (
@@ -98,10 +99,10 @@ def backward_of(
     q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
     given = None if factors is None else as_array("factors", factors)
     score, reduced = stated_score(q, k, scale, family, given)
-    parts: list[Any] = [_as_it_is(*pair) for pair in zip(Reach._fields, others, strict=False)]
-    stated = dict(zip(_AFTER_REACH, others[len(Reach._fields) :], strict=False))
+    parts: list[Any] = [_as_it_is(*pair) for pair in zip(REACH, others, strict=False)]
+    stated = dict(zip(_AFTER_REACH, others[len(REACH) :], strict=False))
     if stated.get("offset_at_end"):
-        parts[Reach._fields.index("offset")] = "end"
+        parts[REACH.index("offset")] = "end"
     sigma = stated.get("sigma")
     link = stated.get("link")
     if link is not None:

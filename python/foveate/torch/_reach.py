@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
-from .._inputs.intervals import Intervals
-from .._inputs.packed import Packed
-from .._inputs.reach import Reach, packed, parted, sides
+from .._inputs.masks import parted, parts_of
+from .._inputs.reach import Reach, packed, sides
+from ..rules import Intervals, Packed
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
 
 Mask: TypeAlias = Tensor | Intervals | tuple[Tensor | Intervals, ...]
@@ -47,11 +47,11 @@ def resolve(
     left, right = (None, None) if window is None else map(bounded, sides(window))
     if causal:
         right = 0
-    rule, mask = parted(mask)
-    if isinstance(rule, Packed):
-        rule = packed(rule, query, key, left, right, offset)
+    if any(isinstance(x, Packed) for x in parts_of(mask)):
+        mask = packed(mask, query, key, left, right, offset)[1]
         left = right = offset = window = None
         causal = False
+    rule, mask = parted(mask)
     if isinstance(mask, CausalBias):
         is_alone = not causal and window is None and offset is None
         mask, right, offset = _triangle(mask, query, key, is_alone, right, offset)
@@ -73,7 +73,7 @@ def resolve(
         offset if offset is None or isinstance(offset, str) else integers("offset", offset),
         None if key_lengths is None else integers("key_lengths", key_lengths),
         *pair,
-        *(() if rule is None else map(_copied, rule.of_rows(query.shape[-2]))),
+        *(() if rule is None else map(_copied, rule.one_of_rows(query.shape[-2]))),
     )
     return Reach(*parts)
 

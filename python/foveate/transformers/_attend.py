@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .._inputs.intervals import Intervals
+from ..rules import Intervals
 from ..scores import ScaledDot
 from ..torch import attention
 from ._cached import attend_cached, attend_outside, is_cached
@@ -176,7 +176,7 @@ def _over_heads(reach: Reach, groups: tuple[int, ...], q_length: int) -> Reach:
             ids = valid.to(torch.int64)
             reach["segments"] = (ids.new_ones(q_length), ids)
     if low is not None:
-        ends = (x.reshape(-1, *ones, x.shape[-1]).numpy() for x in (low, high))
+        ends = (x.reshape(-1, *ones, x.shape[-1], 1).numpy() for x in (low, high))
         cells = reach.get("mask")
         rule = Intervals(*ends)
         reach["mask"] = rule if cells is None else (rule, cells)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._inputs.intervals import Intervals
+from ..rules import Intervals
 from ..scores import ScaledDot
 from ..torch import attention
 from ..torch._weights import weights

@@ -75,6 +75,17 @@ cdef extern from "foveate/foveate.h" nogil:
         const fv_array* high
         const fv_array* centers
         double half_width
+        int64_t intervals
+        const fv_array* blocks
+        int64_t block_queries
+        int64_t block_keys
+        const fv_array* neighborhood
+        const fv_array* edge_begins
+        const fv_array* edge_keys
+        const fv_array* edge_bias
+        const fv_array* table
+        const fv_array* query_places
+        const fv_array* key_places
 
     ctypedef struct fv_problem:
         const fv_array* query
@@ -102,6 +113,8 @@ cdef extern from "foveate/foveate.h" nogil:
         const fv_array* factors
         const fv_array* centers
         const fv_array* sigma
+        const fv_array* table
+        const fv_array* edge_bias
 
     ctypedef struct fv_tangents:
         const fv_array* query

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import integers
-from .intervals import Intervals
-from .types import Array, IntArrayLike
+from .._inputs.arrays import integers
+from .._inputs.types import Array, IntArrayLike
+from ._intervals import Intervals
 
 _FARTHEST = 2**61  # sides stay within int64
 
@@ -98,12 +98,12 @@ class Packed(Intervals):
     @property
     def low(self) -> Array:
         """The first key that a query sees, of the queries up to the end of the last sequence."""
-        return self.of_rows(int(self.query_offsets[-1]))[0]
+        return self.of_rows(int(self.query_offsets[-1]))[0][..., 0]
 
     @property
     def high(self) -> Array:
         """The key after the last one that a query sees."""
-        return self.of_rows(int(self.query_offsets[-1]))[1]
+        return self.of_rows(int(self.query_offsets[-1]))[1][..., 0]
 
     def with_sides(self, left: int | None, right: int | None) -> Packed:
         """Take in how far a query sees to both sides of its position in its own sequence."""
@@ -131,7 +131,7 @@ class Packed(Intervals):
                 )
 
     def of_rows(self, queries: int) -> tuple[Array, Array]:
-        """Give both ends for so many queries, (Lq,).
+        """Give both ends for so many queries, (Lq, 1).
 
         Raises
         ------
@@ -151,7 +151,7 @@ class Packed(Intervals):
         high[inside] = (
             last if right is None else np.clip(position + min(right, _FARTHEST) + 1, first, last)
         )
-        return low, high
+        return low[:, None], high[:, None]
 
 
 def _offsets(name: str, x: object) -> Array:

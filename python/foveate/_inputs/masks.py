@@ -1,0 +1,202 @@
+"""`mask=`: arrays and rules, alone or in a tuple -> one array, and what the engine takes of rules.
+
+What is not seen by one part is not seen; biases add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..rules import Intervals, ReducedRule, Rule, RuleGradients
+from .arrays import FLOATS, array_or_list, native, sum_to
+from .types import Array, ArrayLike
+
+Mask: TypeAlias = ArrayLike | Rule | tuple[ArrayLike | Rule, ...]
+
+# Of the gradients of the array and of what rules were reduced to: those of what was given.
+Undo: TypeAlias = Callable[[Array | None, RuleGradients], Any]
+
+
+class Taken(NamedTuple):
+    """What became of `mask=`."""
+
+    mask: Array | None  # of bool, or of floats to add
+    rule: ReducedRule  # of all rules together
+    undo: Undo | None  # None: the gradient of the array is that of what was given
+
+
+_OF_LISTS = (bool, int, float, list, tuple, np.generic)
+
+
+def parts_of(mask: Any) -> tuple[Any, ...]:
+    """Return the arrays and rules of a mask.
+
+    Examples
+    --------
+    >>> len(parts_of((np.ones((2, 2)), Rule()))), len(parts_of(Rule())), len(parts_of([[True]]))
+    (2, 1, 1)
+    """
+    if mask is None:
+        return ()
+    # a tuple of numbers or lists is an array, as a list of such is
+    is_array = not isinstance(mask, tuple) or all(isinstance(x, _OF_LISTS) for x in mask)
+    return (mask,) if is_array else mask
+
+
+def rules_of(mask: Any) -> tuple[Rule, ...]:
+    """Return the rules of a mask."""
+    return tuple(x for x in parts_of(mask) if isinstance(x, Rule))
+
+
+def parted(mask: Any) -> tuple[Intervals | None, Any]:
+    """Part a mask into its intervals and its array; None: there is none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other rules, and more than one of a kind.
+    """
+    rules = rules_of(mask)
+    arrays = [x for x in parts_of(mask) if not isinstance(x, Rule)]
+    if len(rules) > 1 or len(arrays) > 1:
+        raise ValueError(
+            f"mask: got {len(rules)} rules and {len(arrays)} arrays, wanted one of each at most"
+        )
+    rule = rules[0] if rules else None
+    if rule is not None and not isinstance(rule, Intervals):
+        raise TypeError(f"mask: got {type(rule).__name__}, wanted an array, or Intervals")
+    return rule, arrays[0] if arrays else None
+
+
+def array_of(mask: object) -> Array:
+    """Take an array as a mask.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no array, or neither of bools nor of floats.
+    """
+    array = array_or_list("mask", mask, "a bool or float array")
+    if array.dtype != np.bool_ and array.dtype.name not in FLOATS:
+        raise TypeError(
+            f"mask: got dtype {array.dtype}, wanted bool (True = may attend) or a float dtype "
+            f"(added to the scores): {', '.join(FLOATS)}"
+        )
+    return native(array)
+
+
+def take(mask: Any, queries: int, keys: int, offset: Any) -> Taken:
+    """Take a mask for so many queries and keys, the first of which stands at `offset`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is neither an array nor a rule, and for rules that do not fit.
+    """
+    parts = parts_of(mask)
+    is_tuple = isinstance(mask, tuple) and parts is mask
+    if not is_tuple and not isinstance(mask, Rule):
+        return Taken(None if mask is None else array_of(mask), ReducedRule(), None)
+    arrays: list[Array] = []
+    together = ReducedRule()
+    undos: list[Undo] = []
+    for part in parts:
+        if not isinstance(part, Rule):
+            array = array_of(part)
+            arrays.append(array)
+            undos.append(_undo_array(array))
+            continue
+        reduced = part.reduce(queries, keys, offset)
+        joined = None if reduced is None else _joined(together, reduced)
+        if reduced is None or joined is None:  # the engine has room for one of a kind
+            arrays.append(array_of(part.dense(queries, keys, offset)))
+            undos.append(_undo_dense(part, queries, keys, offset))
+        else:
+            together = joined
+            undos.append(_undo_reduced(reduced))
+    undo = _as_tuple(undos) if is_tuple else undos[0]
+    return Taken(_together(arrays), together._replace(undo=None), undo)
+
+
+def _joined(one: ReducedRule, other: ReducedRule) -> ReducedRule | None:
+    """Take two rules together; None: both say something by the same means."""
+    fields = [x for x in ReducedRule._fields if x != "undo" and getattr(other, x) is not None]
+    made: dict[str, Any] = {x: getattr(other, x) for x in fields}
+    if one.low is not None and other.low is not None:
+        made |= _common(one, other)
+        fields = [x for x in fields if x not in ("low", "high")]
+    if any(getattr(one, x) is not None for x in fields):
+        return None
+    return one._replace(**made)
+
+
+def _common(one: ReducedRule, other: ReducedRule) -> dict[str, Array]:
+    """Return the intervals that both have, each with each."""
+    assert one.low is not None and one.high is not None  # noqa: PT018
+    assert other.low is not None and other.high is not None  # noqa: PT018
+    low = np.maximum(one.low[..., :, None], other.low[..., None, :])
+    high = np.minimum(one.high[..., :, None], other.high[..., None, :])
+    return {name: x.reshape(*x.shape[:-2], -1) for name, x in (("low", low), ("high", high))}
+
+
+def _together(arrays: list[Array]) -> Array | None:
+    """Return what is seen by all of these, with the sum of the floats."""
+    if len(arrays) <= 1:
+        return arrays[0] if arrays else None
+    bools = [x for x in arrays if x.dtype == np.bool_]
+    floats = [x for x in arrays if x.dtype != np.bool_]
+    seen = None
+    for x in bools:
+        seen = x if seen is None else seen & x
+    if not floats:
+        return seen
+    total = floats[0]
+    with np.errstate(all="ignore"):  # of inf and -inf, which is not seen
+        for x in floats[1:]:
+            total = total + x.astype(np.result_type(total, x))
+        hidden = np.zeros((), np.bool_)
+        for x in floats:
+            hidden = hidden | (x == -np.inf)
+    if seen is not None:
+        hidden = hidden | ~seen
+    return np.where(hidden, total.dtype.type(-np.inf), total)
+
+
+def _undo_array(array: Array) -> Undo:
+    def undo(d_mask: Array | None, gradients: RuleGradients) -> Any:
+        del gradients
+        if array.dtype == np.bool_ or d_mask is None:
+            return None
+        return sum_to(d_mask, array.shape).astype(array.dtype, copy=False)
+
+    return undo
+
+
+def _undo_dense(rule: Rule, queries: int, keys: int, offset: Any) -> Undo:
+    def undo(d_mask: Array | None, gradients: RuleGradients) -> Any:
+        del gradients
+        if d_mask is None:
+            return None
+        return rule.undo_dense(d_mask, queries, keys, offset)
+
+    return undo
+
+
+def _undo_reduced(reduced: ReducedRule) -> Undo:
+    def undo(d_mask: Array | None, gradients: RuleGradients) -> Any:
+        del d_mask
+        if reduced.undo is None or (gradients.table is None and gradients.edge_bias is None):
+            return None
+        return reduced.undo(gradients)
+
+    return undo
+
+
+def _as_tuple(undos: list[Undo]) -> Undo:
+    def undo(d_mask: Array | None, gradients: RuleGradients) -> Any:
+        return tuple([one(d_mask, gradients) for one in undos])
+
+    return undo

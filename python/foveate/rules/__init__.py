@@ -1,0 +1,16 @@
+"""Rules of reach: objects in `mask=` that say which keys a query sees, or add to their scores.
+
+A rule is a small class in a file of its own. Alone, in a tuple with others and with arrays, and
+beside every keyword it means `dense`, cell by cell; the engine takes what it is reduced to.
+"""
+
+from __future__ import annotations
+
+from .._runtime.public import publish as _publish
+from ._base import ReducedRule, Rule, RuleGradients
+from ._intervals import Intervals
+from ._packed import Packed
+
+__all__ = ["Intervals", "Packed", "ReducedRule", "Rule", "RuleGradients"]
+
+_publish(__name__)
