@@ -23,7 +23,7 @@ from foveate._cli.contenders import (
 )
 from foveate._cli.peers import torch_tensors
 from foveate._cli.workloads import Workload
-from foveate._inputs.reach import resolve
+from foveate._reach.reach import resolve
 from foveate.scores import reduce
 
 from kinds.backward import stacked

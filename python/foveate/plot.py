@@ -15,9 +15,9 @@ from ._attention.problem import Problem
 from ._attention.soft import attention_weights
 from ._inputs.arrays import compute_dtype, float_arrays, integer
 from ._inputs.options import ReachOptions
-from ._inputs.reach import Reach, resolve
 from ._inputs.signatures import with_options
 from ._inputs.types import Array, ArrayLike
+from ._reach.reach import Reach, resolve
 from ._runtime.install import install
 
 try:

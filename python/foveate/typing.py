@@ -61,7 +61,6 @@ from ._attention.gradients import (
 from ._attention.pullbacks import AttentionPullback, CenterPullback, HardPullback, Pullback
 from ._inputs.few_bits import FewBitsName
 from ._inputs.operands import RowsLike
-from ._inputs.reach import Mask
 from ._inputs.types import (
     Activation,
     Array,
@@ -88,6 +87,7 @@ from ._inputs.types import (
     SupportsDLPack,
     Window,
 )
+from ._reach.reach import Mask
 from ._runtime.public import publish as _publish
 from .scores._base import ScoreLike
 

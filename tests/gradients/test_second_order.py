@@ -14,7 +14,7 @@ from foveate import reference
 from foveate._attention.backward import Backward
 from foveate._attention.problem import Answers, Moved, Problem, Tangents
 from foveate._inputs.random import dropout_of
-from foveate._inputs.reach import resolve
+from foveate._reach.reach import resolve
 from foveate.scores import reduce
 from gradient_checks import FLOATS, LEADS, REACHES, reach_of
 from strategies import LAYOUTS, normal, problem

@@ -12,13 +12,15 @@ import pytest
 pytestmark = pytest.mark.python
 
 ROOT = Path(fv.__file__).parent
-BELOW = {"_core", "_inputs", "_runtime", "scores"}
+BELOW = {"_core", "_inputs", "_reach", "_runtime", "rules", "scores"}
 # What each package or module may import of foveate, beside itself. The reference, which the kernels
 # are held against, does without them.
 LAYERS = {
     "_inputs": {"_core"},
     "_runtime": {"_core", "_inputs"},
     "scores": {"_core", "_inputs", "_runtime"},
+    "rules": {"_inputs", "_runtime"},
+    "_reach": {"_inputs", "rules"},
     "_categories": {"_core", "_inputs", "_runtime"},
     "_draws": {"_categories", "_core", "_inputs"},
     "_attention": BELOW,

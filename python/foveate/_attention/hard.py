@@ -14,7 +14,6 @@ from .. import _core
 from .._inputs.arrays import real, sizes
 from .._inputs.operands import RowsLike, operands
 from .._inputs.random import key_of
-from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
     Array,
     ArrayLike,
@@ -28,6 +27,7 @@ from .._inputs.types import (
     Size,
     Window,
 )
+from .._reach.reach import Mask, resolve
 from ..scores import reduce
 from ..scores._base import ScoreLike
 from .problem import Problem

@@ -12,7 +12,6 @@ import numpy as np
 
 from .._inputs.arrays import float_arrays, like, real, reals
 from .._inputs.random import key_of
-from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
     Array,
     ArrayLike,
@@ -27,6 +26,7 @@ from .._inputs.types import (
     Size,
     Window,
 )
+from .._reach.reach import Mask, resolve
 from ..scores import reduce
 from ..scores._base import ScoreLike
 from .backward import Backward

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .._inputs.arrays import float_arrays, like, real, reals
 from .._inputs.random import dropout_of
-from .._inputs.reach import resolve
 from .._inputs.types import Array, ArrayLike, Bool
+from .._reach.reach import resolve
 from ..scores import reduce, tangent_of
 from .problem import Problem, Tangents
 

@@ -24,8 +24,8 @@ from .._inputs.arrays import (
     room_for,
 )
 from .._inputs.operands import RowsLike, operands
-from .._inputs.reach import Reach
 from .._inputs.types import Array, ArrayLike, IntArrayLike, Ints, Real, Sigma
+from .._reach.reach import Reach
 from ..scores import reduce
 from ..scores._base import ScoreLike, parameter
 from ..scores._rows import fitted, project

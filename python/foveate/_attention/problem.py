@@ -13,8 +13,8 @@ import numpy as np
 from .. import _core
 from .._inputs.arrays import compute_dtype
 from .._inputs.paged import Paged
-from .._inputs.reach import Reach
 from .._inputs.types import Array
+from .._reach.reach import Reach
 
 if TYPE_CHECKING:
     from ..scores import Family

@@ -15,8 +15,8 @@ import numpy as np
 from .._inputs.arrays import compute_dtype, integers
 from .._inputs.few_bits import FewBits
 from .._inputs.paged import Paged
-from .._inputs.reach import Reach, sides
 from .._inputs.types import Array
+from .._reach.reach import Reach, sides
 from ..rules import Packed
 from ..scores import reduce
 from .problem import Problem

@@ -14,7 +14,6 @@ from .._inputs.arrays import real, reals
 from .._inputs.operands import RowsLike, operands
 from .._inputs.paged import Paged
 from .._inputs.random import dropout_of
-from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
     Array,
     ArrayLike,
@@ -27,6 +26,7 @@ from .._inputs.types import (
     Segments,
     Window,
 )
+from .._reach.reach import Mask, resolve
 from ..scores import reduce
 from ..scores._base import ScoreLike
 from .problem import Problem, attend_by_dot

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from .._inputs.arrays import float_arrays, like, real, reals, rounded
 from .._inputs.random import dropout_of
-from .._inputs.reach import Mask, resolve
 from .._inputs.types import (
     Array,
     ArrayLike,
@@ -20,6 +19,7 @@ from .._inputs.types import (
     Segments,
     Window,
 )
+from .._reach.reach import Mask, resolve
 from ..scores import reduce
 from ..scores._base import ScoreLike
 from .backward import Backward

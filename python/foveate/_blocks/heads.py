@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .._inputs.arrays import broadcast_together, broadcasts_into, integer, integers, reals
-from .._inputs.masks import parted, parts_of
 from .._inputs.options import AttentionOptions
-from .._inputs.reach import ids_of, mask_of, offset_of
 from .._inputs.types import Array
+from .._reach.masks import parted, parts_of
+from .._reach.reach import ids_of, mask_of, offset_of
 from ..rules import Intervals, Packed, Rule
 
 

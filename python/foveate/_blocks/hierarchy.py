@@ -22,8 +22,8 @@ from .._attention.pullbacks import AttentionPullback
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
 from .._inputs.arrays import broadcast_together, compute_dtype, float_arrays, integers, sum_to
-from .._inputs.reach import Reach
 from .._inputs.types import Array
+from .._reach.reach import Reach
 from ..scores import reduce
 from ..scores._base import sum_of_gradients, widened
 from ..scores._rows import project

@@ -14,8 +14,8 @@ import numpy as np
 from .._attention.merge import merged
 from .._attention.problem import Problem
 from .._inputs.arrays import compute_dtype, rounded
-from .._inputs.reach import Reach
 from .._inputs.types import Array
+from .._reach.reach import Reach
 from ..scores import reduce
 from .ledger import State
 from .operands import Rows

@@ -21,8 +21,8 @@ from .._inputs.arrays import (
     room_for,
 )
 from .._inputs.few_bits import FewBitsName
-from .._inputs.reach import mask_of
 from .._inputs.types import Array, ArrayLike, Bool, FloatName, Int, Ints, Real, Reals
+from .._reach.reach import mask_of
 from ..scores._base import ScoreLike
 from .attend import Choices, Rules, attend
 from .files import FIELDS, STATE, alone, fields_of, pages_as, state_from, write

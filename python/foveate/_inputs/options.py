@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
+    from .._reach.reach import Mask
     from ..scores._base import ScoreLike
-    from .reach import Mask
     from .types import Bool, Ints, Offset, Real, Reals, Seed, Segments, Window
 
 

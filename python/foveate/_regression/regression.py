@@ -15,8 +15,8 @@ import numpy as np
 
 from .._attention.problem import Problem
 from .._inputs.arrays import compute_dtype, real, reals, widest_arrays
-from .._inputs.reach import Reach
 from .._inputs.types import Array, ArrayLike, Bool, CompactKernel, Kernel, Real, Reals
+from .._reach.reach import Reach
 from ..scores import Gaussian
 from ..scores._base import Reduced
 from .hilbert import curve_order, scatter

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._inputs.reach import Reach
+from .._reach.reach import Reach
 from ..scores import Reduced
 from ..torch._attention import Options, call
 from ._operands import Told

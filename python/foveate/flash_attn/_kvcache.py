@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._inputs.reach import Reach
+from .._reach.reach import Reach
 from ..torch._pages import attend_to_pages
 from ._attend import Answer, attend, dense
 from ._errors import also_runtime_errors

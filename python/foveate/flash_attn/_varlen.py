@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._inputs.reach import Reach
+from .._reach.reach import Reach
 from ._attend import Answer, attend, biases, dense
 from ._dense import results
 from ._errors import also_runtime_errors

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _core, scores
 from .._inputs.arrays import FLOATS, real
-from .._inputs.reach import Mask
+from .._reach.reach import Mask
 from ..scores._base import ScoreLike
 from ._calls import BEHIND, Problem, default_scale, vary_together, wide
 from ._derivatives import attention as differentiable

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._inputs.arrays import FLOATS
-from .._inputs.masks import parted, parts_of
-from .._inputs.reach import packed, sides
+from .._reach.masks import parted, parts_of
+from .._reach.reach import packed, sides
 from ..rules import Intervals, Packed
 
 _FARTHEST = 2**62  # farther than any axis is long

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import MultiHeadGradients, MultiHeadInput, Names, names_of
-from .._inputs.masks import parts_of
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
+from .._reach.masks import parts_of
 from ..rules import Intervals, Packed
 from ._attention import attention
 from ._gradients import attention_vjp

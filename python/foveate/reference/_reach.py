@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._inputs.masks import Mask, parts_of
-from .._inputs.reach import offset_at
+from .._reach.masks import Mask, parts_of
+from .._reach.reach import offset_at
 from ..rules import Packed, Rule
 from ._rows import sum_to
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .._inputs.arrays import real
-from .._inputs.reach import Reach
 from .._inputs.types import Window
+from .._reach.reach import Reach
 from ..scores._base import ScoreLike
 from . import (
     _quick,

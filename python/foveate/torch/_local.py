@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._attention.local import deviation_of, positive
 from .._inputs.arrays import real
-from .._inputs.reach import Reach
+from .._reach.reach import Reach
 from ..scores._base import ScoreLike
 from ._attention import Options, call
 from ._reach import bounded, integers

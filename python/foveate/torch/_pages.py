@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .._attention.problem import Problem
 from .._inputs.paged import Paged
-from .._inputs.reach import Reach
 from .._inputs.types import Array
+from .._reach.reach import Reach
 from ._tensors import as_array, tensor_of, threads_of_torch
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .._attention.backward import Backward
 from .._attention.problem import Dropout, Problem
-from .._inputs.reach import AXES_BEHIND, Reach
 from .._inputs.types import Array
+from .._reach.reach import AXES_BEHIND, Reach
 from ..scores import Additive, Dot, Gaussian, Reduced, Score
 from ..scores._base import unchanged
 from ._tensors import as_array

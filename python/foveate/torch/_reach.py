@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
-from .._inputs.masks import parted, parts_of
-from .._inputs.reach import Reach, packed, sides
+from .._reach.masks import parted, parts_of
+from .._reach.reach import Reach, packed, sides
 from ..rules import Intervals, Packed
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
 

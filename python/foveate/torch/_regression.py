@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .._inputs.arrays import real
-from .._inputs.reach import Reach
 from .._inputs.types import Array, Kernel
+from .._reach.reach import Reach
 from .._regression.regression import KERNELS, check_bool
 from .._regression.regression import kernel_regression as of_arrays
 from .._regression.regression_vjp import kernel_regression_vjp

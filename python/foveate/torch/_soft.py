@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import _core
 from .._attention.problem import Answers, Problem, attend_by_dot
 from .._inputs.arrays import sum_to
-from .._inputs.reach import Reach
+from .._reach.reach import Reach
 from . import _quick, _tangents  # noqa: F401  (registers further operators)
 from ._chain import LEARNED, pull_back_gradients, push_answers, push_gradients
 from ._derivatives import below_autograd, learns

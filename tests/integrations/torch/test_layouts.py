@@ -7,7 +7,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from foveate._inputs.reach import Reach
+from foveate._reach.reach import Reach
 from strategies import DTYPES, normal, problem
 from torch_checks import SCORES, array, as_torch, case, ft, leaf, score_named, tensor, torch
 

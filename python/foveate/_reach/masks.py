@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .._inputs.arrays import FLOATS, array_or_list, native, sum_to
+from .._inputs.types import Array, ArrayLike
 from ..rules import Intervals, ReducedRule, Rule, RuleGradients
-from .arrays import FLOATS, array_or_list, native, sum_to
-from .types import Array, ArrayLike
 
 Mask: TypeAlias = ArrayLike | Rule | tuple[ArrayLike | Rule, ...]
 

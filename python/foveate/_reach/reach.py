@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._inputs.arrays import integer, integers
+from .._inputs.paged import Paged
+from .._inputs.types import Array
 from ..rules import Packed, Rule
 from ..rules._base import ReducedRule
 from . import masks
-from .arrays import integer, integers
 from .masks import Mask, rules_of
 from .masks import array_of as mask_of
-from .paged import Paged
-from .types import Array
 
 __all__ = ["Mask", "mask_of"]
 
