@@ -16,6 +16,7 @@ import numpy as np
 from foveate import _core
 from foveate._cli import contenders
 from foveate._cli.contenders import FOVEATE, Contender, Data, Prepared, UnavailableError, need
+from foveate._cli.peers import call_in_place
 from foveate._cli.workloads import ITEM_BYTES, PEAK_SECONDS, Workload
 from numpy.typing import NDArray
 
@@ -200,18 +201,8 @@ def prepare_onnx(workload: Kept | Latent, data: Data, threads: int) -> Prepared:
         )
     except Exception as error:  # onnxruntime raises a class of its own for each status
         raise UnavailableError(f"does not take this problem: {error}") from error
-    binding = session.io_binding()
-    held = {name: runtime.OrtValue.ortvalue_from_numpy(x) for name, x in inputs.items()}
-    for name, array in held.items():
-        binding.bind_ortvalue_input(name, array)
-    output = runtime.OrtValue.ortvalue_from_numpy(np.zeros_like(inputs["query"]))
-    binding.bind_ortvalue_output("output", output)
-    binding.bind_ortvalue_output("present_key", held["past_key"])
-    binding.bind_ortvalue_output("present_value", held["past_value"])
-    return Prepared(
-        lambda: session.run_with_iobinding(binding),
-        lambda _: output.numpy().reshape(batch, heads, 1, size),
-    )
+    call, output = call_in_place(session, inputs)
+    return Prepared(call, lambda _: output.numpy().reshape(batch, heads, 1, size))
 
 
 def prepare_sdpa(workload: Kept | Latent, data: Data, threads: int) -> Prepared:

@@ -159,7 +159,7 @@ def _prepare_onnx_multi_head(workload: Workload, data: Data, threads: int) -> Pr
 
 def _prepare_onnx_grouped(workload: Workload, data: Data, threads: int) -> Prepared:
     """Behind a cache of keys and values, to which the call adds its own last rows in place."""
-    runtime = need("onnxruntime")
+    need("onnxruntime")
     batch, heads, length, head_size = workload.shape
     causal = workload.causal or (workload.window is not None and workload.window[1] == 0)
     if not causal and length > 1:
@@ -193,18 +193,38 @@ def _prepare_onnx_grouped(workload: Workload, data: Data, threads: int) -> Prepa
     )
     shapes = {name: array.shape for name, array in inputs.items()}
     session = _onnx_session(node, shapes, workload.dtype, threads)
+    call, output = call_in_place(session, inputs)
+    return Prepared(
+        call, lambda _: output.numpy().reshape(batch, length, heads, head_size).swapaxes(1, 2)
+    )
+
+
+def call_in_place(session: Any, inputs: dict[str, Any]) -> tuple[Callable[[], Any], Any]:
+    """Bind a call of ONNX Runtime that writes into its cache, and the output: no array is copied.
+
+    Parameters
+    ----------
+    session : onnxruntime.InferenceSession
+        Of an operator that has past_key and past_value, and present_key and present_value.
+    inputs : dict of str to numpy.ndarray
+        By their names, the query among them, which the output is like.
+
+    Returns
+    -------
+    call : function
+    output : onnxruntime.OrtValue
+        What the call wrote.
+    """
+    runtime = need("onnxruntime")
     binding = session.io_binding()
     held = {name: runtime.OrtValue.ortvalue_from_numpy(x) for name, x in inputs.items()}
     for name, array in held.items():
         binding.bind_ortvalue_input(name, array)
     output = runtime.OrtValue.ortvalue_from_numpy(np.zeros_like(inputs["query"]))
     binding.bind_ortvalue_output("output", output)
-    binding.bind_ortvalue_output("present_key", held["past_key"])
-    binding.bind_ortvalue_output("present_value", held["past_value"])
-    return Prepared(
-        lambda: session.run_with_iobinding(binding),
-        lambda _: output.numpy().reshape(batch, length, heads, head_size).swapaxes(1, 2),
-    )
+    for name in ("key", "value"):
+        binding.bind_ortvalue_output(f"present_{name}", held[f"past_{name}"])
+    return lambda: session.run_with_iobinding(binding), output
 
 
 # --- OpenVINO -------------------------------------------------------------------------------------
