@@ -86,6 +86,7 @@ def cases() -> Iterator[Case]:
     yield additive("up to a thousand", 0.0, 300.0)
     yield additive("60 against -60", 60.0, 0.5)
     yield additive("normal", 0.0, 1.0, "relu")
+    yield additive("normal", 0.0, 1.0, "leaky_relu")
     for dimensions, w in ((1, 10.0), (2, 10.0), (16, 3.0), (64, 2.0)):
         yield gaussian(dimensions, w, 0.0)
         yield gaussian(dimensions, w, 100.0)

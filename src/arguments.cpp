@@ -113,7 +113,7 @@ constexpr uint32_t kSoft = kAttention | kWeights, kHardly = kHard | kHardBackwar
 constexpr uint32_t kAll = kSoft | kHardly | kBackward | kMoves;
 constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights};
 
-constexpr const char* kFamilies[] = {"inner", "tanh", "relu", "distance"};
+constexpr const char* kFamilies[] = {"inner", "tanh", "relu", "distance", "leaky_relu"};
 constexpr const char* kWeighings[] = {"softmax", "boxcar", "epanechnikov", "triangular"};
 
 using A = Arguments;
@@ -148,6 +148,7 @@ constexpr Keyword keywords[] = {
     {"factors", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.factors, &a.problem.score.factors); }},
     {"negligible", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.score.negligible); }},
     {"link", kAll, 0, [](A& a, Name n, Object x) { return link(n, x, &a.problem.score); }},
+    {"slope", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.score.slope); }},
     {"weighing", kAll, 0, [](A& a, Name n, Object x) { return choice(n, x, kWeighings, &a.problem.score.weighing); }},
     {"softcap", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.score.softcap); }},
 

@@ -300,6 +300,7 @@ class Call {
     problem.score.softcap = scalars_.softcap;
     problem.score.family = static_cast<fv_family>(options_.family);
     problem.score.negligible = scalars_.negligible;
+    problem.score.slope = scalars_.slope;
     if (given[kFactors] != nullptr) {
       last_axis(parts[kFactors], &factors);
       problem.score.factors = &factors;

@@ -76,7 +76,7 @@ struct Options {
   int64_t link;   // 0: none, 1: "power"
 };
 struct Scalars {
-  double scale, softcap, negligible, link_parameter, dropout;
+  double scale, softcap, negligible, link_parameter, dropout, slope;
 };
 
 inline bool read(const Frame& frame, Options* options, Scalars* scalars) {

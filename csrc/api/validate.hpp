@@ -242,7 +242,7 @@ class Validator : protected StoredViews {
 
   bool family() {
     const fv_score& score = given_.score;
-    if (score.family < FV_INNER || score.family > FV_DISTANCE) {
+    if (score.family < FV_INNER || score.family > FV_LEAKY_RELU) {
       return refuse(FV_VALUE_ERROR, "family: got %d, wanted one of fv_family", static_cast<int>(score.family));
     }
     const bool distance = score.family == FV_DISTANCE;
@@ -250,8 +250,14 @@ class Validator : protected StoredViews {
       return refuse(FV_VALUE_ERROR, "negligible: got %g, wanted %s", score.negligible,
                     distance ? "a number in [0, 1)" : "0 for a score that is no distance");
     }
+    const bool leaky = score.family == FV_LEAKY_RELU;
+    if (!std::isfinite(score.slope) || (score.slope != 0 && !leaky)) {
+      return refuse(FV_VALUE_ERROR, "slope: got %g, wanted %s", score.slope,
+                    leaky ? "a finite number" : "0 for a score that is no leaky relu");
+    }
     problem_.family = score.family;
     problem_.negligible = score.negligible;
+    problem_.slope = score.slope;
     return true;
   }
 

@@ -83,6 +83,9 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
             untyped<additive_scores<T, ChooseRelu>>,
             untyped<column_gradients<T, ReluSlope>>,
             nullptr};
+  f.leaky_relu = f.relu;
+  f.leaky_relu.scores = untyped<additive_scores<T, ChooseLeakyRelu>>;
+  f.leaky_relu.gradients = untyped<column_gradients<T, LeakyReluSlope>>;
   f.distance = {true,
                 row_size<T>,
                 row_size<T>,

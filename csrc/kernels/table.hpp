@@ -186,10 +186,11 @@ struct Arithmetic {
   void (*leave)();
 
   // score
-  Scoring inner, tanh, relu, distance;
-  // The factors of an additive score, T[columns], as its kernels take them. Returns a factor for the scale.
+  Scoring inner, tanh, relu, leaky_relu, distance;
+  // The factors of an additive score, T[columns], and the slope of a leaky relu, as its kernels take them. Returns a factor
+  // for the scale.
   int64_t (*prepared_size)(int64_t columns);
-  double (*prepare)(const void* factors, int64_t columns, void* to);
+  double (*prepare)(const void* factors, int64_t columns, double slope, void* to);
   Link scaled;        // f is the identity; without the unit, which the scale has
   Link softcap;       // f(x) = softcap tanh(x / softcap), where softcap is the parameter
   const Link* links;  // those that fv_score names

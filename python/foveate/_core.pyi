@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
     factors: Array | None
     negligible: float | None
     link: tuple[str, float] | None
+    slope: float | None
     weighing: Literal["softmax", "boxcar", "epanechnikov", "triangular"] | None
     softcap: float | None
     reach: NamedTuple | None

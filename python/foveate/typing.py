@@ -31,8 +31,8 @@ Names, as Literal types:
 
 `ScoreName`, `ScoreLike`
     The name of a score; a name or a score object.
-`Activation`, `Kernel`
-    Of scores; of kernel regression.
+`Activation`, `HiddenActivation`, `Kernel`
+    Of scores; of those with a hidden layer; of kernel regression.
 `Selection`, `MemorySelection`
     What `select` takes in `hard_attention`, and in `Memory.read`.
 `AttentionInput`, `HardInput`, `LocalInput`, ...
@@ -68,6 +68,7 @@ from ._inputs.types import (
     ArrayObject,
     Bool,
     FloatName,
+    HiddenActivation,
     Int,
     IntArrayLike,
     Ints,
@@ -104,6 +105,7 @@ __all__ = [
     "FloatName",
     "HardInput",
     "HardPullback",
+    "HiddenActivation",
     "HierarchicalInput",
     "Int",
     "IntArrayLike",

@@ -178,17 +178,20 @@ def score_of(case: Case, size: int, dtype: Any) -> Any:
         return fv.Bilinear(matrix("w", size, size))
     if kind == "gaussian":
         return fv.Gaussian(case.pick("bandwidth", [factor, matrix("w", size)]))
-    activation = case.pick("activation", ["identity", "tanh", "relu"])
-    if tiny and activation == "relu":
+    activation = case.pick("activation", ["identity", "tanh", "relu", "leaky_relu"])
+    if tiny and activation.endswith("relu"):
         activation = "tanh"
     if kind == "location":
+        activation = "relu" if activation == "leaky_relu" else activation
         return fv.Location(matrix("w", size), 0.25, activation)
     hidden = case.pick("hidden", [1, 2, 3, 8, 15, 16, 17, 0])
     v = case.normal("v", (hidden,)).astype(dtype)
     b = None if case.chance("no b", 0.3) else case.normal("b", (hidden,)).astype(dtype)
+    slope = case.pick("slope", [0.2, 0.01, -1.0, 3.0]) if activation == "leaky_relu" else 0.2
     if kind == "concat":
-        return fv.Concat(v, matrix("w", 2 * size, hidden), b, activation)
-    return fv.Additive(v, matrix("wq", size, hidden), matrix("wk", size, hidden), b, activation)
+        return fv.Concat(v, matrix("w", 2 * size, hidden), b, activation, slope)
+    matrices = matrix("wq", size, hidden), matrix("wk", size, hidden)
+    return fv.Additive(v, *matrices, b, activation, slope)
 
 
 def _sink(case: Case, problem: Problem) -> None:

@@ -37,7 +37,8 @@ def parts(found: Any) -> dict[str, np.ndarray]:
         every |= {f"mask.{n}": x for n, x in enumerate(every.pop("mask"))}
     for name, x in every.items():
         if dataclasses.is_dataclass(x):
-            fields = {f"{name}.{at.name}": getattr(x, at.name) for at in dataclasses.fields(x)}
+            learned = [at.name for at in dataclasses.fields(x) if at.name not in x.constants]
+            fields = {f"{name}.{at}": getattr(x, at) for at in learned}
             named |= {at: y for at, y in fields.items() if isinstance(y, np.ndarray | float)}
         elif x is not None:
             named[name] = x
@@ -341,6 +342,10 @@ EVERY = {
         normal(21, (4,), np.float64), normal(22, (3, 4), np.float64),
         normal(23, (3, 4), np.float64), None, "relu",
     ),
+    "leaky_relu": fv.Additive(
+        normal(21, (4,), np.float64), normal(22, (3, 4), np.float64),
+        normal(23, (3, 4), np.float64), normal(24, (4,), np.float64), "leaky_relu", -0.4,
+    ),
     "projected": fv.Additive(normal(21, (3,), np.float64), activation="tanh"),
     "concat": fv.Concat(normal(25, (4,), np.float64), normal(26, (6, 4), np.float64)),
     "identity": fv.Concat(
@@ -358,7 +363,7 @@ LEADS = [
 ]  # fmt: skip
 
 NOT_PRODUCTS = [
-    "additive tanh", "additive relu", "concat tanh", "concat relu",
+    "additive tanh", "additive relu", "additive leaky_relu", "concat tanh", "concat relu",
     "gaussian", "gaussian of dimensions",
 ]  # fmt: skip
 

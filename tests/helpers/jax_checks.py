@@ -45,6 +45,7 @@ SCORES = {
     "bilinear": fv.Bilinear(normal(8, 8)),
     "additive": fv.Additive(normal(5), normal(8, 5), normal(8, 5), normal(5)),
     "identity": fv.Additive(normal(5), normal(8, 5), normal(8, 5), activation="identity"),
+    "leaky": fv.Concat(normal(5), normal(16, 5), normal(5), activation="leaky_relu", slope=0.3),
     "concat": fv.Concat(normal(5), normal(16, 5), normal(5), activation="relu"),
     "location": fv.Location(normal(8), 0.5),
 }

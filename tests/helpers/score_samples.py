@@ -27,6 +27,9 @@ SAMPLES: dict[type[Score], list[Score]] = {
         fv.Additive(numbers(2, HIDDEN), *(numbers(n, SIZE, HIDDEN) for n in (3, 4)), numbers(5, 3)),
         fv.Additive(numbers(2, SIZE), activation="tanh"),
         fv.Additive(numbers(2, HIDDEN), *(numbers(n, SIZE, HIDDEN) for n in (3, 4)), None, "relu"),
+        fv.Additive(
+            numbers(2, HIDDEN), *(numbers(n, SIZE, HIDDEN) for n in (3, 4)), None, "leaky_relu", 1.5
+        ),
         fv.Additive(numbers(2, 3), *(numbers(n, SIZE, 3) for n in (3, 4)), None, "identity"),
     ],
     fv.Concat: [

@@ -133,6 +133,7 @@ def clash(*names: str) -> bool:
 # Scores that have parameters, by name: the kind and the activation.
 WITH_PARAMETERS = [
     *(f"{kind} {name}" for kind in ("additive", "concat") for name in ("tanh", "relu", "identity")),
+    "additive leaky_relu",
     *(f"location {name}" for name in ("tanh", "relu", "identity")),
     "gaussian",
     "gaussian of dimensions",

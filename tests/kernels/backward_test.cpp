@@ -159,6 +159,11 @@ std::vector<Numbers> some_numbers() {
   return {{kDot, "dot", [](Case&, uint64_t) {}},
           {kTanh, "tanh", about(0, 1)},
           {kRelu, "relu", about(0, 1)},
+          {kLeakyRelu, "leaky relu",
+           [](Case& c, uint64_t seed) {
+             about(0, 1)(c, seed);
+             c.slope = 0.2;
+           }},
           {kGaussian, "gaussian", about(0, 1)}};
 }
 

@@ -42,6 +42,11 @@ Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rou
                        const Real x = q[d] + k[d];
                        return w[d] * (x < 0 ? Real(0) : x);
                      }));
+    case FV_LEAKY_RELU:
+      return rounded(Real(c.scale) * sum_of<Real>(size, [&](int64_t d) {
+                       const Real x = q[d] + k[d];
+                       return w[d] * (x > 0 ? x : Real(c.slope) * x);
+                     }));
     case FV_DISTANCE: break;
   }
   const Real squared = squared_distance(c, q, k, w);

@@ -82,6 +82,14 @@ std::vector<Numbers> additive_numbers() {
                    c.factors = map(random_weights(c, seed), [](double x, int64_t i) { return i % 3 == 1 ? 0 : x; });
                    c.scale = 1e-3;
                  }});
+  all.push_back({kLeakyRelu, "leaky relu of 1", [=](Case& c, uint64_t seed) {
+                   about(0, 1)(c, seed);
+                   c.slope = 0.2;
+                 }});
+  all.push_back({kLeakyRelu, "steep leaky relu", [=](Case& c, uint64_t seed) {
+                   about(0, 1)(c, seed);
+                   c.slope = 2.5;
+                 }});
   return all;
 }
 

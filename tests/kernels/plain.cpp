@@ -89,6 +89,7 @@ fv_problem Case::problem() const {
   p.score.family = kind.family;
   p.score.weighing = kind.weighing;
   p.score.factors = factors.view();
+  p.score.slope = slope;
   p.score.negligible = negligible;
   p.reach.mask = mask.view();
   p.reach.left = left;
@@ -128,7 +129,7 @@ bool Case::sees(int64_t head, int64_t i, int64_t j) const {
 }
 
 const char* name_of(ScoreKind kind) {
-  static const char* const families[] = {"dot", "tanh", "relu", "gaussian"};
+  static const char* const families[] = {"dot", "tanh", "relu", "gaussian", "leaky relu"};
   static const char* const compact[] = {"boxcar", "epanechnikov", "triangular"};
   return kind.weighing == FV_SOFTMAX ? families[kind.family] : compact[kind.weighing - FV_BOXCAR];
 }

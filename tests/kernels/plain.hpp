@@ -16,7 +16,7 @@ struct ScoreKind {
   bool operator==(ScoreKind other) const { return family == other.family && weighing == other.weighing; }
   bool operator!=(ScoreKind other) const { return !(*this == other); }
 };
-constexpr ScoreKind kDot{FV_INNER}, kTanh{FV_TANH}, kRelu{FV_RELU}, kGaussian{FV_DISTANCE},
+constexpr ScoreKind kDot{FV_INNER}, kTanh{FV_TANH}, kRelu{FV_RELU}, kLeakyRelu{FV_LEAKY_RELU}, kGaussian{FV_DISTANCE},
     kBoxcar{FV_DISTANCE, FV_BOXCAR}, kEpanechnikov{FV_DISTANCE, FV_EPANECHNIKOV},
     kTriangular{FV_DISTANCE, FV_TRIANGULAR};
 const char* name_of(ScoreKind);
@@ -25,7 +25,7 @@ const char* name_of(ScoreKind);
 struct Case {
   fv_dtype dtype = FV_FLOAT32;
   int64_t heads = 1, groups = 1, queries = 1, keys = 1, head_size = 1, value_size = 1;
-  double scale = 1.0, softcap = 0.0;
+  double scale = 1.0, softcap = 0.0, slope = 0.0;
   ScoreKind kind = kDot;
   double negligible = 0.0;  // the formula knows nothing of it
   int64_t left = -1, right = -1;

@@ -234,6 +234,10 @@ class Formula {
         const Real x = q[d] + k[d];
         to_query = to_key = x > 0 ? scale * w : Real(0);
         to_weight = x > 0 ? scale * x : Real(0);
+      } else if (c_.kind == kLeakyRelu) {
+        const Real x = q[d] + k[d], slope = x > 0 ? Real(1) : Real(c_.slope);
+        to_query = to_key = scale * w * slope;
+        to_weight = scale * slope * x;
       } else {
         const Real difference = q[d] - k[d];
         to_key = scale * w * w * difference;

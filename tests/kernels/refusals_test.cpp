@@ -46,7 +46,8 @@ void check(Report& report, const std::string& title, const Wrong& wrong, fv_dtyp
 
 const Wrong scores[] = {
     {"a family below the first", "family", FV_VALUE_ERROR, [](Case& c) { c.kind.family = fv_family(-1); }},
-    {"a family beyond the last", "family", FV_VALUE_ERROR, [](Case& c) { c.kind.family = fv_family(FV_DISTANCE + 1); }},
+    {"a family beyond the last", "family", FV_VALUE_ERROR,
+     [](Case& c) { c.kind.family = fv_family(FV_LEAKY_RELU + 1); }},
     {"a weighing below the first", "weighing", FV_VALUE_ERROR, [](Case& c) { c.kind.weighing = fv_weighing(-1); }},
     {"a weighing beyond the last", "weighing", FV_VALUE_ERROR,
      [](Case& c) { c.kind = {FV_DISTANCE, fv_weighing(FV_TRIANGULAR + 1)}; }},
@@ -54,6 +55,8 @@ const Wrong scores[] = {
     {"a compact kernel of an additive score", "weighing", FV_VALUE_ERROR,
      [](Case& c) { weigh(c, {FV_TANH, FV_EPANECHNIKOV}); }},
     {"tanh without factors", "factors", FV_VALUE_ERROR, [](Case& c) { c.kind = kTanh; }},
+    {"leaky relu without factors", "factors", FV_VALUE_ERROR, [](Case& c) { c.kind = kLeakyRelu; }},
+    {"slope of a dot", "slope", FV_VALUE_ERROR, [](Case& c) { c.slope = 0.2; }},
     {"relu without factors", "factors", FV_VALUE_ERROR, [](Case& c) { c.kind = kRelu; }},
     {"an inner product with factors", "factors", FV_VALUE_ERROR, [](Case& c) { weigh(c, kDot); }},
     {"negligible of an inner product", "negligible", FV_VALUE_ERROR, [](Case& c) { c.negligible = 0x1p-24; }},

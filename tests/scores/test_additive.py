@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import foveate as fv
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ def matrix_of_scores(query: np.ndarray, key: np.ndarray, score: object) -> np.nd
 # --- the additive family --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu", "identity"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "leaky_relu", "identity"])
 @pytest.mark.parametrize("queries", QUERIES)
 @pytest.mark.parametrize("spread", [1e-4, 0.3, 10, 30, 1000])
 def test_inputs_of_any_magnitude(activation, queries, spread, dtype):
@@ -107,7 +109,7 @@ def test_relu_is_exact(queries):
         np.testing.assert_allclose(ratios, np.exp(scores - scores.max()), rtol=1e-5, atol=1e-37)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu", "identity"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "leaky_relu", "identity"])
 def test_concat_is_additive_with_one_matrix(activation, dtype):
     q, k, v = problem(30, 40, size=9, dtype=dtype)
     additive = score_of(f"additive {activation}", 9, dtype, key_size=5)
@@ -128,6 +130,44 @@ def test_identity_is_left_to_the_keys(dtype):
     np.testing.assert_allclose(weights, rows, rtol=0, atol=32 * eps(dtype))
     _, lse = fv.attention(q, k, v, score=score, return_lse=True)
     assert np.ptp(lse, axis=1).min() > 0.1
+
+
+@pytest.mark.parametrize("slope", [0.0, -1.5, 0.01, 1.0, 3.0, 1e4])
+@pytest.mark.parametrize("queries", QUERIES)
+def test_slopes_of_a_leaky_relu(slope, queries, dtype):
+    """Of one below 1 it is the larger of x and slope x, of a steeper one the smaller; 0 is relu."""
+    q, k, v = problem(queries, 50, size=6, dtype=dtype)
+    score = dataclasses.replace(score_of("additive leaky_relu", 6, dtype), slope=slope)
+    check_attention(q, k, v, score=score)
+    if slope == 0:
+        relu = dataclasses.replace(score, activation="relu")
+        same = [fv.attention_weights(q, k, score=x) for x in (score, relu)]
+        np.testing.assert_array_equal(*same)
+
+
+def test_a_leaky_relu_keeps_what_a_query_adds(dtype):
+    """A sink, a softcap and the lse see the part of a score that is the same for all keys."""
+    q, k, v = problem(20, 50, size=6, dtype=dtype)
+    score = score_of("concat leaky_relu", 6, dtype)
+    for keywords in ({"sink": 0.5}, {"softcap": 0.7}, {"causal": True, "offset": "end"}):
+        check_attention(q, k, v, score=score, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("slope", "error"), [(np.nan, ValueError), (np.inf, ValueError), ("0.2", TypeError)]
+)
+@pytest.mark.parametrize("kind", [fv.Additive, fv.Concat])
+def test_slopes_that_are_refused(kind, slope, error):
+    with pytest.raises(error, match="slope: got"):
+        kind(np.ones(2), np.ones((4, 2)), activation="leaky_relu", slope=slope)
+
+
+def test_a_slope_of_another_score_is_refused():
+    q = normal(0, (3, 4), np.float32)
+    with pytest.raises(ValueError, match=r"slope: got 0\.2, wanted 0 for a score that is no leaky"):
+        fv._core.attention(query=q, key=q, value=q, slope=0.2)
+    with pytest.raises(ValueError, match="activation: got 'leaky_relu', wanted one of"):
+        fv.Location(np.ones(4), activation="leaky_relu")
 
 
 def test_nothing_is_added_without_b():

@@ -146,7 +146,8 @@ def test_forward(score):
 def parameters(score: Any) -> dict[str, np.ndarray]:
     """Those of which there are gradients."""
     fields = {x.name: getattr(score, x.name) for x in dataclasses.fields(score)}
-    return {at: np.asarray(x) for at, x in fields.items() if isinstance(x, np.ndarray | float)}
+    learned = {at: x for at, x in fields.items() if at not in score.constants}
+    return {at: np.asarray(x) for at, x in learned.items() if isinstance(x, np.ndarray | float)}
 
 
 def with_parameter(score: Any, name: str, x: np.ndarray) -> Any:

@@ -390,7 +390,7 @@ def test_against_autograd_of_torch(torch, name, softcap):
     given = {"query": q, "key": k, "value": v, "mask": mask, "sink": sink}
     for field in dataclasses.fields(score):
         x = getattr(score, field.name)
-        if not isinstance(x, str):
+        if not isinstance(x, str) and field.name not in score.constants:
             given[f"score.{field.name}"] = np.asarray(x)
     t = {x: torch.tensor(array, requires_grad=True) for x, array in given.items()}
     if name.startswith("gaussian"):
@@ -403,7 +403,12 @@ def test_against_autograd_of_torch(torch, name, softcap):
             wq, wk = t["score.wq"], t["score.wk"]
         hidden = (t["query"] @ wq + t["score.b"])[..., :, None, :]
         hidden = hidden + (t["key"] @ wk)[..., None, :, :]
-        logits = getattr(torch, score.activation)(hidden) @ t["score.v"]
+        activated = {
+            "tanh": torch.tanh,
+            "relu": torch.relu,
+            "leaky_relu": lambda x: torch.nn.functional.leaky_relu(x, score.slope),
+        }[score.activation](hidden)
+        logits = activated @ t["score.v"]
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
     logits = logits + t["mask"]

@@ -82,6 +82,7 @@ class ScoreGradient {
     keys_ = carver.take(inner ? tile_bytes_ * (plan.arithmetic.pairs ? group_tiles_of(plan) : 1) : 0);
     spare_ = carver.take<T>(inner ? 0 : blocks.width * p_.head_size);
     factors_ = carver.take<T>(inner ? 0 : padded(plan, 1) * p_.head_size);
+    slopes_ = carver.take<T>(p_.family == FV_LEAKY_RELU ? p_.head_size : 0);
     key_factors_ = carver.take<double>(p_.head_size);
   }
 
@@ -89,6 +90,7 @@ class ScoreGradient {
   // make up for its size.
   void prepare(const QueryBlocks& blocks) noexcept {
     if (!plan_.scoring.gradients) std::fill_n(ones_, blocks.width, T(1));
+    if (p_.family == FV_LEAKY_RELU) std::fill_n(slopes_, p_.head_size, T(p_.slope));
     for (int64_t column = 0; column < p_.head_size; ++column) key_factors_[column] = find_key_factor(column);
   }
 
@@ -121,9 +123,8 @@ class ScoreGradient {
     if (plan_.scoring.gradients) {
       for (int64_t j = 0; block.panel(p).live < width && j < s.count(); ++j)
         std::fill_n(d_scores + j * width + block.panel(p).live, width - block.panel(p).live, T(0));
-      plan_.scoring.gradients(block.packed(p), vectors, keys, s.count(), p_.head_size,
-                              is_additive(p_.family) ? nullptr : p_.factors, d_scores, d_query ? d_query : spare_,
-                              d_key, factors_);
+      plan_.scoring.gradients(block.packed(p), vectors, keys, s.count(), p_.head_size, of_columns(), d_scores,
+                              d_query ? d_query : spare_, d_key, factors_);
       return;
     }
     if (!d_query) return;
@@ -156,6 +157,11 @@ class ScoreGradient {
   double factors_scale() const { return is_additive(p_.family) ? p_.scale : plan_.compact ? -2.0 : -p_.scale; }
 
  private:
+  // What the slope of a score in a column depends on.
+  const void* of_columns() const {
+    if (p_.family == FV_LEAKY_RELU) return slopes_;
+    return is_additive(p_.family) ? nullptr : p_.factors;
+  }
   double find_key_factor(int64_t column) const {
     if (!plan_.scoring.gradients) return p_.scale;
     const double factor = p_.factors ? double(static_cast<const T*>(p_.factors)[column]) : 1.0;
@@ -166,7 +172,7 @@ class ScoreGradient {
   const Problem& p_;
   int64_t tile_bytes_;
   char* keys_;
-  T *ones_, *spare_, *factors_;
+  T *ones_, *spare_, *factors_, *slopes_;
   double* key_factors_;
 };
 

@@ -28,6 +28,7 @@ const Scoring& scoring_of(const Problem& p, const Arithmetic& arithmetic) {
     case FV_INNER: return arithmetic.inner;
     case FV_TANH: return arithmetic.tanh;
     case FV_RELU: return arithmetic.relu;
+    case FV_LEAKY_RELU: return arithmetic.leaky_relu;
     case FV_DISTANCE: break;
   }
   return arithmetic.distance;
@@ -159,7 +160,7 @@ int64_t Plan::prepared_size(int threads) const noexcept { return Prepared(*this,
 bool Plan::prepare(int threads, char* memory) noexcept {
   const Prepared to(*this, threads, memory);
   if (is_additive(problem.family)) {
-    scale_by(problem.scale * arithmetic.prepare(problem.factors, problem.head_size, to.factors));
+    scale_by(problem.scale * arithmetic.prepare(problem.factors, problem.head_size, problem.slope, to.factors));
     factors = to.factors;
   }
   if (!scattered) return true;

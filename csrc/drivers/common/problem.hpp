@@ -71,6 +71,7 @@ struct Problem {
   fv_weighing weighing = FV_SOFTMAX;
   int32_t link = -1;  // which one of the arithmetic's, of an inner product; -1: none
   double link_parameter = 0.0;
+  double slope = 0.0;             // of a leaky relu
   const void* factors = nullptr;  // (D,) of the accumulator's type, contiguous; optional for distances
   double negligible = 0.0;        // share of a query's weight that far keys may have and be left out
 
@@ -102,6 +103,6 @@ struct Problem {
   double dropout = 0;  // probability that a weight is 0, of numbers from `random`
 };
 
-inline bool is_additive(fv_family family) { return family == FV_TANH || family == FV_RELU; }
+inline bool is_additive(fv_family family) { return family == FV_TANH || family == FV_RELU || family == FV_LEAKY_RELU; }
 
 }  // namespace foveate

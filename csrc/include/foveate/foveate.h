@@ -75,11 +75,12 @@ typedef struct fv_random {
  * each dimension:
  *   FV_INNER           q . k                                   the inner product
  *   FV_TANH, FV_RELU   sum_h factors_h act(q_h + k_h)          additive: query and key are the two projections
+ *   FV_LEAKY_RELU      the same, act(x) = x where x > 0, slope x otherwise
  *   FV_DISTANCE        -d / 2
  * then scale * score, then the link, then softcap * tanh(score / softcap) where softcap > 0.
  * link, of FV_INNER only: a function of the scores by its name, with a parameter p. NULL: none.
  *   "power"            score^p, of a whole number p >= 1 */
-typedef enum fv_family { FV_INNER, FV_TANH, FV_RELU, FV_DISTANCE } fv_family;
+typedef enum fv_family { FV_INNER, FV_TANH, FV_RELU, FV_DISTANCE, FV_LEAKY_RELU } fv_family;
 
 /* weighing: how scores become weights. FV_SOFTMAX takes the softmax of the scores. The others are compact kernels, for
  * FV_DISTANCE only: weights that are 0 beyond a distance, divided by their sum. They take a scale of 1 and no softcap,
@@ -102,6 +103,7 @@ typedef struct fv_score {
   double negligible;
   const char* link;
   double link_parameter;
+  double slope; /* of FV_LEAKY_RELU alone: a finite number */
 } fv_score;
 
 /* reach: which keys a query sees. Every part is optional (NULL); the parts compose by AND.

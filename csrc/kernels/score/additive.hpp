@@ -1,6 +1,6 @@
 // The additive family: s[j][q] = sum_h v_h act(A[h][q] + B[j][h]), A and B the projections of queries and keys.
 //
-// relu is the formula. tanh takes one of three ways, by the largest |A| of the query plus the largest |B| of the key:
+// relu and leaky relu are the formula. tanh takes one of three ways, by the largest |A| of the query plus the largest |B| of the key:
 //   small   <= 1: a polynomial of the sum.
 //   shared  <= limit: the exponentials belong to the inputs, and two terms share one division:
 //             v tanh(a + b) = v - 2 / t,  t = (1 + e^2a e^2b) / v,   1 / t0 + 1 / t1 = (t0 + t1) / (t0 t1)
@@ -36,24 +36,27 @@ struct Shared<double> {
   static constexpr double of_zero = 0x1p+50;
 };
 
-// v, prepared once for a call: sum(v) and the limit, then v, 1 / v as added to t, and 1 / v as multiplied into e^2a.
+// v, prepared once for a call: sum(v), the limit and the slope of a leaky relu, then v, 1 / v as added to t, and 1 / v as
+// multiplied into e^2a.
 template <class T>
 struct Factors {
-  T sum, limit;
+  T sum, limit, slope;
   const T *v, *inverse, *for_powers;
   Factors(const T* prepared, int64_t size) {
     sum = prepared[0];
     limit = prepared[1];
-    v = prepared + 2;
+    slope = prepared[2];
+    v = prepared + head;
     inverse = v + even(size);
     for_powers = inverse + even(size);
   }
+  static constexpr int64_t head = 3;
   static int64_t even(int64_t size) { return size + (size & 1); }  // terms go in pairs; the last may be one of v = 0
 };
 
 template <class T>
 int64_t prepared_size(int64_t size) {
-  return (2 + 3 * Factors<T>::even(size)) * int64_t(sizeof(T));
+  return (Factors<T>::head + 3 * Factors<T>::even(size)) * int64_t(sizeof(T));
 }
 
 template <class T>
@@ -70,7 +73,8 @@ inline T power_of_2(T x) {
 
 // Returns the factor that the scale needs. If some v is not finite, all goes the direct way.
 template <class T>
-double prepare(const T* v, int64_t size, T* to) {
+double prepare(const T* v, int64_t size, double slope, T* to) {
+  constexpr int64_t head = Factors<T>::head;
   const int64_t even = Factors<T>::even(size);
   T largest = 0, smallest = 1;
   bool finite = true;
@@ -91,12 +95,13 @@ double prepare(const T* v, int64_t size, T* to) {
       inverse = for_powers = 1 / (magnitude(one) < Shared<T>::least ? least : one);
     }
     smallest = 1 / magnitude(inverse) < smallest ? 1 / magnitude(inverse) : smallest;
-    to[2 + h] = one;
-    to[2 + even + h] = inverse;
-    to[2 + 2 * even + h] = for_powers;
+    to[head + h] = one;
+    to[head + even + h] = inverse;
+    to[head + 2 * even + h] = for_powers;
   }
   to[0] = T(sum);
   to[1] = finite ? (Shared<T>::log_half_range + log<T>(broadcast(smallest))[0]) / 2 : T(-1);
+  to[2] = T(slope);
   return double(scale);
 }
 
@@ -196,13 +201,14 @@ struct DirectWay {
   static void add(const T* panel, const T* keys, int64_t key_stride, int64_t, const Factors<T>& factors, int64_t begin,
                   int64_t end, Vec<T> (&part)[rows][vectors]) {
     constexpr int width = vectors * lanes<T>;
+    const Vec<T> slope = broadcast(factors.slope);
     for (int64_t h = begin; h < end; ++h) {
       const Vec<T> factor = broadcast(factors.v[h]);
       Vec<T> a[vectors];
       unroll<vectors>([&](int v) INLINED { a[v] = load(panel + h * width + v * lanes<T>); });
       unroll<rows>([&](int j) INLINED {
         const Vec<T> b = broadcast(keys[j * key_stride + h]);
-        unroll<vectors>([&](int v) INLINED { part[j][v] += Activation::template of<T>(a[v] + b) * factor; });
+        unroll<vectors>([&](int v) INLINED { part[j][v] += Activation::template of<T>(a[v] + b, slope) * factor; });
       });
     }
   }
@@ -213,20 +219,28 @@ struct DirectWay {
 };
 struct Tanh {
   template <class T>
-  static Vec<T> of(Vec<T> x) {
+  static Vec<T> of(Vec<T> x, Vec<T>) {
     return tanh<T>(x);
   }
 };
 struct SmallTanh {
   template <class T>
-  static Vec<T> of(Vec<T> x) {
+  static Vec<T> of(Vec<T> x, Vec<T>) {
     return tanh_small<T>(x);
   }
 };
 struct Relu {
   template <class T>
-  static Vec<T> of(Vec<T> x) {
+  static Vec<T> of(Vec<T> x, Vec<T>) {
     return at_least<T>(0, x);
+  }
+};
+// steep: the slope is above 1, and the smaller of the two is the one.
+template <bool steep>
+struct LeakyRelu {
+  template <class T>
+  static Vec<T> of(Vec<T> x, Vec<T> slope) {
+    return steep ? -max(-slope * x, -x) : max(slope * x, x);
   }
 };
 
@@ -290,6 +304,15 @@ struct ChooseRelu {
     additive_block<DirectWay<Relu>, T, vectors, rows>(panel, keys, key_stride, size, factors, scores, top);
   }
 };
+struct ChooseLeakyRelu {
+  template <class T, int vectors, int rows>
+  static void block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Factors<T>& factors,
+                    T* scores, T* top) {
+    const auto one = additive_block<DirectWay<LeakyRelu<false>>, T, vectors, rows>;
+    const auto steep = additive_block<DirectWay<LeakyRelu<true>>, T, vectors, rows>;
+    (factors.slope > 1 ? steep : one)(panel, keys, key_stride, size, factors, scores, top);
+  }
+};
 
 template <class T, class Choose>
 void additive_scores(const T* panel, int32_t vectors, LoadedRows tile, int64_t count, int64_t size, const T* prepared,
@@ -351,6 +374,14 @@ struct ReluSlope : Alone<ReluSlope> {
   static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T>) {
     const Vec<T> sum = a + b;
     return {sum > T(0) ? broadcast(T(1)) : Vec<T>{}, at_least<T>(0, sum)};
+  }
+};
+
+struct LeakyReluSlope : Alone<LeakyReluSlope> {
+  template <class T>
+  static Slope<T> of(Vec<T> a, Vec<T> b, Vec<T> slope) {
+    const Vec<T> sum = a + b, there = sum > T(0) ? broadcast(T(1)) : slope;
+    return {there, sum * there};
   }
 };
 }  // namespace

@@ -94,7 +94,8 @@ template <class T, class F, int vectors>
     store<T>(to_factors + i, load(to_factors + i) + load(of_factors + i));
 }
 
-// d_scores: [key][vectors * lanes], 0 in lanes without a query. factors: T[columns] of distances. to_key: rows of whole
+// d_scores: [key][vectors * lanes], 0 in lanes without a query. factors: T[columns] of distances, the slope of a leaky relu
+// in each column. to_key: rows of whole
 // vectors; to_factors: a vector for each column.
 template <class T, class F>
 void column_gradients(const T* panel, int32_t vectors, LoadedRows keys, int64_t count, int64_t columns,

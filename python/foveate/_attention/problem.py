@@ -87,6 +87,7 @@ class Problem(NamedTuple):
     factors: Array | None = None
     negligible: float | None = None
     link: tuple[str, float] | None = None
+    slope: float | None = None
     value: Any = None  # as the key; of the weights there is none
     softcap: float | None = None
     reach: Reach | None = None

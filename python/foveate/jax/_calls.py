@@ -58,7 +58,7 @@ LEARNED = ("query", "key", "value", "mask", "sink", "factors")
 _OF_ROWS = {"query", "key", "value"}
 _WITH_LSE, _WITH_PARTS = 2, 4  # bits of the results of attention
 
-_FAMILIES = ("inner", "tanh", "relu", "distance")
+_FAMILIES = ("inner", "tanh", "relu", "distance", "leaky_relu")
 
 
 class Problem(NamedTuple):
@@ -71,6 +71,7 @@ class Problem(NamedTuple):
     scale: float = 1.0
     negligible: float = 0.0
     link: float | None = None  # the power
+    slope: float = 0.0
     softcap: float = 0.0
     left: int = -1
     right: int = -1
@@ -85,7 +86,10 @@ class Problem(NamedTuple):
         family, sides = _FAMILIES.index(self.family), (self.left, self.right)
         link = int(self.link is not None)
         options = (given, wanted, family, *sides, self.at_end, self.heads, self.lead, link)
-        scalars = (self.scale, self.softcap, self.negligible, self.link or 0.0, self.dropout)
+        scalars = (
+            *(self.scale, self.softcap, self.negligible, self.link or 0.0, self.dropout),
+            self.slope,
+        )
         return {
             "options": np.array(options, np.int64),
             "scalars": np.array(scalars, np.float64),

@@ -283,7 +283,7 @@ def _instantiated(tangent: Any) -> Any:
 
 def _without_tangents(problem: Problem, names: Sequence[str]) -> str:
     """Say of what there are first derivatives in reverse mode alone; nothing: of none."""
-    if problem.family in ("tanh", "relu"):
+    if problem.family in ("tanh", "relu", "leaky_relu"):
         return "an additive score"
     return "the w of a Gaussian" if "factors" in names else ""
 

@@ -16,7 +16,7 @@ from ..scores._base import is_tensor, parameters_of
 from . import _rows
 
 # What of a score's parameters is no number to learn.
-_CHOICES = {"activation", "degree"}
+_CHOICES = {"activation", "degree", "slope"}
 _FIXED = (scores.Dot, scores.ScaledDot)  # whose scale is known
 
 

@@ -165,8 +165,8 @@ def matrix_gradient(rows: Array, d_products: Array) -> Array:
     return sum_to(np.swapaxes(rows, -1, -2) @ d_products, (rows.shape[-1], d_products.shape[-1]))
 
 
-def activate(x: Array, activation: str) -> Array:
-    """Apply "tanh", "relu" or "identity".
+def activate(x: Array, activation: str, slope: float = 0.0) -> Array:
+    """Apply "tanh", "relu", "identity", or a "leaky_relu" of this slope.
 
     Examples
     --------
@@ -175,12 +175,14 @@ def activate(x: Array, activation: str) -> Array:
     """
     if activation == "identity":
         return x
+    if activation == "leaky_relu":
+        return np.where(x > 0, x, x.dtype.type(slope) * x)
     result: Array = np.tanh(x) if activation == "tanh" else np.maximum(x, 0)
     return result
 
 
-def slope(x: Array, activation: str) -> Array:
-    """Return the derivative of an activation; that of relu is 0 at 0.
+def slope(x: Array, activation: str, below: float = 0.0) -> Array:
+    """Return the derivative of an activation; that of relu is 0 at 0, of a leaky one its slope.
 
     Examples
     --------
@@ -190,4 +192,6 @@ def slope(x: Array, activation: str) -> Array:
     if activation == "identity":
         return np.ones_like(x)
     derivative: Array = 1 - np.tanh(x) ** 2 if activation == "tanh" else (x > 0).astype(x.dtype)
+    if activation == "leaky_relu":
+        derivative = np.where(x > 0, x.dtype.type(1), x.dtype.type(below))
     return derivative

@@ -125,7 +125,7 @@ def linked(x: Array, pull: Pull, link: str, parameter: Any) -> Formula:
     return apply(x, parameter), pulled
 
 
-def additive(a: Array, b: Array, v: Array, activation: str) -> Formula:
+def additive(a: Array, b: Array, v: Array, activation: str, leak: float = 0.0) -> Formula:
     """Of `sum_h v_h act(a_ih + b_jh)`, of the projections of queries and keys; and of a, b and v.
 
     Parameters
@@ -133,7 +133,9 @@ def additive(a: Array, b: Array, v: Array, activation: str) -> Formula:
     a : array (..., Lq, H)
     b : array (..., Lk, H)
     v : array (H,)
-    activation : "tanh", "relu" or "identity"
+    activation : "tanh", "relu", "leaky_relu" or "identity"
+    leak : float
+        The slope of a leaky relu.
 
     Returns
     -------
@@ -149,11 +151,11 @@ def additive(a: Array, b: Array, v: Array, activation: str) -> Formula:
 
     def pull(d_scores: Array, seen: Array) -> tuple[Array, Array, Any]:
         there = seen[..., None]
-        cells = np.where(there, d_scores[..., None] * v * slope(before, activation), 0)
-        hidden = np.where(there, d_scores[..., None] * activate(before, activation), 0)
+        cells = np.where(there, d_scores[..., None] * v * slope(before, activation, leak), 0)
+        hidden = np.where(there, d_scores[..., None] * activate(before, activation, leak), 0)
         return cells.sum(axis=-2), cells.sum(axis=-3), sum_to(hidden, v.shape)
 
-    return np.asarray(activate(before, activation) @ v), pull
+    return np.asarray(activate(before, activation, leak) @ v), pull
 
 
 def distances(query: Array, key: Array, w: Array) -> Formula:
@@ -249,7 +251,8 @@ def _(score: Any, query: Array, key: Array) -> Formula:
     v, bias = parameter(score.v), parameter(score.b)
     a = query if wq is None else query @ wq
     b = key if wk is None else key @ wk
-    related, pull = additive(a if bias is None else a + bias, b, v, score.activation)
+    a = a if bias is None else a + bias
+    related, pull = additive(a, b, v, score.activation, score.slope)
 
     def pulled(d_scores: Array, seen: Array) -> tuple[Array, Array, Any]:
         d_a, d_b, d_v = pull(d_scores, seen)
@@ -301,7 +304,7 @@ def _(score: Gaussian, query: Array, key: Array) -> Formula:
 
 def _reduced(score: Score, query: Array, key: Array) -> Formula:
     """Compute a score of the user's own, by the family of formulas that it reduces itself to."""
-    q, k, scale, family, factors, _, link, undo = reduce(score, query, key)
+    q, k, scale, family, factors, _, link, leak, undo = reduce(score, query, key)
     if family == "inner":
         related, pull = products(q, k, scale)
         if link is not None:
@@ -312,8 +315,10 @@ def _reduced(score: Score, query: Array, key: Array) -> Formula:
         factor = q.dtype.type(scale if scale is not None else 1 / np.sqrt(size) if size else 1.0)
         if factors is None:
             factors = np.ones(size, q.dtype)
-        is_distance = family == "distance"
-        related, pull = distances(q, k, factors) if is_distance else additive(q, k, factors, family)
+        if family == "distance":
+            related, pull = distances(q, k, factors)
+        else:
+            related, pull = additive(q, k, factors, family, leak)
 
     def pulled(d_scores: Array, seen: Array) -> tuple[Array, Array, Any]:
         assert undo is not None  # or it was refused

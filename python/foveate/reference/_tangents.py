@@ -182,7 +182,7 @@ def _(score: Any, q: Array, k: Array, dq: Array, dk: Array) -> Array:
     a = a if bias is None else a + bias
     before = a[..., :, None, :] + b[..., None, :, :]
     moved = da[..., :, None, :] + db[..., None, :, :]
-    return np.asarray((slope(before, score.activation) * moved) @ v)
+    return np.asarray((slope(before, score.activation, score.slope) * moved) @ v)
 
 
 @scores_tangent.register

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from .._inputs.types import Activation, ArrayLike
+from .._inputs.types import ArrayLike, HiddenActivation
 from . import _rows
-from ._base import ArrayScore, Need, Reduced, array_or_tensor, gradient_of
+from ._base import ArrayScore, Need, Reduced, array_or_tensor, finite, gradient_of
 from ._rows import activation_name, matrix_gradient, times
 
 
@@ -36,9 +36,12 @@ class Additive(ArrayScore):
         Without it the keys (..., Lk, H) are projected already: a decoder that attends to the same
         keys at each step can project them once.
     b : array (H,), optional
-    activation : {"tanh", "relu", "identity"}
+    activation : {"tanh", "relu", "leaky_relu", "identity"}
         With "identity" a query adds the same number to all its scores. That changes nothing except
-        the effect of a `softcap` or a `sink`, and the lse.
+        the effect of a `softcap` or a `sink`, and the lse. "leaky_relu" is that of GATv2 [2]_, x
+        where x > 0 and `slope` x elsewhere.
+    slope : float, default 0.2
+        Of "leaky_relu": finite, a constant that has no gradient.
 
     Raises
     ------
@@ -49,6 +52,7 @@ class Additive(ArrayScore):
     ----------
     .. [1] D. Bahdanau, K. Cho and Y. Bengio, "Neural Machine Translation by Jointly Learning to
        Align and Translate", ICLR 2015.
+    .. [2] S. Brody, U. Alon and E. Yahav, "How Attentive are Graph Attention Networks?", ICLR 2022.
 
     Examples
     --------
@@ -64,7 +68,9 @@ class Additive(ArrayScore):
     wq: ArrayLike | None = None
     wk: ArrayLike | None = None
     b: ArrayLike | None = None
-    activation: Activation = "tanh"
+    activation: HiddenActivation = "tanh"
+    slope: float = 0.2
+    constants: ClassVar[frozenset[str]] = frozenset({"slope"})
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -75,7 +81,8 @@ class Additive(ArrayScore):
             wq=None if self.wq is None else array_or_tensor("wq", self.wq, "Dq", hidden),
             wk=None if self.wk is None else array_or_tensor("wk", self.wk, "Dk", hidden),
             b=None if self.b is None else array_or_tensor("b", self.b, hidden),
-            activation=activation_name(self.activation),
+            activation=activation_name(self.activation, "leaky_relu"),
+            slope=finite("slope", self.slope),
         )
 
     @property
@@ -109,7 +116,7 @@ class Additive(ArrayScore):
                     parts[name] = matrix_gradient(x, d)
             return gradient_of(self, **parts)
 
-        return hidden_layer(rows, query, key, v, wq, wk, b, self.activation, gradients)
+        return hidden_layer(rows, query, key, v, wq, wk, b, self, gradients)
 
     def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
         """Project the tangents; with an activation there are none."""
@@ -132,7 +139,9 @@ class Concat(ArrayScore):
     w : array (Dq + Dk, H)
         The rows for the query first.
     b : array (H,), optional
-    activation : {"tanh", "relu", "identity"}
+    activation : {"tanh", "relu", "leaky_relu", "identity"}
+        As for `Additive`.
+    slope : float, default 0.2
         As for `Additive`.
 
     Raises
@@ -158,7 +167,9 @@ class Concat(ArrayScore):
     v: ArrayLike
     w: ArrayLike
     b: ArrayLike | None = None
-    activation: Activation = "tanh"
+    activation: HiddenActivation = "tanh"
+    slope: float = 0.2
+    constants: ClassVar[frozenset[str]] = frozenset({"slope"})
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -168,7 +179,8 @@ class Concat(ArrayScore):
             v=v,
             w=array_or_tensor("w", self.w, "Dq + Dk", hidden),
             b=None if self.b is None else array_or_tensor("b", self.b, hidden),
-            activation=activation_name(self.activation),
+            activation=activation_name(self.activation, "leaky_relu"),
+            slope=finite("slope", self.slope),
         )
 
     @property
@@ -187,7 +199,7 @@ class Concat(ArrayScore):
             d_w = np.concatenate([matrix_gradient(query, d_a), matrix_gradient(key, d_c)])
             return gradient_of(self, w=d_w, **parts)
 
-        return hidden_layer(rows, query, key, v, w[:size], w[size:], b, self.activation, gradients)
+        return hidden_layer(rows, query, key, v, w[:size], w[size:], b, self, gradients)
 
     def tangent(self, query: Any, key: Any, d_query: Any, d_key: Any) -> tuple[Any, Any]:
         """Project the tangents; with an activation there are none."""
@@ -204,7 +216,7 @@ def hidden_layer(
     wq: Any,
     wk: Any,
     b: Any,
-    activation: str,
+    score: Additive | Concat,
     gradients: Callable[..., Any],
 ) -> Reduced:
     """Project queries and keys; without an activation what is left is a number for each.
@@ -212,7 +224,7 @@ def hidden_layer(
     `gradients` makes the gradients of the parameters from those of the projections, v and b.
     """
     a, c = rows.project(query, wq, b, wide=False), rows.project(key, wk, wide=False)
-    is_identity = activation == "identity"
+    is_identity = score.activation == "identity"
 
     def undo(d_query: Any, d_key: Any, d_v: Any = None) -> tuple[Any, Any, Any]:
         d_a, d_c = d_query, d_key
@@ -232,8 +244,9 @@ def hidden_layer(
         return times(d_a, wq), times(d_c, wk), of_parameters
 
     if not is_identity:
-        family: Any = activation  # of the same name
-        return Reduced(a, c, 1.0, family, rows.contiguous(v), undo=undo)
+        family: Any = score.activation  # of the same name
+        slope = score.slope if family == "leaky_relu" else 0.0
+        return Reduced(a, c, 1.0, family, rows.contiguous(v), slope=slope, undo=undo)
     # (a + c) . v = a . v + c . v, the inner product of [a . v, 1] and [1, c . v].
     column = v[:, None]
     of_a, of_c = rows.project(a, column), rows.project(c, column)

@@ -20,7 +20,7 @@ from . import _rows
 
 # The families of kernels: scale times q . k, sum_h factors_h act(q_h + k_h) with the activation of
 # that name, or -|factors (q - k)|^2 / 2.
-Family: TypeAlias = Literal["inner", "tanh", "relu", "distance"]
+Family: TypeAlias = Literal["inner", "tanh", "relu", "leaky_relu", "distance"]
 
 
 class Reduced(NamedTuple):
@@ -32,7 +32,7 @@ class Reduced(NamedTuple):
     key : array (..., Lk, D)
     scale : float, optional
         A factor of the scores; None is 1 / sqrt(D).
-    family : {"inner", "tanh", "relu", "distance"}
+    family : {"inner", "tanh", "relu", "leaky_relu", "distance"}
         `q . k`; `sum_h factors_h act(q_h + k_h)`; or `-|factors (q - k)|^2 / 2`.
     factors : array (D,), optional
         Contiguous, of the dtype of the computation. A distance without factors has factors of 1.
@@ -41,6 +41,8 @@ class Reduced(NamedTuple):
         weight of a query.
     link : pair of str and float, optional
         Inner products only: the name of a function of the scores, and its parameter.
+    slope : float, default 0
+        Of "leaky_relu": what numbers that are not positive are multiplied by.
     undo : function, optional
         `undo(d_query, d_key)` takes the gradients with respect to `query` and `key` above, in their
         shapes, with the scale in them. It returns three things: the gradients of the query and of
@@ -57,6 +59,7 @@ class Reduced(NamedTuple):
     factors: Array | None = None
     negligible: float = 0.0
     link: tuple[str, float] | None = None
+    slope: float = 0.0
     undo: Callable[..., tuple[Any, Any, Any]] | None = None
 
 
@@ -99,6 +102,7 @@ class Score(ABC):
 
     needs_one_size: ClassVar[bool] = False
     is_over_rows: ClassVar[bool] = False
+    constants: ClassVar[frozenset[str]] = frozenset()  # parameters that have no gradient
 
     @abstractmethod
     def reduce(self, query: Array, key: Array) -> Reduced:
@@ -430,6 +434,6 @@ def sum_of_gradients(one: Any, other: Any) -> Any:
     parts = {
         name: x + added[name]
         for name, x in parameters_of(one).items()
-        if isinstance(x, np.ndarray | float)
+        if isinstance(x, np.ndarray | float) and name not in one.constants
     }
     return gradient_of(one, **parts)

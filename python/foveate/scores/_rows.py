@@ -24,18 +24,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def activation_name(name: object) -> str:
-    """Take the name of an activation.
+def activation_name(name: object, *more: str) -> str:
+    """Take the name of an activation: of those above, or one more.
 
     Raises
     ------
     TypeError, ValueError
         For anything else.
     """
-    wanted = f"wanted one of {sorted(ACTIVATIONS)}"
+    names = sorted([*ACTIVATIONS, *more])
+    wanted = f"wanted one of {names}"
     if not isinstance(name, str):
         raise TypeError(f"activation: got {name!r}, {wanted}")
-    if name not in ACTIVATIONS:
+    if name not in names:
         raise ValueError(f"activation: got {name!r}, {wanted}")
     return name
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._inputs.types import Activation, Kernel
+from .._inputs.types import HiddenActivation, Kernel
 from ..scores import Additive, Bilinear
 from ..scores._base import ScoreLike
 from ._attention import attention
@@ -25,7 +25,9 @@ class AdditiveAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
     ----------
     query_size, key_size, hidden_size : int
         Dq, Dk and H.
-    activation : {"tanh", "relu", "identity"}
+    activation : {"tanh", "relu", "leaky_relu", "identity"}
+    slope : float, default 0.2
+        Of "leaky_relu".
     dropout : float, default 0
         Dropout of the weights, in training.
 
@@ -50,7 +52,8 @@ class AdditiveAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
         key_size: int,
         hidden_size: int,
         *,
-        activation: Activation = "tanh",
+        activation: HiddenActivation = "tanh",
+        slope: float = 0.2,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -58,7 +61,8 @@ class AdditiveAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
         self.key_projection = nn.Linear(key_size, hidden_size)
         bound = 1 / math.sqrt(hidden_size)  # as of a linear layer
         self.v = nn.Parameter(torch.empty(hidden_size).uniform_(-bound, bound))
-        self.activation: Activation = activation
+        self.activation: HiddenActivation = activation
+        self.slope: float = slope
         self.dropout: float = dropout
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **reach: Any) -> Tensor:
@@ -72,7 +76,7 @@ class AdditiveAttention(nn.Module):  # type: ignore[misc]  # torch is taken as u
         """
         of_query, of_key = self.query_projection, self.key_projection
         matrices = of_query.weight.T, of_key.weight.T
-        score = Additive(self.v, *matrices, of_key.bias, activation=self.activation)
+        score = Additive(self.v, *matrices, of_key.bias, self.activation, self.slope)
         dropout = self.dropout if self.training else 0.0
         output: Tensor = attention(query, key, value, score=score, dropout=dropout, **reach)
         return output

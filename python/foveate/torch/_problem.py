@@ -29,8 +29,9 @@ def names_of(schema: str) -> tuple[str, ...]:
 
 
 # What a problem is, in the order of the operators' arguments: everything but what is wanted of it.
-# scale: of the inner product, None is 1 / sqrt(D). factors: of "tanh" and "relu" (H,), of
-# "distance" () or (D,). From mask to leave_one_out they are those of `Reach`, except an offset of
+# scale: of the inner product, None is 1 / sqrt(D). factors: of the additive families
+# (H,), of "distance" () or (D,). slope: of "leaky_relu". From mask to leave_one_out they are those
+# of `Reach`, except an offset of
 # "end". seed: int64 (2,), the key of the random numbers of dropout.
 ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     str family="inner", Tensor? factors=None, Tensor? mask=None, SymInt? left=None,
@@ -39,7 +40,7 @@ ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     Tensor? high=None, Tensor? centers=None,
     float? half_width=None, bool leave_one_out=False, bool offset_at_end=False,
     float? softcap=None, Tensor? sink=None, Tensor? sigma=None, float dropout=0.0,
-    Tensor? seed=None, str? link=None, float link_parameter=0.0"""
+    Tensor? seed=None, str? link=None, float link_parameter=0.0, float slope=0.0"""
 REACH = Reach._fields[: Reach._fields.index("intervals")]
 NAMES = names_of(ARGUMENTS)
 COUNT = len(NAMES)
@@ -68,19 +69,27 @@ def state(
     link = reduced.link or (None, 0.0)
     return (
         *(query, key, value, *formula, *parts),
-        *(at_end, softcap, sink, sigma, dropout, seed, *link),
+        *(at_end, softcap, sink, sigma, dropout, seed, *link, reduced.slope),
     )
 
 
 def stated_score(
-    query: Array, key: Array, scale: float | None, family: Any, factors: Array | None
+    query: Array,
+    key: Array,
+    scale: float | None,
+    family: Any,
+    factors: Array | None,
+    slope: float = 0.0,
 ) -> tuple[Score, Reduced]:
     """Give a score that stands for a reduced one, and this; its parameter are the factors."""
     if factors is None:
-        if family in ("tanh", "relu"):
+        if family in ("tanh", "relu", "leaky_relu"):
             raise ValueError(f"factors: got None, wanted a tensor with family={family!r}")
         return Dot(), Reduced(query, key, scale, family, undo=unchanged)
-    score = Gaussian(factors) if family == "distance" else Additive(factors, activation=family)
+    if family == "distance":
+        score: Score = Gaussian(factors)
+    else:
+        score = Additive(factors, activation=family, slope=slope)
     reduced = score.reduce(query, key)
     own = scale if scale is not None else 1 / max(1, query.shape[-1]) ** 0.5
     return score, reduced._replace(scale=own * (reduced.scale or 0.0))
@@ -98,9 +107,9 @@ def backward_of(
     """Make the problem that the arguments of an operator state; memory is shared."""
     q, k, v = as_array("query", query), as_array("key", key), as_array("value", value)
     given = None if factors is None else as_array("factors", factors)
-    score, reduced = stated_score(q, k, scale, family, given)
     parts: list[Any] = [_as_it_is(*pair) for pair in zip(REACH, others, strict=False)]
     stated = dict(zip(_AFTER_REACH, others[len(REACH) :], strict=False))
+    score, reduced = stated_score(q, k, scale, family, given, stated.get("slope", 0.0))
     if stated.get("offset_at_end"):
         parts[REACH.index("offset")] = "end"
     sigma = stated.get("sigma")

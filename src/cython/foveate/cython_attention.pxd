@@ -44,6 +44,7 @@ cdef extern from "foveate/foveate.h" nogil:
         FV_TANH
         FV_RELU
         FV_DISTANCE
+        FV_LEAKY_RELU
 
     ctypedef enum fv_weighing:
         FV_SOFTMAX
@@ -60,6 +61,7 @@ cdef extern from "foveate/foveate.h" nogil:
         double negligible
         const char* link
         double link_parameter
+        double slope
 
     ctypedef struct fv_reach:
         const fv_array* mask

@@ -187,7 +187,8 @@ def check(function: Any, inputs: Any, random: bool = False) -> None:
     )
 
 
-SCORES = {x: y for x, y in EVERY.items() if x not in ("additive", "relu", "projected", "concat")}
+HIDDEN = ("additive", "relu", "leaky_relu", "projected", "concat")
+SCORES = {x: y for x, y in EVERY.items() if x not in HIDDEN}
 SCORES["polynomial"] = fv.Polynomial(2, 0.3)
 
 

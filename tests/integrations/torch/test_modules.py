@@ -21,6 +21,7 @@ def _seed() -> None:
 
 MODULES: dict[str, Any] = {
     "additive": lambda: ft.AdditiveAttention(8, 8, 6),
+    "additive leaky": lambda: ft.AdditiveAttention(8, 8, 6, activation="leaky_relu", slope=0.1),
     "additive relu": lambda: ft.AdditiveAttention(8, 8, 6, activation="relu"),
     "bilinear": lambda: ft.BilinearAttention(8, 8),
     "local-m": lambda: ft.LocalAttention(2.5),

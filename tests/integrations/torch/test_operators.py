@@ -27,7 +27,7 @@ AFTER: dict[str, Any] = {
     "offset": None, "key_lengths": None, "query_segments": None, "key_segments": None,
     "low": None, "high": None, "centers": None, "half_width": None, "leave_one_out": False,
     "offset_at_end": False, "softcap": None, "sink": None, "sigma": None, "dropout": 0.0,
-    "seed": None, "link": None, "link_parameter": 0.0,
+    "seed": None, "link": None, "link_parameter": 0.0, "slope": 0.0,
 }  # fmt: skip
 SEED = torch.tensor([3, -4])
 REACH = {
@@ -42,6 +42,8 @@ STATED: dict[str, Any] = {
     "float mask": lambda: {"mask": leaf(normal(1, (2, 1, 5), np.float32)), "offset_at_end": True},
     "reach, sink": lambda: {**REACH, "sink": leaf(normal(2, (2,), np.float64))},
     "tanh": lambda: {"scale": 1.0, "family": "tanh", "factors": leaf(normal(3, (4,), np.float32))},
+    "leaky relu": lambda: {"scale": 1.0, "family": "leaky_relu", "slope": 0.2,
+                           "factors": leaf(normal(3, (4,), np.float32))},
     "gaussian": lambda: {"scale": 1.0, "family": "distance", "factors": leaf(np.array(0.5))},
     "dropout": lambda: {"dropout": 0.3, "seed": SEED},
     "link": lambda: {"link": "power", "link_parameter": 2.0, "softcap": 3.0},

@@ -74,6 +74,7 @@ fv.attention(q, k, v, mask=np.ones((6, 6), bool), key_lengths=np.int64(3), offse
 fv.attention(q, k, v, mask=(fv.Intervals(0, [1, 2, 3, 4, 5, 6]), np.zeros((6, 6))), dropout=0.5)
 fv.attention(q, k, v, segments=([0, 0, 0, 1, 1, 1], np.zeros(6, np.int32)), out=np.empty_like(q))
 weights: ft.Array = fv.attention_weights(q, k, score=fv.Additive(x[0], x, x, activation="relu"))
+leaky: ft.ScoreLike = fv.Concat(x[0], x, activation="leaky_relu", slope=0.1)
 
 # --- more than one answer ------------------------------------------------------------------------
 
