@@ -110,8 +110,8 @@ struct Keyword {
 constexpr uint32_t kSoft = kAttention | kWeights, kHardly = kHard | kHardBackward, kSoftGradients = kBackward | kMoving,
                    kGradients = kSoftGradients | kHardBackward, kTangents = kTangent | kTangentAlone,
                    kMoves = kTangents | kMoving;
-constexpr uint32_t kAll = kSoft | kHardly | kBackward | kMoves;
-constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights};
+constexpr uint32_t kAll = kSoft | kHardly | kBackward | kMoves | kStatistics;
+constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights | kStatistics};
 
 constexpr const char* kFamilies[] = {"inner", "tanh", "relu", "distance", "leaky_relu"};
 constexpr const char* kWeighings[] = {"softmax", "boxcar", "epanechnikov", "triangular"};
@@ -219,6 +219,9 @@ constexpr Keyword keywords[] = {
        a.selection = FV_SAMPLE;
        return words(n, x, "None or (low, high)", nullptr, &a.random);
      }},
+
+    {"first_query", kStatistics, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.first_query); }},
+    {"end_query", kStatistics, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.end_query); }},
 
     {"output", kSoftGradients | kTangentAlone, kSoftGradients | kTangentAlone,
      [](A& a, Name n, Object x) { return view(n, x, &a.output); }},
@@ -346,6 +349,7 @@ const char* name_of(Entry entry) {
     case kTangent: return "attention_jvp";
     case kMoving: return "attention_backward_jvp";
     case kTangentAlone: return "attention_tangent";
+    case kStatistics: return "attention_statistics";
   }
   return "";
 }

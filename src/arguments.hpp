@@ -18,7 +18,8 @@ enum Entry : uint32_t {
   kHardBackward = 16,
   kTangent = 32,
   kMoving = 64,
-  kTangentAlone = 128
+  kTangentAlone = 128,
+  kStatistics = 256
 };
 
 const char* name_of(Entry entry);
@@ -52,6 +53,9 @@ struct Arguments {
   PyObject* out = Py_None;
   Lse return_lse = Lse::none;
   int64_t rows = -1;
+
+  // Of statistics: the queries of the sums; an end of -1 is that of all.
+  int64_t first_query = 0, end_query = -1;
 
   // Of hard attention. Without random numbers the most probable key is taken.
   int64_t size = 0;

@@ -172,6 +172,31 @@ class Call {
     return status == FV_OK ? PyTuple_Pack(3, out.ptr(), index.ptr(), log_prob.ptr()) : failed(status);
   }
 
+  // (key_sum, entropy, largest, place).
+  PyObject* summarize() {
+    if (!parsed_) return nullptr;
+    int64_t shape[FV_MAX_DIMS], keys_shape[FV_MAX_DIMS];
+    int32_t ndim = 0;
+    if (!output_shape(&ndim, shape)) return nullptr;
+    std::copy_n(shape, ndim - 2, keys_shape);
+    keys_shape[ndim - 2] = shape[ndim - 1];
+    const fv_dtype dtypes[] = {accumulated(), accumulated(), accumulated(), FV_INT64};
+    const char* const names[] = {"key_sum", "entropy", "largest", "place"};
+    py::object made_here[4];
+    View views[4];
+    for (int i = 0; i < 4; ++i) {
+      const int64_t* const own = i == 0 ? keys_shape : shape;
+      made_here[i] = made("query, key", new_array(dtypes[i], ndim - 1, own), ndim - 1, own);
+      if (!made_here[i] || !view(names[i], made_here[i].ptr(), &views[i])) return nullptr;
+    }
+    const int64_t first = given_.first_query, end = given_.end_query < 0 ? shape[ndim - 2] : given_.end_query;
+    const fv_status status = released(ndim, shape, [&] {
+      return fv_attention_statistics(&given_.problem, first, end, &views[0], &views[1], &views[2], &views[3], &error_);
+    });
+    if (status != FV_OK) return failed(status);
+    return PyTuple_Pack(4, made_here[0].ptr(), made_here[1].ptr(), made_here[2].ptr(), made_here[3].ptr());
+  }
+
  private:
   bool output_shape(int32_t* ndim, int64_t* shape) {
     const fv_status status = fv_output_shape(&given_.problem, ndim, shape, &error_);
@@ -318,6 +343,7 @@ PyMethodDef entry(const char* doc) {
 PyMethodDef entries[] = {
     entry<kAttention, &Call::attend>("The output, or (output, lse)."),
     entry<kWeights, &Call::attend>("The weights."),
+    entry<kStatistics, &Call::summarize>("(key_sum, entropy, largest, place)."),
     entry<kTangent, &Call::move>("(output, lse or None, tangent of the output, that of the lse or None)."),
     entry<kTangentAlone, &Call::move_alone>("(tangent of the output, that of the lse), of an output that is given."),
     entry<kBackward, &Call::differentiate>("Writes the gradients of attention that are arrays."),

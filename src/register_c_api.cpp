@@ -29,6 +29,7 @@ const fv_api api = {
     fv_attention_backward_jvp,
     fv_filtered_multinoulli,
     fv_quantize,
+    fv_attention_statistics,
 };
 
 }  // namespace

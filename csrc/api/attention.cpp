@@ -21,12 +21,16 @@ fv_status missing_tangents(fv_error* error) {
   return refuse(error, FV_VALUE_ERROR, "tangents: got none, wanted those of the operands");
 }
 
-// No row, or rows of no element whose lse nobody asks for.
-bool nothing_to_compute(const Problem& problem, int64_t columns) {
+bool no_lead(const Problem& problem) {
   for (int axis = 0; axis < problem.lead_ndim; ++axis) {
     if (problem.lead_shape[axis] == 0) return true;
   }
-  return problem.queries == 0 || (columns == 0 && !problem.lse);
+  return false;
+}
+
+// No row, or rows of no element whose lse nobody asks for.
+bool nothing_to_compute(const Problem& problem, int64_t columns) {
+  return no_lead(problem) || problem.queries == 0 || (columns == 0 && !problem.lse);
 }
 
 void poison_all(std::initializer_list<const fv_array*> outputs) {
@@ -113,6 +117,21 @@ fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_
   if (!(validator.inputs(/*weights=*/true) && validator.output(out, problem.keys))) return validator.status();
   poison_all({out});
   return nothing_to_compute(problem, problem.keys) ? FV_OK : attention_weights(problem, error);
+}
+
+fv_status fv_attention_statistics(const fv_problem* given, int64_t first_query, int64_t end_query,
+                                  const fv_array* key_sum, const fv_array* entropy, const fv_array* largest,
+                                  const fv_array* place, fv_error* error) noexcept {
+  using namespace foveate;
+  if (given == nullptr) return missing_problem(error);
+  Problem problem;
+  ForwardValidator validator(*given, problem, error);
+  if (!(validator.inputs(/*weights=*/true) &&
+        validator.statistics(first_query, end_query, key_sum, entropy, largest, place))) {
+    return validator.status();
+  }
+  poison_all({key_sum, entropy, largest, place});
+  return no_lead(problem) ? FV_OK : attention_statistics(problem, error);
 }
 
 fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, const fv_array* lse,

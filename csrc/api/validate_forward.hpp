@@ -22,6 +22,22 @@ class ForwardValidator : public Validator {
     return view("lse", lse) && of_lse(*lse) && place_output("lse", *lse, core, lse_axes(*lse), problem_.lse);
   }
 
+  // Statistics, each optional: sums over the queries first <= i < end, and one number a query.
+  bool statistics(int64_t first, int64_t end, const fv_array* key_sum, const fv_array* entropy, const fv_array* largest,
+                  const fv_array* place) {
+    if (given_.sigma != 0) return refuse(FV_VALUE_ERROR, "sigma: got %g, wanted 0 for statistics", given_.sigma);
+    if (first < 0 || end < first || end > problem_.queries) {
+      return refuse(FV_VALUE_ERROR, "queries: got %lld..%lld, wanted a part of 0..%lld", printable(first),
+                    printable(end), printable(problem_.queries));
+    }
+    problem_.first_query = first;
+    problem_.end_query = end;
+    return numbers("key_sum", key_sum, accumulator(), problem_.keys, problem_.key_sum) &&
+           numbers("entropy", entropy, accumulator(), problem_.queries, problem_.entropy) &&
+           numbers("largest", largest, accumulator(), problem_.queries, problem_.largest) &&
+           numbers("place", place, FV_INT64, problem_.queries, problem_.place);
+  }
+
   // What is chosen, and how often.
   bool hard(fv_selection selection, const fv_random* random, int64_t draws) {
     if (selection != FV_ARGMAX && selection != FV_SAMPLE) {
@@ -57,6 +73,13 @@ class ForwardValidator : public Validator {
                         place_output("log_prob", *log_prob, core, 2, problem_.log_prob);
     if (placed) problem_.out_draw_stride = out->strides[problem_.lead_ndim + 1];
     return placed;
+  }
+
+ private:
+  // An output (..., length) that may be none.
+  bool numbers(const char* name, const fv_array* array, fv_dtype dtype, int64_t length, Operand& to) {
+    return array == nullptr ||
+           (view(name, array) && of_dtype(name, *array, dtype) && place_output(name, *array, &length, 1, to));
   }
 };
 

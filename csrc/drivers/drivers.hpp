@@ -7,6 +7,7 @@ namespace foveate {
 fv_status attention(const Problem&, fv_error*) noexcept;                   // soft/route.cpp
 fv_status attention_tangent(const Problem&, fv_error*) noexcept;           // tangent/forward.cpp
 fv_status attention_weights(const Problem&, fv_error*) noexcept;           // soft/weights.cpp
+fv_status attention_statistics(const Problem&, fv_error*) noexcept;        // statistics/statistics.cpp
 fv_status attention_backward(const Problem&, fv_error*) noexcept;          // backward/backward.cpp
 fv_status attention_backward_tangent(const Problem&, fv_error*) noexcept;  // tangent/backward.cpp
 fv_status hard_attention(const Problem&, fv_error*) noexcept;              // hard/tiled.cpp, the choice too

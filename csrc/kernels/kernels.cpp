@@ -28,6 +28,7 @@
 #include "select/soft.hpp"
 #include "select/soft_gradient_tangent.hpp"
 #include "select/soft_tangent.hpp"
+#include "select/statistics.hpp"
 #include "select/weigh.hpp"
 #include "table.hpp"
 #include "untyped.hpp"
@@ -117,6 +118,8 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.soft_runs = untyped<soft_runs<T>>;
   f.runs_of = runs_of;
   f.draw = untyped<draw<T>>;
+  f.soft_entropy = untyped<soft_entropy<T>>;
+  f.key_sums = untyped<key_sums<T>>;
   f.weigh = untyped<weigh<T>>;
 
   f.multiply_gaussian = untyped<multiply_gaussian<T>>;

@@ -6,7 +6,7 @@
 // the same tile one after the other, so that any of them goes with any other:
 //   score    Scoring (inner product, additive, distance), Link (softcap), add_bias (float mask)     score/
 //   reach    hide_outside, hide_unset: what is not seen becomes -inf                                hide/
-//   select   soft, compact (then weighted_sum), argmax_place, draw, weigh                           select/
+//   select   soft, compact (then weighted_sum), argmax_place, draw, weigh, soft_entropy, key_sums   select/
 //   factor   multiply_gaussian, clear_unset (dropout): what weights are multiplied by               factor/
 #pragma once
 #include <stdint.h>
@@ -233,6 +233,14 @@ struct Arithmetic {
   // that key in the tile. uniform: one T in [0, 1) a query.
   uint32_t (*draw)(const void* weights, int32_t vectors, int64_t count, const void* runs, const void* l,
                    const void* uniform, int32_t* place);
+  // `soft` of T for any product without a Gaussian, into `weights`, which may be s. Beside l, t adds up weight times the
+  // logarithm to base 2 of the weight: the entropy is log(l) - log(2) t / l.
+  void (*soft_entropy)(const void* s, int32_t vectors, int64_t count, double scale, const void* top, void* m, void* l,
+                       void* t, void* weights);
+  // to[j] += the sum over the queries of weights[j] 2^(scale (at - m)) share: at is the m that the weights are beside. A
+  // query whose share is 0 adds nothing, whatever its weights are.
+  void (*key_sums)(const void* weights, int32_t vectors, int64_t count, double scale, const void* at, const void* m,
+                   const void* share, double* to);
   // s = 2^(scale (s - m)) * factor: the weights, where m and l are known.
   void (*weigh)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
 

@@ -41,6 +41,7 @@ from ._attention.merge import merge
 from ._attention.reinforce import MovingAverageBaseline, leave_one_out_advantage
 from ._attention.soft import attention, attention_weights
 from ._attention.soft_vjp import attention_vjp
+from ._attention.statistics import AttentionStatistics, attention_statistics
 from ._blocks.hierarchical import hierarchical_attention, hierarchical_attention_vjp
 from ._blocks.memory import Memory
 from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Additive",
+    "AttentionStatistics",
     "Bilinear",
     "CenterGradients",
     "Concat",
@@ -111,6 +113,7 @@ __all__ = [
     "__version__",
     "attention",
     "attention_jvp",
+    "attention_statistics",
     "attention_vjp",
     "attention_weights",
     "get_cmake_dir",

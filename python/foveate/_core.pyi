@@ -78,6 +78,12 @@ def attention_weights(
     rows: int | None = ...,
     **options: Unpack[Options],
 ) -> Array: ...
+def attention_statistics(
+    *spread: tuple[Any, ...],
+    first_query: int = ...,
+    end_query: int = ...,  # -1: all queries
+    **options: Unpack[Options],
+) -> tuple[Array, Array, Array, Array]: ...
 def attention_shape(*spread: tuple[Any, ...], **options: Unpack[Options]) -> tuple[int, ...]: ...
 def hard_attention(
     *spread: tuple[Any, ...],

@@ -141,7 +141,8 @@ def _logit_size(q: np.ndarray, k: np.ndarray, lead: tuple[int, ...], **keywords:
         **{n: keywords[n] for n in names if n in keywords},
     )
     size = magnitude_of(q, k, score)
-    bias = bias_of(mask)
+    where = {n: keywords[n] for n in ("offset", "key_lengths") if n in keywords}
+    bias = bias_of(mask, q.shape[-2], k.shape[-2], **where)
     if bias is not None:
         size = size + np.abs(bias.astype(size.dtype))
     size = np.where(seen & np.isfinite(size), size, 0)
@@ -250,3 +251,47 @@ def check_weights(query: np.ndarray, key: np.ndarray, **keywords: Any) -> np.nda
     least = float(np.finfo(np.float16).smallest_subnormal) if query.dtype.itemsize == 2 else 1e-37
     assert_within(weights, expected.output, expected.output_error + least, "weights")
     return weights
+
+
+# Statistics of weights, in ulp of the sums of their terms' sizes: exp, the denominator, and sums
+# over a tile and over its queries, whose chains are short.
+STATISTICS_ULP = 12
+
+
+def check_statistics(query: Any, key: Any, **keywords: Any) -> fv.AttentionStatistics:
+    """Run `foveate.attention_statistics`, and hold it against the formulas. Returns it.
+
+    Scores and weights of 16-bit input are float32 here, so the tolerance is that of float32. A
+    logarithm of a weight is off as its logit and the lse are, by d; a weight w then by w d, and
+    the term w log(w) of an entropy by (1 + |log(w)|) w d.
+    """
+    q, k = (np.asarray(x) for x in (query, key))
+    computed = reference.compute_dtype(q.dtype.newbyteorder("="))
+    got = fv.attention_statistics(query, key, **keywords)
+    assert [x.dtype for x in got] == [computed, computed, computed, np.int64]
+    queries = keywords.pop("queries", None)
+    exact = reference.attention_statistics(wider(q), wider(k), queries=queries, **keywords)
+    weights = reference.attention_weights(wider(q), wider(k), **keywords)
+    ones = np.ones((k.shape[-2], 1), computed)
+    expected = expect(q.astype(computed), k.astype(computed), ones, **keywords)
+    d = 2 * expected.lse_error + STATISTICS_ULP * eps(computed)
+    if q.dtype.itemsize == 2:  # weights of products of bfloat16 too
+        d = d + eps(computed)
+    d = np.where(np.isfinite(d), d, 0)
+    least = 1e-36 * (1 + q.shape[-2])
+    with np.errstate(all="ignore"):
+        logs = np.where(weights > 0, 1 + np.abs(np.log(weights)), 0)
+        of_entropy = np.nansum(weights * logs, axis=-1) * d + STATISTICS_ULP * eps(computed)
+        off = np.nan_to_num(weights) * d[..., None]
+    rows = slice(None) if queries is None else queries
+    assert_within(got.key_sum, exact.key_sum, off[..., rows, :].sum(axis=-2) + least, "key_sum")
+    assert_within(got.entropy, exact.entropy, of_entropy, "entropy")
+    assert_within(got.largest, exact.largest, np.nan_to_num(exact.largest) * d + least, "largest")
+    np.testing.assert_array_equal(got.place >= 0, exact.place >= 0)
+    assert got.place.shape == exact.place.shape
+    assert (got.place >= -1).all()
+    if weights.size:
+        at = np.take_along_axis(weights, np.maximum(got.place, 0)[..., None], axis=-1)[..., 0]
+        found = got.place >= 0
+        assert (at[found] >= (exact.largest * (1 - 2 * d) - least)[found]).all()
+    return got

@@ -44,6 +44,7 @@ TANGENTS = {
 ENTRIES: dict[str, dict[str, Any]] = {
     "attention": HARD | SINK | {"return_lse": True},
     "attention_weights": WEIGHTS | SINK,
+    "attention_statistics": WEIGHTS | SINK | {"first_query": 1, "end_query": 2},
     "attention_jvp": HARD | SINK | TANGENTS | {"return_lse": True},
     "attention_tangent": HARD | SINK | TANGENTS | {"output": Q},
     "attention_backward_jvp": HARD | SINK | TANGENTS | OUTPUTS | {

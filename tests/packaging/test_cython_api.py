@@ -226,6 +226,18 @@ def test_the_c_abi_gives_weights(user, dtype):
 
 
 @both_dtypes
+def test_the_c_abi_gives_statistics(user, dtype):
+    q, k, _ = problem(20, 23, lead=(4,), size=8, dtype=dtype)
+    key_sum, entropy = np.zeros((4, 23, 1), dtype), np.zeros((4, 20, 1), dtype)
+    user.general_statistics(q, k, scale_of(q), 3, 9, key_sum, entropy)
+    expected = fv.attention_statistics(q, k, queries=slice(3, 9))
+    np.testing.assert_array_equal(key_sum[..., 0], expected.key_sum)
+    np.testing.assert_array_equal(entropy[..., 0], expected.entropy)
+    with pytest.raises(ValueError, match=r"queries: got 3\.\.21, wanted a part of 0\.\.20"):
+        user.general_statistics(q, k, scale_of(q), 3, 21, key_sum, entropy)
+
+
+@both_dtypes
 def test_the_c_abi_gives_gradients(user, dtype):
     q, k, v = problem(20, 23, lead=(4,), size=8, dtype=dtype)
     output, pullback = fv.attention_vjp(q, k, v)

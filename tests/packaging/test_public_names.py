@@ -42,6 +42,7 @@ W, V = np.ones((2, 3)), np.ones(3)
 PICKLED: dict[str, Any] = {
     **FULLEST,
     "Intervals": fv.Intervals([0, 1], 2),
+    "AttentionStatistics": fv.attention_statistics(W, W),
     "HardAttention": fv.hard_attention(W, W, W, rng=0),
     "Gradients": fv.attention_vjp(W, W, W)[1](W),
     "MovingAverageBaseline": fv.MovingAverageBaseline(),

@@ -74,7 +74,7 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
-    const bool apart = p.key.moves(a) || p.value.moves(a) || p.t_key.moves(a) || p.t_value.moves(a);
+    const bool apart = !needs.grouped || p.key.moves(a) || p.value.moves(a) || p.t_key.moves(a) || p.t_value.moves(a);
     Axes& axes = apart ? batch_ : group_;
     axes.axis[axes.count++] = a;
     (apart ? batches : groups) *= extent;

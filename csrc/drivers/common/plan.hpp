@@ -74,6 +74,7 @@ struct Needs {
   Windows windows = Windows::own_tile;
   int64_t tile_keys = 0;  // of the grid; 0: as the arithmetic has it
   int64_t key_step = 0;   // 0: likewise
+  bool grouped = true;    // queries that share their keys are rows of one batch
 };
 
 struct Plan {

@@ -44,6 +44,11 @@ struct Problem {
   fv_selection selection = FV_ARGMAX;
   fv_random random = {};  // of hard attention, or of dropout
 
+  // statistics, each optional: one number a key, the sum over the queries first_query <= i < end_query; and one a query
+  Operand key_sum;  // (Lk,): row_stride
+  int64_t first_query = 0, end_query = 0;
+  Operand entropy, largest, place;  // (Lq,): row_stride
+
   // backward: out and lse are the forward's answers; what is wanted is given, and has an address for each element
   Operand d_out, d_lse;  // d_lse optional
   Operand advantage;     // (Lq, draws), of hard attention: d_out is (Lq, draws, Dv), index as it was given

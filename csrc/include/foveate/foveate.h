@@ -149,7 +149,7 @@ typedef struct fv_reach {
 typedef struct fv_problem {
   const fv_array* query;
   const fv_array* key;
-  const fv_array* value; /* NULL for fv_attention_weights */
+  const fv_array* value; /* NULL for fv_attention_weights and fv_attention_statistics */
   const fv_array* sink;  /* float64 (...): one more logit in the denominator; NULL: none */
   fv_score score;
   fv_reach reach;
@@ -207,6 +207,18 @@ fv_status fv_attention_tangent(const fv_problem*, const fv_tangents*, const fv_a
 
 /* out (..., Lq, Lk): the weights. */
 fv_status fv_attention_weights(const fv_problem*, const fv_array* out, fv_error*) FV_NOEXCEPT;
+
+/* Statistics of the weights, which are not stored; each is optional (NULL). float32 (float64 for float64), place int64:
+ *   key_sum (..., Lk)   the sum of the weights of each key over the queries first_query <= i < end_query
+ *   entropy (..., Lq)   -sum_j w_j log(w_j) of each query, in natural units
+ *   largest (..., Lq)   its largest weight, and
+ *   place (..., Lq)     the key that has it, the first of equals
+ * A sink takes its share of the weights, and is no key. A query that sees no key has the statistics 0, and the place -1; one
+ * whose scores leave no distribution (a NaN or +inf among them, or only -inf) has NaN, -1, and the weight NaN at every key
+ * that it sees. `value` is NULL. Takes no compact kernel, no sigma and no dropout. */
+fv_status fv_attention_statistics(const fv_problem*, int64_t first_query, int64_t end_query, const fv_array* key_sum,
+                                  const fv_array* entropy, const fv_array* largest, const fv_array* place,
+                                  fv_error*) FV_NOEXCEPT;
 
 /* Where gradients are written; each is optional (NULL). */
 typedef struct fv_gradients {

@@ -172,6 +172,10 @@ class Problem(NamedTuple):
         """Return the weights (..., Lq, Lk)."""
         return _core.attention_weights(self, out=out, dtype=dtype)
 
+    def statistics(self, first: int, end: int) -> tuple[Array, Array, Array, Array]:
+        """Return sums over the queries first..end - 1, entropies, largest weights and places."""
+        return _core.attention_statistics(self, first_query=first, end_query=end)
+
     def choose(
         self, draws: int, random: tuple[int, int] | None, dtype: Any = None
     ) -> tuple[Array, Array, Array]:

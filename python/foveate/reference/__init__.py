@@ -30,6 +30,7 @@ from ._sampling import multinomial, multinomial_logpmf, multinoulli
 from ._score import scores
 from ._select import merge, softmax, weighted_sum
 from ._self_attention import self_attention, self_attention_vjp
+from ._statistics import attention_statistics
 from ._tangents import attention_jvp
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Memory",
     "attention",
     "attention_jvp",
+    "attention_statistics",
     "attention_vjp",
     "attention_weights",
     "compute_dtype",

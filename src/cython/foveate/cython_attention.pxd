@@ -179,6 +179,9 @@ cdef extern from "foveate/python.h":
                                           const fv_array* log_prob, fv_error*) noexcept nogil
         fv_status (*quantize)(const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale,
                               fv_error*) noexcept nogil
+        fv_status (*attention_statistics)(const fv_problem*, int64_t first_query, int64_t end_query,
+                                          const fv_array* key_sum, const fv_array* entropy, const fv_array* largest,
+                                          const fv_array* place, fv_error*) noexcept nogil
 
     # To be called once by a module that fills an fv_problem of its own: an ImportError where the foveate that is
     # installed has another layout of it than the header that the module was compiled with.
@@ -192,6 +195,10 @@ cdef fv_status fv_attention(
 
 cdef fv_status fv_attention_weights(
     const fv_problem* problem, const fv_array* out, fv_error* error) noexcept nogil
+
+cdef fv_status fv_attention_statistics(
+    const fv_problem* problem, int64_t first_query, int64_t end_query, const fv_array* key_sum, const fv_array* entropy,
+    const fv_array* largest, const fv_array* place, fv_error* error) noexcept nogil
 
 cdef fv_status fv_hard_attention(
     const fv_problem* problem, fv_selection selection, const fv_random* random, int64_t draws,

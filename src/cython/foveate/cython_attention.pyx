@@ -76,6 +76,12 @@ cdef fv_status fv_attention_weights(
     return api.attention_weights(problem, out, error)
 
 
+cdef fv_status fv_attention_statistics(
+    const fv_problem* problem, int64_t first_query, int64_t end_query, const fv_array* key_sum, const fv_array* entropy,
+    const fv_array* largest, const fv_array* place, fv_error* error) noexcept nogil:
+    return api.attention_statistics(problem, first_query, end_query, key_sum, entropy, largest, place, error)
+
+
 cdef fv_status fv_hard_attention(
     const fv_problem* problem, fv_selection selection, const fv_random* random, int64_t draws,
     const fv_array* out, const fv_array* index, const fv_array* log_prob, fv_error* error) noexcept nogil:

@@ -19,7 +19,7 @@
 
 /* A table serves modules compiled with its major version, and with its minor version or an earlier one. */
 #define FV_API_MAJOR 4 /* increases when a structure, a function or its meaning changes */
-#define FV_API_MINOR 0 /* increases when functions are added at the end */
+#define FV_API_MINOR 1 /* increases when functions are added at the end */
 #define FV_API_CAPSULE "foveate._core._C_API"
 
 typedef struct fv_api {
@@ -57,6 +57,8 @@ typedef struct fv_api {
                                     const fv_random*, int64_t draws, const fv_array* index, const fv_array* log_prob,
                                     fv_error*);
   fv_status (*quantize)(const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale, fv_error*);
+  fv_status (*attention_statistics)(const fv_problem*, int64_t first_query, int64_t end_query, const fv_array* key_sum,
+                                    const fv_array* entropy, const fv_array* largest, const fv_array* place, fv_error*);
 } fv_api;
 
 /* Imports foveate and returns its table, which lives as long as the process. NULL, with an ImportError, if foveate is

@@ -21,6 +21,7 @@ from foveate.cython_attention cimport (
     fv_array,
     fv_attention,
     fv_attention_backward,
+    fv_attention_statistics,
     fv_attention_weights,
     fv_error,
     fv_get_num_threads,
@@ -273,6 +274,28 @@ def general_weights(
     problem.reach.left = problem.reach.right = -1
     with nogil:
         status = fv_attention_weights(&problem, view(&answer, weights), &error)
+    raise_if_failed(status, &error)
+
+
+def general_statistics(
+    const floating[:, :, :] query, const floating[:, :, :] key, double scale, int64_t first, int64_t end,
+    floating[:, :, :] key_sum, floating[:, :, :] entropy,
+):
+    """Sums (heads, Lk, 1) over the queries first..end - 1, and the entropies (heads, Lq, 1) of all."""
+    cdef fv_error error
+    cdef fv_problem problem
+    cdef View q, k, sums, entropies
+    cdef fv_status status
+    memset(&problem, 0, sizeof(problem))
+    problem.query = view(&q, query)
+    problem.key = view(&k, key)
+    problem.score.scale = scale
+    problem.reach.left = problem.reach.right = -1
+    view(&sums, key_sum)
+    view(&entropies, entropy)
+    sums.array.ndim = entropies.array.ndim = 2
+    with nogil:
+        status = fv_attention_statistics(&problem, first, end, &sums.array, &entropies.array, NULL, NULL, &error)
     raise_if_failed(status, &error)
 
 

@@ -75,6 +75,7 @@ fv.attention(q, k, v, mask=(fv.Intervals(0, [1, 2, 3, 4, 5, 6]), np.zeros((6, 6)
 fv.attention(q, k, v, segments=([0, 0, 0, 1, 1, 1], np.zeros(6, np.int32)), out=np.empty_like(q))
 weights: ft.Array = fv.attention_weights(q, k, score=fv.Additive(x[0], x, x, activation="relu"))
 leaky: ft.ScoreLike = fv.Concat(x[0], x, activation="leaky_relu", slope=0.1)
+looked: fv.AttentionStatistics = fv.attention_statistics(q, k, causal=True, queries=slice(-3, None))
 
 # --- more than one answer ------------------------------------------------------------------------
 
@@ -83,6 +84,7 @@ whole: tuple[ft.Array, ft.Array] = fv.merge([output, output], [lse, lse])
 either: ft.Array | tuple[ft.Array, ft.Array] = fv.attention(q, k, v, return_lse=bool(points[0]))
 drawn = fv.hard_attention(q, k, v, select="argmax")
 index: ft.Array = drawn.index
+place: ft.Array = looked.place
 log_prob: ft.Array = fv.hard_attention(q, k, v, size=(2, 3), rng=0).log_prob
 
 # --- gradients -----------------------------------------------------------------------------------

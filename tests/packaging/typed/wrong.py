@@ -49,6 +49,8 @@ fv.attention(q, k, v, return_lse="yes")  # error: truth counts when it runs
 fv.attention(q, k, v, out=[[0.0]])  # error
 fv.attention_weights(q, k, v)  # error
 fv.attention_weights(q, k, score="Gaussian")  # error
+fv.attention_statistics(q, k, v)  # error
+fv.attention_statistics(q, k, queries=(0, 3))  # error
 fv.hard_attention(q, k, v, select="soft")  # error
 fv.hard_attention(q, k, v, size=2.0)  # error
 fv.hard_attention(q, k, v, sink=0.0)  # error
