@@ -63,7 +63,7 @@ from ._runtime.config import (
 )
 from ._runtime.paths import get_cmake_dir, get_include
 from ._runtime.public import publish as _publish
-from .rules import Intervals, Packed
+from .rules import Intervals, Neighborhood, Packed
 from .scores import (
     Additive,
     Bilinear,
@@ -103,6 +103,7 @@ __all__ = [
     "MemoryGradients",
     "MovingAverageBaseline",
     "MultiHeadGradients",
+    "Neighborhood",
     "Packed",
     "Paged",
     "Polynomial",

@@ -69,6 +69,24 @@ def _intervals(at: Site, lead: tuple[int, ...]) -> fv.Intervals:
     return fv.Intervals(low, low + at.rng.integers(-2, at.keys // 3 + 4, low.shape))
 
 
+def _neighborhood(at: Site) -> Any:
+    """Of as many axes as the number of keys has factors; an empty mask of no keys."""
+    if at.keys == 0:
+        return np.zeros((at.queries, 0), np.bool_)
+    rows = next(n for n in (6, 5, 4, 3, 2, 1) if at.keys % n == 0)
+    shape, window, dilation = [rows, at.keys // rows], [], []
+    for length in shape:
+        dilation.append(int(at.rng.integers(1, 3)) if length > 1 else 1)
+        window.append(2 * int(at.rng.integers(0, (length // dilation[-1] + 1) // 2)) + 1)
+    return fv.Neighborhood(
+        tuple(shape),
+        tuple(window),
+        dilation=tuple(dilation),
+        causal=tuple(at.rng.random(2) < 0.3),
+        border=str(at.rng.choice(["shift", "clip"])),  # type: ignore[arg-type]
+    )
+
+
 def _segments(rng: np.random.Generator, shape: tuple[int, ...], sort: bool) -> np.ndarray:
     ids = rng.integers(-1, 3, shape)
     return np.sort(ids, axis=-1) if sort else ids
@@ -101,6 +119,11 @@ REACHES: dict[str, Callable[[Site], dict[str, Any]]] = {
         "mask": _float_mask(at.rng, (*at.lead, 1, at.keys)).astype(np.float64)
     },
     "mask intervals": lambda at: {"mask": _intervals(at, at.lead)},
+    "mask neighborhood": lambda at: {"mask": _neighborhood(at), "offset": -(at.queries // 3)},
+    "mask neighborhood, float": lambda at: {
+        "mask": (_neighborhood(at), _float_mask(at.rng, (at.queries, at.keys))),
+        "offset": at.rng.integers(-at.queries, at.keys + 1, at.lead),
+    },
     "mask interval, float": lambda at: {
         "mask": (_intervals(at, ()), _float_mask(at.rng, (at.queries, at.keys)))
     },

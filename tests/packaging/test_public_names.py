@@ -48,6 +48,7 @@ PICKLED: dict[str, Any] = {
     "MovingAverageBaseline": fv.MovingAverageBaseline(),
     "Memory": fv.Memory(W, W),
     "KVCache": fv.KVCache(2, head_size=3),
+    "Neighborhood": fv.Neighborhood((1, 2), 1),
     "Packed": fv.Packed([0, 2, 5]),
     "Paged": fv.Paged(np.ones((1, 2, 3)), [[0]]),
     "Quantized": fv.quantize(W),

@@ -9,8 +9,9 @@ from __future__ import annotations
 from .._runtime.public import publish as _publish
 from ._base import ReducedRule, Rule, RuleGradients
 from ._intervals import Intervals
+from ._neighborhood import Neighborhood
 from ._packed import Packed
 
-__all__ = ["Intervals", "Packed", "ReducedRule", "Rule", "RuleGradients"]
+__all__ = ["Intervals", "Neighborhood", "Packed", "ReducedRule", "Rule", "RuleGradients"]
 
 _publish(__name__)

@@ -71,6 +71,7 @@ for score in (*scores, fv.Gaussian(0.5)):
 fv.attention(q, k, v, causal=np.bool_(True), window=(2, None), softcap=np.float32(30), sink=0.0)
 fv.attention(q, k, v, window=3, offset="end", key_lengths=[3, 4], segments=np.zeros(6, int))
 fv.attention(q, k, v, mask=np.ones((6, 6), bool), key_lengths=np.int64(3), offset=[0, 1])
+fv.attention(q, k, v, mask=fv.Neighborhood((2, 3), (1, 3), causal=(True, False), border="clip"))
 fv.attention(q, k, v, mask=(fv.Intervals(0, [1, 2, 3, 4, 5, 6]), np.zeros((6, 6))), dropout=0.5)
 fv.attention(q, k, v, segments=([0, 0, 0, 1, 1, 1], np.zeros(6, np.int32)), out=np.empty_like(q))
 weights: ft.Array = fv.attention_weights(q, k, score=fv.Additive(x[0], x, x, activation="relu"))

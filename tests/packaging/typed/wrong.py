@@ -93,6 +93,7 @@ fv.ScaledDot("1")  # error
 fv.Polynomial("2")  # error
 fv.Polynomial(2.0)  # error
 fv.Dot(1.0)  # error
+fv.Neighborhood(4, 3, border="wrap")  # error
 fv.Intervals("0", 1)  # error
 fv.Intervals(0.0, 1)  # error
 fv.self_attention(x, x, x)  # error
