@@ -29,11 +29,13 @@ from ._modules import (
 )
 from ._regression import kernel_regression
 from ._sdpa import scaled_dot_product_attention
+from ._statistics import AttentionStatistics, attention_statistics
 from ._stored import Paged, Quantized, quantize
 
 __all__ = [
     "Additive",
     "AdditiveAttention",
+    "AttentionStatistics",
     "Bilinear",
     "BilinearAttention",
     "Concat",
@@ -50,6 +52,7 @@ __all__ = [
     "activate",
     "activated",
     "attention",
+    "attention_statistics",
     "deactivate",
     "explain",
     "hard_attention",

@@ -229,7 +229,7 @@ def _options(
     return Options(
         resolve(query, key, mask, causal, window, offset, key_lengths, segments),
         None if softcap is None else real("softcap", softcap),
-        None if sink is None else _sink(sink),
+        None if sink is None else sink_of(sink),
         dropout=rate_of("dropout", dropout),
     )
 
@@ -240,7 +240,7 @@ def rate_of(name: str, rate: Any) -> float:
     return real(name, rate)
 
 
-def _sink(sink: Any) -> Tensor:
+def sink_of(sink: Any) -> Tensor:
     if isinstance(sink, Tensor):
         return check_tensor("sink", sink, (*FLOATS, *INTEGERS), "a number or a tensor of numbers")
     return number(real("sink", sink))

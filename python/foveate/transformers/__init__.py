@@ -31,9 +31,17 @@ except ImportError as _error:
 from .._runtime.public import publish as _publish
 from ._generate import generate
 from ._kv_cache import KVCache
-from ._register import attention_weights, calls, register
+from ._register import attention_statistics, attention_weights, calls, register
 from ._sampler import LogitsSampler
 
-__all__ = ["KVCache", "LogitsSampler", "attention_weights", "calls", "generate", "register"]
+__all__ = [
+    "KVCache",
+    "LogitsSampler",
+    "attention_statistics",
+    "attention_weights",
+    "calls",
+    "generate",
+    "register",
+]
 
 _publish(__name__)

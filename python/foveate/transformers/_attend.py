@@ -15,6 +15,7 @@ from ..torch import attention
 from ._cached import attend_cached, attend_outside, is_cached
 from ._mask import Reach, reach_of, without_smallest
 from ._refusals import check_keywords
+from ._statistics import Collect
 from ._weights import with_weights
 
 
@@ -32,6 +33,7 @@ def attend(
     is_causal: bool | None = None,
     sinks: torch.Tensor | None = None,
     indices: torch.Tensor | None = None,
+    collect: Collect | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attend for a module of a model: what transformers calls an attention interface.
@@ -61,6 +63,8 @@ def attend(
         "sdpa" a model that has None for a mask may mean a causal one, and `make_mask` never makes
         None of that; what is left is a model that makes its masks by itself, and sees all keys
         where it makes none, as with "eager".
+    collect : Collect, optional
+        What is done with statistics of the weights, which are then computed beside the output.
     **rest
         Anything else that the model hands on, among it `output_attentions`.
 
@@ -80,7 +84,8 @@ def attend(
     """
     wants_weights = check_keywords(module, rest)
     rate = dropout if module.training else 0.0
-    cached = is_cached(key, value) and not (wants_weights or rate)
+    looks = wants_weights or collect is not None
+    cached = is_cached(key, value) and not (looks or rate)
     heads = query.shape[1]
     kv_heads, keys = key.shape[1:3]
     if kv_heads == 0 or heads % kv_heads:
@@ -96,7 +101,7 @@ def attend(
         seen = reach.get("seen")
         if seen is not None:
             beside = position_bias is not None or indices is not None
-            if cached or wants_weights or beside:
+            if cached or looks or beside:
                 reach = {name: x for name, x in reach.items() if name != "seen"}
             else:  # nothing else changes the answer
                 key, value, reach = key[:, :, seen], value[:, :, seen], {}
@@ -120,6 +125,8 @@ def attend(
         options["sink"] = s_aux.reshape(groups)
     weights = None
     score = ScaledDot(scaling)
+    if collect is not None:
+        collect(query, key, score, options, sink_of_each)
     if wants_weights:
         output, weights = with_weights(query, key, value, score, rate, options, sink_of_each)
     elif sink_of_each is None:

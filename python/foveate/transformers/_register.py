@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from ..torch import AttentionStatistics
 from ._attend import attend
 from ._flash import give_flash_attention
 from ._mask import make_mask
 from ._own import adopt_when_asked
+from ._statistics import Collect
 from ._tables import enter_in_tables
 
 _NAME = "foveate"
@@ -186,11 +188,7 @@ def attention_weights(
     >>> [weights.shape for weights in found[name]]
     [torch.Size([1, 4, 8, 8])]
     """
-    modules = dict(model.named_modules())
-    for name in names:
-        if name not in modules:
-            raise ValueError(f"names: got {name!r}, wanted names of modules of the model")
-    sought = {module: name for name, module in modules.items() if not names or name in names}
+    sought = _sought(model, names)
     found: dict[str, list[torch.Tensor]] = {}
 
     def collecting(before: Any, module: torch.nn.Module, *args: Any, **keywords: Any) -> Any:
@@ -202,6 +200,82 @@ def attention_weights(
 
     with _instead(collecting):
         yield found
+
+
+@contextmanager
+def attention_statistics(
+    model: torch.nn.Module, *names: str, queries: slice | None = None
+) -> Iterator[dict[str, list[AttentionStatistics]]]:
+    """Collect statistics of the weights of some layers of a model, while it runs.
+
+    No weights are stored, whatever the length. The output is the same, bit for bit.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, or any module that holds some.
+    *names : str
+        Attention modules, by their names in `model.named_modules()`, which `calls` gives. None:
+        all of them.
+    queries : slice, optional
+        The queries whose weights are summed for each key, as `foveate.attention_statistics` has it.
+
+    Yields
+    ------
+    dict of str to list of foveate.torch.AttentionStatistics
+        Those of each call of a module, by its name: `key_sum` (batch, heads, Lk), `entropy`,
+        `largest` and `place` (batch, heads, Lq).
+
+    Raises
+    ------
+    ValueError
+        For a name that no module of the model has, and for attention with a sink of each query.
+
+    See Also
+    --------
+    attention_weights : the weights themselves.
+    foveate.attention_statistics : what the numbers mean.
+
+    Notes
+    -----
+    They are of the weights before dropout, and have no gradients. A query that is padding counts in
+    the sums as any other, unless it sees no key: give `queries` to leave it out.
+
+    Examples
+    --------
+    >>> import torch, transformers
+    >>> import foveate.transformers
+    >>> foveate.transformers.register()
+    >>> config = transformers.BertConfig(
+    ...     vocab_size=100, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+    ...     num_attention_heads=4, attn_implementation="foveate")
+    >>> model = transformers.BertModel(config).eval()
+    >>> with foveate.transformers.attention_statistics(model) as found:
+    ...     output = model(torch.arange(8)[None])
+    >>> {name: calls[0].key_sum.shape for name, calls in found.items()}
+    {'encoder.layer.0.attention.self': torch.Size([1, 4, 8]), \
+'encoder.layer.1.attention.self': torch.Size([1, 4, 8])}
+    """
+    sought = _sought(model, names)
+    found: dict[str, list[AttentionStatistics]] = {}
+
+    def collecting(before: Any, module: torch.nn.Module, *args: Any, **keywords: Any) -> Any:
+        if module in sought:
+            calls = found.setdefault(sought[module], [])
+            keywords["collect"] = Collect(queries, calls.append)
+        return before(module, *args, **keywords)
+
+    with _instead(collecting):
+        yield found
+
+
+def _sought(model: torch.nn.Module, names: tuple[str, ...]) -> dict[torch.nn.Module, str]:
+    """Return the modules that are named, or all, with their names."""
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules:
+            raise ValueError(f"names: got {name!r}, wanted names of modules of the model")
+    return {module: name for name, module in modules.items() if not names or name in names}
 
 
 @contextmanager

@@ -142,6 +142,33 @@ def test_weights_of_layers_that_are_named(torch, transformers):
         pass
 
 
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gpt_oss", "t5"])
+def test_statistics_are_those_of_the_weights(torch, transformers, name):
+    """Grouped heads, windows, softcaps, sinks, position biases, across; and the answer's bits."""
+    module = importlib.import_module("foveate.transformers")
+    model, inputs = make_model(transformers, torch, name), inputs_of(torch, name, "left")
+    model.set_attn_implementation("foveate")
+    wanted = answer(model, "foveate", inputs)
+    with torch.no_grad(), module.attention_weights(model) as weights:
+        answer(model, "foveate", inputs)
+    last = slice(-3, None)
+    with module.attention_statistics(model, queries=last) as found:  # of a model that may learn
+        assert torch.equal(answer(model, "foveate", inputs), wanted)
+    assert found.keys() == weights.keys()
+    for layer, calls in found.items():
+        for got, w in zip(calls, weights[layer], strict=True):
+            assert not got.key_sum.requires_grad
+            assert difference(got.key_sum, w[..., last, :].sum(-2)) < WEIGHTS_TOLERANCE
+            assert difference(got.largest, w.amax(-1)) < WEIGHTS_TOLERANCE
+            entropy = -torch.xlogy(w, w).sum(-1)
+            assert difference(got.entropy, entropy) < 10 * WEIGHTS_TOLERANCE
+            place = w.gather(-1, got.place.clamp(min=0)[..., None])[..., 0]
+            assert difference(place, w.amax(-1)) < WEIGHTS_TOLERANCE
+    refused = pytest.raises(ValueError, match=r"^names: got 'model.layers.9', wanted ")
+    with refused, module.attention_statistics(model, "model.layers.9"):
+        pass
+
+
 def test_a_compiled_model_returns_weights(torch, transformers):
     model, inputs = make_model(transformers, torch, "mistral"), inputs_of(torch, "mistral", "left")
     with torch.no_grad():
