@@ -114,6 +114,7 @@ constexpr uint32_t kAll = kSoft | kHardly | kBackward | kMoves | kStatistics;
 constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights | kStatistics};
 
 constexpr const char* kFamilies[] = {"inner", "tanh", "relu", "distance", "leaky_relu"};
+constexpr const char* kSelections[] = {"argmax", "sample", "top", "distinct"};
 constexpr const char* kWeighings[] = {"softmax", "boxcar", "epanechnikov", "triangular"};
 
 using A = Arguments;
@@ -214,11 +215,9 @@ constexpr Keyword keywords[] = {
     {"dtype", kSoft | kHard | kTangents, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},
     {"rows", kSoft, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.rows); }},
     {"size", kHard, kHard, [](A& a, Name n, Object x) { return integer(n, x, &a.size); }},
+    {"select", kHard, 0, [](A& a, Name n, Object x) { return choice(n, x, kSelections, &a.selection); }},
     {"random", kHard, 0,
-     [](A& a, Name n, Object x) {
-       a.selection = FV_SAMPLE;
-       return words(n, x, "None or (low, high)", nullptr, &a.random);
-     }},
+     [](A& a, Name n, Object x) { return words(n, x, "None or (low, high)", nullptr, &a.random); }},
 
     {"first_query", kStatistics, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.first_query); }},
     {"end_query", kStatistics, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.end_query); }},

@@ -57,7 +57,7 @@ struct Arguments {
   // Of statistics: the queries of the sums; an end of -1 is that of all.
   int64_t first_query = 0, end_query = -1;
 
-  // Of hard attention. Without random numbers the most probable key is taken.
+  // Of hard attention.
   int64_t size = 0;
   fv_random random = {};
   fv_selection selection = FV_ARGMAX;

@@ -40,16 +40,24 @@ class ForwardValidator : public Validator {
 
   // What is chosen, and how often.
   bool hard(fv_selection selection, const fv_random* random, int64_t draws) {
-    if (selection != FV_ARGMAX && selection != FV_SAMPLE) {
+    if (selection < FV_ARGMAX || selection > FV_DISTINCT) {
       return refuse(FV_VALUE_ERROR, "selection: got %d, wanted one of fv_selection", static_cast<int>(selection));
     }
-    if (selection == FV_SAMPLE && random == nullptr) {
+    if ((selection == FV_SAMPLE || selection == FV_DISTINCT) && random == nullptr) {
       return refuse(FV_VALUE_ERROR, "random: got none, wanted a key to draw with");
     }
     if (selection == FV_ARGMAX && draws != 1) {
       return refuse(FV_VALUE_ERROR, "draws: got %lld, wanted 1 for the most probable key", printable(draws));
     }
     if (!takes_draws(draws)) return false;
+    if ((selection == FV_TOP || selection == FV_DISTINCT) && draws > kMostDistinct) {
+      return refuse(FV_VALUE_ERROR, "draws: got %lld different keys for each query, wanted at most %d",
+                    printable(draws), kMostDistinct);
+    }
+    if ((selection == FV_TOP || selection == FV_DISTINCT) && problem_.keys > INT32_MAX) {
+      return refuse(FV_VALUE_ERROR, "key: got %lld keys, wanted fewer than 2^31 to choose different ones from",
+                    printable(problem_.keys));
+    }
     int64_t cells = kWidestElement;
     bool fits = draws <= kMaxLength && multiply(cells, draws) && multiply(cells, problem_.queries);
     for (int axis = 0; fits && axis < problem_.lead_ndim; ++axis) fits = multiply(cells, problem_.lead_shape[axis]);

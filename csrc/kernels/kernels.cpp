@@ -29,6 +29,7 @@
 #include "select/soft_gradient_tangent.hpp"
 #include "select/soft_tangent.hpp"
 #include "select/statistics.hpp"
+#include "select/top.hpp"
 #include "select/weigh.hpp"
 #include "table.hpp"
 #include "untyped.hpp"
@@ -120,6 +121,9 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.draw = untyped<draw<T>>;
   f.soft_entropy = untyped<soft_entropy<T>>;
   f.key_sums = untyped<key_sums<T>>;
+  f.shortlist_add = untyped<shortlist_add<T>>;
+  f.shortlist_cut = untyped<shortlist_cut<T>>;
+  f.add_noise = untyped<add_noise<T>>;
   f.weigh = untyped<weigh<T>>;
 
   f.multiply_gaussian = untyped<multiply_gaussian<T>>;

@@ -6,7 +6,8 @@
 // the same tile one after the other, so that any of them goes with any other:
 //   score    Scoring (inner product, additive, distance), Link (softcap), add_bias (float mask)     score/
 //   reach    hide_outside, hide_unset: what is not seen becomes -inf                                hide/
-//   select   soft, compact (then weighted_sum), argmax_place, draw, weigh, soft_entropy, key_sums   select/
+//   select   soft, compact (then weighted_sum), argmax_place, shortlist_add, draw, weigh, soft_entropy,
+//            key_sums                                                                               select/
 //   factor   multiply_gaussian, clear_unset (dropout): what weights are multiplied by               factor/
 #pragma once
 #include <stdint.h>
@@ -161,6 +162,18 @@ struct Gaussian {
 // The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
 enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular };
 
+// The largest numbers so far of a panel's queries, in lists side by side, [row][query]. Where a list has no number there is
+// -inf, up to the capacity. keys and counts are integers as wide as T.
+struct Shortlist {
+  void* values;
+  void* scores;  // what belongs to the numbers; or null
+  void* keys;
+  void* counts;      // of each query: the rows up to its last number
+  void* least;       // of each query: only larger numbers are taken
+  int64_t rows;      // up to the last number of all
+  int64_t capacity;  // in rows
+};
+
 // The kernels of one accumulator T (float32 or float64) and one kind of product. There are four kinds of product:
 //
 //   product        operands   a word of T holds    keys are read in place    values are loaded in groups
@@ -241,6 +254,15 @@ struct Arithmetic {
   // query whose share is 0 adds nothing, whatever its weights are.
   void (*key_sums)(const void* weights, int32_t vectors, int64_t count, double scale, const void* at, const void* m,
                    const void* share, double* to);
+  // To the lists: the numbers of a tile, with their scores where these are kept, of keys first_key and on. Returns of how
+  // many keys, as many as there is room for.
+  int64_t (*shortlist_add)(const void* numbers, const void* scores, int32_t vectors, int64_t count, int64_t first_key,
+                           Shortlist& to);
+  // Leaves the largest of each list, of equal ones the first: `size` of them, or up to `most`.
+  void (*shortlist_cut)(Shortlist& list, int32_t vectors, int64_t size, int64_t most);
+  // to = scale (s - shift) + Gumbel noise in base 2, of uniform numbers in (0, 1). shift: one T a query.
+  void (*add_noise)(const void* s, int32_t vectors, int64_t count, double scale, const void* shift, const void* uniform,
+                    void* to);
   // s = 2^(scale (s - m)) * factor: the weights, where m and l are known.
   void (*weigh)(void* s, int32_t vectors, int64_t count, double scale, const void* m, const void* factor);
 

@@ -8,7 +8,7 @@
 namespace foveate {
 
 // What a number is for: calls of different kinds with one key have nothing in common.
-enum class Stream : uint64_t { multinoulli, hard_attention, multinomial, dropout, distinct };
+enum class Stream : uint64_t { multinoulli, hard_attention, multinomial, dropout, distinct, distinct_keys };
 
 struct RandomBlock {
   uint64_t words[4];

@@ -88,7 +88,8 @@ def attention_shape(*spread: tuple[Any, ...], **options: Unpack[Options]) -> tup
 def hard_attention(
     *spread: tuple[Any, ...],
     size: int,
-    random: tuple[int, int] | None = ...,  # a key; None: the most probable key is taken
+    select: str | None = ...,  # "argmax" (None), "sample", "top" or "distinct"
+    random: tuple[int, int] | None = ...,  # a key, of "sample" and "distinct"
     dtype: Any = ...,
     **options: Unpack[Options],
 ) -> tuple[Array, Array, Array]: ...

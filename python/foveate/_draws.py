@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _core
 from ._categories import rows_of
-from ._inputs.arrays import integer, native, numbers, real, room, sizes
+from ._inputs.arrays import boolean, integer, native, numbers, real, room, sizes
 from ._inputs.random import key_of
 from ._inputs.types import Array, ArrayLike, Bool, Int, Real, Reals, Seed, Size
 
@@ -174,8 +174,8 @@ def multinoulli(
     (2, 0.429)
     """
     rows = rows_of(p)
-    logits, replace = _bool("logits", logits), _bool("replace", replace)
-    return_log_prob = _bool("return_log_prob", return_log_prob)
+    logits, replace = boolean("logits", logits), boolean("replace", replace)
+    return_log_prob = boolean("return_log_prob", return_log_prob)
     filters = filters_of(temperature, top_k, top_p, min_p)
     added = None if bias is None else _bias(bias, rows, logits)
     if added is not None:
@@ -221,12 +221,6 @@ def draw(
         _core.multinoulli(rows, logits, *key, index)
     else:
         _core.filtered_multinoulli(rows, logits, *filters, added, distinct, *key, index, log_prob)
-
-
-def _bool(name: str, x: object) -> bool:
-    if not isinstance(x, bool | np.bool_):
-        raise TypeError(f"{name}: got {type(x).__name__}, wanted a bool")
-    return bool(x)
 
 
 def filters_of(temperature: object, top_k: object, top_p: object, min_p: object) -> Filters:

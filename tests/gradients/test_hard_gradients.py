@@ -35,7 +35,7 @@ SIZES = [None, 1, 5]
 def check(*arrays: np.ndarray, seed: int = 9, **keywords: Any) -> None:
     """Hold hard_attention_vjp against the formulas one precision wider, with its own choices."""
     dtype = arrays[0].dtype
-    if keywords.get("select") != "argmax":
+    if keywords.get("select", "sample") == "sample":
         keywords["rng"] = seed
     before = [x.tobytes() for x in arrays]
     result, pullback = fv.hard_attention_vjp(*arrays, **keywords)
@@ -47,7 +47,7 @@ def check(*arrays: np.ndarray, seed: int = 9, **keywords: Any) -> None:
     assert before == [x.tobytes() for x in arrays], "an input was modified"
 
     size = keywords.pop("size", None)
-    keywords = {x: y for x, y in keywords.items() if x not in ("select", "rng")}
+    keywords = {x: y for x, y in keywords.items() if x not in ("select", "replace", "rng")}
     index, d, a = result.index, d_output, advantage
     if size is None:
         index, d, a = index[..., None], d[..., None, :], a[..., None]
@@ -181,6 +181,14 @@ def test_few_queries(queries, dtype):
 def test_the_most_probable_key(reach, dtype):
     arrays = problem(40, 300, lead=(2,), dtype=dtype)
     check(*arrays, select="argmax", **reach_of(reach, (2,), 40, 300))
+
+
+@pytest.mark.parametrize("kind", [{"select": "top"}, {"replace": False}], ids=["top", "distinct"])
+@pytest.mark.parametrize("reach", ["all", "causal", "mask of queries", "float mask"])
+def test_different_keys_of_which_some_are_missing(reach, kind, dtype):
+    for queries, keys, size in ((40, 45, 20), (3, 200, 7)):
+        arrays = problem(queries, keys, lead=(2,), size=16, value_size=5, dtype=dtype)
+        check(*arrays, size=size, **kind, **reach_of(reach, (2,), queries, keys))
 
 
 def test_several_groups_of_keys_and_chunks():

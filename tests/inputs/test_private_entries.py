@@ -52,7 +52,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "t_output": Q, "t_lse": ROWS, "t_d_output": Q, "t_d_lse": ROWS},
     "attention_backward": HARD | SINK | OUTPUTS | {
         "output": Q, "lse": ROWS, "d_output": Q, "d_lse": ROWS, "d_sink": np.zeros(2)},
-    "hard_attention": HARD | {"size": 2, "random": (1, 2), "dtype": Q.dtype},
+    "hard_attention": HARD | {
+        "size": 2, "select": "sample", "random": (1, 2), "dtype": Q.dtype},
     "hard_attention_backward": HARD | OUTPUTS | {
         "index": DRAWS.astype(int), "lse": ROWS, "d_output": Q[:, :, None], "advantage": DRAWS},
 }  # fmt: skip

@@ -19,6 +19,9 @@ struct NeighborAxis {
   bool clip;    // windows are cut off at the ends; else moved inwards
 };
 
+// Of FV_TOP and FV_DISTINCT: more keys than this would want lists that outgrow the caches.
+constexpr int kMostDistinct = 1024;
+
 struct Problem {
   int lead_ndim = 0;  // leading axes of the output, outermost first
   int64_t lead_shape[FV_MAX_DIMS] = {};

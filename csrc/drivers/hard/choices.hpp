@@ -16,6 +16,8 @@ constexpr int64_t random_words = 4;  // tiles of keys that one block of random n
 
 // Few queries against many keys, as soft/few_queries.hpp is to soft attention; the draws are the same, up to rounding.
 fv_status hard_attention_of_few(const Problem&, fv_error*) noexcept;
+fv_status several_choices(const Problem&, fv_error*) noexcept;  // top.cpp, and of few queries top_of_few.cpp
+fv_status several_choices_of_few(const Problem&, fv_error*) noexcept;
 
 // A query's outputs, and the values to choose from.
 struct Cells {
@@ -50,12 +52,23 @@ class Choices {
     const int64_t index = chosen ? key : -1;
     T log_prob = seen ? std::numeric_limits<T>::quiet_NaN() : T(0);
     if (chosen) log_prob = T(std::log(weight) - log_l + (chosen_m - m) * plan_.softmax_scale() * ln_2);
-    std::memcpy(cells.index + draw * problem_.index.column_stride, &index, sizeof index);
-    std::memcpy(cells.log_prob + draw * problem_.log_prob.column_stride, &log_prob, sizeof log_prob);
-    write_value(chosen ? cells.values.row(key) : Rows{}, log_prob, cells.out + draw * problem_.out_draw_stride);
+    write(cells, draw, index, log_prob, log_prob);
+  }
+
+  // Where all keys that are seen were chosen before.
+  void write_none(const Cells& cells, int64_t draw, double log_l, bool seen) noexcept {
+    constexpr T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
+    const bool none = seen && !(log_l > -std::numeric_limits<double>::infinity());  // there is no distribution
+    write(cells, draw, -1, none ? nan : -infinity, none ? nan : T(0));
   }
 
  private:
+  void write(const Cells& cells, int64_t draw, int64_t index, T log_prob, T otherwise) noexcept {
+    std::memcpy(cells.index + draw * problem_.index.column_stride, &index, sizeof index);
+    std::memcpy(cells.log_prob + draw * problem_.log_prob.column_stride, &log_prob, sizeof log_prob);
+    write_value(index >= 0 ? cells.values.row(index) : Rows{}, otherwise, cells.out + draw * problem_.out_draw_stride);
+  }
+
   // A row of the values; without one all columns are `otherwise`.
   void write_value(const Rows& row, T otherwise, char* to) noexcept {
     const Operand &value = problem_.choices, &out = problem_.out;

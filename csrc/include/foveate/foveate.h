@@ -258,14 +258,21 @@ fv_status fv_attention_backward_jvp(const fv_problem*, const fv_tangents*, const
                                     const fv_array* t_lse, const fv_array* t_d_out, const fv_array* t_d_lse,
                                     const fv_gradients*, fv_error*) FV_NOEXCEPT;
 
-/* Hard attention chooses one key for each query: the most probable one (the first of equals; takes no random), or
- * `draws` keys, each drawn with the weights of attention as probabilities. */
-typedef enum fv_selection { FV_ARGMAX, FV_SAMPLE } fv_selection;
+/* Hard attention chooses keys for each query:
+ *   FV_ARGMAX     the most probable one, the first of equals; `draws` is 1
+ *   FV_SAMPLE     `draws` keys, each drawn with the weights of attention as probabilities
+ *   FV_TOP        the `draws` most probable ones, best first, equals in their order; `draws` is at most 1024
+ *   FV_DISTINCT   `draws` different keys, drawn one after the other, each with the weights of those that are left; at most
+ *                 1024. Their numbers are counted by leading index, query and key
+ * FV_ARGMAX and FV_TOP take no random. */
+typedef enum fv_selection { FV_ARGMAX, FV_SAMPLE, FV_TOP, FV_DISTINCT } fv_selection;
 
 /* out (..., Lq, draws, Dv): the values of the chosen keys; index (..., Lq, draws), int64; log_prob (..., Lq, draws),
  * float32 (float64 for float64): the natural logarithm of the probability of the key. A query that sees no key has the
  * output 0, the index -1 and the log_prob 0; one whose scores leave no distribution (a NaN or +inf among them, or only
- * -inf) has NaN, -1 and NaN. Takes no sink, no compact kernel, no sigma and no dropout. */
+ * -inf) has NaN, -1 and NaN. Of FV_TOP and FV_DISTINCT, the probability is that among all keys; where fewer keys than
+ * `draws` are seen, or none, the rest has the output 0, the index -1 and the log_prob -inf. Takes no sink, no compact
+ * kernel, no sigma and no dropout. */
 fv_status fv_hard_attention(const fv_problem*, fv_selection, const fv_random*, int64_t draws, const fv_array* out,
                             const fv_array* index, const fv_array* log_prob, fv_error*) FV_NOEXCEPT;
 

@@ -1,4 +1,4 @@
-"""Hard attention: each query takes the value of one key, the most probable or one that is drawn.
+"""Hard attention: each query takes values of keys, the most probable ones or keys that are drawn.
 
     index[i] ~ softmax_j(score(query[i], key[j])),  output[i] = value[index[i]]
 
@@ -11,7 +11,7 @@ import math
 from typing import Any, NamedTuple, get_args
 
 from .. import _core
-from .._inputs.arrays import real, sizes
+from .._inputs.arrays import boolean, real, sizes
 from .._inputs.operands import RowsLike, operands
 from .._inputs.random import key_of
 from .._inputs.types import (
@@ -33,6 +33,7 @@ from ..scores._base import ScoreLike
 from .problem import Problem
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+MOST_DISTINCT = 1024  # as the engine has it
 
 
 class HardAttention(NamedTuple):
@@ -43,7 +44,7 @@ class HardAttention(NamedTuple):
     output : numpy.ndarray (..., Lq, Dv) or (..., Lq, size, Dv)
         The values of the chosen keys, of the dtype of the query.
     index : numpy.ndarray (..., Lq) or (..., Lq, size)
-        int64: the chosen keys; -1 for a query that sees no key.
+        int64: the chosen keys; -1 for a query that sees no key, or not as many as are wanted.
     log_prob : numpy.ndarray (..., Lq) or (..., Lq, size)
         The natural logarithms of their probabilities; float32, or float64 for float64.
 
@@ -66,6 +67,7 @@ def hard_attention(
     *,
     select: Selection = "sample",
     size: Size | None = None,
+    replace: Bool = True,
     rng: Seed = None,
     score: ScoreLike = "scaled_dot",
     mask: Mask | None = None,
@@ -76,11 +78,12 @@ def hard_attention(
     segments: Segments | None = None,
     softcap: Real | None = None,
 ) -> HardAttention:
-    """Compute hard attention: each query takes the value of one key, not a mean over all [1]_.
+    """Compute hard attention: each query takes the values of some keys, no mean over all [1]_.
 
     The weights are never stored: a draw is made in one pass over the keys, tile by tile, by a
-    weighted reservoir [2]_, for one draw or many. Hard attention is not differentiable; it is
-    trained by REINFORCE [3]_, with `hard_attention_vjp`.
+    weighted reservoir [2]_, for one draw or many. Different keys are those of the largest scores,
+    or of the largest scores with Gumbel noise [3]_ [4]_. Hard attention is not differentiable; it
+    is trained by REINFORCE [5]_, with `hard_attention_vjp`.
 
     Parameters
     ----------
@@ -90,16 +93,22 @@ def hard_attention(
         Of the dtype of `query`, or of few bits.
     value : array, Quantized or Paged (..., Lk, Dv)
         Of the dtype of `query`, or of few bits. Only the chosen rows are read.
-    select : {"sample", "argmax"}, default "sample"
+    select : {"sample", "argmax", "top"}, default "sample"
         "sample" draws from the distribution that `attention_weights` gives, exactly up to rounding
         (multinoulli sampling). "argmax" takes the most probable key, and the first of equal ones.
+        "top" takes the `size` most probable keys, best first, and equal ones in their order.
     size : int or tuple of ints, optional
-        The number of draws for each query, with replacement, or their shape. None is one draw
-        without an axis of its own; it equals the first of many draws. Only for "sample".
+        The number of draws for each query, or their shape. None is one draw without an axis of its
+        own; it equals the first of many draws with replacement. "top" and draws without
+        replacement need it, up to 1,024 keys; "argmax" takes none.
+    replace : bool, default True
+        Of "sample": whether a key may be drawn again. False draws `size` different keys, in the
+        order in which they are drawn, each with the weights of the keys that are left.
     rng : None, int, SeedSequence, BitGenerator or Generator
         What `numpy.random.default_rng` takes; a Generator advances. The same seed gives the same
         draws for any number of threads and whatever else is in the batch: random numbers are
-        counted by leading index, query and draw. "argmax" does not use it.
+        counted by leading index, query and draw, or without replacement by key. "argmax" and "top"
+        do not use it.
     score, mask, causal, window, offset, key_lengths, segments, softcap : optional
         As for `attention`.
 
@@ -113,11 +122,16 @@ def hard_attention(
         and the log_prob 0. A query that sees a score of NaN or inf, or only scores of -inf, has no
         distribution: its output is NaN, its index -1 and its log_prob NaN.
 
+        Of different keys, each log_prob is that of the key under the whole distribution, as if it
+        were the only one. Where a query sees fewer keys than `size`, or none, what is missing has
+        the output 0, the index -1 and the log_prob -inf.
+
     Raises
     ------
     TypeError, ValueError, MemoryError, KeyboardInterrupt
-        As `attention`; ValueError also for another `select`, for a negative `size`, and for a
-        `size` with "argmax".
+        As `attention`; ValueError also for another `select`, for a negative `size`, for a `size`
+        with "argmax", for none or more than 1,024 different keys, and for `replace=False` with
+        another `select` than "sample".
 
     See Also
     --------
@@ -130,7 +144,12 @@ def hard_attention(
     .. [1] K. Xu et al., "Show, Attend and Tell: Neural Image Caption Generation with Visual
        Attention", ICML 2015.
     .. [2] M. T. Chao, "A general purpose unequal probability sampling plan", Biometrika 69, 1982.
-    .. [3] R. J. Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist
+    .. [3] J. I. Yellott, "The relationship between Luce's choice axiom, Thurstone's theory of
+       comparative judgment, and the double exponential distribution", Journal of Mathematical
+       Psychology 15, 1977.
+    .. [4] W. Kool, H. van Hoof and M. Welling, "Stochastic Beams and Where to Find Them: The
+       Gumbel-Top-k Trick for Sampling Sequences Without Replacement", ICML 2019.
+    .. [5] R. J. Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist
        Reinforcement Learning", Machine Learning 8, 1992.
 
     Examples
@@ -150,8 +169,17 @@ def hard_attention(
     array([0.944, 0.056])
     >>> bool(abs(drawn.output.mean() - fv.attention(query, key, value)) < 0.02)
     True
+
+    The nearest points, and how far away they are:
+
+    >>> points = np.array([[0.0, 0.0], [3.0, 0.0], [1.0, 1.0], [9.0, 9.0]])
+    >>> near = fv.hard_attention(
+    ...     points[:1], points, points, select="top", size=3, score="gaussian"
+    ... )
+    >>> near.index, np.linalg.norm(near.output - points[0], axis=-1).round(2)
+    (array([[0, 2, 1]]), array([[0.  , 1.41, 3.  ]]))
     """
-    draws = draws_of(select, size)
+    chosen = choice_of(select, size, replace)
     q: Any = query
     k: Any = key
     v: Any = value
@@ -163,17 +191,43 @@ def hard_attention(
         None if softcap is None else real("softcap", softcap),
         resolve(q, k, mask, causal, window, offset, key_lengths, segments),
     )
-    random = key_of(rng) if select == "sample" else None
-    return of_draws(size, *problem.taken_apart().choose(draws, random, q.dtype))
+    random = key_of(rng) if chosen.is_drawn else None
+    return of_draws(size, *problem.taken_apart().choose(*chosen, random, q.dtype))
 
 
-def draws_of(select: object, size: object) -> int:
-    """Return how many draws a selection makes for each query."""
+class Choice(NamedTuple):
+    """How many keys each query takes, and how: as the engine has it."""
+
+    draws: int
+    select: str  # "argmax", "sample", "top" or "distinct"
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it needs random numbers."""
+        return self.select in ("sample", "distinct")
+
+
+def choice_of(select: object, size: object, replace: object = True) -> Choice:
+    """Check what is to be chosen.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By the name of the argument.
+    """
     if not isinstance(select, str) or select not in SELECTIONS:
         raise ValueError(f"select: got {select!r}, wanted one of {list(SELECTIONS)}")
+    again = boolean("replace", replace)
+    if not again and select != "sample":
+        raise ValueError(f'replace: got False with select="{select}", wanted it with "sample"')
     if select == "argmax" and size is not None:
         raise ValueError(f'size: got {size} with select="argmax", wanted None: there is one')
-    return math.prod(sizes("size", size))
+    draws = math.prod(sizes("size", size))
+    if again and select != "top":
+        return Choice(draws, select)
+    if size is None or draws > MOST_DISTINCT:
+        raise ValueError(f"size: got {size}, wanted 0 to {MOST_DISTINCT} different keys")
+    return Choice(draws, select if again else "distinct")
 
 
 def of_draws(size: object, output: Array, index: Array, log_prob: Array) -> HardAttention:

@@ -31,7 +31,7 @@ from ..scores import reduce
 from ..scores._base import ScoreLike
 from .backward import Backward
 from .gradients import HardGradients, HardInput, Names, names_of
-from .hard import HardAttention, draws_of, of_draws
+from .hard import HardAttention, choice_of, of_draws
 from .problem import Choices, Outputs, Problem
 from .pullbacks import HardPullback
 
@@ -44,6 +44,7 @@ def hard_attention_vjp(
     wrt: Names[HardInput] = None,
     select: Selection = "sample",
     size: Size | None = None,
+    replace: Bool = True,
     rng: Seed = None,
     score: ScoreLike = "scaled_dot",
     mask: Mask | None = None,
@@ -71,7 +72,7 @@ def hard_attention_vjp(
         Of the dtype of `query`.
     wrt : str or collection of str, optional
         The gradients to compute: names of fields of `HardGradients`. None means all of them.
-    select, size, rng : optional
+    select, size, replace, rng : optional
         As for `hard_attention`.
     score, mask, causal, window, offset, key_lengths, segments, softcap : optional
         As for `attention`.
@@ -105,7 +106,8 @@ def hard_attention_vjp(
     expected reward. A baseline changes the variance, not the expectation.
 
     A query that sees no key has gradients of 0; one that has no distribution, and so a log_prob of
-    NaN, has gradients of NaN, as do the keys that it sees, where there is an advantage. Keys and
+    NaN, has gradients of NaN, as do the keys that it sees, where there is an advantage. A choice
+    that is missing, with the index -1, adds nothing. Keys and
     values that are not seen change nothing, whatever they hold. The result has the same bits for
     any number of threads.
 
@@ -159,7 +161,7 @@ def hard_attention_vjp(
     array([[-0.15,  0.15]])
     """
     wanted = names_of(wrt, HardGradients._fields)
-    draws = draws_of(select, size)
+    chosen = choice_of(select, size, replace)
     q, k, v = float_arrays(query=query, key=key, value=value)
     reduced = reduce(score, q, k, learns=True)
     problem = Problem(
@@ -168,8 +170,8 @@ def hard_attention_vjp(
         None if softcap is None else real("softcap", softcap),
         resolve(q, k, mask, causal, window, offset, key_lengths, segments),
     )
-    random = key_of(rng) if select == "sample" else None
-    output, index, log_prob = problem.choose(draws, random, q.dtype)
+    random = key_of(rng) if chosen.is_drawn else None
+    output, index, log_prob = problem.choose(*chosen, random, q.dtype)
     result = of_draws(size, output, index, log_prob)
     backward = HardBackward(Backward(problem, score, q, k, reduced), index)
 

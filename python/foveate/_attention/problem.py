@@ -177,10 +177,10 @@ class Problem(NamedTuple):
         return _core.attention_statistics(self, first_query=first, end_query=end)
 
     def choose(
-        self, draws: int, random: tuple[int, int] | None, dtype: Any = None
+        self, draws: int, select: str, random: tuple[int, int] | None, dtype: Any = None
     ) -> tuple[Array, Array, Array]:
-        """Return output, index and log_prob of so many draws; without random, of the best key."""
-        return _core.hard_attention(self, size=draws, random=random, dtype=dtype)
+        """Return output, index and log_prob of so many choices, by one of `CHOICES`."""
+        return _core.hard_attention(self, size=draws, select=select, random=random, dtype=dtype)
 
     def backward(self, answers: Answers, outputs: Outputs) -> None:
         """Write the gradients of `attend`."""

@@ -441,6 +441,19 @@ def reals(name: str, x: object) -> float | Array:
         return native(array.astype(np.float64, copy=False))
 
 
+def boolean(name: str, x: object) -> bool:
+    """Take a bool.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if not isinstance(x, bool | np.bool_):
+        raise TypeError(f"{name}: got {type(x).__name__}, wanted a bool")
+    return bool(x)
+
+
 def sizes(name: str, x: object) -> tuple[int, ...]:
     """Take a size as NumPy's random functions do: None, an int, or a tuple of ints; not negative.
 

@@ -1,4 +1,7 @@
-"""Hard attention by the formula, with the draws of the fast function: the same random numbers."""
+"""Hard attention by the formula, with the draws of the fast function: the same random numbers.
+
+Draws without replacement are the largest of the logits with noise of Gumbel's distribution.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from .._inputs.signatures import with_options
 from .._inputs.types import Selection
 from ..scores._base import ScoreLike
 from ._attention import logits_of, operands
-from ._random import HARD_ATTENTION, philox, uniform
+from ._random import DISTINCT_KEYS, HARD_ATTENTION, philox, uniform
 from ._reach import lead_of, reach
 from ._sampling import shape_of
 
@@ -67,6 +70,69 @@ def draw_categories(weights: Array, key: tuple[int, int], size: int) -> Array:
     return index.reshape(*lead, queries, size)
 
 
+def noise_of(key: tuple[int, int], shape: tuple[int, ...]) -> Array:
+    """Gumbel noise for each query and key, -log(-log(1 - u)).
+
+    u has the 32 bits of half a word; where these are less than 2^12, what is below them comes from
+    a word of its own.
+
+    Parameters
+    ----------
+    key : two ints, the key of Philox
+    shape : (..., Lq, Lk)
+
+    Returns
+    -------
+    float64 array (..., Lq, Lk)
+
+    Examples
+    --------
+    >>> bool(abs(noise_of((1, 2), (100, 1000)).mean() - 0.5772) < 0.02)  # Euler's constant
+    True
+    """
+    *lead, queries, keys = shape
+    lead_index, row, column = np.indices((math.prod(lead), queries, keys), np.uint64)
+    block = np.uint64(DISTINCT_KEYS << 56) | column // np.uint64(8)
+    place = (column % np.uint64(8)).astype(int)
+
+    def words(draw: Array) -> Array:
+        return philox(key, np.stack([block, draw, row, lead_index], axis=-1))
+
+    word = np.take_along_axis(words(np.zeros_like(row)), place[..., None] // 2, axis=-1)[..., 0]
+    half = word >> (32 * (place % 2)).astype(np.uint64) & np.uint64(2**32 - 1)
+    below = uniform(words((1 + place).astype(np.uint64))[..., 0]) + 2.0**-54
+    u = (half + np.where(half < 2**12, below, 0.5)) * 2.0**-32
+    noise: Array = -np.log(-np.log1p(-u)).reshape(shape)
+    return noise
+
+
+def best_of(numbers: Array, size: int) -> Array:
+    """Return the places of the largest numbers of each row, the largest first, of equals the first.
+
+    Parameters
+    ----------
+    numbers : array (..., Lk), -inf where there is none
+    size : how many
+
+    Returns
+    -------
+    int64 array (..., size): -1 where there are not so many
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> best_of(np.array([[2.0, 3.0, 2.0], [-np.inf, 1.0, -np.inf]]), 2)
+    array([[ 1,  0],
+           [ 1, -1]])
+    """
+    numbers = np.where(np.isnan(numbers), -np.inf, numbers)
+    order = np.argsort(-numbers, axis=-1, kind="stable")[..., :size]
+    found = np.take_along_axis(numbers, order, axis=-1) > -np.inf
+    index = np.full((*numbers.shape[:-1], size), -1)
+    index[..., : order.shape[-1]] = np.where(found, order, -1)
+    return index
+
+
 @with_options(ReachOptions, of=reach, after="score")
 def hard_attention(
     query: ArrayLike,
@@ -75,6 +141,7 @@ def hard_attention(
     *,
     select: Selection = "sample",
     size: int | tuple[int, ...] | None = None,
+    replace: bool = True,
     rng: Any = None,
     score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
@@ -86,8 +153,10 @@ def hard_attention(
     ----------
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype; keys
         and values may be Quantized or Paged
-    select : "argmax", the most probable key, of equals the first; or "sample", one that is drawn
-    size : how many draws, or their shape; None is one, without an axis of its own
+    select : "argmax", the most probable key, of equals the first; "sample", one that is drawn; or
+        "top", the most probable ones
+    size : how many keys, or their shape; None is one, without an axis of its own
+    replace : False: the keys that are drawn are different ones
     rng : what numpy.random.default_rng takes
     score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
 
@@ -112,20 +181,25 @@ def hard_attention(
         if select == "argmax":
             best = np.where(logits == largest, np.arange(k.shape[-2]), k.shape[-2])
             index = best.min(axis=-1, keepdims=True, initial=k.shape[-2])
+        elif select == "top" or not replace:
+            noise = noise_of(key_of(rng), logits.shape) if select == "sample" else 0
+            index = best_of(logits + noise, math.prod(shape_of(size)))
         else:
             index = draw_categories(weights, key_of(rng), math.prod(shape_of(size)))
-        index = np.where(np.isfinite(total) & (total > 0), index, -1)
+        some = np.isfinite(total) & (total > 0)
+        index = np.where(some, index, -1)
         chosen: Array = np.asarray(index >= 0)
-        empty = np.where(seen.any(axis=-1, keepdims=True), np.nan, 0)
+        empty = np.where(seen.any(axis=-1, keepdims=True) & ~some, np.nan, 0)
+        absent = empty if replace and select != "top" else np.where(np.isnan(empty), empty, -np.inf)
         row = np.where(chosen, index, 0)
         if k.shape[-2]:
-            probability = np.take_along_axis(weights, row, axis=-1) / total
+            log = np.take_along_axis(logits, row, axis=-1) - largest - np.log(total)
             v = np.broadcast_to(v, (*lead, *v.shape[-2:]))
             output = np.take_along_axis(v[..., None, :, :], row[..., None], axis=-2)
         else:
-            probability = np.ones(index.shape, logits.dtype)
+            log = np.zeros(index.shape, logits.dtype)
             output = np.zeros((*index.shape, v.shape[-1]), v.dtype)
-        log_prob = np.where(chosen, np.log(probability), empty).astype(logits.dtype)
+        log_prob = np.where(chosen, log, absent).astype(logits.dtype)
         output = np.where(chosen[..., None], output, empty[..., None].astype(v.dtype))
     output = output.astype(q.dtype.newbyteorder("="))
     shape = (*index.shape[:-1], *shape_of(size))

@@ -43,6 +43,7 @@ def hard_attention_vjp(
     wrt: Names[HardInput] = None,
     select: Selection = "sample",
     size: int | tuple[int, ...] | None = None,
+    replace: bool = True,
     rng: Any = None,
     score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
@@ -54,7 +55,7 @@ def hard_attention_vjp(
     ----------
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
     wrt : what the gradients are taken of, names of fields of `HardGradients`; None: everything
-    select, size, rng : as for `hard_attention`
+    select, size, replace, rng : as for `hard_attention`
     score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
 
     Returns
@@ -75,7 +76,8 @@ def hard_attention_vjp(
     q, k, v = floats(query), floats(key), floats(value)
     check_undo(score, q, k)
     scores: dict[str, Any] = {"score": score, "softcap": softcap}
-    result = hard_attention(q, k, v, select=select, size=size, rng=rng, **scores, **reaches)
+    kind: dict[str, Any] = {"select": select, "size": size, "replace": replace}
+    result = hard_attention(q, k, v, **kind, rng=rng, **scores, **reaches)
     shape = result.log_prob.shape
     own = shape_of(size)
     draws = (*shape[: len(shape) - len(own)], math.prod(own))

@@ -1,4 +1,4 @@
-"""Hard attention of tensors: one key for each query, and REINFORCE by autograd.
+"""Hard attention of tensors: some keys for each query, and REINFORCE by autograd.
 
 The gradient of `log_prob` is the advantage of each choice, that of `output` goes through the chosen
 values; the choices themselves have none.
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .._attention.hard import draws_of
+from .._attention.hard import choice_of
 from .._attention.hard_vjp import HardBackward
 from .._inputs.arrays import integer, real
 from .._inputs.types import Selection, Size, Window
@@ -22,10 +22,12 @@ from ._attention import Options, draw_seed
 from ._operator import Operator
 from ._problem import (
     ARGUMENTS,
+    CHOICE,
     COUNT,
     NAMES,
     backward_of,
     by_argument,
+    choice_in,
     key_of,
     names_of_gradients,
     output_shape,
@@ -47,7 +49,7 @@ class HardAttention(NamedTuple):
     output : tensor (..., Lq, Dv) or (..., Lq, size, Dv)
         The values of the chosen keys, of the dtype of the query.
     index : tensor (..., Lq) or (..., Lq, size)
-        int64: the chosen keys; -1 for a query that sees no key.
+        int64: the chosen keys; -1 for a query that sees no key, or not as many as are wanted.
     log_prob : tensor (..., Lq) or (..., Lq, size)
         The natural logarithms of their probabilities; float32, or float64 for float64.
 
@@ -70,6 +72,7 @@ def hard_attention(
     *,
     select: Selection = "sample",
     size: Size | None = None,
+    replace: bool = True,
     generator: torch.Generator | None = None,
     score: ScoreLike = "scaled_dot",
     mask: Mask | None = None,
@@ -86,11 +89,14 @@ def hard_attention(
     ----------
     query, key, value : tensors (..., Lq, D), (..., Lk, D), (..., Lk, Dv)
         As for `attention`.
-    select : {"sample", "argmax"}, default "sample"
-        Draw from the distribution of the attention weights, or take the most probable key.
+    select : {"sample", "argmax", "top"}, default "sample"
+        Draw from the distribution of the attention weights, or take the most probable key, or the
+        `size` most probable ones, best first.
     size : int or tuple of ints, optional
-        How many keys to draw for each query, with replacement. None is one, without an axis of its
-        own; a tuple is the shape of the draws. Only for "sample".
+        How many keys to take for each query. None is one, without an axis of its own; a tuple is
+        the shape of the draws. "top" and draws without replacement need it, up to 1,024.
+    replace : bool, default True
+        False: the keys that are drawn for a query are different ones.
     generator : torch.Generator, optional
         The seed of the draws is drawn from it; None means torch's default generator, so that
         `torch.manual_seed` reproduces the draws. `torch.compile` accepts only None.
@@ -132,7 +138,7 @@ def hard_attention(
     >>> query.grad
     tensor([[ 0.1578, -0.1578]])
     """
-    draws = draws_of(select, size)
+    chosen = choice_of(select, size, replace)
     stored = is_stored(key, value)
     if stored:
         query = operands_of("hard_attention", query, key, value)
@@ -140,14 +146,14 @@ def hard_attention(
         query, key, value = float_tensors(query, key, value)
     reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
     options = Options(reach, None if softcap is None else real("softcap", softcap))
-    seed = draw_seed(generator) if select == "sample" else None
+    seed = draw_seed(generator) if chosen.is_drawn else None
     operators = torch.ops.foveate
     if stored:
         stated = stated_for("hard_attention", query, key, value, score, options, seed)
-        output, index, log_prob = operators.hard_attention_stored.default(*stated, draws)
+        output, index, log_prob = operators.hard_attention_stored.default(*stated, *chosen)
     else:
         stated = state(reduce(score, query, key), value, *options, seed)
-        output, index, log_prob = operators.hard_attention.default(*stated, draws)
+        output, index, log_prob = operators.hard_attention.default(*stated, *chosen)
     if size is None:
         return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
     if isinstance(size, tuple):
@@ -161,14 +167,14 @@ def hard_attention(
 
 
 class _HardAttention(Operator):
-    """Of one key for each query and draw: drawn where there is a seed, else the most probable one.
+    """Of some keys for each query, as `Choice` says.
 
     A sink, centers and dropout are not taken.
     """
 
     name = "hard_attention"
     arguments = ARGUMENTS
-    more = ", SymInt draws=1"
+    more = CHOICE
     returns = "(Tensor output, Tensor index, Tensor log_prob)"
     learned = ("query", "key", "value", "factors", "mask")
     signals = "Tensor? d_output, Tensor? advantage, Tensor index"
@@ -180,20 +186,19 @@ class _HardAttention(Operator):
     def compute(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Choose."""
         stated = arguments[:COUNT]
-        draws = integer("draws", arguments[COUNT] if len(arguments) > COUNT else 1)
         seed = dict(zip(NAMES, stated, strict=False)).get("seed")
         problem = backward_of(*stated).problem
         with threads_of_torch:
-            answer = problem.choose(
-                draws, None if seed is None else key_of(seed), problem.value.dtype
-            )
+            draws, select = choice_in(arguments[COUNT:])
+            random = None if seed is None else key_of(seed)
+            answer = problem.choose(integer("draws", draws), select, random, problem.value.dtype)
         output, index, log_prob = self.fake(*arguments)
         return fill(output, answer[0]), fill(index, answer[1]), fill(log_prob, answer[2])
 
     def fake(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Make what `compute` returns."""
         shape, value = output_shape(*arguments[:COUNT]), arguments[2]
-        draws = arguments[COUNT] if len(arguments) > COUNT else 1
+        draws = choice_in(arguments[COUNT:]).draws
         logarithm = torch.float64 if value.dtype is torch.float64 else torch.float32
         return (
             value.new_empty((*shape[:-1], draws, shape[-1])),

@@ -7,6 +7,7 @@ so are its gradients. Numbers that a reach may have come as tensors.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._attention.backward import Backward
+from .._attention.hard import Choice
 from .._attention.problem import Dropout, Problem
 from .._inputs.types import Array
 from .._reach.reach import AXES_BEHIND, Reach
@@ -46,6 +48,9 @@ NAMES = names_of(ARGUMENTS)
 COUNT = len(NAMES)
 _AFTER_REACH = NAMES[NAMES.index(REACH[-1]) + 1 :]
 
+# Of hard attention, behind that: how many keys each query takes, and how, as `Choice` has it.
+CHOICE = ', SymInt draws=1, str select="argmax"'
+
 # How many axes of a tensor of a problem stand behind the leading ones; and what holds for all.
 BEHIND = {"query": 2, "key": 2, "value": 2, **AXES_BEHIND, "sink": 0}
 OF_A_CALL = frozenset({"factors", "sigma"})
@@ -71,6 +76,11 @@ def state(
         *(query, key, value, *formula, *parts),
         *(at_end, softcap, sink, sigma, dropout, seed, *link, reduced.slope),
     )
+
+
+def choice_in(rest: Sequence[Any]) -> Choice:
+    """Read what stands behind a problem of hard attention."""
+    return Choice(*(*rest, *(1, "argmax")[len(rest) :]))
 
 
 def stated_score(

@@ -18,7 +18,18 @@ from .._inputs.few_bits import FewBits
 from .._inputs.paged import Paged as InPages
 from ._derivatives import is_forward_mode
 from ._operator import TAGS, library, register
-from ._problem import ARGUMENTS, COUNT, NAMES, backward_of, key_of, names_of, output_shape, state
+from ._problem import (
+    ARGUMENTS,
+    CHOICE,
+    COUNT,
+    NAMES,
+    backward_of,
+    choice_in,
+    key_of,
+    names_of,
+    output_shape,
+    state,
+)
 from ._scores import reduce
 from ._stored import KINDS, Paged, Quantized
 from ._tensors import (
@@ -205,7 +216,7 @@ register(
 # --- hard -----------------------------------------------------------------------------------------
 
 library.define(
-    f"hard_attention_stored({ARGUMENTS}, {_READ}, SymInt draws=1) "
+    f"hard_attention_stored({ARGUMENTS}, {_READ}{CHOICE}) "
     "-> (Tensor output, Tensor index, Tensor log_prob)",
     tags=TAGS,
 )
@@ -214,7 +225,7 @@ library.define(
 def _fake_hard(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     stated, key, value, rest = _split(arguments)
     query, shape = stated[0], _shape(stated, key, value)
-    draws = rest[0] if rest else 1
+    draws = choice_in(rest).draws
     logarithm = torch.float64 if query.dtype is torch.float64 else torch.float32
     return (
         query.new_empty((*shape[:-1], draws, shape[-1])),
@@ -229,11 +240,10 @@ def _choose(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     seed = dict(zip(NAMES, stated, strict=False)).get("seed")
     problem = _problem(stated, key, value)
     with threads_of_torch:
-        answer = problem.choose(
-            integer("draws", rest[0] if rest else 1),
-            None if seed is None else key_of(seed),
-            as_array("query", stated[0]).dtype,
-        )
+        draws, select = choice_in(rest)
+        random = None if seed is None else key_of(seed)
+        dtype = as_array("query", stated[0]).dtype
+        answer = problem.choose(integer("draws", draws), select, random, dtype)
     output, index, log_prob = (fill(x, y) for x, y in zip(made, answer, strict=True))
     return output, index, log_prob
 

@@ -128,6 +128,8 @@ cdef extern from "foveate/foveate.h" nogil:
     ctypedef enum fv_selection:
         FV_ARGMAX
         FV_SAMPLE
+        FV_TOP
+        FV_DISTINCT
 
     ctypedef struct fv_filters:
         double temperature

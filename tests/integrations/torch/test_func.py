@@ -55,6 +55,8 @@ CASES: dict[str, Any] = {
     "hard_attention, log_prob": (
         lambda q, k, v, m: ft.hard_attention(q, k, v, select="argmax", mask=m).log_prob,
         (Q, K, V, MASK)),
+    "hard_attention, top": (
+        lambda *x: ft.hard_attention(*x, select="top", size=2).log_prob, (Q, K, V)),
     "hard_attention, gaussian": (lambda q, k, v, w: ft.hard_attention(
         q, k, v, select="argmax", score=ft.Gaussian(w)).log_prob, (Q, K, V, WIDTHS)),
     "kernel_regression": (lambda q, k, v, w: ft.kernel_regression(q[0], k[0], v[0], w=w),

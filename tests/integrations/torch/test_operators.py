@@ -171,10 +171,12 @@ class TestOpcheck:
     def test_hard_attention(self, name):
         after = AFTER | STATED[name]()
         opcheck(operators.hard_attention, (*operands(), *after.values()))
-        opcheck(operators.hard_attention, (*operands(), *(after | {"seed": SEED}).values(), 3))
         opcheck(
-            operators.hard_attention, (*operands(np.float16), *(AFTER | {"seed": SEED}).values())
+            operators.hard_attention,
+            (*operands(), *(after | {"seed": SEED}).values(), 3, "sample"),
         )
+        stated = (AFTER | {"seed": SEED}).values()
+        opcheck(operators.hard_attention, (*operands(np.float16), *stated, 1, "distinct"))
 
     def test_hard_attention_backward(self):
         q, k, v = operands(learn=False)
