@@ -216,8 +216,7 @@ constexpr Keyword keywords[] = {
     {"rows", kSoft, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.rows); }},
     {"size", kHard, kHard, [](A& a, Name n, Object x) { return integer(n, x, &a.size); }},
     {"select", kHard, 0, [](A& a, Name n, Object x) { return choice(n, x, kSelections, &a.selection); }},
-    {"random", kHard, 0,
-     [](A& a, Name n, Object x) { return words(n, x, "None or (low, high)", nullptr, &a.random); }},
+    {"random", kHard, 0, [](A& a, Name n, Object x) { return words(n, x, "None or (low, high)", nullptr, &a.random); }},
 
     {"first_query", kStatistics, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.first_query); }},
     {"end_query", kStatistics, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.end_query); }},

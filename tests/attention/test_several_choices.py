@@ -214,9 +214,7 @@ def test_keys_and_values_not_seen_change_nothing(kind, queries, dtype):
     assert (wanted.index[1] == -1).all()
     for head, length in enumerate(lengths):
         k[head, length:], v[head, length:] = np.nan, np.inf
-    for x, y in zip(
-        wanted, choose(q, k, v, kind=kind, size=9, key_lengths=lengths), strict=True
-    ):
+    for x, y in zip(wanted, choose(q, k, v, kind=kind, size=9, key_lengths=lengths), strict=True):
         np.testing.assert_array_equal(x, y)
 
 

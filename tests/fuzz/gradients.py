@@ -16,7 +16,7 @@ from fuzz.case import Case
 from fuzz.formulas import Soft, of_dtype, same, within
 from fuzz.memory import Laid, lay, true
 from fuzz.problem import Problem, compute, make
-from fuzz.soft import check_hard, local
+from fuzz.soft import check_hard, choice_of, local
 
 
 def wrt_of(case: Case, fields: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -282,14 +282,8 @@ def hard_attention_vjp(case: Case) -> None:
     problem = make(case, sink=False)
     if problem.spoilt.any():
         return
-    keywords = dict(problem.keywords)
-    size = None
-    keywords["select"] = select = case.pick("select", ["argmax", "sample"])
-    if select == "sample":
-        keywords["rng"] = 3
-        size = case.pick("size", [None, 1, 2, 5, 0])
-        if size is not None:
-            keywords["size"] = size
+    select, size, choice = choice_of(case)
+    keywords = problem.keywords | choice
     wrt = wrt_of(case, ("query", "key", "value", "mask", "score"))
     soft = Soft(problem)
     rows = (*problem.lead, problem.seen.shape[-2])

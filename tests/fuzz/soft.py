@@ -205,14 +205,8 @@ def local_attention(case: Case) -> None:
 def hard_attention(case: Case) -> None:
     problem = make(case, sink=False)
     keywords = problem.keywords
-    size = None
-    select = case.pick("select", ["argmax", "sample"])
-    keywords["select"] = select
-    if select == "sample":
-        keywords["rng"] = 3
-        size = case.pick("size", [None, 1, 2, 5, 0])
-        if size is not None:
-            keywords["size"] = size
+    select, size, choice = choice_of(case)
+    keywords |= choice
     soft = Soft(problem)
     answers: dict[str, Any] = {}
     draws = 1 if size is None else size
@@ -230,12 +224,23 @@ def hard_attention(case: Case) -> None:
         problem.check_inputs(case)
 
 
+def choice_of(case: Case) -> tuple[str, int | None, dict[str, Any]]:
+    """What is chosen, how many keys a query, and the keywords."""
+    select = case.pick("select", ["argmax", "sample", "top", "distinct"])
+    sizes = {"argmax": [None], "sample": [None, 1, 2, 5, 0]}.get(select, [1, 2, 5, 0, 90, 1024])
+    size = case.pick("size", sizes)
+    keywords: dict[str, Any] = {} if size is None else {"size": size}
+    if select == "distinct":
+        return select, size, keywords | {"replace": False, "rng": 3}
+    return select, size, keywords | {"select": select} | ({"rng": 3} if select == "sample" else {})
+
+
 def check_hard(
     case: Case, problem: Problem, soft: Soft, got: Any, size: int | None, select: str
 ) -> None:
-    """Choices that can be, their values and probabilities; those of argmax, and of a seed's draws.
+    """Choices that can be, their values and probabilities; those of the most probable keys.
 
-    Draws are those of the reference but where rounding decides.
+    Different keys: all that are seen, or as many as are wanted.
     """
     dtype, wide = problem.dtype, compute(problem.dtype)
     of_dtype(case, "output", got.output, dtype)
@@ -257,11 +262,20 @@ def check_hard(
         return
     if (index < -1).any() or (index >= keys).any():
         case.fail(f"index: got {index[(index < -1) | (index >= keys)][0]}, wanted -1..{keys - 1}")
-    if (index[counts] < 0).any():
-        case.fail("index: got -1 of a query that has a distribution")
+    several = select in ("top", "distinct")
     nothing = np.broadcast_to(~there[..., None], shape)
-    if (index[nothing] != -1).any() or (log_prob[nothing] != 0).any() or output[nothing].any():
-        case.fail("a query that sees nothing: wanted index -1, log_prob 0 and output 0")
+    if several:  # ranks beyond the keys that are seen
+        beyond = np.arange(draws) >= problem.seen.sum(axis=-1, keepdims=True)
+        beyond = np.broadcast_to(beyond, shape)
+        nothing, counts = nothing | (counts & beyond), counts & ~beyond
+    if (index[counts] < 0).any():
+        case.fail("index: got -1 where there is a key to choose")
+    of_nothing = -np.inf if several else 0
+    if ((index[nothing] != -1) | (log_prob[nothing] != of_nothing)).any() or output[nothing].any():
+        case.fail(f"no key to choose: wanted index -1, log_prob {of_nothing} and output 0")
+    ordered = np.sort(index, axis=-1)
+    if several and ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any():
+        case.fail("index: a key twice")
     if not counts.any():
         return
     place = np.where(counts, index, 0)
@@ -282,6 +296,12 @@ def check_hard(
     best = exact.max(axis=-1, keepdims=True)
     if select == "argmax" and not (of_choice >= best - error)[counts].all():
         case.fail("index: a key that is not the most probable")
+    if select == "top":
+        ranked = np.full((*exact.shape[:-1], max(draws, keys)), -np.inf)
+        ranked[..., :keys] = exact
+        ranked = -np.sort(-ranked, axis=-1)[..., :draws]
+        if not (of_choice >= ranked - error)[counts & (ranked > -80)].all():
+            case.fail("index: a key that is not the most probable of those that are left")
     if select == "sample" and (of_choice[counts] < -60).any():
         case.fail("index: a key without any probability")
 

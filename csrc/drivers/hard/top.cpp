@@ -71,8 +71,10 @@ class Top {
     const int64_t first = p * width_, cells = first * capacity_;
     block_.start_softmax(p, m_ + first, l_ + first);
     std::fill_n(shift_ + first, width_, -infinity);
-    lists_[p] = {values_ + cells, draws_distinct(problem_) ? scores_ + cells : nullptr, keys_ + cells, counts_ + first,
-                 least_ + first, 0, capacity_};
+    lists_[p] = {values_ + cells, draws_distinct(problem_) ? scores_ + cells : nullptr,
+                 keys_ + cells,   counts_ + first,
+                 least_ + first,  0,
+                 capacity_};
     std::fill_n(values_ + cells, capacity_ * width_, -infinity);
     std::memset(counts_ + first, 0, size_t(width_) * sizeof(T));
     const int32_t live = block_.panel(p).live;
@@ -90,7 +92,8 @@ class Top {
     const T* const numbers = draws_distinct(problem_) ? with_noise(p, first, count) : scores;
     Shortlist& list = lists_[p];
     for (int64_t done = 0;;) {
-      done += plain_.shortlist_add(numbers + done * step, scores + done * step, vectors, count - done, first + done, list);
+      done +=
+          plain_.shortlist_add(numbers + done * step, scores + done * step, vectors, count - done, first + done, list);
       if (done == count) break;
       plain_.shortlist_cut(list, vectors, size_, most_after_cut(size_));
     }
@@ -137,7 +140,8 @@ class Top {
         const double value = double(values[r * step + i]);
         candidates_[r] = {value, scores ? double(scores[r * step + i]) : value, int64_t(key)};
       }
-      const Cells cells{block_.row(problem_.index, indices, p, i), block_.row(problem_.log_prob, log_probs, p, i),
+      const Cells cells{block_.row(problem_.index, indices, p, i),
+                        block_.row(problem_.log_prob, log_probs, p, i),
                         block_.row(problem_.out, outputs, p, i),
                         {plan_, stored_choices(problem_), block_.batch(), panel.group[i]}};
       const int64_t at = p * width_ + i;
@@ -167,8 +171,9 @@ fv_status several_choices(const Problem& problem, fv_error* error) noexcept {
   Plan plan(problem, kernels(), {.windows = Windows::on_grid, .tile_keys = default_tile_keys});
   const double flops =
       2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
-  return plan.arithmetic.element_size == 8 ? run_blocks<double, Top>(plan, Top<double>::bytes_a_query(plan), flops, error)
-                                           : run_blocks<float, Top>(plan, Top<float>::bytes_a_query(plan), flops, error);
+  return plan.arithmetic.element_size == 8
+             ? run_blocks<double, Top>(plan, Top<double>::bytes_a_query(plan), flops, error)
+             : run_blocks<float, Top>(plan, Top<float>::bytes_a_query(plan), flops, error);
 }
 
 }  // namespace foveate

@@ -137,8 +137,7 @@ void shortlist_cut(Shortlist& to, int64_t size, int64_t most) {
     });
     if (!any) break;
     for (int64_t r = 0; r < to.rows; ++r)
-      unroll<vectors>(
-          [&](int v) INLINED { count[v] -= load(list.values + r * width + v * lanes<T>) >= bound[v]; });
+      unroll<vectors>([&](int v) INLINED { count[v] -= load(list.values + r * width + v * lanes<T>) >= bound[v]; });
     unroll<vectors>([&](int v) INLINED {
       const IntVec<T> up = open[v] & (count[v] >= wanted), down = open[v] & (count[v] < wanted);
       low[v] = up ? middle[v] : low[v];

@@ -102,6 +102,9 @@ def test_pages_have_the_bits_of_rows(torch, ft, dtype):
         seed = torch.Generator().manual_seed(2)
         drawn.append(ft.hard_attention(query, k, k, size=7, generator=seed).index)
     assert torch.equal(*drawn)
+    best = ft.hard_attention(query, pages, pages, select="top", size=4)
+    for x, y in zip(best, ft.hard_attention(query, rows, rows, select="top", size=4), strict=True):
+        assert torch.equal(x, y)
 
 
 def test_scores_that_leave_keys_as_they_are(torch, ft):

@@ -87,6 +87,8 @@ drawn = fv.hard_attention(q, k, v, select="argmax")
 index: ft.Array = drawn.index
 place: ft.Array = looked.place
 log_prob: ft.Array = fv.hard_attention(q, k, v, size=(2, 3), rng=0).log_prob
+index = fv.hard_attention(q, k, v, select="top", size=2).index
+index = fv.hard_attention(q, k, v, replace=False, size=2, rng=0).index
 
 # --- gradients -----------------------------------------------------------------------------------
 

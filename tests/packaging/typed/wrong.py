@@ -53,6 +53,7 @@ fv.attention_statistics(q, k, v)  # error
 fv.attention_statistics(q, k, queries=(0, 3))  # error
 fv.hard_attention(q, k, v, select="soft")  # error
 fv.hard_attention(q, k, v, size=2.0)  # error
+fv.hard_attention(q, k, v, size=2, replace="no")  # error
 fv.hard_attention(q, k, v, sink=0.0)  # error
 found = fv.hard_attention(q, k, v, rng=0).probability  # error
 fv.multinoulli(x, "3")  # error
