@@ -103,7 +103,7 @@ def test_the_reference_against_differences(case):
     score = case.get("score")
     for field in dataclasses.fields(score) if score else ():
         x = getattr(score, field.name)
-        if isinstance(x, str):
+        if isinstance(x, str) or field.name in score.constants:
             continue
         numeric = differences(
             lambda changed, at=field.name: loss(score=dataclasses.replace(score, **{at: changed})),

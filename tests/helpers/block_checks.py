@@ -142,7 +142,7 @@ def check_differences(name: str, arrays: dict[str, Any], **keywords: Any) -> Non
             continue
         for field in dataclasses.fields(score):
             x = getattr(score, field.name)
-            if x is None or isinstance(x, str):
+            if x is None or isinstance(x, str) or field.name in score.constants:
                 continue
 
             def of_parameter(changed: Any, score: Any = score, at: Any = at, to: Any = field.name):
