@@ -63,7 +63,7 @@ from ._runtime.config import (
 )
 from ._runtime.paths import get_cmake_dir, get_include
 from ._runtime.public import publish as _publish
-from .rules import Intervals, Neighborhood, Packed
+from .rules import Alibi, Intervals, Neighborhood, Packed, RelativeBias, RelativeBias2d
 from .scores import (
     Additive,
     Bilinear,
@@ -84,6 +84,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Additive",
+    "Alibi",
     "AttentionStatistics",
     "Bilinear",
     "CenterGradients",
@@ -109,6 +110,8 @@ __all__ = [
     "Polynomial",
     "Quantized",
     "RegressionGradients",
+    "RelativeBias",
+    "RelativeBias2d",
     "ScaledDot",
     "SelfGradients",
     "__version__",

@@ -56,7 +56,7 @@ def moving_gradients(
     mask = keywords.get("mask")
     wanted = {*OPERANDS} | ({"mask"} if along.t_mask is not None else set())
     wanted |= {"sink"} if along.t_sink is not None else set()
-    assert mask is None or isinstance(mask, np.ndarray | fv.Intervals | tuple)
+    assert mask is None or isinstance(mask, np.ndarray | fv.rules.Rule | tuple)
     outputs = backward.outputs(wanted)
     moved = Moved(t_output, t_lse, *moved)
     backward.operands().backward_jvp(answers, along, moved, outputs)

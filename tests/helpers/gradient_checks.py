@@ -9,7 +9,7 @@ import foveate as fv
 import numpy as np
 from foveate import reference
 from foveate.reference._hard_gradients import choices_pull
-from foveate.reference._reach import lead_of
+from foveate.reference._reach import lead_of, undo_bias
 from strategies import BFLOAT16, DTYPES, Site, normal, score_of
 from tolerances import FLOORS, RATIO, eps, magnitude_of, wider
 
@@ -37,7 +37,8 @@ def parts(found: Any) -> dict[str, np.ndarray]:
         every |= {f"mask.{n}": x for n, x in enumerate(every.pop("mask"))}
     for name, x in every.items():
         if dataclasses.is_dataclass(x):
-            learned = [at.name for at in dataclasses.fields(x) if at.name not in x.constants]
+            constants = getattr(x, "constants", ())
+            learned = [at.name for at in dataclasses.fields(x) if at.name not in constants]
             fields = {f"{name}.{at}": getattr(x, at) for at in learned}
             named |= {at: y for at, y in fields.items() if isinstance(y, np.ndarray | float)}
         elif x is not None:
@@ -78,8 +79,23 @@ def _sizes(arrays: Any, d_output: Any, d_lse: Any, **keywords: Any) -> dict[str,
         "sink": top(shift.sum(axis=(-1, -2))) * (1 + logit),
         "centers": top(moments.sum(axis=-1) / sigma),
         "sigma": float(np.sum(np.where(factor == 0, 0, moments * (distance / sigma)) / sigma)),
+        **rule_sizes(cells, **keywords),
         **score_sizes(score, q, k, cells),
     }
+
+
+def rule_sizes(cells: Any, mask: Any = None, **keywords: Any) -> dict[str, float]:
+    """Of the parameters of rules: what each cell is multiplied by keeps its sign."""
+    where = {name: keywords.get(name) for name in ("offset", "key_lengths")}
+    found = undo_bias(cells, mask, **where)
+    named = {f"mask.{n}": x for n, x in enumerate(found)} if isinstance(found, tuple) else {}
+    found = {
+        f"{name}.{field.name}": getattr(x, field.name)
+        for name, x in (named or {"mask": found}).items()
+        if dataclasses.is_dataclass(x)
+        for field in dataclasses.fields(x)
+    }
+    return {name: top(np.abs(x)) for name, x in found.items() if isinstance(x, np.ndarray)}
 
 
 def top(x: Any) -> float:
@@ -285,6 +301,11 @@ REACHES: dict[str, Any] = {
     },
     "intervals": lambda at: {"mask": _intervals(at)},
     "intervals, mask": lambda at: {"mask": (_intervals(at), _bias(at, (at.queries, at.keys)))},
+    "alibi": lambda at: {"mask": fv.Alibi(at.rng.random(at.lead)), "offset": "end"},
+    "relative": lambda at: {
+        "mask": fv.RelativeBias(at.rng.standard_normal((*at.lead[-1:], 41))),
+        "offset": at.rng.integers(0, 5, at.lead),
+    },
     "sink": lambda at: {"sink": at.rng.standard_normal(at.lead)},
     "one sink": {"sink": 0.5},
     "softcap": {"softcap": 1.5},

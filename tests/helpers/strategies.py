@@ -87,6 +87,13 @@ def _neighborhood(at: Site) -> Any:
     )
 
 
+def _grid(at: Site) -> fv.RelativeBias2d:
+    """The keys stand in 3 rows."""
+    width = -(-max(at.keys, 1) // 3)
+    table = at.rng.standard_normal((*at.lead[-1:], 5, 2 * width - 1))
+    return fv.RelativeBias2d(table, (3, width))
+
+
 def _segments(rng: np.random.Generator, shape: tuple[int, ...], sort: bool) -> np.ndarray:
     ids = rng.integers(-1, 3, shape)
     return np.sort(ids, axis=-1) if sort else ids
@@ -127,6 +134,16 @@ REACHES: dict[str, Callable[[Site], dict[str, Any]]] = {
     "mask interval, float": lambda at: {
         "mask": (_intervals(at, ()), _float_mask(at.rng, (at.queries, at.keys)))
     },
+    "mask alibi": lambda at: {"mask": fv.Alibi(at.rng.random(at.lead)), "offset": "end"},
+    "mask relative": lambda at: {
+        "mask": fv.RelativeBias(at.rng.standard_normal(2 * (at.keys // 3) + 1)),
+        "offset": at.rng.integers(-at.queries - 2, at.keys + 3, at.lead),
+    },
+    "mask t5": lambda at: {
+        "mask": fv.RelativeBias(at.rng.standard_normal((*at.lead, 32)), rule="t5"),
+        "offset": at.keys // 3,
+    },
+    "mask 2d": lambda at: {"mask": _grid(at), "offset": -2},
     "segments": lambda at: {
         "segments": (
             _segments(at.rng, (*at.lead, at.queries), False),

@@ -41,6 +41,9 @@ MODULES = {
 W, V = np.ones((2, 3)), np.ones(3)
 PICKLED: dict[str, Any] = {
     **FULLEST,
+    "Alibi": fv.Alibi([0.5]),
+    "RelativeBias": fv.RelativeBias([0.0, 1.0], rule="t5", bidirectional=False),
+    "RelativeBias2d": fv.RelativeBias2d(np.ones((1, 3)), (1, 2)),
     "Intervals": fv.Intervals([0, 1], 2),
     "AttentionStatistics": fv.attention_statistics(W, W),
     "HardAttention": fv.hard_attention(W, W, W, rng=0),

@@ -12,7 +12,8 @@ import numpy as np
 
 from .._inputs.arrays import FLOATS, array_or_list, native, sum_to
 from .._inputs.types import Array, ArrayLike
-from ..rules import Intervals, ReducedRule, Rule, RuleGradients
+from ..rules import Intervals, Packed, ReducedRule, Rule, RuleGradients
+from ..rules._positions import PositionBias
 
 Mask: TypeAlias = ArrayLike | Rule | tuple[ArrayLike | Rule, ...]
 
@@ -49,6 +50,19 @@ def parts_of(mask: Any) -> tuple[Any, ...]:
 def rules_of(mask: Any) -> tuple[Rule, ...]:
     """Return the rules of a mask."""
     return tuple(x for x in parts_of(mask) if isinstance(x, Rule))
+
+
+def begun_anew(mask: Any) -> Any:
+    """Let the positions of biases begin anew in each sequence where a mask has Packed too.
+
+    Examples
+    --------
+    >>> begun_anew(None)
+    """
+    packed = next((x for x in rules_of(mask) if isinstance(x, Packed)), None)
+    if packed is None or not isinstance(mask, tuple):
+        return mask
+    return tuple(x.within(packed) if isinstance(x, PositionBias) else x for x in mask)
 
 
 def parted(mask: Any) -> tuple[Intervals | None, Any]:

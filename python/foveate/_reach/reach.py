@@ -205,6 +205,7 @@ def packed(
         return part.with_sides(left, right)
 
     mask = tuple(map(with_sides, mask)) if isinstance(mask, tuple) else with_sides(mask)
+    mask = masks.begun_anew(mask)
     return rules_of(mask), mask
 
 

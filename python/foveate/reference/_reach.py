@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._reach.masks import Mask, parts_of
+from .._reach.masks import Mask, begun_anew, parts_of
 from .._reach.reach import offset_at
 from ..rules import Packed, Rule
 from ._rows import sum_to
@@ -38,7 +38,7 @@ def dense_parts(
     lengths = None if key_lengths is None else _int64(key_lengths)
     given = offset if offset is None or isinstance(offset, str) else _int64(offset)
     at = offset_at(given, lengths, queries, keys)
-    parts = parts_of(mask)
+    parts = parts_of(begun_anew(mask))
     return [x.dense(queries, keys, at) if isinstance(x, Rule) else _array_of(x) for x in parts]
 
 
@@ -93,9 +93,10 @@ def undo_bias(
             return None
         return sum_to(d_logits, array.shape).astype(array.dtype)
 
-    parts = parts_of(mask)
+    anew = begun_anew(mask)
+    parts = parts_of(anew)
     found = tuple(map(of_part, parts))
-    return found if parts is mask else found[0] if found else None
+    return found if parts is anew else found[0] if found else None
 
 
 def narrowed(x: Array, dtype: Any) -> Array:
@@ -210,7 +211,8 @@ def reach(
             raise ValueError(f"offset: got {offset!r} with a Packed mask, wanted none")
         seen &= within_sequences(rule, queries, keys, causal, window)
         causal, window = False, None
-    if offset is None and queries != keys and any(rule.by_position for rule in rules):
+    placed = offset is not None or queries == keys or any(isinstance(x, Packed) for x in rules)
+    if not placed and any(rule.by_position for rule in rules):
         raise ValueError(f"offset: got none with Lq = {queries} and Lk = {keys}, wanted one")
     for part in dense_parts(mask, queries, keys, offset, key_lengths):
         seen &= part if part.dtype == np.bool_ else part != -np.inf

@@ -11,7 +11,18 @@ from ._base import ReducedRule, Rule, RuleGradients
 from ._intervals import Intervals
 from ._neighborhood import Neighborhood
 from ._packed import Packed
+from ._positions import Alibi, RelativeBias, RelativeBias2d
 
-__all__ = ["Intervals", "Neighborhood", "Packed", "ReducedRule", "Rule", "RuleGradients"]
+__all__ = [
+    "Alibi",
+    "Intervals",
+    "Neighborhood",
+    "Packed",
+    "ReducedRule",
+    "RelativeBias",
+    "RelativeBias2d",
+    "Rule",
+    "RuleGradients",
+]
 
 _publish(__name__)

@@ -153,6 +153,35 @@ class Packed(Intervals):
         )
         return low[:, None], high[:, None]
 
+    def positions(self, queries: int, keys: int) -> tuple[Array, Array]:
+        """Give the positions on the axis of keys, of the queries (Lq,) and of the keys (Lk,).
+
+        The last query of a sequence stands at its last key. Of rows outside they are any.
+
+        Raises
+        ------
+        ValueError
+            For fewer queries or keys than the sequences have.
+        """
+        self.check(queries, keys)
+        of_keys = self.query_offsets if self.key_offsets is None else self.key_offsets
+        begins, ends = self.query_offsets[:-1], self.query_offsets[1:]
+        positions = np.zeros(queries, np.int64)
+        inside = np.arange(self.query_offsets[0], self.query_offsets[-1])
+        positions[inside] = inside + np.repeat(of_keys[1:] - ends, ends - begins)
+        return positions, np.arange(keys)
+
+    def begins(self, queries: int, keys: int) -> tuple[Array, Array]:
+        """Give where the sequence of each query (Lq,) and key (Lk,) begins on the axis of keys.
+
+        A row outside begins one of its own.
+        """
+        offsets = self.query_offsets if self.key_offsets is None else self.key_offsets
+        found = np.zeros(queries, np.int64), np.arange(keys)
+        for begins, own in zip(found, (self.query_offsets, offsets), strict=True):
+            begins[own[0] : own[-1]] = np.repeat(offsets[:-1], np.diff(own))
+        return found
+
 
 def _offsets(name: str, x: object) -> Array:
     offsets = integers(name, x)
