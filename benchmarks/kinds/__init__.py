@@ -31,6 +31,7 @@ from kinds import (
     packed,
     pages,
     regression,
+    statistics,
 )
 
 
@@ -54,6 +55,7 @@ KINDS = (
     Kind(additive_backward.WORKLOADS, additive_backward.CONTENDERS, additive_backward.make_data),
     Kind(additive_module.WORKLOADS, additive_module.CONTENDERS, additive_module.make_data),
     Kind(hard.WORKLOADS, hard.CONTENDERS, hard.make_data),
+    Kind(statistics.WORKLOADS, statistics.CONTENDERS, statistics.make_data),
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
     Kind(models.WORKLOADS, models.CONTENDERS, models.make_data),

@@ -21,12 +21,12 @@ from strategies import (
 )
 from tolerances import check_statistics
 
-LONG = 6200  # keys of which no panel keeps the weights, under any instruction set
+LONG = 25_000  # keys of which no panel keeps the weights, under AVX2 or AVX-512
 
 
 @pytest.mark.parametrize("name", REACHES)
 def test_reaches(name, dtype):
-    for lead, queries, keys in (((2, 3), 37, 65), ((), 150, 400)):
+    for lead, queries, keys in (((2,), 37, 65), ((), 150, 400))[: 2 if dtype == np.float32 else 1]:
         keywords = combine(np.random.default_rng(0), lead, queries, keys, name)
         q, k, _ = problem(queries, keys, lead=lead, dtype=dtype)
         got = check_statistics(q, k, **keywords)
@@ -50,8 +50,8 @@ def test_tails(length):
 )
 def test_long_keys(name):
     """Of which the second pass makes the weights again."""
-    keywords = combine(np.random.default_rng(1), (2,), 20, LONG, name)
-    q, k, _ = problem(20, LONG, size=8)
+    keywords = combine(np.random.default_rng(1), (), 20, LONG, name)
+    q, k, _ = problem(20, LONG, lead=(), size=4)
     check_statistics(q, k, queries=slice(3, 17), **keywords)
 
 

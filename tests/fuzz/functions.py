@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fuzz import blocks, gradients, regression, sampling, soft, tangents
+from fuzz import blocks, gradients, regression, sampling, soft, statistics, tangents
 from fuzz.case import Case
 
 FUNCTIONS: dict[str, tuple[Callable[[Case], None], int]] = {
     "attention": (soft.attention, 6),
     "attention_weights": (soft.attention_weights, 2),
+    "attention_statistics": (statistics.attention_statistics, 2),
     "local_attention": (soft.local_attention, 2),
     "hard_attention": (soft.hard_attention, 3),
     "merge": (soft.merge, 1),

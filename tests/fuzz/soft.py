@@ -96,7 +96,7 @@ def _alone(case: Case, problem: Problem, whole: np.ndarray) -> None:
 
 def attention_weights(case: Case) -> None:
     problem = make(case)
-    if not _without_value(problem):
+    if not without_value(problem):
         return
     soft = Soft(problem)
     exact, error = soft.of_weights()
@@ -122,7 +122,7 @@ def attention_weights(case: Case) -> None:
         problem.check_inputs(case)
 
 
-def _without_value(problem: Problem) -> bool:
+def without_value(problem: Problem) -> bool:
     """Whether query and key alone have the leading axes of the problem."""
     q, k, _ = problem.clean
     return np.broadcast_shapes(q.shape[:-2], k.shape[:-2]) == problem.lead
