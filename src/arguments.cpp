@@ -210,6 +210,7 @@ constexpr Keyword keywords[] = {
        return words(n, x, "None or (rate, (low, high))", &a.problem.dropout, &a.problem.random);
      }},
 
+    {"first_row", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.first_row); }},
     {"out", kSoft, 0, [](A& a, Name, Object x) { return a.out = x, true; }},
     {"return_lse", kAttention | kTangent, 0, [](A& a, Name, Object x) { return return_lse(x, &a.return_lse); }},
     {"dtype", kSoft | kHard | kTangents, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},

@@ -123,6 +123,9 @@ class Validator : protected StoredViews {
       if (!goes_with_query("value", *value)) return false;
     }
     if (!lead(weights) || !sizes(weights)) return false;
+    if (given_.first_row < 0 || given_.first_row > kMaxLength)
+      return refuse(FV_VALUE_ERROR, "first_row: got %lld, wanted a number >= 0", printable(given_.first_row));
+    problem_.first_row = given_.first_row;
     place_matrix(*query, problem_.query);
     return placed("key", *given_.key, key_, given_.key_scale, given_.key_block, given_.key_table,
                   {problem_.key, problem_.key_scale, problem_.key_block, problem_.key_table}) &&
@@ -392,16 +395,16 @@ class Validator : protected StoredViews {
     const int64_t count = given_.reach.intervals;
     if (count < 0) return refuse(FV_VALUE_ERROR, "intervals: got %lld, wanted a number >= 0", printable(count));
     problem_.intervals = std::max<int64_t>(count, 1);
-    if (count > 1) return refuse(FV_VALUE_ERROR, "intervals: got %lld, wanted 0 or 1", printable(count));
     const int64_t core[2] = {problem_.queries, count};
-    if (count > 0) return cells("low", *low, core, problem_.low) && cells("high", *high, core, problem_.high);
+    if (count > 0)
+      return cells("low", *low, FV_INT64, core, problem_.low) && cells("high", *high, FV_INT64, core, problem_.high);
     return per_row("low", *low, problem_.queries, FV_INT64, problem_.low) &&
            per_row("high", *high, problem_.queries, FV_INT64, problem_.high);
   }
 
-  // An int64 array (..., *core).
-  bool cells(const char* name, const fv_array& array, const int64_t* core, Operand& operand) {
-    if (!view(name, &array) || !of_dtype(name, array, FV_INT64)) return false;
+  // An array (..., *core).
+  bool cells(const char* name, const fv_array& array, fv_dtype dtype, const int64_t* core, Operand& operand) {
+    if (!view(name, &array) || !of_dtype(name, array, dtype)) return false;
     if (array.ndim < 2 || array.shape[array.ndim - 2] != core[0] || array.shape[array.ndim - 1] != core[1]) {
       return refuse(FV_VALUE_ERROR, "%s: got shape %s, wanted last axes %s", name, ShapeText(array).c_str(),
                     ShapeText(core, 2).c_str());
@@ -412,8 +415,18 @@ class Validator : protected StoredViews {
   }
 
   bool blocks() {
-    if (given_.reach.blocks == nullptr) return true;
-    return refuse(FV_VALUE_ERROR, "blocks: got an array, which no kernel takes");
+    const fv_reach& reach = given_.reach;
+    if (reach.blocks == nullptr) return true;
+    for (const int64_t size : {reach.block_queries, reach.block_keys})
+      if (size < 1 || size > kMaxLength)
+        return refuse(FV_VALUE_ERROR, "%s: got %lld, wanted a number from 1 on",
+                      size == reach.block_queries ? "block_queries" : "block_keys", printable(size));
+    const auto count_of = [](int64_t rows, int64_t size) { return rows / size + (rows % size != 0); };
+    const int64_t core[2] = {count_of(problem_.queries, reach.block_queries),
+                             count_of(problem_.keys, reach.block_keys)};
+    problem_.block_queries = reach.block_queries;
+    problem_.block_keys = reach.block_keys;
+    return cells("blocks", *reach.blocks, FV_BOOL, core, problem_.blocks);
   }
 
   bool neighborhood() {

@@ -63,7 +63,7 @@ from ._runtime.config import (
 )
 from ._runtime.paths import get_cmake_dir, get_include
 from ._runtime.public import publish as _publish
-from .rules import Alibi, Intervals, Neighborhood, Packed, RelativeBias, RelativeBias2d
+from .rules import Alibi, BlockMask, Intervals, Neighborhood, Packed, RelativeBias, RelativeBias2d
 from .scores import (
     Additive,
     Bilinear,
@@ -87,6 +87,7 @@ __all__ = [
     "Alibi",
     "AttentionStatistics",
     "Bilinear",
+    "BlockMask",
     "CenterGradients",
     "Concat",
     "Cosine",

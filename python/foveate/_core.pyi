@@ -55,6 +55,7 @@ class Options(TypedDict, total=False):
     sink: float | Array | None
     sigma: float | None
     dropout: tuple[float, tuple[int, int]] | None  # the rate, the key of its random numbers
+    first_row: int | None  # what random numbers count the first query as
 
 class _Outputs(TypedDict, total=False):
     d_query: Array | None

@@ -300,6 +300,8 @@ REACHES: dict[str, Any] = {
         )
     },
     "intervals": lambda at: {"mask": _intervals(at)},
+    "several intervals": lambda at: {"mask": _intervals(at, 3)},
+    "blocks": lambda at: {"mask": _blocks(at)},
     "intervals, mask": lambda at: {"mask": (_intervals(at), _bias(at, (at.queries, at.keys)))},
     "alibi": lambda at: {"mask": fv.Alibi(at.rng.random(at.lead)), "offset": "end"},
     "relative": lambda at: {
@@ -321,9 +323,14 @@ REACHES: dict[str, Any] = {
 }
 
 
-def _intervals(at: Site) -> fv.Intervals:
-    low = at.rng.integers(-2, at.keys, (*at.lead, at.queries, 1))
-    return fv.Intervals(low, low + at.rng.integers(0, at.keys, low.shape))
+def _intervals(at: Site, count: int = 1) -> fv.Intervals:
+    low = at.rng.integers(-2, at.keys, (*at.lead, at.queries, count))
+    return fv.Intervals(low, low + at.rng.integers(0, at.keys // count, low.shape))
+
+
+def _blocks(at: Site) -> fv.BlockMask:
+    shape = (*at.lead, -(-at.queries // 4), -(-at.keys // 3))
+    return fv.BlockMask(at.rng.random(shape) < 0.5, (4, 3))
 
 
 def _bias(at: Site, shape: tuple[int, ...]) -> np.ndarray:

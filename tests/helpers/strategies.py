@@ -94,6 +94,21 @@ def _grid(at: Site) -> fv.RelativeBias2d:
     return fv.RelativeBias2d(table, (3, width))
 
 
+def _several_intervals(at: Site, lead: tuple[int, ...]) -> fv.Intervals:
+    """Short and long ones in any order, which may overlap, and the first key for most queries."""
+    low = at.rng.integers(-3, at.keys + 3, (*lead, at.queries, 4))
+    high = low + at.rng.integers(-2, at.keys // 6 + 4, low.shape)
+    low[..., 2], high[..., 2] = 0, 1
+    return fv.Intervals(low, high)
+
+
+def _blocks(at: Site, lead: tuple[int, ...]) -> fv.BlockMask:
+    """Of 9 queries and 40 keys, half of them seen."""
+    size = 9, 40
+    shape = -(-at.queries // size[0]), -(-at.keys // size[1])
+    return fv.BlockMask(at.rng.random((*lead, *shape)) < 0.5, size)
+
+
 def _segments(rng: np.random.Generator, shape: tuple[int, ...], sort: bool) -> np.ndarray:
     ids = rng.integers(-1, 3, shape)
     return np.sort(ids, axis=-1) if sort else ids
@@ -144,6 +159,8 @@ REACHES: dict[str, Callable[[Site], dict[str, Any]]] = {
         "offset": at.keys // 3,
     },
     "mask 2d": lambda at: {"mask": _grid(at), "offset": -2},
+    "mask blocks": lambda at: {"mask": _blocks(at, at.lead)},
+    "mask several intervals": lambda at: {"mask": _several_intervals(at, at.lead)},
     "segments": lambda at: {
         "segments": (
             _segments(at.rng, (*at.lead, at.queries), False),

@@ -16,11 +16,13 @@ pytestmark = pytest.mark.threads
 LEAD = (2, 3)
 
 
-def intervals(lead: tuple[int, ...], queries: int, keys: int, seed: int = 0) -> fv.Intervals:
+def intervals(
+    lead: tuple[int, ...], queries: int, keys: int, seed: int = 0, count: int = 1
+) -> fv.Intervals:
     """Of any length, in any order."""
     rng = np.random.default_rng(seed)
-    low = rng.integers(-2, keys + 2, (*lead, queries, 1))
-    return fv.Intervals(low, low + rng.integers(-1, keys, low.shape))
+    low = rng.integers(-2, keys + 2, (*lead, queries, count))
+    return fv.Intervals(low, low + rng.integers(-1, max(keys // count, 0), low.shape))
 
 
 def everything(q, k, v, **keywords) -> dict[str, np.ndarray]:
@@ -56,11 +58,12 @@ def test_dense():
     lead=st.sampled_from([(), (3,), (2, 1), LEAD]),
     seed=st.integers(0, 2**32 - 1),
     floats=st.booleans(),
+    count=st.sampled_from([1, 2, 5]),
 )
-def test_as_its_cells(queries, keys, lead, seed, floats):
+def test_as_its_cells(queries, keys, lead, seed, floats, count):
     """The bits of the mask that it stands for, alone and beside a mask of numbers."""
     arrays = problem(queries, keys, lead=LEAD, size=8, seed=seed)
-    rule = intervals(lead, queries, keys, seed)
+    rule = intervals(lead, queries, keys, seed, count)
     cells, beside = rule.dense(queries, keys), ()
     if floats:
         bias = normal(seed, (queries, keys), np.float32)
@@ -133,13 +136,17 @@ def test_memory_is_not_quadratic():
     q, k, v = problem(n, n, lead=(), size=4)
     low = np.arange(n) // 64 * 64
     rule = fv.Intervals(low, low + 64)
+    sinks = np.stack([np.zeros(n, int), low], 1), np.stack([np.full(n, 4), low + 64], 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     output, pull = fv.attention_vjp(q, k, v, mask=rule)
     pull(output)
+    some, _ = fv.attention_vjp(q, k, v, mask=fv.Intervals(*sinks))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
     np.testing.assert_allclose(
         output[-64:], fv.attention(q[-64:], k[-64:], v[-64:]), rtol=1e-5, atol=1e-6
     )
+    k, v = (np.concatenate([x[:4], x[-64:]]) for x in (k, v))
+    np.testing.assert_allclose(some[-64:], fv.attention(q[-64:], k, v), rtol=1e-5, atol=1e-6)
 
 
 Q, K = normal(0, (2, 5, 4), np.float64), normal(1, (2, 7, 4), np.float64)

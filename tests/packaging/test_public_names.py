@@ -44,6 +44,7 @@ PICKLED: dict[str, Any] = {
     "Alibi": fv.Alibi([0.5]),
     "RelativeBias": fv.RelativeBias([0.0, 1.0], rule="t5", bidirectional=False),
     "RelativeBias2d": fv.RelativeBias2d(np.ones((1, 3)), (1, 2)),
+    "BlockMask": fv.BlockMask([[True]], 4),
     "Intervals": fv.Intervals([0, 1], 2),
     "AttentionStatistics": fv.attention_statistics(W, W),
     "HardAttention": fv.hard_attention(W, W, W, rng=0),

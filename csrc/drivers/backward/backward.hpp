@@ -25,7 +25,7 @@ constexpr int64_t group_tiles = 3, most_group_tiles = 8;
 inline int64_t group_tiles_of(const Plan& plan) {
   if (plan.scoring.gradients)
     return 1;  // a cell costs more than what a group reads again: more chunks, for the threads
-  if (plan.tile_keys == default_tile_keys) return group_tiles;
+  if (plan.arithmetic.tile_keys == 0) return group_tiles;
   const int64_t bytes =
       plan.tile_keys * (plan.problem.head_size + plan.problem.value_size) * plan.arithmetic.element_size;
   return std::clamp((int64_t(400) << 10) / std::max<int64_t>(1, bytes), group_tiles, most_group_tiles);
@@ -34,7 +34,7 @@ inline int64_t group_tiles_of(const Plan& plan) {
 // a panel alone sees the fewest (128 queries take 1.1 times as long with windows of 128 keys on each side, 1.45 times with
 // 4). With AMX the sums of a tile's keys are loaded and stored as often as there are blocks: 256 are 3 to 5% over 128.
 inline int64_t backward_queries(const Plan& plan) {
-  if (plan.tile_keys < default_tile_keys) return plan.narrow() ? 128 : 256;
+  if (plan.arithmetic.tile_keys > 0) return plan.narrow() ? 128 : 256;
   return plan.narrow() ? 1 : 128;
 }
 constexpr int64_t most_chunks = 16;

@@ -217,9 +217,11 @@ class BackwardWorker {
 
   void add_block(int64_t batch, int64_t b, Interval keys, T* d_query, const ChunkSums<T>& sums) noexcept {
     block_.see(batch * blocks_.per_batch + b);
+    Traversal tiles = block_.tiles(0, block_.panels(), keys);
+    if (tiles.done()) return;  // rules left out all of them
     block_.pack();
     rows_.load(block_, rows_of(batch), scored_, select_.factor());
-    for (Traversal tiles = block_.tiles(0, block_.panels(), keys); block_.open(tiles); tiles.next()) {
+    for (; block_.open(tiles); tiles.next()) {
       const int64_t place = tiles.tile().first - keys.low;
       add_tile(tiles.tile(), finite_[place / plan_.tile_keys], d_query, sums, place);
     }
@@ -268,7 +270,7 @@ class BackwardWorker {
       if (p_.d_key && !plan_.scoring.gradients)
         query_sum_.add(d_scores_, stride_, keys, rows, rows_, rows_.query(), seen, d_key);
     };
-    if (!plan_.apart) return add({low, high}, {0, rows_.count()});
+    if (!plan_.apart && !plan_.holes) return add({low, high}, {0, rows_.count()});
     // Keys that the same panels see, with the rows from the first of these to the last: the weights of others are 0.
     for (int64_t next; low < high; low = next) {
       int first = -1, last = -1;

@@ -9,6 +9,7 @@ namespace foveate {
 
 Dropout::Dropout(const Plan& plan, Carver& carver) noexcept
     : rate_(plan.problem.dropout),
+      first_row_(plan.problem.first_row),
       leading_index_(plan),
       philox_(plan.problem.random.key[0], plan.problem.random.key[1]),
       least_kept_(uint8_t(rate_ * 256)),
@@ -37,7 +38,7 @@ void Dropout::decide(const Panel& panel, int64_t block, uint32_t* to) noexcept {
     uint64_t counters[together][4];
     for (int i = 0; i < together; ++i) {
       const int of = std::min(lane + i, panel.live - 1);
-      const uint64_t counter[4] = {word, 0, uint64_t(panel.row[of]), lead_[of]};
+      const uint64_t counter[4] = {word, 0, uint64_t(panel.row[of] + first_row_), lead_[of]};
       std::memcpy(counters[i], counter, sizeof counter);
     }
     philox_.replace(counters);
@@ -81,8 +82,8 @@ void Dropout::decide(const Panel& panel, int64_t block, uint32_t* to) noexcept {
 
 bool Dropout::second_drops(int lane, int64_t key, const Panel& panel) const noexcept {
   const uint64_t in_block = uint64_t(key % block_keys);
-  const RandomBlock random =
-      philox_(Stream::dropout, uint64_t(key / block_keys), 1 + in_block / 4, uint64_t(panel.row[lane]), lead_[lane]);
+  const RandomBlock random = philox_(Stream::dropout, uint64_t(key / block_keys), 1 + in_block / 4,
+                                     uint64_t(panel.row[lane] + first_row_), lead_[lane]);
   return uniform<double>(random.words[in_block % 4]) < rest_;
 }
 

@@ -30,6 +30,7 @@ class Dropout {
   bool second_drops(int lane, int64_t key, const Panel&) const noexcept;
 
   const double rate_;
+  const int64_t first_row_;
   LeadingIndex leading_index_;
   Philox philox_;
   uint8_t least_kept_;  // floor(t)

@@ -180,6 +180,13 @@ class FewQueries {
   T* scores_of(int i, const QueryScratch& scratch) const { return scratch.s + i % groups_ * score_stride(); }
   int64_t score_stride() const { return (tile_ + sum_keys) * query_group; }
 
+  // Whether rules leave some of the query groups first..last-1 a key of a tile.
+  bool sees_some(KeyTile tile, int first, int last, const QueryScratch& scratch) const noexcept {
+    for (int i = first; i < last; ++i)
+      if (!plan_.holes || sees_any(plan_, scratch.panels[i], tile)) return true;
+    return false;
+  }
+
   // Scores of query group i for a tile, in scores_of(i); with the bits of hidden cells.
   KeyRange scores(int i, KeyTile tile, Rows keys, TileIds& ids, QueryScratch& scratch) const noexcept {
     Panel& panel = scratch.panels[i];

@@ -71,6 +71,11 @@ class Ranges {
   Interval found_{};
 };
 
+inline Interval common(Interval a, Interval b) {
+  const int64_t low = std::max(a.low, b.low), high = std::min(a.high, b.high);
+  return low < high ? Interval{low, high} : Interval{0, 0};
+}
+
 // The intervals that were given, where they were: what there is of them in 0..keys.
 class Given {
  public:
@@ -78,15 +83,36 @@ class Given {
       : plan_(plan),
         low_(plan.problem.low ? plan.problem.low.data + plan.batch_offset(plan.problem.low, batch) : nullptr),
         high_(plan.problem.low ? plan.problem.high.data + plan.batch_offset(plan.problem.high, batch) : nullptr) {}
-  Interval of(int64_t group, int64_t query) const noexcept {
-    return {end(plan_.problem.low, low_, group, query), end(plan_.problem.high, high_, group, query)};
+  // Where both ends of a query's intervals stand.
+  struct Row {
+    const char *low, *high;
+  };
+  Row row(int64_t group, int64_t query) const noexcept {
+    return {row(plan_.problem.low, low_, group, query), row(plan_.problem.high, high_, group, query)};
+  }
+  static Interval at(const Problem& p, const Row& row, int64_t number) noexcept {
+    return {end(row.low + number * p.low.column_stride, p.keys), end(row.high + number * p.high.column_stride, p.keys)};
+  }
+  // From the first to the last of these keys that the query's intervals have.
+  Interval of(int64_t group, int64_t query, Interval keys) const noexcept {
+    const Row ends = row(group, query);
+    Interval all = {0, 0};
+    for (int64_t m = 0; m < plan_.problem.intervals; ++m) {
+      const Interval one = common(keys, at(plan_.problem, ends, m));
+      if (one.low >= one.high) continue;
+      all = all.low < all.high ? Interval{std::min(all.low, one.low), std::max(all.high, one.high)} : one;
+    }
+    return all;
   }
 
  private:
-  int64_t end(const Operand& of, const char* base, int64_t group, int64_t query) const noexcept {
+  const char* row(const Operand& of, const char* base, int64_t group, int64_t query) const noexcept {
+    return base + (group ? plan_.group_offset(of, group) : 0) + query * of.row_stride;
+  }
+  static int64_t end(const char* from, int64_t keys) noexcept {
     int64_t key;
-    std::memcpy(&key, base + (group ? plan_.group_offset(of, group) : 0) + query * of.row_stride, sizeof key);
-    return std::clamp<int64_t>(key, 0, plan_.problem.keys);
+    std::memcpy(&key, from, sizeof key);
+    return std::clamp<int64_t>(key, 0, keys);
   }
 
   const Plan& plan_;

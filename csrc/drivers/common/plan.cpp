@@ -46,6 +46,17 @@ bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, i
   return odd == 0;
 }
 
+// Of a mask of blocks a tile is some whole blocks, or a block some whole tiles, so that none is seen in part: where such
+// a tile has at least half of the keys that it would have. Parts of tiles read as much ahead as whole ones.
+int64_t tile_keys_of(const Problem& p, const Arithmetic& arithmetic) {
+  constexpr int64_t step = 4;  // of key_step and of groups of keys
+  const int64_t most = arithmetic.tile_keys > 0 ? arithmetic.tile_keys : default_tile_keys;
+  if (!p.blocks) return most;
+  for (int64_t keys = most / step * step; 2 * keys >= most; keys -= step)
+    if (keys % p.block_keys == 0 || p.block_keys % keys == 0) return keys;
+  return most;
+}
+
 // Whether ids of keys never fall from one to the next.
 bool never_fall(const Problem& p) noexcept {
   return each_part(p.key_segments, p.lead_ndim, p.lead_shape, [&](const char* ids) {
@@ -68,9 +79,7 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
       kernels(k),
       arithmetic(arithmetic_of(p, k, needs)),
       scoring(scoring_of(p, arithmetic)),
-      tile_keys(needs.tile_keys > 0        ? needs.tile_keys
-                : arithmetic.tile_keys > 0 ? arithmetic.tile_keys
-                                           : default_tile_keys) {
+      tile_keys(needs.tile_keys > 0 ? needs.tile_keys : tile_keys_of(p, arithmetic)) {
   for (int a = 0; a < p.lead_ndim; ++a) {
     const int64_t extent = p.lead_shape[a];
     if (extent == 1) continue;
@@ -89,6 +98,7 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   ranges = p.query_segments && rows > most_lanes && never_fall(p);
   by_ids = p.query_segments && !ranges;
   bits = p.mask || by_ids;
+  holes = p.intervals > 1 || p.blocks;
   apart = (p.low || ranges) && !p.mask;  // the bits of a mask are kept by panel
 
   factors = p.factors;

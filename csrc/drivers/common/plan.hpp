@@ -112,6 +112,9 @@ struct Plan {
   bool ranges = false;  // ids of keys never fall: those of a query's own are an interval
   bool by_ids = false;  // elsewhere they are compared
   bool bits = false;    // there is a mask, or ids to compare: one bit a cell
+  bool holes = false;   // a rule may leave out keys between those that a query sees: several intervals, or blocks
+  // Whether a query sees any key is known when tiles were looked at.
+  bool looked_up() const { return bits || holes; }
   // What products read where it stands: values as such, and as the keys of the gradients of the weights.
   bool keys_in_place = false, values_in_place = false, values_as_keys_in_place = false;
   bool t_keys_in_place = false, t_values_in_place = false;  // likewise of their tangents

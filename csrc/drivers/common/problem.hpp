@@ -46,6 +46,7 @@ struct Problem {
   Operand index, log_prob;
   fv_selection selection = FV_ARGMAX;
   fv_random random = {};  // of hard attention, or of dropout
+  int64_t first_row = 0;  // what is added to the number of a query where it counts random numbers
 
   // statistics, each optional: one number a key, the sum over the queries first_query <= i < end_query; and one a query
   Operand key_sum;  // (Lk,): row_stride

@@ -51,7 +51,7 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   const int64_t longest = std::max({p.head_size, p.value_size, keys}) + 1;
   const bool load_values =
       p.value && (!plan.values_in_place || p.value_table || plan.bits || plan.ranges || p.left >= 0 || p.right >= 0 ||
-                  p.key_lengths || p.low || p.centers || p.leave_one_out || plan.groups > 1);
+                  p.key_lengths || p.low || p.blocks || p.centers || p.leave_one_out || plan.groups > 1);
   panel_bytes_ = int64_t(round_up(size_t(blocks.width * plan.scoring.panel_size(p.head_size))));
   panels_ = carver.take<Panel>(blocks.panels);
   queries_ = carver.take(blocks.panels * panel_bytes_);
@@ -75,6 +75,10 @@ QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carv
   keeps_ = p.mask && p.keys <= most_kept_keys && !plan.narrow() && !plan.scattered;
   kept_bits_ = carver.take<uint32_t>(keeps_ ? tiles_ * plan_.tile_keys * blocks.panels : 0);
   kept_ready_ = carver.take<uint8_t>(keeps_ ? tiles_ * blocks.panels : 0);
+  if (plan.holes && !plan.own_tiles) {
+    tile_marks_ = carver.take<uint8_t>(tiles_ * blocks.panels);
+    listed_tiles_ = carver.take<int64_t>(tiles_);
+  }
 }
 
 void QueryBlock::start_rows(int64_t task) noexcept {
@@ -104,6 +108,11 @@ void QueryBlock::see_all() noexcept {
     std::memset(kept_ready_, 0, size_t(tiles_ * blocks_.panels));
   }
   first_row_ = end_row_;
+  mark_tiles();
+}
+
+void QueryBlock::mark_tiles() noexcept {
+  for (int p = 0; tile_marks_ && p < count_; ++p) foveate::mark_tiles(plan_, panels_[p], tile_marks_ + p * tiles_);
 }
 
 void QueryBlock::start(int64_t task, int64_t next) noexcept {
@@ -119,6 +128,7 @@ bool QueryBlock::next_panels() noexcept {
       const int32_t rows = int32_t(std::min<int64_t>(end_row_ - first_row_, blocks_.width));
       first_row_ = start(plan_, batch_, first_row_, rows, panels_[count_]);
     }
+    mark_tiles();
   } else {
     see_all();
   }
@@ -134,7 +144,7 @@ void QueryBlock::guess_next() noexcept {
   const int64_t query = blocks_.row_of(next_task_) / plan_.groups;
   int64_t first = reach_of(plan_, next_batch_, 0).of(query, p.left, p.right).low;
   if (plan_.ranges) first = std::max(first, Ranges(plan_, next_batch_).of(0, query).low);
-  if (p.low) first = std::max(first, Given(plan_, next_batch_).of(0, query).low);
+  if (p.low) first = std::max(first, Given(plan_, next_batch_).of(0, query, {0, p.keys}).low);
   first = first / plan_.tile_keys * plan_.tile_keys;
   if (next_batch_ != batch_ || first < keys_seen(0, count_).low / plan_.tile_keys * plan_.tile_keys) next_key_ = first;
 }
@@ -218,6 +228,7 @@ Prefetch QueryBlock::ahead(const Operand& x, int64_t columns, int p, bool keys) 
     for (int i = 0; i < count_; ++i) {
       const Panel& panel = panels_[i];
       if (panel.high_last <= tile_.first || panel.low_first >= tile_.first + tile_.count) continue;
+      if (!is_marked(i, tile_)) continue;
       before += i < p;
       ++here;
     }
@@ -252,7 +263,16 @@ Traversal QueryBlock::tiles(int first, int last, Interval among) const {
   const int64_t all = plan_.problem.keys, step = plan_.key_step;
   if (plan_.own_tiles) return Traversal::one({seen.low & -step, std::min(all, (seen.high + step - 1) & -step)});
   const Interval keys = {std::max(seen.low, among.low), std::min(seen.high, among.high)};
-  return Traversal::grid(keys, plan_.tile_keys, all);
+  if (!tile_marks_) return Traversal::grid(keys, plan_.tile_keys, all);
+  int64_t count = 0;
+  const int64_t end = (keys.high + plan_.tile_keys - 1) / plan_.tile_keys;
+  for (int64_t t = keys.low / plan_.tile_keys; t < end; ++t) {
+    uint8_t any = 0;
+    for (int p = first; p < last; ++p) any |= tile_marks_[p * tiles_ + t];
+    listed_tiles_[count] = t;
+    count += any;
+  }
+  return Traversal::list(listed_tiles_, count, plan_.tile_keys, all);
 }
 
 bool QueryBlock::open(const Traversal& tiles) noexcept {
@@ -316,6 +336,7 @@ PartialKeys QueryBlock::partial_keys_of(int p, const KeyRange& s) const {
 }
 
 KeyRange QueryBlock::score(int p, bool want_bits, char* link_kept) noexcept {
+  if (!is_marked(p, tile_)) return {};
   stopped_ = stopped_ || asked_to_stop(flops_a_key_ * double(tile_.count));
   if (stopped_) return {};
   Panel& panel = panels_[p];

@@ -129,6 +129,10 @@ class QueryBlock {
  private:
   void start_rows(int64_t task) noexcept;
   void see_all() noexcept;
+  void mark_tiles() noexcept;
+  bool is_marked(int p, KeyTile tile) const {
+    return !tile_marks_ || tile_marks_[p * tiles_ + tile.first / plan_.tile_keys];
+  }
   void guess_next() noexcept;
   void pack(int p) noexcept;
   PartialKeys partial_keys_of(int p, const KeyRange&) const;
@@ -148,6 +152,8 @@ class QueryBlock {
   uint32_t* kept_bits_;
   uint8_t* kept_ready_;
   int64_t tiles_;
+  uint8_t* tile_marks_ = nullptr;    // [panel][tile]: whether rules leave it some key; null: no rule has holes
+  int64_t* listed_tiles_ = nullptr;  // of a traversal
   bool keeps_, wants_row_max_;       // gradients of inner products do without: they know lse
   const char* kept_mask_ = nullptr;  // whose bits are kept: the mask's row, and the first query
   int64_t kept_row_ = -1;

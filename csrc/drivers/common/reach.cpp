@@ -4,16 +4,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "runtime/poison.hpp"
 
 namespace foveate {
 namespace {
-
-Interval common(Interval a, Interval b) {
-  const int64_t low = std::max(a.low, b.low), high = std::min(a.high, b.high);
-  return low < high ? Interval{low, high} : Interval{0, 0};
-}
 
 void start_masks(const Plan& plan, int64_t batch, Panel& panel) noexcept {
   const Problem& p = plan.problem;
@@ -84,6 +80,134 @@ void clear_own(const Panel& panel, KeyTile tile, const KeyRange& range, uint32_t
   }
 }
 
+// The intervals of a panel's queries within a tile, where a query has several: from the first to the last key, counted from
+// the tile's start, and whether keys between are left out.
+struct Pieces {
+  Pieces(const Plan& plan, const Panel& panel, KeyTile tile) noexcept : live(panel.live) {
+    for (int32_t i = 0; i < live; ++i) {
+      const Interval seen = common({tile.first, tile.first + tile.count}, {panel.low[i], panel.high[i]});
+      Interval all = {0, 0};
+      for (int64_t m = 0; m < plan.problem.intervals && seen.low < seen.high; ++m) {
+        const Interval one = common(seen, Given::at(plan.problem, panel.intervals[i], m));
+        if (one.low >= one.high) continue;
+        if (all.low >= all.high) {
+          all = one;
+          continue;
+        }
+        // apart from those before; one that follows may fill the gap, which is found when bits are made
+        if (one.low > all.high || one.high < all.low) gaps |= uint32_t(1) << i;
+        all = {std::min(all.low, one.low), std::max(all.high, one.high)};
+      }
+      from[i] = all.low < all.high ? all.low - tile.first : 0;
+      to[i] = all.low < all.high ? all.high - tile.first : 0;
+    }
+  }
+  Interval span(KeyTile tile) const {
+    Interval span = {tile.count, 0};
+    for (int32_t i = 0; i < live; ++i) {
+      if (from[i] >= to[i]) continue;
+      span.low = std::min(span.low, from[i]);
+      span.high = std::max(span.high, to[i]);
+    }
+    return {tile.first + span.low, tile.first + span.high};
+  }
+  bool cover(const KeyRange& range) const {
+    for (int32_t i = 0; i < live; ++i)
+      if (from[i] > range.begin || to[i] < range.end) return false;
+    return gaps == 0;
+  }
+
+  int32_t live;
+  uint32_t gaps = 0;  // bit i: of query i
+  int64_t from[most_lanes], to[most_lanes];
+};
+
+// Clears the bits of the cells outside of each query's intervals.
+void clear_outside(const Plan& plan, const Panel& panel, KeyTile tile, const Pieces& pieces, const KeyRange& range,
+                   uint32_t* bits) {
+  constexpr int64_t word = 64;
+  for (int32_t i = 0; i < panel.live; ++i) {
+    const uint32_t others = ~(uint32_t(1) << i);
+    const int64_t low = std::clamp(pieces.from[i], range.begin, range.end);
+    const int64_t high = std::clamp(pieces.to[i], low, range.end);
+    for (int64_t j = range.begin; j < low; ++j) bits[j - range.begin] &= others;
+    for (int64_t j = high; j < range.end; ++j) bits[j - range.begin] &= others;
+    if (!(pieces.gaps >> i & 1)) continue;
+    for (int64_t first = low; first < high; first += word) {
+      const Interval here = {tile.first + first, tile.first + std::min(high, first + word)};
+      uint64_t seen = 0;
+      for (int64_t m = 0; m < plan.problem.intervals; ++m) {
+        const Interval one = common(here, Given::at(plan.problem, panel.intervals[i], m));
+        if (one.low < one.high) seen |= ~uint64_t(0) >> (word - (one.high - one.low)) << (one.low - here.low);
+      }
+      for (int64_t j = 0; j < here.high - here.low; ++j)
+        if (!(seen >> j & 1)) bits[first + j - range.begin] &= others;
+    }
+  }
+}
+
+// The keys of a block, as far as they are among these.
+Interval keys_of_block(const Problem& p, int64_t block, Interval among) {
+  return {std::max(among.low, block * p.block_keys), std::min(among.high, (block + 1) * p.block_keys)};
+}
+
+bool is_seen(const Problem& p, const char* row, int64_t block) { return row[block * p.blocks.column_stride] != 0; }
+
+// From the first to the last of these keys that stand in a block which some query sees.
+Interval span_of_blocks(const Problem& p, const Panel& panel, Interval keys) noexcept {
+  if (keys.low >= keys.high) return {0, 0};
+  const int64_t first = keys.low / p.block_keys, last = (keys.high - 1) / p.block_keys;
+  int64_t low = last + 1, high = first - 1;
+  for (int32_t r = 0; r < panel.block_rows; ++r) {
+    int64_t b = first;
+    while (b < low && !is_seen(p, panel.block_row[r], b)) ++b;
+    low = std::min(low, b);
+    b = last;
+    while (b > high && !is_seen(p, panel.block_row[r], b)) --b;
+    high = std::max(high, b);
+  }
+  if (low > high) return {0, 0};
+  return {keys_of_block(p, low, keys).low, keys_of_block(p, high, keys).high};
+}
+
+// Whether all queries see the blocks of all of these keys.
+bool blocks_cover(const Problem& p, const Panel& panel, Interval keys) noexcept {
+  for (int32_t r = 0; r < panel.block_rows; ++r)
+    for (int64_t b = keys.low / p.block_keys; b * p.block_keys < keys.high; ++b)
+      if (!is_seen(p, panel.block_row[r], b)) return false;
+  return true;
+}
+
+// Clears the bits of the cells in blocks that are not seen.
+void clear_blocks(const Problem& p, const Panel& panel, KeyTile tile, const KeyRange& range, uint32_t* bits) {
+  const Interval keys = {tile.first + range.begin, tile.first + range.end};
+  for (int32_t r = 0; r < panel.block_rows; ++r)
+    for (int64_t b = keys.low / p.block_keys; b * p.block_keys < keys.high; ++b) {
+      if (is_seen(p, panel.block_row[r], b)) continue;
+      const Interval hidden = keys_of_block(p, b, keys);
+      for (int64_t j = hidden.low; j < hidden.high; ++j) bits[j - keys.low] &= ~panel.block_lanes[r];
+    }
+}
+
+void start_holes(const Plan& plan, int64_t batch, const Given& given, Panel& panel) noexcept {
+  const Problem& p = plan.problem;
+  panel.seen = 0;  // known only when tiles are looked at
+  panel.block_rows = 0;
+  for (int32_t i = 0; i < panel.live; ++i) {
+    if (p.intervals > 1) panel.intervals[i] = given.row(panel.group[i], panel.row[i]);
+    if (!p.blocks) continue;
+    const char* const row = plan.row(p.blocks, batch, panel.group[i], panel.row[i] / p.block_queries);
+    int32_t r = panel.block_rows - 1;  // mostly that of the query before
+    while (r >= 0 && panel.block_row[r] != row) --r;
+    if (r < 0) {
+      r = panel.block_rows++;
+      panel.block_row[r] = row;
+      panel.block_lanes[r] = 0;
+    }
+    panel.block_lanes[r] |= uint32_t(1) << i;
+  }
+}
+
 // The bits of a mask: of bools those set, of a float mask those that are not -inf.
 void read_mask(const Plan& plan, const Panel& panel, int64_t first, int64_t count, uint32_t* bits) {
   const Operand& mask = plan.problem.mask;
@@ -148,7 +272,7 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Ends
       keys = common(keys, round_center(panel.center[i], p.half_width, reach.keys));
     }
     if (plan.ranges) keys = common(keys, ranges.of(group, index));
-    if (p.low) keys = common(keys, given.of(group, index));
+    if (p.low) keys = given.of(group, index, keys);
     if (keys.low < keys.high) {
       const int64_t low = std::min(first, keys.low), high = std::max(end, keys.high);
       if (ends.most_keys > 0 && i > 0 && high + plan.key_step - 1 - (low & -plan.key_step) > ends.most_keys) break;
@@ -178,6 +302,7 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Ends
   panel.own_first = *std::min_element(panel.own, panel.own + live);
   panel.own_last = *std::max_element(panel.own, panel.own + live);
   if (plan.bits) start_masks(plan, batch, panel);
+  if (plan.holes) start_holes(plan, batch, given, panel);
 }
 
 }  // namespace
@@ -200,10 +325,49 @@ char* row_of(const Plan& plan, const Operand& x, int64_t batch, const Panel& pan
   return plan.row(x, batch, panel.group[lane], panel.row[lane]);
 }
 
+void mark_tiles(const Plan& plan, const Panel& panel, uint8_t* seen) noexcept {
+  const Problem& p = plan.problem;
+  const int64_t size = plan.tile_keys, tiles = (p.keys + size - 1) / size;
+  const auto mark = [&](Interval keys) {
+    const int64_t first = keys.low / size, last = (keys.high - 1) / size;
+    // neighbors see the same tiles
+    if (last - first <= 1 && seen[first] && seen[last]) return;
+    std::memset(seen + first, 1, size_t(last + 1 - first));
+  };
+  std::memset(seen, 0, size_t(tiles));
+  for (int32_t i = 0; i < panel.live; ++i) {
+    const Interval all = {panel.low[i], panel.high[i]};
+    if (all.low >= all.high) continue;
+    if (p.intervals <= 1) mark(all);
+    for (int64_t m = 0; m < p.intervals && p.intervals > 1; ++m) {
+      const Interval one = common(all, Given::at(p, panel.intervals[i], m));
+      if (one.low < one.high) mark(one);
+    }
+  }
+  if (!p.blocks) return;
+  for (int64_t t = 0; t < tiles; ++t) {
+    if (!seen[t]) continue;
+    const Interval keys = span_of_blocks(p, panel, {t * size, std::min(p.keys, (t + 1) * size)});
+    seen[t] = keys.low < keys.high;
+  }
+}
+
+bool sees_any(const Plan& plan, const Panel& panel, KeyTile tile) noexcept {
+  Interval span = span_of(plan, panel, tile);
+  if (plan.problem.intervals > 1) span = Pieces(plan, panel, tile).span(tile);
+  if (plan.problem.blocks) span = span_of_blocks(plan.problem, panel, span);
+  return span.low < span.high;
+}
+
 KeyRange visible_keys(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool want_bits, uint32_t* bits,
                       KeptBits kept, TileIds& ids) noexcept {
+  const bool several = plan.problem.intervals > 1, blocks = bool(plan.problem.blocks);
   KeyRange s;
-  const Interval span = span_of(plan, panel, tile);
+  Interval span = span_of(plan, panel, tile);
+  if (span.low >= span.high) return s;
+  std::optional<Pieces> pieces;
+  if (several) span = pieces.emplace(plan, panel, tile).span(tile);
+  if (blocks) span = span_of_blocks(plan.problem, panel, span);
   if (span.low >= span.high) return s;
   s.begin = std::max<int64_t>(0, span.low - tile.first) & -align;
   s.end = std::min(tile.count, span.high - tile.first);
@@ -215,20 +379,34 @@ KeyRange visible_keys(const Plan& plan, Panel& panel, KeyTile tile, int64_t alig
   const bool partial = s.full_begin > s.begin || s.full_end < s.end;
   const bool own =
       plan.problem.leave_one_out && panel.own_first < tile.first + s.end && tile.first + s.begin <= panel.own_last;
+  const bool gaps = several && !pieces->cover(s);
+  const bool out_of_blocks = blocks && !blocks_cover(plan.problem, panel, {tile.first + s.begin, tile.first + s.end});
+  const auto clear = [&] {
+    if (partial) clear_outside(panel, tile, s, bits);
+    if (own) clear_own(panel, tile, s, bits);
+    if (gaps) clear_outside(plan, panel, tile, *pieces, s, bits);
+    if (out_of_blocks) clear_blocks(plan.problem, panel, tile, s, bits);
+  };
 
-  if (!plan.bits) {
+  if (!plan.bits && !gaps && !out_of_blocks) {
     s.hidden = partial || own;
-    if (own || (partial && want_bits)) {
+    if (own || (partial && (want_bits || plan.holes))) {
       std::fill_n(bits, s.count(), low_bits(panel.live));
-      if (partial) clear_outside(panel, tile, s, bits);
-      if (own) clear_own(panel, tile, s, bits);
+      clear();
       s.bits = bits;
+    }
+    if (!s.bits) {
+      if (plan.holes) panel.seen |= low_bits(panel.live);
+    } else if (plan.holes) {
+      for (int64_t j = 0; j < s.count(); ++j) panel.seen |= bits[j];
     }
   } else {
     if (plan.by_ids && segments_miss(plan, panel, tile, ids)) return {};
-    read_bits(plan, panel, tile, s, bits, kept);
-    if (partial) clear_outside(panel, tile, s, bits);
-    if (own) clear_own(panel, tile, s, bits);
+    if (plan.bits)
+      read_bits(plan, panel, tile, s, bits, kept);
+    else
+      std::fill_n(bits, s.count(), low_bits(panel.live));
+    clear();
     uint32_t any = 0, every = low_bits(panel.live);
     for (int64_t j = 0; j < s.count(); ++j) {
       any |= bits[j];

@@ -22,6 +22,10 @@ struct Panel {
   int64_t segment[most_lanes];
   int64_t segment_first, segment_last;  // extremes over the queries' own
   bool one_segment_row;                 // all queries share their key ids
+  Given::Row intervals[most_lanes];     // where a query has several
+  int32_t block_rows;  // of a mask of blocks: how many rows of it the queries have, and which of them each
+  const char* block_row[most_lanes];
+  uint32_t block_lanes[most_lanes];
 };
 
 // Rows row..row + live - 1 of a batch, in the plan's order: all of them.
@@ -64,5 +68,10 @@ struct TileIds {
 // The range begins at a multiple of `align`, a power of 2, even. bits: room for a word a key. kept: the panel's own part, from this tile on.
 KeyRange visible_keys(const Plan&, Panel&, KeyTile, int64_t align, bool want_bits, uint32_t* bits, KeptBits kept,
                       TileIds&) noexcept;
+
+// seen[t] = 1 where intervals and blocks leave the panel some key of tile t of the grid, else 0.
+void mark_tiles(const Plan&, const Panel&, uint8_t* seen) noexcept;
+// Whether they leave it some of these keys.
+[[nodiscard]] bool sees_any(const Plan&, const Panel&, KeyTile) noexcept;
 
 }  // namespace foveate

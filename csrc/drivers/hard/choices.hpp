@@ -42,7 +42,8 @@ class Choices {
   int64_t lead(int64_t batch, int64_t group) const { return leading_index_.of(batch, group); }
   // The numbers of tiles block * random_words and on.
   RandomBlock numbers(int64_t block, int64_t draw, int64_t query, int64_t lead) const {
-    return philox_(Stream::hard_attention, uint64_t(block), uint64_t(draw), uint64_t(query), uint64_t(lead));
+    return philox_(Stream::hard_attention, uint64_t(block), uint64_t(draw), uint64_t(query + problem_.first_row),
+                   uint64_t(lead));
   }
 
   // key: -1 where none was chosen. m, log_l: of all keys that are seen.

@@ -104,7 +104,8 @@ class HardOfFew : private FewQueries<T> {
     for (Traversal tiles = Traversal::grid(all, default_tile_keys, p_.keys); !tiles.done(); tiles.next()) {
       const KeyTile tile = tiles.tile();
       const int64_t t = tile.first / default_tile_keys;
-      const bool any = tile.first < end && tile.first + tile.count > begin;
+      const bool any =
+          tile.first < end && tile.first + tile.count > begin && this->sees_some(tile, 0, query_groups, scratch);
       const Rows keys = any ? this->keys_of(batch, tile, scratch) : Rows{};
       TileIds ids;
       for (int i = 0; i < query_groups; ++i) {

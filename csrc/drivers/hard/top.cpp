@@ -113,7 +113,8 @@ class Top {
       if (i >= panel.live)
         for (int64_t j = 0; j < count; ++j) uniform_[j * step + i] = T(0.5);
       else
-        numbers_.make(first, count, panel.row[i], choices_.lead(block_.batch(), panel.group[i]), uniform_ + i, step);
+        numbers_.make(first, count, panel.row[i] + plan_.problem.first_row,
+                      choices_.lead(block_.batch(), panel.group[i]), uniform_ + i, step);
     }
     plain_.add_noise(block_.scores(), vectors, count, block_.softmax_scale(), shift, uniform_, noisy_);
     return noisy_;

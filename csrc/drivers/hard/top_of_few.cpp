@@ -164,7 +164,7 @@ class TopOfFew : private FewQueries<T> {
   void make_noise(int64_t batch, const Panel& panel, int32_t q, int64_t first, int64_t count,
                   Scratch& scratch) const noexcept {
     double* const noise = scratch.noise;
-    numbers_.make(first, count, panel.row[q], scratch.choices.lead(batch, panel.group[q]), noise, 1);
+    numbers_.make(first, count, panel.row[q] + p_.first_row, scratch.choices.lead(batch, panel.group[q]), noise, 1);
     // to 1e-8 of the logarithm: of u below 2^-26, -log(1 - u) is u
     constexpr int logarithm = 1;
     double* const rest = scratch.rest;

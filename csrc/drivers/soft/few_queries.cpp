@@ -109,6 +109,7 @@ class Decode : private FewQueries<T> {
     end = std::min(end, (chunk + 1) * chunk_keys);
     for (Traversal tiles = Traversal::grid({begin, end}, tile_, p_.keys); !tiles.done(); tiles.next()) {
       const KeyTile tile = tiles.tile();
+      if (!this->sees_some(tile, first, last, scratch)) continue;
       const Rows keys = this->keys_of(batch, tile, scratch);
       const Rows stored = stored_rows.in_pages(tile.first, tile.count, scratch.value_list);
       const bool load = exact || !values_contiguous_;

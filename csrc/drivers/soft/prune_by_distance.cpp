@@ -182,7 +182,7 @@ class Near : public Forward<T> {
         if (!(distance(boxes_.tile(batch, t)) > radius)) tiles_[count++] = t;
     }
     take(p, count, exact);
-    if (!plan_.bits) return;
+    if (!plan_.looked_up()) return;
     // masks elsewhere tell a query that sees keys, all of weight 0, from one that sees none
     const uint32_t live = low_bits(block_.panel(p).live);
     const auto all_see = [&](int64_t) { return (block_.panel(p).seen & live) == live; };
@@ -240,7 +240,7 @@ class Near : public Forward<T> {
     const T *m = this->m(p), *l = this->l(p);
     T least_m = std::numeric_limits<T>::infinity(), least_l = least_m;
     for (int i = 0; i < panel.live; ++i) {
-      const bool sees = plan_.bits || (panel.seen >> i & 1);
+      const bool sees = plan_.looked_up() || (panel.seen >> i & 1);
       least_m = sees && m[i] < least_m ? m[i] : least_m;
       least_l = sees && l[i] < least_l ? l[i] : least_l;
     }

@@ -100,11 +100,13 @@ class MovingWorker : public BackwardWorker<T> {
 
   void add_block(int64_t batch, int64_t b, Interval keys, T* d_query, const ChunkSums<T>& sums) noexcept {
     block_.see(batch * blocks_.per_batch + b);
+    Traversal tiles = block_.tiles(0, block_.panels(), keys);
+    if (tiles.done()) return;  // rules left out all of them
     block_.pack();
     moves_.pack(block_);
     rows_.load(block_, Base::rows_of(batch), true, select_.factor());
     t_rows_.load(block_, moved_rows_of(batch), true, select_.factor());
-    for (Traversal tiles = block_.tiles(0, block_.panels(), keys); block_.open(tiles); tiles.next()) {
+    for (; block_.open(tiles); tiles.next()) {
       moves_.open();
       load_tile(tiles.tile());
       const int64_t place = tiles.tile().first - keys.low;

@@ -161,6 +161,9 @@ typedef struct fv_problem {
    * fv_attention_backward only, and not with compact kernels. */
   double dropout;
   fv_random random;
+  /* The number of the first query where random numbers are counted, those of fv_hard_attention too: of queries that are a
+   * part of others, which get the same numbers. */
+  int64_t first_row;
   /* Of keys and values of few bits, which go with a query of any dtype: float32 (..., Lk, blocks). An element is what is
    * stored, times the scale of its block of columns. block: the columns that share a scale, a multiple of 32, the last block
    * may be shorter; 0: one scale a row, and blocks is 1. NULL: none. There are no gradients. */

@@ -98,6 +98,7 @@ class Problem(NamedTuple):
     key_table: Array | None = None  # int64 (B, T): `key` is pages (P, ..., S, D)
     value_table: Array | None = None
     rows: int | None = None  # how many queries the only row of `query` stands for
+    first_row: int | None = None  # what random numbers count the first query as
 
     @property
     def wide(self) -> np.dtype[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .._runtime.public import publish as _publish
 from ._base import ReducedRule, Rule, RuleGradients
+from ._block_mask import BlockMask
 from ._intervals import Intervals
 from ._neighborhood import Neighborhood
 from ._packed import Packed
@@ -15,6 +16,7 @@ from ._positions import Alibi, RelativeBias, RelativeBias2d
 
 __all__ = [
     "Alibi",
+    "BlockMask",
     "Intervals",
     "Neighborhood",
     "Packed",

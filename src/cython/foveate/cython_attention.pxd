@@ -99,6 +99,7 @@ cdef extern from "foveate/foveate.h" nogil:
         double sigma
         double dropout
         fv_random random
+        int64_t first_row
         const fv_array* key_scale
         const fv_array* value_scale
         int64_t key_block

@@ -73,6 +73,8 @@ fv.attention(q, k, v, window=3, offset="end", key_lengths=[3, 4], segments=np.ze
 fv.attention(q, k, v, mask=np.ones((6, 6), bool), key_lengths=np.int64(3), offset=[0, 1])
 fv.attention(q, k, v, mask=fv.Neighborhood((2, 3), (1, 3), causal=(True, False), border="clip"))
 fv.attention(q, k, v, mask=(fv.Intervals(0, [1, 2, 3, 4, 5, 6]), np.zeros((6, 6))), dropout=0.5)
+fv.attention(q, k, v, mask=fv.BlockMask(np.ones((2, 3), np.bool_), (np.int64(3), 2)))
+fv.attention(q, k, v, mask=(fv.BlockMask([[True]], 8), fv.Intervals([[0, 4]], [[1, 6]])))
 fv.attention(q, k, v, segments=([0, 0, 0, 1, 1, 1], np.zeros(6, np.int32)), out=np.empty_like(q))
 weights: ft.Array = fv.attention_weights(q, k, score=fv.Additive(x[0], x, x, activation="relu"))
 leaky: ft.ScoreLike = fv.Concat(x[0], x, activation="leaky_relu", slope=0.1)

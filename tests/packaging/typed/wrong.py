@@ -97,6 +97,8 @@ fv.Dot(1.0)  # error
 fv.Neighborhood(4, 3, border="wrap")  # error
 fv.Intervals("0", 1)  # error
 fv.Intervals(0.0, 1)  # error
+fv.BlockMask([[True]], 8.0)  # error
+fv.BlockMask([[True]], (8, 8, 8))  # error
 fv.self_attention(x, x, x)  # error
 fv.self_attention(x, x, x, x, causal=0.5)  # error
 fv.self_attention(x, x, x, ["wv"])  # error
