@@ -134,7 +134,9 @@ class Backward:
     @property
     def _float_mask(self) -> Array | None:
         mask = None if self.problem.reach is None else self.problem.reach.mask
-        return None if mask is None or mask.dtype == np.bool_ else mask
+        if mask is None or mask.dtype == np.bool_ or not getattr(mask, "learns", True):
+            return None
+        return mask  # type: ignore[no-any-return]
 
 
 def _summed(x: Array | None, shape: tuple[int, ...]) -> Array | None:

@@ -15,6 +15,7 @@ from .._inputs.arrays import compute_dtype
 from .._inputs.paged import Paged
 from .._inputs.types import Array
 from .._reach.reach import Reach
+from . import by_rows
 
 if TYPE_CHECKING:
     from ..scores import Family
@@ -147,7 +148,22 @@ class Problem(NamedTuple):
 
         With `return_lse="parts"` it is (..., Lq, 3) of float64, with its parts.
         """
+        if self.is_by_tiles:
+            return by_rows.attend(self, dtype, out, return_lse)
         return _core.attention(self, out=out, return_lse=return_lse, dtype=dtype)
+
+    @property
+    def is_by_tiles(self) -> bool:
+        """Whether the mask is made row by row: then so are the answers."""
+        return self.reach is not None and self.reach.is_by_tiles
+
+    def with_cells(self) -> Problem:
+        """Make the whole of a mask that is made row by row."""
+        if not self.is_by_tiles:
+            return self
+        assert self.reach is not None
+        mask = self.reach.mask
+        return self._replace(reach=self.reach._replace(mask=mask.rows(0, mask.shape[-2])))
 
     def forward(self) -> tuple[Array, Array]:
         """Return the output, and the lse with its parts, as gradients need them.
@@ -163,39 +179,49 @@ class Problem(NamedTuple):
         self, tangents: Tangents, dtype: Any = None, *, return_lse: bool | str = "parts"
     ) -> tuple[Array, Any, Array, Any]:
         """Return the output, the lse as `attend` does, and how the two move."""
-        return _core.attention_jvp(self, tangents, return_lse=return_lse, dtype=dtype)
+        return _core.attention_jvp(self.with_cells(), tangents, return_lse=return_lse, dtype=dtype)
 
     def tangent(self, tangents: Tangents, output: Array, dtype: Any = None) -> tuple[Array, Array]:
         """Return how output and lse move, from the output of `forward`: less work than `jvp`."""
-        return _core.attention_tangent(self, tangents, output=output, dtype=dtype)
+        return _core.attention_tangent(self.with_cells(), tangents, output=output, dtype=dtype)
 
     def weights(self, dtype: Any = None, *, out: Array | None = None) -> Array:
         """Return the weights (..., Lq, Lk)."""
+        if self.is_by_tiles:
+            return by_rows.weights(self, dtype, out)
         return _core.attention_weights(self, out=out, dtype=dtype)
 
     def statistics(self, first: int, end: int) -> tuple[Array, Array, Array, Array]:
         """Return sums over the queries first..end - 1, entropies, largest weights and places."""
-        return _core.attention_statistics(self, first_query=first, end_query=end)
+        return _core.attention_statistics(self.with_cells(), first_query=first, end_query=end)
 
     def choose(
         self, draws: int, select: str, random: tuple[int, int] | None, dtype: Any = None
     ) -> tuple[Array, Array, Array]:
         """Return output, index and log_prob of so many choices, by one of `CHOICES`."""
+        if self.is_by_tiles:
+            return by_rows.choose(self, draws, select, random, dtype)
         return _core.hard_attention(self, size=draws, select=select, random=random, dtype=dtype)
 
     def backward(self, answers: Answers, outputs: Outputs) -> None:
         """Write the gradients of `attend`."""
-        _core.attention_backward(self, answers, outputs)
+        if self.is_by_tiles:
+            by_rows.backward(self, answers, outputs)
+        else:
+            _core.attention_backward(self, answers, outputs)
 
     def backward_jvp(
         self, answers: Answers, tangents: Tangents, moved: Moved, outputs: Outputs
     ) -> None:
         """Write how what `backward` writes moves."""
-        _core.attention_backward_jvp(self, answers, tangents, moved, outputs)
+        _core.attention_backward_jvp(self.with_cells(), answers, tangents, moved, outputs)
 
     def backward_of_choices(self, choices: Choices, outputs: Outputs) -> None:
         """Write the gradients of `choose`."""
-        _core.hard_attention_backward(self, choices, outputs)
+        if self.is_by_tiles:
+            by_rows.backward_of_choices(self, choices, outputs)
+        else:
+            _core.hard_attention_backward(self, choices, outputs)
 
     @property
     def lead(self) -> tuple[int, ...]:

@@ -253,7 +253,8 @@ def attention(
         and segments is None
     ):
         reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT and not in_pages:
+    plain = not in_pages and (reach is None or not reach.is_by_tiles)
+    if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT and plain:
         return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
     dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
     problem = Problem(*reduce(score, query, key)[:-1], value, softcap, reach, sink, dropped)

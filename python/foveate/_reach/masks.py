@@ -14,6 +14,7 @@ from .._inputs.arrays import FLOATS, array_or_list, native, sum_to
 from .._inputs.types import Array, ArrayLike
 from ..rules import Intervals, Packed, ReducedRule, Rule, RuleGradients
 from ..rules._positions import PositionBias
+from .tiles import Tiles, by_tiles
 
 Mask: TypeAlias = ArrayLike | Rule | tuple[ArrayLike | Rule, ...]
 
@@ -24,7 +25,7 @@ Undo: TypeAlias = Callable[[Array | None, RuleGradients], Any]
 class Taken(NamedTuple):
     """What became of `mask=`."""
 
-    mask: Array | None  # of bool, or of floats to add
+    mask: Array | Tiles | None  # of bool, or of floats to add
     rule: ReducedRule  # of all rules together
     undo: Undo | None  # None: the gradient of the array is that of what was given
 
@@ -114,25 +115,52 @@ def take(mask: Any, queries: int, keys: int, offset: Any) -> Taken:
     is_tuple = isinstance(mask, tuple) and parts is mask
     if not is_tuple and not isinstance(mask, Rule):
         return Taken(None if mask is None else array_of(mask), ReducedRule(), None)
-    arrays: list[Array] = []
+    arrays: list[Array | Rule] = []  # rules that give dense tiles among them
     together = ReducedRule()
     undos: list[Undo] = []
+    row_by_row = any(isinstance(x, Rule) and by_tiles(x) for x in parts)
     for part in parts:
         if not isinstance(part, Rule):
             array = array_of(part)
             arrays.append(array)
             undos.append(_undo_array(array))
             continue
-        reduced = part.reduce(queries, keys, offset)
+        reduced = _reduced(part, queries, keys, offset, row_by_row)
         joined = None if reduced is None else _joined(together, reduced)
         if reduced is None or joined is None:  # the engine has room for one of a kind
-            arrays.append(array_of(part.dense(queries, keys, offset)))
+            arrays.append(part if by_tiles(part) else array_of(part.dense(queries, keys, offset)))
             undos.append(_undo_dense(part, queries, keys, offset))
         else:
             together = joined
             undos.append(_undo_reduced(reduced))
     undo = _as_tuple(undos) if is_tuple else undos[0]
-    return Taken(_together(arrays), together._replace(undo=None), undo)
+    whole: Any = None
+    if any(isinstance(x, Rule) for x in arrays):
+        whole = Tiles(arrays, queries, keys, offset, _together)
+    else:
+        whole = _together(arrays)  # type: ignore[arg-type]
+    return Taken(whole, together._replace(undo=None), undo)
+
+
+# What a reach has for each query apart.
+_OF_EACH_QUERY = ("low", "high", "table", "query_places", "key_places", "undo")
+
+
+def _reduced(
+    rule: Rule, queries: int, keys: int, offset: Any, row_by_row: bool
+) -> ReducedRule | None:
+    """Reduce a rule; None: it is not, or not to what may be cut into blocks of queries."""
+    reduced = rule.reduce(queries, keys, offset)
+    if reduced is None:
+        return None
+    if reduced.low is not None and not isinstance(rule, Intervals):
+        low, high = Intervals(reduced.low, reduced.high).of_rows(queries)  # type: ignore[arg-type]
+        reduced = reduced._replace(low=low, high=high)
+    if row_by_row and any(
+        x is not None and name not in _OF_EACH_QUERY for name, x in reduced._asdict().items()
+    ):
+        return None
+    return reduced
 
 
 def _joined(one: ReducedRule, other: ReducedRule) -> ReducedRule | None:
@@ -192,7 +220,7 @@ def _undo_array(array: Array) -> Undo:
 def _undo_dense(rule: Rule, queries: int, keys: int, offset: Any) -> Undo:
     def undo(d_mask: Array | None, gradients: RuleGradients) -> Any:
         del gradients
-        if d_mask is None:
+        if d_mask is None or type(rule).undo_dense is Rule.undo_dense:
             return None
         return rule.undo_dense(d_mask, queries, keys, offset)
 

@@ -17,6 +17,7 @@ from ..rules._base import ReducedRule
 from . import masks
 from .masks import Mask, rules_of
 from .masks import array_of as mask_of
+from .tiles import Tiles
 
 __all__ = ["Mask", "mask_of"]
 
@@ -44,7 +45,7 @@ class Reach(NamedTuple):
     Query i stands at p = i + offset, and sees the keys from p - left to p + right.
     """
 
-    mask: Array | None = None
+    mask: Any = None  # an array, or Tiles
     left: int | None = None
     right: int | None = None
     offset: int | str | Array | None = None  # "end": the last query at the last valid key
@@ -88,8 +89,28 @@ class Reach(NamedTuple):
             (getattr(self, name), behind + (name in ends)) for name, behind in AXES_BEHIND.items()
         )
         return [
-            x.shape[: max(0, x.ndim - behind)] for x, behind in arrays if isinstance(x, np.ndarray)
+            x.shape[: max(0, x.ndim - behind)]
+            for x, behind in arrays
+            if isinstance(x, (np.ndarray, Tiles))
         ]
+
+    @property
+    def is_by_tiles(self) -> bool:
+        """Whether the mask is made row by row."""
+        return type(self.mask) is Tiles
+
+    def of_rows(self, first: int, last: int, queries: int, keys: int) -> Reach:
+        """Return what it says of the queries first..last - 1, where the mask is made row by row."""
+        rows = slice(first, last)
+        made: dict[str, Any] = {"mask": self.mask.rows(first, last)}
+        for name in ("query_segments", "centers", "query_places"):
+            x = getattr(self, name)
+            made[name] = None if x is None else x[..., rows]
+        for name in ("low", "high"):
+            x = getattr(self, name)
+            made[name] = None if x is None else x[..., rows, :] if self.intervals else x[..., rows]
+        made["offset"] = offset_at(self.offset, self.key_lengths, queries, keys) + first
+        return self._replace(**made)
 
     def with_rule(self, rule: ReducedRule, undo: masks.Undo | None) -> Reach:
         """Take in what a rule was reduced to."""

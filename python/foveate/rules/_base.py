@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+import numpy as np
+
 from .._inputs.types import Array
 
 Undo: TypeAlias = Callable[["RuleGradients"], Any]
@@ -41,10 +43,35 @@ class ReducedRule(NamedTuple):
 
 
 class Rule:
-    """Which keys each query sees, or what is added to their scores.
+    """Which keys each query sees, or what is added to their scores: a subclass says one of these.
 
-    A subclass gives `dense`, its definition. That is all that is needed: such a rule works in every
-    function. It costs memory of (Lq x Lk), which `reduce` avoids.
+    - `reduce`: a few numbers for each query, such as intervals of keys. That is the fastest, and
+      needs no memory of (Lq x Lk).
+    - `tile`: the cells of some queries at a time. Attention then goes over blocks of queries, and
+      never has all cells at once.
+    - `dense`: all cells.
+
+    Such a rule works in every function that takes a mask, alone, in a tuple with others, and beside
+    every keyword. `dense` is its definition, and what `foveate.reference` takes: where a class has
+    none, it is made of `tile`, or of the intervals of `reduce`.
+
+    Examples
+    --------
+    Every second key up to a query's own:
+
+    >>> import foveate as fv, numpy as np
+    >>> class EverySecond(fv.rules.Rule):
+    ...     by_position = True
+    ...     def tile(self, first, last, queries, keys, offset=0):
+    ...         behind = np.arange(first, last)[:, None] + offset - np.arange(keys)
+    ...         return (behind >= 0) & (behind % 2 == 0)
+    >>> EverySecond().dense(4, 4).astype(int)
+    array([[1, 0, 0, 0],
+           [0, 1, 0, 0],
+           [1, 0, 1, 0],
+           [0, 1, 0, 1]])
+    >>> fv.attention_weights(np.zeros((4, 1)), np.zeros((4, 1)), mask=EverySecond())[3]
+    array([0. , 0.5, 0. , 0.5])
     """
 
     # Whether it depends on where the queries stand: Lq != Lk wants an `offset` then.
@@ -65,10 +92,51 @@ class Rule:
         numpy.ndarray (..., Lq, Lk)
             Of bool, True = may attend; or of a float dtype, added to the scores, -inf = not seen.
         """
-        raise NotImplementedError(f"{type(self).__name__}.dense: got none, wanted the mask")
+        kind = type(self)
+        if kind.tile is not Rule.tile:
+            return self.tile(0, queries, queries, keys, offset)
+        reduced = self.reduce(queries, keys, offset)
+        if reduced is not None and reduced.low is not None and reduced.high is not None:
+            low, high = (np.asarray(x) for x in (reduced.low, reduced.high))
+            if max(low.ndim, high.ndim) < 2:  # one interval for each query
+                low, high = low[..., None], high[..., None]
+            j = np.arange(keys)
+            seen = ((low[..., None] <= j) & (j < high[..., None])).any(-2)
+            return np.broadcast_to(seen, (*seen.shape[:-2], queries, keys))
+        raise TypeError(
+            f"mask: got a {kind.__name__} without `reduce`, `tile` and `dense`, wanted a rule that "
+            "says what a query sees"
+        )
+
+    def tile(self, first: int, last: int, queries: int, keys: int, offset: Any = 0) -> Array:
+        """Return the rows of `dense` for the queries first..last - 1.
+
+        Parameters
+        ----------
+        first, last : int
+            From which query, and up to before which one.
+        queries, keys, offset : as for `dense`
+
+        Returns
+        -------
+        numpy.ndarray (..., last - first, Lk)
+            As `dense`, always of the same dtype.
+        """
+        return self.dense(queries, keys, offset)[..., first:last, :]
 
     def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule | None:
-        """Return what the engine takes in place of the mask; None: the mask is made."""
+        """Return what the engine takes in place of the mask; None: it takes cells.
+
+        Parameters
+        ----------
+        queries, keys, offset : as for `dense`
+
+        Returns
+        -------
+        ReducedRule or None
+            `ReducedRule(low=..., high=...)` says intervals, ints of shape (Lq,) or (..., Lq, n): a
+            query sees the keys low <= j < high of any of the n.
+        """
         del queries, keys, offset
         return None
 
