@@ -83,7 +83,7 @@ fv_status fv_attention_jvp(const fv_problem* given, const fv_tangents* tangents,
   if (tangents == nullptr) return missing_tangents(error);
   Problem problem;
   TangentValidator<ForwardValidator> validator(*given, problem, error);
-  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) &&
+  if (!(validator.takes_derivatives() && validator.takes_no_edges() && validator.inputs(/*weights=*/false) &&
         validator.output(out, problem.value_size) && validator.lse(lse) && validator.tangents(*tangents) &&
         validator.moved(t_out, t_lse))) {
     return validator.status();
@@ -100,8 +100,8 @@ fv_status fv_attention_tangent(const fv_problem* given, const fv_tangents* tange
   if (tangents == nullptr) return missing_tangents(error);
   Problem problem;
   AnsweredValidator validator(*given, problem, error);
-  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) && validator.answer(out) &&
-        validator.tangents(*tangents) && validator.moved(t_out, t_lse))) {
+  if (!(validator.takes_derivatives() && validator.takes_no_edges() && validator.inputs(/*weights=*/false) &&
+        validator.answer(out) && validator.tangents(*tangents) && validator.moved(t_out, t_lse))) {
     return validator.status();
   }
   poison_all({t_out, t_lse});
@@ -126,7 +126,7 @@ fv_status fv_attention_statistics(const fv_problem* given, int64_t first_query, 
   if (given == nullptr) return missing_problem(error);
   Problem problem;
   ForwardValidator validator(*given, problem, error);
-  if (!(validator.inputs(/*weights=*/true) &&
+  if (!(validator.takes_no_edges() && validator.inputs(/*weights=*/true) &&
         validator.statistics(first_query, end_query, key_sum, entropy, largest, place))) {
     return validator.status();
   }
@@ -160,7 +160,7 @@ fv_status fv_attention_backward_jvp(const fv_problem* given, const fv_tangents* 
   if (gradients == nullptr) return missing_gradients(error);
   Problem problem;
   GradientTangentValidator validator(*given, problem, error);
-  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) &&
+  if (!(validator.takes_derivatives() && validator.takes_no_edges() && validator.inputs(/*weights=*/false) &&
         validator.forward(out, lse, d_out, d_lse) && validator.gradients(*gradients) &&
         validator.have_tangents(*gradients) && validator.tangents(*tangents) &&
         validator.moving(t_out, t_lse, t_d_out, t_d_lse))) {
@@ -178,7 +178,7 @@ fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, con
   if (gradients == nullptr) return missing_gradients(error);
   Problem problem;
   BackwardValidator validator(*given, problem, error);
-  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) &&
+  if (!(validator.takes_derivatives() && validator.takes_no_edges() && validator.inputs(/*weights=*/false) &&
         validator.hard_forward(draws, index, lse, d_out, advantage) && validator.gradients(*gradients))) {
     return validator.status();
   }

@@ -38,6 +38,12 @@ class Validator : protected StoredViews {
     return true;
   }
 
+  // What goes over tiles of keys alone.
+  bool takes_no_edges() {
+    return given_.reach.edge_begins == nullptr ||
+           refuse(FV_VALUE_ERROR, "edge_begins: got an array, wanted a mask in its place here");
+  }
+
  protected:
   fv_dtype accumulator() const { return given_.query->dtype == FV_FLOAT64 ? FV_FLOAT64 : FV_FLOAT32; }
 
@@ -434,9 +440,80 @@ class Validator : protected StoredViews {
     return refuse(FV_VALUE_ERROR, "neighborhood: got an array, which no kernel takes");
   }
 
+  // The edges of a graph, for all leading indices: never falling begins, and within each query rising keys.
   bool edges() {
-    if (given_.reach.edge_begins == nullptr && given_.reach.edge_keys == nullptr) return true;
-    return refuse(FV_VALUE_ERROR, "edge_begins: got an array, which no kernel takes");
+    const fv_reach& reach = given_.reach;
+    const fv_array *begins = reach.edge_begins, *keys = reach.edge_keys, *bias = reach.edge_bias;
+    if (begins == nullptr && keys == nullptr && bias == nullptr) return true;
+    if (begins == nullptr || keys == nullptr) {
+      return refuse(FV_VALUE_ERROR, "%s: got none, wanted begins and keys of the edges together",
+                    begins == nullptr ? "edge_begins" : "edge_keys");
+    }
+    const int64_t one_more = problem_.queries + 1;
+    if (!view("edge_begins", begins) || !of_dtype("edge_begins", *begins, FV_INT64) ||
+        !has_shape("edge_begins", *begins, &one_more, 1) || !view("edge_keys", keys) ||
+        !of_dtype("edge_keys", *keys, FV_INT64)) {
+      return false;
+    }
+    if (keys->ndim != 1) {
+      return refuse(FV_VALUE_ERROR, "edge_keys: got shape %s, wanted (edges,)", ShapeText(*keys).c_str());
+    }
+    problem_.edges = keys->shape[0];
+    place_list(*begins, problem_.edge_begins);
+    place_list(*keys, problem_.edge_keys);
+    const char* beside = nullptr;
+    if (reach.mask != nullptr) beside = "mask";
+    if (reach.blocks != nullptr) beside = "blocks";
+    if (reach.neighborhood != nullptr) beside = "neighborhood";
+    if (reach.table != nullptr) beside = "table";
+    if (reach.centers != nullptr) beside = "centers";
+    if (beside) {
+      return refuse(FV_VALUE_ERROR, "%s: got an array beside edges, wanted none: what it says of an edge is its bias",
+                    beside);
+    }
+    if (problem_.weighing != FV_SOFTMAX) {
+      return refuse(FV_VALUE_ERROR, "weighing: got a compact kernel with edges, wanted FV_SOFTMAX");
+    }
+    return in_order() &&
+           (bias == nullptr || (view("edge_bias", bias) && of_float("edge_bias", *bias) &&
+                                per_row("edge_bias", *bias, problem_.edges, bias->dtype, problem_.edge_bias)));
+  }
+
+  // A contiguous-or-not list that has no leading axes.
+  static void place_list(const fv_array& array, Operand& operand) {
+    static char nothing = 0;
+    operand.data = array.data != nullptr ? static_cast<char*>(array.data) : &nothing;
+    operand.dtype = array.dtype;
+    operand.row_stride = array.shape[0] > 1 ? array.strides[0] : 0;
+  }
+
+  bool in_order() {
+    const auto read = [](const Operand& x, int64_t index) {
+      int64_t number;
+      std::memcpy(&number, x.data + index * x.row_stride, sizeof number);
+      return number;
+    };
+    int64_t begin = read(problem_.edge_begins, 0);
+    if (begin != 0) return refuse(FV_VALUE_ERROR, "edge_begins: got %lld first, wanted 0", printable(begin));
+    for (int64_t i = 0; i < problem_.queries; ++i) {
+      const int64_t end = read(problem_.edge_begins, i + 1);
+      if (end < begin || end > problem_.edges) {
+        return refuse(FV_VALUE_ERROR, "edge_begins: got %lld after %lld, wanted numbers that never fall, up to %lld",
+                      printable(end), printable(begin), printable(problem_.edges));
+      }
+      int64_t last = -1;
+      for (; begin < end; ++begin) {
+        const int64_t key = read(problem_.edge_keys, begin);
+        if (key <= last || key >= problem_.keys) {
+          return refuse(FV_VALUE_ERROR,
+                        "edge_keys: got %lld after %lld, wanted rising keys of a query, below %lld (Lk)",
+                        printable(key), printable(last), printable(problem_.keys));
+        }
+        last = key;
+      }
+    }
+    return begin == problem_.edges || refuse(FV_VALUE_ERROR, "edge_begins: got %lld last, wanted %lld, the edges",
+                                             printable(begin), printable(problem_.edges));
   }
 
   bool table() {

@@ -47,6 +47,7 @@ class BackwardValidator : public Validator {
            gradient("d_key", gradients.key, shared, key, problem_.d_key) &&
            gradient("d_value", gradients.value, shared, value, problem_.d_value) &&
            (gradients.mask == nullptr || mask_gradient(*gradients.mask)) &&
+           (gradients.edge_bias == nullptr || edge_bias_gradient(*gradients.edge_bias)) &&
            (gradients.sink == nullptr || sink_gradient(*gradients.sink)) &&
            (gradients.factors == nullptr || factors_gradient(*gradients.factors)) &&
            (gradients.centers == nullptr || row_gradient("d_centers", *gradients.centers, problem_.d_centers)) &&
@@ -123,6 +124,18 @@ class BackwardValidator : public Validator {
       return false;
     }
     place_cells(array, problem_.d_mask);
+    return true;
+  }
+
+  bool edge_bias_gradient(const fv_array& array) {
+    const fv_array* const bias = given_.reach.edge_bias;
+    if (bias == nullptr) return refuse(FV_VALUE_ERROR, "d_edge_bias: got an array without a bias of edges");
+    if (!view("d_edge_bias", &array) || !of_dtype("d_edge_bias", array, FV_FLOAT64) ||
+        !has_shape("d_edge_bias", array, bias->shape, bias->ndim) || !has_addresses("d_edge_bias", array)) {
+      return false;
+    }
+    place(array, 1, problem_.d_edge_bias);
+    place_core(array, array.ndim - 1, problem_.d_edge_bias);
     return true;
   }
 

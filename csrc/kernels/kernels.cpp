@@ -154,6 +154,7 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
 
 }  // namespace
 
+extern const EdgeKernels edges_float32, edges_float64;  // of edges.cpp
 extern const Kernels kernels;
 constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              plain_arithmetic<float>(Dtype::float32),
@@ -168,6 +169,8 @@ constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              filtering<double>,
                              look_up,
                              elementary,
-                             sum_bytes};
+                             sum_bytes,
+                             &edges_float32,
+                             &edges_float64};
 
 }  // namespace foveate::FOVEATE_ISA

@@ -455,6 +455,26 @@ struct Filtering {
 
 struct Digits;
 
+// Rows that stand anywhere: T in whole vectors of columns, at base + offsets[e], in bytes.
+struct EdgeRows {
+  const char* base;
+  const int64_t* offsets;
+};
+
+// One row against others, the columns on the lanes: see edges.hpp. `columns` is a multiple of the lanes; s has room for a whole
+// vector of edges. factors: T[columns], v of an additive score (with zeros at the end), w of a distance (1 where there are
+// none); in gradients the slope of a leaky relu, or w. Null gradients: they are sums.
+struct EdgeScoring {
+  void (*scores)(const void* row, const EdgeRows& others, int64_t count, int64_t columns, const void* factors,
+                 double slope, void* s);
+  void (*gradients)(const void* row, const EdgeRows& others, int64_t count, int64_t columns, const void* factors,
+                    const void* d_scores, void* to_row, void* to_factors);
+};
+struct EdgeKernels {
+  EdgeScoring inner, tanh, relu, leaky_relu, distance;
+  void (*sum)(const void* weights, const EdgeRows& rows, int64_t count, int64_t columns, void* to);
+};
+
 struct Kernels {
   const char* name;
   Arithmetic float32, float64;
@@ -476,7 +496,8 @@ struct Kernels {
 
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
-  const Digits* digits = nullptr;                        // where there are products of bytes
+  const EdgeKernels *edges_float32, *edges_float64;
+  const Digits* digits = nullptr;  // where there are products of bytes
 };
 
 // Few queries over keys and values of int8 and int4, by products of integers of so many digits: see decode/digits.hpp. Of

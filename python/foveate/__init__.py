@@ -63,7 +63,16 @@ from ._runtime.config import (
 )
 from ._runtime.paths import get_cmake_dir, get_include
 from ._runtime.public import publish as _publish
-from .rules import Alibi, BlockMask, Intervals, Neighborhood, Packed, RelativeBias, RelativeBias2d
+from .rules import (
+    Alibi,
+    BlockMask,
+    Edges,
+    Intervals,
+    Neighborhood,
+    Packed,
+    RelativeBias,
+    RelativeBias2d,
+)
 from .scores import (
     Additive,
     Bilinear,
@@ -92,6 +101,7 @@ __all__ = [
     "Concat",
     "Cosine",
     "Dot",
+    "Edges",
     "Gaussian",
     "Gradients",
     "HardAttention",

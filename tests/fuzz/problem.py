@@ -227,6 +227,8 @@ def add_reach(case: Case, problem: Problem) -> None:
                 shown = np.where(finite, shown.astype(np.float64).clip(-most, most), -np.inf)
             problem.bias = shown
             seen &= finite
+    elif case.chance("edges", 0.15):
+        keywords["mask"] = _edges(case, seen)
     valid = np.asarray(keys)
     if case.chance("key_lengths", 0.25):
         given, valid = _whole_numbers(case, problem, "key_lengths", 0, keys)
@@ -237,6 +239,19 @@ def add_reach(case: Case, problem: Problem) -> None:
         _window(case, problem, causal, window, valid)
     if case.chance("segments", 0.12):
         _segments(case, problem)
+
+
+def _edges(case: Case, seen: np.ndarray) -> fv.Edges:
+    """Edges of some of the cells, those of a query in any order; the others are not seen."""
+    queries, keys = seen.shape[-2:]
+    cells = case.uniform("edges", (queries, keys)) < case.pick("degree", [0.02, 0.1, 0.5, 1.0])
+    seen &= cells
+    order = case.uniform("order of edges", (queries, keys))
+    if case.chance("edges in order", 0.3):
+        order = np.broadcast_to(np.arange(keys), order.shape)
+    of, to = np.nonzero(cells)
+    sort = np.lexsort((order[of, to], of))
+    return fv.Edges(np.concatenate([[0], cells.sum(1).cumsum()]), to[sort])
 
 
 def _window(case: Case, problem: Problem, causal: bool, window: bool, valid: np.ndarray) -> None:

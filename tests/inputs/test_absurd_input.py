@@ -142,6 +142,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "leave_one_out_advantage": (fv.leave_one_out_advantage, {"reward": np.ones(3)}),
     **{name: (type(x), parameters(x)) for name, x in FULLEST.items()},
+    "Edges": (fv.Edges, {"indptr": [0, 1, 3], "indices": [1, 0, 1], "bias": [0.5, 1.0, 2.0]}),
     "Intervals": (fv.Intervals, {"low": [0, 1], "high": 2}),
     "Packed": (fv.Packed, {"query_offsets": [0, 2], "key_offsets": [0, 3]}),
     "Paged": (fv.Paged, {"pages": np.ones((2, 3, 8)), "table": [[0, 1]]}),

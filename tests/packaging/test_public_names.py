@@ -45,6 +45,7 @@ PICKLED: dict[str, Any] = {
     "RelativeBias": fv.RelativeBias([0.0, 1.0], rule="t5", bidirectional=False),
     "RelativeBias2d": fv.RelativeBias2d(np.ones((1, 3)), (1, 2)),
     "BlockMask": fv.BlockMask([[True]], 4),
+    "Edges": fv.Edges([0, 2, 3], [1, 0, 2], [0.5, 1.0, 2.0]),
     "Intervals": fv.Intervals([0, 1], 2),
     "AttentionStatistics": fv.attention_statistics(W, W),
     "HardAttention": fv.hard_attention(W, W, W, rng=0),

@@ -90,7 +90,7 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   }
   rows = groups * p.queries;
 
-  biased = p.mask && p.mask.dtype != FV_BOOL;
+  biased = (p.mask && p.mask.dtype != FV_BOOL) || p.edge_bias;
   compact = p.weighing != FV_SOFTMAX;
   if (compact) profile = static_cast<Profile>(p.weighing);
   scale_by(p.family == FV_DISTANCE && !compact ? p.scale / 2 : p.scale);  // its kernel leaves out the half

@@ -8,6 +8,7 @@
 
 #include "drivers/common/query_block.hpp"
 #include "drivers/drivers.hpp"
+#include "drivers/edges/along_edges.hpp"
 
 namespace foveate {
 namespace {
@@ -178,6 +179,7 @@ class Hard {
 
 fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
   if (problem.selection == FV_TOP || problem.selection == FV_DISTINCT) return several_choices(problem, error);
+  if (problem.edge_begins) return choices_along_edges(problem, error);
   if (problem.queries <= query_group && !problem.centers) return hard_attention_of_few(problem, error);
   // the grid of tiles decides what is drawn
   Plan plan(problem, kernels(), {.windows = Windows::on_grid, .tile_keys = default_tile_keys});

@@ -5,6 +5,7 @@
 
 #include "drivers/common/query_block.hpp"
 #include "drivers/drivers.hpp"
+#include "drivers/edges/along_edges.hpp"
 
 namespace foveate {
 namespace {
@@ -131,6 +132,7 @@ class Weights {
 }  // namespace
 
 fv_status attention_weights(const Problem& problem, fv_error* error) noexcept {
+  if (problem.edge_begins) return weights_along_edges(problem, error);
   // pairs would round the weights before they are divided
   Plan plan(problem, kernels(), {.whole_weights = true, .windows = Windows::shared});
   const double flops =

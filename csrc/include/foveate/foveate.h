@@ -132,7 +132,8 @@ typedef struct fv_reach {
    * length, window, dilation, whether it is causal, and whether windows are cut off at borders (1) or moved inwards (0). */
   const fv_array* neighborhood;
   /* Edges of a graph: query i sees the keys edge_keys[e], edge_begins[i] <= e < edge_begins[i + 1], and edge_bias[e] is
-   * added to their scores. int64 (Lq + 1,); int64 (edges,), no key twice for a query; float (..., edges), optional. */
+   * added to their scores, -inf = not seen. int64 (Lq + 1,), from 0 on; int64 (edges,), rising for each query; float
+   * (..., edges), optional. They go with no mask, blocks, neighborhood, table, centers, tangents and compact kernel. */
   const fv_array* edge_begins;
   const fv_array* edge_keys;
   const fv_array* edge_bias;

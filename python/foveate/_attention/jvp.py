@@ -154,7 +154,7 @@ def attention_jvp(
         *reduce(score, q, k)[:-1],
         v,
         None if softcap is None else real("softcap", softcap),
-        resolve(q, k, mask, causal, window, offset, key_lengths, segments),
+        resolve(q, k, mask, causal, window, offset, key_lengths, segments, edges=False),
         None if sink is None else reals("sink", sink),
         dropout_of(dropout, rng),
     )

@@ -103,8 +103,10 @@ def array_of(mask: object) -> Array:
     return native(array)
 
 
-def take(mask: Any, queries: int, keys: int, offset: Any) -> Taken:
+def take(mask: Any, queries: int, keys: int, offset: Any, edges: bool = True) -> Taken:
     """Take a mask for so many queries and keys, the first of which stands at `offset`.
+
+    Without `edges`, those of a graph become cells of the array: for what goes over tiles alone.
 
     Raises
     ------
@@ -117,28 +119,38 @@ def take(mask: Any, queries: int, keys: int, offset: Any) -> Taken:
         return Taken(None if mask is None else array_of(mask), ReducedRule(), None)
     arrays: list[Array | Rule] = []  # rules that give dense tiles among them
     together = ReducedRule()
-    undos: list[Undo] = []
     row_by_row = any(isinstance(x, Rule) and by_tiles(x) for x in parts)
-    for part in parts:
-        if not isinstance(part, Rule):
+    reduced = {
+        n: rule
+        for n, part in enumerate(parts)
+        if isinstance(part, Rule)
+        and (rule := _reduced(part, queries, keys, offset, row_by_row, edges)) is not None
+    }
+    undos: dict[int, Undo] = {}
+    # edges first, beside which others of cells stand as the bias of an edge
+    for n in sorted(range(len(parts)), key=lambda n: n not in reduced or not _of_edges(reduced[n])):
+        part = parts[n]
+        joined = _joined(together, reduced[n]) if n in reduced else None
+        if joined is not None:
+            together = joined
+            undos[n] = _undo_reduced(reduced[n])
+        elif isinstance(part, Rule):  # the engine has room for one of a kind
+            arrays.append(part if by_tiles(part) else array_of(part.dense(queries, keys, offset)))
+            undos[n] = _undo_dense(part, queries, keys, offset)
+        else:
             array = array_of(part)
             arrays.append(array)
-            undos.append(_undo_array(array))
-            continue
-        reduced = _reduced(part, queries, keys, offset, row_by_row)
-        joined = None if reduced is None else _joined(together, reduced)
-        if reduced is None or joined is None:  # the engine has room for one of a kind
-            arrays.append(part if by_tiles(part) else array_of(part.dense(queries, keys, offset)))
-            undos.append(_undo_dense(part, queries, keys, offset))
-        else:
-            together = joined
-            undos.append(_undo_reduced(reduced))
-    undo = _as_tuple(undos) if is_tuple else undos[0]
-    whole: Any = None
-    if any(isinstance(x, Rule) for x in arrays):
-        whole = Tiles(arrays, queries, keys, offset, _together)
-    else:
-        whole = _together(arrays)  # type: ignore[arg-type]
+            undos[n] = _undo_array(array)
+    undo = _as_tuple([undos[n] for n in range(len(parts))]) if is_tuple else undos[0]
+    if any(isinstance(x, Rule) for x in arrays) and not _of_edges(together):
+        tiles: Any = Tiles(arrays, queries, keys, offset, _together)
+        return Taken(tiles, together._replace(undo=None), undo)
+    whole = _together(
+        [array_of(x.dense(queries, keys, offset)) if isinstance(x, Rule) else x for x in arrays]
+    )
+    if whole is not None and _of_edges(together):
+        together, undo = along_edges(whole, together, undo, queries, keys)
+        whole = None
     return Taken(whole, together._replace(undo=None), undo)
 
 
@@ -147,7 +159,7 @@ _OF_EACH_QUERY = ("low", "high", "table", "query_places", "key_places", "undo")
 
 
 def _reduced(
-    rule: Rule, queries: int, keys: int, offset: Any, row_by_row: bool
+    rule: Rule, queries: int, keys: int, offset: Any, row_by_row: bool, edges: bool
 ) -> ReducedRule | None:
     """Reduce a rule; None: it is not, or not to what may be cut into blocks of queries."""
     reduced = rule.reduce(queries, keys, offset)
@@ -156,6 +168,8 @@ def _reduced(
     if reduced.low is not None and not isinstance(rule, Intervals):
         low, high = Intervals(reduced.low, reduced.high).of_rows(queries)  # type: ignore[arg-type]
         reduced = reduced._replace(low=low, high=high)
+    if reduced.edge_begins is not None:
+        return reduced if edges else None
     if row_by_row and any(
         x is not None and name not in _OF_EACH_QUERY for name, x in reduced._asdict().items()
     ):
@@ -163,9 +177,55 @@ def _reduced(
     return reduced
 
 
+def _of_edges(rule: ReducedRule) -> bool:
+    return rule.edge_begins is not None
+
+
+def along_edges(
+    array: Array, rule: ReducedRule, undo: Undo, queries: int, keys: int
+) -> tuple[ReducedRule, Undo]:
+    """Take the cells of a mask at which there are edges into the bias of these.
+
+    Raises
+    ------
+    ValueError
+        For an array that does not broadcast to so many queries and keys.
+    """
+    assert rule.edge_begins is not None
+    cells = array if array.ndim > 1 else np.atleast_2d(array)
+    if cells.shape[-2] not in (1, queries) or cells.shape[-1] not in (1, keys):
+        raise ValueError(
+            f"mask: got shape {array.shape}, wanted one that broadcasts into (..., Lq, Lk) = "
+            f"(..., {queries}, {keys})"
+        )
+    of_queries = np.repeat(np.arange(queries), np.diff(rule.edge_begins))
+    at = (
+        ...,
+        of_queries if cells.shape[-2] == queries else 0,
+        rule.edge_keys if cells.shape[-1] == keys else 0,
+    )
+    here = np.broadcast_to(cells[at], (*cells.shape[:-2], of_queries.size))
+    together = _together([here] if rule.edge_bias is None else [rule.edge_bias, here])
+    assert together is not None
+    if together.dtype == np.bool_:
+        together = np.where(together, np.float32(0), np.float32(-np.inf))
+
+    def undo_edges(d_mask: Array | None, gradients: RuleGradients) -> Any:
+        del d_mask
+        d_edges, d_cells = gradients.edge_bias, None
+        if d_edges is not None and array.dtype != np.bool_:
+            d_cells = np.zeros((*d_edges.shape[:-1], queries, keys))
+            d_cells[..., of_queries, rule.edge_keys] = d_edges
+        return undo(d_cells, gradients)
+
+    return rule._replace(edge_bias=together), undo_edges
+
+
 def _joined(one: ReducedRule, other: ReducedRule) -> ReducedRule | None:
     """Take two rules together; None: both say something by the same means."""
     fields = [x for x in ReducedRule._fields if x != "undo" and getattr(other, x) is not None]
+    if _of_edges(one) and not {"low", "high"}.issuperset(fields):
+        return None
     made: dict[str, Any] = {x: getattr(other, x) for x in fields}
     if one.low is not None and other.low is not None:
         made |= _common(one, other)

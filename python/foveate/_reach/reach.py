@@ -138,8 +138,9 @@ def resolve(
     offset: object = None,
     key_lengths: object = None,
     segments: object = None,
+    edges: bool = True,
 ) -> Reach:
-    """Check the keywords of a reach.
+    """Check the keywords of a reach. Without `edges`, those of a graph become cells of a mask.
 
     Raises
     ------
@@ -179,7 +180,7 @@ def resolve(
         return Reach()  # the extension refuses what is not a matrix
     else:
         at = offset_at(offset, lengths, query.shape[-2], key.shape[-2])
-        taken = masks.take(mask, query.shape[-2], key.shape[-2], at)
+        taken = masks.take(mask, query.shape[-2], key.shape[-2], at, edges)
     reach = Reach(taken.mask, left, right, offset, lengths, query_segments, key_segments)
     return reach if taken.undo is None else reach.with_rule(taken.rule, taken.undo)
 

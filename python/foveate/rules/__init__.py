@@ -9,6 +9,7 @@ from __future__ import annotations
 from .._runtime.public import publish as _publish
 from ._base import ReducedRule, Rule, RuleGradients
 from ._block_mask import BlockMask
+from ._edges import Edges
 from ._intervals import Intervals
 from ._neighborhood import Neighborhood
 from ._packed import Packed
@@ -17,6 +18,7 @@ from ._positions import Alibi, RelativeBias, RelativeBias2d
 __all__ = [
     "Alibi",
     "BlockMask",
+    "Edges",
     "Intervals",
     "Neighborhood",
     "Packed",
