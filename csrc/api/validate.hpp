@@ -308,6 +308,7 @@ class Validator : protected StoredViews {
     if (score.softcap != 0) refused = "softcap";
     if (given_.sink != nullptr) refused = "sink";
     if (given_.reach.mask != nullptr && given_.reach.mask->dtype != FV_BOOL) refused = "float mask";
+    if (given_.reach.table != nullptr) refused = "table of biases";
     if (given_.value == nullptr) refused = "call without a value";
     return !refused || refuse(FV_VALUE_ERROR, "weighing: got a compact kernel, which takes no %s", refused);
   }
@@ -517,8 +518,28 @@ class Validator : protected StoredViews {
   }
 
   bool table() {
-    if (given_.reach.table == nullptr) return true;
-    return refuse(FV_VALUE_ERROR, "table: got an array, which no kernel takes");
+    const fv_reach& reach = given_.reach;
+    if (reach.table == nullptr) {
+      const bool none = reach.query_places == nullptr && reach.key_places == nullptr;
+      return none || refuse(FV_VALUE_ERROR, "table: got none, wanted one with the places of queries or keys");
+    }
+    if (!view("table", reach.table) || !of_float("table", *reach.table)) return false;
+    const int64_t cells = reach.table->ndim > 0 ? reach.table->shape[reach.table->ndim - 1] : 0;
+    if (cells < 1) {
+      return refuse(FV_VALUE_ERROR, "table: got shape %s, wanted (..., n), one number or more",
+                    ShapeText(*reach.table).c_str());
+    }
+    int64_t all = cells;
+    bool fits = cells <= kMaxLength && multiply(all, 2 * kWidestElement);
+    for (int axis = 0; axis < problem_.lead_ndim; ++axis) fits = fits && multiply(all, problem_.lead_shape[axis]);
+    if (!fits) return refuse(FV_NO_MEMORY, "table: got shape %s, which is too large", ShapeText(*reach.table).c_str());
+    problem_.table_size = cells;
+    return per_row("table", *reach.table, cells, reach.table->dtype, problem_.table) &&
+           view("query_places", reach.query_places) && view("key_places", reach.key_places) &&
+           per_row("query_places", *reach.query_places, problem_.queries, FV_INT64, problem_.query_places) &&
+           per_row("key_places", *reach.key_places, problem_.keys, FV_INT64, problem_.key_places) &&
+           (reach.key_places->ndim == 1 || refuse(FV_VALUE_ERROR, "key_places: got shape %s, wanted (%lld,)",
+                                                  ShapeText(*reach.key_places).c_str(), printable(problem_.keys)));
   }
 
   bool centers() {

@@ -48,6 +48,7 @@ class BackwardValidator : public Validator {
            gradient("d_value", gradients.value, shared, value, problem_.d_value) &&
            (gradients.mask == nullptr || mask_gradient(*gradients.mask)) &&
            (gradients.edge_bias == nullptr || edge_bias_gradient(*gradients.edge_bias)) &&
+           (gradients.table == nullptr || table_gradient(*gradients.table)) &&
            (gradients.sink == nullptr || sink_gradient(*gradients.sink)) &&
            (gradients.factors == nullptr || factors_gradient(*gradients.factors)) &&
            (gradients.centers == nullptr || row_gradient("d_centers", *gradients.centers, problem_.d_centers)) &&
@@ -137,6 +138,14 @@ class BackwardValidator : public Validator {
     place(array, 1, problem_.d_edge_bias);
     place_core(array, array.ndim - 1, problem_.d_edge_bias);
     return true;
+  }
+
+  bool table_gradient(const fv_array& array) {
+    const fv_array* const table = given_.reach.table;
+    if (table == nullptr) return refuse(FV_VALUE_ERROR, "d_table: got an array without a table");
+    return view("d_table", &array) && of_dtype("d_table", array, FV_FLOAT64) &&
+           has_shape("d_table", array, table->shape, table->ndim) && has_addresses("d_table", array) &&
+           per_row("d_table", array, problem_.table_size, FV_FLOAT64, problem_.d_table);
   }
 
   bool sink_gradient(const fv_array& array) {

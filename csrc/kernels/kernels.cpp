@@ -19,6 +19,7 @@
 #include "score/distance.hpp"
 #include "score/distance_tangent.hpp"
 #include "score/inner.hpp"
+#include "score/place_bias.hpp"
 #include "score/power.hpp"
 #include "score/scaled.hpp"
 #include "score/softcap.hpp"
@@ -103,6 +104,8 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.link_count = int32_t(sizeof named_links<T> / sizeof(Link));
   f.softcap = {nullptr, nullptr, untyped<softcap<T>>, untyped<softcap_gradient<T>>, untyped<softcap_curvature<T>>};
   f.add_bias = untyped<add_bias<T>>;
+  f.add_places = untyped<add_places<T>>;
+  f.sum_places = untyped<sum_places<T>>;
 
   f.hide_outside = untyped<hide_outside<T>>;
   f.hide_unset = untyped<hide_unset<T>>;

@@ -4,7 +4,7 @@
 //
 // A panel holds `vectors * lanes` queries, transposed: [row][query]. A tile of scores is s[key][query]. The steps work on
 // the same tile one after the other, so that any of them goes with any other:
-//   score    Scoring (inner product, additive, distance), Link (softcap), add_bias (float mask)     score/
+//   score    Scoring (inner product, additive, distance), Link (softcap), add_bias (float mask), add_places     score/
 //   reach    hide_outside, hide_unset: what is not seen becomes -inf                                hide/
 //   select   soft, compact (then weighted_sum), argmax_place, shortlist_add, draw, weigh, soft_entropy,
 //            key_sums                                                                               select/
@@ -153,6 +153,13 @@ struct Link {
                     const LinkParameters&);
 };
 
+// Neighboring queries of a panel, on lanes of one vector from `lane` on, whose biases by place stand side by side: with a key
+// whose step is p they begin at the cell first - p of a line.
+struct PlaceRun {
+  int64_t first;
+  int32_t lane, length;
+};
+
 // 2^-(rate (j - center))^2 of the keys j of a tile, from its first; center = whole[i] + rest[i] of each query, |rest| <= 1/2.
 struct Gaussian {
   double rate;
@@ -211,6 +218,9 @@ struct Arithmetic {
   // s += bias * log2(e). rows[i] points at the bias of query i for the first key of the tile.
   void (*add_bias)(void* s, int32_t vectors, int64_t count, const char* const* rows, Dtype, int64_t key_stride,
                    int32_t live);
+  // s += the biases of runs of queries, in base 2; steps: one a key. A line has room for a panel on both sides.
+  void (*add_places)(void* s, int32_t vectors, int64_t count, const PlaceRun* runs, int32_t run_count,
+                     const int64_t* steps, const void* line);
 
   // reach
   // Query i sees low[i] <= j < high[i], where j is the place of the key in the tile.
@@ -301,6 +311,9 @@ struct Arithmetic {
   void (*soft_gradient_tangent)(const void* s, void* d_weights, void* moved, const void* tangents, int32_t vectors,
                                 int64_t count, double scale, const void* top, const void* rest, const void* shift,
                                 const void* t_lse, const void* t_shift, void* weights, void* t_weights, int64_t stride);
+  // The gradients of add_places, added up: sums is a line of them.
+  void (*sum_places)(const void* d_scores, int32_t vectors, int64_t count, const PlaceRun* runs, int32_t run_count,
+                     const int64_t* steps, double* sums);
   // What soft_gradient leaves undone where d_scores is null.
   void (*store_cells)(void* d_weights, int32_t vectors, int64_t count, void* d_scores, int64_t stride);
   // As soft_gradient without d_scores, for a compact kernel, where lse is rest.

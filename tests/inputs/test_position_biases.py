@@ -7,8 +7,9 @@ import math
 import foveate as fv
 import numpy as np
 import pytest
-from foveate import reference
+from foveate import _core, reference
 from gradient_checks import check
+from processes import needs_peak_memory
 from strategies import normal, problem
 from tolerances import check_attention
 
@@ -158,6 +159,16 @@ def test_gradients(rule):
         check(*arrays, mask=rule, **keywords)
 
 
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_heads_that_share_their_keys(rule):
+    """Their queries are rows of one batch, side by side on the lanes."""
+    q = problem(45, 190, lead=LEAD, size=8, dtype=np.float64)[0]
+    k, v = problem(45, 190, lead=(2, 1), size=8, dtype=np.float64)[1:]
+    for keywords in (BESIDE["causal"], {"offset": [3, -9, 60], "window": (40, 9)}):
+        check(q, k, v, mask=rule, **keywords)
+    check_attention(q[..., :2, :], k, v, mask=rule, offset="end")
+
+
 @pytest.mark.parametrize("rule", ["alibi", "clip", "2d"])
 def test_gradients_of_dtypes(rule, dtype):
     check(*problem(40, 90, lead=LEAD, size=8, dtype=dtype), mask=RULES[rule], offset="end")
@@ -247,6 +258,72 @@ def test_what_is_not_finite():
     output = fv.attention(q, k, v, mask=alibi(lead=()), causal=True)
     assert np.isfinite(output[:20]).all()
     assert np.isnan(output[20:]).all()
+
+
+@pytest.mark.parametrize("queries", [3, 50])
+@pytest.mark.parametrize("lead", [(3,), (1,)])
+def test_places_of_the_extension(queries, lead):
+    """In any order, clipped to the table where they are beyond, by one line and by many."""
+    rng = np.random.default_rng(0)
+    q = problem(queries, 200, lead=(3,), size=8, dtype=np.float64)[0]
+    k, v = problem(queries, 200, lead=lead, size=8, dtype=np.float64)[1:]
+    table = rng.standard_normal((3, 40))
+    of_queries, of_keys = rng.integers(-60, 90, (3, queries)), rng.integers(-30, 30, 200)
+    of_queries[0, :2], of_keys[:2] = [2**62, -(2**62)], [2**45, -(2**63)]
+    apart = np.clip(of_queries, -(2**40), 2**40)[..., None] - np.clip(of_keys, -(2**40), 2**40)
+    mask = np.take_along_axis(table[:, None], np.clip(apart, 0, 39), -1)
+    reach = {"table": table, "query_places": of_queries, "key_places": of_keys}
+    output, lse = _core.attention(query=q, key=k, value=v, **reach, return_lse=True)
+    want, pullback = fv.attention_vjp(q, k, v, mask=mask)
+    np.testing.assert_allclose(output, want, atol=1e-13)
+    d_mask, d_query = pullback(want).mask, np.zeros_like(q)
+    d_table, d_want = np.zeros_like(table), np.zeros_like(table)
+    _core.attention_backward(
+        query=q, key=k, value=v, **reach, output=output, lse=lse, d_output=want, d_query=d_query,
+        d_table=d_table,
+    )  # fmt: skip
+    for head in range(3):
+        np.add.at(d_want[head], np.clip(apart[head], 0, 39), d_mask[head])
+    np.testing.assert_allclose(d_table, d_want, atol=1e-12)
+    np.testing.assert_allclose(d_query, pullback(want).query, atol=1e-13)
+
+
+REFUSED_PLACES = {
+    "no places": ({"query_places": None}, "query_places: got none"),
+    "no table": ({"table": None}, "table: got none, wanted one with the places"),
+    "empty": ({"table": np.zeros((2, 0))}, r"table: got shape \(2, 0\), wanted"),
+    "ints": ({"table": np.zeros(3, int)}, "table: got int64, wanted"),
+    "length": ({"key_places": np.zeros(5, int)}, r"key_places: got shape \(5,\), wanted"),
+    "heads": ({"key_places": np.zeros((2, 7), int)}, r"key_places: got shape \(2, 7\), wanted \(7"),
+    "floats": ({"query_places": np.zeros(5)}, "query_places: got float64, wanted int64"),
+    "leading axes": ({"table": np.zeros((3, 2))}, r"table: got shape \(3, 2\), wanted leading"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), REFUSED_PLACES.values(), ids=REFUSED_PLACES)
+def test_refused_places(changed, message):
+    q, k, v = problem(5, 7, lead=(2,))
+    places = {"query_places": np.zeros(5, int), "key_places": np.zeros(7, int)}
+    given = {"table": np.zeros(4), **places, **changed}
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        _core.attention(query=q, key=k, value=v, **given)
+
+
+@needs_peak_memory
+def test_memory_is_not_quadratic():
+    """Of 2^15 queries and keys a float mask would be 4 GiB."""
+    import resource
+
+    n = 2**15
+    q, k, v = problem(n, n, lead=(), size=4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    keywords = {"mask": fv.Alibi(0.5), "window": (64, 0)}
+    output, pull = fv.attention_vjp(q, k, v, **keywords)
+    pull(output)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+    near = slice(-65, None)
+    last = fv.attention(q[-1:], k[near], v[near], mask=fv.Alibi(0.5), offset="end")
+    np.testing.assert_allclose(output[-1:], last, rtol=1e-5, atol=1e-6)
 
 
 def test_layouts():

@@ -44,11 +44,12 @@ constexpr double task_flops = 1e9;
 constexpr double column_flops = 16;
 
 // What a chunk adds up before it is written: the gradients of its present group's keys and values, and those of the
-// score's factors.
+// score's factors and of biases by place.
 template <class T>
 struct ChunkSums {
   T *key, *value;   // [key of the group][column, whole vectors]
   double* factors;  // [column]
+  double* places;   // a line of biases by place, with a panel's room on both sides
 };
 
 struct Pass {

@@ -43,6 +43,21 @@ inline void write_factors(const Problem& p, const double* sum, double factor) no
   }
 }
 
+// Adds a line of gradients, of the cells begin..end - 1 of the table, to that of a batch.
+constexpr int64_t most_summed = 4096;  // by one task
+inline void add_to_table(const Plan& plan, int64_t batch, const double* line, int64_t begin, int64_t end) noexcept {
+  const Operand& x = plan.problem.d_table;
+  for (int64_t group = 0; group < plan.groups; ++group) {
+    char* const to = plan.row(x, batch, group, 0);
+    for (int64_t i = begin; i < end; ++i) {
+      double sum;
+      std::memcpy(&sum, to + i * x.row_stride, sizeof sum);
+      sum += line[i * plan.groups + group];
+      std::memcpy(to + i * x.row_stride, &sum, sizeof sum);
+    }
+  }
+}
+
 // What there is where nothing is summed: no query, or no leading index at all.
 inline void clear_all(const Plan& plan) noexcept {
   clear(plan, plan.problem.d_key, plan.problem.head_size);
@@ -73,6 +88,7 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
   const int64_t key_sums = p.d_key || by_columns ? pass.group_keys * padded(plan, p.head_size) : 0;
   const int64_t value_sums = p.d_value ? pass.group_keys * padded(plan, p.value_size) : 0;
   const int64_t factor_sums = p.d_factors ? p.head_size : 0;
+  const int64_t place_sums = p.d_table ? line_cells(plan) + 2 * most_lanes : 0;
   const auto lay_out = [&](char* base) {
     Carver carver(base);
     prepared = carver.take(plan.prepared_size(threads));
@@ -86,6 +102,7 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
     sums.key = carver.take<T>(batch_group * pass.chunks * key_sums);
     sums.value = carver.take<T>(batch_group * pass.chunks * value_sums);
     sums.factors = carver.take<double>(batch_group * pass.chunks * factor_sums);
+    sums.places = carver.take<double>(batch_group * pass.chunks * place_sums);
     pass.partial_sums = carver.take<T>(batch_group * pass.chunks * pass.partial_size);
     first_worker = carver.take(int64_t(worker) * threads);
     return carver.used();
@@ -119,7 +136,8 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
   const auto sums_of = [&](int64_t slot) {
     return ChunkSums<T>{key_sums ? sums.key + slot * key_sums : nullptr,
                         value_sums ? sums.value + slot * value_sums : nullptr,
-                        factor_sums ? sums.factors + slot * factor_sums : nullptr};
+                        factor_sums ? sums.factors + slot * factor_sums : nullptr,
+                        place_sums ? sums.places + slot * place_sums : nullptr};
   };
   const bool share_columns = p.d_mask && p.d_mask.column_stride == 0;
   const int64_t panels = (plan.rows + blocks.width - 1) / blocks.width;
@@ -143,6 +161,14 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
       if (!done) return FV_INTERRUPTED;
     }
     for (int64_t i = 0; i < some * pass.chunks * factor_sums; ++i) d_factors[i % factor_sums] += sums.factors[i];
+    if (place_sums) {
+      const bool done = each((p.table_size + most_summed - 1) / most_summed, [&](auto&, int64_t task) {
+        const int64_t begin = task * most_summed, end = std::min(p.table_size, begin + most_summed);
+        for (int64_t slot = 0; slot < some * pass.chunks; ++slot)
+          add_to_table(plan, first + slot / pass.chunks, sums.places + slot * place_sums + most_lanes, begin, end);
+      });
+      if (!done) return FV_INTERRUPTED;
+    }
     if (!pass.partial_size) continue;
     const bool done = each(some * panels, [&](auto& w, int64_t task) {
       w.finish(first + task / panels, task % panels, partial_sums + task / panels * pass.chunks * pass.partial_size);

@@ -15,7 +15,7 @@ namespace foveate {
 
 // Gradients beyond those of the values are wanted.
 inline bool is_scored(const Problem& p) {
-  return p.d_query || p.d_key || p.d_mask || p.d_factors || p.d_centers || p.d_sigma;
+  return p.d_query || p.d_key || p.d_mask || p.d_table || p.d_factors || p.d_centers || p.d_sigma;
 }
 
 // query_sum may look at so many rows of cells beyond the last.
@@ -36,7 +36,7 @@ class BackwardWorker {
         // whole lines; rows a power of 2 apart would share few sets of the cache
         stride_(blocks.rows + 64 / plan.arithmetic.cell_size),
         scored_(is_scored(p_)),
-        changed_(plan.links.has_gradient() || p_.d_mask || p_.advantage),
+        changed_(plan.links.has_gradient() || p_.d_mask || p_.d_table || p_.advantage),
         select_(plan, blocks, stride_, scored_, carver),
         score_(plan, blocks, carver),
         query_sum_(plan, blocks, carver) {
@@ -203,6 +203,7 @@ class BackwardWorker {
     if (sums.key) std::fill_n(sums.key, keys * padded(plan_, p_.head_size), T(0));
     if (sums.value) std::fill_n(sums.value, keys * padded(plan_, p_.value_size), T(0));
     if (sums.factors && factors) std::fill_n(sums.factors, p_.head_size, 0.0);
+    if (sums.places && factors) std::fill_n(sums.places, line_cells(plan_) + 2 * most_lanes, 0.0);
   }
 
   void look_at_keys(int64_t batch, Interval keys) noexcept {
@@ -250,6 +251,7 @@ class BackwardWorker {
                   panel && pass_.moments ? panel + p_.head_size * width : nullptr);
       if (!scored_) continue;
       if (p_.d_mask) add_to_mask(p, s, key, cells);
+      if (sums.places) block_.add_place_gradient(p, s, cells, sums.places + most_lanes);
       if (plan_.links.has_gradient())
         plan_.links.pull_back(link_kept_, block_.link_bytes(), cells, block_.vectors(p), s.count());
       if (changed_ && d_scores) arithmetic_.store_cells(cells, block_.vectors(p), s.count(), d_scores, stride_);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "place_bias.hpp"
 #include "reach.hpp"
 #include "rows.hpp"
 #include "runtime/parallel.hpp"
@@ -70,6 +71,7 @@ class FewQueries {
           keys(carver.take<T>(d.keys_contiguous_ ? 0 : d.tile_ * d.p_.head_size)),
           bits(carver.take<uint32_t>(d.tile_)),
           key_list(RowList::of_pages(stored_keys(d.p_), d.tile_, carver)),
+          places(d.plan_, d.tile_, carver),
           swapped(d, carver),
           panels(carver.take<Panel>(task_groups)) {}
     T* queries;
@@ -77,6 +79,7 @@ class FewQueries {
     T *s, *keys;
     uint32_t* bits;
     RowList key_list;
+    PlaceBias places;
     Swapped swapped;
     Panel* panels;
   };
@@ -152,6 +155,7 @@ class FewQueries {
 
   // The keys of a tile, in contiguous columns.
   Rows keys_of(int64_t batch, KeyTile tile, QueryScratch& scratch) const noexcept {
+    if (p_.table) scratch.places.open(batch, tile);
     const Rows keys = StoredRows(plan_, stored_keys(p_), batch).in_pages(tile.first, tile.count, scratch.key_list);
     return keys_contiguous_ ? keys : loaded(keys, tile.count, p_.head_size, false, direct_, scratch.keys);
   }
@@ -212,6 +216,7 @@ class FewQueries {
         rows[q] = panel.mask[q] + (tile.first + range.begin) * p_.mask.column_stride;
       arithmetic_.decode_bias(s, queries, count, rows, dtype_of(p_.mask), p_.mask.column_stride, panel.live);
     }
+    if (p_.table) scratch.places.add_to_few(panel, range.begin, count, queries, s);
     if (range.hidden)
       for (int64_t j = 0; j < count; ++j)
         for (int32_t q = 0; q < panel.live; ++q)

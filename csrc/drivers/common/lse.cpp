@@ -25,7 +25,7 @@ double score_of(const Plan& plan, double natural) {
 double sink_score_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
   const double sink = sink_of(plan, batch, group);
   if (!std::isfinite(sink)) return sink;
-  if (!plan.biased || plan.arithmetic.element_size == 8) return score_of(plan, sink);
+  if (!plan.any_bias() || plan.arithmetic.element_size == 8) return score_of(plan, sink);
   return bounded<float>(
       double(bounded<float>(sink) * float(log2_e)));  // rounded as a bias is: of equals each weighs as much
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "place_bias.hpp"
 #include "row_order.hpp"
 #include "runtime/workspace.hpp"
 
@@ -102,12 +103,27 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   apart = (p.low || ranges) && !p.mask;  // the bits of a mask are kept by panel
 
   factors = p.factors;
+  place_lines();
   fit_windows(needs);
   keys_in_place = scoring.in_place && in_place(p.key, arithmetic, p.head_size, arithmetic.group);
   values_in_place = p.value && !arithmetic.pairs && in_place(p.value, arithmetic, p.value_size, 1);
   t_keys_in_place = p.t_key && scoring.in_place && in_place(p.t_key, arithmetic, p.head_size, arithmetic.group);
   t_values_in_place = p.t_value && !arithmetic.pairs && in_place(p.t_value, arithmetic, p.value_size, 1);
   values_as_keys_in_place = p.value && in_place(p.value, arithmetic, p.value_size, arithmetic.group);
+}
+
+// A line for each batch that has biases of its own.
+void Plan::place_lines() noexcept {
+  const Problem& p = problem;
+  if (!p.table) return;
+  line_bytes = int64_t(round_up(size_t((line_cells(*this) + 2 * most_lanes) * arithmetic.element_size)));
+  int64_t bytes = line_bytes;
+  for (int a = batch_.count; a-- > 0;) {
+    const int axis = batch_.axis[a];
+    if (!p.table.moves(axis)) continue;
+    places.lead[axis] = bytes;
+    bytes *= p.lead_shape[axis];
+  }
 }
 
 void Plan::fit_windows(const Needs& needs) noexcept {
@@ -138,7 +154,7 @@ void Plan::scale_by(double factor) noexcept {
   if (problem.family == FV_INNER && !arithmetic.pairs) {
     query_factor = scale;
     scale = 1;
-  } else if (!linked && (biased || !(factor > 1e-15))) {
+  } else if (!linked && (any_bias() || !(factor > 1e-15))) {
     links.add(arithmetic.scaled, scale);
   }
   if (problem.link >= 0) links.add(arithmetic.links[problem.link], scale, problem.link_parameter);
@@ -154,12 +170,14 @@ struct Prepared {
     factors = carver.take(is_additive(plan.problem.family) ? plan.arithmetic.prepared_size(plan.problem.head_size) : 0);
     order = carver.take<int64_t>(plan.scattered ? plan.batches * plan.rows : 0);
     sorting = carver.take(plan.scattered ? int64_t(order_scratch(plan)) * sorters : 0);
+    lines = carver.take(place_bytes(plan));
     bytes = int64_t(carver.used());
   }
   int sorters;
   char* factors;
   int64_t* order;
   char* sorting;
+  char* lines;
   int64_t bytes;
 };
 
@@ -173,6 +191,8 @@ bool Plan::prepare(int threads, char* memory) noexcept {
     scale_by(problem.scale * arithmetic.prepare(problem.factors, problem.head_size, problem.slope, to.factors));
     factors = to.factors;
   }
+  places.data = to.lines;
+  if (!prepare_places(*this, threads, to.lines)) return false;
   if (!scattered) return true;
   order = to.order;
   return order_rows(*this, to.sorters, to.order, to.sorting);

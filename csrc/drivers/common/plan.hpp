@@ -127,7 +127,10 @@ struct Plan {
   double query_factor = 1.0;
   double scale = 1.0;
   Links links;
-  bool biased = false;
+  bool biased = false;  // by a mask of floats
+  bool any_bias() const { return biased || problem.table; }
+  Operand places;  // the lines of a bias by place, of each batch
+  int64_t line_bytes = 0;
   double softmax_scale() const { return links.count ? 1.0 : scale; }
   // What the distances from a center are divided by, so that float32 holds them: 1, but where sigma is more than 2^100, and
   // the places of keys, beside it, are all the same.
@@ -150,8 +153,19 @@ struct Plan {
   int64_t batch_offset(const Operand& operand, int64_t batch) const { return offset(operand, batch_, batch); }
   int64_t group_offset(const Operand& operand, int64_t group) const { return offset(operand, group_, group); }
 
+  // Whether a batch is the first of those that share a part of an operand.
+  bool first_of(const Operand& operand, int64_t batch) const {
+    for (int a = batch_.count; a-- > 0;) {
+      const int64_t extent = problem.lead_shape[batch_.axis[a]];
+      if (operand.lead[batch_.axis[a]] == 0 && batch % extent != 0) return false;
+      batch /= extent;
+    }
+    return true;
+  }
+
  private:
   void scale_by(double factor) noexcept;
+  void place_lines() noexcept;
   void fit_windows(const Needs&) noexcept;
   struct Axes {
     int count = 0;

@@ -44,7 +44,7 @@ int64_t QueryBlocks::row_of(int64_t task) const {
 }
 
 QueryBlock::QueryBlock(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
-    : plan_(plan), blocks_(blocks), arithmetic_(plan.arithmetic) {
+    : plan_(plan), blocks_(blocks), arithmetic_(plan.arithmetic), places_(plan, plan.most_tile_keys(), carver) {
   const Problem& p = plan.problem;
   const int64_t key_row = plan.scoring.row_size(p.head_size);
   const int64_t keys = plan.most_tile_keys();
@@ -286,6 +286,7 @@ bool QueryBlock::open(const Traversal& tiles) noexcept {
   values_ready_ = Values::not_loaded;
   key_rows_.open({plan_, stored_keys(p), batch_}, tile, next_tile_);
   if (p.value) value_rows_.open({plan_, stored_values(p), batch_}, tile, next_tile_);
+  if (p.table) places_.open(batch_, tile);
   key_tile_ = {};
   const Rows& keys = key_rows_.tile();
   if (plan_.keys_in_place && !keys.list) key_tile_ = {keys.data, keys.row_stride};
@@ -364,6 +365,12 @@ KeyRange QueryBlock::score(int p, bool want_bits, char* link_kept) noexcept {
       rows[i] = panel.mask[i] + (tile_.first + s.begin) * problem.mask.column_stride;
     arithmetic_.add_bias(scores_, v, count, rows, dtype_of(problem.mask), problem.mask.column_stride, panel.live);
   }
+  if (problem.table) {
+    if (arithmetic_.element_size == 8)
+      places_.add(panel, s.begin, count, v, reinterpret_cast<double*>(scores_));
+    else
+      places_.add(panel, s.begin, count, v, reinterpret_cast<float*>(scores_));
+  }
   if (s.bits) {
     arithmetic_.hide_unset(scores_, v, count, s.bits);
   } else if (s.hidden) {
@@ -375,7 +382,7 @@ KeyRange QueryBlock::score(int p, bool want_bits, char* link_kept) noexcept {
     arithmetic_.hide_outside(scores_, v, 0, s.full_begin - s.begin, low, high);
     arithmetic_.hide_outside(scores_, v, s.full_end - s.begin, count, low, high);
   }
-  if (wants_row_max_ && (plan_.links.count || plan_.biased || s.hidden))
+  if (wants_row_max_ && (plan_.links.count || plan_.any_bias() || s.hidden))
     arithmetic_.find_top(scores_, v, count, row_max_);
   return s;
 }

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "lse.hpp"
+#include "place_bias.hpp"
 #include "prefetch.hpp"
 #include "reach.hpp"
 #include "rows.hpp"
@@ -82,6 +83,11 @@ class QueryBlock {
   // With a sigma: what multiplies the weights of a range, round each query's center.
   Gaussian gaussian(int p, const KeyRange&) const;
   char* scores() { return scores_; }
+  // Adds the gradients of the scores of a range to the sums of a bias by place.
+  template <class T>
+  void add_place_gradient(int p, const KeyRange& s, const T* d_scores, double* sums) noexcept {
+    places_.add_gradient(panels_[p], s.begin, s.count(), vectors(p), d_scores, sums);
+  }
   const PartialKeys& partial() const { return partial_; }  // of the range that was scored
   const char* row_max() const { return row_max_; }         // the largest of them, of each query
   double softmax_scale() const { return plan_.softmax_scale(); }
@@ -164,6 +170,7 @@ class QueryBlock {
   bool stopped_ = false;
   double flops_a_key_;  // of a panel
   TileRows key_rows_, value_rows_;
+  PlaceBias places_;
   KeyTile tile_{}, next_tile_{};  // the open one, and what will be read of the next one of the pass
   TileIds tile_ids_{};
   LoadedRows key_tile_{};

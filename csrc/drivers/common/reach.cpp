@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 
+#include "place_bias.hpp"
 #include "runtime/poison.hpp"
 
 namespace foveate {
@@ -285,6 +286,7 @@ void fill_panel(const Plan& plan, int64_t batch, int64_t row, int32_t live, Ends
     panel.low[i] = keys.low;
     panel.high[i] = keys.high;
     panel.own[i] = index + reach.offset;
+    if (p.table) panel.place[i] = place_start(plan, batch, group, index);
     const bool own_alone = p.leave_one_out && panel.own[i] == keys.low && keys.high == keys.low + 1;
     if (keys.low < keys.high && !own_alone) {
       panel.seen |= uint32_t(1) << i;

@@ -16,6 +16,7 @@ struct Panel {
   int64_t own[most_lanes];  // the query's own position, for leave-one-out
   int64_t own_first, own_last;
   int64_t group[most_lanes];
+  int64_t place[most_lanes];  // where a bias by place starts in its line
   double center[most_lanes];
   char* mask[most_lanes];  // row of the mask
   const char* key_segments[most_lanes];

@@ -321,7 +321,7 @@ bool skips_far_keys(const Plan& plan) noexcept {
   if (plan.compact) return true;
   // weights that grow with the distance, or a bias of each query's own, leave nothing to bound; a sink is no key
   return p.family == FV_DISTANCE && !plan.compact && p.negligible > 0 && p.softcap == 0 && plan.scale > 0 && !p.sink &&
-         !(plan.biased && p.mask.row_stride != 0);
+         !(plan.biased && p.mask.row_stride != 0) && !p.table;
 }
 
 fv_status attention_to_near_keys(Plan& plan, fv_error* error) noexcept {

@@ -143,6 +143,7 @@ class MovingWorker : public BackwardWorker<T> {
       T *const cells = select_.cells(), *const panel = d_query ? d_query + p * pass_.panel_size : nullptr;
       select(p, s, key);
       if (p_.d_mask) Base::add_to_mask(p, s, key, moved_);
+      if (sums.places) block_.add_place_gradient(p, s, moved_, sums.places + most_lanes);
       if (plan_.links.has_gradient())
         plan_.links.pull_back_moving(link_kept_, inputs_, block_.link_bytes(), cells, moved_, block_.vectors(p),
                                      s.count());

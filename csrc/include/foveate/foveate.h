@@ -137,8 +137,8 @@ typedef struct fv_reach {
   const fv_array* edge_begins;
   const fv_array* edge_keys;
   const fv_array* edge_bias;
-  /* A bias by position: query i and key j add table[clip(query_places[i] - key_places[j], 0, n - 1)] to their score.
-   * float (..., n); int64 (..., Lq); int64 (..., Lk). */
+  /* A bias by position: query i and key j add table[clip(query_places[i] - key_places[j], 0, n - 1)] to their score; -inf is
+   * a number like others. float (..., n); int64 (..., Lq) and (Lk,), of which what is beyond 2^40 in size counts as 2^40. */
   const fv_array* table;
   const fv_array* query_places;
   const fv_array* key_places;

@@ -15,8 +15,12 @@ import numpy as np
 
 from .._inputs.arrays import integer, integers, native, numbers, rounded, sum_to
 from .._inputs.types import Array, ArrayLike, Bool, Int, Reals
-from ._base import Rule
+from ._base import ReducedRule, Rule, RuleGradients
 from ._packed import Packed
+
+# Where positions of different leading axes are so far apart that one table for all would be many
+# times longer than one for each, each has its own.
+_MOST_SPREAD = 4
 
 
 class PositionBias(Rule):
@@ -94,6 +98,31 @@ class PositionBias(Rule):
         queries, keys, offset : as for `dense`
         """
         return self.undo_differences(self._differences(queries, keys, offset), gradient)
+
+    def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule | None:
+        """Return a number for each difference of places, and the places."""
+        of_queries, of_keys = self._places(queries, keys, offset)
+        if not of_queries.size or not of_keys.size:
+            return None
+        low, high = of_queries.min(-1) - of_keys.max(), of_queries.max(-1) - of_keys.min()
+        span = (high - low).max()
+        if high.max() - low.min() <= _MOST_SPREAD * span:
+            low, span = low.min(), high.max() - low.min()
+        differences = low[..., None, None] + np.arange(span + 1)
+        table = self.of_differences(differences)[..., 0, :]
+        if not np.isfinite(table).all():  # a cell of -inf is not seen
+            return None
+
+        def undo(gradients: RuleGradients) -> Any:
+            assert gradients.table is not None
+            return self.undo_differences(differences, gradients.table[..., None, :])
+
+        return ReducedRule(
+            table=table,
+            query_places=of_queries - low[..., None],
+            key_places=of_keys,
+            undo=undo,
+        )
 
     def _differences(self, queries: Int, keys: Int, offset: Any) -> Array:
         counts = integer("queries", queries), integer("keys", keys)
