@@ -79,9 +79,19 @@ struct Pass {
   // Whether a block of a batch may see keys of a chunk: else its part is neither set to 0 nor summed.
   bool sees(int64_t batch, int64_t block, int64_t chunk) const {
     const Interval seen = seen_keys[batch * per_batch + block];
-    return seen.low < seen.high && seen.low < first_key(first_group(chunk + 1)) &&
-           seen.high > first_key(first_group(chunk));
+    if (seen.low >= seen.high || seen.low >= first_key(first_group(chunk + 1)) ||
+        seen.high <= first_key(first_group(chunk)))
+      return false;
+    if (!plan.holes) return true;
+    for (int64_t group = first_group(chunk); group < first_group(chunk + 1); ++group)
+      if (sees_group(batch, block, group)) return true;
+    return false;
   }
+  // Whether it may see keys of a group, among those from the first to the last that it sees.
+  bool sees_group(int64_t batch, int64_t block, int64_t group) const {
+    return !plan.holes || (seen_groups[batch * per_batch + block] >> bit_of(group) & 1);
+  }
+  uint64_t bit_of(int64_t group) const { return uint64_t(groups <= 64 ? group : group * 64 / groups); }
 
   const Plan& plan;
   int64_t tiles, groups, chunks, steps;
@@ -93,6 +103,8 @@ struct Pass {
   void *lse_high = nullptr, *lse_low = nullptr, *delta = nullptr;  // RowSums of all rows, batch after batch
   void *t_lse = nullptr, *t_delta = nullptr;                       // of the second order: how lse and delta move
   Interval* seen_keys = nullptr;                                   // of every block: the keys that it may see
+  uint64_t* seen_groups =
+      nullptr;                   // where rules have holes: bit bit_of(group) is set where it may see keys of the group
   void* partial_sums = nullptr;  // [batch of a batch group][chunk][panel][column][query]; null: not wanted
 
  private:

@@ -98,6 +98,7 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
     pass.t_lse = carver.take<T>(moving ? plan.batches * plan.rows : 0);
     pass.t_delta = carver.take<T>(moving ? plan.batches * plan.rows : 0);
     pass.seen_keys = carver.take<Interval>(plan.batches * blocks.per_batch);
+    pass.seen_groups = carver.take<uint64_t>(plan.holes ? plan.batches * blocks.per_batch : 0);
     d_factors = carver.take<double>(factor_sums);
     sums.key = carver.take<T>(batch_group * pass.chunks * key_sums);
     sums.value = carver.take<T>(batch_group * pass.chunks * value_sums);

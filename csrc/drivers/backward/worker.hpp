@@ -86,6 +86,11 @@ class BackwardWorker {
       const int64_t block = batch * blocks_.per_batch + b;
       block_.see(block);
       pass_.seen_keys[block] = block_.keys_seen(0, block_.panels());
+      if (!plan_.holes) continue;
+      pass_.seen_groups[block] = 0;
+      for (int64_t group = 0; group < pass_.groups; ++group)
+        if (!block_.tiles(0, block_.panels(), pass_.keys_of(group)).done())
+          pass_.seen_groups[block] |= uint64_t(1) << pass_.bit_of(group);
     }
   }
 
@@ -149,6 +154,7 @@ class BackwardWorker {
           std::fill_n(d_query, blocks_.panels * pass_.panel_size, T(0));
         const Interval seen = pass_.seen_keys[batch * blocks_.per_batch + b];
         if (seen.low >= seen.high || seen.low >= keys.high || seen.high <= keys.low) continue;
+        if (!pass_.sees_group(batch, b, group)) continue;
         if (!ready) {
           look_at_keys(batch, keys);
           score_.start();

@@ -186,9 +186,11 @@ class FewQueries {
 
   // Whether rules leave some of the query groups first..last-1 a key of a tile.
   bool sees_some(KeyTile tile, int first, int last, const QueryScratch& scratch) const noexcept {
-    for (int i = first; i < last; ++i)
-      if (!plan_.holes || sees_any(plan_, scratch.panels[i], tile)) return true;
-    return false;
+    for (int i = first; i < last && plan_.holes; ++i) {
+      const Interval span = span_of_rules(plan_, scratch.panels[i], tile);
+      if (span.low < span.high) return true;
+    }
+    return !plan_.holes;
   }
 
   // Scores of query group i for a tile, in scores_of(i); with the bits of hidden cells.

@@ -47,8 +47,8 @@ bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, i
   return odd == 0;
 }
 
-// Of a mask of blocks a tile is some whole blocks, or a block some whole tiles, so that none is seen in part: where such
-// a tile has at least half of the keys that it would have. Parts of tiles read as much ahead as whole ones.
+// Of a mask of blocks a tile is some whole blocks, or a block some whole tiles, where such a tile has at least half of the
+// keys that it would have: with a tenth of the blocks of 128 that saves 4%, of blocks of 64 a tenth.
 int64_t tile_keys_of(const Problem& p, const Arithmetic& arithmetic) {
   constexpr int64_t step = 4;  // of key_step and of groups of keys
   const int64_t most = arithmetic.tile_keys > 0 ? arithmetic.tile_keys : default_tile_keys;

@@ -275,11 +275,22 @@ Traversal QueryBlock::tiles(int first, int last, Interval among) const {
   return Traversal::list(listed_tiles_, count, plan_.tile_keys, all);
 }
 
+KeyTile QueryBlock::seen_of(KeyTile tile) const noexcept {
+  Interval all = {tile.first + tile.count, tile.first};
+  for (int p = 0; p < count_ && tile.count > 0; ++p) {
+    if (!is_marked(p, tile)) continue;
+    const Interval span = span_of_rules(plan_, panels_[p], tile);
+    if (span.low >= span.high) continue;
+    all = {std::min(all.low, span.low), std::max(all.high, span.high)};
+  }
+  return {all.low, std::max<int64_t>(0, all.high - all.low)};
+}
+
 bool QueryBlock::open(const Traversal& tiles) noexcept {
   if (stopped_ || tiles.done()) return false;
   const KeyTile tile = tiles.tile();
   insist(tile.count <= plan_.most_tile_keys(), "a tile fits into the room for its scores");
-  next_tile_ = tiles.following();
+  next_tile_ = tile_marks_ ? seen_of(tiles.following()) : tiles.following();
   const Problem& p = plan_.problem;
   tile_ = tile;
   tile_ids_ = {};

@@ -136,6 +136,7 @@ class QueryBlock {
   void start_rows(int64_t task) noexcept;
   void see_all() noexcept;
   void mark_tiles() noexcept;
+  KeyTile seen_of(KeyTile) const noexcept;  // what rules leave of it for some panel, to prefetch
   bool is_marked(int p, KeyTile tile) const {
     return !tile_marks_ || tile_marks_[p * tiles_ + tile.first / plan_.tile_keys];
   }

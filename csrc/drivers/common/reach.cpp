@@ -354,11 +354,11 @@ void mark_tiles(const Plan& plan, const Panel& panel, uint8_t* seen) noexcept {
   }
 }
 
-bool sees_any(const Plan& plan, const Panel& panel, KeyTile tile) noexcept {
+Interval span_of_rules(const Plan& plan, const Panel& panel, KeyTile tile) noexcept {
   Interval span = span_of(plan, panel, tile);
   if (plan.problem.intervals > 1) span = Pieces(plan, panel, tile).span(tile);
-  if (plan.problem.blocks) span = span_of_blocks(plan.problem, panel, span);
-  return span.low < span.high;
+  span = common(span, {tile.first, tile.first + tile.count});
+  return plan.problem.blocks ? span_of_blocks(plan.problem, panel, span) : span;
 }
 
 KeyRange visible_keys(const Plan& plan, Panel& panel, KeyTile tile, int64_t align, bool want_bits, uint32_t* bits,
@@ -369,7 +369,7 @@ KeyRange visible_keys(const Plan& plan, Panel& panel, KeyTile tile, int64_t alig
   if (span.low >= span.high) return s;
   std::optional<Pieces> pieces;
   if (several) span = pieces.emplace(plan, panel, tile).span(tile);
-  if (blocks) span = span_of_blocks(plan.problem, panel, span);
+  if (blocks) span = span_of_blocks(plan.problem, panel, common(span, {tile.first, tile.first + tile.count}));
   if (span.low >= span.high) return s;
   s.begin = std::max<int64_t>(0, span.low - tile.first) & -align;
   s.end = std::min(tile.count, span.high - tile.first);

@@ -72,7 +72,7 @@ KeyRange visible_keys(const Plan&, Panel&, KeyTile, int64_t align, bool want_bit
 
 // seen[t] = 1 where intervals and blocks leave the panel some key of tile t of the grid, else 0.
 void mark_tiles(const Plan&, const Panel&, uint8_t* seen) noexcept;
-// Whether they leave it some of these keys.
-[[nodiscard]] bool sees_any(const Plan&, const Panel&, KeyTile) noexcept;
+// From the first to the last of these keys that they leave it.
+[[nodiscard]] Interval span_of_rules(const Plan&, const Panel&, KeyTile) noexcept;
 
 }  // namespace foveate
