@@ -33,6 +33,7 @@ from kinds import (
     pages,
     regression,
     statistics,
+    top,
 )
 
 
@@ -57,6 +58,7 @@ KINDS = (
     Kind(additive_module.WORKLOADS, additive_module.CONTENDERS, additive_module.make_data),
     Kind(hard.WORKLOADS, hard.CONTENDERS, hard.make_data),
     Kind(statistics.WORKLOADS, statistics.CONTENDERS, statistics.make_data),
+    Kind(top.WORKLOADS, top.CONTENDERS, top.make_data),
     Kind(local.WORKLOADS, local.CONTENDERS, local.make_data),
     Kind(regression.WORKLOADS, regression.CONTENDERS, regression.make_data),
     Kind(graph.WORKLOADS, graph.CONTENDERS, graph.make_data),

@@ -184,6 +184,20 @@ def test_grouped_heads_and_stored_rows(kind, queries):
     assert same.mean() > 0.95  # of few bits sums are of other order
 
 
+@pytest.mark.any_isa
+def test_few_queries_and_many_keys_in_chunks():
+    q, k = normal(0, (40, 2, 1), np.float32), normal(1, (1, 20_000, 1), np.float32)
+    for kind in KINDS:
+        whole = choose(q, k, k, kind=kind, size=90)
+        with fv.num_threads(1):
+            some = choose(q[:3], k, k, kind=kind, size=90)
+        for x, y in zip(whole, some, strict=True):
+            np.testing.assert_array_equal(x[:3], y)
+    top = choose(q, k, k, kind="top", size=90, score="dot")
+    wanted = np.argsort(-(q * k[..., 0]), axis=-1, kind="stable")[..., :90]
+    np.testing.assert_array_equal(top.index, wanted)
+
+
 @pytest.mark.threads
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("queries", [3, 70])

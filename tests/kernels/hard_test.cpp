@@ -5,6 +5,7 @@
 // largest partial sum, at most D * 8 here (queries up to 4, keys up to 2), times the scale 1 / sqrt(D): 4 D^1.5 spacings of
 // 1; once for the score and once for the logarithm of the denominator; 16 more for the exponentials, the logarithms and a
 // bias; and the rounding of the log_prob itself.
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
@@ -46,10 +47,13 @@ double judge(const Case& c, const Answer& a, const Choice& r, fv_selection selec
   for (int64_t cell = 0; cell < r.index.count(); ++cell) {
     const int64_t row = cell / draws, head = row / c.queries / c.groups, j = int64_t(r.index.get(cell));
     const double* weights = a.weights.data() + row * c.keys;
-    double largest = 0;
-    for (int64_t k = 0; k < c.keys; ++k) largest = std::fmax(largest, weights[k]);
+    const bool several = selection == FV_TOP || selection == FV_DISTINCT;
+    std::vector<double> ranked(weights, weights + c.keys);
+    std::sort(ranked.begin(), ranked.end(), std::greater<double>());
+    const int64_t rank = several ? cell % draws : 0;
+    const double largest = rank < c.keys ? ranked[size_t(rank)] : 0;
     if (largest == 0) {
-      bool nothing = j == -1 && r.log_prob.get(cell) == 0;
+      bool nothing = j == -1 && r.log_prob.get(cell) == (several ? -INFINITY : 0);
       for (int64_t d = 0; d < c.value_size; ++d) nothing = nothing && r.output.get(cell * c.value_size + d) == 0;
       if (!nothing) return INFINITY;
       continue;
@@ -60,7 +64,10 @@ double judge(const Case& c, const Answer& a, const Choice& r, fv_selection selec
     const double log_weight = std::log(weights[j]);
     const double off = std::fabs(r.log_prob.get(cell) - log_weight);
     worst = std::fmax(worst, or_infinity(off / (allowed + spacing * std::fabs(log_weight))));
-    if (selection == FV_ARGMAX) worst = std::fmax(worst, (std::log(largest) - log_weight) / (2 * allowed));
+    for (int64_t n = cell - rank; n < cell; ++n)
+      if (r.index.get(n) == double(j)) return INFINITY;
+    if (selection == FV_ARGMAX || selection == FV_TOP)
+      worst = std::fmax(worst, (std::log(largest) - log_weight) / (2 * allowed));
   }
   return worst;
 }
@@ -80,8 +87,8 @@ void test_choices(Report& report, const std::vector<std::string>& isas, fv_dtype
     for (size_t i = 0; i < isas.size(); ++i) {
       fv_error error;
       fv_isa_select(isas[i].c_str(), &error);
-      for (const fv_selection selection : {FV_ARGMAX, FV_SAMPLE}) {
-        const int64_t draws = selection == FV_SAMPLE ? 3 : 1;
+      for (const fv_selection selection : {FV_ARGMAX, FV_SAMPLE, FV_TOP, FV_DISTINCT}) {
+        const int64_t draws = selection == FV_ARGMAX ? 1 : selection == FV_TOP ? 40 : 3;
         const Choice r = choose(c, selection, draws, 2), alone = choose(c, selection, draws, 1);
         worst[i] = std::fmax(worst[i], judge(c, a, r, selection, draws));
         same = same && r.index.same_bits(alone.index) && r.log_prob.same_bits(alone.log_prob);
@@ -123,6 +130,7 @@ void test_refused(Report& report) {
       {"selection", FV_VALUE_ERROR, [](Case&, fv_selection& s, auto&...) { s = fv_selection(7); }},
       {"draws", FV_VALUE_ERROR, [](Case&, fv_selection&, int64_t& n, auto&...) { n = -1; }},
       {"draws", FV_VALUE_ERROR, [](Case&, fv_selection& s, auto&...) { s = FV_ARGMAX; }},
+      {"draws", FV_VALUE_ERROR, [](Case&, fv_selection& s, int64_t& n, auto&...) { s = FV_TOP, n = 1025; }},
       {"draws", FV_NO_MEMORY, [](Case&, fv_selection&, int64_t& n, auto&...) { n = INT64_MAX / 8; }},
       {"sink", FV_VALUE_ERROR, [](Case& c, auto&...) { c.sink = Tensor(FV_FLOAT64, {1, 1}); }},
       {"compact", FV_VALUE_ERROR,

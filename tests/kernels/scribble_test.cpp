@@ -214,10 +214,14 @@ void scribble_on_reaches(Report& report, const std::string& isa) {
       meanwhile(report, title + "weights", change.what,
                 [&](fv_error* error, bool*) { return fv_attention_weights(&without_value, weights.view(), error); });
       meanwhile(report, title + "hard", change.what, [&](fv_error* error, bool* right) {
-        const fv_status status = fv_hard_attention(&without_sigma, FV_SAMPLE, &key, draws, many.view(), index.view(),
-                                                   log_prob.view(), error);
-        if (status == FV_OK) *right = within(index, -1, 400);
-        return status;
+        for (const fv_selection selection : {FV_DISTINCT, FV_SAMPLE}) {
+          const fv_status status = fv_hard_attention(&without_sigma, selection, &key, draws, many.view(), index.view(),
+                                                     log_prob.view(), error);
+          if (status != FV_OK) return status;
+          *right = within(index, -1, 400);
+          if (!*right) break;
+        }
+        return FV_OK;
       });
       meanwhile(report, title + "gradients", change.what, [&](fv_error* error, bool*) {
         return fv_attention_backward(&problem, given.output.view(), given.lse.view(), soft.d_output.view(), nullptr,

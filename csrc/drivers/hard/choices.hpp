@@ -1,11 +1,13 @@
 // What the drivers of hard attention share: where the random numbers of a query are counted, and how a choice is written.
 //   log_prob = log P(key) = log w + scale (m' - m) - log l,   with the weight w and the maximum m' when it was chosen.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "drivers/common/leading_index.hpp"
+#include "drivers/common/prefetch.hpp"
 #include "drivers/common/rows.hpp"
 #include "runtime/random.hpp"
 #include "runtime/workspace.hpp"
@@ -54,6 +56,17 @@ class Choices {
     T log_prob = seen ? std::numeric_limits<T>::quiet_NaN() : T(0);
     if (chosen) log_prob = T(std::log(weight) - log_l + (chosen_m - m) * plan_.softmax_scale() * ln_2);
     write(cells, draw, index, log_prob, log_prob);
+  }
+
+  // Asks for the value of a key that is written soon: these stand anywhere. In line, since GCC 12 drops calls of a function
+  // that does nothing but prefetch.
+  [[gnu::always_inline]] void fetch(const Cells& cells, int64_t key) const {
+    constexpr int64_t most_fetched = 64;  // lines of a row
+    const Operand& value = problem_.choices;
+    const Prefetch::Part row =
+        lines_of(cells.values.row(key).data, {problem_.value_size, value.column_stride}, item_size(value));
+    const int64_t lines = std::min(row.touches, most_fetched);
+    for (int64_t at = 0; at < lines; ++at) __builtin_prefetch(row.row + at * row.step);
   }
 
   // Where all keys that are seen were chosen before.

@@ -29,7 +29,9 @@ void write_best(Choices<T>& choices, const Cells& cells, Candidate* candidates, 
     count = size;
   }
   std::sort(candidates, candidates + count, is_before);
+  constexpr int64_t ahead = 4;
   for (int64_t i = 0; i < size; ++i) {
+    if (i + ahead < count) choices.fetch(cells, candidates[i + ahead].key);
     if (i < count)
       choices.write(cells, i, candidates[i].key, 1, candidates[i].score, m, log_l, seen);
     else
@@ -51,12 +53,23 @@ class KeyNumbers {
       const uint64_t word = Philox::first_word(Stream::distinct_keys, uint64_t(block));
       uint64_t two[2][4] = {{word, 0, uint64_t(query), uint64_t(lead)}, {word + 1, 0, uint64_t(query), uint64_t(lead)}};
       philox_.replace(two);
-      const uint64_t* const words = two[0];
-      const int64_t begin = block * keys_a_block;
-      for (int64_t key = std::max(first, begin); key < std::min(end, begin + 2 * keys_a_block); ++key) {
-        const auto half = uint32_t(words[(key - begin) / 2] >> (key % 2 * 32));
-        to[(key - first) * step] = number(half, key, query, lead);
+      T numbers[2 * keys_a_block];
+      uint32_t least = ~uint32_t(0);
+      for (int64_t i = 0; i < keys_a_block; ++i) {
+        const uint64_t pair = two[i / 4][i % 4];
+        const auto even = uint32_t(pair), odd = uint32_t(pair >> 32);
+        least = std::min(least, std::min(even, odd));
+        numbers[2 * i] = number(even, 0.5);
+        numbers[2 * i + 1] = number(odd, 0.5);
       }
+      const int64_t begin = block * keys_a_block;
+      if (least < small)
+        for (int64_t i = 0; i < 2 * keys_a_block; ++i) {
+          const auto half = uint32_t(two[i / 8][i % 8 / 2] >> (i % 2 * 32));
+          if (half < small) numbers[i] = number(half, below(begin + i, query, lead));
+        }
+      const int64_t from = std::max(first, begin), until = std::min(end, begin + 2 * keys_a_block);
+      for (int64_t key = from; key < until; ++key) to[(key - first) * step] = numbers[key - begin];
     }
   }
 
@@ -64,15 +77,15 @@ class KeyNumbers {
   static constexpr int64_t keys_a_block = 8;
   static constexpr uint32_t small = 1 << 12;
 
-  T number(uint32_t half, int64_t key, int64_t query, int64_t lead) const noexcept {
-    double rest = 0.5;
-    if (half < small) {
-      const uint64_t block = uint64_t(key / keys_a_block), draw = uint64_t(1 + key % keys_a_block);
-      rest = uniform<double>(philox_(Stream::distinct_keys, block, draw, uint64_t(query), uint64_t(lead)).words[0]) +
-             0x1p-54;
-    }
+  static T number(uint32_t half, double below) {
     constexpr T below_one = sizeof(T) == 8 ? T(1 - 0x1p-53) : T(1 - 0x1p-24);
-    return std::min(T((double(half) + rest) * 0x1p-32), below_one);
+    return std::min(T((double(half) + below) * 0x1p-32), below_one);
+  }
+  // What is below the half word of a key.
+  double below(int64_t key, int64_t query, int64_t lead) const noexcept {
+    const uint64_t block = uint64_t(key / keys_a_block), draw = uint64_t(1 + key % keys_a_block);
+    const RandomBlock own = philox_(Stream::distinct_keys, block, draw, uint64_t(query), uint64_t(lead));
+    return uniform<double>(own.words[0]) + 0x1p-54;
   }
 
   Philox philox_;

@@ -14,7 +14,6 @@ namespace foveate {
 namespace {
 
 constexpr int64_t words = random_words;
-constexpr int64_t most_fetched = 64;  // lines of a row of values
 
 template <class T>
 class Hard {
@@ -146,18 +145,12 @@ class Hard {
     return {plan_, stored_choices(problem_), block_.batch(), block_.panel(p).group[i]};
   }
 
-  // The rows of values that a query chose stand anywhere: they are asked for while the panel before is written. In line,
-  // since GCC 12 drops calls of a function that does nothing but prefetch.
+  // The values that a query chose are asked for while the panel before is written.
   [[gnu::always_inline]] void fetch(int p, int i) const {
-    const Operand& values = problem_.choices;
-    const StoredRows rows = values_of(p, i);
+    const Cells cells{nullptr, nullptr, nullptr, values_of(p, i)};
     for (int64_t draw = 0; draw < draws_; ++draw) {
       const int64_t key = key_[place_of(p, draw) + i];
-      if (key < 0) continue;
-      const Prefetch::Part row =
-          lines_of(rows.row(key).data, {problem_.value_size, values.column_stride}, item_size(values));
-      const int64_t lines = std::min(row.touches, most_fetched);
-      for (int64_t at = 0; at < lines; ++at) __builtin_prefetch(row.row + at * row.step);
+      if (key >= 0) choices_.fetch(cells, key);
     }
   }
 

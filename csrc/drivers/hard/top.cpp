@@ -30,6 +30,8 @@ class Top {
     alpha_ = carver.take<T>(width_);
     shift_ = carver.take<T>(queries);
     lists_ = carver.take<Shortlist>(blocks.panels);
+    offered_ = carver.take<int64_t>(blocks.panels);
+    offered_at_cut_ = carver.take<int64_t>(blocks.panels);
     values_ = carver.take<T>(cells);
     scores_ = carver.take<T>(noisy ? cells : 0);
     keys_ = carver.take<T>(cells);  // integers as wide
@@ -75,6 +77,7 @@ class Top {
                  keys_ + cells,   counts_ + first,
                  least_ + first,  0,
                  capacity_};
+    offered_[p] = offered_at_cut_[p] = 0;
     std::fill_n(values_ + cells, capacity_ * width_, -infinity);
     std::memset(counts_ + first, 0, size_t(width_) * sizeof(T));
     const int32_t live = block_.panel(p).live;
@@ -95,10 +98,18 @@ class Top {
       done +=
           plain_.shortlist_add(numbers + done * step, scores + done * step, vectors, count - done, first + done, list);
       if (done == count) break;
-      plain_.shortlist_cut(list, vectors, size_, most_after_cut(size_));
+      cut(p, offered_[p] + done);
     }
+    offered_[p] += count;
+    // sooner where it keeps out more: of keys in any order, of twice as many only half reach the list
+    if (offered_[p] >= 2 * offered_at_cut_[p] && list.rows > most_after_cut(size_)) cut(p, offered_[p]);
     plain_.soft(block_.scores(), vectors, count, block_.softmax_scale(), block_.row_max(), m_ + p * width_,
                 l_ + p * width_, nullptr, alpha_, nullptr, Prefetch{});
+  }
+
+  void cut(int p, int64_t offered) noexcept {
+    plain_.shortlist_cut(lists_[p], block_.vectors(p), size_, most_after_cut(size_));
+    offered_at_cut_[p] = offered;
   }
 
   // The scores with noise, from the first largest one of a query: huge scores that are near each other keep it.
@@ -159,7 +170,9 @@ class Top {
   KeyNumbers<T> numbers_;
   int64_t width_, size_, capacity_;
   T *m_, *l_, *alpha_, *shift_;
-  Shortlist* lists_;  // of each panel
+  // Of each panel: its lists, and how many keys came, in all and up to their last cut.
+  Shortlist* lists_;
+  int64_t *offered_, *offered_at_cut_;
   T *values_, *scores_, *keys_, *counts_, *least_;
   Candidate* candidates_;
   T *uniform_, *noisy_;  // of a tile

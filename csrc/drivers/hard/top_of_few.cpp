@@ -9,8 +9,8 @@
 namespace foveate {
 namespace {
 
-constexpr int64_t least_tiles = 12;   // of a chunk
-constexpr int64_t wanted_tasks = 32;  // more would want more lists
+// Of a chunk: 2,016 keys, or for each key that is wanted so many, since a list begins with whatever comes first.
+constexpr int64_t least_tiles = 12, keys_a_choice = 64;
 
 template <class T>
 class TopOfFew : private FewQueries<T> {
@@ -18,8 +18,9 @@ class TopOfFew : private FewQueries<T> {
   explicit TopOfFew(Plan& plan) noexcept
       : Base(plan, default_tile_keys, 1, false), plan_(plan), numbers_(plan.problem), size_(p_.draws) {
     const int64_t tiles = std::max<int64_t>(1, (p_.keys + default_tile_keys - 1) / default_tile_keys);
-    const int64_t wanted = std::max<int64_t>(1, wanted_tasks / std::max<int64_t>(1, plan.batches * row_blocks_));
-    chunk_keys_ = std::max(least_tiles, (tiles + wanted - 1) / wanted) * default_tile_keys;
+    // whatever else is in the batch: sums of weights are added up by chunks
+    const int64_t wanted = std::max(least_tiles, keys_a_choice * size_ / default_tile_keys);
+    chunk_keys_ = std::min(wanted, tiles) * default_tile_keys;
     chunks_ = (tiles * default_tile_keys + chunk_keys_ - 1) / chunk_keys_;
     kept_ = std::min(size_, std::min(p_.keys, chunk_keys_));
     capacity_ = std::min(kept_ + std::max<int64_t>(default_tile_keys, 3 * size_), chunk_keys_) + default_tile_keys;
@@ -89,6 +90,7 @@ class TopOfFew : private FewQueries<T> {
     std::fill_n(l, task_rows, T(0));
     std::fill_n(scratch.counts, task_rows, int64_t(0));
     std::fill_n(scratch.least, task_rows, lowest);
+    int64_t offered = 0, offered_at_cut = 0;
     int64_t begin = p_.keys, end = 0;
     for (int i = 0; i < query_groups; ++i) {
       begin = std::min(begin, scratch.panels[i].low_first);
@@ -104,10 +106,20 @@ class TopOfFew : private FewQueries<T> {
       for (int i = 0; i < query_groups; ++i) {
         const KeyRange range = this->scores(i, tile, keys, ids, scratch);
         if (range.empty()) continue;
-        for (int32_t q = 0; q < scratch.panels[i].live; ++q) add(batch, i, q, tile, range, scratch);
+        if (draws_distinct(p_))
+          for (int32_t q = 0; q < scratch.panels[i].live; ++q) add_noisy(batch, i, q, tile, range, scratch);
+        else
+          add(i, tile, range, scratch);
         arithmetic_.decode_soft(scratch.s, this->width(scratch.panels[i]), range.count(), plan_.softmax_scale(),
                                 m + i * query_group, l + i * query_group, nullptr, 0, 0);
       }
+      // as in top.cpp, before lists are full
+      offered += tile.count;
+      const bool soon = offered >= 2 * offered_at_cut;
+      if (soon) offered_at_cut = offered;
+      for (int64_t row = 0; row < query_groups * query_group; ++row)
+        if (scratch.counts[row] + default_tile_keys >= capacity_ || (soon && scratch.counts[row] > 2 * kept_))
+          cut(row, scratch);
     }
     for (int i = 0; i < query_groups; ++i)
       for (int32_t q = 0; q < scratch.panels[i].live; ++q) {
@@ -122,32 +134,44 @@ class TopOfFew : private FewQueries<T> {
       }
   }
 
-  // To the list of a row: what is larger than its least number.
-  void add(int64_t batch, int i, int32_t q, KeyTile tile, const KeyRange& range, Scratch& scratch) noexcept {
-    const int64_t row = i * query_group + q, first = tile.first + range.begin, count = range.count();
-    const int32_t step = this->width(scratch.panels[i]);
-    const T* const s = scratch.s + q;
-    Candidate* const list = scratch.lists + row * capacity_;
-    const bool noisy = draws_distinct(p_);
-    if (noisy) make_noise(batch, scratch.panels[i], q, first, count, scratch);
-    double least = scratch.least[row];
-    int64_t listed = scratch.counts[row];
-    if (noisy) {
-      const double scale = plan_.softmax_scale();
-      for (int64_t j = 0; j < count; ++j) {
-        const double score = double(s[j * step]), number = score * scale + scratch.noise[j];
-        list[listed] = {number, score, first + j};
-        listed += number > least;
-      }
-    } else {
-      for (int64_t j = 0; j < count; ++j) {
-        const double score = double(s[j * step]);
-        list[listed] = {score, score, first + j};
-        listed += score > least;
+  // To the lists of a query group's rows: what is larger than their least numbers. Few are, so that a run of cells is passed
+  // over together.
+  void add(int i, KeyTile tile, const KeyRange& range, Scratch& scratch) noexcept {
+    constexpr int64_t run = 16;  // cells; the scores have room for so many more
+    const int64_t first = tile.first + range.begin, step = this->width(scratch.panels[i]), cells = range.count() * step;
+    const int64_t first_row = i * query_group;
+    T* const s = scratch.s;
+    std::fill_n(s + cells, run, T(lowest));
+    T least[run];
+    for (int64_t c = 0; c < run; ++c)
+      least[c] = c % step < scratch.panels[i].live ? T(scratch.least[first_row + c % step]) : T(-lowest);
+    for (int64_t at = 0; at < cells; at += run) {
+      int any = 0;
+      for (int64_t c = 0; c < run; ++c) any |= s[at + c] > least[c];
+      if (!any) continue;
+      for (int64_t c = 0; c < run; ++c) {
+        if (!(s[at + c] > least[c])) continue;
+        const int64_t row = first_row + c % step;
+        const double score = double(s[at + c]);
+        scratch.lists[row * capacity_ + scratch.counts[row]++] = {score, score, first + (at + c) / step};
       }
     }
+  }
+
+  // The same of noisy scores, of a row.
+  void add_noisy(int64_t batch, int i, int32_t q, KeyTile tile, const KeyRange& range, Scratch& scratch) noexcept {
+    const int64_t row = i * query_group + q, first = tile.first + range.begin, count = range.count();
+    const int32_t step = this->width(scratch.panels[i]);
+    const double scale = plan_.softmax_scale(), least = scratch.least[row];
+    make_noise(batch, scratch.panels[i], q, first, count, scratch);
+    Candidate* const list = scratch.lists + row * capacity_;
+    int64_t listed = scratch.counts[row];
+    for (int64_t j = 0; j < count; ++j) {
+      const double score = double(scratch.s[j * step + q]), number = score * scale + scratch.noise[j];
+      list[listed] = {number, score, first + j};
+      listed += number > least;
+    }
     scratch.counts[row] = listed;
-    if (listed + default_tile_keys >= capacity_) cut(row, scratch);
   }
 
   void cut(int64_t row, Scratch& scratch) const noexcept {

@@ -53,31 +53,45 @@ int64_t shortlist_add(const T* numbers, const T* scores, int64_t count, int64_t 
   int64_t rows = to.rows;
   Vec<T> least[vectors];
   unroll<vectors>([&](int v) INLINED { least[v] = load(list.least + v * lanes<T>); });
-  for (int64_t j = 0; j < some; ++j) {
-    uint32_t found = 0;
-    unroll<vectors>([&](int v) INLINED {
-      found |= bits_of<T>(load(numbers + j * width + v * lanes<T>) > least[v]) << (v * lanes<T>);
-    });
-    if (!found) continue;
-    if (__builtin_popcount(found) > dense_from(width)) {
-      const int64_t at = rows++ * width;
+  // Few keys are found: first which, without a branch for each.
+  constexpr int64_t run = 64;
+  uint32_t found_in[run];
+  uint8_t places[run];
+  for (int64_t first = 0; first < some; first += run) {
+    const int64_t count_of_run = some - first < run ? some - first : run;
+    int64_t found_rows = 0;
+    for (int64_t j = 0; j < count_of_run; ++j) {
+      uint32_t found = 0;
       unroll<vectors>([&](int v) INLINED {
-        const Vec<T> x = load(numbers + j * width + v * lanes<T>);
-        store<T>(list.values + at + v * lanes<T>, x > least[v] ? x : minus_infinity<T>());
-        if (list.scores) store<T>(list.scores + at + v * lanes<T>, load(scores + j * width + v * lanes<T>));
-        store_int<T>(list.keys + at + v * lanes<T>, broadcast_int<T>(first_key + j));
-        store_int<T>(list.counts + v * lanes<T>, broadcast_int<T>(rows));
+        found |= bits_of<T>(load(numbers + (first + j) * width + v * lanes<T>) > least[v]) << (v * lanes<T>);
       });
-      continue;
+      found_in[found_rows] = found;
+      places[found_rows] = uint8_t(j);
+      found_rows += found != 0;
     }
-    for (; found; found &= found - 1) {
-      const int i = __builtin_ctz(found);
-      const int64_t row = list.counts[i], at = row * width + i;
-      list.values[at] = numbers[j * width + i];
-      if (list.scores) list.scores[at] = scores[j * width + i];
-      list.keys[at] = Bits(first_key + j);
-      list.counts[i] = Bits(row + 1);
-      rows = row < rows ? rows : row + 1;
+    for (int64_t n = 0; n < found_rows; ++n) {
+      const int64_t j = first + places[n];
+      uint32_t found = found_in[n];
+      if (__builtin_popcount(found) > dense_from(width)) {
+        const int64_t at = rows++ * width;
+        unroll<vectors>([&](int v) INLINED {
+          const Vec<T> x = load(numbers + j * width + v * lanes<T>);
+          store<T>(list.values + at + v * lanes<T>, x > least[v] ? x : minus_infinity<T>());
+          if (list.scores) store<T>(list.scores + at + v * lanes<T>, load(scores + j * width + v * lanes<T>));
+          store_int<T>(list.keys + at + v * lanes<T>, broadcast_int<T>(first_key + j));
+          store_int<T>(list.counts + v * lanes<T>, broadcast_int<T>(rows));
+        });
+        continue;
+      }
+      for (; found; found &= found - 1) {
+        const int i = __builtin_ctz(found);
+        const int64_t row = list.counts[i], at = row * width + i;
+        list.values[at] = numbers[j * width + i];
+        if (list.scores) list.scores[at] = scores[j * width + i];
+        list.keys[at] = Bits(first_key + j);
+        list.counts[i] = Bits(row + 1);
+        rows = row < rows ? rows : row + 1;
+      }
     }
   }
   to.rows = rows;
