@@ -303,6 +303,7 @@ USES: dict[str, Any] = {
     "dropout": (lambda q, k, v: ft.attention(q, k, v, dropout=0.5), ()),
     "hard": (lambda q, k, v: tuple(ft.hard_attention(q, k, v, size=3, causal=True, offset=1)), ()),
     "argmax": (lambda q, k, v: tuple(ft.hard_attention(q, k, v, select="argmax")), ()),
+    "top": (lambda q, k, v: tuple(ft.hard_attention(q, k, v, select="top", size=3)), ()),
     "local-m": (lambda q, k, v: ft.local_attention(q, k, v, half_width=1.5, sigma=2.0), ()),
     "local-p": (lambda q, k, v, w, h: ft.local_attention(
         q, k, v, half_width=1.5, centers=ft.predict_centers(q, w, h, 5)), (W, V)),

@@ -118,7 +118,9 @@ def test_parameters_of_16_bits(name, dtype):
 
 @pytest.mark.usefixtures("seed_of_five")
 @pytest.mark.parametrize(
-    ("select", "size"), [("argmax", None), ("sample", None), ("sample", 4)], ids=str
+    ("select", "size"),
+    [("argmax", None), ("sample", None), ("sample", 4), ("top", 9), ("distinct", 9)],
+    ids=str,
 )
 @pytest.mark.parametrize("reach", ["all", "all of it", "lengths"])
 def test_reinforce(reach, select, size, dtype):
@@ -127,6 +129,8 @@ def test_reinforce(reach, select, size, dtype):
     keywords = reach_of(reach, (2, 2), 33, 65)
     keywords = {x: y for x, y in keywords.items() if x != "sink"}
     own = {"select": select, "size": size}
+    if select == "distinct":
+        own = {"replace": False, "size": size}
     result, pullback = fv.hard_attention_vjp(*arrays, rng=5, **own, **keywords)
     d_output = normal(9, result.output.shape, dtype)
     advantage = normal(10, result.log_prob.shape, result.log_prob.dtype)
