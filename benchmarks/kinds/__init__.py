@@ -31,6 +31,7 @@ from kinds import (
     next_token,
     packed,
     pages,
+    position_biases,
     regression,
     statistics,
     top,
@@ -67,6 +68,7 @@ KINDS = (
     Kind(activated.WORKLOADS, activated.CONTENDERS, activated.make_data),
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
     Kind(pages.WORKLOADS, pages.CONTENDERS, pages.make_data),
+    Kind(position_biases.WORKLOADS, position_biases.CONTENDERS, make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
     Kind(next_token.WORKLOADS, next_token.CONTENDERS, next_token.make_data),
 )

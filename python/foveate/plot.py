@@ -155,7 +155,8 @@ def reach(
     if mask is not None and mask.dtype != np.bool_:
         mask = mask != -np.inf  # seen is also where so little is added that the weight would be 0
     query = np.broadcast_to(query, (*lead, rows, 0))  # all scores are alike
-    given = Problem(query, key, reach=checked._replace(mask=mask)).weights()
+    seen = checked._replace(mask=mask, table=None, query_places=None, key_places=None)
+    given = Problem(query, key, reach=seen).weights()
     labels = {"queries": row_labels, "keys": column_labels}
     return _draw((given > 0) * 1.0, labels, "batch", titles, cmap, 1.0, axes)
 

@@ -116,6 +116,7 @@ def test_colors_without_a_largest_weight():
         {"mask": np.array([[True, False, True, False, True]])},
         {"mask": np.array([[-np.inf, 0.0, -1e30, 5.0, np.nan]])},  # seen however little it weighs
         {"mask": np.arange(15).reshape(3, 5) % 2 == 0, "causal": True, "offset": 2},
+        {"mask": fv.Alibi(1e6), "offset": 1},
     ],
     ids=lambda keywords: "-".join(keywords) or "all",
 )

@@ -95,6 +95,10 @@ fv.Polynomial("2")  # error
 fv.Polynomial(2.0)  # error
 fv.Dot(1.0)  # error
 fv.Neighborhood(4, 3, border="wrap")  # error
+fv.Alibi("0.5")  # error
+fv.RelativeBias([0.0], rule="T5")  # error
+fv.RelativeBias([0.0], "t5")  # error
+fv.RelativeBias2d([[0.0]], 1)  # error
 fv.Intervals("0", 1)  # error
 fv.Intervals(0.0, 1)  # error
 fv.BlockMask([[True]], 8.0)  # error
