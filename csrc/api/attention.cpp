@@ -178,7 +178,7 @@ fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, con
   if (gradients == nullptr) return missing_gradients(error);
   Problem problem;
   BackwardValidator validator(*given, problem, error);
-  if (!(validator.takes_derivatives() && validator.takes_no_edges() && validator.inputs(/*weights=*/false) &&
+  if (!(validator.takes_derivatives() && validator.inputs(/*weights=*/false) &&
         validator.hard_forward(draws, index, lse, d_out, advantage) && validator.gradients(*gradients))) {
     return validator.status();
   }

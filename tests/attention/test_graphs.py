@@ -190,13 +190,22 @@ def test_choices():
     rule = fv.Edges([0, 3], [7, 2, 5])
     same = fv.hard_attention(Q[0, :1], np.zeros((9, 4)), v[0, :9], select="argmax", mask=rule)
     assert same.index == [2]
-    rule = graph(40, 600, degree=30)
-    result, pull = fv.hard_attention_vjp(q, k, v, mask=rule, rng=1)
-    exact = reference.hard_attention_vjp(q, k, v, mask=rule, rng=1)[1]
-    for name, x in pull(result.output, 1.0)._asdict().items():
-        other = getattr(exact(result.output, 1.0), name)
-        if name != "mask" and x is not None:
-            np.testing.assert_allclose(x, other, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_gradients_of_choices(size):
+    q, k, v = problem(40, 90, lead=(2, 3), size=16, dtype=np.float64)
+    k = k[:, :1]  # heads that share their keys, and values of their own
+    keywords = {"mask": graph(40, 90, degree=20, bias=((3,), np.float64)), "rng": 1, "size": size}
+    keywords["softcap"] = 4.0
+    result, pull = fv.hard_attention_vjp(q, k, v, **keywords)
+    exact, pull_exact = reference.hard_attention_vjp(q, k, v, **keywords)
+    np.testing.assert_array_equal(result.index, exact.index)
+    advantage = normal(8, result.index.shape, np.float64)
+    found, wanted = pull(result.output, advantage), pull_exact(result.output, advantage)
+    for name in ("query", "key", "value"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-11)
+    np.testing.assert_allclose(found.mask.bias, wanted.mask.bias, atol=1e-11)
 
 
 def test_statistics_and_tangents():

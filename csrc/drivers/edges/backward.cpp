@@ -5,6 +5,7 @@
 #include <new>
 
 #include "along_edges.hpp"
+#include "drivers/backward/rows.hpp"
 #include "edges.hpp"
 
 namespace foveate {
@@ -130,7 +131,7 @@ class QueryWalk {
         const BackwardHead<T>& head = heads_[h];
         const int64_t edges = row_.list(head.batch, head.group);
         if (asked_to_stop(8.0 * double(edges + 4) * double(p_.head_size + p_.value_size + 8))) return;
-        row_.prefetch(i + 1, head.keys, head.values, &values_);
+        row_.prefetch(i + 1, head.keys, head.values, p_.advantage ? nullptr : &values_);
         pull_back(i, h, count, head, d_factors);
       }
     }
@@ -140,15 +141,7 @@ class QueryWalk {
   void pull_back(int64_t i, int64_t h, int64_t heads, const BackwardHead<T>& head, double* d_factors) noexcept {
     const int64_t count = row_.count(), lanes = plan_.arithmetic.lanes;
     const Lse lse = read_lse(plan_, head.lse + i * p_.lse.row_stride);
-    load_row(plan_, head.out + i * p_.out.row_stride, p_.out, p_.value_size, T(1), out_);
-    load_row(plan_, head.d_out + i * p_.d_out.row_stride, p_.d_out, p_.value_size, T(1), d_out_);
-    T delta;
-    plan_.arithmetic.dot_rows(out_, d_out_, 1, value_columns_, &delta);
-    if (p_.d_lse) {
-      T d_lse;
-      std::memcpy(&d_lse, head.d_lse + i * p_.d_lse.row_stride, sizeof d_lse);
-      delta -= d_lse;
-    }
+    const T delta = p_.advantage ? sum_of_advantages(i, head) : sum_of_output(i, head);
     const bool nothing = lse.lse == -std::numeric_limits<double>::infinity();
     const T high = nothing ? T(0) : T(lse.high),
             low = nothing ? std::numeric_limits<T>::infinity() : T(lse.low * log2_e);
@@ -165,11 +158,14 @@ class QueryWalk {
     }
     T* const s = row_.score(head.query + i * p_.query.row_stride, head.keys, head.batch, head.group,
                             linked_ ? link_kept_ : nullptr);
-    values_.each_tile(head.values, head.batch, head.group, row_.keys(), row_.value_offsets(), count,
-                      [&](const EdgeRows& rows, int64_t first, int64_t some) {
-                        edge_kernels(plan_).inner.scores(d_out_, rows, some, value_columns_, d_out_, 0,
-                                                         d_weights_ + first);
-                      });
+    if (p_.advantage)
+      std::fill_n(d_weights_, count, T(0));
+    else
+      values_.each_tile(head.values, head.batch, head.group, row_.keys(), row_.value_offsets(), count,
+                        [&](const EdgeRows& rows, int64_t first, int64_t some) {
+                          edge_kernels(plan_).inner.scores(d_out_, rows, some, value_columns_, d_out_, 0,
+                                                           d_weights_ + first);
+                        });
     const int64_t vectors = row_.vectors();
     for (int64_t e = count; e < vectors * lanes; ++e) {
       s[e] = -std::numeric_limits<T>::infinity();
@@ -189,6 +185,7 @@ class QueryWalk {
       for (int64_t e = 0; e < count; ++e) weights_[e] *= kept;
       row_.each_dropped(head.batch, head.group, [&](int64_t e) { weights_[e] *= T(0); });
     }
+    if (p_.advantage) add_choices(i, head);
     const int64_t* const edges = row_.edges();
     if (p_.d_edge_bias)
       for (int64_t e = 0; e < count; ++e)
@@ -198,6 +195,38 @@ class QueryWalk {
       for (int64_t e = 0; e < count; ++e) shared_.cells[edges[e] * heads + h] = {weights_[e], d_weights_[e]};
     if (p_.d_query || d_factors) sum_keys(head, d_factors);
     if (p_.d_query) store(d_query_, i, head);
+  }
+
+  // What is taken off the gradients of a query's weights: dO O, without the gradient of lse.
+  T sum_of_output(int64_t i, const BackwardHead<T>& head) noexcept {
+    load_row(plan_, head.out + i * p_.out.row_stride, p_.out, p_.value_size, T(1), out_);
+    load_row(plan_, head.d_out + i * p_.d_out.row_stride, p_.d_out, p_.value_size, T(1), d_out_);
+    T delta, d_lse = 0;
+    plan_.arithmetic.dot_rows(out_, d_out_, 1, value_columns_, &delta);
+    if (p_.d_lse) std::memcpy(&d_lse, head.d_lse + i * p_.d_lse.row_stride, sizeof d_lse);
+    return delta - d_lse;
+  }
+
+  // Of hard attention, dS = sum_s advantage_s ([the key is the s-th choice] - P).
+  T sum_of_advantages(int64_t i, const BackwardHead<T>& head) const noexcept {
+    double sum = 0;
+    each_choice(plan_, head.batch, head.group, i, [&](int64_t draw, int64_t key) {
+      if (key >= 0) sum += double(advantage(i, draw, head));
+    });
+    return T(sum);
+  }
+  void add_choices(int64_t i, const BackwardHead<T>& head) noexcept {
+    const int64_t *const keys = row_.keys(), *const end = keys + row_.count();
+    each_choice(plan_, head.batch, head.group, i, [&](int64_t draw, int64_t key) {
+      const int64_t* const at = std::lower_bound(keys, end, key);
+      if (at != end && *at == key) d_weights_[at - keys] += advantage(i, draw, head);
+    });
+  }
+  T advantage(int64_t i, int64_t draw, const BackwardHead<T>& head) const noexcept {
+    T one;
+    std::memcpy(&one, plan_.row(p_.advantage, head.batch, head.group, i) + draw * p_.advantage.column_stride,
+                sizeof one);
+    return one;
   }
 
   static void add(char* to, double x) {
@@ -297,8 +326,9 @@ class KeyWalk {
           const int64_t query = turned.at(n).query;
           if (h == 0) __builtin_prefetch(shared_.cells + turned.at(n).edge * heads);
           if (p_.d_key) queries_.prefetch(head.queries, queries_.offset(query));
-          if (p_.d_value) d_outs_.prefetch(head.d_outs, d_outs_.offset(query));
+          if (p_.d_value && !p_.advantage) d_outs_.prefetch(head.d_outs, d_outs_.offset(query));
         }
+        if (p_.advantage && p_.d_value) add_chosen(head, j, begin, end);
         add(head, begin, end, h, heads);
         if (head.group + 1 < plan_.groups) continue;
         if (p_.d_key) {
@@ -339,7 +369,7 @@ class KeyWalk {
       ++count;
     }
     if (count == 0) return;
-    if (p_.d_value)
+    if (p_.d_value && !p_.advantage)
       d_outs_.each_tile(head.d_outs, head.batch, head.group, query_, d_out_offset_, count,
                         [&](const EdgeRows& rows, int64_t first, int64_t some) {
                           edge_kernels(plan_).sum(weight_ + first, rows, some, value_columns_, more_);
@@ -355,6 +385,19 @@ class KeyWalk {
                              edge_kernels(plan_).sum(d_score_ + first, rows, some, columns_, more_);
                            for (int64_t d = 0; d < columns_; ++d) d_key_[d] += more_[d];
                          });
+  }
+
+  // The gradients of what was made of a value that was chosen.
+  void add_chosen(const Head& head, int64_t j, int64_t begin, int64_t end) noexcept {
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t query = shared_.turned.at(n).query;
+      each_choice(plan_, head.batch, head.group, query, [&](int64_t draw, int64_t key) {
+        if (key != j) return;
+        load_row(plan_, head.d_outs + query * p_.d_out.row_stride + draw * p_.d_out_draw_stride, p_.d_out,
+                 p_.value_size, T(1), more_);
+        for (int64_t d = 0; d < p_.value_size; ++d) d_value_[d] += more_[d];
+      });
+    }
   }
 
   const Plan& plan_;
