@@ -150,7 +150,7 @@ def reach(
     rows, row_labels = _count("queries", queries)
     columns, column_labels = _count("keys", keys)
     query, key = np.zeros((rows, 0), np.float32), np.zeros((columns, 0), np.float32)
-    checked = resolve(query, key, **options)
+    checked = resolve(query, key, **options, edges=False)
     lead, mask = _lead(checked), checked.mask
     if mask is not None and mask.dtype != np.bool_:
         mask = mask != -np.inf  # seen is also where so little is added that the weight would be 0

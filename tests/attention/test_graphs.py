@@ -7,7 +7,7 @@ import warnings
 import foveate as fv
 import numpy as np
 import pytest
-from foveate import reference
+from foveate import _core, reference
 from processes import needs_peak_memory
 from strategies import DTYPES, LAYOUTS, normal, problem, score_of
 
@@ -340,6 +340,34 @@ REFUSED = {
 def test_refused(make, error, message):
     with pytest.raises(error, match=f"^{message}"):
         fv.attention(Q, K, K, mask=make())
+
+
+BEGINS, KEYS = np.array([0, 1, 1, 2]), np.array([1, 4])
+REFUSED_BY_THE_ENGINE = {
+    "no keys": ({"edge_keys": None}, "edge_keys: got none"),
+    "no begins": ({"edge_begins": None}, "edge_begins: got none"),
+    "a key too many": ({"edge_keys": np.array([1, 7])}, "edge_keys: got 7 after -1"),
+    "not rising": (
+        {"edge_keys": np.array([4, 1]), "edge_begins": np.array([0, 2, 2, 2])},
+        "edge_keys: got 1 after 4, wanted rising keys",
+    ),
+    "falling": ({"edge_begins": np.array([0, 2, 1, 2])}, "edge_begins: got 1 after 2"),
+    "not from 0": ({"edge_begins": np.array([1, 1, 1, 2])}, "edge_begins: got 1 first, wanted 0"),
+    "edges left": ({"edge_begins": np.array([0, 1, 1, 1])}, "edge_begins: got 1 last, wanted 2"),
+    "a mask": ({"mask": np.ones((3, 7), bool)}, "mask: got an array beside edges"),
+    "another bias": ({"edge_bias": np.zeros(3)}, r"edge_bias: got shape \(3,\)"),
+    "axes": ({"edge_keys": KEYS[None]}, r"edge_keys: got shape \(1, 2\), wanted \(edges,\)"),
+}
+
+
+@pytest.mark.any_isa
+@pytest.mark.parametrize(
+    ("change", "message"), REFUSED_BY_THE_ENGINE.values(), ids=REFUSED_BY_THE_ENGINE
+)
+def test_refused_by_the_engine(change, message):
+    told = {"edge_begins": BEGINS, "edge_keys": KEYS, **change}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        _core.attention(query=Q, key=K, value=K, **{n: x for n, x in told.items() if x is not None})
 
 
 @needs_peak_memory

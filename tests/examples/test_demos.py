@@ -24,9 +24,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "examples"
 # --- as scripts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["digits", "regression", "alignment", "reinforce", "karate_club"]
-)
+@pytest.mark.parametrize("name", ["digits", "regression", "alignment", "reinforce", "karate_club"])
 def test_a_script_runs(name, tmp_path):
     pytest.importorskip("sklearn" if name == "digits" else "numpy")
     command = [sys.executable, "-W", "error", str(SOURCES / f"{name}.py")]

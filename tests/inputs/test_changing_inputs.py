@@ -54,6 +54,16 @@ SETTING = """
 """
 
 RUNS = {
+    "edges of a graph": """
+        indices = np.sort(rng.integers(0, 99, (90, 7)) + 100 * np.arange(7), 1).ravel()
+        edges = fv.Edges(np.arange(91) * 7, indices)
+        def call():
+            output, pull = fv.attention_vjp(q, k, k, mask=edges)
+            pull(output)
+        calls(call, (edges.indices, 10**15), (edges.indptr, 10**15))
+        calls(call, (edges.indices, 3), (edges.indptr, 0))
+        calls(lambda: fv.hard_attention(q, k, k, mask=edges, rng=1), (edges.indices, -5))
+    """,
     "weights of a table": """
         p = rng.random(300_000)
         calls(lambda: fv.multinoulli(p, 10_000, rng=1), (p, 1e300))
