@@ -22,7 +22,6 @@ from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
 from .._inputs.types import Array, ArrayLike, Int
 from .heads import (
-    array_part,
     as_given,
     check_heads,
     join_heads,
@@ -221,11 +220,10 @@ def multi_head_attention_vjp(
                 found = pull(block.split(block.output.d_rows(d_out)))
                 made |= block.inputs.gradients(wanted, map(join_heads, found[:3]))
                 made |= {"score": found.score, "sink": found.sink}
-                made["mask"] = array_part(found.mask)
-                for name, shape in block.shapes.items():  # without the axes of the heads
-                    if made[name] is not None:
-                        made[name] = made[name].reshape(shape)
-                made["mask"] = as_given(made["mask"], options.get("mask"))
+                if isinstance(found.sink, np.ndarray):  # without the axes of the heads
+                    sink: Any = options.get("sink")
+                    made["sink"] = found.sink.reshape(np.shape(sink))
+                made["mask"] = as_given(found.mask, options.get("mask"))
             if "wo" in wanted:
                 made["wo"] = block.output.d_weight(d_out)
             if "bo" in wanted:
@@ -244,7 +242,6 @@ class _Block:
     heads: int
     kv_heads: int
     options: AttentionOptions  # as `attention` takes them, with the two axes of the heads
-    shapes: dict[str, tuple[int, ...]]  # of the mask and the sink, as they came
 
     @classmethod
     def of(
@@ -288,12 +285,12 @@ class _Block:
             ) from None
         split = kv_heads, heads // kv_heads
         shape = (*lead, rows.shape[-2], others.shape[-2])
-        options, shapes = with_heads(options, shape, split)
-        lead = lead_with(lead, options)
+        options = with_heads(options, shape, split)
+        lead = lead_with(lead, options, *shape[-2:])
         size = heads * (value.columns // kv_heads)
         answers = np.empty((*lead, rows.shape[-2], size), compute_dtype(rows.dtype))
         inputs = Projections(query, key, value, ("x", source, source))
-        return cls(inputs, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads, options, shapes)
+        return cls(inputs, Projection.of(answers, wo=wo, bo=bo), heads, kv_heads, options)
 
     @property
     def dtype(self) -> np.dtype[Any]:

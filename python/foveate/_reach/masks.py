@@ -14,7 +14,7 @@ from .._inputs.arrays import FLOATS, array_or_list, native, sum_to
 from .._inputs.types import Array, ArrayLike
 from ..rules import Intervals, Packed, ReducedRule, Rule, RuleGradients
 from ..rules._positions import PositionBias
-from .tiles import Tiles, by_tiles
+from .tiles import Tiles, by_tiles, learns
 
 Mask: TypeAlias = ArrayLike | Rule | tuple[ArrayLike | Rule, ...]
 
@@ -280,7 +280,7 @@ def _undo_array(array: Array) -> Undo:
 def _undo_dense(rule: Rule, queries: int, keys: int, offset: Any) -> Undo:
     def undo(d_mask: Array | None, gradients: RuleGradients) -> Any:
         del gradients
-        if d_mask is None or type(rule).undo_dense is Rule.undo_dense:
+        if d_mask is None or not learns(rule):
             return None
         return rule.undo_dense(d_mask, queries, keys, offset)
 

@@ -20,7 +20,18 @@ _LEAST_ROWS = 128  # a few panels of queries, whatever the number of keys
 
 def by_tiles(rule: Rule) -> bool:
     """Whether a rule gives the rows of some queries without the others."""
-    return type(rule).tile is not Rule.tile
+    return type(_under_heads(rule)).tile is not Rule.tile
+
+
+def learns(rule: Rule) -> bool:
+    """Whether a rule has gradients, of its cells."""
+    return type(_under_heads(rule)).undo_dense is not Rule.undo_dense
+
+
+def _under_heads(rule: Rule) -> Rule:
+    """Return a rule without the axes of the heads."""
+    found: Rule = getattr(rule, "under_heads", rule)
+    return found
 
 
 def row_blocks(queries: int, keys: int) -> list[tuple[int, int]]:
@@ -53,12 +64,7 @@ class Tiles:
         self.shape = (*first.shape[:-2], queries, keys)
         self.dtype = first.dtype
         # whether the gradients of the cells are of use to anyone
-        self.learns = any(
-            type(x).undo_dense is not Rule.undo_dense
-            if isinstance(x, Rule)
-            else x.dtype != np.bool_
-            for x in parts
-        )
+        self.learns = any(learns(x) if isinstance(x, Rule) else x.dtype != np.bool_ for x in parts)
 
     @property
     def ndim(self) -> int:

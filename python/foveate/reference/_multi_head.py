@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from .._attention.gradients import MultiHeadGradients, MultiHeadInput, Names, names_of
 from .._inputs.options import AttentionOptions
 from .._inputs.signatures import with_options
-from .._reach.masks import parts_of
-from ..rules import Intervals, Packed
+from .._reach.masks import begun_anew, parts_of
+from ..rules import Packed, Rule
 from ._attention import attention
 from ._gradients import attention_vjp
 from ._quiet import quiet
@@ -69,8 +69,8 @@ def multi_head_attention(
     arrays = [x, x if memory is None else memory, wq, wk, wv, wo, bq, bk, bv, bo]
     with np.errstate(all="ignore"):
         operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
-        batch, queries = max(a.ndim for a in operands) - 3, operands[0].shape[-2]
-        answers = attention(*operands, **options_of_heads(batch, queries, **options))
+        batch = max(a.ndim for a in operands) - 3
+        answers = attention(*operands, **options_of_heads(batch, **options))
         output: Array = side_by_side(answers) @ w_out + b_out
         return output.astype(floats(x).dtype)
 
@@ -123,8 +123,8 @@ def multi_head_attention_vjp(
     dtype = floats(x).dtype
     with np.errstate(all="ignore"):
         operands, w_out, b_out = _operands(arrays, num_heads, num_kv_heads)
-        batch, queries = max(a.ndim for a in operands) - 3, operands[0].shape[-2]
-        answers, pull = attention_vjp(*operands, **options_of_heads(batch, queries, **options))
+        batch = max(a.ndim for a in operands) - 3
+        answers, pull = attention_vjp(*operands, **options_of_heads(batch, **options))
         output = side_by_side(answers) @ w_out + b_out
     group = 1 if num_kv_heads is None else num_heads // num_kv_heads
 
@@ -162,7 +162,7 @@ def _shaped_as(d: Any, given: Any) -> Any:
     """Give a gradient, or a tuple of such, the shape of what it is one of."""
     if isinstance(d, tuple):
         return tuple(map(_shaped_as, d, given))
-    return None if d is None else d.reshape(np.shape(given))
+    return d if d is None or isinstance(d, Rule) else d.reshape(np.shape(given))
 
 
 def _operands(
@@ -182,14 +182,14 @@ def _operands(
     return operands, weights[3], weights[7]
 
 
-def options_of_heads(batch: int, queries: int, **options: Any) -> dict[str, Any]:
+def options_of_heads(batch: int, **options: Any) -> dict[str, Any]:
     """Give what is per batch of so many axes an axis for the heads, which share it.
 
     A mask that has three axes more than the batch, or still more, has one: the third from last.
 
     Examples
     --------
-    >>> options_of_heads(1, 2, offset="end", key_lengths=np.array([3, 4]))
+    >>> options_of_heads(1, offset="end", key_lengths=np.array([3, 4]))
     {'offset': 'end', 'key_lengths': array([[3],
            [4]])}
     """
@@ -202,8 +202,8 @@ def options_of_heads(batch: int, queries: int, **options: Any) -> dict[str, Any]
     def of_mask(part: Any) -> Any:
         if isinstance(part, Packed):
             return part
-        if isinstance(part, Intervals):
-            return Intervals(*(lengthened(ends, 2) for ends in part.of_rows(queries)))
+        if isinstance(part, Rule):
+            return OverHeads(part, batch)
         return part if np.ndim(part) >= batch + 3 else lengthened(part, 2)
 
     made = dict(options)
@@ -214,10 +214,33 @@ def options_of_heads(batch: int, queries: int, **options: Any) -> dict[str, Any]
         elif name in options:
             made[name] = lengthened(x, own)
     if "mask" in options:
-        given = parts_of(options["mask"])
+        anew = begun_anew(options["mask"])
+        given = parts_of(anew)
         parts = tuple(map(of_mask, given))
-        made["mask"] = parts if given is options["mask"] else next(iter(parts), None)
+        made["mask"] = parts if given is anew else next(iter(parts), None)
     return made
+
+
+class OverHeads(Rule):
+    """A rule with leading axes of the batch, or of this and of the heads, the last of them.
+
+    Those of what is added to scores end in that of the heads, whatever their number.
+    """
+
+    def __init__(self, rule: Rule, batch: int) -> None:
+        self.rule = rule
+        self.batch = batch
+        self.by_position = rule.by_position  # type: ignore[misc]
+
+    def dense(self, queries: int, keys: int, offset: Any = 0) -> Array:
+        """Return the cells, with an axis for the heads where there are leading axes."""
+        cells = self.rule.dense(queries, keys, offset)
+        has_heads = cells.dtype != np.bool_ or cells.ndim - 2 > self.batch
+        return cells if cells.ndim == 2 or has_heads else np.expand_dims(cells, -3)
+
+    def undo_dense(self, gradient: Array, queries: int, keys: int, offset: Any = 0) -> Any:
+        """Return the gradients of the rule."""
+        return self.rule.undo_dense(gradient, queries, keys, offset)
 
 
 def side_by_side(heads: Array) -> Array:
