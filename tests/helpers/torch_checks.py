@@ -13,7 +13,7 @@ import foveate as fv
 import numpy as np
 import pytest
 from processes import PATIENCE
-from strategies import BFLOAT16, WITH_PARAMETERS, combine, normal, problem, score_of
+from strategies import BFLOAT16, DTYPES, WITH_PARAMETERS, combine, normal, problem, score_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the import may warn of what is not ours
@@ -50,7 +50,11 @@ def as_torch(x: Any, make: Any = tensor) -> Any:
         return {name: as_torch(y, make) for name, y in x.items()}
     if isinstance(x, tuple):
         return tuple(as_torch(y, make) for y in x)
-    if isinstance(x, fv.ScaledDot | fv.Dot | fv.Intervals) or not dataclasses.is_dataclass(x):
+    if isinstance(x, fv.rules.Rule):
+        arrays = {name: y for name, y in vars(x).items() if isinstance(y, np.ndarray)}
+        own = {name: y for name, y in arrays.items() if y.dtype in DTYPES}
+        return dataclasses.replace(x, **as_torch(own, make)) if own else x
+    if isinstance(x, fv.ScaledDot | fv.Dot) or not dataclasses.is_dataclass(x):
         return x
     fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
     return getattr(ft, type(x).__name__)(**as_torch(fields, make))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .._inputs.arrays import native, numbers
 from .._inputs.types import Array
 
 Undo: TypeAlias = Callable[["RuleGradients"], Any]
@@ -151,3 +152,19 @@ class Rule:
         """
         del gradient, queries, keys, offset
         return None
+
+
+def is_tensor(x: object) -> bool:
+    """Tell a tensor of torch, whose gradients `foveate.torch` has, without importing torch."""
+    return hasattr(x, "__torch_function__")
+
+
+def array_or_tensor(name: str, x: object) -> Any:
+    """Take an array or a list of real numbers, or a tensor, which is checked where it is used.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    """
+    return x if is_tensor(x) else native(numbers(name, x))

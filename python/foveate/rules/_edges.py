@@ -12,7 +12,7 @@ import numpy as np
 
 from .._inputs.arrays import array_or_list, floats, integer, integers, native, sum_to
 from .._inputs.types import Array, ArrayLike, Int, IntArrayLike
-from ._base import ReducedRule, Rule, RuleGradients
+from ._base import ReducedRule, Rule, RuleGradients, is_tensor
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -30,7 +30,7 @@ class Edges(Rule):
         falling.
     indices : int array (edges,)
         The keys that they lead to, 0 to Lk - 1, in any order, and no key twice for one query.
-    bias : float array (..., edges), optional
+    bias : float array or tensor (..., edges), optional
         What is added to the score of each edge; leading axes broadcast with those of the output. An
         edge of -inf is not seen.
 
@@ -97,7 +97,9 @@ class Edges(Rule):
             )
         if indices.size and indices.min() < 0:
             raise ValueError(f"indices: got {indices.min()}, wanted keys from 0 on")
-        numbers = None if bias is None else native(floats("bias", bias))
+        numbers: Any = bias
+        if bias is not None and not is_tensor(bias):
+            numbers = native(floats("bias", bias))
         if numbers is not None and (not numbers.ndim or numbers.shape[-1] != indices.size):
             raise ValueError(
                 f"bias: got shape {numbers.shape}, wanted (..., {indices.size}), one for each edge"
@@ -154,7 +156,7 @@ class Edges(Rule):
             seen = np.zeros(shape, np.bool_)
             seen[at] = True
             return seen
-        bias = self.bias
+        bias = floats("bias", self.bias)
         cells = np.full((*bias.shape[:-1], *shape), -np.inf, bias.dtype)
         cells[at] = bias
         return cells
@@ -170,7 +172,8 @@ class Edges(Rule):
         self.check(queries, keys)
         if self.bias is None:
             return ReducedRule(edge_begins=self.indptr, edge_keys=self._rising)
-        bias = self.bias if self._order is None else self.bias[..., self._order]
+        bias = floats("bias", self.bias)
+        bias = bias if self._order is None else bias[..., self._order]
         return ReducedRule(
             edge_begins=self.indptr,
             edge_keys=self._rising,
@@ -191,7 +194,7 @@ class Edges(Rule):
     def _with(self, gradient: Array) -> Edges:
         """Return these edges with another bias, summed over the axes of it that were broadcast."""
         assert self.bias is not None
-        bias = self.bias
+        bias = floats("bias", self.bias)
         with np.errstate(all="ignore"):
             total = sum_to(gradient, bias.shape).astype(bias.dtype, copy=False)
         edges = object.__new__(Edges)

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._inputs.arrays import integer, integers, native, numbers, rounded, sum_to
 from .._inputs.types import Array, ArrayLike, Bool, Int, Reals
-from ._base import ReducedRule, Rule, RuleGradients
+from ._base import ReducedRule, Rule, RuleGradients, array_or_tensor, is_tensor
 from ._packed import Packed
 
 # Where positions of different leading axes are so far apart that one table for all would be many
@@ -101,14 +101,10 @@ class PositionBias(Rule):
 
     def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule | None:
         """Return a number for each difference of places, and the places."""
-        of_queries, of_keys = self._places(queries, keys, offset)
-        if not of_queries.size or not of_keys.size:
+        line = self.line(queries, keys, offset)
+        if line is None:
             return None
-        low, high = of_queries.min(-1) - of_keys.max(), of_queries.max(-1) - of_keys.min()
-        span = (high - low).max()
-        if high.max() - low.min() <= _MOST_SPREAD * span:
-            low, span = low.min(), high.max() - low.min()
-        differences = low[..., None, None] + np.arange(span + 1)
+        differences, of_queries, of_keys = line
         table = self.of_differences(differences)[..., 0, :]
         if not np.isfinite(table).all():  # a cell of -inf is not seen
             return None
@@ -119,10 +115,29 @@ class PositionBias(Rule):
 
         return ReducedRule(
             table=table,
-            query_places=of_queries - low[..., None],
+            query_places=of_queries,
             key_places=of_keys,
             undo=undo,
         )
+
+    def line(self, queries: int, keys: int, offset: Any = 0) -> tuple[Array, Array, Array] | None:
+        """Return which differences there are, and places that count from the first of these.
+
+        Returns
+        -------
+        differences : int64 array (..., 1, n), in ascending order
+        query_places, key_places : int64 arrays (..., Lq), (Lk,)
+            Whose difference is where that of queries and keys stands. None: there are none.
+        """
+        of_queries, of_keys = self._places(queries, keys, offset)
+        if not of_queries.size or not of_keys.size:
+            return None
+        low, high = of_queries.min(-1) - of_keys.max(), of_queries.max(-1) - of_keys.min()
+        span = (high - low).max()
+        if high.max() - low.min() <= _MOST_SPREAD * span:
+            low, span = low.min(), high.max() - low.min()
+        differences = low[..., None, None] + np.arange(span + 1)
+        return differences, of_queries - low[..., None], of_keys
 
     def _differences(self, queries: Int, keys: Int, offset: Any) -> Array:
         counts = integer("queries", queries), integer("keys", keys)
@@ -151,7 +166,7 @@ class Alibi(PositionBias):
 
     Parameters
     ----------
-    slopes : float, or float array
+    slopes : float, or float array or tensor
         The slopes. Axes are leading axes, which broadcast: (heads,) for queries
         (..., heads, Lq, D). The authors take 2^(-8 n / heads) for n from 1 to heads.
 
@@ -199,6 +214,8 @@ class Alibi(PositionBias):
     def __post_init__(self) -> None:
         """Check the slopes."""
         slopes: Any = self.slopes
+        if is_tensor(slopes):
+            return
         if isinstance(slopes, float | int | np.generic) and not isinstance(slopes, bool | np.bool_):
             slopes = np.asarray(slopes)
         slopes = native(numbers("slopes", slopes))
@@ -208,7 +225,7 @@ class Alibi(PositionBias):
 
     def of_differences(self, differences: Array) -> Array:
         """Return minus a slope times the distance, float32 or, of float64 slopes, float64."""
-        slopes: Any = self.slopes
+        slopes = numbers("slopes", self.slopes)
         dtype = np.float64 if slopes.dtype == np.float64 else np.float32
         falls = 0.0 - slopes.astype(np.float64)[..., None, None] * np.abs(differences)
         largest = float(np.finfo(dtype).max)
@@ -216,7 +233,7 @@ class Alibi(PositionBias):
 
     def undo_differences(self, differences: Array, gradient: Array) -> Alibi:
         """Sum what each slope was multiplied by."""
-        slopes: Any = self.slopes
+        slopes = numbers("slopes", self.slopes)
         falls = (gradient.astype(np.float64) * -np.abs(differences)).sum((-2, -1))
         return Alibi(_summed(falls, slopes.shape, slopes.dtype))
 
@@ -233,7 +250,7 @@ class RelativeBias(PositionBias):
 
     Parameters
     ----------
-    table : float array (..., 2 R + 1), or (..., buckets)
+    table : float array or tensor (..., 2 R + 1), or (..., buckets)
         The biases. With "clip" the first is that of the distance -R; with "t5" as its authors
         number them: distance 0, then back to the farthest key before, and if `bidirectional` as
         many for the keys after. Leading axes broadcast, as (heads, 2 R + 1) for queries
@@ -291,7 +308,7 @@ class RelativeBias(PositionBias):
 
     def __post_init__(self) -> None:
         """Check the table, and what says which distances share a bias."""
-        table = native(numbers("table", self.table))
+        table = array_or_tensor("table", self.table)
         count = table.shape[-1] if table.ndim else 0
         wanted = None
         if self.rule == "clip":
@@ -306,11 +323,11 @@ class RelativeBias(PositionBias):
 
     def of_differences(self, differences: Array) -> Array:
         """Return the number of the table that each has."""
-        return _picked(np.asarray(self.table), self._index(differences))
+        return _picked(numbers("table", self.table), self._index(differences))
 
     def undo_differences(self, differences: Array, gradient: Array) -> RelativeBias:
         """Sum by the number of the table."""
-        table = _put_back(np.asarray(self.table), self._index(differences), gradient)
+        table = _put_back(numbers("table", self.table), self._index(differences), gradient)
         return RelativeBias(
             table,
             rule=self.rule,
@@ -319,7 +336,8 @@ class RelativeBias(PositionBias):
         )
 
     def _index(self, differences: Array) -> Array:
-        count = np.asarray(self.table).shape[-1]
+        table: Any = self.table
+        count = table.shape[-1]
         if self.rule == "clip":
             return np.asarray(np.clip(-differences, -(count // 2), count // 2) + count // 2)
         half = count // 2 if self.bidirectional else count
@@ -340,7 +358,7 @@ class RelativeBias2d(PositionBias):
 
     Parameters
     ----------
-    table : float array (..., 2 h - 1, 2 w - 1)
+    table : float array or tensor (..., 2 h - 1, 2 w - 1)
         The biases. Leading axes broadcast, as (heads, 2 h - 1, 2 w - 1) for queries
         (..., heads, h * w, D).
     shape : pair of ints
@@ -383,7 +401,7 @@ class RelativeBias2d(PositionBias):
         height, width = (integer("shape", x) for x in given)
         if height < 1 or width < 1:
             raise ValueError(f"shape: got {given!r}, wanted sizes of 1 or more")
-        table = native(numbers("table", self.table))
+        table = array_or_tensor("table", self.table)
         if table.shape[-2:] != (2 * height - 1, 2 * width - 1):
             raise ValueError(
                 f"table: got shape {table.shape}, wanted (..., {2 * height - 1}, {2 * width - 1}) "
@@ -398,8 +416,9 @@ class RelativeBias2d(PositionBias):
 
     def undo_differences(self, differences: Array, gradient: Array) -> RelativeBias2d:
         """Sum by the number of the table."""
+        given: Any = self.table
         table = _put_back(self._rows(), self._index(differences), gradient)
-        return RelativeBias2d(table.reshape(np.asarray(self.table).shape), self.shape)
+        return RelativeBias2d(table.reshape(given.shape), self.shape)
 
     def places(self, positions: Array) -> Array:
         """Return numbers of cells in a grid of 2 w - 1 columns, whose differences are unique."""
@@ -421,7 +440,7 @@ class RelativeBias2d(PositionBias):
         return of_queries, of_keys
 
     def _rows(self) -> Array:
-        table = np.asarray(self.table)
+        table = numbers("table", self.table)
         return table.reshape(*table.shape[:-2], table.shape[-2] * table.shape[-1])
 
     def _index(self, differences: Array) -> Array:

@@ -16,7 +16,7 @@ from . import (
     _soft,  # noqa: F401  (registers the operators)
 )
 from ._derivatives import is_forward_mode, named
-from ._problem import REACH, state
+from ._problem import REACH, learned_in, state
 from ._reach import Mask, resolve
 from ._scores import reduce
 from ._stored import Stored
@@ -117,7 +117,8 @@ def attention(
         and its parameters get none here.
     mask : tensor that broadcasts with (..., Lq, Lk), rule, or tuple of both, optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
-        seen, as False is. A rule is a `foveate.Intervals`.
+        seen, as False is. Rules are those of `foveate.attention`; the slopes, tables and biases
+        of rules may be tensors, which may be learned.
     causal, window : optional
         As for `foveate.attention`.
     offset, key_lengths : int or int tensor (...), optional
@@ -274,7 +275,7 @@ def call(
         stated = state(reduced, value, *options, seed)
         others: Any = (factors, options.sink, options.sigma)
         if options.reach is not None:
-            others += (options.reach.mask, options.reach.centers)
+            others += learned_in(options.reach)
         learns = learns or any(x is not None and x.requires_grad for x in others)
     if is_forward_mode():
         output, parts, _ = named(caller, _with_gradients, *stated)
@@ -322,6 +323,7 @@ def _plain_reach(options: Options) -> tuple[Tensor | None, bool] | None:
     mask, left, right, *others, leaves_out = reach[: len(REACH)]
     if left is not None or right not in (None, 0) or leaves_out:
         return None
+    others += reach[len(REACH) :]
     return None if any(x is not None for x in others) else (mask, right == 0)
 
 

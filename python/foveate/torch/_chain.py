@@ -22,9 +22,13 @@ from ._tensors import is_narrow
 
 # The arguments of attention of which there are gradients; those of which there are tangents too;
 # and those of which the operators take some.
-LEARNED = ("query", "key", "value", "factors", "mask", "sink", "centers", "sigma")
+LEARNED = (
+    *("query", "key", "value", "factors", "mask", "sink"),
+    *("centers", "sigma", "table", "edge_bias"),
+)
 MOVING = LEARNED[:6]
 TAKEN = ("query", "key", "value", "mask", "sink")
+_NAMES = {"table": "a bias by position", "edge_bias": "the bias of Edges"}
 INDICES = {name: NAMES.index(name) for name in LEARNED}
 
 
@@ -35,6 +39,7 @@ def check(refused: Any, stated: Sequence[Any], *asked: Parts) -> None:
     names = [x for parts in asked for x in parts if parts[x] is not None and parts[x] is not False]
     lacking = [name for name in LEARNED if name in names and name not in MOVING]
     if lacking:
+        lacking = [_NAMES.get(name, name) for name in lacking]
         raise refused("attention", f" with respect to {' and '.join(lacking)}")
 
 

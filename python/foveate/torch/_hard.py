@@ -144,7 +144,8 @@ def hard_attention(
         query = operands_of("hard_attention", query, key, value)
     else:
         query, key, value = float_tensors(query, key, value)
-    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
+    edges = chosen.select in ("argmax", "sample") and not torch.is_grad_enabled()
+    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments, edges=edges)
     options = Options(reach, None if softcap is None else real("softcap", softcap))
     seed = draw_seed(generator) if chosen.is_drawn else None
     operators = torch.ops.foveate
@@ -176,7 +177,7 @@ class _HardAttention(Operator):
     arguments = ARGUMENTS
     more = CHOICE
     returns = "(Tensor output, Tensor index, Tensor log_prob)"
-    learned = ("query", "key", "value", "factors", "mask")
+    learned = ("query", "key", "value", "factors", "mask", "table", "edge_bias")
     signals = "Tensor? d_output, Tensor? advantage, Tensor index"
     rule = staticmethod(partial(along_leading_axes, names=NAMES))
     backward_rule = staticmethod(

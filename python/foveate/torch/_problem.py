@@ -7,8 +7,8 @@ so are its gradients. Numbers that a reach may have come as tensors.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from .._attention.hard import Choice
 from .._attention.problem import Dropout, Problem
 from .._inputs.types import Array
 from .._reach.reach import AXES_BEHIND, Reach
+from ..rules import RuleGradients
 from ..scores import Additive, Dot, Gaussian, Reduced, Score
 from ..scores._base import unchanged
 from ._tensors import as_array
@@ -32,9 +33,9 @@ def names_of(schema: str) -> tuple[str, ...]:
 
 # What a problem is, in the order of the operators' arguments: everything but what is wanted of it.
 # scale: of the inner product, None is 1 / sqrt(D). factors: of the additive families
-# (H,), of "distance" () or (D,). slope: of "leaky_relu". From mask to leave_one_out they are those
-# of `Reach`, except an offset of
-# "end". seed: int64 (2,), the key of the random numbers of dropout.
+# (H,), of "distance" () or (D,). slope: of "leaky_relu". From mask to leave_one_out, and from
+# intervals to key_places, they are those of `Reach`, except an offset of "end". seed: int64 (2,),
+# the key of the random numbers of dropout. What rules say stands last: most calls have none.
 ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     str family="inner", Tensor? factors=None, Tensor? mask=None, SymInt? left=None,
     SymInt? right=None, Tensor? offset=None, Tensor? key_lengths=None,
@@ -42,8 +43,13 @@ ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     Tensor? high=None, Tensor? centers=None,
     float? half_width=None, bool leave_one_out=False, bool offset_at_end=False,
     float? softcap=None, Tensor? sink=None, Tensor? sigma=None, float dropout=0.0,
-    Tensor? seed=None, str? link=None, float link_parameter=0.0, float slope=0.0"""
+    Tensor? seed=None, str? link=None, float link_parameter=0.0, float slope=0.0,
+    SymInt? intervals=None, Tensor? blocks=None, SymInt? block_queries=None,
+    SymInt? block_keys=None, Tensor? neighborhood=None, Tensor? edge_begins=None,
+    Tensor? edge_keys=None, Tensor? edge_bias=None, Tensor? table=None,
+    Tensor? query_places=None, Tensor? key_places=None"""
 REACH = Reach._fields[: Reach._fields.index("intervals")]
+RULES = Reach._fields[len(REACH) : Reach._fields.index("undo")]
 NAMES = names_of(ARGUMENTS)
 COUNT = len(NAMES)
 _AFTER_REACH = NAMES[NAMES.index(REACH[-1]) + 1 :]
@@ -75,7 +81,13 @@ def state(
     return (
         *(query, key, value, *formula, *parts),
         *(at_end, softcap, sink, sigma, dropout, seed, *link, reduced.slope),
+        *reach[len(REACH) : len(REACH) + len(RULES)],
     )
+
+
+def learned_in(reach: Reach) -> tuple[Any, ...]:
+    """Return what may be learned in a reach."""
+    return reach.mask, reach.centers, reach.table, reach.edge_bias
 
 
 def choice_in(rest: Sequence[Any]) -> Choice:
@@ -122,6 +134,10 @@ def backward_of(
     score, reduced = stated_score(q, k, scale, family, given, stated.get("slope", 0.0))
     if stated.get("offset_at_end"):
         parts[REACH.index("offset")] = "end"
+    rules: dict[str, Any] = {}
+    if "intervals" in stated:  # which stands before the others
+        rules = {x: _as_it_is(x, stated[x]) for x in RULES if stated.get(x) is not None}
+        rules |= {"undo": GradientsOfMask} if rules else {}
     sigma = stated.get("sigma")
     link = stated.get("link")
     if link is not None:
@@ -130,7 +146,7 @@ def backward_of(
         *reduced[:-1],
         v,
         stated.get("softcap"),
-        Reach(*parts),
+        Reach(*parts, **rules),
         _as_it_is("sink", stated.get("sink")),
         _dropout(stated.get("dropout", 0.0), stated.get("seed")),
         None if sigma is None else float(sigma.detach()),
@@ -147,6 +163,8 @@ _DTYPES: dict[str, Any] = {
     "low": np.int64,
     "high": np.int64,
     "centers": np.float64,
+    "query_places": np.int64,
+    "key_places": np.int64,
     "sink": np.float64,
 }
 
@@ -176,6 +194,16 @@ def key_of(seed: Tensor) -> tuple[int, int]:
 # Where the tensors stand that go with query, key and value, and how many of their axes are no
 # leading ones.
 _BESIDE = [(n, BEHIND[name]) for n, name in enumerate(NAMES) if n >= 3 and name in BEHIND]
+_ENDS = (NAMES.index("low"), NAMES.index("high"))
+_INTERVALS = NAMES.index("intervals")
+
+
+def behind(stated: Mapping[str, Any]) -> Mapping[str, int]:
+    """Return how many axes of each tensor of a problem, by name, stand behind the leading ones."""
+    return BEHIND if stated.get("intervals") is None else _BEHIND_OF_SEVERAL
+
+
+_BEHIND_OF_SEVERAL = {**BEHIND, "low": 2, "high": 2}
 
 
 def output_shape(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[int, ...]:
@@ -192,10 +220,13 @@ def output_shape(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple
             "query, key, value", (query, key, value), lead, key.shape[:-2], value.shape[:-2]
         )
     count = len(rest)
+    several = count > _INTERVALS - 3 and rest[_INTERVALS - 3] is not None
     for n, behind in _BESIDE:
         if n - 3 >= count:
             break
         x = rest[n - 3]
+        if several and n in _ENDS:
+            behind += 1
         if x is not None and x.ndim > behind and x.shape[: x.ndim - behind] != lead:
             lead = _together(NAMES[n], (x,), x.shape[: x.ndim - behind], lead)
     return (*lead, query.shape[-2], value.shape[-1])
@@ -214,9 +245,17 @@ def _together(names: str, tensors: tuple[Tensor, ...], *leads: Any) -> Any:
         ) from error
 
 
+class GradientsOfMask(NamedTuple):
+    """What there is to undo of a mask whose rules are reduced: nothing."""
+
+    mask: Array | None
+    rules: RuleGradients
+
+
 def names_of_gradients(wanted: Any) -> frozenset[str]:
-    """Return the names of the gradients as the library has them: factors are those of a score."""
-    return frozenset("score" if name == "factors" else name for name in wanted)
+    """Return the names of the gradients as the library has them, of what was given by a user."""
+    given = {"factors": "score", "table": "mask", "edge_bias": "mask"}
+    return frozenset(given.get(name, name) for name in wanted)
 
 
 def by_argument(gradients: Any, family: str) -> dict[str, Any]:
@@ -224,4 +263,7 @@ def by_argument(gradients: Any, family: str) -> dict[str, Any]:
     named: dict[str, Any] = gradients._asdict()
     if named.get("score") is not None:
         named["factors"] = named["score"].w if family == "distance" else named["score"].v
+    of_mask = named.get("mask")
+    if isinstance(of_mask, GradientsOfMask):
+        named |= {"mask": of_mask.mask, **of_mask.rules._asdict()}
     return named

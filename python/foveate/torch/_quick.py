@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.autograd.function import _SingleLevelFunction
 from torch.nn import Parameter
 
+from ._chain import LEARNED
 from ._derivatives import is_forward_mode
 from ._operator import library
 from ._tensors import number
 
 _KINDS = (Tensor, Parameter)
 _DTYPES = (torch.float32, torch.float64)
+_OTHERS = (False,) * (len(LEARNED) - 3)  # what may be learned beside query, key and value
 
 # The answers and the gradients, without a look at derivatives; `lse` comes with its parts.
 NAMES = ("attention_plain_to_learn", "attention_plain_backward")
@@ -49,7 +51,7 @@ def _attend(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     d_output, *operands, output, lse, scale, causal = arguments
-    signals = d_output, None, output, lse, [True] * 3 + [False] * 5
+    signals = d_output, None, output, lse, [True, True, True, *_OTHERS]
     stated = _stated(operands, scale, causal)
     return tuple(torch.ops.foveate.attention_backward.default(*signals, *stated))
 
@@ -124,7 +126,7 @@ class _Plain(_SingleLevelFunction):  # type: ignore[misc]  # torch is taken as u
         if whole and type(d_output) is Tensor and not (torch.is_grad_enabled() or is_observed()):
             found = _gradients(d_output, query, key, value, output, lse, scale, causal)
             return (*found, None, None)
-        wanted = [of_query, of_key, of_value, *(False,) * 5]
+        wanted = [of_query, of_key, of_value, *_OTHERS]
         signals = d_output, None, output.detach(), lse, wanted
         stated = _stated((query, key, value), scale, causal)
         rest = iter(torch.ops.foveate.attention_backward.default(*signals, *stated))

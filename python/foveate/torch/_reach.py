@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
-from .._reach.masks import parted, parts_of
+from .._reach.masks import parts_of
 from .._reach.reach import Reach, packed, sides
-from ..rules import Intervals, Packed
+from ..rules import Packed, Rule
+from ._rules import place_of, take
 from ._tensors import FLOATS, INTEGERS, check_tensor, number
 
-Mask: TypeAlias = Tensor | Intervals | tuple[Tensor | Intervals, ...]
+Mask: TypeAlias = Tensor | Rule | tuple[Tensor | Rule, ...]
 
 MASKS = (torch.bool, *FLOATS)
 MASK = "a tensor of bool (True = may attend) or of a float dtype (added to the scores)"
@@ -32,8 +33,9 @@ def resolve(
     key_lengths: Any,
     segments: Any,
     device: str = "cpu",
+    edges: bool = True,
 ) -> Reach:
-    """Check the keywords of a reach.
+    """Check the keywords of a reach. Without `edges`, those of a graph become cells of a mask.
 
     The extension checks what depends on the leading axes, and the values.
 
@@ -47,39 +49,60 @@ def resolve(
     left, right = (None, None) if window is None else map(bounded, sides(window))
     if causal:
         right = 0
-    if any(isinstance(x, Packed) for x in parts_of(mask)):
-        mask = packed(mask, query, key, left, right, offset)[1]
-        left = right = offset = window = None
-        causal = False
-    rule, mask = parted(mask)
-    if isinstance(mask, CausalBias):
+    has_rules = isinstance(mask, (Rule, tuple))
+    by_position = False
+    if has_rules:
+        rules = [x for x in parts_of(mask) if isinstance(x, Rule)]
+        if any(isinstance(x, Packed) for x in rules):
+            mask = packed(mask, query, key, left, right, offset)[1]
+            left = right = offset = window = None
+            causal = False
+        else:
+            by_position = any(x.by_position for x in rules)
+    elif isinstance(mask, CausalBias):
         is_alone = not causal and window is None and offset is None
         mask, right, offset = _triangle(mask, query, key, is_alone, right, offset)
-    if offset is None and (causal or window is not None) and query.shape[-2] != key.shape[-2]:
+    if (
+        offset is None
+        and (causal or window is not None or by_position)
+        and query.shape[-2] != key.shape[-2]
+    ):
         raise ValueError(
             f"offset: got none with {query.shape[-2]} queries and {key.shape[-2]} keys, wanted "
             'offset=0 (the first query stands at the first key) or offset="end" (the last query '
             "stands at the last valid key)"
         )
-    if mask is not None:
-        mask = check_tensor("mask", mask, MASKS, MASK, device)
     if isinstance(offset, str) and offset != "end":
         raise ValueError(f'offset: got {offset!r}, wanted an int, an int tensor or "end"')
+    at = offset if offset is None or isinstance(offset, str) else integers("offset", offset)
+    lengths = None if key_lengths is None else integers("key_lengths", key_lengths)
+    fields: dict[str, Any] = {}
+    if has_rules:
+        start: Any = 0
+        if by_position:
+            start = place_of(offset, key_lengths, query.shape[-2], key.shape[-2])
+        mask, fields = _of_parts(mask, query, key, device, start, edges)
+    elif mask is not None:
+        mask = check_tensor("mask", mask, MASKS, MASK, device)
     pair = (None, None) if segments is None else _segments(segments, query, key)
-    parts: Any = (
-        mask,
-        left,
-        right,
-        offset if offset is None or isinstance(offset, str) else integers("offset", offset),
-        None if key_lengths is None else integers("key_lengths", key_lengths),
-        *pair,
-        *(() if rule is None else map(_copied, rule.one_of_rows(query.shape[-2]))),
-    )
-    return Reach(*parts)
+    reach = Reach(mask, left, right, at, lengths, *pair)
+    return reach._replace(**fields) if fields else reach
 
 
-def _copied(x: Any) -> Tensor:
-    return torch.from_numpy(np.array(x))
+def _of_parts(
+    mask: Any, query: Tensor, key: Tensor, device: str, start: Any, edges: bool
+) -> tuple[Tensor | None, dict[str, Any]]:
+    """Take a rule, or a tuple of tensors and rules."""
+
+    def checked(part: Any) -> Any:
+        if isinstance(part, Rule):
+            return part
+        if isinstance(part, CausalBias):
+            part = _triangle(part, query, key, False, None, None)[0]
+        return check_tensor("mask", part, MASKS, MASK, device)
+
+    parts = tuple([checked(part) for part in (mask if isinstance(mask, tuple) else (mask,))])
+    return take(parts, query.shape[-2], key.shape[-2], start, edges)
 
 
 def _triangle(

@@ -18,7 +18,15 @@ from ..scores._base import ScoreLike
 from ._attention import sink_of
 from ._derivatives import is_forward_mode
 from ._operator import TAGS, library, register
-from ._problem import ARGUMENTS, COUNT, NAMES, backward_of, output_shape, state
+from ._problem import (
+    ARGUMENTS,
+    COUNT,
+    NAMES,
+    backward_of,
+    learned_in,
+    output_shape,
+    state,
+)
 from ._reach import Mask, resolve
 from ._scores import reduce
 from ._tensors import fill, float_tensors, threads_of_torch
@@ -115,12 +123,13 @@ def attention_statistics(
         range_of(queries, 1)  # what is no slice of integers is refused
     start, stop = (None, None) if queries is None else (queries.start, queries.stop)
     query, key, _ = float_tensors(query, key, key)
-    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
+    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments, edges=False)
     cap = None if softcap is None else real("softcap", softcap)
     given = None if sink is None else sink_of(sink)
     reduced = reduce(score, query, key)
-    factors, bias = reduced.factors, reach and reach.mask
-    _refuse_learning(query=reduced.query, key=reduced.key, score=factors, mask=bias, sink=given)
+    _refuse_learning(query=reduced.query, key=reduced.key, score=reduced.factors, sink=given)
+    for bias in learned_in(reach):
+        _refuse_learning(mask=bias)
     stated = state(reduced, key, reach, cap, given)
     made = torch.ops.foveate.attention_statistics.default(*stated, start, stop)
     return AttentionStatistics(*made)

@@ -26,6 +26,7 @@ from ._problem import (
     backward_of,
     choice_in,
     key_of,
+    learned_in,
     names_of,
     output_shape,
     state,
@@ -138,8 +139,9 @@ def stated_for(
             f"takes keys as they are: {', '.join(x.__name__ for x in _SCORES)}"
         )
     reduced = reduce(score, query, key)
-    mask = None if options.reach is None else options.reach.mask
-    _refuse_learning(caller, {"mask": mask, "sink": options.sink, "score": reduced.query})
+    _refuse_learning(caller, {"sink": options.sink, "score": reduced.query})
+    for bias in () if options.reach is None else learned_in(options.reach):
+        _refuse_learning(caller, {"mask": bias})
     k, v = _read(key), _read(value)
     others: Any = (*options, seed)
     stated = state(reduced._replace(key=k.data), v.data, *others)

@@ -27,7 +27,14 @@ from ._chain import (
 )
 from ._derivatives import forward_refused, second_refused
 from ._operator import TAGS, library, register
-from ._problem import ARGUMENTS, NAMES, backward_of, names_of_gradients, output_shape
+from ._problem import (
+    ARGUMENTS,
+    NAMES,
+    backward_of,
+    by_argument,
+    names_of_gradients,
+    output_shape,
+)
 from ._tensors import as_array, as_tensor, empty_like, is_narrow, threads_of_torch
 from ._vmap import along_leading_axes
 
@@ -115,7 +122,9 @@ def _second(*arguments: Any) -> list[Tensor]:
     outputs = backward.outputs(names)
     with threads_of_torch:
         backward.operands().backward_jvp(Answers(*answers), _arrays(moving), Moved(*along), outputs)
-    gradients = backward.undone(names, outputs)._asdict()
+    gradients = by_argument(
+        backward.undone(names, outputs), stated[4] if len(stated) > 4 else "inner"
+    )
     return [as_tensor(gradients[name], stated[INDICES[name]]) for name in wanted]
 
 

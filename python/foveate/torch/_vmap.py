@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._problem import BEHIND, OF_A_CALL
+from ._problem import OF_A_CALL, behind
 
 _BATCHED = torch._C._dispatch_key_parse("Batched")
 
@@ -109,17 +109,18 @@ def along_leading_axes(
         if seed is not None:  # each leading index has draws of its own
             stated["seed"] = seed.select(dims["seed"], 0)
         # Each sample has a gradient of its own, of what has no axis too.
-        widened = moving.union(sought) & BEHIND.keys()
+        axes_behind = behind(stated)
+        widened = moving.union(sought) & axes_behind.keys()
         if not widened & {"query", "key", "value"}:
             widened.add("query")  # which takes the others along
-        shapes = {x: _sample(stated[x], dims[x]) for x in stated if x in BEHIND}
-        lead = max(len(shape) - BEHIND[x] for x, shape in shapes.items() if shape is not None)
+        shapes = {x: _sample(stated[x], dims[x]) for x in stated if x in axes_behind}
+        lead = max(len(shape) - axes_behind[x] for x, shape in shapes.items() if shape is not None)
         for x in widened:
-            stated[x] = _leading(stated[x], dims[x], size, lead + BEHIND[x])
+            stated[x] = _leading(stated[x], dims[x], size, lead + axes_behind[x])
         moved = []
         for x, dim, of in zip(arguments, in_dims, before, strict=False):
             stays = x is None or (isinstance(of, str) and of not in widened)
-            axes = of if isinstance(of, int) else BEHIND.get(of, 0)
+            axes = of if isinstance(of, int) else axes_behind.get(of, 0)
             moved.append(x if stays else _leading(x, dim, size, lead + axes))
         others = arguments[len(before) : first], arguments[first + len(stated) :]
         outputs = operator(*moved, *others[0], *stated.values(), *others[1])

@@ -27,7 +27,10 @@ AFTER: dict[str, Any] = {
     "offset": None, "key_lengths": None, "query_segments": None, "key_segments": None,
     "low": None, "high": None, "centers": None, "half_width": None, "leave_one_out": False,
     "offset_at_end": False, "softcap": None, "sink": None, "sigma": None, "dropout": 0.0,
-    "seed": None, "link": None, "link_parameter": 0.0, "slope": 0.0,
+    "seed": None, "link": None, "link_parameter": 0.0, "slope": 0.0, "intervals": None,
+    "blocks": None, "block_queries": None, "block_keys": None, "neighborhood": None,
+    "edge_begins": None, "edge_keys": None, "edge_bias": None, "table": None,
+    "query_places": None, "key_places": None,
 }  # fmt: skip
 SEED = torch.tensor([3, -4])
 REACH = {
@@ -47,6 +50,12 @@ STATED: dict[str, Any] = {
     "gaussian": lambda: {"scale": 1.0, "family": "distance", "factors": leaf(np.array(0.5))},
     "dropout": lambda: {"dropout": 0.3, "seed": SEED},
     "link": lambda: {"link": "power", "link_parameter": 2.0, "softcap": 3.0},
+    "several intervals": lambda: {
+        "low": torch.tensor([[0, 3], [1, 4], [2, 2]]), "intervals": 2,
+        "high": torch.tensor([[1, 4], [2, 9], [1, 0]]),
+        "mask": leaf(normal(1, (2, 1, 5), np.float32))},
+    "blocks": lambda: {"blocks": torch.tensor([[[True, False]], [[True, True]]]),
+                       "block_queries": 4, "block_keys": 3},
     "local": lambda: {"centers": leaf(np.array([0.5, 2.2, 4.1])), "half_width": 1.5,
                       "sigma": leaf(np.array(0.9))},
 }  # fmt: skip
@@ -133,7 +142,7 @@ class TestOpcheck:
         stated = (*operands(learn=False), *after.values())
         output, lse, _ = operators.attention(*stated)
         wanted = [True] * 3 + [after[x] is not None for x in ("factors", "mask", "sink")] + [
-            name == "local"] * 2  # fmt: skip
+            name == "local"] * 2 + [False] * 2  # fmt: skip
         for d_lse in (None, torch.ones_like(lse[..., 0])):
             given = (torch.ones_like(output), d_lse, output, lse, wanted)
             opcheck(operators.attention_backward, (*given, *stated))
@@ -148,7 +157,7 @@ class TestOpcheck:
         moving = [None if x is None else x.detach().cos() for x in own]
         t_output, t_lse, _ = operators.attention_jvp(output, lse, *moving, *stated)
         opcheck(operators.attention_jvp, (output, lse, *moving, *stated))
-        wanted = [True] * 3 + [False] + [x is not None for x in own[3:]] + [False] * 2
+        wanted = [True] * 3 + [False] + [x is not None for x in own[3:]] + [False] * 4
         for d_lse in (None, torch.ones_like(lse[..., 0])):
             given = (torch.ones_like(output), d_lse, output, lse, t_output, t_lse)
             for moves in ((None, None), (t_output, d_lse)):
@@ -163,7 +172,7 @@ class TestOpcheck:
         t_output, t_lse, t_whole = operators.attention_jvp(whole, lse, *moving, *stated)
         assert (t_output.dtype, t_whole.dtype) == (torch.float16, torch.float32)
         opcheck(operators.attention_jvp, (whole, lse, *moving, *stated))
-        wanted = [True] * 3 + [False] * 5
+        wanted = [True] * 3 + [False] * 7
         given = (output, None, whole, lse, t_whole, t_lse, output, None)
         opcheck(operators.attention_backward_jvp, (*given, *moving, wanted, *stated))
 
@@ -182,7 +191,7 @@ class TestOpcheck:
         q, k, v = operands(learn=False)
         output, index, log_prob = operators.hard_attention(q, k, v)
         for given in ((output, log_prob), (output, None), (None, log_prob)):
-            wanted = [True] * 3 + [False] * 2
+            wanted = [True] * 3 + [False] * 4
             opcheck(operators.hard_attention_backward, (*given, index, wanted, q, k, v))
 
     @pytest.mark.parametrize("kernel", ["gaussian", "triangular"])
