@@ -26,7 +26,9 @@ LONG = 25_000  # keys of which no panel keeps the weights, under AVX2 or AVX-512
 
 @pytest.mark.parametrize("name", REACHES)
 def test_reaches(name, dtype):
-    for lead, queries, keys in (((2,), 37, 65), ((), 150, 400))[: 2 if dtype == np.float32 else 1]:
+    for lead, queries, keys in (((2,), 37, 65), ((), 150, 400)):
+        if queries == 150 and dtype != np.float32:
+            continue
         keywords = combine(np.random.default_rng(0), lead, queries, keys, name)
         q, k, _ = problem(queries, keys, lead=lead, dtype=dtype)
         got = check_statistics(q, k, **keywords)
@@ -35,6 +37,12 @@ def test_reaches(name, dtype):
         nothing = ~seen.any(axis=-1)
         for x, wanted in zip(got[1:], (0, 0, -1), strict=True):
             assert (x[nothing] == wanted).all()
+    if dtype != np.float32:
+        return
+    # a query alone goes another way, in tiles of 1,024 keys
+    keywords = combine(np.random.default_rng(0), (2, 3), 1, 2500, name)
+    q, k, _ = problem(1, 2500, lead=(2, 3), size=4, dtype=dtype)
+    check_statistics(q, k[:, :1], **keywords)
 
 
 @pytest.mark.parametrize("length", TAILS)
@@ -59,6 +67,7 @@ def test_long_keys(name):
 def test_scores(score):
     if score in WITH_PARAMETERS:
         score = score_of(score, 16, np.float32)
+    check_statistics(*problem(1, 50)[:2], score=score, sink=0.5)
     q, k, _ = problem(40, 50)
     for keywords in ({}, {"softcap": 2.0}, {"sink": 1.0, "causal": True, "offset": "end"}):
         check_statistics(q, k, score=score, **keywords)
@@ -71,6 +80,7 @@ def test_sinks(sink, dtype):
     total = got.key_sum.sum(axis=-1)
     assert (total < 40).all() or sink < 0
     check_statistics(q, k, sink=np.array([sink, 1.0]), key_lengths=np.array([50, 0]))
+    check_statistics(q[:, :1], k, sink=np.array([sink, 1.0]), key_lengths=np.array([50, 0]))
 
 
 def test_leading_axes_are_those_of_the_output():
@@ -94,7 +104,7 @@ def test_layouts(layout, dtype):
 
 
 @given(problems())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_any_problem(given_problem):
     (q, k, _), keywords = given_problem
     check_statistics(q, k, **keywords)
@@ -170,13 +180,42 @@ def test_nan_spoils_the_keys_of_those_who_see_it(keys, dtype):
     assert spoilt.key_sum[:40].tobytes() == some.key_sum[:40].tobytes()
 
 
-def test_infinite_logits():
-    q = np.ones((3, 1), np.float32)
+@pytest.mark.parametrize("group", [2, 5])
+def test_a_query_alone(group, dtype):
+    """Whatever shares its keys, and for any number of threads; NaN at the keys that it sees."""
+    q, k, _ = problem(1, 5000, lead=(2, group), size=20, dtype=dtype)
+    k = k[:, :1]
+    lengths = np.array([[4000], [3000]])
+    got = check_statistics(q, k, key_lengths=lengths, sink=0.1)
+    for threads in (1, 3):
+        with fv.num_threads(threads):
+            again = fv.attention_statistics(q, k, key_lengths=lengths, sink=0.1)
+        for x, y in zip(got, again, strict=True):
+            assert x.tobytes() == y.tobytes()
+    alone = fv.attention_statistics(q[1, -1], k[1, 0], key_lengths=3000, sink=0.1)
+    for x, y in zip(alone, got, strict=True):
+        assert x.tobytes() == y[1, -1].tobytes()
+    k[0, :, 70] = np.nan
+    k[1, :, 3000:] = np.nan
+    spoilt = fv.attention_statistics(q, k, key_lengths=lengths, sink=0.1)
+    assert np.isnan(spoilt.key_sum[0, :, :4000]).all()
+    assert not spoilt.key_sum[0, :, 4000:].any()
+    assert (spoilt.place[0] == -1).all()
+    assert spoilt.key_sum[1].tobytes() == got.key_sum[1].tobytes()
+    nothing = fv.attention_statistics(q, k, key_lengths=lengths, queries=slice(0))
+    assert not nothing.key_sum.any()
+    k[...] = 0
+    assert not fv.attention_statistics(q, k).place.any()
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_infinite_logits(queries):
+    q = np.ones((queries, 1), np.float32)
     for value in (np.inf, -np.inf):
         k = np.full((5, 1), value, np.float32)
         with np.errstate(all="ignore"):
             check_statistics(q, k, score="dot")
-            check_statistics(q, k, score="dot", mask=np.eye(3, 5, dtype=bool))
+            check_statistics(q, k, score="dot", mask=np.eye(queries, 5, dtype=bool))
             if value < 0:
                 check_statistics(q, k, score="dot", sink=1.0)
 

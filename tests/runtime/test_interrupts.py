@@ -76,6 +76,7 @@ LONG_TASKS = {
     "hard": "fv.hard_attention(ones(2048, 256), K, K, rng=0)",
     "hard, few queries": "fv.hard_attention(ones(3, 4), K[:, :4], K[:, :4], rng=0, size=100_000)",
     "weights": "fv.attention_weights(normal(64, 4096), ones(1_500_000, 4096))",
+    "statistics": "fv.attention_statistics(ones(2048, 256), K)",
     "decode": "fv.attention(ones(4000, 3, 256), K, K)",
     "near": "fv.kernel_regression(normal(60_000, 8), normal(1_500_000, 8), K[:, 0], w=0.01)",
     "additive": "fv.attention(normal(2048, 256), K, K, score=fv.Additive(W[0], W, W))",

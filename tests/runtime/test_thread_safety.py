@@ -78,6 +78,8 @@ def soft(dtype: Any) -> Callable[[], Arrays]:
             fv.attention(q, k, v, score="gaussian", key_lengths=[90, 0, 7]),
             fv.attention(q, k, v, out=np.empty_like(q)),
             fv.attention_weights(q, k, softcap=3.0),
+            *fv.attention_statistics(q, k, softcap=3.0),
+            *fv.attention_statistics(q[:, :1], k),
             fv.local_attention(q, k, v, half_width=5, sigma=2.0),
         ]
 

@@ -5,12 +5,11 @@
 // A sum over queries is made of parts: a panel's in the accumulator's type, those of a chunk of queries in float64, and the
 // chunks one after the other. Chunks depend on the shape of one leading index alone, and so do the bits.
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "drivers/common/query_block.hpp"
 #include "drivers/drivers.hpp"
+#include "summary.hpp"
 
 namespace foveate {
 namespace {
@@ -22,43 +21,12 @@ constexpr int64_t most_kept_bytes = 2304 << 10;
 
 int64_t tiles_of(const Plan& plan) { return (plan.problem.keys + plan.tile_keys - 1) / plan.tile_keys; }
 
-bool wants_sums(const Problem& p) { return p.key_sum && p.first_query < p.end_query; }
-
 // The bytes of weights that are kept for each query, or 0.
 int64_t kept_bytes_a_query(const Plan& plan) {
   const int64_t bytes = tiles_of(plan) * plan.tile_keys * plan.arithmetic.element_size;
   const int64_t width = int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors;
   return !wants_sums(plan.problem) || bytes > most_kept_bytes / width ? 0 : bytes;
 }
-
-void write(const Operand& x, char* to, double value) {
-  if (x.dtype == FV_FLOAT64) {
-    std::memcpy(to, &value, sizeof value);
-  } else {
-    const float rounded = float(value);
-    std::memcpy(to, &rounded, sizeof rounded);
-  }
-}
-
-// What a query's softmax comes to: m and l over the keys in units of the scores, t as soft_entropy has it.
-struct Summary {
-  double entropy, largest;
-  // of m, l and a sink d above m (natural): the sink takes its share of the weights, and is no key
-  Summary(double l, double t, double d) {
-    if (d <= 0) {  // weights are beside m
-      const double all = l + std::exp(d);
-      entropy = (l * std::log(all) - ln_2 * t) / all;
-      largest = 1 / all;
-    } else {  // beside the sink
-      const double r = std::exp(-d), all = r * l + 1;
-      entropy = r > 0 ? r * (l * (d + std::log(all)) - ln_2 * t) / all : 0 * l;
-      largest = r / all;
-    }
-    if (!(std::isfinite(entropy) && std::isfinite(largest)))
-      entropy = largest = std::numeric_limits<double>::quiet_NaN();
-  }
-  bool valid() const { return entropy == entropy; }
-};
 
 template <class T>
 class Statistics {
@@ -140,11 +108,9 @@ class Statistics {
   bool finish(int p) noexcept {
     const Problem& problem = plan_.problem;
     const Panel& panel = block_.panel(p);
-    const double units = block_.softmax_scale() * ln_2;
-    const double infinity = std::numeric_limits<double>::infinity();
-    char* const entropies = problem.entropy ? block_.base(problem.entropy) : nullptr;
-    char* const largest = problem.largest ? block_.base(problem.largest) : nullptr;
-    char* const places = problem.place ? block_.base(problem.place) : nullptr;
+    const auto base_of = [&](const Operand& x) { return x ? block_.base(x) : nullptr; };
+    char *const entropies = base_of(problem.entropy), *const largest = base_of(problem.largest),
+                *const places = base_of(problem.place);
     T* const share = share_ + p * width_;
     std::fill_n(share, width_, T(0));
     spoilt_[p] = 0;
@@ -152,14 +118,11 @@ class Statistics {
     for (int i = 0; i < panel.live; ++i) {
       const int64_t at = p * width_ + i;
       const bool seen = panel.seen >> i & 1;
-      const double m = double(m_[at]), l = double(l_[at]);
-      const double sink = problem.sink ? sink_score_of(plan_, block_.batch(), panel.group[i]) : -infinity;
-      const Summary summary(l, double(t_[at]), problem.sink ? (sink - m) * units : -infinity);
+      const Summary summary(plan_, double(m_[at]), double(l_[at]), double(t_[at]), block_.batch(), panel.group[i]);
       const bool valid = seen && summary.valid();
-      if (entropies) write(problem.entropy, block_.row(problem.entropy, entropies, p, i), seen ? summary.entropy : 0);
-      if (largest) write(problem.largest, block_.row(problem.largest, largest, p, i), seen ? summary.largest : 0);
-      const int64_t place = valid ? place_[at] : -1;
-      if (places) std::memcpy(block_.row(problem.place, places, p, i), &place, sizeof place);
+      write_summary(problem, summary, seen, place_[at], [&](const Operand& x) {
+        return block_.row(x, &x == &problem.entropy ? entropies : &x == &problem.largest ? largest : places, p, i);
+      });
       if (!sums_ || !seen || panel.row[i] < problem.first_query || panel.row[i] >= problem.end_query) continue;
       if (valid)
         share[i] = T(summary.largest);
@@ -250,7 +213,7 @@ struct Chunks {
 void write_sums(const Plan& plan, int64_t batch, const double* sums) {
   const Operand& x = plan.problem.key_sum;
   char* to = x.data + plan.batch_offset(x, batch);
-  for (int64_t j = 0; j < plan.problem.keys; ++j, to += x.row_stride) write(x, to, sums[j]);
+  for (int64_t j = 0; j < plan.problem.keys; ++j, to += x.row_stride) write_number(x, to, sums[j]);
 }
 
 // Every leading index is a batch, since sums over queries are of one. A task is a chunk; or all of a batch, one after the
@@ -327,7 +290,7 @@ fv_status run(Plan& plan, fv_error* error) noexcept {
 // Sums over no queries.
 void clear_sums(const Problem& p) noexcept {
   each_address(p.key_sum.data, p.lead_ndim, p.lead_shape, p.key_sum.lead, [&](char* to) {
-    for (int64_t j = 0; j < p.keys; ++j) write(p.key_sum, to + j * p.key_sum.row_stride, 0);
+    for (int64_t j = 0; j < p.keys; ++j) write_number(p.key_sum, to + j * p.key_sum.row_stride, 0);
     return true;
   });
 }
@@ -337,6 +300,7 @@ void clear_sums(const Problem& p) noexcept {
 fv_status attention_statistics(const Problem& problem, fv_error* error) noexcept {
   if (problem.key_sum && !wants_sums(problem)) clear_sums(problem);
   if (problem.queries == 0) return FV_OK;
+  if (problem.queries == 1) return statistics_of_one(problem, error);
   Plan plan(problem, kernels(), {.windows = Windows::shared, .grouped = false});
   return plan.arithmetic.element_size == 8 ? run<double>(plan, error) : run<float>(plan, error);
 }
