@@ -126,7 +126,7 @@ fv_status fv_attention_statistics(const fv_problem* given, int64_t first_query, 
   if (given == nullptr) return missing_problem(error);
   Problem problem;
   ForwardValidator validator(*given, problem, error);
-  if (!(validator.takes_no_edges() && validator.inputs(/*weights=*/true) &&
+  if (!(validator.inputs(/*weights=*/true) &&
         validator.statistics(first_query, end_query, key_sum, entropy, largest, place))) {
     return validator.status();
   }

@@ -220,6 +220,29 @@ def test_infinite_logits(queries):
                 check_statistics(q, k, score="dot", sink=1.0)
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_edges(with_bias, dtype):
+    """Along which sums are added by runs of queries."""
+    rng = np.random.default_rng(7)
+    seen = rng.random((900, 250)) < 0.05
+    seen[7], seen[9] = False, True
+    bias = rng.normal(size=seen.sum()).astype(np.float32) if with_bias else None
+    edges = fv.Edges(np.concatenate([[0], seen.sum(axis=1).cumsum()]), np.nonzero(seen)[1], bias)
+    q, k, _ = problem(900, 250, lead=(2, 3), size=8, dtype=dtype)
+    k = k[:, :1]
+    keywords = {"mask": edges, "sink": 0.5, "queries": slice(20, -5)} if with_bias else {}
+    got = check_statistics(q, k, **{"mask": edges, **keywords})
+    for threads in (1, 3):
+        with fv.num_threads(threads):
+            again = fv.attention_statistics(q, k, **{"mask": edges, **keywords})
+        for x, y in zip(got, again, strict=True):
+            assert x.tobytes() == y.tobytes()
+    k[..., 3, :] = np.nan
+    spoilt = fv.attention_statistics(q, k, mask=edges)
+    assert (np.isnan(spoilt.key_sum) == seen[seen[:, 3]].any(axis=0)).all()
+    assert (np.isnan(spoilt.entropy) == seen[:, 3]).all()
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 4), (5, 0, 4), (0, 0, 4), (5, 7, 0)], ids=str)
 def test_empty_axes(shape):
     queries, keys, size = shape

@@ -107,6 +107,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         fv.attention_weights,
         {**{name: x for name, x in SOFT.items() if name != "value"}, "out": np.empty((3, 3))},
     ),
+    "attention_statistics": (
+        fv.attention_statistics,
+        {**{name: x for name, x in SOFT.items() if name != "value"}, "queries": slice(1, None)},
+    ),
     "attention_vjp": (fv.attention_vjp, {**SOFT, **DROPOUT, "wrt": "query"}),
     "attention_jvp": (
         fv.attention_jvp,
@@ -379,7 +383,7 @@ def test_every_argument_is_in_the_table():
         *("get_cmake_dir", "get_include", "get_num_threads", "set_num_threads", "num_threads"),
         *("get_threading", "set_threading"),
         *(name for name in fv.__all__ if name.endswith("Gradients")),
-        *("HardAttention", "reference", "__version__"),
+        *("AttentionStatistics", "HardAttention", "reference", "__version__"),
     }
     assert set(fv.__all__) - left_out <= FUNCTIONS.keys()
     for name, (function, given) in FUNCTIONS.items():

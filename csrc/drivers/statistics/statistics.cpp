@@ -9,6 +9,7 @@
 
 #include "drivers/common/query_block.hpp"
 #include "drivers/drivers.hpp"
+#include "drivers/edges/along_edges.hpp"
 #include "summary.hpp"
 
 namespace foveate {
@@ -300,6 +301,7 @@ void clear_sums(const Problem& p) noexcept {
 fv_status attention_statistics(const Problem& problem, fv_error* error) noexcept {
   if (problem.key_sum && !wants_sums(problem)) clear_sums(problem);
   if (problem.queries == 0) return FV_OK;
+  if (problem.edge_begins) return statistics_along_edges(problem, error);
   if (problem.queries == 1) return statistics_of_one(problem, error);
   Plan plan(problem, kernels(), {.windows = Windows::shared, .grouped = false});
   return plan.arithmetic.element_size == 8 ? run<double>(plan, error) : run<float>(plan, error);

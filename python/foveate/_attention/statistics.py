@@ -186,7 +186,7 @@ def attention_statistics(
     problem = Problem(
         *reduce(score, q, k)[:-1],
         softcap=None if softcap is None else real("softcap", softcap),
-        reach=resolve(q, k, mask, causal, window, offset, key_lengths, segments, edges=False),
+        reach=resolve(q, k, mask, causal, window, offset, key_lengths, segments),
         sink=None if sink is None else reals("sink", sink),
     )
     return AttentionStatistics(*problem.taken_apart().statistics(first, end))
