@@ -268,7 +268,8 @@ cdef fv_status attention_weights(
     floating* weights, int64_t weights_stride,
     fv_error* error) noexcept nogil
 
-# One key for each query (FV_ARGMAX, which takes no `random` and one draw), or `draws` of them (FV_SAMPLE): their values
+# One key for each query (FV_ARGMAX, which takes no `random` and one draw), or `draws` of them: drawn (FV_SAMPLE), drawn and
+# different (FV_DISTINCT), or the most probable ones (FV_TOP, which takes no `random`; a missing one is -1). Their values
 # out (queries, draws, value_size), index (queries, draws) and log_prob (queries, draws), each in C order. Draws are
 # counted by query and draw alone: two problems under one `random` draw alike, so give each a key of its own.
 cdef fv_status hard_attention(
