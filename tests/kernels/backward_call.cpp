@@ -67,8 +67,16 @@ Pullback empty_parts(const Case& c, const Pulled& p, fv_dtype stored, unsigned w
 }
 
 fv_gradients views_of(const Pullback& r) {
-  return {r.part[of_query].view(), r.part[of_key].view(),     r.part[of_value].view(),   r.part[of_mask].view(),
-          r.part[of_sink].view(),  r.part[of_factors].view(), r.part[of_centers].view(), r.part[of_sigma].view()};
+  return {r.part[of_query].view(),
+          r.part[of_key].view(),
+          r.part[of_value].view(),
+          r.part[of_mask].view(),
+          r.part[of_sink].view(),
+          r.part[of_factors].view(),
+          r.part[of_centers].view(),
+          r.part[of_sigma].view(),
+          nullptr,
+          nullptr};
 }
 
 fv_status pull_back(const fv_problem& problem, const Forward& f, const Pulled& p, const fv_gradients& gradients,
