@@ -146,6 +146,12 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "leave_one_out_advantage": (fv.leave_one_out_advantage, {"reward": np.ones(3)}),
     **{name: (type(x), parameters(x)) for name, x in FULLEST.items()},
+    "Alibi": (fv.Alibi, {"slopes": [0.5, 0.25]}),
+    "RelativeBias": (
+        fv.RelativeBias,
+        {"table": [0.5] * 8, "rule": "t5", "bidirectional": True, "max_distance": 20},
+    ),
+    "RelativeBias2d": (fv.RelativeBias2d, {"table": np.ones((3, 5)), "shape": (2, 3)}),
     "Edges": (fv.Edges, {"indptr": [0, 1, 3], "indices": [1, 0, 1], "bias": [0.5, 1.0, 2.0]}),
     "Intervals": (fv.Intervals, {"low": [0, 1], "high": 2}),
     "Packed": (fv.Packed, {"query_offsets": [0, 2], "key_offsets": [0, 3]}),

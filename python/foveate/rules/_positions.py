@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .._inputs.arrays import integer, integers, native, numbers, rounded, sum_to
+from .._inputs.arrays import integer, integers, native, numbers, once, rounded, sum_to
 from .._inputs.types import Array, ArrayLike, Bool, Int, Reals
 from ._base import ReducedRule, Rule, RuleGradients, array_or_tensor, is_tensor
 from ._packed import Packed
@@ -219,7 +219,7 @@ class Alibi(PositionBias):
         if isinstance(slopes, float | int | np.generic) and not isinstance(slopes, bool | np.bool_):
             slopes = np.asarray(slopes)
         slopes = native(numbers("slopes", slopes))
-        if not np.isfinite(slopes).all():
+        if not np.isfinite(once(slopes)).all():
             raise ValueError("slopes: got NaN or inf, wanted finite numbers")
         object.__setattr__(self, "slopes", slopes)
 
@@ -310,15 +310,14 @@ class RelativeBias(PositionBias):
         """Check the table, and what says which distances share a bias."""
         table = array_or_tensor("table", self.table)
         count = table.shape[-1] if table.ndim else 0
-        wanted = None
-        if self.rule == "clip":
-            wanted = None if count % 2 else "(..., 2 R + 1), the distances from -R to R"
-        elif self.rule == "t5":
-            _check_buckets(count, self.bidirectional, self.max_distance)
-        else:
+        if not isinstance(self.rule, str) or self.rule not in ("clip", "t5"):
             raise ValueError(f'rule: got {self.rule!r}, wanted "clip" or "t5"')
-        if wanted:
-            raise ValueError(f"table: got shape {table.shape}, wanted {wanted}")
+        if self.rule == "t5":
+            _check_buckets(count, self.bidirectional, self.max_distance)
+        elif count % 2 == 0:
+            raise ValueError(
+                f"table: got shape {table.shape}, wanted (..., 2 R + 1), the distances from -R to R"
+            )
         object.__setattr__(self, "table", table)
 
     def of_differences(self, differences: Array) -> Array:
