@@ -115,7 +115,8 @@ constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights | kStatistics};
 
 constexpr const char* kFamilies[] = {"inner", "tanh", "relu", "distance", "leaky_relu"};
 constexpr const char* kSelections[] = {"argmax", "sample", "top", "distinct"};
-constexpr const char* kWeighings[] = {"softmax", "boxcar", "epanechnikov", "triangular"};
+constexpr const char* kWeighings[] = {"softmax", "boxcar", "epanechnikov", "triangular",
+                                      "sigmoid", "relu",   "sparsemax",    "entmax15"};
 
 using A = Arguments;
 using Name = const char*;

@@ -68,7 +68,8 @@ class Validator : protected StoredViews {
   bool takes_draws(int64_t draws) {
     if (draws < 0) return refuse(FV_VALUE_ERROR, "draws: got %lld, wanted a number >= 0", printable(draws));
     const char* refused = nullptr;
-    if (given_.score.weighing != FV_SOFTMAX) refused = "compact kernel";
+    if (given_.score.weighing != FV_SOFTMAX)
+      refused = is_compact(given_.score.weighing) ? "compact kernel" : "weighing";
     if (given_.sink != nullptr) refused = "sink";
     if (given_.sigma != 0) refused = "sigma";
     if (given_.dropout != 0) refused = "dropout";
@@ -297,12 +298,18 @@ class Validator : protected StoredViews {
 
   bool weighing() {
     const fv_score& score = given_.score;
-    if (score.weighing < FV_SOFTMAX || score.weighing > FV_TRIANGULAR) {
+    if (score.weighing < FV_SOFTMAX || score.weighing > FV_ENTMAX15) {
       return refuse(FV_VALUE_ERROR, "weighing: got %d, wanted one of fv_weighing", static_cast<int>(score.weighing));
     }
     problem_.weighing = score.weighing;
     if (score.weighing == FV_SOFTMAX) return true;
     const char* refused = nullptr;
+    if (!is_compact(score.weighing)) {
+      if (given_.sink != nullptr) refused = "sink";
+      if (score.negligible != 0) refused = "negligible";
+      if (given_.sigma != 0) refused = "sigma";
+      return !refused || refuse(FV_VALUE_ERROR, "weighing: got one that is no softmax, which takes no %s", refused);
+    }
     if (score.family != FV_DISTANCE) refused = "score but a distance";
     if (score.scale != 1) refused = "scale";
     if (score.softcap != 0) refused = "softcap";
@@ -473,7 +480,7 @@ class Validator : protected StoredViews {
                     beside);
     }
     if (problem_.weighing != FV_SOFTMAX) {
-      return refuse(FV_VALUE_ERROR, "weighing: got a compact kernel with edges, wanted FV_SOFTMAX");
+      return refuse(FV_VALUE_ERROR, "weighing: got one that is no softmax with edges, wanted FV_SOFTMAX");
     }
     return in_order() &&
            (bias == nullptr || (view("edge_bias", bias) && of_float("edge_bias", *bias) &&
@@ -563,7 +570,7 @@ class Validator : protected StoredViews {
     const double rate = given_.dropout;
     if (!(rate >= 0 && rate < 1)) return refuse(FV_VALUE_ERROR, "dropout: got %g, wanted a number in [0, 1)", rate);
     if (weights && rate > 0) return refuse(FV_VALUE_ERROR, "dropout: got %g, wanted 0 for the weights", rate);
-    if (rate > 0 && problem_.weighing != FV_SOFTMAX) {
+    if (rate > 0 && is_compact(problem_.weighing)) {
       return refuse(FV_VALUE_ERROR, "dropout: got %g with a compact kernel, wanted 0", rate);
     }
     problem_.dropout = rate;

@@ -26,6 +26,8 @@ class ForwardValidator : public Validator {
   bool statistics(int64_t first, int64_t end, const fv_array* key_sum, const fv_array* entropy, const fv_array* largest,
                   const fv_array* place) {
     if (given_.sigma != 0) return refuse(FV_VALUE_ERROR, "sigma: got %g, wanted 0 for statistics", given_.sigma);
+    if (given_.score.weighing != FV_SOFTMAX)
+      return refuse(FV_VALUE_ERROR, "weighing: got one that is no softmax, wanted FV_SOFTMAX for statistics");
     if (first < 0 || end < first || end > problem_.queries) {
       return refuse(FV_VALUE_ERROR, "queries: got %lld..%lld, wanted a part of 0..%lld", printable(first),
                     printable(end), printable(problem_.queries));

@@ -19,7 +19,7 @@ class TangentValidator : public V {
                           "FV_DISTANCE");
     }
     if (p.weighing != FV_SOFTMAX) {
-      return this->refuse(FV_VALUE_ERROR, "weighing: got a compact kernel, which has no tangent, wanted FV_SOFTMAX");
+      return this->refuse(FV_VALUE_ERROR, "weighing: got one that has no tangent, wanted FV_SOFTMAX");
     }
     const fv_array* const mask = this->given_.reach.mask;
     if (t.mask != nullptr && (mask == nullptr || mask->dtype == FV_BOOL)) {

@@ -25,6 +25,7 @@
 #include "score/softcap.hpp"
 #include "select/argmax.hpp"
 #include "select/compact.hpp"
+#include "select/normalize.hpp"
 #include "select/sample.hpp"
 #include "select/soft.hpp"
 #include "select/soft_gradient_tangent.hpp"
@@ -117,6 +118,9 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.soft_gradient_tangent = untyped<soft_gradient_tangent<T>>;
   f.compact = untyped<compact<T>>;
   f.compact_gradient = untyped<compact_gradient<T>>;
+  f.normalize = untyped<normalize<T>>;
+  f.threshold_sums = untyped<threshold_sums<T>>;
+  f.normalize_gradient = untyped<normalize_gradient<T>>;
   f.store_cells = untyped<store_cells<T>>;
   f.argmax_place = untyped<argmax_place<T>>;
   f.soft_runs = untyped<soft_runs<T>>;

@@ -181,6 +181,18 @@ struct Shortlist {
   int64_t capacity;  // in rows
 };
 
+// What becomes of scores that are no logits of a softmax; of those with a threshold also what their weights grow by with
+// a score.
+enum class Normalizer : int32_t {
+  none,
+  sigmoid = 4,
+  rectified,
+  sparsemax,
+  entmax15,
+  sparsemax_slopes,
+  entmax15_slopes,
+};
+
 // The kernels of one accumulator T (float32 or float64) and one kind of product. There are four kinds of product:
 //
 //   product        operands   a word of T holds    keys are read in place    values are loaded in groups
@@ -245,6 +257,13 @@ struct Arithmetic {
                        void* alpha);
   // s becomes the weights of a compact kernel, whose sum is added to l.
   void (*compact)(void* s, int32_t vectors, int64_t count, Profile, void* l);
+  // s becomes the weights of a normalizer, f(scale (s - m) - t), whose sum is added to l. m and t are one T a query.
+  void (*normalize)(void* s, int32_t vectors, int64_t count, double scale, Normalizer, const void* m, const void* t,
+                    void* l);
+  // Of one with a threshold t: what the weights add up to is added to sums[0][query], and to sums[1][query] how fast that
+  // falls with t: of sparsemax sum(x+) and the number of these, of entmax15 sum(x+^2) and sum(x+), with x = scale (s - m) - t.
+  void (*threshold_sums)(const void* s, int32_t vectors, int64_t count, double scale, Normalizer, const void* m,
+                         const void* t, void* sums);
   // The queries whose top is larger than m, one bit each, and its first place in the tile.
   uint32_t (*argmax_place)(const void* s, int32_t vectors, int64_t count, const void* top, const void* m,
                            int32_t* place);
@@ -319,6 +338,10 @@ struct Arithmetic {
   // As soft_gradient without d_scores, for a compact kernel, where lse is rest.
   void (*compact_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, Profile, const void* rest,
                            const void* shift, void* weights, int64_t stride);
+  // As soft_gradient, for a normalizer.
+  void (*normalize_gradient)(const void* s, void* d_weights, int32_t vectors, int64_t count, double scale, Normalizer,
+                             const void* m, const void* t, const void* shift, void* weights, void* d_scores,
+                             int64_t stride);
   // Of the center c and the width of a Gaussian F, except for powers of sigma: to[0][query] += sum_j g (j - c) and
   // to[1][query] += sum_j g (j - c)^2, with g = P F dP: weights are P, before the Gaussian, and d_weights are F dP.
   void (*gaussian_gradient)(const void* weights, const void* d_weights, int32_t vectors, int64_t count, const Gaussian&,

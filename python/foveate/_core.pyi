@@ -1,10 +1,10 @@
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
-from ._inputs.types import Array
+from ._inputs.types import Array, Weighing
 from .scores import Family
 
 compiler: str
@@ -25,7 +25,7 @@ class Options(TypedDict, total=False):
     negligible: float | None
     link: tuple[str, float] | None
     slope: float | None
-    weighing: Literal["softmax", "boxcar", "epanechnikov", "triangular"] | None
+    weighing: Weighing | None
     softcap: float | None
     reach: NamedTuple | None
     mask: Array | None

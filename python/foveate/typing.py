@@ -33,6 +33,8 @@ Names, as Literal types:
     The name of a score; a name or a score object.
 `Activation`, `HiddenActivation`, `Kernel`
     Of scores; of those with a hidden layer; of kernel regression.
+`Normalizer`
+    How `attention` makes weights of scores.
 `Selection`, `MemorySelection`
     What `select` takes in `hard_attention`, and in `Memory.read`.
 `AttentionInput`, `HardInput`, `LocalInput`, ...
@@ -75,6 +77,7 @@ from ._inputs.types import (
     Kernel,
     ListOf,
     MemorySelection,
+    Normalizer,
     Offset,
     Real,
     Reals,
@@ -117,6 +120,7 @@ __all__ = [
     "MemoryInput",
     "MemorySelection",
     "MultiHeadInput",
+    "Normalizer",
     "Offset",
     "Pullback",
     "Real",

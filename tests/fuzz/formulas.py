@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from foveate import reference
 from foveate.reference._reach import per_lead
-from foveate.reference._select import softmax, weighted_sum
+from foveate.reference._select import normalized, softmax, weighted_sum
 from tolerances import FLOORS, RATIO, eps, magnitude_of, wider
 
 from fuzz.case import Case
@@ -35,6 +35,7 @@ class Soft:
     def __init__(self, problem: Problem, factors: Any = 1, more: Any = 0) -> None:
         """`factors` multiply the weights after the softmax, and are off by `more` ulp."""
         self.problem, self.factors = problem, factors
+        self.normalizer = problem.formula.get("normalizer")
         q, k, v = problem.clean
         self.dtype = dtype = problem.dtype
         self.wide = compute(dtype)
@@ -48,7 +49,7 @@ class Soft:
             if problem.bias is not None:
                 magnitude = magnitude + np.abs(problem.bias.astype(magnitude.dtype))
             largest = self.weights.max(axis=-1, keepdims=True, initial=0)
-            has_weight = self.weights > _NO_WEIGHT * largest
+            has_weight = (self.weights > _NO_WEIGHT * largest) | (self.normalizer is not None)
             counts = problem.seen & has_weight & np.isfinite(magnitude)
             size = np.where(counts, magnitude, 0).max(axis=-1, initial=0)
             size = size + np.where(np.isfinite(self.lse), np.abs(self.lse), 0)
@@ -62,6 +63,8 @@ class Soft:
                 + self.floor.exponentials
             )
             self.more = more * self.step
+            # an error of a score, and of the threshold, is one of its weight as it is
+            self.of_each = 0 if self.normalizer in (None, "sigmoid") else 3 * self.logit_error
 
     def _softmax(self, q: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         problem = self.problem
@@ -75,6 +78,8 @@ class Soft:
         sink = problem.formula.get("sink")
         sink = per_lead(-np.inf if sink is None else sink, problem.lead).astype(dtype)
         logits = np.where(problem.seen, logits, -np.inf)
+        if self.normalizer is not None:
+            return normalized(logits, problem.seen, self.normalizer), np.zeros(logits.shape[:-1])
         return softmax(logits, problem.seen, sink)
 
     def output(self) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +94,8 @@ class Soft:
             ulps = self.floor.output * eps(self.dtype) + self.logit_error[..., None]
             # a weight below the smallest normal number is 0
             vanished = np.finfo(self.wide).tiny * (seen @ np.abs(self.v2))
-            error = RATIO * off + (ulps + self.more) * size + least(self.dtype) + vanished
+            of_each = np.asarray(self.of_each)[..., None] * (seen @ np.abs(self.v2))
+            error = RATIO * off + of_each + (ulps + self.more) * size + least(self.dtype) + vanished
             if self.more:
                 error = error + self.more * (self.weights @ np.abs(self.v2))
         return exact, error
@@ -98,7 +104,9 @@ class Soft:
         """The weights, and their error."""
         off = worst(self.plain_weights.astype(self.dtype), self.exact_weights)
         ulps = self.floor.output * eps(self.dtype) + self.logit_error[..., None]
-        return self.exact_weights, RATIO * off + ulps * self.exact_weights + least(self.dtype)
+        of_each = np.asarray(self.of_each)[..., None]
+        error = RATIO * off + of_each + ulps * self.exact_weights
+        return self.exact_weights, error + least(self.dtype)
 
 
 def _alike(problem: Problem, size: np.ndarray) -> Any:

@@ -110,8 +110,17 @@ def lengths(case: Case, lead: tuple[int, ...], size: int) -> tuple[int, int]:
     return queries, keys
 
 
+_NORMALIZERS = ["sigmoid", "relu", "sparsemax", "entmax15"]
+
+
 def make(
-    case: Case, *, scores: bool = True, reach: bool = True, sink: bool = True, junk: bool = True
+    case: Case,
+    *,
+    scores: bool = True,
+    reach: bool = True,
+    sink: bool = True,
+    junk: bool = True,
+    normalizers: bool = False,
 ) -> Problem:
     """A problem of attention."""
     dtype = case.pick("dtype", DTYPES)
@@ -142,7 +151,10 @@ def make(
     problem.formula["score"] = score
     if case.chance("softcap", 0.1):
         problem.keywords["softcap"] = problem.formula["softcap"] = 2.0
-    if sink and case.chance("sink", 0.15):
+    if normalizers and case.chance("normalizers", 0.2):
+        normalizer = case.pick("normalizer", _NORMALIZERS)
+        problem.keywords["normalizer"] = problem.formula["normalizer"] = normalizer
+    elif sink and case.chance("sink", 0.15):
         _sink(case, problem)
     one_mask(problem)
     if junk and case.chance("hidden junk", 0.4):

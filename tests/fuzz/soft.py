@@ -16,7 +16,7 @@ from fuzz.problem import Problem, compute, make, own_lead
 
 
 def attention(case: Case) -> None:
-    problem = make(case)
+    problem = make(case, normalizers=True)
     factors: Any = 1
     if case.chance("dropout", 0.1):
         problem.keywords |= {"dropout": 0.3, "rng": 5}
@@ -28,7 +28,7 @@ def attention(case: Case) -> None:
     for n, (isa, threads) in enumerate(case.variants()):
         case.under(isa, threads)
         keywords = dict(problem.keywords)
-        with_lse = case.chance(f"lse {n}", 0.5)
+        with_lse = case.chance(f"lse {n}", 0.5) and "normalizer" not in keywords
         if with_lse:
             keywords["return_lse"] = True
         out = None
@@ -95,7 +95,7 @@ def _alone(case: Case, problem: Problem, whole: np.ndarray) -> None:
 
 
 def attention_weights(case: Case) -> None:
-    problem = make(case)
+    problem = make(case, normalizers=True)
     if not without_value(problem):
         return
     soft = Soft(problem)

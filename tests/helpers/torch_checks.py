@@ -157,9 +157,13 @@ def rounded(score: Any, q: Any, k: Any) -> Any:
         return (q @ score.w).double() @ k.double().mT
     if isinstance(score, ft.Concat):
         size = q.shape[-1]
-        score = ft.Additive(score.v, score.w[:size], score.w[size:], score.b, score.activation)
+        parts = score.v, score.w[:size], score.w[size:], score.b
+        score = ft.Additive(*parts, score.activation, score.slope)
     a, b = product(q, score.wq), product(k, score.wk)
     a = a if score.b is None else a + score.b
     hidden = a.double()[..., :, None, :] + b.double()[..., None, :, :]
-    hidden = hidden if score.activation == "identity" else getattr(torch, score.activation)(hidden)
+    if score.activation == "leaky_relu":
+        hidden = torch.nn.functional.leaky_relu(hidden, score.slope)
+    elif score.activation != "identity":
+        hidden = getattr(torch, score.activation)(hidden)
     return hidden @ score.v.double()

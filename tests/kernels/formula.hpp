@@ -54,7 +54,11 @@ Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rou
     case FV_BOXCAR: return Real(squared <= 1);
     case FV_EPANECHNIKOV: return rounded(squared > 1 ? Real(0) : 1 - squared);
     case FV_TRIANGULAR: return rounded(squared > 1 ? Real(0) : 1 - std::sqrt(squared));
-    case FV_SOFTMAX: break;
+    case FV_SOFTMAX:
+    case FV_SIGMOID:
+    case FV_RECTIFIED:
+    case FV_SPARSEMAX:
+    case FV_ENTMAX15: break;
   }
   return rounded(Real(c.scale) * (squared / -2));
 }

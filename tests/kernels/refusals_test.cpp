@@ -50,7 +50,7 @@ const Wrong scores[] = {
      [](Case& c) { c.kind.family = fv_family(FV_LEAKY_RELU + 1); }},
     {"a weighing below the first", "weighing", FV_VALUE_ERROR, [](Case& c) { c.kind.weighing = fv_weighing(-1); }},
     {"a weighing beyond the last", "weighing", FV_VALUE_ERROR,
-     [](Case& c) { c.kind = {FV_DISTANCE, fv_weighing(FV_TRIANGULAR + 1)}; }},
+     [](Case& c) { c.kind = {FV_DISTANCE, fv_weighing(FV_ENTMAX15 + 1)}; }},
     {"a compact kernel of an inner product", "weighing", FV_VALUE_ERROR, [](Case& c) { c.kind.weighing = FV_BOXCAR; }},
     {"a compact kernel of an additive score", "weighing", FV_VALUE_ERROR,
      [](Case& c) { weigh(c, {FV_TANH, FV_EPANECHNIKOV}); }},
@@ -58,6 +58,11 @@ const Wrong scores[] = {
     {"leaky relu without factors", "factors", FV_VALUE_ERROR, [](Case& c) { c.kind = kLeakyRelu; }},
     {"slope of a dot", "slope", FV_VALUE_ERROR, [](Case& c) { c.slope = 0.2; }},
     {"relu without factors", "factors", FV_VALUE_ERROR, [](Case& c) { c.kind = kRelu; }},
+    {"sparsemax with a sink", "weighing", FV_VALUE_ERROR,
+     [](Case& c) {
+       c.kind.weighing = FV_SPARSEMAX;
+       c.sink = Tensor(FV_FLOAT64, {}, 0.0);
+     }},
     {"an inner product with factors", "factors", FV_VALUE_ERROR, [](Case& c) { weigh(c, kDot); }},
     {"negligible of an inner product", "negligible", FV_VALUE_ERROR, [](Case& c) { c.negligible = 0x1p-24; }},
     {"negligible of tanh", "negligible", FV_VALUE_ERROR,

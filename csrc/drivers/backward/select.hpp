@@ -3,6 +3,8 @@
 // and delta = rowsum(dO O) - dlse, dlse being the gradient of lse,
 //   soft   dS = P (F dP - delta)
 //   hard   dS = sum_s advantage_s ([key is the s-th choice] - P)
+// and of other normalizers, with g what weights grow by with a logit,
+//   dS = g (F dP - delta),  delta = 0, or with a threshold rowsum(dO M), M the mean of the values by F g
 #pragma once
 #include "drivers/common/dropout.hpp"
 #include "rows.hpp"
@@ -46,6 +48,9 @@ class SelectGradient {
     if (plan_.compact)
       arithmetic.compact_gradient(block.scores(), cells_, vectors, s.count(), plan_.profile, rows.lse_low(p),
                                   rows.delta(p), weights, stride_);
+    else if (plan_.normalizer != Normalizer::none)
+      arithmetic.normalize_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), plan_.normalizer,
+                                    rows.lse_high(p), rows.lse_low(p), rows.delta(p), weights, d_scores, stride_);
     else
       arithmetic.soft_gradient(block.scores(), cells_, vectors, s.count(), block.softmax_scale(), rows.lse_high(p),
                                rows.lse_low(p), rows.delta(p), weights, d_scores, stride_);

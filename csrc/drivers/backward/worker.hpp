@@ -59,6 +59,7 @@ class BackwardWorker {
   void start_batch(int64_t batch) noexcept {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     const RowSums<T> rows = rows_of(batch);
+    const bool unshifted = plan_.normalizer != Normalizer::none && !plan_.has_threshold();
     for (int64_t group = 0; group < plan_.groups; ++group) {
       double d_sink = 0;
       for (int64_t first = 0; first < p_.queries; first += width_ / 2) {
@@ -70,7 +71,7 @@ class BackwardWorker {
           const Lse lse = read_lse(plan_, plan_.row(p_.lse, batch, group, first + i));
           T d_lse = 0;
           if (p_.d_lse) std::memcpy(&d_lse, plan_.row(p_.d_lse, batch, group, first + i), sizeof d_lse);
-          rows.delta[r] = row_[i] - d_lse;
+          rows.delta[r] = unshifted ? T(0) : row_[i] - d_lse;
           // a row that sees nothing has an lse of -inf, and no weight
           const bool nothing = lse.lse == -infinity;
           rows.lse_high[r] = nothing || plan_.compact ? T(0) : T(lse.high);

@@ -18,8 +18,8 @@ bool takes_pairs(const Operand& x) { return !x || x.dtype == FV_BFLOAT16 || is_f
 const Arithmetic& arithmetic_of(const Problem& p, const Kernels& kernels, const Needs& needs) {
   if (p.query.dtype == FV_FLOAT64) return kernels.float64;
   // pairs have their weights rounded before a Gaussian could be multiplied in, or some of them dropped
-  const bool pairs = !needs.whole_weights && p.family == FV_INNER && p.sigma == 0 && p.dropout == 0 &&
-                     p.query.dtype == FV_BFLOAT16 && takes_pairs(p.key) && takes_pairs(p.value) &&
+  const bool pairs = !needs.whole_weights && p.family == FV_INNER && p.weighing == FV_SOFTMAX && p.sigma == 0 &&
+                     p.dropout == 0 && p.query.dtype == FV_BFLOAT16 && takes_pairs(p.key) && takes_pairs(p.value) &&
                      takes_pairs(p.t_query) && takes_pairs(p.t_key) && takes_pairs(p.t_value);
   return pairs && kernels.bfloat16 ? *kernels.bfloat16 : kernels.float32;
 }
@@ -72,6 +72,9 @@ bool never_fall(const Problem& p) noexcept {
 
 static_assert(int(Profile::boxcar) == FV_BOXCAR && int(Profile::epanechnikov) == FV_EPANECHNIKOV &&
               int(Profile::triangular) == FV_TRIANGULAR);
+static_assert(int(Normalizer::none) == FV_SOFTMAX && int(Normalizer::sigmoid) == FV_SIGMOID &&
+              int(Normalizer::rectified) == FV_RECTIFIED && int(Normalizer::sparsemax) == FV_SPARSEMAX &&
+              int(Normalizer::entmax15) == FV_ENTMAX15);
 
 }  // namespace
 
@@ -92,8 +95,11 @@ Plan::Plan(const Problem& p, const Kernels& k, const Needs& needs) noexcept
   rows = groups * p.queries;
 
   biased = (p.mask && p.mask.dtype != FV_BOOL) || p.edge_bias;
-  compact = p.weighing != FV_SOFTMAX;
-  if (compact) profile = static_cast<Profile>(p.weighing);
+  compact = is_compact(p.weighing);
+  if (compact)
+    profile = static_cast<Profile>(p.weighing);
+  else
+    normalizer = static_cast<Normalizer>(p.weighing);
   scale_by(p.family == FV_DISTANCE && !compact ? p.scale / 2 : p.scale);  // its kernel leaves out the half
   // few rows would wait for this as long as for the keys
   ranges = p.query_segments && rows > most_lanes && never_fall(p);

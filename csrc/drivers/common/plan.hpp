@@ -137,6 +137,9 @@ struct Plan {
   double gaussian_unit() const { return problem.sigma > 0x1p100 ? problem.sigma / 0x1p100 : 1; }
   bool compact = false;  // no logits, but weights
   Profile profile = Profile::boxcar;
+  // Weights that are a function of a score and a threshold; none: shares of a softmax.
+  Normalizer normalizer = Normalizer::none;
+  bool has_threshold() const { return foveate::has_threshold(problem.weighing); }
 
   // Row of an operand, of a query or a key.
   char* row(const Operand& x, int64_t batch, int64_t group, int64_t index) const {

@@ -112,6 +112,10 @@ struct Problem {
   double dropout = 0;  // probability that a weight is 0, of numbers from `random`
 };
 
+// Compact kernels, of distances; and functions of a score and a threshold, which some have to find.
+inline bool is_compact(fv_weighing weighing) { return weighing >= FV_BOXCAR && weighing <= FV_TRIANGULAR; }
+inline bool has_threshold(fv_weighing weighing) { return weighing == FV_SPARSEMAX || weighing == FV_ENTMAX15; }
+
 inline bool is_additive(fv_family family) { return family == FV_TANH || family == FV_RELU || family == FV_LEAKY_RELU; }
 
 }  // namespace foveate

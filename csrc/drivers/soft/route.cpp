@@ -1,10 +1,10 @@
 // Which driver serves a problem of soft attention.
-#include "tiled.hpp"
-
 #include "drivers/drivers.hpp"
 #include "drivers/edges/along_edges.hpp"
 #include "few_queries.hpp"
+#include "normalized.hpp"
 #include "prune_by_distance.hpp"
+#include "tiled.hpp"
 
 namespace foveate {
 
@@ -13,9 +13,19 @@ fv_status attention(const Problem& problem, fv_error* error) noexcept {
   const bool dropout = problem.dropout > 0;
   const bool few = problem.queries <= query_group && !problem.centers && !dropout;
   if (few && problem.weighing == FV_SOFTMAX && !(problem.negligible > 0)) return decode(problem, error);
+  if (has_threshold(problem.weighing)) {
+    Plan plan(problem, kernels(), {.windows = Windows::shared});
+    return run_forward<Normalized>(plan, error);
+  }
   Plan plan(problem, kernels());
+  if (plan.normalizer != Normalizer::none) return run_forward<Normalized>(plan, error);
   if (!dropout && skips_far_keys(plan)) return attention_to_near_keys(plan, error);
   return run_forward<Forward>(plan, error);
+}
+
+fv_status mean_by_slopes(const Problem& problem, fv_error* error) noexcept {
+  Plan plan(problem, kernels());
+  return run_forward<Normalized>(plan, error, true);
 }
 
 }  // namespace foveate

@@ -8,6 +8,7 @@
 #include "drivers/common/dropout.hpp"
 #include "drivers/common/lse.hpp"
 #include "drivers/common/query_block.hpp"
+#include "thresholds.hpp"
 
 namespace foveate {
 
@@ -107,21 +108,27 @@ class Forward {
 
   // Divides by l and writes; whether the outputs are all finite.
   bool finish(int p) noexcept {
-    const Problem& problem = plan_.problem;
-    const Panel& panel = block_.panel(p);
     const T *m = m_ + p * width_, *l = l_ + p * width_, factor = T(dropout_.factor());
     const T* const exact = with_exact() ? exact_ + p * width_ : l;
+    return write(
+        p, [&](int i) { return factor / l[i]; }, [&](int i) { return lse_of(plan_, double(m[i]), double(exact[i])); });
+  }
+
+  // Writes the outputs times a factor, and the lse, of the queries that see something; whether the outputs are all finite.
+  template <class FactorOf, class LseOf>
+  bool write(int p, FactorOf&& factor_of, LseOf&& lse_of_seen, bool with_lse = true) noexcept {
+    const Problem& problem = plan_.problem;
+    const Panel& panel = block_.panel(p);
     char* const out = block_.base(problem.out);
-    char* const lses = problem.lse ? block_.base(problem.lse) : nullptr;
+    char* const lses = with_lse && problem.lse ? block_.base(problem.lse) : nullptr;
     char* rows[most_lanes];
     for (int i = 0; i < panel.live; ++i) {
       const bool seen = panel.seen >> i & 1;
-      alpha_[i] = seen ? factor / l[i] : T(0);
+      alpha_[i] = seen ? factor_of(i) : T(0);
       rows[i] = block_.row(problem.out, out, p, i);
-      if (problem.lse) {
+      if (lses) {
         write_lse(problem.lse, block_.row(problem.lse, lses, p, i),
-                  seen ? lse_of(plan_, double(m[i]), double(exact[i]))
-                       : lse_of_nothing(plan_, block_.batch(), panel.group[i]));
+                  seen ? lse_of_seen(i) : lse_of_nothing(plan_, block_.batch(), panel.group[i]));
       }
     }
     for (int i = panel.live; i < width_; ++i) alpha_[i] = T(0);
@@ -142,7 +149,8 @@ fv_status run_forward(Plan& plan, fv_error* error, const With&... with) noexcept
   const Problem& p = plan.problem;
   const double cells = double(plan.batches) * double(plan.rows) * double(plan.widest_window);
   const double flops = 2.0 * cells * double(p.head_size + p.value_size);
-  const int64_t bytes = plan.scoring.panel_size(p.head_size) + p.value_size * plan.arithmetic.element_size;
+  const int64_t bytes =
+      plan.scoring.panel_size(p.head_size) + p.value_size * plan.arithmetic.element_size + kept_for_threshold(plan);
   return plan.arithmetic.element_size == 8 ? run_blocks<double, Worker>(plan, bytes, flops, error, with...)
                                            : run_blocks<float, Worker>(plan, bytes, flops, error, with...);
 }

@@ -1,11 +1,13 @@
 // The attention weights themselves: one pass for the softmax's maximum and sum, a second that writes 2^(x - m) / l. The
-// scores of the first are kept for the second where a few panels of them stay in a cache; else they are made again.
+// scores of the first are kept for the second where a few panels of them stay in a cache; else they are made again. Of the
+// weights that are no softmax's, thresholds are found first, where there are any, and the second pass is the only one.
 #include <algorithm>
 #include <cstring>
 
 #include "drivers/common/query_block.hpp"
 #include "drivers/drivers.hpp"
 #include "drivers/edges/along_edges.hpp"
+#include "thresholds.hpp"
 
 namespace foveate {
 namespace {
@@ -18,14 +20,18 @@ int64_t kept_bytes_a_query(const Plan& plan) {
   const int64_t bytes =
       (plan.problem.keys + plan.tile_keys - 1) / plan.tile_keys * plan.tile_keys * plan.arithmetic.element_size;
   const int64_t width = int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors;
-  return plan.problem.sigma > 0 || bytes > most_kept_bytes / width ? 0 : bytes;
+  return plan.problem.sigma > 0 || plan.normalizer != Normalizer::none || bytes > most_kept_bytes / width ? 0 : bytes;
 }
 
 template <class T>
 class Weights {
  public:
   Weights(const Plan& plan, const QueryBlocks& blocks, Carver& carver) noexcept
-      : plan_(plan), block_(plan, blocks, carver), width_(blocks.width), keeps_(kept_bytes_a_query(plan) > 0) {
+      : plan_(plan),
+        block_(plan, blocks, carver),
+        width_(blocks.width),
+        keeps_(kept_bytes_a_query(plan) > 0),
+        thresholds_(plan, blocks, block_, true, carver) {
     const int64_t queries = int64_t(blocks.panels) * width_;
     m_ = carver.take<T>(queries);
     l_ = carver.take<T>(queries);
@@ -43,6 +49,28 @@ class Weights {
  private:
   void weigh() noexcept {
     const int count = block_.panels();
+    if (plan_.normalizer == Normalizer::none)
+      sum(count);
+    else
+      compare_with(count);
+    if (block_.stopped()) return;
+    const int64_t keys = plan_.problem.keys;
+    Traversal seen = block_.tiles(0, count);
+    for (Traversal all = Traversal::grid({0, keys}, plan_.tile_keys, keys); !all.done(); all.next()) {
+      const KeyTile tile = all.tile();
+      const bool any = !seen.done() && seen.tile().first == tile.first;
+      if (!any && asked_to_stop(double(count) * double(width_) * double(tile.count))) return;  // zeros alone
+      if (any) {
+        if (!keeps_) block_.open(seen);
+        seen.next();
+      }
+      for (int p = 0; p < count; ++p) write(p, tile, any ? again(p, tile) : KeyRange{});
+      if (block_.stopped()) return;
+    }
+  }
+
+  // m and 1 / l of the softmax.
+  void sum(int count) noexcept {
     for (int p = 0; p < count; ++p) block_.start_softmax(p, m_ + p * width_, l_ + p * width_);
     for (Traversal tiles = block_.tiles(0, count); block_.open(tiles); tiles.next())
       for (int p = 0; p < count; ++p) {
@@ -59,19 +87,12 @@ class Weights {
         T& l = l_[p * width_ + i];
         l = block_.panel(p).seen >> i & 1 ? T(1) / l : T(0);
       }
-    const int64_t keys = plan_.problem.keys;
-    Traversal seen = block_.tiles(0, count);
-    for (Traversal all = Traversal::grid({0, keys}, plan_.tile_keys, keys); !all.done(); all.next()) {
-      const KeyTile tile = all.tile();
-      const bool any = !seen.done() && seen.tile().first == tile.first;
-      if (!any && asked_to_stop(double(count) * double(width_) * double(tile.count))) return;  // zeros alone
-      if (any) {
-        if (!keeps_) block_.open(seen);
-        seen.next();
-      }
-      for (int p = 0; p < count; ++p) write(p, tile, any ? again(p, tile) : KeyRange{});
-      if (block_.stopped()) return;
-    }
+  }
+  // m, and in the place of l the threshold.
+  void compare_with(int count) noexcept {
+    std::fill_n(m_, count * width_, T(0));
+    std::fill_n(l_, count * width_, T(0));
+    if (plan_.has_threshold()) thresholds_.find(m_, l_);
   }
 
   char* kept(int p, KeyTile tile) const {
@@ -103,13 +124,20 @@ class Weights {
     }
     if (range.empty()) return;
     char* const scores = keeps_ ? kept(p, tile) : block_.scores();
-    plan_.arithmetic.weigh(scores, block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
-                           l_ + p * width_);
+    if (plan_.normalizer == Normalizer::none)
+      plan_.arithmetic.weigh(scores, block_.vectors(p), end - begin, block_.softmax_scale(), m_ + p * width_,
+                             l_ + p * width_);
+    else
+      plan_.arithmetic.normalize(scores, block_.vectors(p), end - begin, block_.softmax_scale(), plan_.normalizer,
+                                 m_ + p * width_, l_ + p * width_, alpha_);
     if (problem.sigma > 0) {
       const Gaussian gaussian = block_.gaussian(p, range);
       plan_.arithmetic.multiply_gaussian(scores, block_.vectors(p), end - begin, gaussian);
     }
-    std::fill_n(alpha_, width_, T(1));
+    for (int64_t i = 0; i < width_; ++i) {
+      const T threshold = plan_.has_threshold() ? l_[p * width_ + i] : T(0);
+      alpha_[i] = threshold == threshold ? T(1) : threshold;
+    }
     plan_.arithmetic.store_rows(scores, block_.vectors(p), end - begin, alpha_, panel.live, block_.scratch(), rows,
                                 dtype_of(problem.out), step);
   }
@@ -127,6 +155,7 @@ class Weights {
   T *m_, *l_, *alpha_, *kept_;
   int64_t tiles_;
   KeyRange* kept_ranges_;
+  Thresholds<T> thresholds_;
 };
 
 }  // namespace
@@ -137,7 +166,8 @@ fv_status attention_weights(const Problem& problem, fv_error* error) noexcept {
   Plan plan(problem, kernels(), {.whole_weights = true, .windows = Windows::shared});
   const double flops =
       4.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
-  const int64_t bytes = plan.scoring.panel_size(problem.head_size) + kept_bytes_a_query(plan);
+  const int64_t bytes =
+      plan.scoring.panel_size(problem.head_size) + kept_bytes_a_query(plan) + kept_for_threshold(plan);
   return plan.arithmetic.element_size == 8 ? run_blocks<double, Weights>(plan, bytes, flops, error)
                                            : run_blocks<float, Weights>(plan, bytes, flops, error);
 }

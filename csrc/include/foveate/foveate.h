@@ -88,8 +88,24 @@ typedef enum fv_family { FV_INNER, FV_TANH, FV_RELU, FV_DISTANCE, FV_LEAKY_RELU 
  * output is NaN and its lse -inf.
  *   FV_BOXCAR          [d <= 1]
  *   FV_EPANECHNIKOV    max(1 - d, 0)
- *   FV_TRIANGULAR      max(1 - sqrt(d), 0) */
-typedef enum fv_weighing { FV_SOFTMAX, FV_BOXCAR, FV_EPANECHNIKOV, FV_TRIANGULAR } fv_weighing;
+ *   FV_TRIANGULAR      max(1 - sqrt(d), 0)
+ * And of any score s, behind softcap and mask, without a sink, negligible or sigma, for fv_attention, its weights and its
+ * gradients:
+ *   FV_SIGMOID         1 / (1 + e^-s)
+ *   FV_RECTIFIED       max(s, 0)
+ *   FV_SPARSEMAX       max(s - tau, 0), with the tau of each query for which its weights add up to 1
+ *   FV_ENTMAX15        max(s / 2 - tau / 2, 0)^2, likewise
+ * The lse of these is what scores are compared with: tau, or 0 where there is none. */
+typedef enum fv_weighing {
+  FV_SOFTMAX,
+  FV_BOXCAR,
+  FV_EPANECHNIKOV,
+  FV_TRIANGULAR,
+  FV_SIGMOID,
+  FV_RECTIFIED,
+  FV_SPARSEMAX,
+  FV_ENTMAX15
+} fv_weighing;
 
 typedef struct fv_score {
   double scale;

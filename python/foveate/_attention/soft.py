@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from .. import _core
 from .._inputs.arrays import real, reals
+from .._inputs.normalizer import DEFAULT, has_lse, normalizer_of
 from .._inputs.operands import RowsLike, operands
 from .._inputs.paged import Paged
 from .._inputs.random import dropout_of
@@ -19,6 +20,7 @@ from .._inputs.types import (
     ArrayLike,
     Bool,
     Ints,
+    Normalizer,
     Offset,
     Real,
     Reals,
@@ -35,7 +37,7 @@ from .sequences import Options, attend_sequences, packed_of
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .._inputs.options import AttentionOptions
+    from .._inputs.options import NormalizedOptions
 
 _DEFAULT_SCORE: Final = "scaled_dot"
 _NO_DROPOUT = 0.0
@@ -49,7 +51,7 @@ def attention(
     *,
     return_lse: Literal[False] = ...,
     out: Array | None = ...,
-    **options: Unpack[AttentionOptions],
+    **options: Unpack[NormalizedOptions],
 ) -> Array: ...
 
 
@@ -61,7 +63,7 @@ def attention(
     *,
     return_lse: Literal[True],
     out: Array | None = ...,
-    **options: Unpack[AttentionOptions],
+    **options: Unpack[NormalizedOptions],
 ) -> tuple[Array, Array]: ...
 
 
@@ -73,7 +75,7 @@ def attention(
     *,
     return_lse: bool,
     out: Array | None = ...,
-    **options: Unpack[AttentionOptions],
+    **options: Unpack[NormalizedOptions],
 ) -> Array | tuple[Array, Array]: ...
 
 
@@ -91,6 +93,7 @@ def attention(
     segments: Any = None,
     softcap: Any = None,
     sink: Any = None,
+    normalizer: Any = DEFAULT,
     dropout: Any = _NO_DROPOUT,
     rng: Seed = None,
     return_lse: bool = False,
@@ -140,6 +143,13 @@ def attention(
         Scores become softcap * tanh(score / softcap). None and 0 mean none.
     sink : float or array (...), optional
         One more logit in the denominator of the softmax, with a value of 0.
+    normalizer : str, default "softmax"
+        How the scores s of a query become weights. "softmax_plus_one": with one more in the
+        denominator, a sink of 0 [7]_. "sigmoid": 1 / (1 + exp(-s)), each for itself [8]_; a float
+        mask of -log(Lk) keeps their sum near 1. "relu": max(s, 0). "sparsemax": max(s - tau, 0)
+        [9]_, and "entmax15": max(s / 2 - tau, 0)^2 [10]_, where tau is the number for which the
+        weights of the query add up to 1; most of them are 0. None of the last four takes a `sink`
+        or returns an lse. bfloat16 is computed in float32 there.
     dropout : float, default 0
         Probability, less than 1, that a weight becomes 0 after the softmax; the others are divided
         by 1 - dropout. The lse and the sink do not change with it.
@@ -202,6 +212,13 @@ def attention(
        Memory-Efficient Exact Attention with IO-Awareness", NeurIPS 2022.
     .. [6] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: A
        Simple Way to Prevent Neural Networks from Overfitting", JMLR 15, 2014.
+    .. [7] E. Miller, "Attention Is Off By One", 2023.
+    .. [8] J. Ramapuram et al., "Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
+       ICLR 2025.
+    .. [9] A. F. T. Martins and R. F. Astudillo, "From Softmax to Sparsemax: A Sparse Model of
+       Attention and Multi-Label Classification", ICML 2016.
+    .. [10] B. Peters, V. Niculae and A. F. T. Martins, "Sparse Sequence-to-Sequence Models", ACL
+       2019.
 
     Examples
     --------
@@ -229,6 +246,12 @@ def attention(
 
     >>> fv.attention(np.zeros((1, 8)), np.zeros((8, 8)), np.eye(8), dropout=0.5, rng=1)
     array([[0.25, 0.25, 0.25, 0.25, 0.  , 0.  , 0.25, 0.25]])
+
+    Weights that are exactly 0 beyond a threshold:
+
+    >>> key = np.array([[0.2], [0.0], [-3.0]])
+    >>> fv.attention(np.ones((1, 1)), key, np.eye(3), score="dot", normalizer="sparsemax")
+    array([[0.6, 0.4, 0. ]])
     """
     in_pages = False
     if not _core.are_plain(query, key, value):
@@ -238,7 +261,17 @@ def attention(
         softcap = real("softcap", softcap)
     if sink is not None:
         sink = reals("sink", sink)
+    weighing = None
+    if normalizer is not DEFAULT:
+        weighing, sink = normalizer_of(normalizer, sink)
+        if return_lse:
+            has_lse("return_lse", weighing)
     if in_pages and (rule := packed_of(mask)) is not None:
+        if weighing is not None:
+            raise ValueError(
+                f"normalizer: got {normalizer!r} with Packed queries and keys in pages, wanted a "
+                "softmax"
+            )
         options = Options(
             score, causal, window, offset, key_lengths, segments, softcap, sink, dropout
         )
@@ -252,12 +285,15 @@ def attention(
         and key_lengths is None
         and segments is None
     ):
-        reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
-    plain = not in_pages and (reach is None or not reach.is_by_tiles)
+        edges = weighing is None
+        reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments, edges)
+    plain = not in_pages and weighing is None and (reach is None or not reach.is_by_tiles)
     if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT and plain:
         return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
     dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
     problem = Problem(*reduce(score, query, key)[:-1], value, softcap, reach, sink, dropped)
+    if weighing is not None:
+        problem = problem._replace(weighing=weighing)
     return problem.taken_apart().folded(query).attend(query.dtype, out=out, return_lse=return_lse)
 
 
@@ -274,6 +310,7 @@ def attention_weights(
     segments: Segments | None = None,
     softcap: Real | None = None,
     sink: Reals | None = None,
+    normalizer: Normalizer = DEFAULT,
     out: Array | None = None,
 ) -> Array:
     """Return the weights that `attention` gives the values, to look at and to plot.
@@ -286,6 +323,8 @@ def attention_weights(
         Of the dtype of `query`, or of few bits.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.
+    normalizer : str, default "softmax"
+        As for `attention`.
     out : numpy.ndarray (..., Lq, Lk), optional
         The array to write the weights into, of the dtype of `query`; any strides except those of a
         broadcast.
@@ -294,7 +333,8 @@ def attention_weights(
     -------
     numpy.ndarray (..., Lq, Lk)
         Of the dtype of `query`; this is `out` where that was given. A row sums to 1, or to less
-        where there is a `sink`; it is 0 where the query sees no key.
+        where there is a `sink`, and to anything where `normalizer` does not normalize; it is 0
+        where the query sees no key.
 
     Raises
     ------
@@ -321,10 +361,13 @@ def attention_weights(
     k: Any = key
     if not _core.are_plain(q, k):
         q, k = operands(query=q, key=k)
+    weighing, logits = normalizer_of(normalizer, None if sink is None else reals("sink", sink))
+    edges = weighing is None
     problem = Problem(
         *reduce(score, q, k)[:-1],
         softcap=None if softcap is None else real("softcap", softcap),
-        reach=resolve(q, k, mask, causal, window, offset, key_lengths, segments),
-        sink=None if sink is None else reals("sink", sink),
+        reach=resolve(q, k, mask, causal, window, offset, key_lengths, segments, edges),
+        sink=logits,
+        weighing=weighing,
     )
     return problem.taken_apart().folded(q).weights(q.dtype, out=out)

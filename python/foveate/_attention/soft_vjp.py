@@ -6,12 +6,14 @@ The inputs, the output and the lse are kept in between.
 from __future__ import annotations
 
 from .._inputs.arrays import float_arrays, like, real, reals, rounded
+from .._inputs.normalizer import DEFAULT, has_lse, normalizer_of
 from .._inputs.random import dropout_of
 from .._inputs.types import (
     Array,
     ArrayLike,
     Bool,
     Ints,
+    Normalizer,
     Offset,
     Real,
     Reals,
@@ -43,6 +45,7 @@ def attention_vjp(
     segments: Segments | None = None,
     softcap: Real | None = None,
     sink: Reals | None = None,
+    normalizer: Normalizer = DEFAULT,
     dropout: Real = 0.0,
     rng: Seed = None,
 ) -> tuple[Array, AttentionPullback]:
@@ -64,6 +67,8 @@ def attention_vjp(
         The gradients to compute: names of fields of `Gradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`.
+    normalizer : str, default "softmax"
+        As for `attention`. Where it is no softmax, the pullback takes no `d_lse`.
     dropout, rng : optional
         As for `attention`. The pullback drops the same weights, whatever `rng` does in between.
 
@@ -89,9 +94,10 @@ def attention_vjp(
     -----
     A query that sees no key has gradients of 0, and keys and values that are not seen change
     nothing, whatever they hold. The result has the same bits for any number of threads. The slope
-    of "relu" is 0 at 0. Beside the gradients, memory holds tiles, up to 16 partial sums of the
-    gradient of the queries for some heads at a time, and what a score projects, `(..., Lq, H)` and
-    `(..., Lk, H)`.
+    of "relu" is 0 at 0, as an activation and as a normalizer. Beside the gradients, memory holds
+    tiles, up to 16 partial sums of the gradient of the queries for some heads at a time, and what a
+    score projects, `(..., Lq, H)` and `(..., Lk, H)`; with the normalizers "sparsemax" and
+    "entmax15" also an array like the output.
 
     References
     ----------
@@ -117,25 +123,30 @@ def attention_vjp(
     wanted = names_of(wrt)
     q, k, v = float_arrays(query=query, key=key, value=value)
     reduced = reduce(score, q, k, learns=True)
+    weighing, logits = normalizer_of(normalizer, None if sink is None else reals("sink", sink))
     problem = Problem(
         *reduced[:-1],
         v,
         None if softcap is None else real("softcap", softcap),
-        resolve(q, k, mask, causal, window, offset, key_lengths, segments),
-        None if sink is None else reals("sink", sink),
+        resolve(q, k, mask, causal, window, offset, key_lengths, segments, weighing is None),
+        logits,
         dropout_of(dropout, rng),
+        weighing=weighing,
     )
     output, lse = problem.folded(q).forward()
     backward = Backward(problem, score, q, k, reduced)
 
     def pullback(d_output: ArrayLike, d_lse: ArrayLike | None = None) -> Gradients:
         """Return the gradients, from that of the output and, if given, that of the lse."""
+        if d_lse is not None:
+            has_lse("d_lse", weighing)
         answers = Answers(
             output,
             lse,
             like("d_output", d_output, output.shape, q.dtype),
             None if d_lse is None else like("d_lse", d_lse, lse.shape[:-1], problem.wide),
         )
-        return backward.gradients(wanted, answers)[0]
+        found = backward.gradients(wanted, answers)[0]
+        return found._replace(sink=None) if sink is None else found
 
     return rounded(output, q.dtype), pullback

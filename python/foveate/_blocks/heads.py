@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._inputs.arrays import broadcast_together, broadcasts_into, integer, integers, reals
-from .._inputs.options import AttentionOptions
+from .._inputs.options import NormalizedOptions
 from .._inputs.types import Array
 from .._reach.masks import begun_anew, parts_of
 from .._reach.reach import AXES_BEHIND, ids_of, mask_of, offset_at, offset_of
@@ -54,13 +54,13 @@ def join_heads(heads: Array | None) -> Array | None:
 
 
 def with_heads(
-    options: AttentionOptions, shape: tuple[int, ...], heads: tuple[int, int]
-) -> AttentionOptions:
+    options: NormalizedOptions, shape: tuple[int, ...], heads: tuple[int, int]
+) -> NormalizedOptions:
     """Give options the two axes of the heads.
 
     Parameters
     ----------
-    options : AttentionOptions
+    options : NormalizedOptions
         As for `attention`, without heads, except a sink and a mask that has them.
     shape : tuple (..., Lq, Lk)
         Without heads.
@@ -69,7 +69,7 @@ def with_heads(
 
     Returns
     -------
-    AttentionOptions
+    NormalizedOptions
 
     Raises
     ------
@@ -188,7 +188,7 @@ def _sink(
 
 
 def lead_with(
-    lead: tuple[int, ...], options: AttentionOptions, queries: int, keys: int
+    lead: tuple[int, ...], options: NormalizedOptions, queries: int, keys: int
 ) -> tuple[int, ...]:
     """Return the leading axes of the output: of the batch, and of options with heads.
 

@@ -18,7 +18,7 @@ from .._attention.pullbacks import Pullback
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
 from .._inputs.arrays import compute_dtype, float_arrays, like, room_for, rounded
-from .._inputs.options import AttentionOptions
+from .._inputs.options import NormalizedOptions
 from .._inputs.signatures import with_options
 from .._inputs.types import Array, ArrayLike, Int
 from .heads import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@with_options(AttentionOptions, of=attention)
+@with_options(NormalizedOptions, of=attention)
 @room_for("x, memory")
 def multi_head_attention(
     x: ArrayLike,
@@ -51,7 +51,7 @@ def multi_head_attention(
     bk: ArrayLike | None = None,
     bv: ArrayLike | None = None,
     bo: ArrayLike | None = None,
-    **options: Unpack[AttentionOptions],
+    **options: Unpack[NormalizedOptions],
 ) -> Array:
     """Compute multi-head attention: several heads, each with its own projections [1]_.
 
@@ -89,7 +89,7 @@ def multi_head_attention(
         without one of heads.
     sink : float or array (..., num_heads), optional
         As for `attention`; the last axis of an array is that of the heads.
-    dropout, rng : optional
+    normalizer, dropout, rng : optional
         As for `attention`: the weights of every head are dropped.
 
     Returns
@@ -135,7 +135,7 @@ def multi_head_attention(
     return rounded(block.output.forward(), block.dtype)
 
 
-@with_options(AttentionOptions, of=attention)
+@with_options(NormalizedOptions, of=attention)
 @room_for("x, memory")
 def multi_head_attention_vjp(
     x: ArrayLike,
@@ -152,7 +152,7 @@ def multi_head_attention_vjp(
     bv: ArrayLike | None = None,
     bo: ArrayLike | None = None,
     wrt: Names[MultiHeadInput] = None,
-    **options: Unpack[AttentionOptions],
+    **options: Unpack[NormalizedOptions],
 ) -> tuple[Array, Pullback[MultiHeadGradients]]:
     """Compute multi-head attention, and return the output with the pullback of its gradients.
 
@@ -167,7 +167,7 @@ def multi_head_attention_vjp(
         The gradients to compute: names of fields of `MultiHeadGradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `multi_head_attention`.
-    dropout, rng : optional
+    normalizer, dropout, rng : optional
         As for `attention_vjp`.
 
     Returns
@@ -241,7 +241,7 @@ class _Block:
     output: Projection
     heads: int
     kv_heads: int
-    options: AttentionOptions  # as `attention` takes them, with the two axes of the heads
+    options: NormalizedOptions  # as `attention` takes them, with the two axes of the heads
 
     @classmethod
     def of(
@@ -251,7 +251,7 @@ class _Block:
         weights: tuple[tuple[object, object], ...],
         num_heads: object,
         num_kv_heads: object,
-        options: AttentionOptions,
+        options: NormalizedOptions,
     ) -> _Block:
         """Check the arguments, and make the rows that the answers of the heads are written into.
 

@@ -14,7 +14,7 @@ from .._attention.pullbacks import Pullback
 from .._attention.soft import attention
 from .._attention.soft_vjp import attention_vjp
 from .._inputs.arrays import float_arrays, like, room_for, rounded
-from .._inputs.options import AttentionOptions
+from .._inputs.options import NormalizedOptions
 from .._inputs.signatures import with_options
 from .._inputs.types import Array, ArrayLike
 from .projection import Projection, Projections, check_columns, rows_of
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@with_options(AttentionOptions, of=attention)
+@with_options(NormalizedOptions, of=attention)
 @room_for("x")
 def self_attention(
     x: ArrayLike,
     wq: ArrayLike,
     wk: ArrayLike,
     wv: ArrayLike,
-    **options: Unpack[AttentionOptions],
+    **options: Unpack[NormalizedOptions],
 ) -> Array:
     """Compute self-attention with one head: each row of x attends to the rows of x [1]_ [2]_.
 
@@ -47,7 +47,7 @@ def self_attention(
         For the values.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`, with Lq = Lk = L.
-    dropout, rng : optional
+    normalizer, dropout, rng : optional
         As for `attention`.
 
     Returns
@@ -92,7 +92,7 @@ def self_attention(
     return rounded(output, projections.query.rows.dtype)
 
 
-@with_options(AttentionOptions, of=attention)
+@with_options(NormalizedOptions, of=attention)
 @room_for("x")
 def self_attention_vjp(
     x: ArrayLike,
@@ -101,7 +101,7 @@ def self_attention_vjp(
     wv: ArrayLike,
     *,
     wrt: Names[SelfInput] = None,
-    **options: Unpack[AttentionOptions],
+    **options: Unpack[NormalizedOptions],
 ) -> tuple[Array, Pullback[SelfGradients]]:
     """Compute self-attention, and return the output with the pullback of its gradients.
 
@@ -116,7 +116,7 @@ def self_attention_vjp(
         The gradients to compute: names of fields of `SelfGradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `self_attention`.
-    dropout, rng : optional
+    normalizer, dropout, rng : optional
         As for `attention_vjp`.
 
     Returns

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from .._reach.reach import Mask
     from ..scores._base import ScoreLike
-    from .types import Bool, Ints, Offset, Real, Reals, Seed, Segments, Window
+    from .types import Bool, Ints, Normalizer, Offset, Real, Reals, Seed, Segments, Window
 
 
 class ReachOptions(TypedDict, total=False):
@@ -37,3 +37,9 @@ class AttentionOptions(ScoreOptions, total=False):
     sink: Reals | None
     dropout: Real
     rng: Seed
+
+
+class NormalizedOptions(AttentionOptions, total=False):
+    """The same, and how scores become weights."""
+
+    normalizer: Normalizer

@@ -94,6 +94,12 @@ FloatName: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 ScoreName: TypeAlias = Literal["dot", "scaled_dot", "cosine", "gaussian"]
 Activation: TypeAlias = Literal["tanh", "relu", "identity"]
 HiddenActivation: TypeAlias = Literal["tanh", "relu", "leaky_relu", "identity"]
+Normalizer: TypeAlias = Literal[
+    "softmax", "softmax_plus_one", "sigmoid", "relu", "sparsemax", "entmax15"
+]
+Weighing: TypeAlias = Literal[
+    "softmax", "boxcar", "epanechnikov", "triangular", "sigmoid", "relu", "sparsemax", "entmax15"
+]  # of the engine
 Selection: TypeAlias = Literal["argmax", "sample", "top"]
 MemorySelection: TypeAlias = Literal["soft", "argmax", "sample"]
 CompactKernel: TypeAlias = Literal["boxcar", "epanechnikov", "triangular"]

@@ -18,7 +18,7 @@ from ._dropout import factors_of
 from ._reach import bias_of, lead_of, narrowed, per_lead, reach
 from ._rows import compute_dtype, floats, gathered
 from ._score import scores
-from ._select import softmax, weighted_sum
+from ._select import NORMALIZERS, normalized, softmax, weighted_sum
 
 Array = NDArray[Any]
 
@@ -52,10 +52,17 @@ def weights_of(
     score: Any,
     softcap: float | None,
     sink: ArrayLike | None,
+    normalizer: str = "softmax",
     **reaches: Any,
 ) -> tuple[Array, Array, Array]:
-    """The softmax of the logits: weights, their lse, the seen cells."""
+    """The weights of a normalizer, the softmax's lse, the seen cells."""
     logits, seen = logits_of(query, key, lead, score, softcap, **reaches)
+    if normalizer not in ("softmax", "softmax_plus_one"):
+        if normalizer not in NORMALIZERS:
+            raise ValueError(f"normalizer: got {normalizer!r}, wanted one of {list(NORMALIZERS)}")
+        return normalized(logits, seen, normalizer), np.zeros(logits.shape[:-1]), seen
+    if normalizer == "softmax_plus_one":
+        sink = 0.0
     dtype = logits.dtype
     sink = narrowed(per_lead(-np.inf if sink is None else sink, lead), dtype)
     weights, lse = softmax(logits, seen, sink)
@@ -103,6 +110,7 @@ def attention(
     score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
     sink: ArrayLike | None = None,
+    normalizer: str = "softmax",
     dropout: float = 0.0,
     rng: Any = None,
     return_lse: bool = False,
@@ -119,6 +127,7 @@ def attention(
     mask, causal, window, offset, key_lengths, segments : which keys a query sees, see `reach`
     softcap : scores become softcap * tanh(score / softcap); None and 0 mean none
     sink : number or array (...), one more logit in the denominator
+    normalizer : how scores become weights: "softmax", or what `normalized` has
     dropout : probability that a weight becomes 0 after the softmax; others are over 1 - dropout
     rng : what numpy.random.default_rng takes, for the dropout: the same seed drops the same weights
         as in the fast function
@@ -145,7 +154,7 @@ def attention(
     q, k, v = operands(query, key, value)
     lead = lead_of(q, k, v, sink=sink, **reaches)
     with np.errstate(all="ignore"):
-        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, **reaches)
+        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, normalizer, **reaches)
         weights = weights * factors_of(dropout, rng, seen.shape, weights.dtype)
         output = weighted_sum(weights, seen, v.astype(weights.dtype))
         output = output.astype(q.dtype.newbyteorder("="))
@@ -201,6 +210,7 @@ def attention_weights(
     score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
     sink: ArrayLike | None = None,
+    normalizer: str = "softmax",
     out: Array | None = None,
     **reaches: Any,
 ) -> Array:
@@ -211,6 +221,7 @@ def attention_weights(
     query, key : arrays (..., Lq, D), (..., Lk, D), of one float dtype; keys may be Quantized or
         Paged
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
+    normalizer : as for `attention`
     out : array (..., Lq, Lk) to write the weights into
 
     Returns
@@ -226,7 +237,7 @@ def attention_weights(
     q, k, _ = operands(query, key)
     lead = lead_of(q, k, sink=sink, **reaches)
     with np.errstate(all="ignore"):
-        weights, _, _ = weights_of(q, k, lead, score, softcap, sink, **reaches)
+        weights, _, _ = weights_of(q, k, lead, score, softcap, sink, normalizer, **reaches)
         weights = weights.astype(q.dtype.newbyteorder("="))
     if out is not None:
         out[...] = weights

@@ -5,6 +5,10 @@ rowsum(dO O) and dlse the gradient of lse:
 
     d logits = P (D dP - delta + dlse),  dV = (P D)^T dO,  d sink = P_sink (dlse - delta)
 
+or, of another normalizer whose weights grow by g with their logits,
+
+    d logits = g (D dP - delta),  delta = 0, or with a threshold sum(g D dP) / sum(g)
+
 and what follows for the score, by its own derivative.
 """
 
@@ -26,7 +30,7 @@ from ._quiet import quiet
 from ._reach import lead_of, narrowed, per_lead, reach, undo_bias
 from ._rows import compute_dtype, floats, sum_to
 from ._score import check_undo, with_gradients
-from ._select import over_queries, weighted_sum
+from ._select import grown, over_queries, weighted_sum
 
 Array = NDArray[Any]
 
@@ -42,6 +46,7 @@ def attention_vjp(
     score: ScoreLike = "scaled_dot",
     softcap: float | None = None,
     sink: ArrayLike | None = None,
+    normalizer: str = "softmax",
     dropout: float = 0.0,
     rng: Any = None,
     **reaches: Any,
@@ -53,6 +58,7 @@ def attention_vjp(
     query, key, value : arrays (..., Lq, D), (..., Lk, D), (..., Lk, Dv), of one float dtype
     wrt : what the gradients are taken of, names of fields of `Gradients`; None: everything
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
+    normalizer : as for `attention`
     dropout, rng : as for `attention`
 
     Returns
@@ -74,7 +80,7 @@ def attention_vjp(
     dtype, wide = q.dtype, compute_dtype(q.dtype)
     lead = lead_of(q, k, v, sink=sink, **reaches)
     with np.errstate(all="ignore"):
-        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, **reaches)
+        weights, lse, seen = weights_of(q, k, lead, score, softcap, sink, normalizer, **reaches)
         factors = factors_of(dropout, rng, seen.shape, wide)
         output = weighted_sum(weights * factors, seen, v.astype(wide))
 
@@ -86,7 +92,14 @@ def attention_vjp(
             if d_lse is not None:
                 shift = shift - np.asarray(d_lse).astype(wide)
             d_weights = factors * (d_out @ np.swapaxes(v.astype(wide), -1, -2))
-            d_logits = np.where(seen, weights * (d_weights - shift[..., None]), 0)
+            by = weights
+            if normalizer not in ("softmax", "softmax_plus_one"):
+                by = grown(weights, normalizer)
+                total = np.sum(by, axis=-1)
+                held = np.sum(np.where(by == 0, 0, by * d_weights), axis=-1)
+                has_threshold = normalizer in ("sparsemax", "entmax15")
+                shift = np.where(total == 0, 0, held / total) if has_threshold else 0 * total
+            d_logits = np.where(seen, by * (d_weights - shift[..., None]), 0)
             d_value = over_queries(weights * factors, seen, d_out)
             found = through_logits(q, k, score, softcap, d_logits, seen, **reaches)
             found["value"] = sum_to(d_value, v.shape).astype(dtype)

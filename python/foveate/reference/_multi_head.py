@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import MultiHeadGradients, MultiHeadInput, Names, names_of
-from .._inputs.options import AttentionOptions
+from .._inputs.options import NormalizedOptions
 from .._inputs.signatures import with_options
 from .._reach.masks import begun_anew, parts_of
 from ..rules import Packed, Rule
@@ -22,7 +22,7 @@ from ._self_attention import widened
 Array = NDArray[Any]
 
 
-@with_options(AttentionOptions, of=attention)
+@with_options(NormalizedOptions, of=attention)
 @quiet
 def multi_head_attention(
     x: ArrayLike,
@@ -52,7 +52,7 @@ def multi_head_attention(
     score, causal, window, offset, key_lengths, segments, softcap : as for `attention`
     mask : as for `attention`, or with an axis of heads, (..., num_heads, Lq, Lk)
     sink : a number, or an array (..., num_heads)
-    dropout, rng : as for `attention`
+    normalizer, dropout, rng : as for `attention`
 
     Returns
     -------
@@ -75,7 +75,7 @@ def multi_head_attention(
         return output.astype(floats(x).dtype)
 
 
-@with_options(AttentionOptions, of=attention)
+@with_options(NormalizedOptions, of=attention)
 @quiet
 def multi_head_attention_vjp(
     x: ArrayLike,
@@ -102,7 +102,7 @@ def multi_head_attention_vjp(
     bq, bk, bv, bo : as for `multi_head_attention`
     wrt : what the gradients are taken of, names of fields of `MultiHeadGradients`; None: everything
     score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
-    sink, dropout, rng : as for `multi_head_attention`
+    sink, normalizer, dropout, rng : as for `multi_head_attention`
 
     Returns
     -------

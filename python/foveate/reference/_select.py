@@ -43,6 +43,96 @@ def softmax(logits: Array, seen: Array, sink: Array) -> tuple[Array, Array]:
     return weights, (np.log(total) + shift)[..., 0]
 
 
+NORMALIZERS = ("softmax", "softmax_plus_one", "sigmoid", "relu", "sparsemax", "entmax15")
+
+
+def normalized(logits: Array, seen: Array, normalizer: str) -> Array:
+    """Weights that are no shares of a softmax.
+
+    Parameters
+    ----------
+    logits : array (..., Lq, Lk)
+    seen : bool array (..., Lq, Lk)
+    normalizer : "sigmoid", "relu", "sparsemax" or "entmax15"
+
+    Returns
+    -------
+    array (..., Lq, Lk), 0 where a key is not seen
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> logits, seen = np.array([[1.0, 0.5, -1.0]]), np.array([[True, True, True]])
+    >>> normalized(logits, seen, "sparsemax"), normalized(logits, seen, "relu")
+    (array([[0.75, 0.25, 0.  ]]), array([[1. , 0.5, 0. ]]))
+    """
+    if normalizer == "sigmoid":
+        small = np.exp(-np.abs(logits))
+        weights = np.where(logits < 0, small, 1) / (1 + small)
+    elif normalizer == "relu":
+        weights = np.maximum(logits, 0)
+    else:
+        logits = np.where(seen, logits, -np.inf).astype(logits.dtype)
+        largest = logits.max(axis=-1, keepdims=True, initial=-np.inf)  # NaN stays
+        below = logits - np.where(np.isneginf(largest) & ~seen.any(-1, keepdims=True), 0, largest)
+        power, scale = (1, 1) if normalizer == "sparsemax" else (2, 2)
+        above = np.maximum(below / scale - threshold(below / scale, power), 0)
+        weights = above**power
+    made: Array = np.where(seen, weights, 0).astype(logits.dtype)
+    return made
+
+
+def threshold(x: Array, power: int) -> Array:
+    """Return the tau at which sum_j max(x_j - tau, 0)^power is 1, from the sorted numbers.
+
+    Parameters
+    ----------
+    x : array (..., Lk), 0 the largest of a row
+    power : 1, of sparsemax, or 2, of entmax with alpha = 1.5
+
+    Returns
+    -------
+    array (..., 1)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> threshold(np.array([0.0, -0.5, -2.0]), 1)
+    array([-0.75])
+    """
+    if x.shape[-1] == 0:
+        return np.zeros((*x.shape[:-1], 1), x.dtype)
+    # numbers beyond -1 weigh nothing; -inf would spoil the sums
+    falling = -np.sort(-np.where(x < -1, -1, x), axis=-1)
+    count = np.arange(1, x.shape[-1] + 1).astype(x.dtype)
+    mean = np.cumsum(falling, axis=-1) / count
+    if power == 1:
+        tau = mean - 1 / count
+    else:
+        spread = np.cumsum(falling**2, axis=-1) / count - mean**2
+        tau = mean - np.sqrt(np.maximum(1 / count - spread, 0))
+    support = np.maximum((tau <= falling).sum(axis=-1, keepdims=True), 1)
+    found: Array = np.take_along_axis(tau, support - 1, axis=-1)
+    spoilt = np.isnan(x).any(axis=-1, keepdims=True)
+    tau_of_each: Array = np.where(spoilt, np.nan, found)
+    return tau_of_each.astype(x.dtype, copy=False)
+
+
+def grown(weights: Array, normalizer: str) -> Array:
+    """Return what such weights grow by with their logits, a threshold held.
+
+    Examples
+    --------
+    >>> grown(np.array([0.25, 0.0]), "entmax15"), grown(np.array([0.25, 0.0]), "sparsemax")
+    (array([0.5, 0. ]), array([1., 0.]))
+    """
+    if normalizer == "sigmoid":
+        return np.asarray(weights * (1 - weights))
+    slopes: Array = np.sqrt(weights) if normalizer == "entmax15" else (weights > 0) + 0 * weights
+    made: Array = slopes.astype(weights.dtype)
+    return made
+
+
 def weighted_sum(weights: Array, seen: Array, value: Array) -> Array:
     """Sum weight times value over the seen keys.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import Names, SelfGradients, SelfInput, names_of
-from .._inputs.options import AttentionOptions
+from .._inputs.options import NormalizedOptions
 from .._inputs.signatures import with_options
 from ._attention import attention
 from ._gradients import attention_vjp
@@ -31,7 +31,7 @@ def widened(*arrays: ArrayLike) -> list[Array]:
     return [np.asarray(x).astype(wide) for x in arrays]
 
 
-@with_options(AttentionOptions, of=attention)
+@with_options(NormalizedOptions, of=attention)
 @quiet
 def self_attention(
     x: ArrayLike,
@@ -47,7 +47,7 @@ def self_attention(
     x : array (..., L, E)
     wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
-    dropout, rng : as for `attention`
+    normalizer, dropout, rng : as for `attention`
 
     Returns
     -------
@@ -65,7 +65,7 @@ def self_attention(
         return output.astype(floats(x).dtype)
 
 
-@with_options(AttentionOptions, of=attention)
+@with_options(NormalizedOptions, of=attention)
 @quiet
 def self_attention_vjp(
     x: ArrayLike,
@@ -84,7 +84,7 @@ def self_attention_vjp(
     wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
     wrt : what the gradients are taken of, names of fields of `SelfGradients`; None: everything
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
-    dropout, rng : as for `attention`
+    normalizer, dropout, rng : as for `attention`
 
     Returns
     -------

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .._inputs.arrays import real
-from .._inputs.types import Window
+from .._inputs.normalizer import DEFAULT, has_lse, normalizer_of
+from .._inputs.types import Normalizer, Window
 from .._reach.reach import Reach
 from ..scores._base import ScoreLike
 from . import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         segments: Tensor | tuple[Tensor, Tensor] | None
         softcap: float | None
         sink: float | Tensor | None
+        normalizer: Normalizer
         dropout: float
         generator: torch.Generator | None
 
@@ -94,6 +96,7 @@ def attention(
     segments: Any = None,
     softcap: Any = None,
     sink: Any = None,
+    normalizer: Normalizer = DEFAULT,
     dropout: float = 0.0,
     generator: torch.Generator | None = None,
     return_lse: bool = False,
@@ -129,6 +132,9 @@ def attention(
         Scores become softcap * tanh(score / softcap). None and 0 mean none.
     sink : float or tensor (...), optional
         One more logit in the denominator of the softmax, with a value of 0.
+    normalizer : str, default "softmax"
+        As for `foveate.attention`. Where it is no softmax, there are no derivatives in forward mode
+        and of second order.
     dropout : float, default 0
         Probability that a weight becomes 0 after the softmax. It applies in evaluation too: omit it
         there.
@@ -181,8 +187,18 @@ def attention(
     >>> query.grad
     tensor([[-1.4904,  1.4904]])
     """
+    weighing = None
+    if normalizer != DEFAULT:
+        weighing, sink = normalizer_of(normalizer, sink)
+        if return_lse:
+            has_lse("return_lse", weighing)
     stored = is_stored(key, value)
     if stored:
+        if weighing is not None:
+            raise ValueError(
+                f"normalizer: got {normalizer!r} with keys or values of few bits or in pages, "
+                "wanted a softmax"
+            )
         query = operands_of("attention", query, key, value)
     else:
         query, key, value = float_tensors(query, key, value)
@@ -192,6 +208,8 @@ def attention(
     if stored:
         return _attend_stored(query, key, value, score, options or Options(), generator, return_lse)
     reduced = reduce(score, query, key)
+    if weighing is not None:
+        options = (options or Options())._replace(weighing=weighing)
     if not (return_lse or reduced.link) and reduced.family == "inner":
         seen = (None, False) if options is None else _plain_reach(options)
         if seen is not None:
@@ -255,6 +273,7 @@ class Options(NamedTuple):
     sink: Tensor | None = None
     sigma: Tensor | None = None
     dropout: float = 0.0
+    weighing: str | None = None
 
 
 def call(
@@ -315,8 +334,8 @@ def _attend_stored(
 
 def _plain_reach(options: Options) -> tuple[Tensor | None, bool] | None:
     """Return a mask, and whether the reach is causal, if the options say nothing else."""
-    reach, softcap, sink, sigma, dropout = options
-    if softcap is not None or sink is not None or sigma is not None or dropout != 0:
+    reach, softcap, sink, sigma, dropout, weighing = options
+    if any(x is not None for x in (softcap, sink, sigma, weighing)) or dropout != 0:
         return None
     if reach is None:
         return None, False

@@ -44,6 +44,7 @@ ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     float? half_width=None, bool leave_one_out=False, bool offset_at_end=False,
     float? softcap=None, Tensor? sink=None, Tensor? sigma=None, float dropout=0.0,
     Tensor? seed=None, str? link=None, float link_parameter=0.0, float slope=0.0,
+    str? weighing=None,
     SymInt? intervals=None, Tensor? blocks=None, SymInt? block_queries=None,
     SymInt? block_keys=None, Tensor? neighborhood=None, Tensor? edge_begins=None,
     Tensor? edge_keys=None, Tensor? edge_bias=None, Tensor? table=None,
@@ -70,6 +71,7 @@ def state(
     sink: Tensor | None = None,
     sigma: Tensor | None = None,
     dropout: float = 0.0,
+    weighing: str | None = None,
     seed: Tensor | None = None,
 ) -> tuple[Any, ...]:
     """Give the arguments of the operators, from a reach whose arrays are tensors."""
@@ -80,7 +82,7 @@ def state(
     link = reduced.link or (None, 0.0)
     return (
         *(query, key, value, *formula, *parts),
-        *(at_end, softcap, sink, sigma, dropout, seed, *link, reduced.slope),
+        *(at_end, softcap, sink, sigma, dropout, seed, *link, reduced.slope, weighing),
         *reach[len(REACH) : len(REACH) + len(RULES)],
     )
 
@@ -150,6 +152,7 @@ def backward_of(
         _as_it_is("sink", stated.get("sink")),
         _dropout(stated.get("dropout", 0.0), stated.get("seed")),
         None if sigma is None else float(sigma.detach()),
+        stated.get("weighing"),
     )
     return Backward(problem, score, q, k, reduced)
 

@@ -51,6 +51,10 @@ cdef extern from "foveate/foveate.h" nogil:
         FV_BOXCAR
         FV_EPANECHNIKOV
         FV_TRIANGULAR
+        FV_SIGMOID
+        FV_RECTIFIED
+        FV_SPARSEMAX
+        FV_ENTMAX15
 
     ctypedef struct fv_score:
         double scale
