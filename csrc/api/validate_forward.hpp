@@ -60,7 +60,6 @@ class ForwardValidator : public Validator {
       return refuse(FV_VALUE_ERROR, "key: got %lld keys, wanted fewer than 2^31 to choose different ones from",
                     printable(problem_.keys));
     }
-    if ((selection == FV_TOP || selection == FV_DISTINCT) && !takes_no_edges()) return false;
     int64_t cells = kWidestElement;
     bool fits = draws <= kMaxLength && multiply(cells, draws) && multiply(cells, problem_.queries);
     for (int axis = 0; fits && axis < problem_.lead_ndim; ++axis) fits = multiply(cells, problem_.lead_shape[axis]);

@@ -192,12 +192,12 @@ def test_choices():
     assert same.index == [2]
 
 
-@pytest.mark.parametrize("size", [None, 4])
-def test_gradients_of_choices(size):
+@pytest.mark.parametrize("choice", [{}, {"size": 4}, {"size": 3, "select": "top"}])
+def test_gradients_of_choices(choice):
     q, k, v = problem(40, 90, lead=(2, 3), size=16, dtype=np.float64)
     k = k[:, :1]  # heads that share their keys, and values of their own
-    keywords = {"mask": graph(40, 90, degree=20, bias=((3,), np.float64)), "rng": 1, "size": size}
-    keywords["softcap"] = 4.0
+    keywords = {"mask": graph(40, 90, degree=20, bias=((3,), np.float64)), "softcap": 4.0}
+    keywords |= choice if "select" in choice else {"rng": 1, **choice}
     result, pull = fv.hard_attention_vjp(q, k, v, **keywords)
     exact, pull_exact = reference.hard_attention_vjp(q, k, v, **keywords)
     np.testing.assert_array_equal(result.index, exact.index)

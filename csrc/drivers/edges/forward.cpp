@@ -1,6 +1,6 @@
 // The forward pass along the edges of a graph: the answer of each query, its weights, or the keys that it chooses.
 #include "along_edges.hpp"
-#include "drivers/hard/choices.hpp"
+#include "drivers/hard/shortlist.hpp"
 #include "edges.hpp"
 
 namespace foveate {
@@ -18,11 +18,18 @@ class EdgeForward {
         answer_(answer),
         row_(plan, factors, most_edges, carver),
         values_(plan, stored_values(plan.problem), plan.problem.value_size, carver),
-        choices_(plan, carver) {
+        choices_(plan, carver),
+        numbers_(plan.problem),
+        several_(p_.selection == FV_TOP || p_.selection == FV_DISTINCT) {
     heads_ = carver.take<Head>(heads);
     output_ = carver.take<T>(std::max(values_.columns(), answer == Answer::weights ? p_.keys : 0));
     more_ = carver.take<T>(values_.columns());
+    const bool distinct = answer == Answer::choice && draws_distinct(p_);
     own_ = carver.take<T>(answer == Answer::choice ? row_.room() : 0);
+    uniform_ = carver.take<T>(distinct ? row_.room() : 0);
+    noisy_ = carver.take<T>(distinct ? row_.room() : 0);
+    shift_ = carver.take<T>(most_lanes);
+    candidates_ = carver.take<Candidate>(answer == Answer::choice && several_ ? row_.room() : 0);
     row_.set_value_stride(p_.value.row_stride);
   }
   void prepare() noexcept {
@@ -65,6 +72,7 @@ class EdgeForward {
     T m = T(p_.sink ? head.sink : -std::numeric_limits<double>::infinity()), l = T(p_.sink ? 1 : 0);
     int64_t best = -1;
     if (answer_ == Answer::choice && p_.selection == FV_ARGMAX) best = first_of_largest(s, count);
+    if (answer_ == Answer::choice && several_) std::copy_n(s, count, own_);
     plan_.arithmetic.decode_soft(s, 1, count, plan_.softmax_scale(), &m, &l, nullptr, 0, 0);
     if (answer_ == Answer::choice) return choose(i, head, s, best, m, l);
     const T factor = count > 0 ? T(row_.kept_factor()) / l : T(0);
@@ -128,6 +136,25 @@ class EdgeForward {
     return chosen;
   }
 
+  // The keys with the numbers that say which are best: scores, in own_, or scores with noise; how many there are.
+  int64_t list_candidates(int64_t i, int64_t lead, T m) noexcept {
+    constexpr T infinity = std::numeric_limits<T>::infinity();
+    const int64_t count = row_.count(), whole = row_.vectors() * plan_.arithmetic.lanes;
+    const T* numbers = own_;
+    if (draws_distinct(p_)) {
+      std::fill(own_ + count, own_ + whole, -infinity);
+      std::fill_n(uniform_, whole, T(0.5));
+      for (int64_t e = 0; e < count; ++e) numbers_.make(row_.keys()[e], 1, i + p_.first_row, lead, uniform_ + e, 1);
+      std::fill_n(shift_, most_lanes, m > -infinity ? m : T(0));
+      plan_.arithmetic.add_noise(own_, 1, row_.vectors(), plan_.softmax_scale(), shift_, uniform_, noisy_);
+      numbers = noisy_;
+    }
+    int64_t listed = 0;
+    for (int64_t e = 0; e < count; ++e)
+      if (numbers[e] > -infinity) candidates_[listed++] = {double(numbers[e]), double(own_[e]), row_.keys()[e]};
+    return listed;
+  }
+
   void choose(int64_t i, const Head& head, const T* s, int64_t best, T m, T l) noexcept {
     const bool seen = row_.count() > 0;
     const double log_l = std::log(double(l));
@@ -136,6 +163,10 @@ class EdgeForward {
                       plan_.row(p_.log_prob, head.batch, head.group, i),
                       plan_.row(p_.out, head.batch, head.group, i),
                       {plan_, stored_choices(p_), head.batch, head.group}};
+    if (several_) {
+      const int64_t count = list_candidates(i, lead, m);
+      return write_best(choices_, cells, candidates_, count, p_.draws, double(m), log_l, seen);
+    }
     for (int64_t d = 0; d < p_.draws; ++d) {
       const int64_t e = choices_.sampled() ? draw(i, d, lead, s) : best;
       choices_.write(cells, d, e < 0 ? -1 : row_.keys()[e], e < 0 ? 0 : double(s[e]), double(m), double(m), log_l,
@@ -149,8 +180,11 @@ class EdgeForward {
   EdgeRow<T> row_;
   GatheredRows<T> values_;
   Choices<T> choices_;
+  KeyNumbers<T> numbers_;
+  bool several_;
   Head* heads_;
-  T *output_, *more_, *own_;
+  T *output_, *more_, *own_, *uniform_, *noisy_, *shift_;
+  Candidate* candidates_;
 };
 
 template <class T>

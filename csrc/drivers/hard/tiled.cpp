@@ -171,8 +171,8 @@ class Hard {
 }  // namespace
 
 fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
-  if (problem.selection == FV_TOP || problem.selection == FV_DISTINCT) return several_choices(problem, error);
   if (problem.edge_begins) return choices_along_edges(problem, error);
+  if (problem.selection == FV_TOP || problem.selection == FV_DISTINCT) return several_choices(problem, error);
   if (problem.queries <= query_group && !problem.centers) return hard_attention_of_few(problem, error);
   // the grid of tiles decides what is drawn
   Plan plan(problem, kernels(), {.windows = Windows::on_grid, .tile_keys = default_tile_keys});

@@ -189,17 +189,7 @@ def hard_attention(
         *reduce(score, q, k)[:-1],
         v,
         None if softcap is None else real("softcap", softcap),
-        resolve(
-            q,
-            k,
-            mask,
-            causal,
-            window,
-            offset,
-            key_lengths,
-            segments,
-            edges=chosen.select in ("argmax", "sample"),
-        ),
+        resolve(q, k, mask, causal, window, offset, key_lengths, segments),
     )
     random = key_of(rng) if chosen.is_drawn else None
     return of_draws(size, *problem.taken_apart().choose(*chosen, random, q.dtype))

@@ -168,17 +168,7 @@ def hard_attention_vjp(
         *reduced[:-1],
         v,
         None if softcap is None else real("softcap", softcap),
-        resolve(
-            q,
-            k,
-            mask,
-            causal,
-            window,
-            offset,
-            key_lengths,
-            segments,
-            edges=chosen.select in ("argmax", "sample"),
-        ),
+        resolve(q, k, mask, causal, window, offset, key_lengths, segments),
     )
     random = key_of(rng) if chosen.is_drawn else None
     output, index, log_prob = problem.choose(*chosen, random, q.dtype)
