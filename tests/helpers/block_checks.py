@@ -22,8 +22,8 @@ FLOOR_ULP = 20
 # the sum of the same rows, times numbers of size 1.
 LIKE = {"bk": "wk", "score.b": "score.w"}
 
-# All but one of a mask that is 0, and so nothing but roundings, and rules that no block takes.
-BLOCK_REACHES = [x for x in REACHES if x not in ("mask of queries", "alibi", "relative")]
+# All but one of a mask that is 0, and so nothing but roundings.
+BLOCK_REACHES = [name for name in REACHES if name != "mask of queries"]
 
 
 def weight(seed: int, rows: int, columns: int, dtype: Any) -> np.ndarray:

@@ -303,9 +303,9 @@ REACHES: dict[str, Any] = {
     "several intervals": lambda at: {"mask": _intervals(at, 3)},
     "blocks": lambda at: {"mask": _blocks(at)},
     "intervals, mask": lambda at: {"mask": (_intervals(at), _bias(at, (at.queries, at.keys)))},
-    "alibi": lambda at: {"mask": fv.Alibi(at.rng.random(at.lead)), "offset": "end"},
+    "alibi": lambda at: {"mask": fv.Alibi(at.rng.random()), "offset": "end"},
     "relative": lambda at: {
-        "mask": fv.RelativeBias(at.rng.standard_normal((*at.lead[-1:], 41))),
+        "mask": fv.RelativeBias(at.rng.standard_normal(41)),
         "offset": at.rng.integers(0, 5, at.lead),
     },
     "sink": lambda at: {"sink": at.rng.standard_normal(at.lead)},

@@ -228,6 +228,26 @@ def test_packed(rule, causal):
         np.testing.assert_allclose(got, d_rule, atol=1e-11)
 
 
+@pytest.mark.parametrize("rule", [alibi(lead=(4,)), relative(21, (2, 4)), grid(5, 6, (4,))])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_heads_of_a_block(rule, kv_heads):
+    """The last leading axis is the heads."""
+    x = normal(0, (2, 30, 8), np.float64)
+    weights = {name: normal(n, (8, 8), np.float64) for n, name in enumerate(["wq", "wo"])}
+    weights |= {name: normal(5, (8, 2 * kv_heads), np.float64) for name in ("wk", "wv")}
+    heads = {"num_heads": 4, "num_kv_heads": kv_heads, "causal": True}
+    for mask in (rule, (fv.Packed([0, 10, 30]), rule)):
+        found = []
+        for module in (fv, reference):
+            output, pull = module.multi_head_attention_vjp(x, **weights, **heads, mask=mask)
+            gradient = pull(output).mask
+            gradient = gradient[1] if mask is not rule else gradient
+            is_alibi = isinstance(rule, fv.Alibi)
+            found.append((output, gradient.slopes if is_alibi else gradient.table))
+        np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-11)
+        np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-10)
+
+
 @pytest.mark.parametrize("rule", ["alibi", "clip far", "2d"])
 @pytest.mark.parametrize("lead", [(2, 3), (2, 1)])
 def test_the_same_bits_for_any_number_of_threads(rule, lead):
