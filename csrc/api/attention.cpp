@@ -2,6 +2,7 @@
 #include <initializer_list>
 
 #include "drivers/drivers.hpp"
+#include "drivers/neighborhood/as_intervals.hpp"
 #include "validate_backward.hpp"
 #include "validate_forward.hpp"
 #include "validate_tangents.hpp"
@@ -90,7 +91,7 @@ fv_status fv_attention_jvp(const fv_problem* given, const fv_tangents* tangents,
   }
   poison_all({out, lse, t_out, t_lse});
   const int64_t columns = problem.value_size + (problem.t_lse ? 1 : 0);
-  return nothing_to_compute(problem, columns) ? FV_OK : attention_tangent(problem, error);
+  return nothing_to_compute(problem, columns) ? FV_OK : with_intervals(problem, error, attention_tangent);
 }
 
 fv_status fv_attention_tangent(const fv_problem* given, const fv_tangents* tangents, const fv_array* out,
@@ -106,7 +107,7 @@ fv_status fv_attention_tangent(const fv_problem* given, const fv_tangents* tange
   }
   poison_all({t_out, t_lse});
   const int64_t columns = problem.value_size + (problem.t_lse ? 1 : 0);
-  return nothing_to_compute(problem, columns) ? FV_OK : attention_tangent(problem, error);
+  return nothing_to_compute(problem, columns) ? FV_OK : with_intervals(problem, error, attention_tangent);
 }
 
 fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_error* error) noexcept {
@@ -116,7 +117,7 @@ fv_status fv_attention_weights(const fv_problem* given, const fv_array* out, fv_
   ForwardValidator validator(*given, problem, error);
   if (!(validator.inputs(/*weights=*/true) && validator.output(out, problem.keys))) return validator.status();
   poison_all({out});
-  return nothing_to_compute(problem, problem.keys) ? FV_OK : attention_weights(problem, error);
+  return nothing_to_compute(problem, problem.keys) ? FV_OK : with_intervals(problem, error, attention_weights);
 }
 
 fv_status fv_attention_statistics(const fv_problem* given, int64_t first_query, int64_t end_query,
@@ -131,7 +132,7 @@ fv_status fv_attention_statistics(const fv_problem* given, int64_t first_query, 
     return validator.status();
   }
   poison_all({key_sum, entropy, largest, place});
-  return no_lead(problem) ? FV_OK : attention_statistics(problem, error);
+  return no_lead(problem) ? FV_OK : with_intervals(problem, error, attention_statistics);
 }
 
 fv_status fv_attention_backward(const fv_problem* given, const fv_array* out, const fv_array* lse,
@@ -167,7 +168,7 @@ fv_status fv_attention_backward_jvp(const fv_problem* given, const fv_tangents* 
     return validator.status();
   }
   poison_all(*gradients);
-  return attention_backward_tangent(problem, error);
+  return with_intervals(problem, error, attention_backward_tangent);
 }
 
 fv_status fv_hard_attention_backward(const fv_problem* given, int64_t draws, const fv_array* index, const fv_array* lse,
@@ -198,5 +199,5 @@ fv_status fv_hard_attention(const fv_problem* given, fv_selection selection, con
     return validator.status();
   }
   poison_all({out, index, log_prob});
-  return draws == 0 || nothing_to_compute(problem, 1) ? FV_OK : hard_attention(problem, error);
+  return draws == 0 || nothing_to_compute(problem, 1) ? FV_OK : with_intervals(problem, error, hard_attention);
 }

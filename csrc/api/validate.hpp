@@ -445,7 +445,39 @@ class Validator : protected StoredViews {
 
   bool neighborhood() {
     if (given_.reach.neighborhood == nullptr) return true;
-    return refuse(FV_VALUE_ERROR, "neighborhood: got an array, which no kernel takes");
+    const fv_array& array = *given_.reach.neighborhood;
+    if (!view("neighborhood", &array) || !of_dtype("neighborhood", array, FV_INT64)) return false;
+    if (array.ndim != 2 || array.shape[0] < 1 || array.shape[0] > 3 || array.shape[1] != 5) {
+      return refuse(FV_VALUE_ERROR, "neighborhood: got shape %s, wanted (axes, 5) of 1 to 3 axes",
+                    ShapeText(array).c_str());
+    }
+    if (given_.reach.low != nullptr) {
+      return refuse(FV_VALUE_ERROR, "neighborhood: got one and low, wanted one of them");
+    }
+    int64_t places = 1;
+    for (int64_t a = 0; a < array.shape[0]; ++a) {
+      int64_t number[5];
+      for (int64_t i = 0; i < 5; ++i)
+        std::memcpy(&number[i], static_cast<const char*>(array.data) + a * array.strides[0] + i * array.strides[1],
+                    sizeof number[i]);
+      const auto [length, window, dilation, causal, clip] = number;
+      if (length < 1 || length > problem_.keys || window < 1 || window % 2 == 0 || dilation < 1 ||
+          window > length / dilation || causal < 0 || causal > 1 || clip < 0 || clip > 1 ||
+          __builtin_mul_overflow(places, length, &places)) {
+        return refuse(
+            FV_VALUE_ERROR,
+            "neighborhood: got (%lld, %lld, %lld, %lld, %lld) of an axis, wanted its length, an odd window, a "
+            "dilation >= 1 with window * dilation <= length, and two of 0 or 1",
+            printable(length), printable(window), printable(dilation), printable(causal), printable(clip));
+      }
+      problem_.neighbor_axis[a] = {length, window, dilation, causal != 0, clip != 0};
+    }
+    if (places != problem_.keys) {
+      return refuse(FV_VALUE_ERROR, "neighborhood: got %lld places, wanted as many as keys: %lld", printable(places),
+                    printable(problem_.keys));
+    }
+    problem_.neighbor_axes = int(array.shape[0]);
+    return true;
   }
 
   // The edges of a graph, for all leading indices: never falling begins, and within each query rising keys.

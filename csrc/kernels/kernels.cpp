@@ -10,6 +10,7 @@
 #include "hide/bits.hpp"
 #include "hide/cells.hpp"
 #include "measure.hpp"
+#include "neighborhood.hpp"
 #include "pack.hpp"
 #include "quantize.hpp"
 #include "query_sum.hpp"
@@ -145,6 +146,11 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.dot_rows = untyped<dot_rows<T>>;
   f.store_rows = untyped<store_rows<T>>;
   f.store_row = untyped<store_row<T>>;
+
+  f.load_places = untyped<load_places<T>>;
+  f.gather_places = untyped<gather_places<T>>;
+  f.place_scores = untyped<place_scores<T>>;
+  f.place_sums = untyped<place_sums<T>>;
 
   f.decode_scores = untyped<decode_scores<T>>;
   f.decode_bias = untyped<decode_bias<T>>;

@@ -166,6 +166,14 @@ struct Gaussian {
   double whole[most_lanes], rest[most_lanes];
 };
 
+// Lanes of a strip, one bit each, that see columns close to each other: `column` + place[lane], no more than a vector wide;
+// see neighborhood.hpp.
+struct StripRun {
+  uint32_t lanes;
+  int64_t column;
+  int32_t place[most_lanes];
+};
+
 // The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
 enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular };
 
@@ -358,6 +366,20 @@ struct Arithmetic {
                     void* to);
   // to[i] = the inner product of the rows a[i] and b[i]; `columns` is a multiple of the lanes.
   void (*dot_rows)(const void* a, const void* b, int64_t count, int64_t columns, void* to);
+
+  // Stencils, see neighborhood.hpp; strides are in elements, not of pairs. Rows of places to columns, whole vectors of
+  // places each; scratch: a row of each lane.
+  void (*load_places)(const char* const* rows, Dtype, int64_t column_stride, int64_t count, int64_t columns,
+                      void* scratch, int64_t stride, void* to);
+  // What a strip sees of these, to[column][distance][lane]: 0 where it does not see.
+  void (*gather_places)(const void* from, int64_t stride, int64_t columns, const StripRun* runs, int32_t run_count,
+                        const uint32_t* seen, int64_t window, int64_t step, void* to);
+  // The scores of some rows of queries with what they see of a row of keys, scores[row][distance][lane], and the sums of
+  // its values by weights, added to[row][column][lane].
+  void (*place_scores)(const void* const* queries, int32_t rows, const void* keys, int64_t stride, int64_t step,
+                       int64_t columns, int64_t window, void* const* scores);
+  void (*place_sums)(const void* const* weights, int32_t rows, const void* values, int64_t stride, int64_t step,
+                     int64_t columns, int64_t window, void* const* to);
 
   // Few queries (1, 2 or 4), see decode.hpp. Keys and values have contiguous columns. Queries and outputs are rows of T of
   // whole vectors, queries with zeros at the end. s is [key][query], with room for a whole vector of keys more.

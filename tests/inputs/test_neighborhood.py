@@ -8,7 +8,7 @@ from typing import Any
 import foveate as fv
 import numpy as np
 import pytest
-from foveate import reference
+from foveate import _core, reference
 from strategies import normal
 
 pytestmark = pytest.mark.threads
@@ -104,6 +104,149 @@ def test_attention_against_the_reference(rule, dtype):
     np.testing.assert_allclose(
         got.astype(float), want.astype(float), atol=TOLERANCE[dtype.name], rtol=0
     )
+
+
+# What stencils make of a grid: several strips, chunks and blocks of rows.
+GRIDS = {
+    "long rows": fv.Neighborhood((3, 400), (3, 5)),
+    "long rows with gaps": fv.Neighborhood(450, 7, dilation=7),
+    "many rows": fv.Neighborhood((70, 19), (7, 3), border="clip"),
+    "gaps, causal": fv.Neighborhood((21, 37), (5, 3), dilation=(2, 4), causal=(True, False)),
+    "windows nearly as long": fv.Neighborhood((13, 14), 7),
+    "three axes": fv.Neighborhood((4, 5, 21), (3, 3, 5), dilation=(1, 1, 3)),
+    "a wide window of one axis": fv.Neighborhood(90, 41),
+}
+
+
+def gradients(module, rule, dtype, head_size=6, **keywords):
+    keys = int(np.prod(rule.shape))
+    shapes = [(2, keys, head_size)] * 2 + [(2, keys, 5)] * 2
+    *operands, d_output = (
+        normal(n, shape, dtype) / np.sqrt(2).astype(dtype) for n, shape in enumerate(shapes)
+    )
+    output, pullback = module.attention_vjp(*operands, mask=rule, **keywords)
+    return [output, *pullback(d_output)[:3]]
+
+
+# Sums of up to 13 x 14 terms in another order; 16-bit results are rounded, and delta comes from a
+# rounded output.
+GRADIENT_TOLERANCE = {"float16": 6e-3, "bfloat16": 5e-2, "float32": 1e-5, "float64": 1e-12}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_gradients_against_the_reference(grid, dtype):
+    rule = GRIDS[grid]
+    for keywords in ({}, {"softcap": 3.0}) if dtype == np.float64 else ({},):
+        got = gradients(fv, rule, dtype, **keywords)
+        want = gradients(reference, rule, dtype, **keywords)
+        for x, y in zip(got, want, strict=True):
+            np.testing.assert_allclose(
+                x.astype(float), y.astype(float), atol=GRADIENT_TOLERANCE[dtype.name], rtol=0
+            )
+
+
+@pytest.mark.parametrize("grid", ["many rows", "gaps, causal"])
+def test_the_same_bits_for_any_number_of_threads(grid):
+    found = []
+    for threads in (1, 2):
+        with fv.num_threads(threads):
+            found.append(gradients(fv, GRIDS[grid], np.dtype("float32")))
+    for x, y in zip(*found, strict=True):
+        assert x.tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_what_is_not_seen_changes_nothing(grid):
+    """NaN and inf reach the queries that see them, and no other."""
+    rule = GRIDS[grid]
+    keys = int(np.prod(rule.shape))
+    query, key, value, d_output = (normal(n, (keys, 8), np.float32) for n in range(4))
+    output, pullback = fv.attention_vjp(query, key, value, mask=rule)
+    clean = [output, *pullback(d_output)[:3]]
+    at = keys // 3
+    seen = rule.dense(keys, keys)
+    sees = seen[:, at]
+    for bad in (np.nan, np.inf):
+        spoiled = value.copy()
+        spoiled[at] = bad
+        got = fv.attention(query, key, spoiled, mask=rule)
+        assert got[~sees].tobytes() == output[~sees].tobytes()
+        assert not np.isfinite(got[sees]).any()
+    key, value = key.copy(), value.copy()
+    key[at] = value[at] = np.nan
+    got, pullback = fv.attention_vjp(query, key, value, mask=rule)
+    d_query, d_key, d_value = pullback(d_output)[:3]
+    assert got[~sees].tobytes() == output[~sees].tobytes()
+    assert d_query[~sees].tobytes() == clean[1][~sees].tobytes()
+    # a key whose gradient has no term of a query that sees the NaN
+    apart = ~seen[sees].any(0)
+    assert d_key[apart].tobytes() == clean[2][apart].tobytes()
+    assert d_value[apart].tobytes() == clean[3][apart].tobytes()
+
+
+def test_layouts():
+    """Strides of all kinds, heads that share keys, and an output that is given."""
+    rule = fv.Neighborhood((9, 21), (3, 5))
+    x = normal(0, (2, 8, 189), np.float32)
+    query, key = np.swapaxes(x, -1, -2), normal(1, (1, 378, 16), np.float32)[:, ::-2, ::2]
+    value = np.broadcast_to(normal(2, (1, 1, 8), np.float32), (1, 189, 8))
+    out = np.empty((2, 189, 16), np.float32)[..., ::2]
+    got = fv.attention(query, key, value, mask=rule, out=out)
+    want = reference.attention(query, key, value, mask=rule)
+    np.testing.assert_allclose(got, want, atol=3e-6)
+    output, pullback = fv.attention_vjp(query, key, value, mask=rule)
+    wanted, pull_want = reference.attention_vjp(query, key, value, mask=rule)
+    for x, y in zip(pullback(output)[:3], pull_want(wanted)[:3], strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_queries_of_some_rows():
+    """`offset` asks for a part of the places."""
+    rule = fv.Neighborhood((9, 21), (3, 5))
+    query, key, value = (normal(n, (189, 8), np.float64) for n in range(3))
+    whole = fv.attention(query, key, value, mask=rule)
+    part = fv.attention(query[42:84], key, value, mask=rule, offset=42)
+    np.testing.assert_allclose(part, whole[42:84], atol=1e-13)
+    outside = fv.attention(query[:3], key, value, mask=rule, offset=188)
+    assert not outside[1:].any()
+    want = reference.attention(query[:1], key, value, mask=rule, offset=188)
+    np.testing.assert_allclose(outside[0], want[0], atol=1e-13)
+
+
+@pytest.mark.parametrize("beside", ["interval", "neighborhood", "array", "causal"])
+def test_beside_other_rules(beside):
+    rule = fv.Neighborhood((5, 8), 3)
+    query, key, value = (normal(n, (2, 40, 8), np.float64) for n in range(3))
+    other = {
+        "interval": fv.Intervals(np.arange(40) - 9, np.arange(40) + 2),
+        "neighborhood": fv.Neighborhood((8, 5), 3),
+        "array": normal(4, (40, 40), np.float64),
+        "causal": rule,
+    }[beside]
+    keywords = {"mask": (rule, other), "causal": beside == "causal"}
+    for got, want in zip(
+        fv.attention_vjp(query, key, value, **keywords)[1](query)[:3],
+        reference.attention_vjp(query, key, value, **keywords)[1](query)[:3],
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-12)
+
+
+@pytest.mark.any_isa
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ([[8, 3, 1, 0, 0]] * 4, "neighborhood: got shape (4, 5), wanted (axes, 5) of 1 to 3 axes"),
+        ([[8, 4, 1, 0, 0]], "neighborhood: got (8, 4, 1, 0, 0) of an axis"),
+        ([[8, 5, 2, 0, 0]], "neighborhood: got (8, 5, 2, 0, 0) of an axis"),
+        ([[8, 3, 1, 2, 0]], "neighborhood: got (8, 3, 1, 2, 0) of an axis"),
+        ([[2, 1, 1, 0, 0], [3, 1, 1, 0, 0]], "neighborhood: got 6 places, wanted as many as keys"),
+    ],
+)
+def test_refused_by_the_engine(axes, message):
+    with pytest.raises(ValueError, match="neighborhood") as caught:
+        _core.attention(query=X, key=X, value=X, neighborhood=np.array(axes))
+    assert message in str(caught.value)
 
 
 REFUSED = {

@@ -1,6 +1,8 @@
 // The gradients of attention, soft and hard, from its answers alone: tiles of weights are computed again. run.hpp holds
 // the memory and the order of the tasks; backward.hpp says how the work is cut up, worker.hpp what a task does.
 #include "drivers/edges/along_edges.hpp"
+#include "drivers/neighborhood/as_intervals.hpp"
+#include "drivers/neighborhood/neighborhood.hpp"
 #include "run.hpp"
 
 namespace foveate {
@@ -37,6 +39,8 @@ fv_status backward_of(const Problem& problem, fv_error* error) noexcept {
 }  // namespace
 
 fv_status attention_backward(const Problem& problem, fv_error* error) noexcept {
+  if (backward_by_stencil(problem)) return neighborhood_attention_backward(problem, error);
+  if (problem.neighbor_axes > 0) return with_intervals(problem, error, attention_backward);
   if (problem.edge_begins) return gradients_along_edges(problem, error);
   if (!has_threshold(problem.weighing)) return backward_of(problem, error);
   // what is taken off the gradients of the weights comes of another mean of the values than the output

@@ -1,6 +1,8 @@
 // Which driver serves a problem of soft attention.
 #include "drivers/drivers.hpp"
 #include "drivers/edges/along_edges.hpp"
+#include "drivers/neighborhood/as_intervals.hpp"
+#include "drivers/neighborhood/neighborhood.hpp"
 #include "few_queries.hpp"
 #include "normalized.hpp"
 #include "prune_by_distance.hpp"
@@ -9,6 +11,8 @@
 namespace foveate {
 
 fv_status attention(const Problem& problem, fv_error* error) noexcept {
+  if (by_stencil(problem)) return neighborhood_attention(problem, error);
+  if (problem.neighbor_axes > 0) return with_intervals(problem, error, attention);
   if (problem.edge_begins) return attention_along_edges(problem, error);
   const bool dropout = problem.dropout > 0;
   const bool few = problem.queries <= query_group && !problem.centers && !dropout;

@@ -232,7 +232,9 @@ def _joined(one: ReducedRule, other: ReducedRule) -> ReducedRule | None:
         fields = [x for x in fields if x not in ("low", "high")]
     if any(getattr(one, x) is not None for x in fields):
         return None
-    return one._replace(**made)
+    joined = one._replace(**made)
+    # the engine makes intervals of a neighborhood, and has no others then
+    return None if joined.neighborhood is not None and joined.low is not None else joined
 
 
 def _common(one: ReducedRule, other: ReducedRule) -> dict[str, Array]:

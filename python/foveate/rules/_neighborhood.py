@@ -215,17 +215,11 @@ class Neighborhood(Rule):
         return np.asarray(seen[np.where(inside, at, 0)] & inside[..., None])
 
     def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule | None:
-        """Return an interval for each query of one axis without gaps."""
+        """Return the axes."""
+        del queries, offset
         self._check(keys)
-        if len(self._axes) > 1 or self._axes[0].dilation > 1:
-            return None
-        places, there = self._axes[0].windows()
-        at = np.asarray(offset)[..., None] + np.arange(queries)
-        inside = (at >= 0) & (at < keys)
-        at = np.where(inside, at, 0)
-        low = np.where(there, places, keys).min(-1)[at]
-        high = np.where(there, places, -1).max(-1)[at] + 1
-        return ReducedRule(low[..., None], np.where(inside, high, 0)[..., None])
+        axes = [(x.length, x.window, x.dilation, x.causal, x.clip) for x in self._axes]
+        return ReducedRule(neighborhood=np.array(axes, np.int64))
 
 
 def _by_axis(name: str, x: Any, axes: int, take: Any) -> tuple[Any, ...]:
