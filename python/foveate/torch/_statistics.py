@@ -123,7 +123,7 @@ def attention_statistics(
         range_of(queries, 1)  # what is no slice of integers is refused
     start, stop = (None, None) if queries is None else (queries.start, queries.stop)
     query, key, _ = float_tensors(query, key, key)
-    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments, edges=False)
+    reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments)
     cap = None if softcap is None else real("softcap", softcap)
     given = None if sink is None else sink_of(sink)
     reduced = reduce(score, query, key)

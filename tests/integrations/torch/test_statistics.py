@@ -39,6 +39,22 @@ def test_arrays_of_a_reach_are_tensors():
         np.testing.assert_array_equal(array(got), x)
 
 
+RULES = {
+    "edges": fv.Edges([0, 1, 3, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5]),
+    "blocks": fv.BlockMask(np.eye(3, dtype=bool), 2),
+    "alibi": fv.Alibi([0.1, 0.2]),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules(name):
+    q, k, _ = problem(6, 6, lead=(2,))
+    found = ft.attention_statistics(tensor(q), tensor(k), mask=RULES[name])
+    wanted = fv.attention_statistics(q, k, mask=RULES[name])
+    for got, x in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(array(got), x)
+
+
 def test_opcheck():
     q, k, _ = (tensor(x) for x in problem(3, 5))
     operator = torch.ops.foveate.attention_statistics.default
