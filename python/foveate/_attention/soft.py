@@ -124,8 +124,8 @@ def attention(
         own (`foveate.scores.Score`).
     mask : array that broadcasts with (..., Lq, Lk), rule, or tuple of both, optional
         bool: True where the query may attend. Float: added to the scores; a cell of -inf is not
-        seen, as False is. A rule, `Intervals`, says it by two numbers for each query. With a tuple,
-        a query sees the keys that both let it see.
+        seen, as False is. A rule, such as `Intervals`, says it in little memory, or one of your own
+        (`foveate.rules.Rule`). With a tuple, a query sees the keys that all let it see.
     causal : bool, default False
         No query sees a key beyond its own position.
     window : int or pair (left, right), optional

@@ -81,7 +81,7 @@ def multi_head_attention(
         Added to each product; optional.
     score, causal, window, softcap : optional
         As for `attention`, the same for all heads; D of `ScaledDot()` is that of a head.
-    mask : array (..., Lq, Lk) or (..., num_heads, Lq, Lk), optional
+    mask : array (..., Lq, Lk) or (..., num_heads, Lq, Lk), rule, or tuple of both, optional
         As for `attention`. Where it has three axes more than the batch, the third from last is that
         of the heads, or 1; with fewer axes it is the same for all heads.
     offset, key_lengths, segments : optional
