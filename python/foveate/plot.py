@@ -154,9 +154,6 @@ def reach(
     lead, mask = _lead(checked), checked.mask
     if checked.is_by_tiles:
         mask = mask.rows(0, rows)
-    # biases are left out
-    nothing = dict.fromkeys(("table", "query_places", "key_places", "edge_bias"))
-    checked = checked._replace(**nothing)  # type: ignore[arg-type]
     if mask is not None and mask.dtype != np.bool_:
         mask = mask != -np.inf  # seen is also where so little is added that the weight would be 0
     query = np.broadcast_to(query, (*lead, rows, 0))  # all scores are alike

@@ -241,6 +241,8 @@ def add_reach(case: Case, problem: Problem) -> None:
             seen &= finite
     elif case.chance("edges", 0.15):
         keywords["mask"] = _edges(case, seen)
+    elif case.chance("rules", 0.15):
+        keywords["mask"] = _rules(case, seen)
     valid = np.asarray(keys)
     if case.chance("key_lengths", 0.25):
         given, valid = _whole_numbers(case, problem, "key_lengths", 0, keys)
@@ -264,6 +266,40 @@ def _edges(case: Case, seen: np.ndarray) -> fv.Edges:
     of, to = np.nonzero(cells)
     sort = np.lexsort((order[of, to], of))
     return fv.Edges(np.concatenate([[0], cells.sum(1).cumsum()]), to[sort])
+
+
+class Tiles(fv.rules.Rule):
+    """A rule that gives some rows of these cells at a time."""
+
+    def __init__(self, cells: np.ndarray) -> None:
+        self.cells = cells
+
+    def tile(self, first: int, last: int, queries: int, keys: int, offset: Any = 0) -> np.ndarray:  # noqa: ARG002
+        return self.cells[first:last]
+
+
+def _rules(case: Case, seen: np.ndarray) -> Any:
+    """Rules of some intervals, of blocks, and of tiles: one of these, or some together."""
+    queries, keys = seen.shape[-2:]
+    kinds = case.pick("kinds", [("blocks",), ("intervals",), ("tiles",), ("blocks", "intervals")])
+    rules: list[Any] = []
+    if "blocks" in kinds:
+        size = case.pick("block", [(16, 16), (1, 1), (128, 128), (3, 56), (32, 100), (1000, 7)])
+        shape = -(-queries // size[0]), -(-keys // size[1])
+        share = case.pick("blocks kept", [0.5, 0.1, 1.0, 0.0])
+        rules.append(fv.BlockMask(case.uniform("blocks", shape) < share, size))
+    if "intervals" in kinds:
+        count = case.pick("intervals", [2, 1, 3, 9])
+        low, size = (
+            (case.uniform(name, (queries, count)) * most).astype(np.int64)
+            for name, most in (("low", keys + 3), ("sizes", keys / count + 2))
+        )
+        rules.append(fv.Intervals(low - 1, low - 1 + size))
+    if "tiles" in kinds:
+        rules.append(Tiles(case.uniform("tiles", (queries, keys)) < 0.4))
+    for rule in rules:
+        seen &= rule.dense(queries, keys)
+    return tuple(rules) if len(rules) > 1 else rules[0]
 
 
 def _window(case: Case, problem: Problem, causal: bool, window: bool, valid: np.ndarray) -> None:

@@ -102,6 +102,14 @@ def test_colors_without_a_largest_weight():
     assert_array_equal(axis.images[0].get_array().mask, [[False, False], [True, True]])
 
 
+class ByTiles(fv.rules.Rule):
+    """Cells of which every other one is seen."""
+
+    def tile(self, first, last, queries, keys, offset=0):
+        assert last <= queries
+        return (np.arange(first, last)[:, None] + offset + np.arange(keys)) % 2 == 0
+
+
 # --- reach ----------------------------------------------------------------------------------------
 
 
@@ -117,6 +125,8 @@ def test_colors_without_a_largest_weight():
         {"mask": np.array([[-np.inf, 0.0, -1e30, 5.0, np.nan]])},  # seen however little it weighs
         {"mask": np.arange(15).reshape(3, 5) % 2 == 0, "causal": True, "offset": 2},
         {"mask": fv.Alibi(1e6), "offset": 1},
+        {"mask": fv.BlockMask([[True, False, True], [False, True, True]], 2)},
+        {"mask": (fv.Intervals([[0, 2]] * 3, [[1, 4]] * 3), ByTiles()), "offset": 0},
     ],
     ids=lambda keywords: "-".join(keywords) or "all",
 )
