@@ -153,6 +153,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "RelativeBias2d": (fv.RelativeBias2d, {"table": np.ones((3, 5)), "shape": (2, 3)}),
     "Edges": (fv.Edges, {"indptr": [0, 1, 3], "indices": [1, 0, 1], "bias": [0.5, 1.0, 2.0]}),
+    "BlockMask": (fv.BlockMask, {"blocks": [[True, False]], "block_size": (2, 3)}),
+    "Neighborhood": (
+        fv.Neighborhood,
+        {"shape": (4, 6), "window": 3, "dilation": 1, "causal": False, "border": "shift"},
+    ),
     "Intervals": (fv.Intervals, {"low": [0, 1], "high": 2}),
     "Packed": (fv.Packed, {"query_offsets": [0, 2], "key_offsets": [0, 3]}),
     "Paged": (fv.Paged, {"pages": np.ones((2, 3, 8)), "table": [[0, 1]]}),

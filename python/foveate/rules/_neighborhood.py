@@ -151,7 +151,7 @@ class Neighborhood(Rule):
         windows = _by_axis("window", self.window, len(lengths), integer)
         dilations = _by_axis("dilation", self.dilation, len(lengths), integer)
         causals = _by_axis("causal", self.causal, len(lengths), _bool)
-        if border not in ("shift", "clip"):
+        if not isinstance(border, str) or border not in ("shift", "clip"):
             raise ValueError(f'border: got {border!r}, wanted "shift" or "clip"')
         if any(x < 1 or x % 2 == 0 for x in windows):
             raise ValueError(f"window: got {self.window!r}, wanted odd numbers of places")
