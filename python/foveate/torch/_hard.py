@@ -144,7 +144,7 @@ def hard_attention(
         query = operands_of("hard_attention", query, key, value)
     else:
         query, key, value = float_tensors(query, key, value)
-    edges = chosen.select in ("argmax", "sample") and not torch.is_grad_enabled()
+    edges = chosen.select in ("argmax", "sample")
     reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments, edges=edges)
     options = Options(reach, None if softcap is None else real("softcap", softcap))
     seed = draw_seed(generator) if chosen.is_drawn else None

@@ -6,7 +6,9 @@ it is made by operations of torch, which have its gradients.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +17,12 @@ from torch import Tensor
 from .._inputs.types import Array
 from .._reach.masks import take as take_arrays
 from .._reach.reach import offset_at
-from ..rules import Alibi, Edges, RelativeBias2d, Rule
+from ..rules import Alibi, Edges, RelativeBias, RelativeBias2d, Rule
 from ..rules._positions import PositionBias
 from ._derivatives import is_forward_mode
-from ._tensors import FLOATS, as_array, check_tensor
+from ._tensors import FLOATS, as_array, check_tensor, tensor_of
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Fields: TypeAlias = dict[str, Any]  # of a reach, by name
 
 
@@ -42,7 +45,7 @@ def take(
     # edges first, beside which others of cells stand as the bias of an edge
     for part in sorted(parts, key=lambda x: not isinstance(x, Edges)):
         fields = _fields(part, queries, keys, offset)
-        taken = together.keys().isdisjoint(fields)
+        taken = not any(name in together for name in fields)
         if "edge_begins" in fields:
             taken = taken and edges and not lowered
         elif "table" in fields:
@@ -60,7 +63,7 @@ def take(
         elif "edge_begins" in fields:
             cells.append(_cells_of_edges(queries, keys, **fields))
         else:
-            cells.append(_constant(part.dense(queries, keys, offset)))
+            cells += _dense(part, queries, keys, offset)
     mask = _together(cells)
     if mask is not None and "edge_begins" in together:
         together["edge_bias"] = _along_edges(mask, queries, keys, **together)
@@ -76,24 +79,53 @@ def _fields(part: Any, queries: int, keys: int, offset: Any) -> Fields:
         return _table(part, queries, keys, offset)
     if isinstance(part, Edges):
         return _edges(part, queries, keys)
-    return _constants(part, queries, keys, offset)
+    return dict(zip(*_constants(part, queries, keys, offset), strict=True))
 
 
 # --- rules without tensors -----------------------------------------------------------------------
 
 
-def _constants(rule: Rule, queries: int, keys: int, offset: Any) -> Fields:
-    """Reduce a rule that holds arrays alone, or make it dense."""
+def _constant_of_graphs(function: Function) -> Function:
+    """Let what a function returns be a constant of a graph that is traced.
+
+    Before each call of the graph torch asks whether it is the same rule, or the same numbers. This
+    is `torch.compiler.assume_constant_result`, which imports all that compiles.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant_of_graphs
+def _constants(
+    rule: Rule, queries: int, keys: int, offset: Any
+) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Reduce a rule that holds arrays alone, or make it dense: names and values."""
+    _refuse_unmade(rule)
     taken = take_arrays(rule, queries, keys, offset)
     mask = taken.mask
     if mask is not None:
-        return {"mask": _constant(mask if isinstance(mask, np.ndarray) else mask.rows(0, queries))}
+        cells = mask if isinstance(mask, np.ndarray) else mask.rows(0, queries)
+        return ("mask",), (_constant(cells),)
     fields = taken.rule._replace(undo=None)._asdict()
-    return {
-        name: _constant(x) if isinstance(x, np.ndarray) else x
-        for name, x in fields.items()
-        if x is not None
-    }
+    names = tuple([name for name, x in fields.items() if x is not None])
+    values = [fields[name] for name in names]
+    return names, tuple([_constant(x) if isinstance(x, np.ndarray) else x for x in values])
+
+
+@_constant_of_graphs
+def _dense(rule: Rule, queries: int, keys: int, offset: Any) -> tuple[Tensor]:
+    """Make the cells of a rule that holds arrays alone."""
+    _refuse_unmade(rule)
+    return (_constant(rule.dense(queries, keys, offset)),)
+
+
+def _refuse_unmade(rule: Rule) -> None:
+    """Let torch leave its graph for a rule that is made within it, of which there is none yet."""
+    if dataclasses.is_dataclass(type(rule)) and not vars(rule):
+        raise torch._dynamo.exc.Unsupported(
+            f"mask: got a {type(rule).__name__} that is made in a graph of torch.compile, wanted "
+            "one that is made before"
+        )
 
 
 def _constant(x: Array) -> Tensor:
@@ -123,44 +155,79 @@ def _with_one(fields: Fields) -> Fields:
 # --- biases by position --------------------------------------------------------------------------
 
 
-def _table(rule: PositionBias, queries: int, keys: int, offset: Any) -> Fields:
+def _table(rule: Any, queries: int, keys: int, offset: Any) -> Fields:
     """Return a number for each difference of places, and the places."""
+    if torch.compiler.is_compiling() and rule._within is None:
+        placed = _placed_by(type(rule).__name__, _options_of(rule), queries, keys, offset)
+    else:
+        placed = _placed(rule, queries, keys, offset)
+    if placed is None:
+        return {"mask": torch.zeros(queries, keys, device="cpu")}
+    numbers, query_places, key_places = placed
+    if isinstance(rule, Alibi):
+        slopes = _parameter(rule, "slopes", rule.slopes)
+        dtype = torch.promote_types(slopes.dtype, torch.float32)
+        largest = torch.finfo(dtype).max
+        falls = 0.0 - slopes.double()[..., None] * numbers
+        table = falls.clamp(-largest, largest).to(dtype)
+    else:
+        given = _parameter(rule, "table", rule.table)
+        rows = given.flatten(-2) if isinstance(rule, RelativeBias2d) else given
+        # float64: the sums of its gradients are made in one order
+        table = _picked(rows.double(), numbers).to(given.dtype)
+    return {"table": table, "query_places": query_places, "key_places": key_places}
+
+
+def _placed(rule: Any, queries: int, keys: int, offset: Any) -> Any:
+    """Return a number for each difference of places, and the places; None: there are none.
+
+    The number is a distance, or the place in a table.
+    """
     line = rule.line(queries, keys, offset)
     if line is None:
-        return {"mask": torch.zeros(queries, keys, device="cpu")}
+        return None
     differences, of_queries, of_keys = line
-    return {
-        "table": _of_differences(rule, differences[..., 0, :]),
-        "query_places": _constant(of_queries),
-        "key_places": _constant(of_keys),
-    }
+    steps = differences[..., 0, :]
+    numbers = np.abs(steps) if isinstance(rule, Alibi) else rule._index(steps)
+    return tuple([_constant(x) for x in (numbers, of_queries, of_keys)])
 
 
-def _of_differences(rule: Any, differences: Array) -> Tensor:
-    """Return the bias of each difference (..., n), as `rule.of_differences` does for arrays."""
-    if isinstance(rule, Alibi):
-        slopes = _parameter("slopes", rule.slopes)
-        dtype = torch.promote_types(slopes.dtype, torch.float32)
-        falls = 0.0 - slopes.double()[..., None] * torch.from_numpy(np.abs(differences))
-        largest = torch.finfo(dtype).max
-        return falls.clamp(-largest, largest).to(dtype)
-    table = _parameter("table", rule.table)
-    index = torch.from_numpy(np.array(rule._index(differences)))
-    rows = table.flatten(-2) if isinstance(rule, RelativeBias2d) else table
-    # float64: the sums of its gradients are made in one order
-    return _picked(rows.double(), index).to(table.dtype)
+def _options_of(rule: Any) -> tuple[Any, ...]:
+    """Return what places depend on beside the parameter."""
+    if isinstance(rule, RelativeBias2d):
+        return tuple(rule.shape)
+    if isinstance(rule, RelativeBias):
+        table: Any = rule.table
+        return table.shape[-1], rule.rule, rule.bidirectional, rule.max_distance
+    return ()
 
 
-def _parameter(name: str, x: Any) -> Tensor:
+@_constant_of_graphs
+def _placed_by(kind: str, options: tuple[Any, ...], queries: int, keys: int, offset: Any) -> Any:
+    """Be `_placed` of a rule of this class, whatever its parameter."""
+    rule: Rule = Alibi(0.0)
+    if kind == "RelativeBias2d":
+        height, width = options
+        rule = RelativeBias2d(np.zeros((2 * height - 1, 2 * width - 1)), options)
+    elif kind == "RelativeBias":
+        count, name, both, farthest = options
+        rule = RelativeBias(np.zeros(count), rule=name, bidirectional=both, max_distance=farthest)
+    return _placed(rule, queries, keys, offset)
+
+
+def _parameter(rule: Rule, name: str, x: Any) -> Tensor:
+    """Take what a rule may learn: a tensor, or an array that becomes one."""
     if isinstance(x, np.ndarray):
-        return _constant_floats(x)
+        (array,) = _array_in(rule, name)
+        return array
     return check_tensor(name, x, FLOATS, "a tensor of a float dtype")
 
 
-def _constant_floats(x: Array) -> Tensor:
-    if x.dtype.name != "bfloat16":
-        return _constant(x)
-    return torch.from_numpy(np.array(x).view(np.int16)).view(torch.bfloat16)
+@_constant_of_graphs
+def _array_in(rule: Rule, name: str) -> tuple[Tensor]:
+    """Give the array of a rule that has this name as a tensor."""
+    _refuse_unmade(rule)
+    return (tensor_of(np.array(getattr(rule, name))),)
 
 
 def _picked(rows: Tensor, index: Tensor) -> Tensor:
@@ -184,13 +251,25 @@ def _cells_of_table(table: Tensor, query_places: Tensor, key_places: Tensor) -> 
 
 def _edges(rule: Edges, queries: int, keys: int) -> Fields:
     """Return the edges in the order of their keys."""
-    rule.check(queries, keys)
-    fields = {"edge_begins": _constant(rule.indptr), "edge_keys": _constant(rule._rising)}
+    begins, edge_keys, order = _lists(rule, queries, keys)
+    fields = {"edge_begins": begins, "edge_keys": edge_keys}
     if rule.bias is not None:
-        bias = _parameter("bias", rule.bias)
-        order = rule._order
-        fields["edge_bias"] = bias if order is None else bias[..., _constant(order)]
+        bias = _parameter(rule, "bias", rule.bias)
+        fields["edge_bias"] = bias if order is None else bias[..., order]
     return fields
+
+
+@_constant_of_graphs
+def _lists(rule: Edges, queries: int, keys: int) -> tuple[Any, ...]:
+    """Return where edges begin, their keys, and the order that they came in, or None."""
+    _refuse_unmade(rule)
+    rule.check(queries, keys)
+    order = rule._order
+    return (
+        _constant(rule.indptr),
+        _constant(rule._rising),
+        None if order is None else _constant(order),
+    )
 
 
 def _queries_of(edge_begins: Tensor) -> Tensor:

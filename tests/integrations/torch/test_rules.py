@@ -265,6 +265,45 @@ def test_a_module_learns():
     assert torch.equal(copied(*inputs), module(*inputs))
 
 
+IMAGE, BLOCKS_OF_4 = fv.Neighborhood(GRID, 3), fv.BlockMask(BLOCKS, (4, 5))
+GRAPH, FALLS = fv.Edges(POINTERS, NEIGHBORS), fv.Alibi([0.5, 0.25, 0.125])
+COMPILED: dict[str, Any] = {
+    "alibi": ((HEADS,), lambda x: (fv.Alibi(x), CAUSAL)),
+    "t5": BIASES["t5"],
+    "grid": ((HEADS, 5, 7), lambda x: (fv.RelativeBias2d(x, GRID), IMAGE)),
+    "blocks": ((HEADS, 1, LENGTH), lambda x: (x, BLOCKS_OF_4, FALLS)),
+    "edges": ((HEADS, LENGTH, LENGTH), lambda x: (GRAPH, x)),
+}
+
+
+# torch's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning:torch")
+class TestCompile:
+    @pytest.mark.parametrize("name", COMPILED)
+    def test_whole(self, name):
+        shape, make = COMPILED[name]
+        inputs = [*operands(dtype=np.float32), leaf(values_of(shape, np.float32))]
+
+        def function(q: Any, k: Any, v: Any, x: Any) -> Any:
+            return ft.attention(q, k, v, mask=make(x))
+
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        output, wanted = compiled(*inputs), function(*inputs)
+        assert torch.equal(output, wanted)
+        d = tensor(normal(9, output.shape, np.float32))
+        found = (torch.autograd.grad(y, inputs, d) for y in (output, wanted))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other)
+
+    def test_other_rules(self):
+        """A rule is a constant of the graph, which is made anew for another one."""
+        module, inputs = Learns(), operands(tensor, np.float32)
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        for size in (9, 3):
+            module.inside = fv.Neighborhood(LENGTH, size)
+            assert torch.equal(compiled(*inputs), module(*inputs))
+
+
 class TestRefused:
     def test_positions(self):
         q, k, v = operands(tensor)
