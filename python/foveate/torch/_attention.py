@@ -17,7 +17,7 @@ from . import (
     _soft,  # noqa: F401  (registers the operators)
 )
 from ._derivatives import is_forward_mode, named
-from ._problem import REACH, learned_in, state
+from ._problem import REACH, learned_in, state, whole
 from ._reach import Mask, resolve
 from ._scores import reduce
 from ._stored import Stored
@@ -304,7 +304,7 @@ def call(
         answer = output, parts[..., 0] if return_lse else parts
     else:
         if return_lse:
-            stated += (True,)
+            stated = (*whole(stated), True)
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             answer = _without(*stated)  # a level below may learn
         else:

@@ -32,6 +32,7 @@ from ._problem import (
     names_of_gradients,
     output_shape,
     state,
+    whole,
 )
 from ._reach import Mask, resolve
 from ._scores import reduce
@@ -154,7 +155,7 @@ def hard_attention(
         output, index, log_prob = operators.hard_attention_stored.default(*stated, *chosen)
     else:
         stated = state(reduce(score, query, key), value, *options, seed)
-        output, index, log_prob = operators.hard_attention.default(*stated, *chosen)
+        output, index, log_prob = operators.hard_attention.default(*whole(stated), *chosen)
     if size is None:
         return HardAttention(output[..., 0, :], index[..., 0], log_prob[..., 0])
     if isinstance(size, tuple):

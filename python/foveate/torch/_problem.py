@@ -74,17 +74,29 @@ def state(
     weighing: str | None = None,
     seed: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    """Give the arguments of the operators, from a reach whose arrays are tensors."""
+    """Give the arguments of the operators, from a reach whose arrays are tensors.
+
+    Where there are no rules, what is said by these is left out, which takes time.
+    """
     reach = reach or Reach()
     at_end = isinstance(reach.offset, str)
     parts = [None if isinstance(x, str) else x for x in reach[: len(REACH)]]
     query, key, *formula = reduced[:5]
     link = reduced.link or (None, 0.0)
+    rules = reach[len(REACH) : len(REACH) + len(RULES)]
     return (
         *(query, key, value, *formula, *parts),
         *(at_end, softcap, sink, sigma, dropout, seed, *link, reduced.slope, weighing),
-        *reach[len(REACH) : len(REACH) + len(RULES)],
+        *(() if rules == _NO_RULES else rules),
     )
+
+
+_NO_RULES = (None,) * len(RULES)
+
+
+def whole(stated: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Give all arguments of a problem, behind which others may stand."""
+    return (*stated, *_NO_RULES) if len(stated) < COUNT else stated
 
 
 def learned_in(reach: Reach) -> tuple[Any, ...]:

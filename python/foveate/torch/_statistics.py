@@ -26,6 +26,7 @@ from ._problem import (
     learned_in,
     output_shape,
     state,
+    whole,
 )
 from ._reach import Mask, resolve
 from ._scores import reduce
@@ -131,7 +132,7 @@ def attention_statistics(
     for bias in learned_in(reach):
         _refuse_learning(mask=bias)
     stated = state(reduced, key, reach, cap, given)
-    made = torch.ops.foveate.attention_statistics.default(*stated, start, stop)
+    made = torch.ops.foveate.attention_statistics.default(*whole(stated), start, stop)
     return AttentionStatistics(*made)
 
 

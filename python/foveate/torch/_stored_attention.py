@@ -30,6 +30,7 @@ from ._problem import (
     names_of,
     output_shape,
     state,
+    whole,
 )
 from ._scores import reduce
 from ._stored import KINDS, Paged, Quantized
@@ -145,7 +146,7 @@ def stated_for(
     k, v = _read(key), _read(value)
     others: Any = (*options, seed)
     stated = state(reduced._replace(key=k.data), v.data, *others)
-    return (*stated, *k[1:], *v[1:])
+    return (*whole(stated), *k[1:], *v[1:])
 
 
 def _refuse_learning(caller: str, given: dict[str, Tensor | None]) -> None:
