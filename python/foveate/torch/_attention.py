@@ -170,11 +170,12 @@ def attention(
     It is the operator `torch.ops.foveate.attention`, which works under `torch.compile` and
     `torch.export`. It runs on the threads of torch, as many as `torch.get_num_threads` says, and
     shares the memory of its tensors. There are gradients of query, key, value, a float mask, a
-    sink, and the tensors of a score. Those of forward mode (`torch.func.jvp`, `jacfwd`) and of
-    second order (`torch.func.hessian`, a backward pass through a backward pass) are there for
-    scores that are an inner product, and the Gaussian; others are refused by name, and so are the
-    third order and a tangent of a tangent. Beside keys or values that are `Quantized` or `Paged`
-    there are no derivatives at all; they go with the scores that leave keys as they are.
+    sink, and the tensors of a score and of rules. Those of forward mode (`torch.func.jvp`,
+    `jacfwd`) and of second order (`torch.func.hessian`, a backward pass through a backward pass)
+    are there for scores that are an inner product, and the Gaussian; others are refused by name,
+    and so are the third order, a tangent of a tangent, and the second order of a bias by position
+    or of edges that learns. Beside keys or values that are `Quantized` or `Paged` there are no
+    derivatives at all; they go with the scores that leave keys as they are.
 
     Examples
     --------
