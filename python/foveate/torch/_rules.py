@@ -50,6 +50,8 @@ def take(
             taken = taken and edges and not lowered
         elif "table" in fields:
             taken = taken and not lowered
+        if "neighborhood" in {*together, *fields}:  # of which the engine makes intervals
+            taken = taken and "low" not in {*together, *fields}
         if "edge_begins" in together:
             taken = taken and "low" in fields
         if "mask" in fields:

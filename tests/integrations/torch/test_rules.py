@@ -74,6 +74,7 @@ RULES: dict[str, Any] = {
     "blocks": lambda: fv.BlockMask(BLOCKS, (4, 5)),
     "sequence": lambda: fv.Neighborhood(LENGTH, 5),
     "image": lambda: fv.Neighborhood(GRID, 3, causal=(True, False)),
+    "image and intervals": lambda: (fv.Neighborhood(GRID, 3), CAUSAL),
     "dilated": lambda: fv.Neighborhood(LENGTH, 3, dilation=2),
     "packed": lambda: fv.Packed([0, 5, LENGTH]),
     "edges": lambda: fv.Edges(POINTERS, NEIGHBORS),
