@@ -287,7 +287,10 @@ def test_nan_that_is_seen_spoils_what_it_meets_and_nothing_else(operand):
             {"family": "tanh", "factors": np.ones(4)},
             r"^family: got an additive score, which has no",
         ),
-        ({"family": "distance", "weighing": "boxcar", "scale": 1.0}, r"^weighing: got a compact"),
+        (
+            {"family": "distance", "weighing": "boxcar", "scale": 1.0},
+            r"^weighing: got one that has no tangent",
+        ),
     ],
     ids=str,
 )

@@ -40,10 +40,12 @@ REACH: dict[str, Any] = {
 }
 SOFT = {"query": ROWS, "key": ROWS, "value": ROWS, "score": "dot", **REACH, "sink": 0.0}
 DROPOUT = {"dropout": 0.1, "rng": 1}
+NORMALIZER = {"normalizer": "softmax"}
 HARD = {
     **{name: x for name, x in SOFT.items() if name != "sink"},
     "select": "sample",
     "size": 2,
+    "replace": True,
     "rng": 1,
 }
 LOCAL = {
@@ -53,6 +55,7 @@ LOCAL = {
     "sigma": 1.0,
 }
 BLOCK = {"x": ROWS, "wq": WEIGHT, "wk": WEIGHT, "wv": WEIGHT, "score": "dot", **REACH, **DROPOUT}
+BLOCK |= NORMALIZER
 HEADS = {
     **BLOCK,
     "memory": ROWS,
@@ -102,16 +105,20 @@ def cache() -> fv.KVCache:
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "attention": (fv.attention, {**SOFT, **DROPOUT, "out": np.empty((3, 8))}),
+    "attention": (fv.attention, {**SOFT, **DROPOUT, **NORMALIZER, "out": np.empty((3, 8))}),
     "attention_weights": (
         fv.attention_weights,
-        {**{name: x for name, x in SOFT.items() if name != "value"}, "out": np.empty((3, 3))},
+        {
+            **{name: x for name, x in SOFT.items() if name != "value"},
+            **NORMALIZER,
+            "out": np.empty((3, 3)),
+        },
     ),
     "attention_statistics": (
         fv.attention_statistics,
         {**{name: x for name, x in SOFT.items() if name != "value"}, "queries": slice(1, None)},
     ),
-    "attention_vjp": (fv.attention_vjp, {**SOFT, **DROPOUT, "wrt": "query"}),
+    "attention_vjp": (fv.attention_vjp, {**SOFT, **DROPOUT, **NORMALIZER, "wrt": "query"}),
     "attention_jvp": (
         fv.attention_jvp,
         {**SOFT, **DROPOUT, **dict.fromkeys(("d_query", "d_key", "d_value"), ROWS)},

@@ -244,6 +244,7 @@ OF_LISTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "attention_jvp": ((A, A, A, A, None, A), {"mask": [[0.0, -1.0], [0.0, 0.0]]}),
     "attention_vjp": ((A, A, A), {"mask": [[0.0, -1.0], [0.0, 0.0]]}),
     "attention_weights": ((A, A), {"key_lengths": 1}),
+    "attention_statistics": ((A, A), {"key_lengths": 1}),
     "hard_attention": ((A, A, A), {"rng": 0}),
     "hard_attention_vjp": ((A, A, A), {"rng": 0}),
     "hierarchical_attention": ((A, A, A), {"segments": [0, 1]}),

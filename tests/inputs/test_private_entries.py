@@ -192,8 +192,8 @@ def test_named_tuples_are_spread():
 
 def test_choices_are_named():
     for name, first, last in (
-        ("family", "inner", "distance"),
-        ("weighing", "softmax", "triangular"),
+        ("family", "inner", "leaky_relu"),
+        ("weighing", "softmax", "entmax15"),
     ):
         for wrong in ("gauss", "", 1):
             with pytest.raises(ValueError, match=f"^{name}: got .*, wanted {first} .* {last}"):

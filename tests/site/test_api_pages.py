@@ -39,9 +39,10 @@ def shown() -> list[str]:
 
 
 def home_of(public: str) -> str:
-    """Where a public name is defined: a score is of `foveate` in each module that has it."""
+    """Where a public name is defined: scores and rules are of `foveate` in each module."""
     module, _, name = public.rpartition(".")
-    if module == "foveate.scores" and name in importlib.import_module("foveate").__all__:
+    of_package = importlib.import_module("foveate").__all__
+    if module in ("foveate.scores", "foveate.rules") and name in of_package:
         return f"foveate.{name}"
     if module == "foveate.torch" and name in importlib.import_module("foveate.scores").__all__:
         return f"foveate.{name}"

@@ -109,7 +109,8 @@ class Reach(NamedTuple):
         for name in ("low", "high"):
             x = getattr(self, name)
             made[name] = None if x is None else x[..., rows, :] if self.intervals else x[..., rows]
-        made["offset"] = offset_at(self.offset, self.key_lengths, queries, keys) + first
+        offset = offset_at(self.offset, self.key_lengths, queries, keys) + first
+        made["offset"] = int(offset) if np.ndim(offset) == 0 else offset
         return self._replace(**made)
 
     def with_rule(self, rule: ReducedRule, undo: masks.Undo | None) -> Reach:
