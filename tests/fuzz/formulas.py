@@ -52,7 +52,10 @@ class Soft:
             has_weight = (self.weights > _NO_WEIGHT * largest) | (self.normalizer is not None)
             counts = problem.seen & has_weight & np.isfinite(magnitude)
             size = np.where(counts, magnitude, 0).max(axis=-1, initial=0)
-            size = size + np.where(np.isfinite(self.lse), np.abs(self.lse), 0)
+            # beside a logit the lse, which has the roundings of another; or those of its own sum,
+            # where differences are rounded too, twice
+            beside = np.abs(self.lse) if self.normalizer is None else size
+            size = size + np.where(np.isfinite(beside), beside, 0)
             self.size = size.astype(np.float64).clip(0, 1e30)  # of each query's logits and lse
             self.step = eps(self.wide)
             self.logit_error = (self.floor.logit * (1 + size) + _alike(problem, size)) * self.step
