@@ -3,6 +3,7 @@
 // A refused problem says why. Leading axes are broadcast by strides of 0. Nothing is allocated; the values that are
 // read are the offsets, the key lengths and the centers. Elements may stand at any address.
 #pragma once
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdio>
