@@ -35,7 +35,7 @@ bool by_stencil(const Problem& p) noexcept {
 }
 
 Stencil::Stencil(const Plan& plan, bool of_keys, int64_t columns, int64_t extra, Carver& carver) noexcept
-    : plan_(plan), of_keys_(of_keys), lanes_(plan.arithmetic.lanes) {
+    : of_keys_(of_keys), lanes_(plan.arithmetic.lanes) {
   const Problem& p = plan.problem;
   for (int a = 0; a < 3; ++a) {
     const int from = a - (3 - p.neighbor_axes);

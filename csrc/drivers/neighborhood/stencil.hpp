@@ -68,7 +68,6 @@ class Stencil {
   Strip& add_strip(const int64_t* places, int64_t count) noexcept;
   int64_t rows_of_group(int64_t group) const { return (axis_[1].length - 1 - group) / axis_[1].dilation + 1; }
 
-  const Plan& plan_;
   bool of_keys_;
   NeighborAxis axis_[3];
   int64_t window_[3];  // the most places seen along an axis
