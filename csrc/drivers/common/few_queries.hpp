@@ -105,6 +105,22 @@ class FewQueries {
     return done ? FV_OK : FV_INTERRUPTED;
   }
 
+  // Two passes of so many tasks, the second over what the first left: first(task, scratch), second(task, scratch).
+  template <class Carve, class Make, class First, class Second>
+  static fv_status in_two_passes(Plan& plan, int threads, fv_error* error, Carve&& carve, Make&& make,
+                                 int64_t first_tasks, First&& first, int64_t second_tasks, Second&& second) {
+    return with_scratch(plan, threads, error, carve, make, [&](auto&& scratch_of) {
+      const auto pass = [&](int64_t tasks, auto&& f) {
+        return run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
+          const KernelSession session(plan.arithmetic);
+          auto scratch = scratch_of(task);
+          f(task.index, scratch);
+        });
+      };
+      return pass(first_tasks, first) && pass(second_tasks, second);
+    });
+  }
+
   int64_t padded(int64_t columns) const {
     return std::max<int64_t>(1, (columns + arithmetic_.lanes - 1) / arithmetic_.lanes) * arithmetic_.lanes;
   }

@@ -8,6 +8,7 @@
 
 #include "drivers/common/leading_index.hpp"
 #include "drivers/common/prefetch.hpp"
+#include "drivers/common/query_block.hpp"
 #include "drivers/common/rows.hpp"
 #include "runtime/random.hpp"
 #include "runtime/workspace.hpp"
@@ -106,5 +107,16 @@ class Choices {
   LeadingIndex leading_index_;
   T* value_;
 };
+
+// Runs Worker<T> over all blocks of queries. The grid of tiles decides what is drawn.
+template <template <class> class Worker>
+fv_status run_choices(const Problem& problem, fv_error* error) noexcept {
+  Plan plan(problem, kernels(), {.windows = Windows::on_grid, .tile_keys = default_tile_keys});
+  const double flops =
+      2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
+  return plan.arithmetic.element_size == 8
+             ? run_blocks<double, Worker>(plan, Worker<double>::bytes_a_query(plan), flops, error)
+             : run_blocks<float, Worker>(plan, Worker<float>::bytes_a_query(plan), flops, error);
+}
 
 }  // namespace foveate

@@ -26,22 +26,11 @@ class HardOfFew : private FewQueries<T> {
     const int64_t blocks = plan_.batches * row_blocks_, rows = plan_.batches * plan_.rows;
     const double flops = 2.0 * double(rows) * double(p_.keys) * double(p_.head_size);
     const int threads = threads_for(blocks * chunks_, flops);
-    return this->with_scratch(
+    return this->in_two_passes(
         plan_, threads, error, [&](Carver& carver) { carve_sums(carver, rows); },
-        [&](Carver& carver) { return Scratch(*this, carver); },
-        [&](auto&& scratch_of) {
-          const bool done = run_tasks(blocks * chunks_, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(arithmetic_);
-            Scratch scratch = scratch_of(task);
-            sum(task.index, scratch);
-          });
-          if (!done) return false;
-          return run_tasks(blocks, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(arithmetic_);
-            Scratch scratch = scratch_of(task);
-            choose(task.index, scratch);
-          });
-        });
+        [&](Carver& carver) { return Scratch(*this, carver); },                         //
+        blocks * chunks_, [&](int64_t task, Scratch& scratch) { sum(task, scratch); },  //
+        blocks, [&](int64_t task, Scratch& scratch) { choose(task, scratch); });
   }
 
  private:

@@ -174,13 +174,7 @@ fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
   if (problem.edge_begins) return choices_along_edges(problem, error);
   if (problem.selection == FV_TOP || problem.selection == FV_DISTINCT) return several_choices(problem, error);
   if (problem.queries <= query_group && !problem.centers) return hard_attention_of_few(problem, error);
-  // the grid of tiles decides what is drawn
-  Plan plan(problem, kernels(), {.windows = Windows::on_grid, .tile_keys = default_tile_keys});
-  const double flops =
-      2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
-  return plan.arithmetic.element_size == 8
-             ? run_blocks<double, Hard>(plan, Hard<double>::bytes_a_query(plan), flops, error)
-             : run_blocks<float, Hard>(plan, Hard<float>::bytes_a_query(plan), flops, error);
+  return run_choices<Hard>(problem, error);
 }
 
 }  // namespace foveate

@@ -182,12 +182,7 @@ class Top {
 
 fv_status several_choices(const Problem& problem, fv_error* error) noexcept {
   if (problem.queries <= query_group && !problem.centers) return several_choices_of_few(problem, error);
-  Plan plan(problem, kernels(), {.windows = Windows::on_grid, .tile_keys = default_tile_keys});
-  const double flops =
-      2.0 * double(plan.batches) * double(plan.rows) * double(problem.keys) * double(problem.head_size);
-  return plan.arithmetic.element_size == 8
-             ? run_blocks<double, Top>(plan, Top<double>::bytes_a_query(plan), flops, error)
-             : run_blocks<float, Top>(plan, Top<float>::bytes_a_query(plan), flops, error);
+  return run_choices<Top>(problem, error);
 }
 
 }  // namespace foveate

@@ -30,22 +30,11 @@ class TopOfFew : private FewQueries<T> {
     const int64_t blocks = plan_.batches * row_blocks_, rows = plan_.batches * plan_.rows;
     const double flops = 2.0 * double(rows) * double(p_.keys) * double(p_.head_size);
     const int threads = threads_for(blocks * chunks_, flops);
-    return this->with_scratch(
+    return this->in_two_passes(
         plan_, threads, error, [&](Carver& carver) { carve_sums(carver, rows); },
-        [&](Carver& carver) { return Scratch(*this, carver); },
-        [&](auto&& scratch_of) {
-          const bool done = run_tasks(blocks * chunks_, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(arithmetic_);
-            Scratch scratch = scratch_of(task);
-            gather(task.index, scratch);
-          });
-          if (!done) return false;
-          return run_tasks(rows, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(arithmetic_);
-            Scratch scratch = scratch_of(task);
-            choose(task.index, scratch);
-          });
-        });
+        [&](Carver& carver) { return Scratch(*this, carver); },                            //
+        blocks * chunks_, [&](int64_t task, Scratch& scratch) { gather(task, scratch); },  //
+        rows, [&](int64_t task, Scratch& scratch) { choose(task, scratch); });
   }
 
  private:

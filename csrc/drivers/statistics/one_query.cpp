@@ -24,21 +24,11 @@ class OfOne : private FewQueries<T> {
   fv_status run(fv_error* error) noexcept {
     const int64_t blocks = plan_.batches * row_blocks_, rows = plan_.batches * plan_.rows;
     const int threads = threads_for(blocks * chunks_, 2.0 * double(rows) * double(p_.keys) * double(p_.head_size));
-    return this->with_scratch(
+    return this->in_two_passes(
         plan_, threads, error, [&](Carver& carver) { carve(carver, rows); },
-        [&](Carver& carver) { return Scratch(*this, carver); },
-        [&](auto&& scratch_of) {
-          const bool done = run_tasks(blocks * chunks_, threads, Order::by_ranges, [&](const Task& task) {
-            const KernelSession session(arithmetic_);
-            Scratch scratch = scratch_of(task);
-            weigh(task.index, scratch);
-          });
-          return done && run_tasks(blocks, threads, Order::by_ranges, [&](const Task& task) {
-                   const KernelSession session(arithmetic_);
-                   Scratch scratch = scratch_of(task);
-                   finish(task.index, scratch);
-                 });
-        });
+        [&](Carver& carver) { return Scratch(*this, carver); },                           //
+        blocks * chunks_, [&](int64_t task, Scratch& scratch) { weigh(task, scratch); },  //
+        blocks, [&](int64_t task, Scratch& scratch) { finish(task, scratch); });
   }
 
  private:
