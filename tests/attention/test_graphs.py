@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import foveate as fv
 import numpy as np
@@ -27,7 +28,7 @@ def graph(
     degree: int = 5,
     shuffled: bool = True,
     seed: int = 0,
-    bias: object = None,
+    bias: tuple[tuple[int, ...], Any] | None = None,
 ) -> fv.Edges:
     """Of degrees from 0 to all keys, the mean about `degree`."""
     rng = np.random.default_rng(seed)
@@ -41,7 +42,7 @@ def graph(
     indices = np.concatenate([np.zeros(0, np.int64), *of])
     if bias is None:
         return fv.Edges(indptr, indices)
-    shape, dtype = bias  # type: ignore[misc]
+    shape, dtype = bias
     numbers = rng.standard_normal((*shape, indices.size)).astype(dtype)
     numbers[rng.random(numbers.shape) < 0.1] = -np.inf
     return fv.Edges(indptr, indices, numbers)

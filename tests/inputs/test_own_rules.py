@@ -44,7 +44,8 @@ class ByIntervals(fv.rules.Rule):
 
     by_position = True
 
-    def reduce(self, queries, keys, offset=0):  # noqa: ARG002
+    def reduce(self, queries, keys, offset=0):
+        del keys
         at = np.arange(queries) + np.asarray(offset)[..., None]
         low, high = np.stack([0 * at, at - 3], -1), np.stack([0 * at + 1, at + 1], -1)
         return fv.rules.ReducedRule(low=low, high=high)
@@ -56,14 +57,16 @@ class Decay(fv.rules.Rule):
     def __init__(self, rate):
         self.rate = rate
 
-    def tile(self, first, last, queries, keys, offset=0):  # noqa: ARG002
+    def tile(self, first, last, queries, keys, offset=0):
+        del queries, offset
         return -self.rate * self.distances(first, last, keys)
 
     @staticmethod
     def distances(first, last, keys):
         return np.abs(np.arange(first, last)[:, None] - np.arange(keys)).astype(np.float64)
 
-    def undo_dense(self, gradient, queries, keys, offset=0):  # noqa: ARG002
+    def undo_dense(self, gradient, queries, keys, offset=0):
+        del offset
         return Decay(-(gradient * self.distances(0, queries, keys)).sum())
 
 

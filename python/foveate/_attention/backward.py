@@ -136,7 +136,8 @@ class Backward:
         mask = None if self.problem.reach is None else self.problem.reach.mask
         if mask is None or mask.dtype == np.bool_ or not getattr(mask, "learns", True):
             return None
-        return mask  # type: ignore[no-any-return]
+        made: Array = mask
+        return made
 
 
 def _summed(x: Array | None, shape: tuple[int, ...]) -> Array | None:

@@ -240,7 +240,7 @@ class OverHeads(Rule):
 
     def __init__(self, rule: Rule, batch: int, heads: tuple[int, int]) -> None:
         self.under_heads = rule  # what it stands for
-        self.by_position = rule.by_position  # type: ignore[misc]
+        self.by_position = rule.by_position
         self._batch = batch
         self._heads = heads
         self._reduced: ReducedRule | None = None

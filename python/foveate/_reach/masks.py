@@ -165,8 +165,8 @@ def _reduced(
     reduced = rule.reduce(queries, keys, offset)
     if reduced is None:
         return None
-    if reduced.low is not None and not isinstance(rule, Intervals):
-        low, high = Intervals(reduced.low, reduced.high).of_rows(queries)  # type: ignore[arg-type]
+    if reduced.low is not None and reduced.high is not None and not isinstance(rule, Intervals):
+        low, high = Intervals(reduced.low, reduced.high).of_rows(queries)
         reduced = reduced._replace(low=low, high=high)
     if reduced.edge_begins is not None:
         return reduced if edges else None
@@ -228,7 +228,8 @@ def _joined(one: ReducedRule, other: ReducedRule) -> ReducedRule | None:
         return None
     made: dict[str, Any] = {x: getattr(other, x) for x in fields}
     if one.low is not None and other.low is not None:
-        made |= _common(one, other)
+        made["low"] = _each_with_each(np.maximum, one.low, other.low)
+        made["high"] = _each_with_each(np.minimum, one.high, other.high)
         fields = [x for x in fields if x not in ("low", "high")]
     if any(getattr(one, x) is not None for x in fields):
         return None
@@ -237,13 +238,10 @@ def _joined(one: ReducedRule, other: ReducedRule) -> ReducedRule | None:
     return None if joined.neighborhood is not None and joined.low is not None else joined
 
 
-def _common(one: ReducedRule, other: ReducedRule) -> dict[str, Array]:
-    """Return the intervals that both have, each with each."""
-    assert one.low is not None and one.high is not None  # noqa: PT018
-    assert other.low is not None and other.high is not None  # noqa: PT018
-    low = np.maximum(one.low[..., :, None], other.low[..., None, :])
-    high = np.minimum(one.high[..., :, None], other.high[..., None, :])
-    return {name: x.reshape(*x.shape[:-2], -1) for name, x in (("low", low), ("high", high))}
+def _each_with_each(function: Any, one: Any, other: Any) -> Array:
+    """Return the ends (..., Lq, m n) of what intervals (..., Lq, m) and (..., Lq, n) share."""
+    made: Array = function(one[..., :, None], other[..., None, :])
+    return made.reshape(*made.shape[:-2], -1)
 
 
 def _together(arrays: list[Array]) -> Array | None:

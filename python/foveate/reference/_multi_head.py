@@ -230,7 +230,7 @@ class OverHeads(Rule):
     def __init__(self, rule: Rule, batch: int) -> None:
         self.rule = rule
         self.batch = batch
-        self.by_position = rule.by_position  # type: ignore[misc]
+        self.by_position = rule.by_position
 
     def dense(self, queries: int, keys: int, offset: Any = 0) -> Array:
         """Return the cells, with an axis for the heads where there are leading axes."""

@@ -7,13 +7,15 @@ beside every keyword it means `dense`, cell by cell; the engine takes what it is
 from __future__ import annotations
 
 from .._runtime.public import publish as _publish
+from ._alibi import Alibi
 from ._base import ReducedRule, Rule, RuleGradients
 from ._block_mask import BlockMask
 from ._edges import Edges
 from ._intervals import Intervals
 from ._neighborhood import Neighborhood
 from ._packed import Packed
-from ._positions import Alibi, RelativeBias, RelativeBias2d
+from ._relative_bias import RelativeBias
+from ._relative_bias_2d import RelativeBias2d
 
 __all__ = [
     "Alibi",

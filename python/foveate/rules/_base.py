@@ -7,7 +7,7 @@ the rule. A rule that is not is made dense.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class Rule:
     """
 
     # Whether it depends on where the queries stand: Lq != Lk wants an `offset` then.
-    by_position: ClassVar[bool] = False
+    by_position: bool = False
 
     def dense(self, queries: int, keys: int, offset: Any = 0) -> Array:
         """Return the mask that it stands for, cell by cell.

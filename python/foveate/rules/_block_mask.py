@@ -97,7 +97,7 @@ class BlockMask(Rule):
                 f"blocks of {self.block_size} for {queries} queries and {keys} keys"
             )
 
-    def dense(self, queries: Int, keys: Int, offset: Any = 0) -> Array:  # noqa: ARG002
+    def dense(self, queries: Int, keys: Int, offset: Any = 0) -> Array:
         """Return the mask that it stands for, cell by cell.
 
         Parameters
@@ -116,6 +116,7 @@ class BlockMask(Rule):
         TypeError, ValueError
             For other numbers of blocks.
         """
+        del offset
         queries, keys = integer("queries", queries), integer("keys", keys)
         self.check(queries, keys)
         of_queries, of_keys = (
@@ -123,8 +124,9 @@ class BlockMask(Rule):
         )
         return np.asarray(self.blocks[..., of_queries[:, None], of_keys])
 
-    def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule:  # noqa: ARG002
+    def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule:
         """Return the blocks."""
+        del offset
         self.check(queries, keys)
         return ReducedRule(
             blocks=self.blocks, block_queries=self.block_size[0], block_keys=self.block_size[1]

@@ -129,7 +129,7 @@ class Edges(Rule):
         if largest >= keys:
             raise ValueError(f"indices: got {largest}, wanted keys below {keys} (Lk)")
 
-    def dense(self, queries: Int, keys: Int, offset: Any = 0) -> Array:  # noqa: ARG002
+    def dense(self, queries: Int, keys: Int, offset: Any = 0) -> Array:
         """Return the mask that it stands for, cell by cell.
 
         Parameters
@@ -149,6 +149,7 @@ class Edges(Rule):
         ValueError
             For edges that are not those of so many queries and keys.
         """
+        del offset
         shape = integer("queries", queries), integer("keys", keys)
         self.check(*shape)
         at = (..., rows_of(self.indptr), self.indices)
@@ -161,14 +162,16 @@ class Edges(Rule):
         cells[at] = bias
         return cells
 
-    def undo_dense(self, gradient: Array, queries: int, keys: int, offset: Any = 0) -> Any:  # noqa: ARG002
+    def undo_dense(self, gradient: Array, queries: int, keys: int, offset: Any = 0) -> Any:
         """Return the edges with the gradient of `bias` in its place; None: there is no bias."""
+        del queries, keys, offset
         if self.bias is None:
             return None
         return self._with(gradient[..., rows_of(self.indptr), self.indices])
 
-    def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule:  # noqa: ARG002
+    def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule:
         """Return the edges in the order of their keys."""
+        del offset
         self.check(queries, keys)
         if self.bias is None:
             return ReducedRule(edge_begins=self.indptr, edge_keys=self._rising)

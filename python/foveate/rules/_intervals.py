@@ -77,7 +77,7 @@ class Intervals(Rule):
         for name in ("low", "high"):
             object.__setattr__(self, name, integers(name, getattr(self, name)))
 
-    def dense(self, queries: Int, keys: Int, offset: Any = 0) -> Array:  # noqa: ARG002
+    def dense(self, queries: Int, keys: Int, offset: Any = 0) -> Array:
         """Return the mask that it stands for, cell by cell.
 
         Parameters
@@ -96,13 +96,15 @@ class Intervals(Rule):
         TypeError, ValueError
             For shapes that do not fit so many queries.
         """
+        del offset
         low, high = self.of_rows(integer("queries", queries))
         j = np.arange(integer("keys", keys))
         seen = (low[..., None] <= j) & (j < high[..., None])
         return np.asarray(seen.any(-2))
 
-    def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule:  # noqa: ARG002
+    def reduce(self, queries: int, keys: int, offset: Any = 0) -> ReducedRule:
         """Return both ends."""
+        del keys, offset
         return ReducedRule(*self.of_rows(queries))
 
     def of_rows(self, queries: int) -> tuple[Array, Array]:
@@ -119,7 +121,8 @@ class Intervals(Rule):
                 f"high: got {high.shape[-1]} intervals per query, wanted {low.shape[-1]}, as low"
             )
         count = max(low.shape[-1], high.shape[-1]) if low.shape[-1] and high.shape[-1] else 0
-        return tuple(np.broadcast_to(x, (*x.shape[:-1], count)) for x in (low, high))  # type: ignore[return-value]
+        low, high = (np.broadcast_to(x, (*x.shape[:-1], count)) for x in (low, high))
+        return low, high
 
     def one_of_rows(self, queries: int) -> tuple[Array, Array]:
         """Give both ends where there is one interval for each of so many queries, (..., Lq).

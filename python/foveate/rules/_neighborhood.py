@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -137,7 +137,7 @@ class Neighborhood(Rule):
     causal: Bool | tuple[Bool, ...] = False
     border: Literal["shift", "clip"] = "shift"
 
-    by_position: ClassVar[bool] = True
+    by_position = True
 
     def __post_init__(self) -> None:
         """Check what does not depend on the queries and keys."""

@@ -93,7 +93,7 @@ def _constant_of_graphs(function: Function) -> Function:
     Before each call of the graph torch asks whether it is the same rule, or the same numbers. This
     is `torch.compiler.assume_constant_result`, which imports all that compiles.
     """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # read by torch
     return function
 
 

@@ -50,10 +50,10 @@ class Falling(fv.rules.Rule):
 
 
 # What a rule learns, and the rule of it; () where it learns nothing.
-I = np.arange(LENGTH)  # noqa: E741
-ENDS = np.stack([np.maximum(I - 7, 0), I], -1), np.stack([np.maximum(I - 5, 0), I + 1], -1)
+AT = np.arange(LENGTH)
+ENDS = np.stack([np.maximum(AT - 7, 0), AT], -1), np.stack([np.maximum(AT - 5, 0), AT + 1], -1)
 BLOCKS = np.tril(np.ones((3, 3), bool))
-CAUSAL = fv.Intervals(np.zeros_like(I), I + 1)
+CAUSAL = fv.Intervals(np.zeros_like(AT), AT + 1)
 GRID = (3, 4)
 BIASES: dict[str, Any] = {
     "alibi": ((HEADS,), fv.Alibi),
