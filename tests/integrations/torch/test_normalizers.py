@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import foveate.torch as ft
 import numpy as np
 import pytest
-import torch
 from strategies import normal
+from torch_checks import ft, torch
 
 pytestmark = [
     pytest.mark.any_isa,
