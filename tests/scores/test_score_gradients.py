@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import foveate as fv
@@ -13,6 +14,7 @@ from gradient_checks import (
     FLOATS,
     NOT_PRODUCTS,
     OPERANDS,
+    PROBLEMS,
     REACHES,
     check,
     coarse,
@@ -169,34 +171,40 @@ def test_projections_of_any_size(values, activation, queries, keys):
         check(a, b, value, score=score)
 
 
-def check_precision(arrays: Any, score: Any) -> None:
-    """Hold attention_vjp to the error that the formulas have."""
+def errors_of(arrays: Any, score: Any) -> tuple[Any, Any, Any]:
+    """The gradients that hold_precise takes: found, exact, and by the formulas."""
     d_output = normal(9, (*arrays[0].shape[:-1], arrays[2].shape[-1]), arrays[0].dtype)
     wide, of_wide = [wider(x) for x in arrays], wider(d_output)
     _, found = gradients(fv.attention_vjp, arrays, d_output, score=score)
     _, exact = gradients(reference.attention_vjp, wide, of_wide, score=score)
     _, plain = gradients(reference.attention_vjp, arrays, d_output, score=score)
-    hold_precise(found, exact, plain)
+    return found, exact, plain
+
+
+def several(dtype: Any, **sizes: Any) -> Iterator[Any]:
+    """The arrays of several problems."""
+    return (problem(60, 100, dtype=dtype, seed=10 * n, **sizes) for n in range(PROBLEMS))
 
 
 @pytest.mark.parametrize("name", NOT_PRODUCTS)
 def test_precision(name):
     for dtype in FLOATS:
-        arrays = problem(60, 100, size=10, value_size=6, dtype=dtype)
-        score, arrays = score_case(name, arrays)
-        check_precision(arrays, score)
+        cases = [score_case(name, x) for x in several(dtype, size=10, value_size=6)]
+        hold_precise(errors_of(arrays, score) for score, arrays in cases)
         if name.startswith("gaussian"):
-            far = [x + dtype.type(1e4) for x in arrays[:2]]
-            check_precision((*far, arrays[2]), score)
+            far = dtype.type(1e4)
+            hold_precise(errors_of((q + far, k + far, v), score) for score, (q, k, v) in cases)
 
 
 @pytest.mark.parametrize("values", RANGES.values(), ids=RANGES)
 def test_precision_of_projections_of_any_size(values):
-    size, shift = values
     for dtype in FLOATS:
-        a, b, value = problem(60, 100, size=32, value_size=4, dtype=dtype)
-        a, b = a * dtype.type(size) + dtype.type(shift), b * dtype.type(size) - dtype.type(shift)
-        check_precision((a, b, value), fv.Additive(normal(8, (32,), dtype) / 32))
+        score = fv.Additive(normal(8, (32,), dtype) / 32)
+        size, shift = (dtype.type(x) for x in values)
+        hold_precise(
+            errors_of((a * size + shift, b * size - shift, value), score)
+            for a, b, value in several(dtype, size=32, value_size=4)
+        )
 
 
 @pytest.mark.parametrize("name", ["gaussian", "gaussian of dimensions"])
