@@ -1,7 +1,4 @@
-"""Kernel regression as a scikit-learn estimator that finds its own bandwidth.
-
-Only this module needs scikit-learn; the extra `sklearn` installs it.
-"""
+"""Kernel regression as a scikit-learn estimator that finds its own bandwidth."""
 
 from __future__ import annotations
 
@@ -10,21 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from ._inputs.types import Array, ArrayLike, Kernel
-from ._regression.bandwidth import Report, find_bandwidth
-from ._regression.regression import KERNELS, kernel_regression
-from ._runtime.install import install
-
-try:
-    from sklearn.base import BaseEstimator, RegressorMixin
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-except ImportError as _error:
-    raise ImportError(
-        f"foveate.sklearn needs scikit-learn 1.6 or later: {install('sklearn')}"
-    ) from _error
-
-__all__ = ["NadarayaWatson"]
+from .._inputs.types import Array, ArrayLike, Kernel
+from .._regression.bandwidth import Report, find_bandwidth
+from .._regression.regression import KERNELS, kernel_regression
+from .._runtime.install import install
 
 
 class NadarayaWatson(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
