@@ -11,9 +11,6 @@ import numpy as np
 
 from .._inputs import npz
 from .._inputs.arrays import (
-    FLOATS,
-    floats,
-    integer,
     integers,
     native,
     real,
@@ -27,11 +24,12 @@ from ..scores._base import ScoreLike
 from .attend import Choices, Rules, attend
 from .files import FIELDS, STATE, alone, fields_of, pages_as, state_from, write
 from .groups import Grouping
-from .kinds import Part, name_of, parts_of, rows_as
+from .kinds import rows_as
 from .ledger import Ledger, State
 from .mapped import opened
 from .operands import Rows
 from .pages import Pages
+from .settings import Settings, floats_as, settings_from, settings_of, size
 
 RowsDtype: TypeAlias = FloatName | FewBitsName | np.dtype[Any] | type[np.generic]
 
@@ -131,86 +129,64 @@ class KVCache:
         values: Literal["own", "keys"] = "own",
         storage: str | os.PathLike[str] | None = None,
     ) -> None:
-        lead = tuple([_size("leading", n, 0) for n in leading])
-        self._single = not lead
-        lead = lead or (1,)
-        self._batch, self._heads = lead[0], lead[1:]
-        self._head_size = _size("head_size", head_size, 0)
-        self._value_size = (
-            self._head_size if value_size is None else _size("value_size", value_size, 0)
+        batch, settings = settings_of(
+            leading, head_size, value_size, dtype, page, window, sinks, values
         )
-        self._dtype = name_of(dtype)
-        self._page = _size("page", page, 1)
-        self._window = None if window is None else _size("window", window, 0)
-        self._sinks = _size("sinks", sinks, 0)
-        if self._sinks and window is None:
-            raise ValueError(f"sinks: got {sinks} without a window, wanted 0: all rows are kept")
-        if not isinstance(values, str) or values not in ("own", "keys"):
-            raise ValueError(f"values: got {values!r}, wanted 'own' or 'keys'")
-        self._shared = values == "keys"
-        if self._shared and self._value_size > self._head_size:
-            raise ValueError(
-                f"value_size: got {self._value_size}, wanted {self._head_size} at most: "
-                "values='keys' are columns of the keys"
-            )
-        parts = self._parts()
-        # the dtype of what comes in; None: of any float dtype
-        self._kind = parts[0].dtype if self._dtype in FLOATS else None
         folder = None if storage is None else _new_folder(storage)
-        pages = Pages(parts, self._heads, self._page, folder)
-        zeros = np.zeros(self._batch, np.int64)
-        table = np.empty((self._batch, 0), np.int64)
+        self._be(settings)
+        pages = Pages(settings.parts, settings.heads, settings.page, folder)
+        zeros = np.zeros(batch, np.int64)
+        table = np.empty((batch, 0), np.int64)
         self._begin(pages, State(0, pages.arrays, table, zeros, zeros, zeros, {}))
 
-    def _parts(self) -> tuple[Part, ...]:
-        parts = parts_of("keys", self._head_size, self._dtype)
-        return parts if self._shared else parts + parts_of("values", self._value_size, self._dtype)
+    def _be(self, settings: Settings) -> None:
+        self._settings, self._kind = settings, settings.kind()
 
     def _begin(self, pages: Pages, state: State) -> None:
         self._pages = pages
-        self._ledger = Ledger(pages, state, self._window, self._sinks)
+        self._ledger = Ledger(pages, state, self._settings.window, self._settings.sinks)
         self._flushed: State | None = None
 
     @property
     def leading(self) -> tuple[int, ...]:
         """The leading axes of keys and values."""
-        return () if self._single else self._leading(self._ledger.state)
+        return () if self._settings.single else self._leading(self._ledger.state)
 
     @property
     def head_size(self) -> int:
         """The columns of a key."""
-        return self._head_size
+        return self._settings.head_size
 
     @property
     def value_size(self) -> int:
         """The columns of a value."""
-        return self._value_size
+        return self._settings.value_size
 
     @property
     def dtype(self) -> str:
         """The name of the dtype that rows are kept in."""
-        return self._dtype
+        return self._settings.dtype
 
     @property
     def page(self) -> int:
         """The rows of a page."""
-        return self._page
+        return self._settings.page
 
     @property
     def window(self) -> int | None:
         """How many positions before its own a query sees; None: all."""
-        return self._window
+        return self._settings.window
 
     @property
     def sinks(self) -> int:
         """How many of the first positions are always seen."""
-        return self._sinks
+        return self._settings.sinks
 
     @property
     def lengths(self) -> Array:
         """How many positions each sequence has."""
         lengths = self._ledger.state.lengths
-        return lengths[0].copy() if self._single else lengths.copy()
+        return lengths[0].copy() if self._settings.single else lengths.copy()
 
     @property
     def nbytes(self) -> int:
@@ -219,8 +195,8 @@ class KVCache:
 
     def __repr__(self) -> str:
         """Give the axes, the dtype and the lengths."""
-        sizes = ", ".join(map(str, (*self.leading, f"head_size={self._head_size}")))
-        return f"KVCache({sizes}, dtype={self._dtype!r}, lengths={self.lengths.tolist()})"
+        sizes = ", ".join(map(str, (*self.leading, f"head_size={self._settings.head_size}")))
+        return f"KVCache({sizes}, dtype={self._settings.dtype!r}, lengths={self.lengths.tolist()})"
 
     @room_for("key")
     def append(
@@ -246,7 +222,7 @@ class KVCache:
         MemoryError, OSError
             Where there is no memory, or no room on the disk. The cache does not change then.
         """
-        k = self._rows("key", key, self._head_size)
+        k = self._rows("key", key, self._settings.head_size)
         rows = k.shape[-2]
         if lengths is None:
             counts = np.full(len(k), rows, np.int64)
@@ -254,15 +230,15 @@ class KVCache:
             counts > rows
         ).any():
             raise ValueError(f"lengths: got {counts.tolist()}, wanted 0 to {rows}, the rows of key")
-        parts = rows_as(self._dtype, k, "key")
-        if self._shared:
+        parts = rows_as(self._settings.dtype, k, "key")
+        if self._settings.shared:
             if value is not None:
                 raise TypeError("value: got an array, wanted None: values='keys' are in the keys")
         else:
-            v = self._rows("value", value, self._value_size)
+            v = self._rows("value", value, self._settings.value_size)
             if v.shape[-2] != rows:
                 raise ValueError(f"value: got {v.shape[-2]} rows, wanted {rows}, as key has")
-            parts += rows_as(self._dtype, v, "value")
+            parts += rows_as(self._settings.dtype, v, "value")
         self._ledger.append(parts, counts)
 
     @room_for("length")
@@ -279,10 +255,11 @@ class KVCache:
         TypeError, ValueError, MemoryError
             For no int, a negative one, and where there is no memory.
         """
-        rows = _size("length", length, 0)
-        if self._window is not None:  # a page of each end may be there in part
-            rows = min(rows, self._window + 2 * self._page) + self._sinks
-        self._ledger.reserve(self._ledger.state.lengths.size * -(-rows // self._page))
+        rows = size("length", length, 0)
+        made = self._settings
+        if made.window is not None:  # a page of each end may be there in part
+            rows = min(rows, made.window + 2 * made.page) + made.sinks
+        self._ledger.reserve(self._ledger.state.lengths.size * -(-rows // made.page))
 
     @overload
     def attention(
@@ -366,10 +343,11 @@ class KVCache:
             None if sink is None else reals("sink", sink),
             None if mask is None else mask_of(mask),
         )
-        rules = Rules(self._page, self._window, self._sinks, bool(causal))
+        made = self._settings
+        rules = Rules(made.page, made.window, made.sinks, bool(causal))
         state = self._ledger.enter()
         try:
-            heads = Grouping.of(q, self._leading(state), self._single)
+            heads = Grouping.of(q, self._leading(state), made.single)
             rows = self._rows_of(state, heads.further)
             found = attend(
                 heads.query(q), rows, state, rules, heads.choices(how), heads.out(out), return_lse
@@ -419,7 +397,7 @@ class KVCache:
         TypeError, ValueError
             For what is no int array of one axis, and for numbers outside 0..batch - 1.
         """
-        if self._single:
+        if self._settings.single:
             raise ValueError("index: got one for a cache without a batch, wanted leading axes")
         found = np.asarray(integers("index", index))
         if found.ndim != 1:
@@ -427,8 +405,8 @@ class KVCache:
         self._ledger.reorder(found)
 
     def _rows_of(self, state: State, further: int = 0) -> Rows:
-        sizes = self._head_size, self._value_size
-        return Rows(state, self._dtype, sizes, self._shared, further)
+        sizes = self._settings.head_size, self._settings.value_size
+        return Rows(state, self._settings.dtype, sizes, self._settings.shared, further)
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -452,8 +430,8 @@ class KVCache:
         state = self._ledger.enter()
         try:
             fields, used = alone(state)
-            pages = dict(zip(self._names, state.arrays, strict=True))
-            write(path, {**self._settings(), **fields}, pages, used)
+            pages = dict(zip(self._settings.names, state.arrays, strict=True))
+            write(path, {**self._settings.arrays(), **fields}, pages, used)
         finally:
             self._ledger.leave(state)
 
@@ -511,7 +489,7 @@ class KVCache:
         try:
             self._pages.flush()
             temporary = folder / f"{STATE}.new"
-            write(temporary, {**self._settings(), **fields_of(state)})
+            write(temporary, {**self._settings.arrays(), **fields_of(state)})
             temporary.replace(folder / STATE)
             self._flushed, left = state, self._flushed
         finally:
@@ -560,15 +538,15 @@ class KVCache:
         state = self._ledger.enter()
         try:
             fields, used = alone(state)
-            pages = zip(self._names, state.arrays, strict=True)
-            return {**self._settings(), **fields, **{name: x[used] for name, x in pages}}
+            pages = zip(self._settings.names, state.arrays, strict=True)
+            return {**self._settings.arrays(), **fields, **{name: x[used] for name, x in pages}}
         finally:
             self._ledger.leave(state)
 
     def __setstate__(self, found: dict[str, Array]) -> None:
         """Begin with what `__getstate__` gave."""
-        self._settle(found)
-        self._begin_with(found, [found[name] for name in self._names])
+        self._be(settings_from(found)[1])
+        self._begin_with(found, [found[name] for name in self._settings.names])
 
     @classmethod
     def _read(cls, path: str | os.PathLike[str], writer: str, folder: Path | None) -> KVCache:
@@ -576,11 +554,12 @@ class KVCache:
         found = dict(zip(names, map(native, npz.read(path, writer, *names)), strict=True))
         cache = cls.__new__(cls)
         try:
-            cache._settle(found)
+            _, made = settings_from(found)
+            cache._be(made)
             if folder is None:
-                pages = list(map(native, npz.read(path, writer, *cache._names)))
+                pages = list(map(native, npz.read(path, writer, *made.names)))
             else:
-                pages = [opened(folder, part, cache._page_shape) for part in cache._parts()]
+                pages = [opened(folder, part, made.page_shape) for part in made.parts]
                 least = min(len(x) for x in pages)  # where a disk was full, one is behind
                 pages = [x[:least] for x in pages]
             cache._begin_with(found, pages, folder)
@@ -588,72 +567,31 @@ class KVCache:
             raise ValueError(f"path: got {path}, which holds no cache: {error}") from error
         return cache
 
-    @property
-    def _names(self) -> list[str]:
-        return [part.name for part in self._parts()]
-
-    @property
-    def _page_shape(self) -> tuple[int, ...]:
-        return *self._heads, self._page
-
-    def _settings(self) -> dict[str, Array]:
-        """Give what the cache was made with, as arrays."""
-        window = -1 if self._window is None else self._window
-        sizes = self._head_size, self._value_size, self._page, window, self._sinks
-        return {
-            "dtype": np.array(self._dtype),
-            "heads": np.array(self._heads, np.int64),
-            "sizes": np.array([*sizes, self._shared, self._single], np.int64),
-        }
-
-    def _settle(self, found: Mapping[str, Array]) -> None:
-        """Be an empty cache that was made with these."""
-        head_size, value_size, page, window, sinks, shared, single = found["sizes"].tolist()
-        KVCache.__init__(
-            self,
-            *([] if single else [len(found["lengths"]), *found["heads"].tolist()]),
-            head_size=head_size,
-            value_size=value_size,
-            dtype=str(found["dtype"]),  # type: ignore[arg-type]
-            page=page,
-            window=None if window < 0 else window,
-            sinks=sinks,
-            values="keys" if shared else "own",
-        )
-
     def _begin_with(
         self, found: Mapping[str, Array], pages: list[Array], folder: Path | None = None
     ) -> None:
-        arrays = pages_as(self._parts(), pages, self._page_shape)
-        kept = Pages(self._parts(), self._heads, self._page, folder, arrays)
-        self._begin(kept, state_from(found, kept.arrays, self._page))
+        made = self._settings
+        arrays = pages_as(made.parts, pages, made.page_shape)
+        kept = Pages(made.parts, made.heads, made.page, folder, arrays)
+        self._begin(kept, state_from(found, kept.arrays, made.page))
 
     # --- what comes in ----------------------------------------------------------------------------
 
     def _leading(self, state: State) -> tuple[int, ...]:
-        return len(state.lengths), *self._heads
+        return len(state.lengths), *self._settings.heads
 
     def _floats(self, name: str, x: Any) -> Array:
-        """Take an array of the cache's dtype, or of any float dtype where that is of few bits."""
-        kind = self._kind  # never compared where it is None: to NumPy that is float64
-        if type(x) is np.ndarray and x.flags.aligned:  # as of each new token
-            fits = x.dtype.char in "efd" and x.dtype.isnative if kind is None else x.dtype == kind
-            if fits:
-                return x
-        rows = native(floats(name, x))
-        if kind is None or rows.dtype == kind:
-            return rows
-        raise TypeError(f"{name}: got dtype {rows.dtype}, wanted {self._dtype}, as the cache has")
+        return floats_as(name, x, self._kind, self._settings.dtype)
 
     def _rows(self, name: str, x: object, columns: int) -> Array:
         """Take rows (*leading, n, columns), with a batch axis where the cache has none."""
         rows = self._floats(name, x)
-        if self._single:
+        if self._settings.single:
             rows = rows[None]
         lead = self._leading(self._ledger.state)
         if rows.ndim != len(lead) + 2 or rows.shape[:-2] != lead or rows.shape[-1] != columns:
-            wanted = ", ".join(map(str, (*lead[self._single :], "n", columns)))
-            got = rows.shape[self._single :]
+            wanted = ", ".join(map(str, (*lead[self._settings.single :], "n", columns)))
+            got = rows.shape[self._settings.single :]
             raise ValueError(f"{name}: got shape {got}, wanted ({wanted})")
         return rows
 
@@ -664,18 +602,6 @@ class KVCache:
         if found.ndim and found.shape != (batch,):
             raise ValueError(f"{name}: got shape {found.shape}, wanted an int or shape ({batch},)")
         return np.full(batch, found) if found.ndim == 0 else found.copy()
-
-
-_LARGEST = 2**40  # products of a few such sizes are found to be too large when memory is asked for
-
-
-def _size(name: str, x: object, least: int) -> int:
-    size = integer(name, x)
-    if size < least:
-        raise ValueError(f"{name}: got {size}, wanted {least} or more")
-    if size > _LARGEST:
-        raise MemoryError(f"{name}: got {size}, which is too large")
-    return size
 
 
 def _new_folder(storage: str | os.PathLike[str]) -> Path:
