@@ -136,7 +136,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "multi_head_attention_vjp": (fv.multi_head_attention_vjp, {**HEADS, "wrt": "x"}),
     "hierarchical_attention": (fv.hierarchical_attention, LEVELS),
     "hierarchical_attention_vjp": (fv.hierarchical_attention_vjp, {**LEVELS, "wrt": "query"}),
-    "kernel_regression": (fv.kernel_regression, {**POINTS_GIVEN, "skip_far": True}),
+    "kernel_regression": (
+        fv.kernel_regression,
+        {**POINTS_GIVEN, "skip_far": True, "degree": 1},
+    ),
     "kernel_regression_vjp": (fv.kernel_regression_vjp, {**POINTS_GIVEN, "wrt": "x"}),
     "multinoulli": (fv.multinoulli, DRAW),
     "multinomial": (fv.multinomial, {"n": 3, "p": np.ones(3), "size": 2, "rng": 1}),

@@ -42,6 +42,7 @@ def kernel_regression(
     sample_weight: ArrayLike | None = None,
     skip_far: Bool = True,
     fill_value: Real = math.nan,
+    degree: int = 0,
 ) -> Array:
     """Estimate y at x: the mean of `y_train`, weighted by how near the training points are.
 
@@ -78,6 +79,10 @@ def kernel_regression(
     fill_value : float, default NaN
         The result where all weights are 0: no training point within reach of a compact kernel, or
         only the one left out.
+    degree : int, default 0
+        0: the mean, which is the best constant. 1: local linear regression [4]_, the height at x of
+        the plane that fits best, by least squares with the same weights: without the bias of the
+        mean where the points lie on one side, as they do at borders.
 
     Returns
     -------
@@ -106,6 +111,19 @@ def kernel_regression(
     a compact kernel. A training point or a query that holds NaN has no distance, and gives NaN. A
     finite distance whose square overflows has the weight 0.
 
+    With `degree=1` the answer is f of
+
+        min over f, b of  sum_j K(u_j) s_j (y_j - f - b . (x_j - x))^2,
+
+    from the weighted means of x_j - x, y and their products, in one pass. Where the points within
+    reach do not vary in a direction, as one point does not, or a row of them across it, the plane
+    has no slope in it: in axes scaled by the root mean square of x_j - x, a principal direction
+    whose variance is less than 2^8 units of rounding (of float32, or of float64 for float64) does
+    not count. Without any direction the answer is the mean: it is never NaN where degree 0 has an
+    answer. NaN and inf in `y_train` are passed on as by the mean. A dimension of which `w` is 0 has
+    a slope, too. With `skip_far`, what is left out weighs by the square of the range of the points
+    over the bandwidth less.
+
     References
     ----------
     .. [1] E. A. Nadaraya, "On Estimating Regression", Theory of Probability and its Applications
@@ -113,6 +131,8 @@ def kernel_regression(
     .. [2] G. S. Watson, "Smooth Regression Analysis", Sankhya A 26(4), 1964.
     .. [3] A. Zhang, Z. C. Lipton, M. Li and A. J. Smola, "Dive into Deep Learning", section
        "Attention Pooling by Similarity", 2023.
+    .. [4] J. Fan and I. Gijbels, "Local Polynomial Modelling and Its Applications", Chapman and
+       Hall, 1996, section 3.1.
 
     Examples
     --------
@@ -124,22 +144,26 @@ def kernel_regression(
     array([ 2., nan])
     >>> fv.kernel_regression(x_train, x_train, y_train, kernel="constant", leave_one_out=True)
     array([5.5, 4.5, 2. ])
+
+    A line is its own local linear regression, also where all points lie on one side:
+
+    >>> x_train = np.array([0.0, 1.0, 2.0])
+    >>> fv.kernel_regression(np.array([-1.0, 3.0]), x_train, 2 * x_train, degree=1).round(6)
+    array([-2.,  6.])
     """
     data = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
     check_bool("skip_far", skip_far)
-    points, value, sample = data.points, data.value, data.sample
-    if len(value) == 0:
+    check_degree(degree)
+    if len(data.value) == 0:
         return data.nothing()
     with np.errstate(all="ignore"):
-        if kernel == "constant":
-            answer, total = mean(len(points.query), value, sample, points.leave_one_out)
-            empty = total == 0
-        elif kernel == "gaussian":
-            answer, lse = gaussian(points, value, sample, skip_far=skip_far)
-            empty = lse == -np.inf
+        if degree == 1:
+            from .local_linear import moments, solve  # (which is made of what is here)
+
+            found, empty = moments(data, kernel, skip_far=skip_far)
+            answer = solve(found, data.points.accumulated).output
         else:
-            result = compact(points, kernel, value, sample, skip_far=skip_far)
-            answer, empty = result.answer, result.empty
+            answer, empty = means(data.points, kernel, data.value, data.sample, skip_far=skip_far)
         return data.fill(answer, empty)
 
 
@@ -228,6 +252,13 @@ def _check_shapes(query: Array, key: Array, value: Array) -> None:
             f"y_train: got shape {value.shape}, wanted ({len(key)},) or ({len(key)}, k), a row for "
             f"each row of x_train"
         )
+
+
+def check_degree(degree: object) -> None:
+    if isinstance(degree, (bool, np.bool_)) or not isinstance(degree, (int, np.integer)):
+        raise TypeError(f"degree: got {degree!r}, wanted 0 or 1")
+    if degree not in (0, 1):
+        raise ValueError(f"degree: got {degree}, wanted 0 or 1")
 
 
 def check_bool(name: str, x: object) -> None:
@@ -353,14 +384,46 @@ class Points:
         return output, lse
 
 
+def means(
+    points: Points,
+    kernel: str,
+    value: Array,
+    sample: Array | None,
+    *,
+    skip_far: Bool,
+    negligible: float | None = None,
+) -> tuple[Array, Array]:
+    """The means (n, k) by a kernel, and for which queries there are none (n,).
+
+    `negligible` is the share of the weight that a Gaussian may leave out, if it is not to be found
+    from the values.
+    """
+    if kernel == "constant":
+        answer, total = mean(len(points.query), value, sample, points.leave_one_out)
+        return answer, total == 0
+    if kernel == "gaussian":
+        answer, lse = gaussian(points, value, sample, skip_far=skip_far, negligible=negligible)
+        return answer, lse == -np.inf
+    result = compact(points, kernel, value, sample, skip_far=skip_far)
+    return result.answer, result.empty
+
+
 def gaussian(
-    points: Points, value: Array, sample: Array | None, *, skip_far: Bool
+    points: Points,
+    value: Array,
+    sample: Array | None,
+    *,
+    skip_far: Bool,
+    negligible: float | None = None,
 ) -> tuple[Array, Array]:
     """Answers, and the logarithms of the sums of weights. Sample weights are biases of logits."""
     order = points.order(skip_far)
-    negligible = 0.0
-    if order is not None:
-        negligible = negligible_weight(value, 2.0**-53 if value.dtype == np.float64 else 2.0**-24)
+    if order is None:
+        negligible = 0.0
+    else:
+        if negligible is None:
+            rounding = 2.0**-53 if value.dtype == np.float64 else 2.0**-24
+            negligible = negligible_weight(value, rounding)
         order = None if negligible == 0 else order
     bias = None if sample is None else np.log(sample).astype(points.accumulated)
     output, lse = points.ask(

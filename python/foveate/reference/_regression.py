@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.types import Kernel
+from ._local_linear import planes
 from ._rows import compute_dtype, floats
 from ._select import softmax, weighted_sum
 
@@ -82,6 +83,7 @@ def kernel_regression(
     leave_one_out: bool = False,
     sample_weight: ArrayLike | None = None,
     fill_value: float = math.nan,
+    degree: int = 0,
 ) -> Array:
     """`foveate.kernel_regression` by the formula.
 
@@ -95,6 +97,7 @@ def kernel_regression(
     leave_one_out : query i does not see training point i
     sample_weight : array (m,), not negative; a point of weight 0 is not seen
     fill_value : the answer of a query for which all weights are 0
+    degree : 0, or 1: local linear
 
     Returns
     -------
@@ -109,6 +112,8 @@ def kernel_regression(
     with np.errstate(all="ignore"):
         found = weigh(x, x_train, y_train, w, kernel, leave_one_out, sample_weight)
         output = weighted_sum(found.weights, found.seen, found.y)
+        if degree == 1:
+            output = planes(found, output).output
         output[found.empty] = fill_value
         output = output.astype(
             np.result_type(*(floats(given).dtype for given in (x, x_train, y_train)))
