@@ -33,6 +33,7 @@ MODULES = {
     "foveate.transformers": "transformers",
     "foveate.sklearn": "sklearn",
     "foveate.jax": "jax",
+    "foveate.dask": "dask",
     "foveate.keras": "keras",
     "foveate.numba": "numba",
     "foveate.plot": "matplotlib",

@@ -41,6 +41,7 @@ LAYERS = {
     "transformers": {*BELOW, "_cache", "_draws", "flash_attn", "torch"},
     "onnx": {*BELOW, "_attention", "reference"},
     "plot": {*BELOW, "_attention"},
+    "dask": {*BELOW, "_attention", "_regression", "_categories", "_draws"},
     "sklearn": {*BELOW, "_regression"},
     "_cli": {"_core", "_runtime", "__init__"},
     "__main__": {"_cli"},
