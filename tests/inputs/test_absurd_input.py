@@ -140,7 +140,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         fv.kernel_regression,
         {**POINTS_GIVEN, "skip_far": True, "degree": 1},
     ),
-    "kernel_regression_vjp": (fv.kernel_regression_vjp, {**POINTS_GIVEN, "wrt": "x"}),
+    "kernel_regression_vjp": (fv.kernel_regression_vjp, {**POINTS_GIVEN, "wrt": "x", "degree": 1}),
     "multinoulli": (fv.multinoulli, DRAW),
     "multinomial": (fv.multinomial, {"n": 3, "p": np.ones(3), "size": 2, "rng": 1}),
     "multinomial_logpmf": (fv.multinomial_logpmf, {"counts": np.ones(3, int), "p": np.ones(3)}),

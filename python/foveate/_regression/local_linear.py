@@ -73,10 +73,8 @@ def pairs(d: int) -> tuple[Array, Array]:
 def columns(key: Array, y: Array) -> Array:
     """What the means are taken of, (m, k + d + d (d + 1) / 2 + d k): y, z, z z^T, z y."""
     first, second = pairs(key.shape[1])
-    crossed = key[:, :, None] * y[:, None, :]
-    return np.concatenate(
-        [y, key, key[:, first] * key[:, second], crossed.reshape(len(y), -1)], axis=1
-    )
+    crossed = (key[:, axis, None] * y for axis in range(key.shape[1]))
+    return np.concatenate([y, key, key[:, first] * key[:, second], *crossed], axis=1)
 
 
 class Parts(NamedTuple):
@@ -99,12 +97,13 @@ def take_apart(found: Array, d: int, k: int) -> Parts:
 
 def join(parts: Parts) -> Array:
     """Give gradients of means the places of `columns`; the halves of a matrix add up."""
-    n, d = parts.z.shape
+    d = parts.z.shape[1]
     first, second = pairs(d)
     both = parts.squares[:, first, second] + np.where(
         first == second, 0, parts.squares[:, second, first]
     )
-    return np.concatenate([parts.y, parts.z, both, parts.crossed.reshape(n, -1)], axis=1)
+    crossed = (parts.crossed[:, axis] for axis in range(d))
+    return np.concatenate([parts.y, parts.z, both, *crossed], axis=1)
 
 
 def moments(data: Data, kernel: str, *, skip_far: Bool) -> tuple[Moments, Array]:

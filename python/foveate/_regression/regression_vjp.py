@@ -16,7 +16,8 @@ from .._attention.problem import Answers, Outputs, Problem
 from .._attention.pullbacks import Pullback
 from .._inputs.arrays import like
 from .._inputs.types import Array, ArrayLike, Bool, Kernel, Real, Reals
-from .regression import Data, compact, mean, sums_of_others, take
+from .local_linear_vjp import Plane
+from .regression import Data, check_degree, compact, mean, sums_of_others, take
 
 
 def kernel_regression_vjp(
@@ -30,6 +31,7 @@ def kernel_regression_vjp(
     leave_one_out: Bool = False,
     sample_weight: ArrayLike | None = None,
     fill_value: Real = math.nan,
+    degree: int = 0,
 ) -> tuple[Array, Pullback[RegressionGradients]]:
     """Estimate y at x, and return the estimate with the pullback of its gradients.
 
@@ -47,7 +49,7 @@ def kernel_regression_vjp(
         Of the dtype of `x`.
     wrt : str or collection of str, optional
         The gradients to compute: names of fields of `RegressionGradients`. None means all of them.
-    w, kernel, leave_one_out, sample_weight, fill_value : optional
+    w, kernel, leave_one_out, sample_weight, fill_value, degree : optional
         As for `kernel_regression`.
 
     Returns
@@ -86,6 +88,10 @@ def kernel_regression_vjp(
     `y_train`. NaN in `d_output`, where there is an answer, spoils a column of the gradient of
     `y_train`, also of points out of reach of a compact kernel.
 
+    With `degree=1` the directions in which a plane has a slope are held: where neighbors are so few
+    or so nearly collinear that it has fewer than all, the gradient is that of the plane in these
+    directions alone, and without any that of the mean.
+
     References
     ----------
     .. [1] A. Zhang, Z. C. Lipton, M. Li and A. J. Smola, "Dive into Deep Learning", section
@@ -106,12 +112,13 @@ def kernel_regression_vjp(
     """
     wanted = names_of(wrt, RegressionGradients._fields)
     data = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
+    check_degree(degree)
     with np.errstate(all="ignore"):
         if len(data.value) == 0:
             output = data.nothing()
             undo: _Undo = _flat
         else:
-            answer, empty, undo = _answer(data, kernel)
+            answer, empty, undo = (_plane if degree == 1 else _answer)(data, kernel)
             output = data.fill(answer, empty)
     shape, dtype = output.shape, output.dtype
 
@@ -174,6 +181,26 @@ def _answer(data: Data, kernel: str) -> tuple[Array, Array, _Undo]:
 def _flat(_d_out: Array, _wanted: frozenset[str]) -> _Parts:
     """Undo an output that nothing changes."""
     return _Parts()
+
+
+def _plane(data: Data, kernel: str) -> tuple[Array, Array, _Undo]:
+    """Means of products, and the height of the plane that they say."""
+    plane = Plane(data)
+    found, empty, undo_means = _answer(plane.of_columns, kernel)
+
+    def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
+        below = wanted | {"y_train"} if "x_train" in wanted else wanted
+        undone = plane.undo(np.where(empty[:, None], 0, d_out.astype(np.float64)))
+        parts = undo_means(undone.means, below)
+        d_x, d_x_train, d_y = parts.x, parts.x_train, None
+        if "x" in wanted:
+            d_x = undone.x if d_x is None else d_x + undone.x
+        if parts.y_train is not None:
+            through, d_y = plane.undo_columns(parts.y_train)
+            d_x_train = through if d_x_train is None else d_x_train + through
+        return _Parts(d_x, d_x_train, d_y, parts.w)
+
+    return plane.solve(found), empty, undo
 
 
 def _constant(data: Data) -> tuple[Array, Array, _Undo]:

@@ -30,6 +30,7 @@ class Planes(NamedTuple):
 
     output: Array  # (n, k)
     slope: Array  # (n, d, k)
+    lever: Array  # (n, d): C^-1 mean(z)
     least: Array  # (n,): the least variance that has a slope, in those units; inf where none has
     most: Array  # (n,): the largest that has none; 0 where all have
 
@@ -59,7 +60,8 @@ def planes(found: Weighted, mean: Array, threshold: float | None = None) -> Plan
         threshold = LEAST_ULP * float(np.finfo(found.points.dtype).eps)
     n, d = found.points.shape
     k = found.y.shape[1]
-    answer = Planes(mean.copy(), np.zeros((n, d, k), mean.dtype), np.full(n, np.inf), np.zeros(n))
+    slopes, levers = np.zeros((n, d, k), mean.dtype), np.zeros((n, d), mean.dtype)
+    answer = Planes(mean.copy(), slopes, levers, np.full(n, np.inf), np.zeros(n))
     for i in range(n):
         seen = found.seen[i] & (found.weights[i] != 0)
         weights, y = found.weights[i, seen], found.y[seen]
@@ -70,6 +72,7 @@ def planes(found: Weighted, mean: Array, threshold: float | None = None) -> Plan
         around = (z - middle) / sizes
         spread = (weights[:, None] * around).T @ around
         cross = (weights[:, None] * around).T @ (y - mean[i])
+        right = np.column_stack([cross, middle / sizes])
         if found.empty[i] or not (np.isfinite(spread).all() and np.isfinite(mean[i]).any()):
             continue
         values, vectors = np.linalg.eigh(spread.astype(np.float64))
@@ -77,15 +80,66 @@ def planes(found: Weighted, mean: Array, threshold: float | None = None) -> Plan
         answer.least[i] = values[counts].min(initial=np.inf)
         answer.most[i] = np.abs(values[~counts]).max(initial=0)
         if counts.all():
-            slope = _solve(spread, cross)
+            solved = _solve(spread, right)
         else:
             along = vectors[:, counts]
-            slope = along @ ((along.T @ cross) / values[counts, None])
-        slope = slope / sizes[:, None]
+            solved = along @ ((along.T @ right) / values[counts, None])
+        solved = solved / sizes[:, None]
+        slope, answer.lever[i] = solved[:, :k], solved[:, k]
         output = mean[i] - middle @ slope
         fits = np.isfinite(output) & np.isfinite(mean[i])
         answer.slope[i], answer.output[i] = slope, np.where(fits, output, mean[i])
     return answer
+
+
+def plane_gradients(
+    found: Weighted, fitted: Planes, slopes: Array, d_out: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Of points (n, d), known (m, d), y (m, k) and factors (d,).
+
+    The planes are the best ones, so that only what the residuals r = y - f - b . z and the weights
+    of the answer, a (1 - g . (z - mean(z))) with C g = mean(z), say of a change counts:
+
+        df = sum_j da_j (1 - g . (z_j - mean)) r_j
+           + sum_j a_j (1 - g . (z_j - mean)) (dy_j - b . dz_j) - a_j r_j g . dz_j
+
+    The directions that have slopes are held.
+
+    Parameters
+    ----------
+    found : the weights
+    fitted : the planes
+    slopes : array (n, m), the derivatives of the weights by the squared distance, over their sum
+    d_out : array (n, k), 0 where there is no answer
+
+    Returns
+    -------
+    tuple of arrays
+
+    Examples
+    --------
+    >>> from foveate.reference._regression import weigh
+    >>> found = weigh([1.5], [1.0, 2.0, 3.0], [5.0, 7.0, 9.0], 1.0, "boxcar", False, None)
+    >>> fitted = planes(found, found.weights @ found.y)
+    >>> plane_gradients(found, fitted, np.zeros((1, 3)), np.ones((1, 1)))[0].round(6)  # the slope
+    array([[2.]])
+    """
+    there = found.seen & ~found.empty[:, None]
+    weights = np.where(there, found.weights, 0)
+    z = found.known[None] - found.points[:, None]  # (n, m, d)
+    z = np.where(there[..., None], z, 0)
+    mean = np.einsum("ij,ijd->id", weights, z)
+    acts = 1 - np.einsum("ijd,id->ij", z - mean[:, None], fitted.lever)
+    rest = np.where(there[..., None], found.y[None] - fitted.output[:, None], 0)
+    rest = rest - np.einsum("ijd,idk->ijk", z, fitted.slope)  # (n, m, k)
+    rest = np.einsum("ijk,ik->ij", rest, d_out)
+    cells = np.where(there & (slopes != 0), slopes * acts * rest, 0)  # of squared distances
+    along = np.einsum("idk,ik->id", fitted.slope, d_out)
+    d_z = 2 * (cells[..., None] * found.factors**2) * z
+    d_z -= (weights * acts)[..., None] * along[:, None]
+    d_z -= (weights * rest)[..., None] * fitted.lever[:, None]
+    d_w = np.einsum("ij,ijd->d", cells, z**2) * 2 * found.factors
+    return -d_z.sum(axis=1), d_z.sum(axis=0), (weights * acts).T @ d_out, d_w
 
 
 def _solve(matrix: Array, right: Array) -> Array:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import Names, RegressionGradients, RegressionInput, names_of
 from .._inputs.types import Kernel
+from ._local_linear import Planes, plane_gradients, planes
 from ._quiet import quiet
 from ._regression import Weighted, weigh
 from ._rows import floats
@@ -64,6 +65,7 @@ def kernel_regression_vjp(
     leave_one_out: bool = False,
     sample_weight: ArrayLike | None = None,
     fill_value: float = math.nan,
+    degree: int = 0,
 ) -> tuple[Array, Callable[[ArrayLike], RegressionGradients]]:
     """`foveate.kernel_regression_vjp` by the formulas.
 
@@ -72,7 +74,7 @@ def kernel_regression_vjp(
     x, x_train, y_train : arrays (n,) or (n, d), (m,) or (m, d), (m,) or (m, k), of one float dtype
     wrt : what the gradients are taken of, names of fields of `RegressionGradients`; None:
         everything
-    w, kernel, leave_one_out, sample_weight, fill_value : as for `kernel_regression`
+    w, kernel, leave_one_out, sample_weight, fill_value, degree : as for `kernel_regression`
 
     Returns
     -------
@@ -90,13 +92,15 @@ def kernel_regression_vjp(
     with np.errstate(all="ignore"):
         found = weigh(x, x_train, y_train, w, kernel, leave_one_out, sample_weight)
         mean = weighted_sum(found.weights, found.seen, found.y)
+        fitted = planes(found, mean) if degree == 1 else None
+        mean = mean if fitted is None else fitted.output
     output = np.where(found.empty[:, None], mean.dtype.type(fill_value), mean)
 
     @quiet
     def pullback(d_output: ArrayLike) -> RegressionGradients:
         d_out = np.asarray(d_output).astype(mean.dtype).reshape(mean.shape)
         with np.errstate(all="ignore"):
-            d_x, d_x_train, d_y, d_w = _gradients(found, kernel, mean, d_out)
+            d_x, d_x_train, d_y, d_w = _gradients(found, kernel, mean, d_out, fitted)
             gradients: dict[str, Any] = {
                 "x": d_x.reshape(query.shape).astype(query.dtype),
                 "x_train": d_x_train.reshape(key.shape).astype(key.dtype),
@@ -110,7 +114,7 @@ def kernel_regression_vjp(
 
 
 def _gradients(
-    found: Weighted, kernel: str, mean: Array, d_out: Array
+    found: Weighted, kernel: str, mean: Array, d_out: Array, fitted: Planes | None
 ) -> tuple[Array, Array, Array, Array]:
     """Of points (n, d), known (m, d), y (m, k) and factors (d,)."""
     there = found.seen & ~found.empty[:, None]
@@ -120,6 +124,8 @@ def _gradients(
     else:
         slopes = kernel_slopes(found.squares, kernel) * found.sample / found.total
         sloping = there & (slopes != 0)
+    if fitted is not None:
+        return plane_gradients(found, fitted, np.where(sloping, slopes, 0), d_out)
     shift = np.sum(d_out * mean, axis=-1, keepdims=True)
     d_squares = np.where(sloping, slopes * (d_out @ found.y.T - shift), 0)
 
