@@ -7,6 +7,8 @@ left out, what remains at its place has the weight R and the mean r. It is merge
 of the other places, whose weight is D, since its distance is 0 and its kernel 1:
 
     f = (D m + R r) / (D + R).
+
+So are the moments of a local linear regression.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._inputs.types import Array
-from .regression import Points, compact, gaussian, mean
+from .local_linear import join_at_queries, moments, solve
+from .regression import Points, mean, means
 
 # The factors of Scott's rule that the search looks at first, each twice the one before: from where
 # a thousand times as many points would be wanted to where the mean of all is left.
@@ -49,6 +52,7 @@ def find_bandwidth(
     weights: Array | None,
     kernel: str,
     *,
+    degree: int = 0,
     whole_places: bool = False,
     report: Report = lambda *_: None,
 ) -> Found:
@@ -61,6 +65,8 @@ def find_bandwidth(
     weights : array (n,), optional
         Above 0. Whole numbers are counts, of which one is left out; of others the whole weight is.
     kernel : str
+    degree : int
+        1: of local linear regression.
     whole_places : bool
         Leave out all observations of a place.
     report : callable
@@ -80,7 +86,7 @@ def find_bandwidth(
         left = np.ones(len(y)) if counts else s
         x, deviation = _standardize(points, s)
         y, _ = _standardize(y, s)
-        data = _Data(x.astype(points.dtype), y, s, left, whole_places)
+        data = _Data(x.astype(points.dtype), y, s, left, whole_places, degree)
         if not np.isfinite(data.mean_of_others).all():
             return Found(deviation * data.rule, np.nan)
         if kernel == "constant":
@@ -165,10 +171,17 @@ class _Data:
     """Observations, and what remains at their places without them."""
 
     def __init__(
-        self, points: Array, targets: Array, weights: Array, left: Array, whole_places: bool
+        self,
+        points: Array,
+        targets: Array,
+        weights: Array,
+        left: Array,
+        whole_places: bool,
+        degree: int,
     ) -> None:
         """Take points (n, d), targets (n, k), weights (n,), and how much of each is left out."""
         self.given = points, targets, weights, left, whole_places
+        self.degree = degree
         self.targets, self.weights = targets, weights
         self.places, self.at, weight, sums = _places(points, targets, weights)
         count = len(self.places) if whole_places else float((weights / left).sum())
@@ -181,24 +194,26 @@ class _Data:
             nothing[:] = True
         self.rest = np.where(nothing, 0, rest / weight.max())
         self.rest_mean = np.where(nothing[:, None], 0, rest_sums / rest[:, None])
-        self.mean_of_others = self.join(*self.of_other_places("constant", 1.0))
+        of_others = mean(len(self.places), self.means, self.of_place, True)
+        self.mean_of_others = self.join(*of_others)
 
-    def of_other_places(self, kernel: str, bandwidth: float) -> tuple[Array, Array]:
-        """The answer (places, k) at each place from all others, and its weight (places,)."""
-        if kernel == "constant":
-            return mean(len(self.places), self.means, self.of_place, True)
+    def predict(self, kernel: str, bandwidth: float) -> Array:
+        """What the others say of each observation (n, k); NaN where they say nothing."""
         points = Points(self.places, self.places, 1 / bandwidth, True)
         sample = None if (self.of_place == 1).all() else self.of_place
-        if kernel == "gaussian":
-            answer, lse = gaussian(points, self.means, sample, skip_far=True)
-            total, empty = np.exp(lse), lse == -np.inf
-        else:
-            found = compact(points, kernel, self.means, sample, skip_far=True)
-            answer, empty, total = found.answer, found.empty, np.exp(found.lse[:, 0])
-            if sample is not None:
-                total *= found.means[:, -1]
-        answer[empty], total[empty] = np.nan, 0
-        return answer, total
+        if self.degree == 0:
+            found = means(points, kernel, self.means, sample, skip_far=True)
+            found.answer[found.empty], found.total[found.empty] = np.nan, 0
+            return self.join(found.answer, found.total)
+        around, found = moments(points, kernel, self.means, sample, skip_far=True)
+        for moment in around[:-1]:
+            moment[found.empty] = 0
+        found.total[found.empty] = 0
+        total = found.total[self.at]
+        joined = join_at_queries(around.of(self.at), total, self.rest, self.rest_mean)
+        predicted = solve(joined, self.means.dtype).output
+        predicted[found.empty[self.at] & (self.rest == 0)] = np.nan
+        return predicted
 
     def join(self, answer: Array, weight: Array) -> Array:
         """Merge what remains at the place of an observation with the answer of the other places."""
@@ -209,7 +224,7 @@ class _Data:
 
     def error(self, kernel: str, bandwidth: float) -> float:
         """The mean squared error of what the others predict of each observation."""
-        predicted = self.join(*self.of_other_places(kernel, bandwidth))
+        predicted = self.predict(kernel, bandwidth)
         predicted = np.where(np.isnan(predicted), self.mean_of_others, predicted)
         squares = np.mean((self.targets - predicted) ** 2, axis=1)
         return float(self.weights @ squares / self.weights.sum())
@@ -220,7 +235,8 @@ class _Data:
         chosen[np.random.default_rng(0).permutation(len(chosen))[:count]] = True
         kept = chosen[self.at]
         points, targets, weights, left, whole_places = self.given
-        return _Data(points[kept], targets[kept], weights[kept], left[kept], whole_places)
+        points, targets, weights, left = (a[kept] for a in (points, targets, weights, left))
+        return _Data(points, targets, weights, left, whole_places, self.degree)
 
 
 def _places(

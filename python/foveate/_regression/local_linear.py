@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._inputs.types import Array, Bool
-from .regression import Data, Points, means, negligible_weight
+from .regression import Means, Points, means, negligible_weight
 
 # A direction in which the points vary, under the weights, by less than so many units of rounding
 # of the mean square of their distance from the query has no slope. There the rounding of a sum
@@ -29,13 +29,19 @@ SUM_ULP = 16.0
 
 
 class Moments(NamedTuple):
-    """Means under the weights of each query, in float64; z is the difference from the query."""
+    """Means under the weights of each query, in float64; z is the difference from it, in units."""
 
     y: Array  # (n, k): mean(y)
     z: Array  # (n, d): mean(z)
     spread: Array  # (n, d, d): C
     cross: Array  # (n, d, k): c
     noise: Array  # (n, d): of the diagonal of C, by rounding
+    unit: Array  # (d,)
+
+    def of(self, rows: Array) -> Moments:
+        """Take those of these queries."""
+        y, z, spread, cross, noise, unit = self
+        return Moments(y[rows], z[rows], spread[rows], cross[rows], noise[rows], unit)
 
 
 class Centered(NamedTuple):
@@ -106,34 +112,56 @@ def join(parts: Parts) -> Array:
     return np.concatenate([parts.y, parts.z, both, *crossed], axis=1)
 
 
-def moments(data: Data, kernel: str, *, skip_far: Bool) -> tuple[Moments, Array]:
-    """Ask the engine for the means, and say for which queries there are none, (n,)."""
-    centered = center(data.points)
-    y = data.value.astype(np.float64)
-    negligible = share(data.points, data.value) if skip_far and kernel == "gaussian" else 0.0
-    found, empty = means(
+def moments(
+    points: Points, kernel: str, value: Array, sample: Array | None, *, skip_far: Bool
+) -> tuple[Moments, Means]:
+    """Ask the engine for the means; they come with those that they are made of."""
+    centered = center(points)
+    y = value.astype(np.float64)
+    found = means(
         centered.points,
         kernel,
         columns(centered.key, y),
-        data.sample,
+        sample,
         skip_far=skip_far,
-        negligible=negligible,
+        negligible=share(points, value) if skip_far and kernel == "gaussian" else 0.0,
     )
-    return about_queries(take_apart(found, centered.key.shape[1], y.shape[1]), centered), empty
+    parts = take_apart(found.answer, centered.key.shape[1], y.shape[1])
+    return about_queries(parts, centered), found
 
 
 def about_queries(parts: Parts, centered: Centered) -> Moments:
     """Take means around the center from those around each query."""
-    z, unit = parts.z, centered.unit
+    z = parts.z
     spread = parts.squares - z[:, :, None] * z[:, None, :]
     cross = parts.crossed - z[:, :, None] * parts.y[:, None, :]
     noise = SUM_ULP * 2.0**-53 * np.einsum("naa->na", parts.squares)
+    return Moments(parts.y, z - centered.query, spread, cross, noise, centered.unit)
+
+
+def join_at_queries(found: Moments, weight: Array, own: Array, value: Array) -> Moments:
+    """Join means with observations at the queries themselves, whose z is 0.
+
+    Parameters
+    ----------
+    found : Moments
+    weight : array (n,)
+        Of the means.
+    own : array (n,)
+        The weight of the observations.
+    value : array (n, k)
+        Their mean; where they weigh nothing, any finite number.
+    """
+    total = np.where(weight + own > 0, weight + own, 1)
+    part, rest = own / total, weight / total  # (1 - part would lose the digits of a small rest)
+    z, apart = found.z, found.y - value
     return Moments(
-        parts.y,
-        (z - centered.query) * unit,
-        spread * unit[:, None] * unit,
-        cross * unit[:, None],
-        noise * unit**2,
+        found.y - part[:, None] * apart,
+        rest[:, None] * z,
+        rest[:, None, None] * (found.spread + part[:, None, None] * z[:, :, None] * z[:, None]),
+        rest[:, None, None] * (found.cross + part[:, None, None] * z[:, :, None] * apart[:, None]),
+        rest[:, None] * found.noise,
+        found.unit,
     )
 
 
@@ -192,6 +220,7 @@ def solve(found: Moments, dtype: np.dtype[Any]) -> Solved:
     solved /= unit[:, :, None]
     slope, lever = solved[:, :, :k], solved[:, :, k]
     output = found.y - np.einsum("nd,ndk->nk", np.where(sound[:, None], found.z, 0), slope)
+    slope, lever = slope / found.unit[:, None], lever / found.unit
     fits = np.isfinite(output) & np.isfinite(found.y)
     return Solved(np.where(fits, output, found.y), slope, lever)
 

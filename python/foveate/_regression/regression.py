@@ -160,11 +160,12 @@ def kernel_regression(
         if degree == 1:
             from .local_linear import moments, solve  # (which is made of what is here)
 
-            found, empty = moments(data, kernel, skip_far=skip_far)
+            found, of = moments(data.points, kernel, data.value, data.sample, skip_far=skip_far)
             answer = solve(found, data.points.accumulated).output
         else:
-            answer, empty = means(data.points, kernel, data.value, data.sample, skip_far=skip_far)
-        return data.fill(answer, empty)
+            of = means(data.points, kernel, data.value, data.sample, skip_far=skip_far)
+            answer = of.answer
+        return data.fill(answer, of.empty)
 
 
 # --- what comes in --------------------------------------------------------------------------------
@@ -384,6 +385,14 @@ class Points:
         return output, lse
 
 
+class Means(NamedTuple):
+    """What a kernel makes of values."""
+
+    answer: Array  # (n, k)
+    empty: Array  # (n,): where there is none
+    total: Array  # (n,): the sums of the weights, which may be too small for float64
+
+
 def means(
     points: Points,
     kernel: str,
@@ -392,20 +401,23 @@ def means(
     *,
     skip_far: Bool,
     negligible: float | None = None,
-) -> tuple[Array, Array]:
-    """The means (n, k) by a kernel, and for which queries there are none (n,).
+) -> Means:
+    """The means by a kernel.
 
     `negligible` is the share of the weight that a Gaussian may leave out, if it is not to be found
     from the values.
     """
     if kernel == "constant":
         answer, total = mean(len(points.query), value, sample, points.leave_one_out)
-        return answer, total == 0
+        return Means(answer, total == 0, total)
     if kernel == "gaussian":
         answer, lse = gaussian(points, value, sample, skip_far=skip_far, negligible=negligible)
-        return answer, lse == -np.inf
+        return Means(answer, lse == -np.inf, np.exp(lse))
     result = compact(points, kernel, value, sample, skip_far=skip_far)
-    return result.answer, result.empty
+    total = np.exp(result.lse[:, 0])
+    if sample is not None:
+        total = total * result.means[:, -1]
+    return Means(result.answer, result.empty, total)
 
 
 def gaussian(

@@ -15,8 +15,9 @@ except ImportError as _error:
     raise ImportError(message) from _error
 
 from .._runtime.public import publish as _publish
+from ._local_linear import LocalLinearRegression
 from ._nadaraya_watson import NadarayaWatson
 
-__all__ = ["NadarayaWatson"]
+__all__ = ["LocalLinearRegression", "NadarayaWatson"]
 
 _publish(__name__)
