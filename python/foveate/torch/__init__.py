@@ -28,7 +28,9 @@ from ._modules import (
     NadarayaWatson,
 )
 from ._regression import kernel_regression
+from ._ring import ring_attention
 from ._sdpa import scaled_dot_product_attention
+from ._sequence import join_sequence, split_sequence
 from ._statistics import AttentionStatistics, attention_statistics
 from ._stored import Paged, Quantized, quantize
 
@@ -56,11 +58,14 @@ __all__ = [
     "deactivate",
     "explain",
     "hard_attention",
+    "join_sequence",
     "kernel_regression",
     "local_attention",
     "predict_centers",
     "quantize",
+    "ring_attention",
     "scaled_dot_product_attention",
+    "split_sequence",
 ]
 
 _publish(__name__)

@@ -1,0 +1,631 @@
+"""Attention over a sequence that is shared out among processes: Ring Attention.
+
+Each rank answers its own queries. Keys and values go from rank to rank while the kernel works on
+those at hand; partial answers are joined by
+
+    lse = log(exp(lse_1) + exp(lse_2))
+    output = exp(lse_1 - lse) output_1 + exp(lse_2 - lse) output_2
+
+with output in the dtype of the computation and lse in float64. Gradients are made from the output
+and the lse of the whole: those of a part of the keys are dV = P^T dO and dS = P (dO V^T - delta).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .._attention.problem import Answers, Outputs, Problem
+from .._inputs.arrays import integer, real, sum_to
+from .._inputs.types import Array, Window
+from .._reach.reach import Reach, sides
+from ..scores._base import ScoreLike
+from ._attention import sink_of
+from ._derivatives import no_tangents
+from ._reach import bounded
+from ._ring_layout import Call, Layout, Leg, Part, calls_of, last_of, legs_of, parts_of
+from ._ring_messages import GRADIENTS, HOME, ROWS, Arrival, Courier, agree, group_of
+from ._scores import reduce
+from ._sequence import check_layout
+from ._tensors import as_array, float_tensors, threads_of_torch
+
+_NAME = "ring_attention"
+_NEVER = 2**62  # a step that does not come
+
+
+@overload
+def ring_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    group: Any = ...,
+    layout: Layout = ...,
+    score: ScoreLike = ...,
+    causal: bool = ...,
+    window: Window | None = ...,
+    offset: int | Literal["end"] | None = ...,
+    softcap: float | None = ...,
+    sink: float | Tensor | None = ...,
+    return_lse: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def ring_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    group: Any = ...,
+    layout: Layout = ...,
+    score: ScoreLike = ...,
+    causal: bool = ...,
+    window: Window | None = ...,
+    offset: int | Literal["end"] | None = ...,
+    softcap: float | None = ...,
+    sink: float | Tensor | None = ...,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # what is sent is in no graph
+def ring_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    group: Any = None,
+    layout: Layout = "contiguous",
+    score: Any = "scaled_dot",
+    causal: bool = False,
+    window: Any = None,
+    offset: Any = None,
+    softcap: Any = None,
+    sink: Any = None,
+    return_lse: bool = False,
+) -> Any:
+    """Compute soft attention over a sequence that the ranks of a group hold in parts [1]_.
+
+    Each rank calls it with its own part of the queries, keys and values, and gets the answers of
+    its queries over the keys of all. Keys and values go from rank to rank, those of one while the
+    kernel works on those of another, and partial answers are merged; no rank ever holds more than
+    three parts. Gradients go round in the same way.
+
+    Parameters
+    ----------
+    query : tensor (..., Lq, D)
+        The rows of this rank, as for `attention`: leading axes broadcast, for grouped queries too,
+        whose keys and values are sent once for all heads of a group.
+    key : tensor (..., Lk, D)
+        Of the dtype of `query`. All but Lq and Lk are the same on all ranks.
+    value : tensor (..., Lk, Dv)
+        Of the dtype of `query`.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that talk by gloo; None means all.
+    layout : {"contiguous", "zigzag"}, default "contiguous"
+        Which rows of the whole sequence a rank holds. "contiguous": rank after rank, in parts of
+        any length. "zigzag": of 2 R equal chunks the ones r and 2 R - 1 - r, in this order, as
+        `split_sequence` cuts them: with `causal` all ranks have the same work then, where the last
+        one of contiguous parts has nearly twice the mean.
+    score : str or score object, default "scaled_dot"
+        One that is an inner product of rows: "dot", "scaled_dot", "cosine", `Bilinear`,
+        `Polynomial`, `Location`, or your own. Its parameters are each rank's own, and so are their
+        gradients, of which the sum over the ranks is that of the whole.
+    causal, window : optional
+        As for `attention`, by positions in the whole sequence. Parts that no query of a rank sees
+        are not computed there, and are not sent to ranks that do not see them.
+    offset : int or "end", optional
+        Where the first query of all stands on the axis of all keys. Only needed where there are
+        not as many queries as keys.
+    softcap : float, optional
+        As for `attention`.
+    sink : float or tensor (...), optional
+        As for `attention`, over the leading axes; each rank's own, as the parameters of a score.
+    return_lse : bool, default False
+        Also return the logarithm of the denominator.
+
+    Returns
+    -------
+    output : tensor (..., Lq, Dv)
+        Of the dtype of `query`.
+    lse : tensor (..., Lq)
+        Only with `return_lse`: float32, or float64 for float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attention`; for a score of another family; and, on all ranks, for what differs between
+        them: dtypes, leading axes, sizes of rows, keywords, and what gradients are wanted of.
+    RuntimeError
+        Where torch.distributed is not initialized, where another rank refused its arguments, and
+        where one is lost: at once if its process is gone, else after the timeout of the group.
+    NotImplementedError
+        For derivatives in forward mode.
+
+    See Also
+    --------
+    split_sequence, join_sequence : from a whole sequence to parts, and back.
+    attention : the same in one process, with more choices.
+
+    Notes
+    -----
+    All ranks must call it, and must then run the backward pass, the same number of times and in
+    the same order. The gradient of a key is that of the sum of what all ranks compute. The answers
+    are those of one process up to rounding: a merge adds half a unit in the last place of the
+    dtype of the computation, and 16-bit outputs and gradients are rounded once, at the end. They
+    have the same bits in each run with as many ranks. There are no gradients of second order, and
+    `torch.compile` leaves the call as it is.
+
+    References
+    ----------
+    .. [1] H. Liu, M. Zaharia and P. Abbeel, "Ring Attention with Blockwise Transformers for
+       Near-Infinite Context", arXiv:2310.01889, 2023.
+    .. [2] W. Brandon et al., "Striped Attention: Faster Ring Attention for Causal Transformers",
+       arXiv:2311.09431, 2023.
+
+    Examples
+    --------
+    In a group of one, which `torchrun` makes larger:
+
+    >>> import torch, torch.distributed as dist, foveate.torch as ft
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> x = torch.randn(2, 8, 100, 16)
+    >>> part = ft.split_sequence(x, layout="zigzag")
+    >>> output = ft.ring_attention(part, part, part, causal=True, layout="zigzag")
+    >>> whole = ft.join_sequence(output, layout="zigzag")
+    >>> torch.allclose(whole, ft.attention(x, x, x, causal=True), atol=1e-5)
+    True
+    >>> dist.destroy_process_group()
+    """
+    group, rank, _ = group_of(_NAME, group)
+    stated: Any = None
+    try:
+        stated = _state(query, key, value, layout, score, causal, window, offset, softcap, sink)
+        told: Any = stated.told
+    except Exception as error:
+        told = error
+    all_told = agree(_NAME, group, told, alone=("rows",))
+    queries, keys = _parts(all_told, stated)
+    reduced = stated.reduced
+    plan = _Plan(
+        *(group, rank, queries, keys),
+        *(stated.left, stated.right, reduced.scale, reduced.link, stated.softcap),
+    )
+    output, lse = _Ring.apply(reduced.query, reduced.key, stated.value, stated.sink, plan)
+    return (output, lse) if return_lse else output
+
+
+class _Stated(NamedTuple):
+    """The arguments, when they are checked, and what the other ranks are told of them."""
+
+    reduced: Any
+    value: Tensor
+    layout: Layout
+    left: int | None
+    right: int | None
+    offset: int | str | None
+    softcap: float | None
+    sink: Tensor | None
+    told: dict[str, Any]
+
+
+def _state(
+    query: Any,
+    key: Any,
+    value: Any,
+    layout: Any,
+    score: Any,
+    causal: Any,
+    window: Any,
+    offset: Any,
+    softcap: Any,
+    sink: Any,
+) -> _Stated:
+    """Check what one rank can check alone."""
+    query, key, value = float_tensors(query, key, value)
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(
+            f"value: got {value.shape[-2]} rows with {key.shape[-2]} keys, wanted as many"
+        )
+    check_layout(layout)
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal: got {causal!r}, wanted a bool")
+    left, right = (None, None) if window is None else map(bounded, sides(window))
+    if causal:
+        right = 0
+    if offset is not None and offset != "end":
+        offset = integer("offset", offset)
+    softcap = None if softcap is None else real("softcap", softcap) or None
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap: got {softcap}, wanted a number >= 0, or None")
+    reduced = reduce(score, query, key)
+    if reduced.family != "inner":
+        raise ValueError(
+            f"score: got {score!r}, wanted one that is an inner product of rows, as 'dot', "
+            "'scaled_dot', 'cosine', Bilinear and Polynomial"
+        )
+    lead = _lead(reduced.query, reduced.key, value)
+    if sink is not None:
+        sink = sink_of(sink)
+        try:
+            fits = torch.broadcast_shapes(sink.shape, lead) == lead
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"sink: got shape {tuple(sink.shape)}, wanted one that broadcasts to the leading "
+                f"axes {tuple(lead)}"
+            )
+    learned = (reduced.query, reduced.key, value, sink)
+    learns = torch.is_grad_enabled()
+    told = {
+        "query": _described(reduced.query),
+        "key": _described(reduced.key),
+        "value": _described(value),
+        "layout": layout,
+        "score": f"{score if isinstance(score, str) else type(score).__name__}, "
+        f"scale {reduced.scale}, link {reduced.link}",
+        "causal": causal,
+        "window": repr(window),
+        "offset": offset,
+        "softcap": softcap,
+        "sink": sink is not None,
+        "requires_grad of query, key, value, sink": [
+            learns and x is not None and x.requires_grad for x in learned
+        ],
+        "rows": [query.shape[-2], key.shape[-2]],
+    }
+    return _Stated(reduced, value, layout, left, right, offset, softcap, sink, told)
+
+
+def _described(x: Tensor) -> str:
+    """Say what is the same of a tensor on all ranks."""
+    shape = ", ".join([*map(str, x.shape[:-2]), "rows", str(x.shape[-1])])
+    return f"{x.dtype} ({shape})"
+
+
+def _lead(query: Tensor, key: Tensor, value: Tensor) -> tuple[int, ...]:
+    """Broadcast the leading axes."""
+    try:
+        return tuple(torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2]))
+    except RuntimeError:
+        got = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
+        raise ValueError(
+            f"query, key, value: got shapes {got}, wanted leading axes that broadcast together"
+        ) from None
+
+
+def _parts(
+    all_told: list[dict[str, Any]], stated: _Stated
+) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """Place the rows of all ranks; what is wrong with them is so on every rank."""
+    lengths = [tuple(one["rows"][n] for one in all_told) for n in (0, 1)]
+    placed = []
+    for name, rows in zip(("query", "key"), lengths, strict=True):
+        parts = parts_of(rows, stated.layout)
+        if parts is None:
+            raise ValueError(
+                f"{name}: got {list(rows)} rows on the ranks of the group, wanted the chunks of "
+                f"split_sequence with layout={stated.layout!r}"
+            )
+        placed.append(parts)
+    queries, keys = placed
+    total, all_keys = map(sum, lengths)
+    offset = stated.offset
+    if offset is None:
+        if total != all_keys and not stated.left is stated.right is None:
+            raise ValueError(
+                f"offset: got none with {total} queries and {all_keys} keys on all ranks, wanted "
+                'offset=0 (the first query stands at the first key) or offset="end" (the last '
+                "query stands at the last key)"
+            )
+        offset = 0
+    elif isinstance(offset, str):
+        offset = all_keys - total
+    if offset:
+        queries = tuple(
+            tuple(x._replace(position=x.position + offset) for x in part) for part in queries
+        )
+    return queries, keys
+
+
+class _Plan(NamedTuple):
+    """All that a rank knows beside its tensors."""
+
+    group: Any
+    rank: int
+    queries: tuple[Part, ...]  # of each rank
+    keys: tuple[Part, ...]
+    left: int | None
+    right: int | None
+    scale: float | None
+    link: tuple[str, float] | None
+    softcap: float | None
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        return legs_of(self.rank, self.queries, self.keys, self.left, self.right)
+
+    def calls(self, owner: int) -> tuple[Call, ...]:
+        return calls_of(self.queries[self.rank], self.keys[owner], self.left, self.right)
+
+    def problem(self, call: Call, query: Tensor, key: Tensor, value: Tensor) -> Problem:
+        """Return what is one call of a kernel."""
+        reach = None
+        if call.sides is not None:
+            left, right, offset = call.sides
+            reach = Reach(None, left, right, offset)
+        return Problem(
+            as_array("query", query[..., call.queries, :]),
+            as_array("key", key[..., call.keys, :]),
+            self.scale,
+            link=self.link,
+            value=as_array("value", value[..., call.keys, :]),
+            softcap=self.softcap,
+            reach=reach,
+        )
+
+    def step(self, owner: int) -> int:
+        """Return how many ranks before this one the owner of a part is."""
+        return (self.rank - owner) % len(self.keys)
+
+
+class _Rows:
+    """Keys and values of one rank after another, and the next on their way in the meantime."""
+
+    def __init__(self, plan: _Plan, courier: Courier, key: Tensor, value: Tensor) -> None:
+        self.plan, self.courier = plan, courier
+        self.key, self.value = key, value
+
+    def __iter__(self) -> Iterator[tuple[Leg, Tensor, Tensor]]:
+        legs = self.plan.legs
+        arrival: Arrival | None = None
+        for n, leg in enumerate(legs):
+            step = self.plan.step(leg.owner)
+            if arrival is None:
+                key, value = self.key, self.value
+                flat = None if leg.after is None else _together(key, value)
+            else:
+                flat = arrival.wait()
+                key, value = self._apart(leg.owner, flat)
+            self.courier.wait_until(step)
+            if leg.after is not None:
+                assert flat is not None
+                due = step + (leg.after - self.plan.rank) % len(self.plan.keys)
+                self.courier.send(flat, leg.after, ROWS, due)
+            if n + 1 < len(legs):
+                arrival = self._expect(legs[n + 1])
+            yield leg, key, value
+
+    def _expect(self, leg: Leg) -> Arrival:
+        assert leg.before is not None
+        of_key, of_value = self._shapes(leg.owner)
+        size = math.prod(of_key) * self.key.itemsize + math.prod(of_value) * self.value.itemsize
+        return self.courier.receive(size, torch.uint8, leg.before, ROWS)
+
+    def _apart(self, owner: int, flat: Tensor) -> tuple[Tensor, Tensor]:
+        of_key, of_value = self._shapes(owner)
+        size = math.prod(of_key) * self.key.itemsize
+        key, value = flat[:size].view(self.key.dtype), flat[size:].view(self.value.dtype)
+        return key.view(of_key), value.view(of_value)
+
+    def _shapes(self, owner: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        rows = sum(x.length for x in self.plan.keys[owner])
+        of_key, of_value = self.key.shape, self.value.shape
+        return (*of_key[:-2], rows, of_key[-1]), (*of_value[:-2], rows, of_value[-1])
+
+
+def _together(key: Tensor, value: Tensor) -> Tensor:
+    """Lay two tensors one behind the other: a score may have widened the keys."""
+    return torch.cat([x.flatten().view(torch.uint8) for x in (key, value)])
+
+
+class _Joined:
+    """The answers over all keys so far."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.output = torch.zeros(shape, dtype=dtype, device="cpu")
+        self.lse = torch.full(shape[:-1], -math.inf, dtype=torch.float64, device="cpu")
+        self._is_empty = True
+
+    def add(self, rows: slice, output: Tensor, lse: Tensor) -> None:
+        """Join with answers over further keys, of some rows."""
+        if self._is_empty and output.shape == self.output.shape:
+            self.output, self.lse = output, lse
+        else:
+            own, log = self.output[..., rows, :], self.lse[..., rows]
+            kept, added, joined = _shares(log, lse)
+            unseen = lse == -math.inf
+            if not bool(output.isfinite().all()):  # of rows whose scores are all -inf
+                output = output.masked_fill((unseen & (log != -math.inf))[..., None], 0)
+            if not bool(own.isfinite().all()):
+                own.masked_fill_(((log == -math.inf) & ~unseen)[..., None], 0)
+            own.mul_(kept.to(own.dtype)[..., None])
+            own.addcmul_(output, added.to(own.dtype)[..., None])
+            log.copy_(joined)
+        self._is_empty = False
+
+    def add_sink(self, sink: Tensor) -> None:
+        """Join with one more logit, whose value is 0."""
+        kept, _, self.lse = _shares(self.lse, sink[..., None].to(torch.float64))
+        self.output.mul_(kept.to(self.output.dtype)[..., None])
+
+
+def _shares(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the shares of two parts in the sum, from their lse, and its lse.
+
+    Where neither saw a key both are 1: then the outputs are 0, or NaN.
+    """
+    largest = torch.maximum(one, other)
+    shift = largest.where(largest.isfinite(), 0)
+    first, second = (one - shift).exp(), (other - shift).exp()
+    total = first + second
+    nothing = total == 0
+    return (
+        (first / total).masked_fill(nothing, 1),
+        (second / total).masked_fill(nothing, 1),
+        total.log() + shift,
+    )
+
+
+class _Ring(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as untyped
+    """From operands and a sink to the output and the lse."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, sink: Tensor | None, plan: _Plan
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(query.dtype, torch.float32)
+        shape = (*_lead(query, key, value), query.shape[-2], value.shape[-1])
+        joined = _Joined(shape, wide)
+        courier = Courier(_NAME, plan.group)
+        for leg, k, v in _Rows(plan, courier, key, value):
+            for call in plan.calls(leg.owner):
+                with threads_of_torch:
+                    output, parts = plan.problem(call, query, k, v).forward()
+                joined.add(call.queries, torch.from_numpy(output), torch.from_numpy(parts)[..., 0])
+        if sink is not None:
+            joined.add_sink(sink)
+        courier.finish()
+        ctx.plan = plan
+        ctx.set_materialize_grads(False)
+        output = joined.output
+        ctx.save_for_backward(query, key, value, sink, output, joined.lse)
+        return output.to(value.dtype), joined.lse.to(wide)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, d_output: Tensor | None, d_lse: Tensor | None) -> tuple[Any, ...]:
+        query, key, value, sink, output, lse = ctx.saved_tensors
+        if d_output is None:
+            d_output = torch.zeros_like(output)
+        pull = _Pull(ctx.plan, output, lse, d_output, d_lse, ctx.needs_input_grad[:3])
+        d_query, d_key, d_value = pull.all(query, key, value)
+        d_sink = pull.of_sink(sink) if ctx.needs_input_grad[3] else None
+        return d_query, d_key, d_value, d_sink, None
+
+    jvp = staticmethod(no_tangents(_NAME))
+
+
+class _Pull:
+    """The gradients, from the answers over all keys and their gradients."""
+
+    def __init__(
+        self,
+        plan: _Plan,
+        output: Tensor,
+        lse: Tensor,
+        d_output: Tensor,
+        d_lse: Tensor | None,
+        wanted: tuple[bool, bool, bool],
+    ) -> None:
+        self.plan, self.wanted = plan, wanted
+        self.output, self.d_output, self.d_lse = output, d_output, d_lse
+        parts = torch.full((*lse.shape, 3), math.nan, dtype=torch.float64)
+        parts[..., 0] = lse  # the kernel makes the others
+        self.lse = parts
+
+    def all(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor | None]:
+        """Send keys and values round once more, and their gradients after them."""
+        plan, wide = self.plan, self.output.dtype
+        of_query, of_key, of_value = self.wanted
+        d_query = torch.zeros(query.shape, dtype=wide) if of_query else None
+        courier = Courier(_NAME, plan.group)
+        own = None
+        for leg, k, v in _Rows(plan, courier, key, value):
+            step, arrival = plan.step(leg.owner), None
+            made = torch.zeros(of_key * k.numel() + of_value * v.numel(), dtype=wide)
+            if leg.before not in (None, leg.owner):
+                arrival = courier.receive(made.numel(), wide, leg.before, GRADIENTS)
+            count = of_key * k.numel()
+            d_key = made[:count].view(k.shape if of_key else (0,))
+            d_value = made[count:].view(v.shape if of_value else (0,))
+            for call in plan.calls(leg.owner):
+                self._one(call, query, k, v, d_query, d_key, d_value)
+            if step == 0:
+                own = made
+                continue
+            if arrival is not None:
+                made += arrival.wait()
+            if leg.after is None:
+                courier.send(made, leg.owner, HOME, _NEVER)
+            else:
+                due = step + (leg.after - plan.rank) % len(plan.keys)
+                courier.send(made, leg.after, GRADIENTS, due + 1)
+        assert own is not None
+        last = last_of(plan.rank, plan.queries, plan.keys, plan.left, plan.right)
+        if last != plan.rank:
+            own = own + courier.receive(own.numel(), wide, last, HOME).wait()
+        courier.finish()
+        count = of_key * key.numel()
+        return [
+            None if d_query is None else d_query.to(query.dtype),
+            own[:count].view(key.shape).to(key.dtype) if of_key else None,
+            own[count:].view(value.shape).to(value.dtype) if of_value else None,
+        ]
+
+    def _one(
+        self,
+        call: Call,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        d_query: Tensor | None,
+        d_key: Tensor,
+        d_value: Tensor,
+    ) -> None:
+        """Add what one call of a kernel gives."""
+        problem = self.plan.problem(call, query, key, value)
+        problem = problem._replace(key=_own(problem.key), value=_own(problem.value))
+        rows, wide = call.queries, problem.wide
+        of_query, of_key, of_value = self.wanted
+        lead, q, k, v = problem.lead, problem.query, problem.key, problem.value
+        shared = np.broadcast_shapes(k.shape[:-2], v.shape[:-2])
+        shared = (1,) * (len(lead) - len(shared)) + shared
+        outputs = Outputs(
+            np.zeros((*lead, *q.shape[-2:]), wide) if of_query else None,
+            np.zeros((*shared, *k.shape[-2:]), wide) if of_key else None,
+            np.zeros((*shared, *v.shape[-2:]), wide) if of_value else None,
+        )
+        answers = Answers(
+            as_array("output", self.output[..., rows, :]),
+            as_array("lse", self.lse[..., rows, :]),
+            as_array("d_output", self.d_output[..., rows, :]),
+            None if self.d_lse is None else as_array("d_lse", self.d_lse[..., rows]),
+        )
+        with threads_of_torch:
+            problem.backward(answers, outputs)
+        if d_query is not None:
+            d_query[..., rows, :] += _summed(outputs.d_query, q.shape)
+        if of_key:
+            d_key[..., call.keys, :] += _summed(outputs.d_key, k.shape)
+        if of_value:
+            d_value[..., call.keys, :] += _summed(outputs.d_value, v.shape)
+
+    def of_sink(self, sink: Tensor) -> Tensor:
+        """Return the gradient of the sink from the queries of this rank."""
+        delta = (self.d_output.to(torch.float64) * self.output).sum(-1)
+        if self.d_lse is not None:
+            delta = delta - self.d_lse
+        lse = self.lse[..., 0]
+        weight = (sink[..., None].to(torch.float64) - lse).exp()
+        weight = weight.masked_fill(lse == -math.inf, 0)
+        return (-weight * delta).sum(-1).sum_to_size(sink.shape).to(sink.dtype)
+
+
+def _own(x: Array) -> Array:
+    """Copy an array that repeats itself along a leading axis."""
+    again = any(n > 1 and s == 0 for n, s in zip(x.shape[:-2], x.strides[:-2], strict=True))
+    return np.ascontiguousarray(x) if again else x
+
+
+def _summed(x: Array | None, shape: tuple[int, ...]) -> Tensor:
+    assert x is not None
+    return torch.from_numpy(sum_to(x, shape))

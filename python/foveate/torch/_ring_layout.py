@@ -1,0 +1,185 @@
+"""Where the rows of each rank stand in the whole sequence, and which parts of it see which.
+
+A part is what one rank holds: one piece of the sequence, or two. A query at position p sees the
+keys from p - left to p + right.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal, NamedTuple, TypeAlias
+
+Layout: TypeAlias = Literal["contiguous", "zigzag"]
+LAYOUTS = ("contiguous", "zigzag")
+
+
+class Piece(NamedTuple):
+    """Rows that stand beside each other, in the part of a rank and in the sequence."""
+
+    position: int  # of the first of them in the sequence
+    row: int  # and in the part
+    length: int
+
+
+class Call(NamedTuple):
+    """One call of a kernel: some queries of a part, some keys of another, and what these see."""
+
+    queries: slice
+    keys: slice
+    sides: tuple[int | None, int | None, int] | None  # left, right, offset; None: all keys
+
+
+Part: TypeAlias = tuple[Piece, ...]
+
+
+def chunks_of(rank: int, ranks: int, layout: Layout) -> tuple[tuple[int, int], ...]:
+    """Return which chunks a rank holds, as pairs of a number and of how many there are.
+
+    Of two chunks, one from the front and one from the back, a causal rank has as much to do as
+    any other.
+    """
+    if layout == "contiguous":
+        return ((rank, ranks),)
+    return (rank, 2 * ranks), (2 * ranks - 1 - rank, 2 * ranks)
+
+
+def bounds(length: int, rank: int, ranks: int, layout: Layout) -> list[tuple[int, int]]:
+    """Return where the chunks of a rank begin and end in a sequence of this length."""
+    return [(n * length // of, (n + 1) * length // of) for n, of in chunks_of(rank, ranks, layout)]
+
+
+def parts_of(lengths: tuple[int, ...], layout: Layout) -> tuple[Part, ...] | None:
+    """Return the part of each rank from how many rows it has; None: they do not fit the layout."""
+    ranks, start = len(lengths), 0
+    parts: list[Part] = []
+    for rank, length in enumerate(lengths):
+        if layout == "contiguous":
+            parts.append((Piece(start, 0, length),))
+            start += length
+            continue
+        pieces, row = [], 0
+        for begin, end in bounds(sum(lengths), rank, ranks, layout):
+            pieces.append(Piece(begin, row, end - begin))
+            row += end - begin
+        if row != length:
+            return None
+        parts.append(tuple(pieces))
+    return tuple(parts)
+
+
+def _meet(queries: Piece, keys: Piece, left: int | None, right: int | None) -> Call | None:
+    """Return the call of two pieces, without the rows at their ends that see or are seen by none.
+
+    None: no query sees a key.
+    """
+    offset = queries.position - keys.position
+    first, last, begin, end = 0, queries.length, 0, keys.length
+    if right is not None:
+        first = max(first, -offset - right)
+    if left is not None:
+        last = min(last, keys.length - offset + left)
+        begin = max(begin, first + offset - left)
+    if right is not None:
+        end = min(end, last + offset + right)
+    if first >= last or begin >= end:
+        return None
+    sides = None
+    sees_all_left = left is None or last - 1 + offset - left <= begin
+    sees_all_right = right is None or first + offset + right >= end - 1
+    if not (sees_all_left and sees_all_right):
+        sides = left, right, offset + first - begin
+    return Call(
+        slice(queries.row + first, queries.row + last),
+        slice(keys.row + begin, keys.row + end),
+        sides,
+    )
+
+
+def _joined(calls: list[Call]) -> list[Call]:
+    """Join calls whose rows stand beside each other, and that see all keys."""
+    made: list[Call] = []
+    for call in calls:
+        before = made[-1] if made else None
+        if before is not None and before.sides is None and call.sides is None:
+            q, k = before.queries, before.keys
+            if q == call.queries and k.stop == call.keys.start:
+                made[-1] = Call(q, slice(k.start, call.keys.stop), None)
+                continue
+            if k == call.keys and q.stop == call.queries.start:
+                made[-1] = Call(slice(q.start, call.queries.stop), k, None)
+                continue
+        made.append(call)
+    return made
+
+
+@functools.lru_cache(maxsize=4096)
+def calls_of(queries: Part, keys: Part, left: int | None, right: int | None) -> tuple[Call, ...]:
+    """Return the calls that make the answers of a part from the keys of another; none: nothing."""
+    if left is None and right == 0 and queries == keys:  # pieces stand in order, so do their rows
+        rows = slice(0, sum(x.length for x in queries))
+        return (Call(rows, rows, (None, 0, 0)),) if rows.stop else ()
+    made: list[Call] = []
+    for piece in queries:
+        met = (_meet(piece, x, left, right) for x in keys)
+        made += _joined([x for x in met if x is not None])
+    return tuple(_joined(made))
+
+
+class Leg(NamedTuple):
+    """What a rank has to do with the part of another one: whom it is from, and whom it goes to."""
+
+    owner: int
+    before: int | None  # None: it is the rank's own
+    after: int | None  # None: no other rank sees it
+
+
+@functools.lru_cache(maxsize=256)
+def legs_of(
+    rank: int,
+    queries: tuple[Part, ...],
+    keys: tuple[Part, ...],
+    left: int | None,
+    right: int | None,
+) -> tuple[Leg, ...]:
+    """Return the parts that a rank sees, its own first, in the order in which they come round.
+
+    A part goes from its rank to the next one that sees it, and so on: where all see all, from
+    neighbor to neighbor round the ring.
+    """
+    ranks = len(queries)
+
+    def is_seen(owner: int, step: int) -> bool:
+        return _sees(queries[(owner + step) % ranks], keys[owner], left, right)
+
+    legs = []
+    for step in range(ranks):
+        owner = (rank - step) % ranks
+        if step and not is_seen(owner, step):
+            continue
+        earlier = (x for x in range(step - 1, 0, -1) if is_seen(owner, x))
+        later = (x for x in range(step + 1, ranks) if is_seen(owner, x))
+        before, after = next(earlier, 0), next(later, None)
+        legs.append(
+            Leg(
+                owner,
+                (owner + before) % ranks if step else None,
+                None if after is None else (owner + after) % ranks,
+            )
+        )
+    return tuple(legs)
+
+
+def _sees(queries: Part, keys: Part, left: int | None, right: int | None) -> bool:
+    return any(_meet(q, k, left, right) is not None for q in queries for k in keys)
+
+
+def last_of(
+    owner: int, queries: tuple[Part, ...], keys: tuple[Part, ...], *sides: int | None
+) -> int:
+    """Return the last rank to which the part of a rank comes; itself: to no other."""
+    ranks = len(queries)
+    for step in range(ranks - 1, 0, -1):
+        rank = (owner + step) % ranks
+        if _sees(queries[rank], keys[owner], *sides):
+            return rank
+    return owner
