@@ -23,6 +23,7 @@ from . import _core as _core  # (before NumPy, which dies on a CPU that this ref
 
 from ._attention.gradients import (
     CenterGradients,
+    DensityGradients,
     Gradients,
     HardGradients,
     HierarchicalGradients,
@@ -48,6 +49,8 @@ from ._blocks.multi_head import multi_head_attention, multi_head_attention_vjp
 from ._blocks.self_attention import self_attention, self_attention_vjp
 from ._cache.cache import KVCache
 from ._categories import multinomial, multinomial_logpmf
+from ._density.density import kernel_density
+from ._density.density_vjp import kernel_density_vjp
 from ._draws import multinoulli
 from ._inputs.paged import Paged
 from ._inputs.quantized import Quantized, quantize
@@ -100,6 +103,7 @@ __all__ = [
     "CenterGradients",
     "Concat",
     "Cosine",
+    "DensityGradients",
     "Dot",
     "Edges",
     "Gaussian",
@@ -139,6 +143,8 @@ __all__ = [
     "hard_attention_vjp",
     "hierarchical_attention",
     "hierarchical_attention_vjp",
+    "kernel_density",
+    "kernel_density_vjp",
     "kernel_regression",
     "kernel_regression_vjp",
     "leave_one_out_advantage",

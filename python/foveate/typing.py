@@ -31,8 +31,8 @@ Names, as Literal types:
 
 `ScoreName`, `ScoreLike`
     The name of a score; a name or a score object.
-`Activation`, `HiddenActivation`, `Kernel`
-    Of scores; of those with a hidden layer; of kernel regression.
+`Activation`, `HiddenActivation`, `Kernel`, `DensityKernel`
+    Of scores; of those with a hidden layer; of kernel regression; of kernel densities.
 `Normalizer`
     How `attention` makes weights of scores.
 `Selection`, `MemorySelection`
@@ -52,6 +52,7 @@ Protocols:
 
 from ._attention.gradients import (
     AttentionInput,
+    DensityInput,
     HardInput,
     HierarchicalInput,
     LocalInput,
@@ -69,6 +70,7 @@ from ._inputs.types import (
     ArrayLike,
     ArrayObject,
     Bool,
+    DensityKernel,
     FloatName,
     HiddenActivation,
     Int,
@@ -104,6 +106,8 @@ __all__ = [
     "AttentionPullback",
     "Bool",
     "CenterPullback",
+    "DensityInput",
+    "DensityKernel",
     "FewBitsName",
     "FloatName",
     "HardInput",

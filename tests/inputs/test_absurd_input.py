@@ -82,6 +82,10 @@ POINTS_GIVEN = {
     "sample_weight": np.ones(5),
     "fill_value": 0.0,
 }
+DENSITY = {
+    **{name: x for name, x in POINTS_GIVEN.items() if name not in ("y_train", "fill_value")},
+    "log": True,
+}
 CENTERS = {"query": ROWS, "w": WEIGHT, "v": np.ones(8), "length": 3}
 DRAW = {
     **{"p": np.ones(3), "size": 2, "logits": True, "rng": 1, "bias": np.zeros(3), "replace": False},
@@ -141,6 +145,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {**POINTS_GIVEN, "skip_far": True, "degree": 1},
     ),
     "kernel_regression_vjp": (fv.kernel_regression_vjp, {**POINTS_GIVEN, "wrt": "x", "degree": 1}),
+    "kernel_density": (fv.kernel_density, DENSITY),
+    "kernel_density_vjp": (fv.kernel_density_vjp, {**DENSITY, "wrt": "x"}),
     "multinoulli": (fv.multinoulli, DRAW),
     "multinomial": (fv.multinomial, {"n": 3, "p": np.ones(3), "size": 2, "rng": 1}),
     "multinomial_logpmf": (fv.multinomial_logpmf, {"counts": np.ones(3, int), "p": np.ones(3)}),
@@ -223,6 +229,10 @@ FUNCTIONS["pullback of hard_attention"] = (
 )
 FUNCTIONS["pullback of kernel_regression"] = (
     pullback_of(fv.kernel_regression_vjp, x=POINTS, x_train=POINTS, y_train=POINTS),
+    {"d_output": POINTS},
+)
+FUNCTIONS["pullback of kernel_density"] = (
+    pullback_of(fv.kernel_density_vjp, x=POINTS, x_train=POINTS),
     {"d_output": POINTS},
 )
 FUNCTIONS["pullback of predict_centers"] = (

@@ -251,6 +251,8 @@ OF_LISTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "hierarchical_attention_vjp": ((A, A, A), {"segments": [0, 1]}),
     "kernel_regression": (([0.5], [0, 1], [1.0, 3.0]), {"sample_weight": [1, 2]}),
     "kernel_regression_vjp": ((A, A, [1.0, 3.0]), {"w": [1.0, 2.0]}),
+    "kernel_density": (([0.5], [0, 1]), {"sample_weight": [1, 2], "log": True}),
+    "kernel_density_vjp": ((A, A), {"w": [1.0, 2.0], "sample_weight": [1, 2]}),
     "leave_one_out_advantage": (([[1.0, 3.0]],), {}),
     "local_attention": ((A, A, A), {"half_width": 1, "centers": [0.0, 0.5]}),
     "local_attention_vjp": ((A, A, A), {"half_width": 1, "centers": [0.0, 0.5]}),

@@ -119,6 +119,10 @@ def calls(module: Any, dtype: Any, kind: str) -> Iterator[Call]:
             given = {**points, "kernel": kernel, **own, "w": 0.5}
             yield f"regression {kernel}", module.kernel_regression_vjp, given
             yield f"regression {kernel} alone", module.kernel_regression, given
+            if kernel != "constant":
+                del given["y_train"]
+                yield f"density {kernel}", module.kernel_density_vjp, given
+                yield f"log {kernel}", module.kernel_density, {**given, "log": True}
     p = np.abs(numbers(5, (2, LENGTH), dtype, finite)) + np.asarray(1, dtype)
     p = np.where(np.isfinite(p), p, 1).astype(dtype)
     yield "multinoulli", module.multinoulli, {"p": p, "size": 5, "rng": 1}

@@ -20,6 +20,7 @@ from typing import Any, get_args
 import foveate as fv
 import pytest
 from foveate import typing as ft
+from foveate._regression.kernels import FORMS
 from foveate._regression.regression import KERNELS
 from foveate.scores import NAMED
 from foveate.scores._rows import ACTIVATIONS
@@ -111,6 +112,7 @@ def test_literal_types_have_the_names_that_are_taken() -> None:
     assert get_args(ft.ScoreName) == tuple(NAMED)
     assert get_args(ft.Activation) == tuple(ACTIVATIONS)
     assert get_args(ft.Kernel) == KERNELS
+    assert get_args(ft.DensityKernel) == tuple(FORMS)
     assert {*get_args(ft.MemorySelection)} == {"soft", *get_args(ft.Selection)} - {"top"}
     gradients = {name for name in fv.__all__ if name.endswith("Gradients")} - {"CenterGradients"}
     for name in gradients:

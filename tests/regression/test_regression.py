@@ -230,6 +230,10 @@ def test_a_point_of_weight_zero_is_not_seen(kernel, leave_one_out, dtype):
     spoilt[5::10] = np.inf
     got = fv.kernel_regression(x_train, x_train, spoilt, **keywords)
     np.testing.assert_array_equal(got.astype(float), want.astype(float))
+    places = x_train.copy()
+    places[::5] = np.nan
+    got = fv.kernel_regression(x_train, places, spoilt, **keywords)
+    np.testing.assert_array_equal(got.astype(float), want.astype(float))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -19,6 +19,7 @@ Names: TypeAlias = Name | Collection[Name] | None  # what `wrt` takes; None: all
 # The fields of each class below.
 AttentionInput: TypeAlias = Literal["query", "key", "value", "mask", "sink", "score"]
 RegressionInput: TypeAlias = Literal["x", "x_train", "y_train", "w"]
+DensityInput: TypeAlias = Literal["x", "x_train", "w", "sample_weight"]
 HardInput: TypeAlias = Literal["query", "key", "value", "mask", "score"]
 LocalInput: TypeAlias = Literal["query", "key", "value", "centers", "sigma", "score"]
 SelfInput: TypeAlias = Literal["x", "wq", "wk", "wv", "mask", "sink", "score"]
@@ -84,6 +85,34 @@ class RegressionGradients(NamedTuple):
     x_train: Asked = None
     y_train: Asked = None
     w: Any = None
+
+
+class DensityGradients(NamedTuple):
+    """The result of the pullback of `kernel_density_vjp`: None if not wanted, or not given.
+
+    Parameters
+    ----------
+    x, x_train : numpy.ndarray or None
+        In the shape and the dtype of the arrays.
+    w : float, numpy.ndarray (d,) or None
+        A number where w is one; an array in the dtype of the computation: float32, or float64 for
+        float64.
+    sample_weight : numpy.ndarray (m,) or None
+        float64.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> x_train = np.array([0.0, 1.0, 2.0])
+    >>> output, pullback = fv.kernel_density_vjp(x_train, x_train, wrt="w")
+    >>> pullback(np.ones(3)).x is None
+    True
+    """
+
+    x: Asked = None
+    x_train: Asked = None
+    w: Any = None
+    sample_weight: Asked = None
 
 
 class HardGradients(NamedTuple):

@@ -9,9 +9,11 @@ of -u^2 / 2, so that a query far from every point is no 0 / 0; a compact K is a 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._attention.problem import Problem
 from .._inputs.arrays import compute_dtype, real, reals, widest_arrays
@@ -211,28 +213,25 @@ def take(
         As `kernel_regression`.
     """
     (query, key, value), dtypes = widest_arrays(x=x, x_train=x_train, y_train=y_train)
-    _check_shapes(query, key, value)
-    if not isinstance(kernel, str):
-        raise TypeError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel: got {kernel!r}, wanted one of {list(KERNELS)}")
-    check_bool("leave_one_out", leave_one_out)
-    fill_value = real("fill_value", fill_value)
-    if leave_one_out and len(query) != len(key):
+    check_points(query, key)
+    if value.ndim not in (1, 2) or len(value) != len(key):
         raise ValueError(
-            f"leave_one_out: got {len(query)} rows of x and {len(key)} of x_train, wanted equal "
-            "numbers of rows"
+            f"y_train: got shape {value.shape}, wanted ({len(key)},) or ({len(key)}, k), a row for "
+            f"each row of x_train"
         )
+    check_name(kernel, KERNELS)
+    check_left_out(leave_one_out, query, key)
+    fill_value = real("fill_value", fill_value)
     shape = (len(query), *value.shape[1:])
     shapes = {"x": query.shape, "x_train": key.shape, "y_train": value.shape}
     query, key, value = (a[:, None] if a.ndim == 1 else a for a in (query, key, value))
-    inverse = _inverse_bandwidth(w, query.shape[1], compute_dtype(query.dtype))
-    sample = None if sample_weight is None else _sample_weights(sample_weight, len(key))
+    inverse = inverse_bandwidth(w, query.shape[1], compute_dtype(query.dtype))
+    sample = None if sample_weight is None else sample_weights(sample_weight, len(key))
     kept = None
     if sample is not None and not sample.all():  # what has no weight is not seen
         has_weight = sample > 0
         if leave_one_out:  # which goes by position
-            value = np.where(has_weight[:, None], value, value.dtype.type(0))
+            key, value = (np.where(has_weight[:, None], a, a.dtype.type(0)) for a in (key, value))
         else:
             kept = np.flatnonzero(has_weight)
             key, value, sample = key[kept], value[kept], sample[kept]
@@ -240,7 +239,7 @@ def take(
     return Data(points, value, sample, kept, fill_value, shape, shapes, dtypes)
 
 
-def _check_shapes(query: Array, key: Array, value: Array) -> None:
+def check_points(query: Array, key: Array) -> None:
     if query.ndim not in (1, 2):
         raise ValueError(f"x: got shape {query.shape}, wanted (n,) or (n, d)")
     if key.ndim != query.ndim or key.shape[1:] != query.shape[1:]:
@@ -248,10 +247,21 @@ def _check_shapes(query: Array, key: Array, value: Array) -> None:
         raise ValueError(
             f"x_train: got shape {key.shape}, wanted {wanted}, like x of shape {query.shape}"
         )
-    if value.ndim not in (1, 2) or len(value) != len(key):
+
+
+def check_name(kernel: object, names: Sequence[str]) -> None:
+    if not isinstance(kernel, str):
+        raise TypeError(f"kernel: got {kernel!r}, wanted one of {list(names)}")
+    if kernel not in names:
+        raise ValueError(f"kernel: got {kernel!r}, wanted one of {list(names)}")
+
+
+def check_left_out(leave_one_out: object, query: Array, key: Array) -> None:
+    check_bool("leave_one_out", leave_one_out)
+    if leave_one_out and len(query) != len(key):
         raise ValueError(
-            f"y_train: got shape {value.shape}, wanted ({len(key)},) or ({len(key)}, k), a row for "
-            f"each row of x_train"
+            f"leave_one_out: got {len(query)} rows of x and {len(key)} of x_train, wanted equal "
+            "numbers of rows"
         )
 
 
@@ -267,7 +277,7 @@ def check_bool(name: str, x: object) -> None:
         raise TypeError(f"{name}: got {x!r}, wanted True or False")
 
 
-def _inverse_bandwidth(w: Reals, size: int, accumulated: np.dtype[Any]) -> float | Array:
+def inverse_bandwidth(w: Reals, size: int, accumulated: np.dtype[Any]) -> float | Array:
     inverse = reals("w", w)
     if not isinstance(inverse, float) and inverse.ndim == 0:
         inverse = float(inverse)
@@ -284,7 +294,7 @@ def _inverse_bandwidth(w: Reals, size: int, accumulated: np.dtype[Any]) -> float
     return inverse
 
 
-def _sample_weights(sample_weight: ArrayLike, count: int) -> Array | None:
+def sample_weights(sample_weight: ArrayLike, count: int) -> Array | None:
     """Weights whose largest is 1, in float64; None where all are alike."""
     sample = reals("sample_weight", sample_weight)
     if isinstance(sample, float) or sample.shape != (count,):
@@ -518,16 +528,25 @@ def compact(
             begin = averaged + part * columns
             is_seen = output[:, begin : begin + columns] > 0
             answer = answer + np.where(is_seen, spoils, 0).astype(accumulated)
-    nowhere = np.zeros(len(answer), np.bool_)
-    if not (np.isfinite(points.query).all() and np.isfinite(points.key).all()):
-        # No comparison says that a distance is NaN: the logits of the Gaussian kernel do.
-        bias = None if sample is None else np.log(sample).astype(accumulated)
-        nothing = np.zeros((len(value), 1), accumulated)
-        nowhere = np.isnan(points.ask("gaussian", nothing, accumulated, bias)[1][:, 0])
-        answer[nowhere] = np.nan
-        empty &= ~nowhere
+    nowhere = without_distance(points, sample)
+    answer[nowhere] = np.nan
+    empty &= ~nowhere
     means = output[:, :averaged]
     return Compact(answer, empty, nowhere, value[:, :averaged], means, lse)
+
+
+def without_distance(points: Points, sample: Array | None) -> NDArray[np.bool_]:
+    """Tell for which queries (n,) a compact kernel has NaN for a distance.
+
+    No comparison says so: the logits of the Gaussian kernel do.
+    """
+    if np.isfinite(points.query).all() and np.isfinite(points.key).all():
+        return np.zeros(len(points.query), np.bool_)
+    bias = None if sample is None else np.log(sample).astype(points.accumulated)
+    nothing = np.zeros((len(points.key), 1), points.accumulated)
+    lse = points.ask("gaussian", nothing, points.accumulated, bias)[1][:, 0]
+    nowhere: NDArray[np.bool_] = np.isnan(lse)
+    return nowhere
 
 
 def mean(

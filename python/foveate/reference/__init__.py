@@ -11,6 +11,7 @@ reach, select), and one that puts them together.
 from .._runtime.public import publish as _publish
 from ._attention import attention, attention_weights
 from ._cache import KVCache
+from ._density import kernel_density, kernel_density_vjp
 from ._dropout import dropout_mask
 from ._gradients import attention_vjp
 from ._hard import draw_categories, hard_attention
@@ -48,6 +49,8 @@ __all__ = [
     "hard_attention_vjp",
     "hierarchical_attention",
     "hierarchical_attention_vjp",
+    "kernel_density",
+    "kernel_density_vjp",
     "kernel_regression",
     "kernel_regression_vjp",
     "local_attention",

@@ -70,6 +70,7 @@ fv.local_attention(q, k, v, half_width=1, centers=1.0)  # error
 fv.predict_centers(x, "w", x[0], 6)  # error
 fv.kernel_regression(x, x, x, kernel="box")  # error
 fv.kernel_regression(x, x, x, w="scott")  # error
+fv.kernel_density(x, x, kernel="constant")  # error
 fv.kernel_regression(x, x, x, leave_one_out=1)  # error
 fv.attention_vjp(q, k, v, wrt="keys")  # error
 fv.attention_vjp(q, k, v, wrt=("query", "centers"))  # error

@@ -1,0 +1,1 @@
+"""Kernel densities, with gradients."""
