@@ -44,6 +44,7 @@ def ids_of(name: str, keys: int = 40, lead: tuple[int, ...] = (2,)) -> np.ndarra
 NAMES = ["sorted", "anywhere", "of each", "sorted of each", "of each its own", "one", "all", "far"]
 
 
+@pytest.mark.any_isa  # (it is NumPy alone)
 @pytest.mark.parametrize(
     ("score", "upper"),
     [("scaled_dot", None), (fv.Cosine(1.5), None), (fv.ScaledDot(0.7), fv.ScaledDot(0.4)),

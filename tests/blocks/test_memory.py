@@ -58,6 +58,7 @@ def check_read(*arrays: np.ndarray, **keywords: Any) -> None:
 # --- the reference --------------------------------------------------------------------------------
 
 
+@pytest.mark.any_isa  # (it is NumPy alone)
 @pytest.mark.parametrize("hops", [1, 2, 3])
 @pytest.mark.parametrize("score", [None, fv.ScaledDot(0.7), "dot", fv.Gaussian(0.8)], ids=str)
 @pytest.mark.parametrize("leads", [((2,), (2,), (2,)), ((), (), (2,)), ((2,), (), ())])

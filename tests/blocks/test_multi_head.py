@@ -58,6 +58,7 @@ def of_itself(**changed: Any) -> dict[str, np.ndarray]:
 HEADS: Any = {"num_heads": 4, "num_kv_heads": 2}
 
 
+@pytest.mark.any_isa  # (it is NumPy alone)
 @pytest.mark.parametrize("score", ["scaled_dot", fv.Cosine(1.5), fv.Gaussian(0.8)], ids=str)
 @pytest.mark.parametrize("reach", ["all", "dropout", "mask of heads", "one sink"])
 @pytest.mark.parametrize("memory", [True, False])

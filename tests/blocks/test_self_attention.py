@@ -36,6 +36,7 @@ def operands(
     }
 
 
+@pytest.mark.any_isa  # (it is NumPy alone)
 @pytest.mark.parametrize("score", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("reach", ["all", "all of it", "dropout"])
 def test_the_reference_against_differences(score, reach):

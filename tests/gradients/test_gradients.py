@@ -28,6 +28,7 @@ pytestmark = pytest.mark.threads
 # --- the reference itself: central differences ---------------------------------------------------
 
 
+@pytest.mark.any_isa  # (it is NumPy alone)
 @pytest.mark.parametrize("score", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("reach", ["all", "all of it", "mask of keys", "dropout"])
 def test_the_reference_against_differences(score, reach):

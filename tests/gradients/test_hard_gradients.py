@@ -75,6 +75,7 @@ def sizes_of_choices(arrays: Any, index: Any, d: Any, a: Any, **keywords: Any) -
 # --- the reference itself: central differences ---------------------------------------------------
 
 
+@pytest.mark.any_isa  # (it is NumPy alone)
 @pytest.mark.parametrize("score", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("reach", ["all", "float mask", "softcap", "bool mask"])
 @pytest.mark.parametrize("size", SIZES)

@@ -69,6 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.any_isa  # (it is NumPy alone)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_reference_against_differences(case):
     """The error of a central difference: step^2 for the curvature, eps / step for the rounding.

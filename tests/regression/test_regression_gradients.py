@@ -37,6 +37,7 @@ def differences(function: Any, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
 SAMPLE = np.array([0.5, 0.0, 2.0, 1.0, 0.3, 1.5, 0.0, 0.7, 1.0])
 
 
+@pytest.mark.any_isa  # (it is NumPy alone)
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("leave_one_out", [False, True])
 @pytest.mark.parametrize("sample", [None, SAMPLE], ids=["even", "weighted"])

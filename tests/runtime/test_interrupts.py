@@ -7,7 +7,7 @@ import pytest
 from processes import stop_by_ctrl_c
 
 OPENMP = openmp_runtime.load()
-pytestmark = [pytest.mark.python, pytest.mark.threads]
+pytestmark = [pytest.mark.python, pytest.mark.threads, pytest.mark.any_isa]
 
 # Each is ten seconds or more. Broadcast inputs, so that they need no memory.
 LONG_CALLS = {

@@ -23,7 +23,7 @@ from processes import (
 from strategies import normal, problem
 
 OPENMP = openmp_runtime.load()
-pytestmark = [pytest.mark.python, pytest.mark.threads]
+pytestmark = [pytest.mark.python, pytest.mark.threads, pytest.mark.any_isa]
 
 # --- fork -----------------------------------------------------------------------------------------
 
