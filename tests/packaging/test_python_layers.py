@@ -45,6 +45,7 @@ LAYERS = {
     "plot": {*BELOW, "_attention"},
     "dask": {*BELOW, "_attention", "_density", "_regression", "_categories", "_draws"},
     "sklearn": {*BELOW, "_density", "_regression"},
+    "statsmodels": {*BELOW, "_regression"},
     "_cli": {"_core", "_runtime", "__init__"},
     "__main__": {"_cli"},
 }
