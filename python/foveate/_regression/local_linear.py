@@ -201,7 +201,7 @@ def solve(found: Moments, dtype: np.dtype[Any]) -> Solved:
     """
     n, d = found.z.shape
     k = found.y.shape[1]
-    square = np.einsum("naa->na", found.spread) + found.z**2
+    square = np.maximum(np.einsum("naa->na", found.spread), 0) + found.z**2
     unit = np.sqrt(square)
     unit = np.where((unit > 0) & np.isfinite(unit), unit, 1)
     noise = np.max(found.noise / unit**2, axis=1, initial=0)

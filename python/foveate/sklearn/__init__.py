@@ -16,8 +16,9 @@ except ImportError as _error:
 
 from .._runtime.public import publish as _publish
 from ._local_linear import LocalLinearRegression
+from ._lowess import Lowess
 from ._nadaraya_watson import NadarayaWatson
 
-__all__ = ["LocalLinearRegression", "NadarayaWatson"]
+__all__ = ["LocalLinearRegression", "Lowess", "NadarayaWatson"]
 
 _publish(__name__)

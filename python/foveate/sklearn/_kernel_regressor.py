@@ -70,7 +70,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         points, targets = validate_data(
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
         )
-        targets = _fitted(targets, points.dtype)
+        targets = fitted(targets, points.dtype)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, points, dtype=np.float64)
@@ -164,7 +164,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         return tags
 
 
-def _fitted(targets: Array, dtype: np.dtype[Any]) -> Array:
+def fitted(targets: Array, dtype: np.dtype[Any]) -> Array:
     """Give targets the dtype of the points, where it holds them."""
     with np.errstate(all="ignore"):
         taken = targets.astype(dtype, copy=False)
