@@ -13,6 +13,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used(), py::multiple_interpreters
   foveate::python::register_dlpack(module);
   foveate::python::register_quantize(module);
   foveate::python::register_sampling(module);
+  foveate::python::register_sums(module);
   foveate::python::register_torch(module);
   foveate::python::register_xla(module);
 }

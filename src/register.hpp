@@ -10,6 +10,7 @@ void register_dlpack(pybind11::module_& module);
 void register_quantize(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_sampling(pybind11::module_& module);
+void register_sums(pybind11::module_& module);
 void register_torch(pybind11::module_& module);
 void register_xla(pybind11::module_& module);
 

@@ -168,6 +168,7 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
 }  // namespace
 
 extern const EdgeKernels edges_float32, edges_float64;  // of edges.cpp
+extern const SumKernels sums_of_gaussians[];            // of sums.cpp
 extern const Kernels kernels;
 constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              plain_arithmetic<float>(Dtype::float32),
@@ -184,6 +185,7 @@ constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              elementary,
                              sum_bytes,
                              &edges_float32,
-                             &edges_float64};
+                             &edges_float64,
+                             sums_of_gaussians};
 
 }  // namespace foveate::FOVEATE_ISA

@@ -533,6 +533,25 @@ struct EdgeKernels {
   void (*sum)(const void* weights, const EdgeRows& rows, int64_t count, int64_t columns, void* to);
 };
 
+// Sums of Gaussians between boxes of points, in float64: see sums.hpp. One table for each number of dimensions.
+constexpr int32_t most_sum_dims = 6;
+constexpr int64_t sum_block_most = 32;  // rows of `series` are multiples of this
+struct SumPoints {
+  const double* at;      // [dims][stride]
+  const double* values;  // [columns][stride]
+  int64_t stride;
+  int32_t columns;
+};
+struct SumKernels {
+  int32_t lanes;  // numbers that `moments` takes of scratch memory for each of its results
+  void (*moments)(const SumPoints&, int64_t first, int64_t end, const double* d, int32_t degree, int64_t terms,
+                  double* scratch, double* to);
+  void (*series)(const double* x, int64_t stride, int64_t count, const double* tilt, double shift, int32_t degree,
+                 int64_t terms, const double* coefficients, int32_t columns, double* sums);
+  void (*pairs)(const SumPoints&, int64_t first, int64_t end, const double* d, double shift, double* sums);
+  double (*nearest)(const SumPoints&, int64_t first, int64_t end, const double* d);
+};
+
 struct Kernels {
   const char* name;
   Arithmetic float32, float64;
@@ -555,6 +574,7 @@ struct Kernels {
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
   const EdgeKernels *edges_float32, *edges_float64;
+  const SumKernels* sums_of_gaussians;
   const Digits* digits = nullptr;  // where there are products of bytes
 };
 

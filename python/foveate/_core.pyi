@@ -144,6 +144,19 @@ def attention_backward(*spread: tuple[Any, ...], **options: Unpack[_Backward]) -
 def attention_backward_jvp(*spread: tuple[Any, ...], **options: Unpack[_Moving]) -> None: ...
 def hard_attention_backward(*spread: tuple[Any, ...], **options: Unpack[_HardBackward]) -> None: ...
 def quantize(x: Array, dtype: str, data: Array, scale: Array, block: int, /) -> None: ...
+def sums_of_gaussians(
+    x: Array,
+    y: Array,
+    values: Array,
+    w: Array,
+    tolerance: float,
+    leave_one_out: bool,
+    directions: bool,
+    sums: Array,
+    log_scale: Array,
+    may_decline: bool,
+    /,
+) -> bool: ...
 def multinoulli(p: Array, logits: bool, low: int, high: int, index: NDArray[Any], /) -> None: ...
 def filtered_multinoulli(
     p: Array,

@@ -142,7 +142,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "hierarchical_attention_vjp": (fv.hierarchical_attention_vjp, {**LEVELS, "wrt": "query"}),
     "kernel_regression": (
         fv.kernel_regression,
-        {**POINTS_GIVEN, "skip_far": True, "degree": 1},
+        {**POINTS_GIVEN, "skip_far": True, "degree": 1, "tolerance": 0.0},
     ),
     "kernel_regression_vjp": (fv.kernel_regression_vjp, {**POINTS_GIVEN, "wrt": "x", "degree": 1}),
     "kernel_density": (fv.kernel_density, DENSITY),

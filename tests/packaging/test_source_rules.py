@@ -227,7 +227,7 @@ NO_FORMULA = {
     *("get_cmake_dir", "get_include", "get_num_threads", "set_num_threads", "show_config"),
     *("get_threading", "set_threading", "leave_one_out_advantage"),
 }
-FOR_SPEED = {"skip_far"}
+FOR_SPEED = {"skip_far", "tolerance"}
 FUNCTIONS = [x for x in fv.__all__ if inspect.isfunction(getattr(fv, x))]
 
 
