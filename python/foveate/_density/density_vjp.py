@@ -16,10 +16,12 @@ from .._attention.gradients import DensityGradients, DensityInput, Names, names_
 from .._attention.problem import Answers, Outputs, Problem
 from .._attention.pullbacks import Pullback
 from .._inputs.arrays import like
-from .._inputs.types import Array, ArrayLike, Bool, DensityKernel, Reals
+from .._inputs.types import Array, ArrayLike, Bool, DensityKernel, Real, Reals
 from .._regression.kernels import FORMS
 from .._regression.regression import Points, check_bool, sums_of_others
-from .density import Data, Found, find, of_logs, take
+from .._regression.sums import take_tolerance
+from .._regression.sums_vjp import undo_sums
+from .density import Data, Found, find, of_logs, take, within
 
 
 def kernel_density_vjp(
@@ -32,6 +34,7 @@ def kernel_density_vjp(
     sample_weight: ArrayLike | None = None,
     leave_one_out: Bool = False,
     log: Bool = False,
+    tolerance: Real = 0.0,
 ) -> tuple[Array, Pullback[DensityGradients]]:
     """Estimate a density at x, and return it with the pullback of its gradients.
 
@@ -46,7 +49,7 @@ def kernel_density_vjp(
     x_train : array (m,) or (m, d)
     wrt : str or collection of str, optional
         The gradients to compute: names of fields of `DensityGradients`. None means all of them.
-    w, kernel, sample_weight, leave_one_out, log : optional
+    w, kernel, sample_weight, leave_one_out, log, tolerance : optional
         As for `kernel_density`.
 
     Returns
@@ -80,6 +83,11 @@ def kernel_density_vjp(
     the derivative is taken as 0. A training point of weight 0 has the gradient 0, but a weight of 0
     has a gradient of its own.
 
+    With a `tolerance` gradients are sums by the same trees. Their errors are relative to sums of
+    absolute values of terms: of the weights of a query times `|d_output|`, and for points times
+    1 + u over the bandwidth; the gradient of w is made of those. Where a query is more than about
+    33 bandwidths away from all points, all pairs are taken.
+
     References
     ----------
     .. [1] R. P. W. Duin, "On the Choice of Smoothing Parameters for Parzen Estimators of
@@ -102,8 +110,10 @@ def kernel_density_vjp(
     wanted = names_of(wrt, DensityGradients._fields)
     data = take(x, x_train, w, kernel, leave_one_out, sample_weight)
     check_bool("log", log)
+    allowed = take_tolerance(tolerance, kernel)
     with np.errstate(all="ignore"):
-        found = find(data, kernel, skip_far=False)
+        sums = within(data, allowed) if allowed else None
+        found = sums or find(data, kernel, skip_far=False)
         density = of_logs(found.logs, log)
         output = density.astype(data.points.query.dtype)
 
@@ -116,7 +126,11 @@ def kernel_density_vjp(
             # where there is no density, as where it is 0, nothing is passed on
             nothing = found.logs == -np.inf if log else density == 0
             d_logs[nothing | np.broadcast_to(found.total == 0, nothing.shape)] = 0
-            return _in_their_shapes(data, _undo(data, kernel, found, d_logs, wanted))
+            parts = None if sums is None else _undo_sums(data, sums, d_logs, wanted, allowed)
+            if parts is None:
+                exact = found if sums is None else find(data, kernel, skip_far=False)
+                parts = _undo(data, kernel, exact, d_logs, wanted)
+            return _in_their_shapes(data, parts)
 
     return output, pullback
 
@@ -157,6 +171,43 @@ def _undo(data: Data, kernel: str, found: Found, d_logs: Array, wanted: frozense
     return _Parts(x, x_train, w, weights)
 
 
+def _undo_sums(
+    data: Data, found: Found, d_logs: Array, wanted: frozenset[str], tolerance: float
+) -> _Parts | None:
+    """Pull back through sums within a tolerance; None: all pairs are cheaper, or out of range."""
+    points, sample = data.points, data.sample
+    weights = np.ones(len(points.key)) if sample is None else sample
+    flat = d_logs == 0  # also where there is no sum
+    slopes = np.where(flat, 0, d_logs * np.exp(-found.parts[:, 2]))[:, None]
+    scale = np.where(flat, 0, found.parts[:, 1])
+    undone = undo_sums(
+        points,
+        weights[:, None],
+        slopes,
+        scale,
+        tolerance,
+        x="x" in wanted,
+        x_train="x_train" in wanted,
+        w="w" in wanted,
+    )
+    of_weights = None
+    if undone is not None and "sample_weight" in wanted and data.every_key is not None:
+        every = Points(points.query, data.every_key, points.inverse, points.leave_one_out)
+        if every.leave_one_out and not np.array_equal(every.query, every.key):
+            return None
+        nothing = np.zeros((len(every.key), 1))
+        of_them = undo_sums(every, nothing, slopes, scale, tolerance, of_values=True)
+        if of_them is None or of_them.values is None:
+            return None
+        of_weights = of_them.values[:, 0] - _shares(points, found, d_logs)
+    if undone is None:
+        return None
+    d_w = undone.w
+    if d_w is not None:
+        d_w += d_logs.sum() / np.full(len(d_w), points.inverse, np.float64)
+    return _Parts(undone.x, undone.x_train, d_w, of_weights)
+
+
 def _attention(data: Data, kernel: str, found: Found, d_logs: Array) -> tuple[Problem, Answers]:
     """Give the attention whose scores have the gradients of the logarithms.
 
@@ -193,10 +244,14 @@ def _of_weights(data: Data, kernel: str, found: Found, d_logs: Array) -> Array:
     sums[:, 1] = np.nan
     answers = Answers(np.zeros_like(column), sums, column)
     points.problem(kernel, np.zeros_like(d_value)).backward(answers, Outputs(d_value=d_value))
-    shares = np.where(d_logs == 0, 0, d_logs / found.total)
-    others = sums_of_others(shares[None])[0] if points.leave_one_out else shares.sum()
-    gradients: Array = d_value[:, 0].astype(np.float64) - others
+    gradients: Array = d_value[:, 0].astype(np.float64) - _shares(points, found, d_logs)
     return gradients
+
+
+def _shares(points: Points, found: Found, d_logs: Array) -> Array:
+    """Give the gradient of the logarithm of the total weight, for each weight or for all alike."""
+    shares: Array = np.where(d_logs == 0, 0, d_logs / found.total)
+    return sums_of_others(shares[None])[0] if points.leave_one_out else np.asarray(shares.sum())
 
 
 def _in_their_shapes(data: Data, parts: _Parts) -> DensityGradients:

@@ -170,21 +170,19 @@ def kernel_regression(
     data = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
     check_bool("skip_far", skip_far)
     check_degree(degree)
-    allowed = take_tolerance(tolerance, kernel)
-    if allowed and degree:
-        raise ValueError(f"tolerance: got {allowed} with degree={degree}, wanted 0, or degree=0")
+    allowed = take_tolerance(tolerance, kernel, degree)
     if len(data.value) == 0:
         return data.nothing()
     with np.errstate(all="ignore"):
         if allowed:
-            found = regression_sums(data.points, data.value, data.sample, allowed)
-            if found is not None:
-                return data.fill(*found)
+            sums = regression_sums(data.points, data.value, data.sample, allowed)
+            if sums is not None:
+                return data.fill(sums.answer, sums.empty)
         if degree == 1:
             from .local_linear import moments, solve  # (which is made of what is here)
 
-            fitted, of = moments(data.points, kernel, data.value, data.sample, skip_far=skip_far)
-            answer = solve(fitted, data.points.accumulated).output
+            found, of = moments(data.points, kernel, data.value, data.sample, skip_far=skip_far)
+            answer = solve(found, data.points.accumulated).output
         else:
             of = means(data.points, kernel, data.value, data.sample, skip_far=skip_far)
             answer = of.answer

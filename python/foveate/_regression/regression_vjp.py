@@ -18,6 +18,8 @@ from .._inputs.arrays import like
 from .._inputs.types import Array, ArrayLike, Bool, Kernel, Real, Reals
 from .local_linear_vjp import Plane
 from .regression import Data, check_degree, compact, mean, sums_of_others, take
+from .sums import regression_sums, take_tolerance
+from .sums_vjp import undo_sums
 
 
 def kernel_regression_vjp(
@@ -32,6 +34,7 @@ def kernel_regression_vjp(
     sample_weight: ArrayLike | None = None,
     fill_value: Real = math.nan,
     degree: int = 0,
+    tolerance: Real = 0.0,
 ) -> tuple[Array, Pullback[RegressionGradients]]:
     """Estimate y at x, and return the estimate with the pullback of its gradients.
 
@@ -49,7 +52,7 @@ def kernel_regression_vjp(
         Of the dtype of `x`.
     wrt : str or collection of str, optional
         The gradients to compute: names of fields of `RegressionGradients`. None means all of them.
-    w, kernel, leave_one_out, sample_weight, fill_value, degree : optional
+    w, kernel, leave_one_out, sample_weight, fill_value, degree, tolerance : optional
         As for `kernel_regression`.
 
     Returns
@@ -92,6 +95,12 @@ def kernel_regression_vjp(
     or so nearly collinear that it has fewer than all, the gradient is that of the plane in these
     directions alone, and without any that of the mean.
 
+    With a `tolerance` gradients are sums by the same trees. Their errors are relative to sums of
+    absolute values of terms: of the weights of a query times `|d_output|`, for points also times
+    `|y_train|` with the mean of it added, and 1 + u over the bandwidth; the gradient of w is made
+    of those. Where a query is more than about 33 bandwidths away from all points, all pairs are
+    taken.
+
     References
     ----------
     .. [1] A. Zhang, Z. C. Lipton, M. Li and A. J. Smola, "Dive into Deep Learning", section
@@ -113,12 +122,14 @@ def kernel_regression_vjp(
     wanted = names_of(wrt, RegressionGradients._fields)
     data = take(x, x_train, y_train, w, kernel, leave_one_out, sample_weight, fill_value)
     check_degree(degree)
+    allowed = take_tolerance(tolerance, kernel, degree)
     with np.errstate(all="ignore"):
         if len(data.value) == 0:
             output = data.nothing()
             undo: _Undo = _flat
         else:
-            answer, empty, undo = (_plane if degree == 1 else _answer)(data, kernel)
+            within = _within(data, allowed) if allowed else None
+            answer, empty, undo = within or (_plane if degree == 1 else _answer)(data, kernel)
             output = data.fill(answer, empty)
     shape, dtype = output.shape, output.dtype
 
@@ -238,6 +249,45 @@ def _gaussian(data: Data) -> tuple[Array, Array, _Undo]:
         return _backward(problem, Answers(output, lse, d_output), wanted)
 
     return output.copy(), empty, undo
+
+
+def _within(data: Data, tolerance: float) -> tuple[Array, Array, _Undo] | None:
+    """Quotients of sums of Gaussians, S_c / S_0, within a tolerance.
+
+    dS_c = d_c / S_0,  dS_0 = -d . output / S_0
+    """
+    points, sample = data.points, data.sample
+    found = regression_sums(points, data.value, sample, tolerance)
+    if found is None:
+        return None
+    answer = found.answer
+
+    def undo(d_out: Array, wanted: frozenset[str]) -> _Parts:
+        d = np.where(found.empty[:, None], 0, d_out.astype(np.float64))
+        total = np.where(found.empty, 1, found.total)[:, None]
+        center = data.value.astype(np.float64).mean(axis=0)  # so that less cancels
+        weights, of_y = found.values[:, :1], found.values[:, 1:]
+        values = np.hstack([weights, of_y - weights * center])
+        heights = np.where(found.empty[:, None], 0, answer) - center
+        slopes = np.hstack([-(d * heights).sum(axis=1, keepdims=True), d]) / total
+        scale = np.where(found.empty, 0, found.log_scale)
+        undone = undo_sums(
+            points,
+            values,
+            slopes,
+            scale,
+            found.tolerance,
+            x="x" in wanted,
+            x_train="x_train" in wanted,
+            of_values="y_train" in wanted,
+            w="w" in wanted,
+        )
+        if undone is None:
+            return _gaussian(data)[2](d_out, wanted)
+        d_y = None if undone.values is None else undone.values[:, 1:] * weights
+        return _Parts(undone.x, undone.x_train, d_y, undone.w)
+
+    return answer.copy(), found.empty, undo
 
 
 def _compact(data: Data, kernel: str) -> tuple[Array, Array, _Undo]:

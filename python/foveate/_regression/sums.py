@@ -36,8 +36,8 @@ COARSEST = 0.5
 FARTHEST = 1e150  # bandwidths, whose square is finite
 
 
-def take_tolerance(tolerance: Real, kernel: str) -> float:
-    """Check it, also against the kernel.
+def take_tolerance(tolerance: Real, kernel: str, degree: int = 0) -> float:
+    """Check it, also against the kernel and the degree of a regression.
 
     Raises
     ------
@@ -48,6 +48,8 @@ def take_tolerance(tolerance: Real, kernel: str) -> float:
         raise ValueError(f"tolerance: got {taken}, wanted 0 (exact) to {COARSEST}")
     if taken > 0 and kernel != "gaussian":
         raise ValueError(f"tolerance: got {taken} with kernel={kernel!r}, wanted 0, or 'gaussian'")
+    if taken > 0 and degree:
+        raise ValueError(f"tolerance: got {taken} with degree={degree}, wanted 0, or degree=0")
     return taken
 
 
@@ -79,11 +81,10 @@ def gaussian_sums(
     axes = np.flatnonzero(factors)
     if tolerance < FINEST or not 1 <= len(axes) <= MOST_DIMENSIONS:
         return None
-    if points.leave_one_out and not (
-        points.query is points.key or np.array_equal(points.query, points.key)
-    ):
+    if points.leave_one_out and not _are_alike(points, values):
         return None
-    x, y = (_chosen(given, axes) for given in (points.query, points.key))
+    key = points.query if points.leave_one_out else points.key
+    x, y = (_chosen(given, axes) for given in (points.query, key))
     if not (_near(x, y, factors[axes]) and np.isfinite(values).all()):
         return None
     count, columns = len(x), values.shape[1]
@@ -100,6 +101,14 @@ def gaussian_sums(
     return Sums(every, log_scale)
 
 
+def _are_alike(points: Points, values: Array) -> bool:
+    """Whether queries and points are the same, but for points that nothing is summed of."""
+    query, key = points.query, points.key
+    return query is key or bool(
+        ((query == key).all(axis=1) | ~values.any(axis=1)).all()  # (False for NaN)
+    )
+
+
 def _chosen(given: Array, axes: Array) -> Array:
     chosen = given if len(axes) == given.shape[1] else given[:, axes]
     return chosen.astype(np.float64, copy=False)
@@ -114,20 +123,32 @@ def _near(x: Array, y: Array, factors: Array) -> bool:
     return bool((spread * factors <= FARTHEST).all())
 
 
+class Regression(NamedTuple):
+    """Means, and the sums that they are made of."""
+
+    answer: Array  # (n, k), float64
+    empty: Array  # (n,): where there is none
+    values: Array  # (m, 1 + k): weights, and their products with y
+    total: Array  # (n,): sums of the weights
+    log_scale: Array  # (n,)
+    tolerance: float  # of the sums
+
+
 def regression_sums(
     points: Points, value: Array, sample: Array | None, tolerance: float
-) -> tuple[Array, Array] | None:
-    """The means (n, k) of values (m, k), and for which queries there are none (n,).
+) -> Regression | None:
+    """Find means of values (m, k): the error is at most `tolerance` times the mean of `|y|`.
 
-    With sums of relative errors e, the error of their quotient is at most 2 e / (1 - e) times the
-    mean of `|y|`.
+    With sums of relative errors e, the error of their quotient is at most 2 e / (1 - e) times that.
     """
     values = np.empty((len(value), 1 + value.shape[1]))
     values[:, 0] = 1 if sample is None else sample
     values[:, 1:] = value
     values[:, 1:] *= values[:, :1]
-    found = gaussian_sums(points, values, tolerance / (2 + tolerance))
+    of_sums = tolerance / (2 + tolerance)
+    found = gaussian_sums(points, values, of_sums)
     if found is None:
         return None
-    total = found.sums[:, :1]
-    return (found.sums[:, 1:] / total).astype(points.accumulated), total[:, 0] == 0
+    total = found.sums[:, 0]
+    answer = found.sums[:, 1:] / total[:, None]
+    return Regression(answer, total == 0, values, total, found.log_scale, of_sums)
