@@ -35,6 +35,7 @@ PACKAGES = {
     "docs/recipes/jax.md": ["jax", "keras"],
     "docs/recipes/numba.md": ["numba"],
     "docs/recipes/generate.md": ["torch", "transformers"],
+    "docs/recipes/ring.md": ["torch"],
     "docs/recipes/top_keys.md": ["torch"],
     "docs/recipes/transformers.md": ["torch", "transformers"],
 }
