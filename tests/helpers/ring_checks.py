@@ -158,6 +158,18 @@ def check_unseen() -> None:
     assert not any(x[:, 20:].any() for x in gradients[1:])
 
 
+def check_no_weight() -> None:
+    """Scores of -inf: keys of a part without weight, and rows of NaN where there are no others."""
+    q, k, v = (tensor(np.abs(normal(n, (40, 8), np.float32))) for n in range(3))
+    for hidden in (slice(0, 20), slice(20, 40), slice(0, 40)):
+        keys = k.clone()
+        keys[hidden] = -np.inf
+        output = ft.ring_attention(*(ft.split_sequence(x) for x in (q, keys, v)))
+        wanted = ft.split_sequence(ft.attention(q, keys, v))
+        assert wanted.isnan().all() == (hidden == slice(0, 40))
+        torch.testing.assert_close(output, wanted, equal_nan=True)
+
+
 def check_some_learn() -> None:
     """Only the gradients that are wanted, and none."""
     whole = [tensor(normal(n, (30, 4), np.float64)) for n in range(3)]
@@ -222,6 +234,7 @@ CHECKS: dict[str, Any] = {
     **{name: lambda case=case: check_case(case) for name, case in CASES.items()},
     "bits": check_bits,
     "unseen": check_unseen,
+    "no weight": check_no_weight,
     "some learn": check_some_learn,
     "sequences": check_sequences,
     "differences": check_differences,

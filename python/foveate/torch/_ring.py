@@ -442,11 +442,12 @@ class _Joined:
         else:
             own, log = self.output[..., rows, :], self.lse[..., rows]
             kept, added, joined = _shares(log, lse)
-            unseen = lse == -math.inf
-            if not bool(output.isfinite().all()):  # of rows whose scores are all -inf
-                output = output.masked_fill((unseen & (log != -math.inf))[..., None], 0)
-            if not bool(own.isfinite().all()):
-                own.masked_fill_(((log == -math.inf) & ~unseen)[..., None], 0)
+            unseen, empty = lse == -math.inf, log == -math.inf
+            left_out, begun = unseen & ~empty, empty & ~unseen
+            if bool(left_out.any()):  # NaN, where all scores that are seen are -inf
+                output = output.masked_fill(left_out[..., None], 0)
+            if bool(begun.any()):
+                own.masked_fill_(begun[..., None], 0)
             own.mul_(kept.to(own.dtype)[..., None])
             own.addcmul_(output, added.to(own.dtype)[..., None])
             log.copy_(joined)
