@@ -25,7 +25,7 @@ memory() {
   export UBSAN_OPTIONS=print_stacktrace=1 OMP_WAIT_POLICY=passive PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1
   LD_PRELOAD=$libraries "$python" tests/fuzz --seconds "$seconds" --workers 2
   LD_PRELOAD=$libraries "$python" -m pytest -q -n 2 --dist loadfile -p no:cacheprovider -m "not slow" \
-    tests/inputs/test_{bad_input,broadcasting,layouts}.py tests/attention/test_edges.py
+    tests/inputs/test_{bad_input,broadcasting,layouts}.py tests/attention/test_edges.py tests/sums/test_sums.py
 }
 
 threads() {
