@@ -212,6 +212,17 @@ constexpr Keyword keywords[] = {
      }},
 
     {"first_row", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.first_row); }},
+    {"first_lead", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.first_lead); }},
+    {"first_key", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.first_key); }},
+    {"after", kHard, 0, [](A& a, Name n, Object x) { return array(n, x, &a.after, &a.problem.after); }},
+    {"before", kHard, 0, [](A& a, Name n, Object x) { return array(n, x, &a.before, &a.problem.before); }},
+    {"gives_scores", kHard, 0,
+     [](A& a, Name n, Object x) {
+       int64_t given = 0;
+       const bool is_number = integer(n, x, &given);
+       a.problem.gives_scores = given != 0;
+       return is_number;
+     }},
     {"out", kSoft, 0, [](A& a, Name, Object x) { return a.out = x, true; }},
     {"return_lse", kAttention | kTangent, 0, [](A& a, Name, Object x) { return return_lse(x, &a.return_lse); }},
     {"dtype", kSoft | kHard | kTangents, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},

@@ -44,7 +44,7 @@ struct Arguments {
   fv_problem problem = {};
   View query, key, value, key_scale, value_scale, key_table, value_table, factors, sink, mask, offset, key_lengths,
       query_segments, key_segments, low, high, centers, blocks, neighborhood, edge_begins, edge_keys, edge_bias, table,
-      query_places, key_places;
+      query_places, key_places, before, after;
 
   PyObject* query_dtype;
   PyObject* dtype = nullptr;  // of the output; null: that of the query

@@ -159,7 +159,8 @@ class Call {
     if (!out) return nullptr;
     const py::object index = made("size", new_array(FV_INT64, ndim, shape), ndim, shape);
     if (!index) return nullptr;
-    const py::object log_prob = made("size", new_array(accumulated(), ndim, shape), ndim, shape);
+    const py::object log_prob =
+        made("size", new_array(given_.problem.gives_scores ? FV_FLOAT64 : accumulated(), ndim, shape), ndim, shape);
     View out_view, index_view, log_prob_view;
     if (!log_prob || !view("out", out.ptr(), &out_view) || !view("index", index.ptr(), &index_view) ||
         !view("log_prob", log_prob.ptr(), &log_prob_view)) {

@@ -26,7 +26,7 @@ void multinoulli(const py::array& p, bool logits, uint64_t low, uint64_t high, c
 
 void filtered_multinoulli(const py::array& p, bool logits, double temperature, int64_t top_k, double top_p,
                           double min_p, const py::object& bias, bool distinct, uint64_t low, uint64_t high,
-                          const py::array& index, const py::object& log_prob) {
+                          const py::array& index, const py::object& log_prob, int64_t first_row) {
   View from, added, to, logarithms;
   look_at("p", p, &from);
   if (!bias.is_none()) look_at("bias", bias, &added);
@@ -34,7 +34,7 @@ void filtered_multinoulli(const py::array& p, bool logits, double temperature, i
   if (!log_prob.is_none()) look_at("log_prob", log_prob, &logarithms);
   if (to.ndim < 1) throw py::value_error("index: got shape (), wanted an axis of draws, (..., draws)");
   const fv_random random = {{low, high}};
-  const fv_filters filters = {temperature, top_k, top_p, min_p, bias.is_none() ? nullptr : &added};
+  const fv_filters filters = {temperature, top_k, top_p, min_p, bias.is_none() ? nullptr : &added, first_row};
   fv_error error;
   fv_status status;
   {
@@ -72,8 +72,10 @@ void register_sampling(py::module_& module) {
   module.def("filtered_multinoulli", &filtered_multinoulli, arg("p").noconvert(), arg("logits").noconvert(),
              arg("temperature").noconvert(), arg("top_k").noconvert(), arg("top_p").noconvert(),
              arg("min_p").noconvert(), arg("bias").noconvert(), arg("distinct").noconvert(), arg("low").noconvert(),
-             arg("high").noconvert(), arg("index").noconvert(), arg("log_prob").noconvert(), pos_only(),
-             "Draw as multinoulli, from what is left by filters, into index and log_prob (..., draws), or None.");
+             arg("high").noconvert(), arg("index").noconvert(), arg("log_prob").noconvert(),
+             arg("first_row").noconvert() = 0, pos_only(),
+             "Draw as multinoulli, from what is left by filters, into index and log_prob (..., draws), or None; rows "
+             "count from first_row.");
   module.def("multinomial", &multinomial, arg("trials").noconvert(), arg("p").noconvert(), arg("low").noconvert(),
              arg("high").noconvert(), arg("counts").noconvert(), pos_only(),
              "Count trials (...) draws from each row of p (..., K), into counts (..., draws, K) of zeros.");

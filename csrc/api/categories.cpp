@@ -70,6 +70,9 @@ class SamplingValidator : private Views<Sampling> {
       return refuse(FV_VALUE_ERROR, "top_p: got %g, wanted a number in (0, 1]", given.top_p);
     if (!(given.min_p >= 0 && given.min_p < 1))
       return refuse(FV_VALUE_ERROR, "min_p: got %g, wanted a number in [0, 1)", given.min_p);
+    if (given.first_row < 0)
+      return refuse(FV_VALUE_ERROR, "first_row: got %lld, wanted 0 or more", printable(given.first_row));
+    problem_.first_row = given.first_row;
     if (given.bias != nullptr && !bias(*given.bias, filters.bias)) return false;
     filters.temperature = given.temperature;
     filters.top_k = given.top_k;
@@ -133,7 +136,7 @@ fv_status fv_filtered_multinoulli(const fv_array* p, int32_t logits, const fv_fi
                                   const fv_random* random, int64_t draws, const fv_array* index,
                                   const fv_array* log_prob, fv_error* error) noexcept {
   using namespace foveate;
-  constexpr fv_filters none = {1, 0, 1, 0, nullptr};
+  constexpr fv_filters none = {1, 0, 1, 0, nullptr, 0};
   Sampling problem;
   Filters filters;
   problem.logits = logits != 0;

@@ -67,6 +67,7 @@ class ForwardValidator : public Validator {
       return refuse(FV_NO_MEMORY, "draws: %lld for each of %lld queries are too many", printable(draws),
                     printable(problem_.queries));
     }
+    if (!joins(selection)) return false;
     problem_.selection = selection;
     if (random != nullptr) problem_.random = *random;
     problem_.choices = problem_.value;
@@ -79,13 +80,38 @@ class ForwardValidator : public Validator {
     const bool placed = view("out", out) && of_float("out", *out) && place_output("out", *out, core, 3, problem_.out) &&
                         view("index", index) && of_dtype("index", *index, FV_INT64) &&
                         place_output("index", *index, core, 2, problem_.index) && view("log_prob", log_prob) &&
-                        of_dtype("log_prob", *log_prob, accumulator()) &&
+                        of_dtype("log_prob", *log_prob, problem_.gives_scores ? FV_FLOAT64 : accumulator()) &&
                         place_output("log_prob", *log_prob, core, 2, problem_.log_prob);
     if (placed) problem_.out_draw_stride = out->strides[problem_.lead_ndim + 1];
     return placed;
   }
 
  private:
+  // Of a part of another problem: where it stands in that.
+  bool joins(fv_selection selection) {
+    if (given_.first_lead < 0 || given_.first_lead > kMaxLength)
+      return refuse(FV_VALUE_ERROR, "first_lead: got %lld, wanted a number >= 0", printable(given_.first_lead));
+    if (given_.first_key < 0 || given_.first_key > kMaxLength || given_.first_key % kKeysANumber != 0)
+      return refuse(FV_VALUE_ERROR, "first_key: got %lld, wanted a multiple of %lld", printable(given_.first_key),
+                    printable(kKeysANumber));
+    const bool parted = given_.first_key != 0 || given_.before != nullptr || given_.after != nullptr;
+    if ((parted || given_.gives_scores != 0) && problem_.edge_begins)
+      return refuse(FV_VALUE_ERROR, "edges: got them for a part of the keys, wanted other rules");
+    if (given_.before != nullptr && (selection != FV_SAMPLE || given_.after == nullptr))
+      return refuse(FV_VALUE_ERROR,
+                    "before: got it without `after` or for another selection, wanted FV_SAMPLE with both");
+    problem_.first_lead = given_.first_lead;
+    problem_.first_key = given_.first_key;
+    problem_.gives_scores = given_.gives_scores != 0;
+    return sums("before", given_.before, problem_.before) && sums("after", given_.after, problem_.after);
+  }
+
+  bool sums(const char* name, const fv_array* array, Operand& to) {
+    const int64_t core[2] = {problem_.queries, 3};
+    return array == nullptr ||
+           (view(name, array) && of_dtype(name, *array, FV_FLOAT64) && place_output(name, *array, core, 2, to));
+  }
+
   // An output (..., length) that may be none.
   bool numbers(const char* name, const fv_array* array, fv_dtype dtype, int64_t length, Operand& to) {
     return array == nullptr ||

@@ -178,7 +178,7 @@ class FilteredSampler {
     const double* const sums = memory.sums;
     RandomBlock words;
     for (int64_t draw = 0; draw < problem_.draws; ++draw) {
-      if (draw % 4 == 0) words = random_(Stream::multinoulli, uint64_t(draw / 4), 0, uint64_t(row.number()), 0);
+      if (draw % 4 == 0) words = random_(Stream::multinoulli, uint64_t(draw / 4), 0, counted(row.number()), 0);
       // less than the total, and so, sums being what they are, in a block that has weight
       const double target = uniform<double>(words.words[draw % 4]) * sums[blocks_ - 1];
       const int64_t b = std::min<int64_t>(std::upper_bound(sums, sums + blocks_, target) - sums, blocks_ - 1);
@@ -226,7 +226,7 @@ class FilteredSampler {
     for (int64_t i = 0; i < count; ++i) categories[i].value = sum += std::exp(categories[i].value);
     RandomBlock words;
     for (int64_t draw = 0; draw < problem_.draws; ++draw) {
-      if (draw % 4 == 0) words = random_(Stream::multinoulli, uint64_t(draw / 4), 0, uint64_t(row.number()), 0);
+      if (draw % 4 == 0) words = random_(Stream::multinoulli, uint64_t(draw / 4), 0, counted(row.number()), 0);
       const double target = uniform<double>(words.words[draw % 4]) * sum;
       const Listed* const chosen =
           std::upper_bound(categories, categories + count - 1, target,
@@ -238,13 +238,16 @@ class FilteredSampler {
   // Adds Gumbel noise, -log(-log u), u in (0, 1) by the category's own word of the row: the largest sums are draws without
   // replacement (J. I. Yellott, "The relationship between Luce's choice axiom, Thurstone's theory of comparative judgment,
   // and the double exponential distribution", Journal of Mathematical Psychology 15, 1977).
+  // What random numbers count a row as.
+  uint64_t counted(int64_t row) const noexcept { return uint64_t(problem_.first_row + row); }
+
   void add_noise(int64_t number, int64_t b, int64_t count, ThreadMemory& own) const noexcept {
     double* const noise = own.logs + draw_block;
     RandomBlock words = {};
     int64_t made = -1;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t category = b * draw_block + own.places[i], block = category / 4;
-      if (block != made) words = random_(Stream::distinct, uint64_t(block), 0, uint64_t(number), 0);
+      if (block != made) words = random_(Stream::distinct, uint64_t(block), 0, counted(number), 0);
       made = block;
       noise[i] = uniform<double>(words.words[category % 4]) + 0x1p-54;
     }

@@ -200,7 +200,8 @@ class Sampler {
   void make_words_of_rows(int64_t block, int64_t first, uint64_t (&words)[batch][4]) const noexcept {
     const uint64_t word = Philox::first_word(Stream::multinoulli, uint64_t(block));
     for (int64_t i = 0; i < batch; i += 2) {
-      uint64_t two[2][4] = {{word, 0, uint64_t(first + i), 0}, {word, 0, uint64_t(first + i + 1), 0}};
+      const uint64_t row = uint64_t(problem_.first_row + first + i);
+      uint64_t two[2][4] = {{word, 0, row, 0}, {word, 0, row + 1, 0}};
       random_.replace(two);
       std::memcpy(words[i], two, sizeof two);
     }
@@ -217,7 +218,8 @@ class Sampler {
     const double *const cumulated = memory.cumulated, *const end = cumulated + blocks_;
     RandomBlock words;
     for (int64_t draw = 0; draw < problem_.draws; ++draw) {
-      if (draw % 4 == 0) words = random_(Stream::multinoulli, uint64_t(draw / 4), 0, uint64_t(number), 0);
+      if (draw % 4 == 0)
+        words = random_(Stream::multinoulli, uint64_t(draw / 4), 0, uint64_t(problem_.first_row + number), 0);
       // less than the total, and so, cumulated weights being what they are, in a block that has weight
       const double target = fraction_of(words.words[draw % 4]) * end[-1];
       const int64_t b = std::min<int64_t>(std::upper_bound(cumulated, end, target) - cumulated, blocks_ - 1);
@@ -305,7 +307,8 @@ class Sampler {
   // Words first, first + 1, ... of a row; first is a multiple of 4, and room is made up to a multiple of 8.
   void make_words(Stream stream, int64_t first, int64_t count, int64_t draw, int64_t row, uint64_t* words) const {
     for (int64_t i = 0; i < count; i += 8) {
-      const uint64_t block = Philox::first_word(stream, uint64_t((first + i) / 4)), in_row = uint64_t(row);
+      const uint64_t block = Philox::first_word(stream, uint64_t((first + i) / 4));
+      const uint64_t in_row = uint64_t(problem_.first_row + row);
       uint64_t two[2][4] = {{block, uint64_t(draw), in_row, 0}, {block + 1, uint64_t(draw), in_row, 0}};
       random_.replace(two);
       std::memcpy(words + i, two, sizeof two);

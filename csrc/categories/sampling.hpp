@@ -12,9 +12,10 @@ struct Sampling {
   int64_t draws = 0;       // from each row
   bool logits = false;
   uint64_t key[2] = {};
-  Operand p;       // (K,): column_stride
-  Operand index;   // (draws,): column_stride
-  Operand trials;  // multinomial: one int64 a row
+  int64_t first_row = 0;  // what is added to the number of a row where it counts random numbers
+  Operand p;              // (K,): column_stride
+  Operand index;          // (draws,): column_stride
+  Operand trials;         // multinomial: one int64 a row
   int64_t most_trials = 0;
   Operand counts;  // multinomial: (draws, K), row_stride and column_stride
 };

@@ -56,6 +56,8 @@ class Options(TypedDict, total=False):
     sigma: float | None
     dropout: tuple[float, tuple[int, int]] | None  # the rate, the key of its random numbers
     first_row: int | None  # what random numbers count the first query as
+    first_lead: int | None  # and the first leading index
+    first_key: int | None  # and the first key
 
 class _Outputs(TypedDict, total=False):
     d_query: Array | None
@@ -171,6 +173,7 @@ def filtered_multinoulli(
     high: int,
     index: NDArray[Any],
     log_prob: NDArray[Any] | None,
+    first_row: int = ...,  # what random numbers count the first row as
     /,
 ) -> None: ...
 def multinomial(

@@ -215,12 +215,19 @@ def draw(
     added: Array | None = None,
     distinct: bool = False,
     log_prob: Array | None = None,
+    first_row: int = 0,
 ) -> None:
-    """Write the draws (..., S) of rows (..., K), and their probabilities, of what is checked."""
-    if added is None and filters == _NO_FILTERS and not distinct and log_prob is None:
+    """Write the draws (..., S) of rows (..., K), and their probabilities, of what is checked.
+
+    Random numbers count the first row as `first_row`.
+    """
+    plain = added is None and filters == _NO_FILTERS and not distinct and log_prob is None
+    if plain and first_row == 0:
         _core.multinoulli(rows, logits, *key, index)
     else:
-        _core.filtered_multinoulli(rows, logits, *filters, added, distinct, *key, index, log_prob)
+        _core.filtered_multinoulli(
+            rows, logits, *filters, added, distinct, *key, index, log_prob, first_row
+        )
 
 
 def filters_of(temperature: object, top_k: object, top_p: object, min_p: object) -> Filters:

@@ -43,7 +43,10 @@ LAYERS = {
     "transformers": {*BELOW, "_cache", "_draws", "flash_attn", "torch"},
     "onnx": {*BELOW, "_attention", "reference"},
     "plot": {*BELOW, "_attention"},
-    "dask": {*BELOW, "_attention", "_density", "_regression", "_categories", "_draws"},
+    "dask": {
+        *BELOW,
+        *("_attention", "_categories", "_density", "_draws", "_regression", "reference"),
+    },
     "sklearn": {*BELOW, "_density", "_regression"},
     "statsmodels": {*BELOW, "_regression"},
     "_cli": {"_core", "_runtime", "__init__"},

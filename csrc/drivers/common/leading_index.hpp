@@ -15,7 +15,8 @@ class LeadingIndex {
     }
   }
   int64_t of(int64_t batch, int64_t group) const {
-    return plan_.batch_offset(flat_, batch) + (plan_.groups > 1 ? plan_.group_offset(flat_, group) : 0);
+    return plan_.problem.first_lead + plan_.batch_offset(flat_, batch) +
+           (plan_.groups > 1 ? plan_.group_offset(flat_, group) : 0);
   }
 
  private:

@@ -19,6 +19,9 @@ struct NeighborAxis {
   bool clip;    // windows are cut off at the ends; else moved inwards
 };
 
+// Hard attention draws one random number for so many keys; a part of a problem begins where they do.
+constexpr int64_t kKeysANumber = 168;
+
 // Of FV_TOP and FV_DISTINCT: more keys than this would want lists that outgrow the caches.
 constexpr int kMostDistinct = 1024;
 
@@ -45,8 +48,11 @@ struct Problem {
   int64_t out_draw_stride = 0;
   Operand index, log_prob;
   fv_selection selection = FV_ARGMAX;
-  fv_random random = {};  // of hard attention, or of dropout
-  int64_t first_row = 0;  // what is added to the number of a query where it counts random numbers
+  fv_random random = {};                  // of hard attention, or of dropout
+  int64_t first_row = 0;                  // what is added to the number of a query where it counts random numbers
+  int64_t first_lead = 0, first_key = 0;  // and of a leading index and a key, of hard attention
+  Operand before, after;                  // (Lq, 3) float64: the weight of keys before these, and up to these; optional
+  bool gives_scores = false;              // in place of probabilities, float64
 
   // statistics, each optional: one number a key, the sum over the queries first_query <= i < end_query; and one a query
   Operand key_sum;  // (Lk,): row_stride

@@ -15,6 +15,7 @@
 
 namespace foveate {
 
+static_assert(kKeysANumber == default_tile_keys);
 constexpr int64_t random_words = 4;  // tiles of keys that one block of random numbers serves
 
 // Few queries against many keys, as soft/few_queries.hpp is to soft attention; the draws are the same, up to rounding.
@@ -43,6 +44,8 @@ class Choices {
   bool sampled() const { return problem_.selection == FV_SAMPLE; }
 
   int64_t lead(int64_t batch, int64_t group) const { return leading_index_.of(batch, group); }
+  // The number of a tile, where random numbers are counted.
+  int64_t counted(int64_t tile) const { return tile + problem_.first_key / default_tile_keys; }
   // The numbers of tiles block * random_words and on.
   RandomBlock numbers(int64_t block, int64_t draw, int64_t query, int64_t lead) const {
     return philox_(Stream::hard_attention, uint64_t(block), uint64_t(draw), uint64_t(query + problem_.first_row),
@@ -55,8 +58,26 @@ class Choices {
     const bool chosen = key >= 0 && log_l == log_l;  // else nothing is seen, or NaN is
     const int64_t index = chosen ? key : -1;
     T log_prob = seen ? std::numeric_limits<T>::quiet_NaN() : T(0);
+    if (problem_.before && !chosen && std::isfinite(log_l)) {
+      write(cells, draw, -1, -std::numeric_limits<T>::infinity(), T(0));
+      return;
+    }
+    if (chosen && problem_.gives_scores) {
+      write(cells, draw, index, std::log(weight) + chosen_m * unit(), T(0));
+      return;
+    }
     if (chosen) log_prob = T(std::log(weight) - log_l + (chosen_m - m) * plan_.softmax_scale() * ln_2);
-    write(cells, draw, index, log_prob, log_prob);
+    write(cells, draw, index, double(log_prob), log_prob);
+  }
+
+  // A softmax's m and l before the first tile of a query: of the keys before these.
+  void start_behind(const char* before, T* m, T* l) const noexcept {
+    *m = T(sum_at(before, 1));
+    *l = T(sum_at(before, 2));
+  }
+  void write_sums(char* after, double m, double l) const noexcept {
+    const double sums[3] = {l == 0 ? -std::numeric_limits<double>::infinity() : m * unit() + std::log(l), m, l};
+    for (int i = 0; i < 3; ++i) std::memcpy(after + i * problem_.after.column_stride, &sums[i], sizeof sums[i]);
   }
 
   // Asks for the value of a key that is written soon: these stand anywhere. In line, since GCC 12 drops calls of a function
@@ -78,9 +99,21 @@ class Choices {
   }
 
  private:
-  void write(const Cells& cells, int64_t draw, int64_t index, T log_prob, T otherwise) noexcept {
+  double unit() const { return plan_.softmax_scale() * ln_2; }
+  double sum_at(const char* before, int64_t i) const {
+    double number;
+    std::memcpy(&number, before + i * problem_.before.column_stride, sizeof number);
+    return number;
+  }
+
+  void write(const Cells& cells, int64_t draw, int64_t index, double log_prob, T otherwise) noexcept {
     std::memcpy(cells.index + draw * problem_.index.column_stride, &index, sizeof index);
-    std::memcpy(cells.log_prob + draw * problem_.log_prob.column_stride, &log_prob, sizeof log_prob);
+    char* const to = cells.log_prob + draw * problem_.log_prob.column_stride;
+    const T rounded = T(log_prob);
+    if (problem_.gives_scores)
+      std::memcpy(to, &log_prob, sizeof log_prob);
+    else
+      std::memcpy(to, &rounded, sizeof rounded);
     write_value(index >= 0 ? cells.values.row(index) : Rows{}, otherwise, cells.out + draw * problem_.out_draw_stride);
   }
 

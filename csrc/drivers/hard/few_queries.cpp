@@ -156,6 +156,10 @@ class HardOfFew : private FewQueries<T> {
     }
     scratch.m[row] = double(offset);
     scratch.log_l[row] = std::log(double(total));
+    if (p_.after) {
+      char* const after = row_of(plan_, p_.after, batch, scratch.panels[i], q);
+      scratch.choices.write_sums(after, double(offset), double(total));
+    }
 
     const Panel& panel = scratch.panels[i];
     const int64_t lead = scratch.choices.lead(batch, panel.group[q]);
@@ -164,8 +168,10 @@ class HardOfFew : private FewQueries<T> {
       T share = 0;
       RandomBlock random{};
       for (int64_t t = 0; scratch.choices.sampled() && t < tiles_; ++t) {
-        if (t % random_words == 0) random = scratch.choices.numbers(t / random_words, draw, panel.row[q], lead);
-        const T target = uniform<T>(random.words[t % random_words]) * scratch.so_far[t];
+        const int64_t number = scratch.choices.counted(t);
+        if (t == 0 || number % random_words == 0)
+          random = scratch.choices.numbers(number / random_words, draw, panel.row[q], lead);
+        const T target = uniform<T>(random.words[number % random_words]) * scratch.so_far[t];
         if (!(target < scratch.own[t])) continue;
         chosen = t;
         share = target / scratch.own[t];

@@ -44,10 +44,11 @@ void write_best(Choices<T>& choices, const Cells& cells, Candidate* candidates, 
 template <class T>
 class KeyNumbers {
  public:
-  explicit KeyNumbers(const Problem& p) noexcept : philox_(p.random.key[0], p.random.key[1]) {}
+  explicit KeyNumbers(const Problem& p) noexcept : philox_(p.random.key[0], p.random.key[1]), first_key_(p.first_key) {}
 
   // Of keys first .. first + count - 1, `step` apart.
   void make(int64_t first, int64_t count, int64_t query, int64_t lead, T* to, int64_t step) const noexcept {
+    first += first_key_;
     const int64_t end = first + count;
     for (int64_t block = first / keys_a_block; block * keys_a_block < end; block += 2) {
       const uint64_t word = Philox::first_word(Stream::distinct_keys, uint64_t(block));
@@ -89,6 +90,7 @@ class KeyNumbers {
   }
 
   Philox philox_;
+  int64_t first_key_;
 };
 
 }  // namespace foveate

@@ -51,7 +51,7 @@ class Hard {
  private:
   void choose() noexcept {
     const int count = block_.panels();
-    for (int p = 0; p < count; ++p) block_.start_softmax(p, m_ + p * width_, l_ + p * width_);
+    for (int p = 0; p < count; ++p) start(p);
     std::fill_n(key_, count * width_ * draws_, int64_t(-1));
     for (int p = 0; p < count; p += block_.together()) pass(p, p + block_.together());
     if (block_.stopped()) return;
@@ -59,10 +59,19 @@ class Hard {
     for (int p = 0; p < count; ++p) write(p);
   }
 
+  void start(int p) noexcept {
+    T *m = m_ + p * width_, *l = l_ + p * width_;
+    block_.start_softmax(p, m, l);
+    if (!problem_.before) return;
+    char* const before = block_.base(problem_.before);
+    for (int i = 0; i < block_.panel(p).live; ++i)
+      choices_.start_behind(block_.row(problem_.before, before, p, i), m + i, l + i);
+  }
+
   void pass(int first, int last) noexcept {
     words_of_ = -1;
     for (Traversal tiles = block_.tiles(first, last); block_.open(tiles); tiles.next()) {
-      const int64_t tile = tiles.tile().first / plan_.tile_keys;
+      const int64_t tile = choices_.counted(tiles.tile().first / plan_.tile_keys);
       if (choices_.sampled()) count_on(tile, first, last);
       for (int p = first; p < last; ++p) select(p, tile);
     }
@@ -128,7 +137,11 @@ class Hard {
     char* const indices = block_.base(problem_.index);
     char* const log_probs = block_.base(problem_.log_prob);
     char* const outputs = block_.base(problem_.out);
+    char* const after = problem_.after ? block_.base(problem_.after) : nullptr;
     for (int i = 0; i < panel.live; ++i) {
+      if (after)
+        choices_.write_sums(block_.row(problem_.after, after, p, i), double(m_[p * width_ + i]),
+                            double(l_[p * width_ + i]));
       if (p + 1 < block_.panels() && i < block_.panel(p + 1).live) fetch(p + 1, i);
       const bool seen = panel.seen >> i & 1;
       const double m = double(m_[p * width_ + i]), log_l = std::log(double(l_[p * width_ + i]));
@@ -173,7 +186,8 @@ class Hard {
 fv_status hard_attention(const Problem& problem, fv_error* error) noexcept {
   if (problem.edge_begins) return choices_along_edges(problem, error);
   if (problem.selection == FV_TOP || problem.selection == FV_DISTINCT) return several_choices(problem, error);
-  if (problem.queries <= query_group && !problem.centers) return hard_attention_of_few(problem, error);
+  const bool parted = problem.selection == FV_SAMPLE && problem.after;  // as all queries together
+  if (problem.queries <= query_group && !problem.centers && !parted) return hard_attention_of_few(problem, error);
   return run_choices<Hard>(problem, error);
 }
 

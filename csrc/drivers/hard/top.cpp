@@ -157,6 +157,9 @@ class Top {
                         block_.row(problem_.out, outputs, p, i),
                         {plan_, stored_choices(problem_), block_.batch(), panel.group[i]}};
       const int64_t at = p * width_ + i;
+      if (problem_.after)
+        choices_.write_sums(block_.row(problem_.after, block_.base(problem_.after), p, i), double(m_[at]),
+                            double(l_[at]));
       write_best(choices_, cells, candidates_, int64_t(count), size_, double(m_[at]), std::log(double(l_[at])),
                  panel.seen >> i & 1);
     }

@@ -210,6 +210,7 @@ class TopOfFew : private FewQueries<T> {
     const auto place = [&](const Operand& x) { return row_of(plan_, x, batch, panel, 0); };
     const Cells cells{
         place(p_.index), place(p_.log_prob), place(p_.out), {plan_, stored_choices(p_), batch, panel.group[0]}};
+    if (p_.after) scratch.choices.write_sums(place(p_.after), m, l);
     write_best(scratch.choices, cells, scratch.lists, count, size_, m, std::log(l), seen);
   }
 

@@ -192,6 +192,18 @@ typedef struct fv_problem {
    * page that no query may see. NULL: not in pages. There are no gradients. */
   const fv_array* key_table;
   const fv_array* value_table;
+  /* Of fv_hard_attention, for a problem that is a part of another one, whose choices it joins: the numbers of the first leading
+   * index and of the first key where random numbers are counted, as first_row; first_key is a multiple of 168. */
+  int64_t first_lead, first_key;
+  /* float64 (..., Lq, 3), written: the natural logarithm of the weight of these keys, and of FV_SAMPLE two numbers more, as
+   * `before` of the next keys takes them. NULL: not wanted. */
+  const fv_array* after;
+  /* float64 (..., Lq, 3), for FV_SAMPLE with `after`: what `after` was of the keys before these, which may be drawn too. Then the
+   * output is 0, the index -1 and the log_prob -inf; `after` is of all up to these. So the draws from parts of the keys, one after
+   * the other, of which the last one counts, are bit for bit those from all of more than 4 queries. NULL: none. */
+  const fv_array* before;
+  /* 1: log_prob is float64, and holds the scores of the keys, in natural units. */
+  int32_t gives_scores;
 } fv_problem;
 
 /* Gives the shape of the output, (..., Lq, Dv), or (..., Lq, Lk) if `value` is NULL. Validates the whole problem. */
@@ -341,6 +353,8 @@ typedef struct fv_filters {
                          * equals those with the lowest index. 1: none */
   double min_p;       /* in [0, 1): those stay that have this share of the largest weight. 0: none */
   const fv_array* bias; /* (..., K), of any float dtype, which broadcasts: added to logits first. NULL: none */
+  int64_t
+      first_row; /* >= 0: the number of the first row where random numbers are counted: of rows that are a part of others */
 } fv_filters;
 
 /* As fv_multinoulli, from what the filters leave; filters may be NULL. distinct: 0, or 1 for draws from a row that are

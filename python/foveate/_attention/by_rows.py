@@ -29,7 +29,12 @@ def parts_of(problem: Problem) -> Iterator[tuple[slice, Problem]]:
         query = problem.query if problem.rows else problem.query[..., first:last, :]
         reach = problem.reach.of_rows(first, last, queries, keys)
         count = (problem.first_row or 0) + first
-        yield slice(first, last), problem._replace(query=query, reach=reach, first_row=count)
+        part = problem._replace(query=query, reach=reach, first_row=count)
+        if problem.before is not None:
+            part = part._replace(before=problem.before[..., first:last, :])
+        if problem.after is not None:
+            part = part._replace(after=problem.after[..., first:last, :])
+        yield slice(first, last), part
 
 
 def together(answers: list[Any], axes: tuple[int, ...]) -> tuple[Array, ...]:

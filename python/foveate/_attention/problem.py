@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Dropout: TypeAlias = tuple[float, tuple[int, int]]  # the rate, the key of its random numbers
 
 
+KEYS_A_NUMBER = 168  # hard attention draws one random number for so many keys
+
+
 class Answers(NamedTuple):
     """The results of the forward pass, and their gradients."""
 
@@ -100,6 +103,11 @@ class Problem(NamedTuple):
     value_table: Array | None = None
     rows: int | None = None  # how many queries the only row of `query` stands for
     first_row: int | None = None  # what random numbers count the first query as
+    first_lead: int | None = None  # and the first leading index, of hard attention
+    first_key: int | None = None  # and the first key, a multiple of `KEYS_A_NUMBER`
+    after: Array | None = None  # float64 (..., Lq, 3), written: the weight of the keys up to these
+    before: Array | None = None  # `after` of the keys before these, of "sample"
+    gives_scores: int | None = None  # 1: `choose` gives scores in place of probabilities
 
     @property
     def wide(self) -> np.dtype[Any]:

@@ -18,7 +18,9 @@ except ImportError as _error:
 
 from .._runtime.public import publish as _publish
 from ._attention import attention
+from ._hard import hard_attention
+from ._multinoulli import multinoulli
 
-__all__ = ["attention"]
+__all__ = ["attention", "hard_attention", "multinoulli"]
 
 _publish(__name__)

@@ -11,22 +11,19 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 
 from .._attention import soft
 from .._attention.problem import Problem
 from .._inputs.arrays import compute_dtype, float_arrays, real, reals
 from .._inputs.normalizer import DEFAULT, normalizer_of
-from .._inputs.paged import Paged
-from .._inputs.quantized import Quantized
 from .._reach.reach import resolve
 from ..scores import reduce
 from . import _reach
-from ._merge import Part, finish, tree
-from ._operands import Block, Grid, Operand, cut, grid_of, is_dask, known, stand_in
+from ._blocks import Blocks, arrays, operands
+from ._merge import Part, finish, join, tree
+from ._operands import Operand, cut, grid_of, known, stand_in
 from ._threads import shared_threads
 
 
@@ -147,8 +144,25 @@ def attention(
         )
     cap = None if softcap is None else real("softcap", softcap)
     how = How(score, cap, weighing, grid.blocks)
-    made = _Graph(how, grid, rows, reach, sinks, dtype, return_lse)
-    return made.arrays(shape)
+    blocks = Blocks(grid, rows, reach)
+    logits = None if sinks is None else cut(sinks, grid)
+    sources = blocks.sources if logits is None else [*blocks.sources, logits.array]
+    token = tokenize(how, [x.name for x in sources], reach, grid, dtype)
+    name = f"attention-{token}"
+    graph: dict[Any, Any] = {f"how-{token}": how}
+    for answer in grid.answers():
+        place = (*answer.lead, answer.query)
+        keys: list[Hashable] = []
+        for number, block in enumerate(blocks.seen(answer)):
+            keys.append((f"attention-part-{token}", *place, block.key))
+            once = None if logits is None or number else logits.key(block)
+            graph[keys[-1]] = (part_of_block, f"how-{token}", *blocks.chunks(block), once)
+        join_name = (f"attention-join-{token}", *place)
+        graph[(name, *place)] = tree(join, keys, join_name, graph, finish, dtype)
+    chunks = (*grid.lead, grid.queries)
+    parts = [("output", (*chunks, shape[-1:]), dtype), ("lse", chunks, compute_dtype(dtype))]
+    output, lse = arrays(name, graph, sources, parts)
+    return (output, lse) if return_lse else output
 
 
 @dataclass(frozen=True)
@@ -161,87 +175,10 @@ class How:
     tasks: int  # blocks of queries and keys, at most
 
 
-class _Graph:
-    """The tasks of one call."""
-
-    def __init__(
-        self,
-        how: How,
-        grid: Grid,
-        rows: list[Operand],
-        reach: _reach.Reach,
-        sink: Operand | None,
-        dtype: np.dtype[Any],
-        return_lse: bool,
-    ) -> None:
-        self.grid, self.dtype, self.return_lse = grid, dtype, return_lse
-        self.rows = [cut(x, grid) for x in rows]
-        self.reach = _reach.CutReach(reach, grid)
-        self.sink = None if sink is None else cut(sink, grid)
-        arrays = [x.array for x in self.rows] + self.reach.arrays
-        self.sources = arrays if self.sink is None else [*arrays, self.sink.array]
-        names = [x.name for x in self.sources]
-        token = tokenize(how, names, reach, grid, dtype, return_lse)
-        self.name = f"attention-{token}"
-        self.graph: dict[Any, Any] = {f"how-{token}": how}
-        for answer in grid.answers():
-            self._write(answer, f"how-{token}", token)
-
-    def _write(self, answer: Block, how: str, token: str) -> None:
-        blocks = list(self.grid.parts(answer))
-        seen = [b for b in blocks if not self.reach.sees_nothing(b)] or blocks[:1]
-        place = (*answer.lead, answer.query)
-        keys: list[Hashable] = []
-        for number, block in enumerate(seen):
-            local, chunks = self.reach.local(block)
-            sink = self.sink if number == 0 else None  # it counts once
-            key = (f"attention-part-{token}", *place, block.key)
-            self.graph[key] = (
-                part_of_block,
-                how,
-                local,
-                [x.key(block) for x in self.rows],
-                chunks,
-                None if sink is None else sink.key(block),
-            )
-            keys.append(key)
-        self.graph[(self.name, *place, 0)] = tree(
-            keys,
-            lambda level, number: (f"attention-join-{token}", level, *place, number),
-            lambda last: (finish, last, self.dtype, self.return_lse),
-            self.graph,
-        )
-
-    def arrays(self, shape: tuple[int, ...]) -> Any:
-        chunks = (*self.grid.lead, self.grid.queries, (shape[-1],))
-        graph = HighLevelGraph.from_collections(self.name, self.graph, dependencies=self.sources)
-        if not self.return_lse:
-            return da.Array(graph, self.name, chunks, meta=np.empty((0,) * len(shape), self.dtype))
-        made = []
-        of_lse = compute_dtype(self.dtype)
-        for i, (kind, dtype) in enumerate((("output", self.dtype), ("lse", of_lse))):
-            name = f"{kind}-of-{self.name}"
-            own = chunks if i == 0 else chunks[:-1]
-            layer = {
-                (name, *key[1:][: len(own)]): (_item, key, i)
-                for key in self.graph
-                if key[0] == self.name
-            }
-            layers = {**graph.layers, name: layer}
-            depends = {**graph.dependencies, name: {self.name}}
-            meta = np.empty((0,) * len(own), dtype)
-            made.append(da.Array(HighLevelGraph(layers, depends), name, own, meta=meta))
-        return tuple(made)
-
-
-def _item(pair: tuple[Any, Any], which: int) -> Any:
-    return pair[which]
-
-
 def part_of_block(
     how: How,
-    local: _reach.Local,
     rows: list[Any],
+    local: _reach.Local,
     chunks: list[Any],
     sink: Any,
 ) -> Part:
@@ -262,28 +199,6 @@ def part_of_block(
             output = problem.attend(wide)
             return Part(output, np.zeros((*output.shape[:-1], 3)))
         return Part(*problem.attend(wide, return_lse="parts"))
-
-
-def operands(**given: Any) -> list[Operand]:
-    """Take query, key and value, under the names of their arguments.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For rows of few bits or in pages, and chunks of unknown sizes.
-    """
-    made = []
-    for name, x in given.items():
-        if isinstance(x, (Quantized, Paged)):
-            raise TypeError(
-                f"{name}: got {type(x).__name__}, which cannot be cut into chunks, wanted an array"
-            )
-        behind = "qd" if name == "query" else "kd"
-        array = known(name, x) if is_dask(x) else x
-        if not is_dask(x):
-            (array,) = float_arrays(**{name: x})
-        made.append(Operand(name, array, behind))
-    return made
 
 
 def _answer_of(

@@ -79,39 +79,44 @@ def _weighted(outputs: list[Array], shares: Array, counts: Array) -> Array:
     return made
 
 
-def finish(parts: list[Part], dtype: Any, return_lse: bool) -> Any:
-    """Join the last parts, and give the answer as it was asked for."""
+def finish(parts: list[Part], dtype: Any) -> tuple[Array, Array]:
+    """Join the last parts into output and lse."""
     joined = join(parts)
-    output = rounded(joined.output, dtype)
-    return (output, rounded(joined.lse[..., 0], joined.output.dtype)) if return_lse else output
+    return (
+        rounded(joined.output, dtype),
+        rounded(joined.lse[..., 0], joined.output.dtype),
+    )
 
 
 def tree(
+    function: Callable[[list[Any]], Any],
     keys: list[Hashable],
-    name_of: Callable[[int, int], Hashable],
-    last: Callable[[list[Hashable]], Any],
+    name: tuple[Any, ...],
     graph: dict[Any, Any],
+    last: Callable[..., Any],
+    *arguments: Any,
 ) -> Any:
     """Write tasks that join parts, some at a time, and return the task that joins the last of them.
 
     Parameters
     ----------
+    function : function
+        Joins a list of parts, those of lower keys of the problem first, into a part.
     keys : list
-        Those of the parts, by rising keys of the problem.
-    name_of : function
-        The key of a task, by its level and its number.
-    last : function
-        The last task, of the keys of its parts.
+        The keys of the parts in the graph.
+    name : tuple
+        How the keys of the tasks begin.
     graph : dict
         Where tasks are written.
+    last : function
+        The last task, of a list of parts and these arguments.
     """
     level = 0
     while len(keys) > SPLIT_EVERY:
         groups = [keys[i : i + SPLIT_EVERY] for i in range(0, len(keys), SPLIT_EVERY)]
         keys = []
         for number, group in enumerate(groups):
-            name = name_of(level, number)
-            graph[name] = (join, group)
-            keys.append(name)
+            keys.append((*name, level, number))
+            graph[keys[-1]] = (function, group)
         level += 1
-    return last(keys)
+    return (last, keys, *arguments)

@@ -181,6 +181,29 @@ def refined(chunks: list[Chunks]) -> Chunks:
     return tuple(b - a for a, b in itertools.pairwise(ends)) or (0,)
 
 
+def counted(lead: tuple[Chunks, ...]) -> tuple[Chunks, ...]:
+    """Cut leading axes so that the entries of each block follow each other, last axis fastest.
+
+    Examples
+    --------
+    >>> counted(((2, 1), (3,))), counted(((3,), (2, 1)))
+    (((2, 1), (3,)), ((1, 1, 1), (2, 1)))
+    """
+    last = max((axis for axis, chunks in enumerate(lead) if len(chunks) > 1), default=0)
+    return tuple(
+        (1,) * sum(chunks) if axis < last and any(chunks) else chunks
+        for axis, chunks in enumerate(lead)
+    )
+
+
+def flat(block: Block, grid: Grid) -> int:
+    """Return the number of the first leading index of a block."""
+    number = 0
+    for where, chunks in zip(block.lead_ranges, grid.lead, strict=True):
+        number = number * sum(chunks) + where.start
+    return number
+
+
 def ranges(chunks: Chunks) -> list[slice]:
     """Return the range of each chunk.
 

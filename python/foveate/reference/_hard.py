@@ -91,7 +91,27 @@ def noise_of(key: tuple[int, int], shape: tuple[int, ...]) -> Array:
     True
     """
     *lead, queries, keys = shape
-    lead_index, row, column = np.indices((math.prod(lead), queries, keys), np.uint64)
+    return noise_at(key, *np.indices((math.prod(lead), queries, keys), np.uint64)).reshape(shape)
+
+
+def noise_at(key: tuple[int, int], lead_index: Array, row: Array, column: Array) -> Array:
+    """Gumbel noise at these places, of which `noise_of` has all.
+
+    Parameters
+    ----------
+    key : two ints, the key of Philox
+    lead_index, row, column : uint64 arrays of one shape
+
+    Returns
+    -------
+    float64 array of this shape
+
+    Examples
+    --------
+    >>> one = np.ones(3, np.uint64)
+    >>> bool((noise_at((1, 2), one, 2 * one, one) == noise_of((1, 2), (2, 3, 3))[1, 2, 1]).all())
+    True
+    """
     block = np.uint64(DISTINCT_KEYS << 56) | column // np.uint64(8)
     place = (column % np.uint64(8)).astype(int)
 
@@ -102,7 +122,7 @@ def noise_of(key: tuple[int, int], shape: tuple[int, ...]) -> Array:
     half = word >> (32 * (place % 2)).astype(np.uint64) & np.uint64(2**32 - 1)
     below = uniform(words((1 + place).astype(np.uint64))[..., 0]) + 2.0**-54
     u = (half + np.where(half < 2**12, below, 0.5)) * 2.0**-32
-    noise: Array = -np.log(-np.log1p(-u)).reshape(shape)
+    noise: Array = -np.log(-np.log1p(-u))
     return noise
 
 

@@ -110,6 +110,11 @@ cdef extern from "foveate/foveate.h" nogil:
         int64_t value_block
         const fv_array* key_table
         const fv_array* value_table
+        int64_t first_lead
+        int64_t first_key
+        const fv_array* after
+        const fv_array* before
+        int32_t gives_scores
 
     ctypedef struct fv_gradients:
         const fv_array* query
@@ -142,6 +147,7 @@ cdef extern from "foveate/foveate.h" nogil:
         double top_p
         double min_p
         const fv_array* bias
+        int64_t first_row
 
 cdef extern from "foveate/python.h":
     enum:
