@@ -18,9 +18,11 @@ except ImportError as _error:
 
 from .._runtime.public import publish as _publish
 from ._attention import attention
+from ._density import kernel_density
 from ._hard import hard_attention
 from ._multinoulli import multinoulli
+from ._regression import kernel_regression
 
-__all__ = ["attention", "hard_attention", "multinoulli"]
+__all__ = ["attention", "hard_attention", "kernel_density", "kernel_regression", "multinoulli"]
 
 _publish(__name__)

@@ -177,7 +177,7 @@ class Chosen(NamedTuple):
     number: Array  # (..., Lq, S), float64: what choices are compared by
     score: Array  # (..., Lq, S), float64
     sums: Array  # (..., Lq, 3), float64: the lse first, then what the engine goes on from
-    spoiled: Array  # (..., Lq): whether some key is seen, and they leave no distribution
+    spoiled: Any  # bool (..., Lq): whether some key is seen, and they leave no distribution
 
 
 def _write(
@@ -310,7 +310,7 @@ def join(parts: list[Chosen]) -> Chosen:
         return parts[0]
     with np.errstate(all="ignore"):
         sums = np.logaddexp.reduce([part.sums for part in parts])  # of which the lse counts
-    spoiled: Array = np.stack([part.spoiled for part in parts]).any(axis=0)
+    spoiled = np.stack([part.spoiled for part in parts]).any(axis=0)
     index, number, score = (np.concatenate([part[i] for part in parts], axis=-1) for i in (1, 2, 3))
     none = index < 0
     order = np.lexsort((np.where(none, np.iinfo(np.int64).max, index), -number, none), axis=-1)

@@ -1,0 +1,221 @@
+"""Kernel regression over chunked points: the means over chunks, weighed by their sums of weights.
+
+    f(x) = sum_p W_p(x) f_p(x) / sum_p W_p(x),    W_p(x) = sum_{j in p} s_j K(||w (x - x_j)||)
+
+over the chunks p, which is the join of attention, with ln W_p for the lse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dask.base import tokenize
+
+from .._inputs.arrays import real, reals, rounded
+from .._inputs.types import Array
+from .._regression import regression
+from .._regression.kernels import FORMS
+from .._regression.regression import check_degree, compact, mean, negligible_weight
+from ._blocks import arrays
+from ._merge import Part, join, tree
+from ._points import ChunkedPoints
+from ._threads import shared_threads
+
+
+def kernel_regression(
+    x: Any,
+    x_train: Any,
+    y_train: Any,
+    *,
+    w: Any = 1.0,
+    kernel: Any = "gaussian",
+    leave_one_out: Any = False,
+    sample_weight: Any = None,
+    skip_far: Any = True,
+    fill_value: Any = math.nan,
+    degree: Any = 0,
+) -> Any:
+    """Estimate y at x from chunked points: `foveate.kernel_regression`, lazily.
+
+    Each block of x meets each chunk of the training points in a task; the means over chunks are
+    joined in a tree [1]_, so that no worker holds all training points.
+
+    Parameters
+    ----------
+    x : array of dask or NumPy (n,) or (n, d)
+        Chunked along n. Further axes become one chunk, here and below.
+    x_train : array of dask or NumPy (m,) or (m, d)
+        Chunked along m.
+    y_train : array of dask or NumPy (m,) or (m, k)
+        Likewise; where chunks differ from those of `x_train`, both are cut at the boundaries of
+        both.
+    w, kernel, skip_far, fill_value : optional
+        As for `foveate.kernel_regression`. What is skipped as too far away weighs, of each chunk,
+        as little as it may of the whole there.
+    leave_one_out : bool, default False
+        As for `foveate.kernel_regression`; x and the training points are cut alike for it.
+    sample_weight : array of dask or NumPy (m,), optional
+        As for `foveate.kernel_regression`.
+    degree : int, default 0
+        1 is taken where the training points are one chunk.
+
+    Returns
+    -------
+    dask.array.Array (n,) or (n, k)
+        Of the dtype of `x`, or the widest one, chunked as x is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `foveate.kernel_regression`, before anything is computed, but for values of arrays of
+        dask. If all weights are 0 there is no neighbor.
+
+    See Also
+    --------
+    foveate.kernel_regression : the same for arrays in memory.
+
+    References
+    ----------
+    .. [1] M. Milakov and N. Gimelshein, "Online normalizer calculation for softmax",
+       arXiv:1805.02867, 2018.
+
+    Examples
+    --------
+    >>> import dask.array as da, foveate as fv, foveate.dask, numpy as np
+    >>> x_train = np.linspace(0, 3, 1000)
+    >>> x, y = x_train[::10], np.sin(x_train)
+    >>> given = [da.from_array(a, chunks=300) for a in (x_train, y)]
+    >>> fit = foveate.dask.kernel_regression(x, *given, w=10.0)
+    >>> np.allclose(fit.compute(), fv.kernel_regression(x, x_train, y, w=10.0))
+    True
+    """
+    points = ChunkedPoints(leave_one_out, sample_weight, x=x, x_train=x_train, y_train=y_train)
+    like = regression.kernel_regression(
+        **points.rows_less,
+        w=w,
+        kernel=kernel,
+        leave_one_out=leave_one_out,
+        skip_far=skip_far,
+        fill_value=fill_value,
+        degree=degree,
+    )
+    check_degree(degree)
+    grid = points.grid
+    if degree == 1 and len(grid.keys) > 1:
+        raise ValueError(
+            f"degree: got 1 over {len(grid.keys)} chunks of x_train, wanted 0, or the training "
+            "points in one chunk (x_train.rechunk({0: -1}))"
+        )
+    how = How(
+        reals("w", w),
+        kernel,
+        points.with_weights(),
+        bool(skip_far),
+        real("fill_value", fill_value),
+        int(degree),
+        like.dtype,
+        grid.blocks,
+    )
+    token = tokenize(how, [a.name for a in points.sources], grid, points.leave_one_out)
+    name = f"kernel-regression-{token}"
+    graph: dict[Any, Any] = {f"how-{token}": how}
+    for answer in grid.answers():
+        keys: list[Hashable] = []
+        for block in grid.parts(answer):
+            keys.append((f"kernel-regression-part-{token}", answer.query, block.key))
+            graph[keys[-1]] = (means_of_block, f"how-{token}", *points.chunks(block))
+        join_name = (f"kernel-regression-join-{token}", answer.query)
+        end = (finish, f"how-{token}", like.shape[1:])
+        graph[(name, answer.query)] = tree(join, keys, join_name, graph, *end)
+    chunks = (grid.queries, *((n,) for n in like.shape[1:]))
+    return arrays(name, graph, points.sources, [("fit", chunks, like.dtype)])[0]
+
+
+@dataclass(frozen=True)
+class How:
+    """What is the same for all blocks."""
+
+    w: Any
+    kernel: Any
+    with_weights: bool
+    skip_far: bool
+    fill_value: float
+    degree: int
+    dtype: Any
+    tasks: int
+
+
+def means_of_block(how: How, left_out: bool, chunks: list[Any]) -> Part:
+    """Return the means over a chunk of the training points, and the logarithms of their weights."""
+    x, x_train, y_train = chunks[:3]
+    weight = np.asarray(chunks[3], np.float64) if how.with_weights else None
+    nothing = weight is not None and weight.size > 0 and not weight.any()
+    data = regression.take(
+        x, x_train, y_train, how.w, how.kernel, left_out, None if nothing else weight, math.nan
+    )
+    wide = data.points.accumulated
+    if nothing or len(data.value) == 0:
+        count = len(data.points.query)
+        return Part(np.zeros((count, data.value.shape[1]), wide), np.full((count, 3), -np.inf))
+    with shared_threads(how.tasks), np.errstate(all="ignore"):
+        if how.degree == 1:
+            fit = regression.kernel_regression(
+                *(np.asarray(a, wide) for a in (x, x_train, y_train)),
+                w=how.w,
+                kernel=how.kernel,
+                leave_one_out=left_out,
+                sample_weight=weight,
+                skip_far=how.skip_far,
+                fill_value=how.fill_value,
+                degree=1,
+            )
+            return Part(fit.reshape(len(fit), -1), np.zeros((len(fit), 3)))
+        means, parts = _means(data, how.kernel, how.skip_far)
+    if weight is not None:
+        parts = parts + np.array([1, 0, 1]) * math.log(weight.max())
+    empty = parts[:, 0] == -np.inf
+    return Part(np.where(empty[:, None], 0, means).astype(wide, copy=False), parts)
+
+
+def _means(data: regression.Data, kernel: str, skip_far: bool) -> tuple[Array, Array]:
+    """Return the means (n, k), and ln sum_j s_j K_ij with its parts (n, 3), float64."""
+    points, value, sample = data.points, data.value, data.sample
+    if kernel == "constant":
+        answer, total = mean(len(points.query), value, sample, points.leave_one_out)
+        return answer, _alone(np.log(total))
+    if FORMS[kernel].is_softmax:
+        order, negligible = points.order(skip_far), 0.0
+        if order is not None:
+            negligible = negligible_weight(
+                value, 2.0**-53 if value.dtype == np.float64 else 2.0**-24
+            )
+            order = None if negligible == 0 else order
+        bias = None if sample is None else np.log(sample).astype(points.accumulated)
+        return points.ask(
+            kernel, value, points.accumulated, bias, order=order, negligible=negligible
+        )
+    made = compact(points, kernel, value, sample, skip_far=skip_far)
+    parts = np.array(made.lse)
+    if sample is not None:
+        columns = value.shape[1]
+        share = made.means[:, columns].astype(np.float64)
+        parts = _alone(np.where(made.empty, -np.inf, parts[:, 0] + np.log(share)))
+    parts[made.nowhere] = np.nan
+    return made.answer, parts
+
+
+def _alone(logs: Array) -> Array:
+    """Give logarithms that are precise as they are the parts of an lse."""
+    return np.stack([logs, np.zeros_like(logs), logs], axis=-1)
+
+
+def finish(parts: list[Part], how: How, axes: tuple[int, ...]) -> tuple[Array]:
+    """Join the last means."""
+    joined = join(parts)
+    answer = joined.output
+    answer[joined.lse[:, 0] == -np.inf] = how.fill_value
+    return (rounded(answer, how.dtype).reshape(len(answer), *axes),)
