@@ -47,7 +47,7 @@ LAYERS = {
         *BELOW,
         *("_attention", "_categories", "_density", "_draws", "_regression", "reference"),
     },
-    "sklearn": {*BELOW, "_density", "_regression"},
+    "sklearn": {*BELOW, "_density", "_regression", "dask"},
     "statsmodels": {*BELOW, "_regression"},
     "_cli": {"_core", "_runtime", "__init__"},
     "__main__": {"_cli"},

@@ -278,9 +278,7 @@ def choose(
     spoiled = (np.isnan(scores) & ~found).any(axis=-1)
     index = np.where(found, index + first_key, index)
     if behind is not None:
-        index, scores = (
-            np.where(found, *x) for x in ((index, behind.key), (scores, behind.score))
-        )
+        index, scores = (np.where(found, *x) for x in ((index, behind.key), (scores, behind.score)))
         output = np.where(found[..., None], output, behind.output)
         spoiled |= behind.spoiled
     number = scores

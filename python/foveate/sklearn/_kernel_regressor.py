@@ -14,6 +14,7 @@ from .._inputs.types import Array, ArrayLike, Kernel
 from .._regression.bandwidth import Report, find_bandwidth
 from .._regression.regression import KERNELS, kernel_regression
 from .._runtime.install import install
+from ._chunks import by_chunks, is_chunked
 
 _Own = TypeVar("_Own", bound="KernelRegressor")
 
@@ -115,13 +116,18 @@ class KernelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
         Parameters
         ----------
         X : array (n_samples, n_features)
+            Or one of dask, which is predicted chunk by chunk, and only when the answer is computed.
 
         Returns
         -------
         numpy.ndarray (n_samples,) or (n_samples, n_outputs)
-            float32 where the training points were, else float64.
+            float32 where the training points were, else float64. An array of dask for such.
         """
         check_is_fitted(self)
+        if is_chunked(X):
+            axes = self.y_train_.shape[1:]
+            lazy: Array = by_chunks(type(self).predict, self, X, self.y_train_.dtype, axes)
+            return lazy
         points = validate_data(self, X, reset=False, dtype=self.X_train_.dtype)
         mean = self.fill_value == "mean"
         with np.errstate(all="ignore"):
