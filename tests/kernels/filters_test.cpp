@@ -69,9 +69,10 @@ Tensor some_numbers(fv_dtype dtype, Shape shape, bool logits) {
 }
 
 void test_left(Report& report, const std::string& title, fv_dtype dtype) {
-  constexpr fv_filters all[] = {{0.7, 0, 1, 0, nullptr},  {1, 3, 1, 0, nullptr},    {1, 200, 1, 0, nullptr},
-                                {1, 0, 0.9, 0, nullptr},  {1, 0, 1, 0.05, nullptr}, {1.3, 40, 0.8, 0.1, nullptr},
-                                {1, 0, 1e-6, 0, nullptr}, {1, 0, 1, 0, nullptr}};
+  constexpr fv_filters all[] = {{0.7, 0, 1, 0, nullptr, 0},  {1, 3, 1, 0, nullptr, 0},
+                                {1, 200, 1, 0, nullptr, 0},  {1, 0, 0.9, 0, nullptr, 0},
+                                {1, 0, 1, 0.05, nullptr, 0}, {1.3, 40, 0.8, 0.1, nullptr, 0},
+                                {1, 0, 1e-6, 0, nullptr, 0}, {1, 0, 1, 0, nullptr, 0}};
   // probabilities to the error of 64 sums and of exp at 8 in float32; 2^-40 is that of numbers to the 1 / 0.7
   const double error = dtype == FV_FLOAT64 ? 0x1p-40 : 100 * 0x1p-24;
   bool right = true, refused = true, scattered = true, threads = true;
@@ -116,7 +117,7 @@ void test_bias(Report& report, const std::string& title, fv_dtype dtype) {
     const Tensor bias = Tensor::random(other, {1, 300}, 2.0, 9);
     Tensor sum(lse_dtype(dtype), {4, 300});
     for (int64_t i = 0; i < x.count(); ++i) sum.set(i, round_to(lse_dtype(dtype), x.get(i) + bias.get(i % 300)));
-    const fv_filters plain = {1, 20, 1, 0, nullptr};
+    const fv_filters plain = {1, 20, 1, 0, nullptr, 0};
     fv_filters with = plain;
     with.bias = bias.view();
     if (other == FV_FLOAT64 && dtype != FV_FLOAT64) continue;  // rounded before the sum
@@ -136,10 +137,11 @@ void test_refused(Report& report, const std::string& title) {
   };
   bool right = true;
   for (const double wrong : {0.0, -1.0, double(NAN), double(INFINITY)})
-    right &= refused("temperature: got ", {wrong, 0, 1, 0, nullptr});
-  right &= refused("top_k: got ", {1, -1, 1, 0, nullptr});
-  for (const double wrong : {0.0, -1.0, double(NAN), 1.5}) right &= refused("top_p: got ", {1, 0, wrong, 0, nullptr});
-  for (const double wrong : {1.0, -1.0, double(NAN)}) right &= refused("min_p: got ", {1, 0, 1, wrong, nullptr});
+    right &= refused("temperature: got ", {wrong, 0, 1, 0, nullptr, 0});
+  right &= refused("top_k: got ", {1, -1, 1, 0, nullptr, 0});
+  for (const double wrong : {0.0, -1.0, double(NAN), 1.5})
+    right &= refused("top_p: got ", {1, 0, wrong, 0, nullptr, 0});
+  for (const double wrong : {1.0, -1.0, double(NAN)}) right &= refused("min_p: got ", {1, 0, 1, wrong, nullptr, 0});
   right &=
       refused("bias: got shape ", {1, 0, 1, 0, wide.view()}) && refused("bias: got int64", {1, 0, 1, 0, whole.view()});
   right &= refused("bias: got an array beside weights", {1, 0, 1, 0, x.view()}, false);

@@ -223,7 +223,7 @@ void test_without_error(Report& report, const std::string& isa) {
   Wide counts(FV_INT64, {1, 1, int64_t(1) << 45});
   counts.strides[2] = 8;  // one address an element; the call is refused before it looks
   const Tensor drawn(FV_INT64, {1, 1});
-  const fv_filters filters = {1, 5, 1, 0, nullptr};
+  const fv_filters filters = {1, 5, 1, 0, nullptr, 0};
   int32_t ndim;
   int64_t shape[FV_MAX_DIMS];
   float x = 1;

@@ -355,6 +355,7 @@ def draw_filtered(const floating[:, :, :] p, int64_t top_k, random_key, int64_t[
     cdef int axis
     random.key = [random_key[0], random_key[1]]
     filters.temperature, filters.top_k, filters.top_p, filters.min_p, filters.bias = 1, top_k, 1, 0, NULL
+    filters.first_row = 0
     view(&rows, p)
     view(&logarithms, log_prob)
     view(&drawn, log_prob)
