@@ -19,6 +19,7 @@ from kinds import (
     backward,
     block_mask,
     cache,
+    dask,
     dot_products,
     few_bits,
     generation,
@@ -75,6 +76,7 @@ KINDS = (
     Kind(packed.WORKLOADS, packed.CONTENDERS, packed.make_data),
     Kind(pages.WORKLOADS, pages.CONTENDERS, pages.make_data),
     Kind(position_biases.WORKLOADS, position_biases.CONTENDERS, make_data),
+    Kind(dask.WORKLOADS, dask.CONTENDERS, dask.make_data),
     Kind(multinoulli.WORKLOADS, multinoulli.CONTENDERS, multinoulli.make_data),
     Kind(next_token.WORKLOADS, next_token.CONTENDERS, next_token.make_data),
 )

@@ -32,6 +32,7 @@ PACKAGES = {
     "docs/recipes/flash_attention.md": ["torch", "transformers"],
     "docs/recipes/activate.md": ["torch"],
     "docs/recipes/derivatives.md": ["torch"],
+    "docs/recipes/dask.md": ["dask"],
     "docs/recipes/jax.md": ["jax", "keras"],
     "docs/recipes/numba.md": ["numba"],
     "docs/recipes/generate.md": ["torch", "transformers"],

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from dask.base import tokenize
 
-from .._inputs.arrays import real, reals, rounded
+from .._inputs.arrays import compute_dtype, real, reals, rounded
 from .._inputs.types import Array
 from .._regression import regression
 from .._regression.kernels import FORMS
-from .._regression.regression import check_degree, compact, mean, negligible_weight
+from .._regression.regression import compact, mean, negligible_weight
 from ._blocks import arrays
 from ._merge import Part, join, tree
 from ._points import ChunkedPoints
@@ -38,6 +38,7 @@ def kernel_regression(
     skip_far: Any = True,
     fill_value: Any = math.nan,
     degree: Any = 0,
+    tolerance: Any = 0.0,
 ) -> Any:
     """Estimate y at x from chunked points: `foveate.kernel_regression`, lazily.
 
@@ -61,7 +62,9 @@ def kernel_regression(
     sample_weight : array of dask or NumPy (m,), optional
         As for `foveate.kernel_regression`.
     degree : int, default 0
-        1 is taken where the training points are one chunk.
+        As for `foveate.kernel_regression`; 1 where the training points are one chunk.
+    tolerance : float, default 0
+        As for `foveate.kernel_regression`; more than 0 where the training points are one chunk.
 
     Returns
     -------
@@ -102,21 +105,22 @@ def kernel_regression(
         skip_far=skip_far,
         fill_value=fill_value,
         degree=degree,
+        tolerance=tolerance,
     )
-    check_degree(degree)
     grid = points.grid
-    if degree == 1 and len(grid.keys) > 1:
-        raise ValueError(
-            f"degree: got 1 over {len(grid.keys)} chunks of x_train, wanted 0, or the training "
-            "points in one chunk (x_train.rechunk({0: -1}))"
-        )
+    for name, given in (("degree", degree), ("tolerance", tolerance)):
+        if given and len(grid.keys) > 1:
+            raise ValueError(
+                f"{name}: got {given} over {len(grid.keys)} chunks of x_train, wanted 0, or the "
+                "training points in one chunk (x_train.rechunk({0: -1}))"
+            )
     how = How(
         reals("w", w),
         kernel,
         points.with_weights(),
         bool(skip_far),
         real("fill_value", fill_value),
-        int(degree),
+        {"degree": degree, "tolerance": tolerance} if len(grid.keys) == 1 else None,
         like.dtype,
         grid.blocks,
     )
@@ -144,7 +148,7 @@ class How:
     with_weights: bool
     skip_far: bool
     fill_value: float
-    degree: int
+    alone: dict[str, Any] | None  # of training points that are one chunk: what else they are told
     dtype: Any
     tasks: int
 
@@ -153,6 +157,8 @@ def means_of_block(how: How, left_out: bool, chunks: list[Any]) -> Part:
     """Return the means over a chunk of the training points, and the logarithms of their weights."""
     x, x_train, y_train = chunks[:3]
     weight = np.asarray(chunks[3], np.float64) if how.with_weights else None
+    if how.alone is not None:
+        return _whole(how, left_out, (x, x_train, y_train), weight)
     nothing = weight is not None and weight.size > 0 and not weight.any()
     data = regression.take(
         x, x_train, y_train, how.w, how.kernel, left_out, None if nothing else weight, math.nan
@@ -162,23 +168,29 @@ def means_of_block(how: How, left_out: bool, chunks: list[Any]) -> Part:
         count = len(data.points.query)
         return Part(np.zeros((count, data.value.shape[1]), wide), np.full((count, 3), -np.inf))
     with shared_threads(how.tasks), np.errstate(all="ignore"):
-        if how.degree == 1:
-            fit = regression.kernel_regression(
-                *(np.asarray(a, wide) for a in (x, x_train, y_train)),
-                w=how.w,
-                kernel=how.kernel,
-                leave_one_out=left_out,
-                sample_weight=weight,
-                skip_far=how.skip_far,
-                fill_value=how.fill_value,
-                degree=1,
-            )
-            return Part(fit.reshape(len(fit), -1), np.zeros((len(fit), 3)))
         means, parts = _means(data, how.kernel, how.skip_far)
     if weight is not None:
         parts = parts + np.array([1, 0, 1]) * math.log(weight.max())
     empty = parts[:, 0] == -np.inf
     return Part(np.where(empty[:, None], 0, means).astype(wide, copy=False), parts)
+
+
+def _whole(how: How, left_out: bool, points: tuple[Any, ...], weight: Array | None) -> Part:
+    """Return what `foveate.kernel_regression` does, as a part that is joined with no other."""
+    assert how.alone is not None
+    with shared_threads(how.tasks):
+        fit = regression.kernel_regression(
+            *points,
+            w=how.w,
+            kernel=how.kernel,
+            leave_one_out=left_out,
+            sample_weight=weight,
+            skip_far=how.skip_far,
+            fill_value=how.fill_value,
+            **how.alone,
+        )
+    columns = fit.reshape(len(fit), -1).astype(compute_dtype(fit.dtype))
+    return Part(columns, np.zeros((len(fit), 3)))
 
 
 def _means(data: regression.Data, kernel: str, skip_far: bool) -> tuple[Array, Array]:
