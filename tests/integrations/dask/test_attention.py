@@ -268,3 +268,17 @@ def test_normalizers_over_keys_in_one_chunk():
 def test_examples_of_docstrings_run():
     assert doctest.testmod(fd).failed == 0
     assert all(doctest.testmod(sys.modules[name]).failed == 0 for name in FILES)
+
+
+def test_a_chunk_is_loaded_once_whoever_needs_it():
+    loads: list[int] = []
+
+    def load(chunk: Any) -> Any:
+        loads.append(1)
+        return chunk
+
+    key = da.ones((12, 4), chunks=(3, 4)).map_blocks(load, dtype=float, meta=np.empty((0, 0)))
+    query = da.ones((9, 4), chunks=(3, 4))
+    (optimized,) = dask.optimize(fd.attention(query, key, key))
+    np.testing.assert_array_equal(optimized.compute(), np.ones((9, 4)))
+    assert len(loads) == 4
