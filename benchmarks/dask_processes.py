@@ -19,7 +19,7 @@ import foveate as fv
 import foveate.dask
 import numpy as np
 
-QUERIES, DIMENSIONS, BANDWIDTH = 200, 4, 0.5
+QUERIES, DIMENSIONS, BANDWIDTH = 1000, 4, 0.5
 CHUNKS = 8
 
 

@@ -7,6 +7,7 @@ over the chunks p, which is the join of attention, with ln W_p for the lse.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from .._regression import regression
 from .._regression.kernels import FORMS
 from .._regression.regression import compact, mean, negligible_weight
 from ._blocks import arrays
+from ._local_linear import moments, planes
 from ._merge import Part, join, tree
 from ._points import ChunkedPoints
 from ._threads import shared_threads
@@ -62,7 +64,7 @@ def kernel_regression(
     sample_weight : array of dask or NumPy (m,), optional
         As for `foveate.kernel_regression`.
     degree : int, default 0
-        As for `foveate.kernel_regression`; 1 where the training points are one chunk.
+        As for `foveate.kernel_regression`.
     tolerance : float, default 0
         As for `foveate.kernel_regression`; more than 0 where the training points are one chunk.
 
@@ -108,18 +110,18 @@ def kernel_regression(
         tolerance=tolerance,
     )
     grid = points.grid
-    for name, given in (("degree", degree), ("tolerance", tolerance)):
-        if given and len(grid.keys) > 1:
-            raise ValueError(
-                f"{name}: got {given} over {len(grid.keys)} chunks of x_train, wanted 0, or the "
-                "training points in one chunk (x_train.rechunk({0: -1}))"
-            )
+    if tolerance and len(grid.keys) > 1:
+        raise ValueError(
+            f"tolerance: got {tolerance} over {len(grid.keys)} chunks of x_train, wanted 0, or the "
+            "training points in one chunk (x_train.rechunk({0: -1}))"
+        )
     how = How(
         reals("w", w),
         kernel,
         points.with_weights(),
         bool(skip_far),
         real("fill_value", fill_value),
+        int(degree),
         {"degree": degree, "tolerance": tolerance} if len(grid.keys) == 1 else None,
         like.dtype,
         grid.blocks,
@@ -148,6 +150,7 @@ class How:
     with_weights: bool
     skip_far: bool
     fill_value: float
+    degree: int
     alone: dict[str, Any] | None  # of training points that are one chunk: what else they are told
     dtype: Any
     tasks: int
@@ -164,11 +167,18 @@ def means_of_block(how: How, left_out: bool, chunks: list[Any]) -> Part:
         x, x_train, y_train, how.w, how.kernel, left_out, None if nothing else weight, math.nan
     )
     wide = data.points.accumulated
+    if how.degree == 1:
+        wide = np.dtype(np.float64)
     if nothing or len(data.value) == 0:
-        count = len(data.points.query)
-        return Part(np.zeros((count, data.value.shape[1]), wide), np.full((count, 3), -np.inf))
+        count, (d, k) = len(data.points.query), (data.points.query.shape[1], data.value.shape[1])
+        columns = k if how.degree == 0 else k + d + d * d + d * k + d
+        return Part(np.zeros((count, columns), wide), np.full((count, 3), -np.inf))
     with shared_threads(how.tasks), np.errstate(all="ignore"):
-        means, parts = _means(data, how.kernel, how.skip_far)
+        means_of = functools.partial(_means, kernel=how.kernel, skip_far=how.skip_far)
+        if how.degree == 1:
+            means, parts = moments(data, how.skip_far, means_of)
+        else:
+            means, parts = means_of(data.points, data.value, data.sample)
     if weight is not None:
         parts = parts + np.array([1, 0, 1]) * math.log(weight.max())
     empty = parts[:, 0] == -np.inf
@@ -193,18 +203,27 @@ def _whole(how: How, left_out: bool, points: tuple[Any, ...], weight: Array | No
     return Part(columns, np.zeros((len(fit), 3)))
 
 
-def _means(data: regression.Data, kernel: str, skip_far: bool) -> tuple[Array, Array]:
+def _means(
+    points: regression.Points,
+    value: Array,
+    sample: Array | None,
+    *,
+    kernel: Any,
+    skip_far: bool,
+    negligible: float | None = None,
+) -> tuple[Array, Array]:
     """Return the means (n, k), and ln sum_j s_j K_ij with its parts (n, 3), float64."""
-    points, value, sample = data.points, data.value, data.sample
     if kernel == "constant":
         answer, total = mean(len(points.query), value, sample, points.leave_one_out)
         return answer, _alone(np.log(total))
     if FORMS[kernel].is_softmax:
-        order, negligible = points.order(skip_far), 0.0
-        if order is not None:
-            negligible = negligible_weight(
-                value, 2.0**-53 if value.dtype == np.float64 else 2.0**-24
-            )
+        order = points.order(skip_far)
+        if order is None:
+            negligible = 0.0
+        else:
+            if negligible is None:
+                rounding = 2.0**-53 if value.dtype == np.float64 else 2.0**-24
+                negligible = negligible_weight(value, rounding)
             order = None if negligible == 0 else order
         bias = None if sample is None else np.log(sample).astype(points.accumulated)
         return points.ask(
@@ -220,6 +239,11 @@ def _means(data: regression.Data, kernel: str, skip_far: bool) -> tuple[Array, A
     return made.answer, parts
 
 
+def _dimensions(columns: int, k: int) -> int:
+    """Return d, of k + d + d^2 + d k + d columns."""
+    return next(d for d in range(columns + 1) if k + d * (d + k + 2) == columns)
+
+
 def _alone(logs: Array) -> Array:
     """Give logarithms that are precise as they are the parts of an lse."""
     return np.stack([logs, np.zeros_like(logs), logs], axis=-1)
@@ -228,6 +252,11 @@ def _alone(logs: Array) -> Array:
 def finish(parts: list[Part], how: How, axes: tuple[int, ...]) -> tuple[Array]:
     """Join the last means."""
     joined = join(parts)
-    answer = joined.output
+    answer = np.array(joined.output)
+    if how.degree == 1 and how.alone is None:
+        k = math.prod(axes)
+        d = _dimensions(answer.shape[1], k)
+        with np.errstate(all="ignore"):
+            answer = planes(answer, d, k, compute_dtype(how.dtype))
     answer[joined.lse[:, 0] == -np.inf] = how.fill_value
     return (rounded(answer, how.dtype).reshape(len(answer), *axes),)

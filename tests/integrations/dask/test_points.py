@@ -108,12 +108,33 @@ def test_no_neighbor_and_no_point():
     np.testing.assert_array_equal(empty, fv.kernel_density(x, x_train[:0]))
 
 
-def test_local_linear_over_training_points_in_one_chunk():
+@pytest.mark.parametrize("kernel", [*KERNELS, "constant"])
+@pytest.mark.parametrize(
+    ("size", "dtype", "weighted", "leave_one_out"),
+    [(None, np.float32, True, False), (2, np.float64, True, True), (3, np.float16, False, False)],
+)
+def test_local_linear_regression(kernel, size, dtype, weighted, leave_one_out):
+    x, x_train, y_train = points(size, dtype)
+    x = x_train if leave_one_out else x
+    options: dict[str, Any] = {"w": 0.4, "kernel": kernel, "leave_one_out": leave_one_out}
+    options |= {"degree": 1, "sample_weight": WEIGHTS if weighted else None}
+    fit = fd.kernel_regression(chunked(x, 33), chunked(x_train, 30), y_train, **options)
+    same(fit, fv.kernel_regression(x, x_train, y_train, **options))
+
+
+def test_a_plane_is_its_own_regression_far_from_its_points():
+    x_train = RNG.normal(size=(M, 2)) + 100
+    y_train = x_train @ np.array([2.0, -1.0]) + 3
+    x = np.array([[100.0, 100.0], [110.0, 95.0]])
+    fit = fd.kernel_regression(x, chunked(x_train, 30), y_train, degree=1).compute()
+    np.testing.assert_allclose(fit, x @ np.array([2.0, -1.0]) + 3, rtol=1e-9)
+
+
+def test_a_tolerance_wants_training_points_in_one_chunk():
     x, x_train, y_train = points()
-    fit = fd.kernel_regression(chunked(x, 33), x_train, y_train[:, 0], degree=1)
-    same(fit, fv.kernel_regression(x, x_train, y_train[:, 0], degree=1))
-    with pytest.raises(ValueError, match="degree: got 1 over 4 chunks"):
-        fd.kernel_regression(x, chunked(x_train, 30), y_train, degree=1)
+    options = {"degree": 0, "tolerance": 1e-3}
+    fit = fd.kernel_regression(chunked(x, 33), x_train, y_train, **options)
+    same(fit, fv.kernel_regression(x, x_train, y_train, **options))
     with pytest.raises(ValueError, match=r"tolerance: got 0\.1 over 4 chunks"):
         fd.kernel_regression(x, chunked(x_train, 30), y_train, tolerance=0.1)
 
