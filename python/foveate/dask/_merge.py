@@ -59,6 +59,8 @@ def _weighted(outputs: list[Array], shares: Array, counts: Array) -> Array:
     Some rows at a time, so that terms stay in a cache.
     """
     made = np.empty_like(outputs[0])
+    if made.size == 0:
+        return made
     size = made.shape[-1]
     sums = made.reshape(-1, size)
     rows = [x.reshape(-1, size) for x in outputs]

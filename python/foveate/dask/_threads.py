@@ -5,6 +5,7 @@ A number is set for the calling thread alone, and not for the process.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ def shared_threads(tasks: int) -> Iterator[None]:
     ----------
     tasks : int
         How many tasks of this kind a graph has. As many as the worker of distributed has threads
-        are taken to run together, and all of them on a pool of threads. In the main thread, as on
-        the synchronous scheduler, one runs alone.
+        are taken to run together, and all of them on a pool of threads or of processes. In the main
+        thread of a program, as on the synchronous scheduler, one runs alone.
     """
     threads = _core.get_num_threads()
     _core.borrow_threads(0, max(1, threads // _together(tasks, threads)))
@@ -33,9 +34,11 @@ def shared_threads(tasks: int) -> Iterator[None]:
 
 
 def _together(tasks: int, threads: int) -> int:
-    if threading.current_thread() is threading.main_thread():
+    of_worker = _threads_of_worker()
+    alone = threading.current_thread() is threading.main_thread()
+    if of_worker is None and alone and multiprocessing.parent_process() is None:
         return 1
-    return max(1, min(tasks, _threads_of_worker() or threads))
+    return max(1, min(tasks, of_worker or threads))
 
 
 def _threads_of_worker() -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import sys
+import threading
 from typing import Any
 
 import foveate as fv
@@ -282,3 +283,35 @@ def test_a_chunk_is_loaded_once_whoever_needs_it():
     (optimized,) = dask.optimize(fd.attention(query, key, key))
     np.testing.assert_array_equal(optimized.compute(), np.ones((9, 4)))
     assert len(loads) == 4
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "size"),
+    [((0, 4), (6, 4), 3), ((5, 4), (0, 4), 3), ((2, 5, 4), (2, 6, 4), 0), ((0, 5, 4), (6, 4), 2)],
+)
+def test_axes_of_no_length(queries, keys, size):
+    arrays = [np.ones(shape, np.float32) for shape in (queries, keys, (*keys[:-1], size))]
+    given = [da.from_array(x, chunks=tuple(max(1, min(3, n)) for n in x.shape)) for x in arrays]
+    for name, options in [("attention", {"return_lse": True}), ("hard_attention", {"rng": 1})]:
+        got = dask.compute(*getattr(fd, name)(*given, **options))
+        for made, want in zip(got, getattr(fv, name)(*arrays, **options), strict=True):
+            assert (made.shape, made.dtype) == (want.shape, want.dtype)
+            np.testing.assert_allclose(made, want, rtol=1e-6)  # of ones: a few ulp
+
+
+def test_tasks_that_run_together_share_threads():
+    found: dict[int, int] = {}
+
+    def look(tasks: int) -> None:
+        with fd._threads.shared_threads(tasks):
+            found[tasks] = fv.get_num_threads()
+
+    with fv.num_threads(8):
+        for tasks in (1, 2, 3, 100):
+            thread = threading.Thread(target=look, args=(tasks,))
+            thread.start()
+            thread.join()
+        assert found == {1: 8, 2: 4, 3: 2, 100: 1}
+        look(100)  # in the main thread, where tasks run one after the other
+        assert found[100] == 8
+        assert fv.get_num_threads() == 8
