@@ -17,6 +17,7 @@ from .._density import density
 from .._inputs.arrays import reals, rounded
 from .._inputs.types import Array
 from .._regression.regression import check_bool
+from .._regression.sums import take_tolerance
 from ._blocks import arrays
 from ._merge import tree
 from ._points import ChunkedPoints
@@ -32,6 +33,7 @@ def kernel_density(
     sample_weight: Any = None,
     leave_one_out: Any = False,
     log: Any = False,
+    tolerance: Any = 0.0,
 ) -> Any:
     """Estimate a density from chunked points: `foveate.kernel_density`, lazily.
 
@@ -44,7 +46,7 @@ def kernel_density(
         Chunked along n.
     x_train : array of dask or NumPy (m,) or (m, d)
         Chunked along m.
-    w, kernel, log : optional
+    w, kernel, log, tolerance : optional
         As for `foveate.kernel_density`.
     sample_weight : array of dask or NumPy (m,), optional
         As for `foveate.kernel_density`.
@@ -82,11 +84,24 @@ def kernel_density(
     """
     points = ChunkedPoints(leave_one_out, sample_weight, x=x, x_train=x_train)
     like = density.kernel_density(
-        **points.rows_less, w=w, kernel=kernel, leave_one_out=leave_one_out, log=log
+        **points.rows_less,
+        w=w,
+        kernel=kernel,
+        leave_one_out=leave_one_out,
+        log=log,
+        tolerance=tolerance,
     )
     check_bool("log", log)
     grid = points.grid
-    how = How(reals("w", w), kernel, points.with_weights(), bool(log), like.dtype, grid.blocks)
+    how = How(
+        reals("w", w),
+        kernel,
+        points.with_weights(),
+        bool(log),
+        take_tolerance(tolerance, kernel),
+        like.dtype,
+        grid.blocks,
+    )
     token = tokenize(how, [a.name for a in points.sources], grid, points.leave_one_out)
     name = f"kernel-density-{token}"
     graph: dict[Any, Any] = {f"how-{token}": how}
@@ -108,6 +123,7 @@ class How:
     kernel: str
     with_weights: bool
     log: bool
+    tolerance: float
     dtype: Any
     tasks: int
 
@@ -127,7 +143,8 @@ def density_of_block(how: How, left_out: bool, chunks: list[Any]) -> Share:
         return Share(np.full(len(x), -np.inf), np.zeros(1))
     data = density.take(x, x_train, how.w, how.kernel, left_out, weight)
     with shared_threads(how.tasks), np.errstate(all="ignore"):
-        found = density.find(data, how.kernel, skip_far=True)
+        within = density.within(data, how.tolerance) if how.tolerance else None
+        found = within or density.find(data, how.kernel, skip_far=True)
         total = found.total * (1.0 if weight is None else data.largest)
         logs = np.where(total == 0, -np.inf, found.logs + np.log(total))
     return Share(logs, total)

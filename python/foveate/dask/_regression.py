@@ -21,6 +21,7 @@ from .._inputs.types import Array
 from .._regression import regression
 from .._regression.kernels import FORMS
 from .._regression.regression import compact, mean, negligible_weight
+from .._regression.sums import regression_sums, take_tolerance
 from ._blocks import arrays
 from ._local_linear import moments, planes
 from ._merge import Part, join, tree
@@ -66,7 +67,8 @@ def kernel_regression(
     degree : int, default 0
         As for `foveate.kernel_regression`.
     tolerance : float, default 0
-        As for `foveate.kernel_regression`; more than 0 where the training points are one chunk.
+        As for `foveate.kernel_regression`: the bounds of the sums over chunks are those of the
+        whole.
 
     Returns
     -------
@@ -110,11 +112,6 @@ def kernel_regression(
         tolerance=tolerance,
     )
     grid = points.grid
-    if tolerance and len(grid.keys) > 1:
-        raise ValueError(
-            f"tolerance: got {tolerance} over {len(grid.keys)} chunks of x_train, wanted 0, or the "
-            "training points in one chunk (x_train.rechunk({0: -1}))"
-        )
     how = How(
         reals("w", w),
         kernel,
@@ -122,6 +119,7 @@ def kernel_regression(
         bool(skip_far),
         real("fill_value", fill_value),
         int(degree),
+        take_tolerance(tolerance, kernel),
         {"degree": degree, "tolerance": tolerance} if len(grid.keys) == 1 else None,
         like.dtype,
         grid.blocks,
@@ -151,6 +149,7 @@ class How:
     skip_far: bool
     fill_value: float
     degree: int
+    tolerance: float
     alone: dict[str, Any] | None  # of training points that are one chunk: what else they are told
     dtype: Any
     tasks: int
@@ -174,8 +173,13 @@ def means_of_block(how: How, left_out: bool, chunks: list[Any]) -> Part:
         columns = k if how.degree == 0 else k + d + d * d + d * k + d
         return Part(np.zeros((count, columns), wide), np.full((count, 3), -np.inf))
     with shared_threads(how.tasks), np.errstate(all="ignore"):
+        found = None
+        if how.tolerance:
+            found = regression_sums(data.points, data.value, data.sample, how.tolerance)
         means_of = functools.partial(_means, kernel=how.kernel, skip_far=how.skip_far)
-        if how.degree == 1:
+        if found is not None:
+            means, parts = found.answer, _alone(found.log_scale + np.log(found.total))
+        elif how.degree == 1:
             means, parts = moments(data, how.skip_far, means_of)
         else:
             means, parts = means_of(data.points, data.value, data.sample)

@@ -130,13 +130,20 @@ def test_a_plane_is_its_own_regression_far_from_its_points():
     np.testing.assert_allclose(fit, x @ np.array([2.0, -1.0]) + 3, rtol=1e-9)
 
 
-def test_a_tolerance_wants_training_points_in_one_chunk():
-    x, x_train, y_train = points()
-    options = {"degree": 0, "tolerance": 1e-3}
-    fit = fd.kernel_regression(chunked(x, 33), x_train, y_train, **options)
-    same(fit, fv.kernel_regression(x, x_train, y_train, **options))
-    with pytest.raises(ValueError, match=r"tolerance: got 0\.1 over 4 chunks"):
-        fd.kernel_regression(x, chunked(x_train, 30), y_train, tolerance=0.1)
+def test_a_tolerance_bounds_the_error_of_the_whole():
+    """Of chunks that are large enough for a tree, and of one that is not."""
+    x, x_train = RNG.normal(size=500), RNG.normal(size=9000)
+    y_train = np.sin(x_train)
+    for tolerance in (1e-3, 1e-8):
+        options = {"w": 2.0, "tolerance": tolerance}
+        given = chunked(x, 300), chunked(x_train, 4000)
+        density = fd.kernel_density(*given, **options).compute()
+        exact = fv.kernel_density(x, x_train, w=2.0)
+        np.testing.assert_allclose(density, exact, rtol=tolerance + ULP * eps(np.float64))
+        fit = fd.kernel_regression(*given, y_train, **options).compute()
+        exact = fv.kernel_regression(x, x_train, y_train, w=2.0)
+        size = fv.kernel_regression(x, x_train, np.abs(y_train), w=2.0)
+        assert (np.abs(fit - exact) <= (tolerance + ULP * eps(np.float64)) * size).all()
 
 
 def test_points_are_not_computed_before_they_are_asked_for():
