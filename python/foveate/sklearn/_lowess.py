@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._inputs.types import Array, ArrayLike
 from .._regression.lowess import Sorted, fit_planes, robustness
+from ._chunks import by_chunks, is_chunked
 from ._kernel_regressor import fitted
 
 
@@ -124,13 +125,18 @@ class Lowess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is
         Parameters
         ----------
         X : array (n_samples, n_features)
+            Or one of dask, which is predicted chunk by chunk, and only when the answer is computed.
 
         Returns
         -------
         numpy.ndarray (n_samples,) or (n_samples, n_outputs)
-            float32 where the training points were, else float64.
+            float32 where the training points were, else float64. An array of dask for such.
         """
         check_is_fitted(self)
+        if is_chunked(X):
+            axes = self.y_train_.shape[1:]
+            lazy: Array = by_chunks(type(self).predict, self, X, self.X_train_.dtype, axes)
+            return lazy
         points = validate_data(self, X, reset=False, dtype=self.X_train_.dtype)
         return self._predict(points).astype(self.X_train_.dtype, copy=False)
 

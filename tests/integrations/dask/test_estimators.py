@@ -16,13 +16,14 @@ X = RNG.normal(size=(200, 3)).astype(np.float32)
 Y = X @ np.ones((3, 2), np.float32)
 
 
-@pytest.mark.parametrize("name", ["NadarayaWatson", "LocalLinearRegression"])
+@pytest.mark.parametrize("name", ["NadarayaWatson", "LocalLinearRegression", "Lowess"])
 @pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["two outputs", "one"])
 def test_predictions_are_those_of_numpy(name, y):
     model = getattr(estimators, name)(0.7).fit(X, y)
     lazy = model.predict(da.from_array(X, chunks=(70, 2)))
     assert isinstance(lazy, da.Array)
     want = model.predict(X)
+    assert lazy.chunks[0] == (70, 70, 60)
     assert (lazy.shape, lazy.dtype) == (want.shape, want.dtype)
     np.testing.assert_array_equal(lazy.compute(), want)
 
