@@ -61,6 +61,12 @@ CASES = {
     "cosine": Case(BFLOAT16, score="cosine", causal=True),
     "bilinear": Case(np.float64, score=fv.Bilinear(normal(5, (8, 8), np.float64) / 4)),
     "polynomial": Case(np.float32, "zigzag", score=fv.Polynomial(2, 0.5), sink=0.25),
+    "segments": Case(np.float32, causal=True, segments=np.arange(QUERIES) // 8),
+    "segments of a pair": Case(
+        BFLOAT16,
+        keys=50,
+        segments=(normal(6, (2, 1, QUERIES), np.float64) > 0, normal(7, (50,), np.float64) > 0),
+    ),
     "location": Case(np.float64, score=fv.Location(normal(4, (8,), np.float64)), causal=True),
 }
 
@@ -91,6 +97,11 @@ def check_case(case: Case) -> None:
     sink = None
     if "sink" in keywords:
         sink = torch.tensor(keywords["sink"], dtype=torch.float64, requires_grad=True)
+    if "segments" in keywords:
+        ids = keywords["segments"]
+        pair = ids if isinstance(ids, tuple) else (ids, ids)
+        keywords = keywords | {"segments": tuple(x.astype(np.int64) for x in pair)}
+        others["segments"] = tuple(cut(tensor(x), case, -1) for x in keywords["segments"])
     output, lse = ft.ring_attention(
         *parts, layout=case.layout, sink=sink, return_lse=True, **others
     )
@@ -199,6 +210,22 @@ def check_sequences() -> None:
         assert torch.equal(ft.split_sequence(x.grad, layout=layout, dim=1), wanted)
 
 
+def check_groups() -> None:
+    """A mesh of one axis, a group of some ranks, and what is neither."""
+    x = tensor(normal(0, (20, 4), np.float32))
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
+    part = ft.split_sequence(x, group=mesh)
+    whole = ft.join_sequence(ft.ring_attention(part, part, part, group=mesh), group=mesh)
+    torch.testing.assert_close(whole, ft.attention(x, x, x))
+    of_first = dist.new_group([0])
+    if dist.get_rank() == 0:
+        output = ft.ring_attention(x, x, x, group=of_first)
+        torch.testing.assert_close(output, ft.attention(x, x, x))
+    else:
+        refused(ValueError, "not in", x, x, x, group=of_first)
+    refused(TypeError, "group: got str, wanted", x, x, x, group="gloo")
+
+
 def refused(kind: Any, words: str, *arguments: Any, **keywords: Any) -> None:
     """All ranks say so."""
     with pytest.raises(kind, match=re.escape(words)):
@@ -237,6 +264,7 @@ CHECKS: dict[str, Any] = {
     "no weight": check_no_weight,
     "some learn": check_some_learn,
     "sequences": check_sequences,
+    "groups": check_groups,
     "differences": check_differences,
 }
 

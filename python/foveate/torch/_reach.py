@@ -84,7 +84,7 @@ def resolve(
         mask, fields = _of_parts(mask, query, key, device, start, edges)
     elif mask is not None:
         mask = check_tensor("mask", mask, MASKS, MASK, device)
-    pair = (None, None) if segments is None else _segments(segments, query, key)
+    pair = (None, None) if segments is None else segments_of(segments, query, key)
     reach = Reach(mask, left, right, at, lengths, *pair)
     return reach._replace(**fields) if fields else reach
 
@@ -147,7 +147,14 @@ def integers(name: str, x: Any) -> Tensor:
     return check_tensor(name, x, INTEGERS, "an int, or a tensor of an integer dtype")
 
 
-def _segments(segments: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+def segments_of(segments: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the ids of queries and keys, a tensor for both or a pair.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+    """
     wanted = "a tensor of an integer dtype"
     if isinstance(segments, tuple):
         if len(segments) != 2:

@@ -28,11 +28,11 @@ from .._reach.reach import Reach, sides
 from ..scores._base import ScoreLike
 from ._attention import sink_of
 from ._derivatives import no_tangents
-from ._reach import bounded
-from ._ring_layout import Call, Layout, Leg, Part, calls_of, last_of, legs_of, parts_of
+from ._reach import bounded, segments_of
+from ._ring_layout import Call, Ids, Layout, Leg, Part, Sight, last_of, legs_of, parts_of
 from ._ring_messages import GRADIENTS, HOME, ROWS, Arrival, Courier, agree, group_of
 from ._scores import reduce
-from ._sequence import check_layout
+from ._sequence import check_layout, gather
 from ._tensors import as_array, float_tensors, threads_of_torch
 
 _NAME = "ring_attention"
@@ -51,6 +51,7 @@ def ring_attention(
     causal: bool = ...,
     window: Window | None = ...,
     offset: int | Literal["end"] | None = ...,
+    segments: Tensor | tuple[Tensor, Tensor] | None = ...,
     softcap: float | None = ...,
     sink: float | Tensor | None = ...,
     return_lse: Literal[False] = ...,
@@ -69,6 +70,7 @@ def ring_attention(
     causal: bool = ...,
     window: Window | None = ...,
     offset: int | Literal["end"] | None = ...,
+    segments: Tensor | tuple[Tensor, Tensor] | None = ...,
     softcap: float | None = ...,
     sink: float | Tensor | None = ...,
     return_lse: Literal[True],
@@ -87,6 +89,7 @@ def ring_attention(
     causal: bool = False,
     window: Any = None,
     offset: Any = None,
+    segments: Any = None,
     softcap: Any = None,
     sink: Any = None,
     return_lse: bool = False,
@@ -124,6 +127,9 @@ def ring_attention(
     offset : int or "end", optional
         Where the first query of all stands on the axis of all keys. Only needed where there are
         not as many queries as keys.
+    segments : int tensor (..., L), or pair (of_queries, of_keys), optional
+        As for `attention`, of the rows of this rank. Packed sequences whose ids rise keep parts
+        apart: a part goes only to ranks that have ids in the range of its own.
     softcap : float, optional
         As for `attention`.
     sink : float or tensor (...), optional
@@ -187,16 +193,23 @@ def ring_attention(
     group, rank, _ = group_of(_NAME, group)
     stated: Any = None
     try:
-        stated = _state(query, key, value, layout, score, causal, window, offset, softcap, sink)
+        reach = causal, window, offset, segments
+        stated = _state(query, key, value, layout, score, reach, softcap, sink)
         told: Any = stated.told
     except Exception as error:
         told = error
-    all_told = agree(_NAME, group, told, alone=("rows",))
+    all_told = agree(_NAME, group, told, alone=("rows", "ids"))
     queries, keys = _parts(all_told, stated)
     reduced = stated.reduced
+    ids, of_queries, of_keys = None, None, None
+    if stated.segments is not None:
+        ids = tuple(Ids(*one["ids"]) for one in all_told)
+        of_queries = as_array("segments", stated.segments[0])
+        rows = [one["rows"][1] for one in all_told]
+        of_keys = [as_array("segments", x) for x in gather(group, stated.segments[1], rows)]
+    sight = Sight(queries, keys, stated.left, stated.right, ids)
     plan = _Plan(
-        *(group, rank, queries, keys),
-        *(stated.left, stated.right, reduced.scale, reduced.link, stated.softcap),
+        group, rank, sight, reduced.scale, reduced.link, stated.softcap, of_queries, of_keys
     )
     output, lse = _Ring.apply(reduced.query, reduced.key, stated.value, stated.sink, plan)
     return (output, lse) if return_lse else output
@@ -211,6 +224,7 @@ class _Stated(NamedTuple):
     left: int | None
     right: int | None
     offset: int | str | None
+    segments: tuple[Tensor, Tensor] | None
     softcap: float | None
     sink: Tensor | None
     told: dict[str, Any]
@@ -222,13 +236,12 @@ def _state(
     value: Any,
     layout: Any,
     score: Any,
-    causal: Any,
-    window: Any,
-    offset: Any,
+    reach: tuple[Any, Any, Any, Any],
     softcap: Any,
     sink: Any,
 ) -> _Stated:
     """Check what one rank can check alone."""
+    causal, window, offset, segments = reach
     query, key, value = float_tensors(query, key, value)
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(
@@ -242,6 +255,7 @@ def _state(
         right = 0
     if offset is not None and offset != "end":
         offset = integer("offset", offset)
+    segments = None if segments is None else _segments(segments, query, key)
     softcap = None if softcap is None else real("softcap", softcap) or None
     if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"softcap: got {softcap}, wanted a number >= 0, or None")
@@ -280,9 +294,35 @@ def _state(
         "requires_grad of query, key, value, sink": [
             learns and x is not None and x.requires_grad for x in learned
         ],
+        "segments": segments and [list(x.shape[:-1]) for x in segments],
+        "ids": segments and [*_range(segments[0]), *_range(segments[1])],
         "rows": [query.shape[-2], key.shape[-2]],
     }
-    return _Stated(reduced, value, layout, left, right, offset, softcap, sink, told)
+    return _Stated(reduced, value, layout, left, right, offset, segments, softcap, sink, told)
+
+
+def _segments(segments: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the ids of a rank's rows."""
+    pair = segments_of(segments, query, key)
+    lead = query.shape[:-2]
+    for x, rows in zip(pair, (query, key), strict=True):
+        wanted = (*lead, rows.shape[-2])
+        try:
+            fits = x.ndim > 0 and x.shape[-1] == wanted[-1]
+            fits = fits and torch.broadcast_shapes(x.shape, wanted) == wanted
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"segments: got shape {tuple(x.shape)}, wanted one that broadcasts to "
+                f"{tuple(wanted)}, with an id for each row of this rank"
+            )
+    of_queries, of_keys = (x.to(torch.int64).contiguous() for x in pair)
+    return of_queries, of_keys
+
+
+def _range(ids: Tensor) -> tuple[int, int]:
+    return (int(ids.min()), int(ids.max())) if ids.numel() else (1, 0)
 
 
 def _described(x: Tensor) -> str:
@@ -341,27 +381,33 @@ class _Plan(NamedTuple):
 
     group: Any
     rank: int
-    queries: tuple[Part, ...]  # of each rank
-    keys: tuple[Part, ...]
-    left: int | None
-    right: int | None
+    sight: Sight
     scale: float | None
     link: tuple[str, float] | None
     softcap: float | None
+    query_segments: Array | None
+    key_segments: list[Array] | None  # of each rank
+
+    @property
+    def ranks(self) -> int:
+        return len(self.sight.keys)
 
     @property
     def legs(self) -> tuple[Leg, ...]:
-        return legs_of(self.rank, self.queries, self.keys, self.left, self.right)
+        return legs_of(self.rank, self.sight)
 
     def calls(self, owner: int) -> tuple[Call, ...]:
-        return calls_of(self.queries[self.rank], self.keys[owner], self.left, self.right)
+        return self.sight.calls(self.rank, owner)
 
-    def problem(self, call: Call, query: Tensor, key: Tensor, value: Tensor) -> Problem:
+    def problem(self, owner: int, call: Call, query: Tensor, key: Tensor, value: Tensor) -> Problem:
         """Return what is one call of a kernel."""
-        reach = None
-        if call.sides is not None:
-            left, right, offset = call.sides
-            reach = Reach(None, left, right, offset)
+        left, right, offset = call.sides or (None, None, None)
+        reach = None if call.sides is None else Reach(None, left, right, offset)
+        if self.query_segments is not None and self.key_segments is not None:
+            reach = (reach or Reach())._replace(
+                query_segments=self.query_segments[..., call.queries],
+                key_segments=self.key_segments[owner][..., call.keys],
+            )
         return Problem(
             as_array("query", query[..., call.queries, :]),
             as_array("key", key[..., call.keys, :]),
@@ -374,7 +420,11 @@ class _Plan(NamedTuple):
 
     def step(self, owner: int) -> int:
         """Return how many ranks before this one the owner of a part is."""
-        return (self.rank - owner) % len(self.keys)
+        return (self.rank - owner) % self.ranks
+
+    def due(self, leg: Leg, after: int) -> int:
+        """Return the step at which the next rank has taken a part."""
+        return self.step(leg.owner) + (after - self.rank) % self.ranks
 
 
 class _Rows:
@@ -388,18 +438,16 @@ class _Rows:
         legs = self.plan.legs
         arrival: Arrival | None = None
         for n, leg in enumerate(legs):
-            step = self.plan.step(leg.owner)
             if arrival is None:
                 key, value = self.key, self.value
                 flat = None if leg.after is None else _together(key, value)
             else:
                 flat = arrival.wait()
                 key, value = self._apart(leg.owner, flat)
-            self.courier.wait_until(step)
+            self.courier.wait_until(self.plan.step(leg.owner))
             if leg.after is not None:
                 assert flat is not None
-                due = step + (leg.after - self.plan.rank) % len(self.plan.keys)
-                self.courier.send(flat, leg.after, ROWS, due)
+                self.courier.send(flat, leg.after, ROWS, self.plan.due(leg, leg.after))
             if n + 1 < len(legs):
                 arrival = self._expect(legs[n + 1])
             yield leg, key, value
@@ -417,7 +465,7 @@ class _Rows:
         return key.view(of_key), value.view(of_value)
 
     def _shapes(self, owner: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        rows = sum(x.length for x in self.plan.keys[owner])
+        rows = sum(x.length for x in self.plan.sight.keys[owner])
         of_key, of_value = self.key.shape, self.value.shape
         return (*of_key[:-2], rows, of_key[-1]), (*of_value[:-2], rows, of_value[-1])
 
@@ -490,7 +538,7 @@ class _Ring(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
         for leg, k, v in _Rows(plan, courier, key, value):
             for call in plan.calls(leg.owner):
                 with threads_of_torch:
-                    output, parts = plan.problem(call, query, k, v).forward()
+                    output, parts = plan.problem(leg.owner, call, query, k, v).forward()
                 joined.add(call.queries, torch.from_numpy(output), torch.from_numpy(parts)[..., 0])
         if sink is not None:
             joined.add_sink(sink)
@@ -541,7 +589,7 @@ class _Pull:
         courier = Courier(_NAME, plan.group)
         own = None
         for leg, k, v in _Rows(plan, courier, key, value):
-            step, arrival = plan.step(leg.owner), None
+            arrival = None
             made = torch.zeros(of_key * k.numel() + of_value * v.numel(), dtype=wide)
             if leg.before not in (None, leg.owner):
                 arrival = courier.receive(made.numel(), wide, leg.before, GRADIENTS)
@@ -549,8 +597,8 @@ class _Pull:
             d_key = made[:count].view(k.shape if of_key else (0,))
             d_value = made[count:].view(v.shape if of_value else (0,))
             for call in plan.calls(leg.owner):
-                self._one(call, query, k, v, d_query, d_key, d_value)
-            if step == 0:
+                self._one(leg.owner, call, query, k, v, d_query, d_key, d_value)
+            if leg.owner == plan.rank:
                 own = made
                 continue
             if arrival is not None:
@@ -558,10 +606,9 @@ class _Pull:
             if leg.after is None:
                 courier.send(made, leg.owner, HOME, _NEVER)
             else:
-                due = step + (leg.after - plan.rank) % len(plan.keys)
-                courier.send(made, leg.after, GRADIENTS, due + 1)
+                courier.send(made, leg.after, GRADIENTS, plan.due(leg, leg.after) + 1)
         assert own is not None
-        last = last_of(plan.rank, plan.queries, plan.keys, plan.left, plan.right)
+        last = last_of(plan.rank, plan.sight)
         if last != plan.rank:
             own = own + courier.receive(own.numel(), wide, last, HOME).wait()
         courier.finish()
@@ -574,6 +621,7 @@ class _Pull:
 
     def _one(
         self,
+        owner: int,
         call: Call,
         query: Tensor,
         key: Tensor,
@@ -583,7 +631,7 @@ class _Pull:
         d_value: Tensor,
     ) -> None:
         """Add what one call of a kernel gives."""
-        problem = self.plan.problem(call, query, key, value)
+        problem = self.plan.problem(owner, call, query, key, value)
         problem = problem._replace(key=_own(problem.key), value=_own(problem.value))
         rows, wide = call.queries, problem.wide
         of_query, of_key, of_value = self.wanted

@@ -133,23 +133,54 @@ class Leg(NamedTuple):
     after: int | None  # None: no other rank sees it
 
 
+class Ids(NamedTuple):
+    """Between which ids the segments of a rank's queries and keys are; low > high: it has none."""
+
+    query_low: int
+    query_high: int
+    key_low: int
+    key_high: int
+
+
+class Sight(NamedTuple):
+    """What says which parts see which, the same on all ranks."""
+
+    queries: tuple[Part, ...]  # of each rank
+    keys: tuple[Part, ...]
+    left: int | None
+    right: int | None
+    ids: tuple[Ids, ...] | None = None  # of each rank, where there are segments
+
+    def sees(self, rank: int, owner: int) -> bool:
+        """Whether a rank may see keys of another one."""
+        if self.ids is not None:
+            own, other = self.ids[rank], self.ids[owner]
+            if own.query_low > other.key_high or other.key_low > own.query_high:
+                return False
+        return any(
+            _meet(q, k, self.left, self.right) is not None
+            for q in self.queries[rank]
+            for k in self.keys[owner]
+        )
+
+    def calls(self, rank: int, owner: int) -> tuple[Call, ...]:
+        """Return the calls of a rank with the keys of another one, or its own."""
+        if not self.sees(rank, owner):
+            return ()
+        return calls_of(self.queries[rank], self.keys[owner], self.left, self.right)
+
+
 @functools.lru_cache(maxsize=256)
-def legs_of(
-    rank: int,
-    queries: tuple[Part, ...],
-    keys: tuple[Part, ...],
-    left: int | None,
-    right: int | None,
-) -> tuple[Leg, ...]:
+def legs_of(rank: int, sight: Sight) -> tuple[Leg, ...]:
     """Return the parts that a rank sees, its own first, in the order in which they come round.
 
     A part goes from its rank to the next one that sees it, and so on: where all see all, from
     neighbor to neighbor round the ring.
     """
-    ranks = len(queries)
+    ranks = len(sight.queries)
 
     def is_seen(owner: int, step: int) -> bool:
-        return _sees(queries[(owner + step) % ranks], keys[owner], left, right)
+        return sight.sees((owner + step) % ranks, owner)
 
     legs = []
     for step in range(ranks):
@@ -169,17 +200,11 @@ def legs_of(
     return tuple(legs)
 
 
-def _sees(queries: Part, keys: Part, left: int | None, right: int | None) -> bool:
-    return any(_meet(q, k, left, right) is not None for q in queries for k in keys)
-
-
-def last_of(
-    owner: int, queries: tuple[Part, ...], keys: tuple[Part, ...], *sides: int | None
-) -> int:
+def last_of(owner: int, sight: Sight) -> int:
     """Return the last rank to which the part of a rank comes; itself: to no other."""
-    ranks = len(queries)
+    ranks = len(sight.queries)
     for step in range(ranks - 1, 0, -1):
         rank = (owner + step) % ranks
-        if _sees(queries[rank], keys[owner], *sides):
+        if sight.sees(rank, owner):
             return rank
     return owner

@@ -35,11 +35,16 @@ def group_of(caller: str, group: Any) -> tuple[Any, int, int]:
         )
     if group is None:
         group = dist.group.WORLD
+    from torch.distributed.device_mesh import DeviceMesh
+
+    if isinstance(group, DeviceMesh) and group.ndim == 1:
+        group = group.get_group()
     if not isinstance(group, dist.ProcessGroup):
         if group is dist.GroupMember.NON_GROUP_MEMBER:
             raise ValueError("group: got a group that this process is not in")
         raise TypeError(
-            f"group: got {type(group).__name__}, wanted a torch.distributed.ProcessGroup or None"
+            f"group: got {type(group).__name__}, wanted a torch.distributed.ProcessGroup, "
+            "a DeviceMesh of one axis, or None"
         )
     return group, group.rank(), group.size()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -128,12 +129,9 @@ class _Join(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
     def forward(
         ctx: Any, part: Tensor, group: Any, rank: int, ranks: int, layout: Layout, rows: Any
     ) -> Tensor:
-        sent = part.new_zeros((max(rows), *part.shape[1:]))  # gloo gathers what is of one size
-        sent[: part.shape[0]] = part
-        heard = [torch.empty_like(sent) for _ in rows]
-        dist.all_gather(heard, sent, group=group)
+        heard = [x.movedim(-1, 0) for x in gather(group, part.movedim(0, -1), rows)]
         ctx.group, ctx.rows = group, _rows_of(rank, ranks, layout, rows)
-        whole = sent.new_empty((sum(rows), *sent.shape[1:]))
+        whole = part.new_empty((sum(rows), *part.shape[1:]))
         for n, one in enumerate(heard):
             first = 0
             for begin, end in _rows_of(n, ranks, layout, rows):
@@ -146,6 +144,21 @@ class _Join(torch.autograd.Function):  # type: ignore[misc]  # torch is taken as
         total = d_whole.contiguous().clone()
         dist.all_reduce(total, group=ctx.group)
         return torch.cat([total[begin:end] for begin, end in ctx.rows]), *(None,) * 5
+
+
+def gather(group: Any, x: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """Return the tensors of all ranks, of these lengths along the last axis and else alike.
+
+    Raises
+    ------
+    RuntimeError
+        Where a rank is lost.
+    """
+    sent = x.new_zeros((max(lengths), *x.shape[:-1]))  # gloo gathers what is of one size
+    sent[: x.shape[-1]] = x.movedim(-1, 0)
+    heard = [torch.empty_like(sent) for _ in lengths]
+    dist.all_gather(heard, sent, group=group)
+    return [one[:n].movedim(0, -1) for one, n in zip(heard, lengths, strict=True)]
 
 
 def _rows_of(rank: int, ranks: int, layout: Layout, rows: Any) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ if not (torch.distributed.is_available() and hasattr(os, "fork")):
     pytest.skip("torch without its distributed, or no fork", allow_module_level=True)
 
 import ring_checks
-from foveate.torch._ring_layout import Piece, calls_of, last_of, legs_of, parts_of
+from foveate.torch._ring_layout import Ids, Piece, Sight, calls_of, last_of, legs_of, parts_of
 
 
 def ranks_say(*arguments: Any) -> Any:
@@ -103,25 +103,33 @@ def positions(part: tuple[Piece, ...]) -> np.ndarray:
     return np.concatenate([np.arange(x.position, x.position + x.length) for x in part])
 
 
+RANKS = 5
+RISING = tuple(Ids(r // 2, r // 2, r // 2, r // 2) for r in range(RANKS))
+
+
 @pytest.mark.parametrize("sides", SIDES)
-@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
-def test_routes(sides, layout):
+@pytest.mark.parametrize(
+    ("layout", "ids"), [("contiguous", None), ("zigzag", None), ("contiguous", RISING)]
+)
+def test_routes(sides, layout, ids):
     """A part comes to each rank that sees it, once and from the one before, and to no other."""
-    ranks = 5
-    parts = parts_of((8,) * ranks, layout)
-    legs = {r: {x.owner: x for x in legs_of(r, parts, parts, *sides)} for r in range(ranks)}
-    for owner in range(ranks):
-        seen_by = {r for r in range(ranks) if calls_of(parts[r], parts[owner], *sides)}
+    parts = parts_of((8,) * RANKS, layout)
+    sight = Sight(parts, parts, *sides, ids)
+    legs = {r: {x.owner: x for x in legs_of(r, sight)} for r in range(RANKS)}
+    for owner in range(RANKS):
+        seen_by = {r for r in range(RANKS) if sight.calls(r, owner)}
+        if ids is not None:
+            assert all(ids[r] == ids[owner] for r in seen_by)
         route, at = [owner], legs[owner][owner]
         assert at.before is None
         while at.after is not None:
             before, at = route[-1], legs[at.after][owner]
             assert at.before == before
             route.append(legs[before][owner].after)
-        assert route[-1] == last_of(owner, parts, parts, *sides)
+        assert route[-1] == last_of(owner, sight)
         assert set(route) == seen_by | {owner}
         assert len(set(route)) == len(route)
-        assert {r for r in range(ranks) if owner in legs[r]} == set(route)
+        assert {r for r in range(RANKS) if owner in legs[r]} == set(route)
 
 
 def test_no_group():
