@@ -130,7 +130,8 @@ class Node:
             gradients = part * 4 / x.item  # of float32
             step = self.figures.latency + (part + gradients) / self.bandwidth
             seconds += back / nodes + (nodes - 1) * max(back / nodes, step)
-            seconds += gradients / self.bandwidth + self.merges(x, nodes, nodes - 1)
+            seconds += max(0.0, gradients / self.bandwidth - back / nodes / 2)  # the last message
+            seconds += self.merges(x, nodes, nodes - 1)
             work += back
             moved += (nodes - 1) * (part + gradients)
             held += 2 * gradients

@@ -29,7 +29,7 @@ from ..scores._base import ScoreLike
 from ._attention import sink_of
 from ._derivatives import no_tangents
 from ._reach import bounded, segments_of
-from ._ring_layout import Call, Ids, Layout, Leg, Part, Sight, last_of, legs_of, parts_of
+from ._ring_layout import Call, Ids, Layout, Leg, Part, Sight, halves, last_of, legs_of, parts_of
 from ._ring_messages import GRADIENTS, HOME, ROWS, Arrival, Courier, agree, group_of
 from ._scores import reduce
 from ._sequence import check_layout, gather
@@ -98,8 +98,8 @@ def ring_attention(
 
     Each rank calls it with its own part of the queries, keys and values, and gets the answers of
     its queries over the keys of all. Keys and values go from rank to rank, those of one while the
-    kernel works on those of another, and partial answers are merged; no rank ever holds more than
-    three parts. Gradients go round in the same way.
+    kernel works on those of another, and partial answers are merged; a rank holds its own part
+    and two or three of others at a time. Gradients go round in the same way.
 
     Parameters
     ----------
@@ -583,41 +583,49 @@ class _Pull:
 
     def all(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor | None]:
         """Send keys and values round once more, and their gradients after them."""
-        plan, wide = self.plan, self.output.dtype
-        of_query, of_key, of_value = self.wanted
-        d_query = torch.zeros(query.shape, dtype=wide) if of_query else None
+        plan = self.plan
         courier = Courier(_NAME, plan.group)
+        d_query = self._zeros(query) if self.wanted[0] else None
+        last = last_of(plan.rank, plan.sight)
+        calls = list(plan.calls(plan.rank))
+        if last != plan.rank:  # half of the own part hides the first message, the rest the last one
+            calls = [half for call in calls for half in halves(call)]
+        kept = len(calls) // 2 if last != plan.rank else 0
         own = None
         for leg, k, v in _Rows(plan, courier, key, value):
-            arrival = None
-            made = torch.zeros(of_key * k.numel() + of_value * v.numel(), dtype=wide)
-            if leg.before not in (None, leg.owner):
-                arrival = courier.receive(made.numel(), wide, leg.before, GRADIENTS)
-            count = of_key * k.numel()
-            d_key = made[:count].view(k.shape if of_key else (0,))
-            d_value = made[count:].view(v.shape if of_value else (0,))
-            for call in plan.calls(leg.owner):
-                self._one(leg.owner, call, query, k, v, d_query, d_key, d_value)
+            made = _KeyGradients(self, k, v)
             if leg.owner == plan.rank:
                 own = made
+                for call in calls[: len(calls) - kept]:
+                    self._one(leg.owner, call, query, k, v, d_query, own)
                 continue
+            arrival = None
+            if leg.before != leg.owner:
+                assert leg.before is not None
+                arrival = courier.receive(*made.form, leg.before, GRADIENTS)
+            for call in plan.calls(leg.owner):
+                self._one(leg.owner, call, query, k, v, d_query, made)
             if arrival is not None:
-                made += arrival.wait()
+                made.flat += arrival.wait()
             if leg.after is None:
-                courier.send(made, leg.owner, HOME, _NEVER)
+                courier.send(made.flat, leg.owner, HOME, _NEVER)
             else:
-                courier.send(made, leg.after, GRADIENTS, plan.due(leg, leg.after) + 1)
+                courier.send(made.flat, leg.after, GRADIENTS, plan.due(leg, leg.after) + 1)
         assert own is not None
-        last = last_of(plan.rank, plan.sight)
         if last != plan.rank:
-            own = own + courier.receive(own.numel(), wide, last, HOME).wait()
+            arrival = courier.receive(*own.form, last, HOME)
+            for call in calls[len(calls) - kept :]:
+                self._one(plan.rank, call, query, key, value, d_query, own)
+            own.flat += arrival.wait()
         courier.finish()
-        count = of_key * key.numel()
         return [
             None if d_query is None else d_query.to(query.dtype),
-            own[:count].view(key.shape).to(key.dtype) if of_key else None,
-            own[count:].view(value.shape).to(value.dtype) if of_value else None,
+            None if own.key is None else own.key.to(key.dtype),
+            None if own.value is None else own.value.to(value.dtype),
         ]
+
+    def _zeros(self, x: Tensor) -> Tensor:
+        return torch.zeros(x.shape, dtype=self.output.dtype)
 
     def _one(
         self,
@@ -627,8 +635,7 @@ class _Pull:
         key: Tensor,
         value: Tensor,
         d_query: Tensor | None,
-        d_key: Tensor,
-        d_value: Tensor,
+        of_keys: _KeyGradients,
     ) -> None:
         """Add what one call of a kernel gives."""
         problem = self.plan.problem(owner, call, query, key, value)
@@ -653,10 +660,10 @@ class _Pull:
             problem.backward(answers, outputs)
         if d_query is not None:
             d_query[..., rows, :] += _summed(outputs.d_query, q.shape)
-        if of_key:
-            d_key[..., call.keys, :] += _summed(outputs.d_key, k.shape)
-        if of_value:
-            d_value[..., call.keys, :] += _summed(outputs.d_value, v.shape)
+        if of_keys.key is not None:
+            of_keys.key[..., call.keys, :] += _summed(outputs.d_key, k.shape)
+        if of_keys.value is not None:
+            of_keys.value[..., call.keys, :] += _summed(outputs.d_value, v.shape)
 
     def of_sink(self, sink: Tensor) -> Tensor:
         """Return the gradient of the sink from the queries of this rank."""
@@ -667,6 +674,18 @@ class _Pull:
         weight = (sink[..., None].to(torch.float64) - lse).exp()
         weight = weight.masked_fill(lse == -math.inf, 0)
         return (-weight * delta).sum(-1).sum_to_size(sink.shape).to(sink.dtype)
+
+
+class _KeyGradients:
+    """The gradients of a part's keys and values that are wanted, one behind the other: zeros."""
+
+    def __init__(self, pull: _Pull, key: Tensor, value: Tensor) -> None:
+        _, of_key, of_value = pull.wanted
+        count = of_key * key.numel()
+        self.form = count + of_value * value.numel(), pull.output.dtype
+        self.flat = torch.zeros(self.form[0], dtype=self.form[1])
+        self.key = self.flat[:count].view(key.shape) if of_key else None
+        self.value = self.flat[count:].view(value.shape) if of_value else None
 
 
 def _own(x: Array) -> Array:

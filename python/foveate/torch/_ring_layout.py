@@ -133,6 +133,27 @@ class Leg(NamedTuple):
     after: int | None  # None: no other rank sees it
 
 
+def halves(call: Call) -> list[Call]:
+    """Cut a call in two of about the same work, between two queries."""
+    rows = call.queries.stop - call.queries.start
+    is_triangle = call.sides is not None and call.sides[0] is None and call.sides[1] is not None
+    half = call.queries.start + int(rows * (0.7 if is_triangle else 0.5))
+    made = []
+    for queries in (slice(call.queries.start, half), slice(half, call.queries.stop)):
+        if queries.start == queries.stop:
+            continue
+        keys, sides = call.keys, call.sides
+        if sides is not None:
+            left, right, offset = sides[0], sides[1], sides[2] + queries.start - call.queries.start
+            if right is not None:  # the first ones see fewer
+                seen = queries.stop - queries.start + offset + right
+                keys = slice(keys.start, max(keys.start, min(keys.stop, keys.start + seen)))
+            sides = left, right, offset
+        if keys.start < keys.stop:
+            made.append(Call(queries, keys, sides))
+    return made
+
+
 class Ids(NamedTuple):
     """Between which ids the segments of a rank's queries and keys are; low > high: it has none."""
 
