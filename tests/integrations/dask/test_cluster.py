@@ -103,7 +103,8 @@ def test_a_worker_that_dies_loses_nothing(client, tmp_path):
 
 
 def test_values_that_are_spilled_to_disk(client):
-    value = da.ones((4, 500_000, 8), chunks=(1, 100_000, 8), dtype=np.float32)  # 64 MB
+    # 128 MB, of which both workers together hold 100
+    value = da.ones((4, 1_000_000, 8), chunks=(1, 200_000, 8), dtype=np.float32)
     value = (value * da.arange(4, dtype=np.float32)[:, None, None]).persist()
     distributed.wait(value)
     spilled = client.run(lambda dask_worker: dask_worker.data.spilled_total.disk)
