@@ -29,7 +29,19 @@ from ..scores._base import ScoreLike
 from ._attention import sink_of
 from ._derivatives import no_tangents
 from ._reach import bounded, segments_of
-from ._ring_layout import Call, Ids, Layout, Leg, Part, Sight, halves, last_of, legs_of, parts_of
+from ._ring_layout import (
+    Call,
+    Ids,
+    Layout,
+    Leg,
+    Part,
+    Sight,
+    halves,
+    last_of,
+    legs_of,
+    parts_of,
+    sent_of,
+)
 from ._ring_messages import GRADIENTS, HOME, ROWS, Arrival, Courier, agree, group_of
 from ._scores import reduce
 from ._sequence import check_layout, gather
@@ -399,8 +411,17 @@ class _Plan(NamedTuple):
     def calls(self, owner: int) -> tuple[Call, ...]:
         return self.sight.calls(self.rank, owner)
 
+    def sent(self, owner: int) -> slice:
+        return sent_of(owner, self.sight)
+
+    def rows(self, owner: int, call: Call) -> slice:
+        """Return which of the keys that are here are those of a call."""
+        first = 0 if owner == self.rank else self.sent(owner).start
+        return slice(call.keys.start - first, call.keys.stop - first)
+
     def problem(self, owner: int, call: Call, query: Tensor, key: Tensor, value: Tensor) -> Problem:
         """Return what is one call of a kernel."""
+        rows = self.rows(owner, call)
         left, right, offset = call.sides or (None, None, None)
         reach = None if call.sides is None else Reach(None, left, right, offset)
         if self.query_segments is not None and self.key_segments is not None:
@@ -410,10 +431,10 @@ class _Plan(NamedTuple):
             )
         return Problem(
             as_array("query", query[..., call.queries, :]),
-            as_array("key", key[..., call.keys, :]),
+            as_array("key", key[..., rows, :]),
             self.scale,
             link=self.link,
-            value=as_array("value", value[..., call.keys, :]),
+            value=as_array("value", value[..., rows, :]),
             softcap=self.softcap,
             reach=reach,
         )
@@ -440,7 +461,10 @@ class _Rows:
         for n, leg in enumerate(legs):
             if arrival is None:
                 key, value = self.key, self.value
-                flat = None if leg.after is None else _together(key, value)
+                flat = None
+                if leg.after is not None:
+                    sent = self.plan.sent(leg.owner)
+                    flat = _together(key[..., sent, :], value[..., sent, :])
             else:
                 flat = arrival.wait()
                 key, value = self._apart(leg.owner, flat)
@@ -465,7 +489,8 @@ class _Rows:
         return key.view(of_key), value.view(of_value)
 
     def _shapes(self, owner: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        rows = sum(x.length for x in self.plan.sight.keys[owner])
+        sent = self.plan.sent(owner)
+        rows = sent.stop - sent.start
         of_key, of_value = self.key.shape, self.value.shape
         return (*of_key[:-2], rows, of_key[-1]), (*of_value[:-2], rows, of_value[-1])
 
@@ -613,10 +638,13 @@ class _Pull:
                 courier.send(made.flat, leg.after, GRADIENTS, plan.due(leg, leg.after) + 1)
         assert own is not None
         if last != plan.rank:
-            arrival = courier.receive(*own.form, last, HOME)
+            rows = plan.sent(plan.rank)
+            home = _KeyGradients(self, key[..., rows, :], value[..., rows, :])
+            arrival = courier.receive(*home.form, last, HOME)
             for call in calls[len(calls) - kept :]:
                 self._one(plan.rank, call, query, key, value, d_query, own)
-            own.flat += arrival.wait()
+            home.flat += arrival.wait()
+            own.add(home, rows)
         courier.finish()
         return [
             None if d_query is None else d_query.to(query.dtype),
@@ -660,10 +688,11 @@ class _Pull:
             problem.backward(answers, outputs)
         if d_query is not None:
             d_query[..., rows, :] += _summed(outputs.d_query, q.shape)
+        rows = self.plan.rows(owner, call)
         if of_keys.key is not None:
-            of_keys.key[..., call.keys, :] += _summed(outputs.d_key, k.shape)
+            of_keys.key[..., rows, :] += _summed(outputs.d_key, k.shape)
         if of_keys.value is not None:
-            of_keys.value[..., call.keys, :] += _summed(outputs.d_value, v.shape)
+            of_keys.value[..., rows, :] += _summed(outputs.d_value, v.shape)
 
     def of_sink(self, sink: Tensor) -> Tensor:
         """Return the gradient of the sink from the queries of this rank."""
@@ -686,6 +715,13 @@ class _KeyGradients:
         self.flat = torch.zeros(self.form[0], dtype=self.form[1])
         self.key = self.flat[:count].view(key.shape) if of_key else None
         self.value = self.flat[count:].view(value.shape) if of_value else None
+
+    def add(self, other: _KeyGradients, rows: slice) -> None:
+        """Add those of some rows."""
+        if self.key is not None and other.key is not None:
+            self.key[..., rows, :] += other.key
+        if self.value is not None and other.value is not None:
+            self.value[..., rows, :] += other.value
 
 
 def _own(x: Array) -> Array:

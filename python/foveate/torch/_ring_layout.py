@@ -191,6 +191,23 @@ class Sight(NamedTuple):
         return calls_of(self.queries[rank], self.keys[owner], self.left, self.right)
 
 
+@functools.lru_cache(maxsize=4096)
+def sent_of(owner: int, sight: Sight) -> slice:
+    """Return which rows of a part go to other ranks: from the first to the last that they see."""
+    whole = slice(0, sum(x.length for x in sight.keys[owner]))
+    if sight.left is None or sight.right is None:
+        return whole
+    seen = [
+        call.keys
+        for rank in range(len(sight.queries))
+        if rank != owner
+        for call in sight.calls(rank, owner)
+    ]
+    if not seen:
+        return whole
+    return slice(min(x.start for x in seen), max(x.stop for x in seen))
+
+
 @functools.lru_cache(maxsize=256)
 def legs_of(rank: int, sight: Sight) -> tuple[Leg, ...]:
     """Return the parts that a rank sees, its own first, in the order in which they come round.

@@ -27,6 +27,7 @@ from foveate.torch._ring_layout import (
     last_of,
     legs_of,
     parts_of,
+    sent_of,
 )
 
 
@@ -141,6 +142,11 @@ def test_routes(sides, layout, ids):
         assert set(route) == seen_by | {owner}
         assert len(set(route)) == len(route)
         assert {r for r in range(RANKS) if owner in legs[r]} == set(route)
+        seen = [x.keys for r in seen_by - {owner} for x in sight.calls(r, owner)]
+        sent = sent_of(owner, sight)
+        assert all(sent.start <= x.start and x.stop <= sent.stop for x in seen)
+        if sides == (4, 0) and ids is None and layout == "contiguous":
+            assert sent == (slice(4, 8) if seen else slice(0, 8))
 
 
 def test_no_group():
