@@ -54,8 +54,8 @@ def names_of_transformers(folder: Path) -> dict[str, object]:
     return {"AutoModel": transformers.AutoModel, "name": folder}
 
 
-def names_of_regression() -> dict[str, object]:
-    pytest.importorskip("sklearn")
+def names_of_regression(package: str) -> dict[str, object]:
+    pytest.importorskip(package)
     x = np.linspace(0, 3, 20)[:, None]
     return {"x_train": x, "y_train": np.sin(x[:, 0]), "x": x}
 
@@ -71,7 +71,7 @@ def undo(kind: str) -> None:
 @pytest.mark.skipif(not PAGE.is_file(), reason="the page is not beside the tests")
 def test_there_are_rows():
     """Or else the test below would pass for want of rows."""
-    assert len(places()) == 13
+    assert len(places()) == 14
     assert all(len(code.splitlines()) == 3 for code in places().values())
 
 
@@ -92,8 +92,8 @@ def test_the_three_lines_run(where, request, tmp_path):
         names = names_of_transformers(tmp_path)
     elif kind == "ONNX":
         names = names_of_onnx()
-    elif kind == "scikit-learn":
-        names = names_of_regression()
+    elif kind in ("scikit-learn", "statsmodels"):
+        names = names_of_regression("sklearn" if kind == "scikit-learn" else "scipy")
     else:
         if kind == "matplotlib":
             pytest.importorskip("matplotlib").use("agg")

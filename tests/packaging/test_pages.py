@@ -33,6 +33,7 @@ PACKAGES = {
     "docs/recipes/activate.md": ["torch"],
     "docs/recipes/derivatives.md": ["torch"],
     "docs/recipes/dask.md": ["dask"],
+    "docs/recipes/kernel_reg.md": ["scipy"],
     "docs/recipes/jax.md": ["jax", "keras"],
     "docs/recipes/numba.md": ["numba"],
     "docs/recipes/generate.md": ["torch", "transformers"],

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from .._inputs.types import Array, ArrayLike
-from . import _take
+from . import _significance, _take
 from ._categories import ORDERED, UNORDERED
 from ._criterion import Estimator, aic, aic_in_range, cv_ls
 from ._sample import Kernels, Query, Sample, of_sample
 from ._search import search
 from ._slopes import estimates
+from ._subsamples import bandwidth_of_subsamples, settings_of
 
 DEGREES = {"lc": 0, "ll": 1}
 METHODS = {"cv_ls": cv_ls, "aic": aic_in_range}
@@ -46,9 +47,10 @@ class KernelReg:
     ukertype : "aitchisonaitken" or "aitchison_aitken_reg"
         The kernel of unordered variables [5]_.
     defaults : statsmodels.nonparametric.api.EstimatorSettings, optional
-        Only `efficient` is looked at, and has to be False where a bandwidth is to be found.
+        With `efficient=True` bandwidths come from subsamples, as its other attributes say, but for
+        `n_jobs`. From all observations they take less time here than there from subsamples.
     rng : int, numpy.random.Generator or numpy.random.RandomState, optional
-        For `sig_test`. None takes entropy of the system.
+        For `sig_test`, and for subsamples at random. None takes entropy of the system.
 
     Attributes
     ----------
@@ -69,8 +71,6 @@ class KernelReg:
     ------
     TypeError, ValueError
         For arguments that are not supported, shapes that do not fit, NaN and inf.
-    NotImplementedError
-        For `defaults` with `efficient=True` and no bandwidth.
     KeyboardInterrupt
         At Ctrl-C, also within the search.
 
@@ -149,7 +149,7 @@ class KernelReg:
         self.var_type = self.data_type = _take.letters(var_type)
         self.k_vars = len(self.var_type)
         self.reg_type = _take.one_of("reg_type", reg_type, tuple(DEGREES))
-        self.ckertype = _take.one_of("ckertype", ckertype, ("gaussian",))
+        self.ckertype = _take.ckertype(ckertype)
         self.okertype = _take.one_of("okertype", okertype, ORDERED)
         self.ukertype = _take.one_of("ukertype", ukertype, UNORDERED)
         self.exog = _take.finite("exog", _take.matrix("exog", exog, self.k_vars))
@@ -165,10 +165,10 @@ class KernelReg:
             self.bw = self._bandwidths(bw)
         else:
             self._bw_method = _take.one_of("bw", bw, tuple(METHODS))
-            _take.inefficient(defaults)
-            criterion = METHODS[self._bw_method]
-            found = search(self._estimator(), criterion, logarithm=bw == "cv_ls")
-            self.bw = found.bandwidth
+            if getattr(defaults, "efficient", False):
+                self.bw = self._bandwidth_of_subsamples(defaults)
+            else:
+                self.bw = self._find(self._estimator())
 
     def fit(self, data_predict: ArrayLike | None = None) -> tuple[Array, Array]:
         """Estimate means and marginal effects.
@@ -209,6 +209,61 @@ class KernelReg:
         mean = estimate.mean()
         y, f = self.endog[:, 0] - mean, estimate - mean
         return (y @ f) ** 2 / ((y @ y) * (f @ f))
+
+    def sig_test(
+        self, var_pos: Any, nboot: int = 50, nested_res: int = 25, pivot: bool = False
+    ) -> str:
+        """Test by bootstrap whether variables have a say in the mean.
+
+        Parameters
+        ----------
+        var_pos : int or list of int
+            Which variables: continuous ones together [1]_, or one discrete one [2]_.
+        nboot : int, default 50
+            Resamples.
+        nested_res : int, default 25
+            With `pivot`, resamples of each, for the standard error of the statistic.
+        pivot : bool, default False
+            Divide the statistic of continuous variables by its standard error.
+
+        Returns
+        -------
+        str
+            "Not Significant", "*" (beyond the quantile 0.9 of the resamples), "**" (0.95) or "***"
+            (0.99). The draws are those of statsmodels, in their order.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For places that are no variables, and sets of variables that are not tested together.
+
+        Notes
+        -----
+        A discrete variable is compared with its lowest category, and in statsmodels with 0.
+
+        References
+        ----------
+        .. [1] J. Racine, "Consistent Significance Testing for Nonparametric Regression", Journal of
+           Business & Economic Statistics 15(3), 1997.
+        .. [2] J. Racine, J. Hart and Q. Li, "Testing the Significance of Categorical Predictor
+           Variables in Nonparametric Regression Models", Econometric Reviews 25(4), 2006.
+        """
+        tested = _take.places(var_pos, self.k_vars)
+        nboot, nested_res = _take.count("nboot", nboot), _take.count("nested_res", nested_res)
+        kernels = self._sample.kernels
+        degree = DEGREES[self.reg_type]
+        fit = _significance.Fit(self.exog, self.endog[:, 0], kernels, self.bw, degree)
+        draws = _significance.Draws(self.rng)
+        kinds = {self.var_type[k] == "c" for k in tested}
+        with np.errstate(all="ignore"):
+            if kinds == {True}:
+                return _significance.continuous(fit, tested, draws, nboot, nested_res, bool(pivot))
+            if len(tested) == 1:
+                return _significance.discrete(fit, int(tested[0]), draws, nboot)
+        raise ValueError(
+            f"var_pos: got {tested.tolist()} of {self.var_type!r}, wanted continuous variables, or "
+            "one discrete variable"
+        )
 
     def cv_loo(self, bw: ArrayLike, func: Callable[..., Any] | None = None) -> float:
         """Return the mean squared error of what the others predict of each observation.
@@ -292,6 +347,23 @@ class KernelReg:
         query = Query(sample.standardize(raw), raw, False)
         mean, effects = self._fit(degree, sample, self._bandwidths(bw), query)
         return mean, effects.T
+
+    def _find(self, estimator: Estimator) -> Array:
+        """The bandwidths by the method of the model."""
+        method = self._bw_method
+        return search(estimator, METHODS[method], logarithm=method == "cv_ls").bandwidth
+
+    def _bandwidth_of_subsamples(self, defaults: Any) -> Array:
+        degree = DEGREES[self.reg_type]
+
+        def find(rows: Array) -> Array:
+            sample = self._sample_of(self.exog[rows], self.endog[rows, 0])
+            return self._find(Estimator(sample, degree))
+
+        legacy = isinstance(self.rng, np.random.RandomState)
+        rng = np.random.default_rng(self.rng.randint(2**31) if legacy else self.rng)
+        settings = settings_of(defaults)
+        return bandwidth_of_subsamples(find, self.exog, self._sample.is_continuous, settings, rng)
 
     def _fit(
         self, degree: int, sample: Sample, bandwidth: Array, query: Query

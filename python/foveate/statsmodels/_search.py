@@ -6,9 +6,9 @@ The criterion has many minima where observations are few. Starts are statsmodels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from .._inputs.types import Array
 from . import _categories
 from ._criterion import Estimator, Value
+from ._sample import WIDEST
 
 Criterion = Callable[..., Value]
 
@@ -39,10 +40,12 @@ MOST_WEAK = 1 / 8
 STEP = 1e-4  # of a derivative by differences
 ROUGH = 1e-3  # how much of the logarithm of the error a step is to win, at first
 TOLERANCE = 1e-10  # and at last
+NEAR = 0.15  # of places: 8% of a bandwidth
 GRADIENT = 1e-6
 MOST_PASSES = 200  # from one start, of one box or one variable
 BOX = np.log(4.0)  # half the side: bandwidths of a half and of twice as much
 MOST_BOXES = 40
+COARSE_PASSES = 60  # of a simplex for one variable, where observations are many
 
 
 class Found(NamedTuple):
@@ -91,6 +94,12 @@ class _Objective:
         within: Array = np.clip(place, *np.array(self.bounds).T)
         return within
 
+    def bandwidths(self, place: Array) -> Array:
+        """The bandwidths of a place, in deviations, or of discrete variables as they are."""
+        parameters = self.parameters(place)
+        precisions = np.maximum(np.where(self.sample.is_continuous, parameters, 1), WIDEST**-2)
+        return np.where(self.sample.is_continuous, 1 / np.sqrt(precisions), parameters)
+
     def rule(self) -> Array:
         """The parameters of statsmodels' start."""
         sample = self.sample
@@ -98,19 +107,24 @@ class _Objective:
         rule: Array = np.where(sample.is_continuous, factor**-2, factor * sample.scale)
         return rule
 
-    def grid(self, most: int) -> Iterable[Array]:
-        """Places around the rule of thumb, `most` of them at most."""
+    def grid(self, most: int) -> tuple[Array, list[Array]]:
+        """Steps (p, k) and places around the rule of thumb, `most` of them at most."""
         levels = [
             precision / np.square(FACTORS) if is_continuous else high * np.array(SHARES)
             for precision, is_continuous, (_, high) in zip(
                 self.rule(), self.sample.is_continuous, self.bounds, strict=True
             )
         ]
-        if np.prod([len(level) for level in levels], dtype=float) <= most:
-            return [self.place(np.array(parameters)) for parameters in product(*levels)]
-        rng = np.random.default_rng(0)
-        chosen = [rng.choice(level, most) for level in levels]
-        return [self.place(parameters) for parameters in np.stack(chosen, axis=1)]
+        sizes = [len(level) for level in levels]
+        if np.prod(sizes, dtype=float) <= most:
+            steps = np.array(list(product(*map(range, sizes))))
+        else:
+            steps = np.random.default_rng(0).integers(0, sizes, (most, len(sizes)))
+        places = [
+            self.place(np.array([level[i] for level, i in zip(levels, step, strict=True)]))
+            for step in steps
+        ]
+        return steps, places
 
     def value(self, place: Array) -> float:
         """The value alone."""
@@ -166,18 +180,35 @@ class _Objective:
                 break
         return end
 
-    def simplex(self, start: Array) -> _End:
-        """The end of statsmodels' own search, by bandwidths as they are."""
-        sample = self.sample
+    def simplex(self, start: Array, ends: list[_End], *, few: bool) -> _End:
+        """The end of statsmodels' own search; of `few` observations to its last digits.
 
-        def value(bandwidth: Array) -> float:
-            return self.value(self.place(sample.parameters(np.abs(bandwidth))))
+        Its steps are those of bandwidths, whatever their units, and are the same as there. Of many
+        it stops where it comes near to an end that is known.
+        """
+        is_continuous, rule = self.sample.is_continuous, self.bandwidths(start)
 
-        bandwidth = sample.bandwidth(self.parameters(start))
+        def place(bandwidths: Array) -> Array:
+            sizes = np.abs(bandwidths)
+            return self.place(np.where(is_continuous, 1 / np.square(sizes), sizes))
+
+        def stop(intermediate_result: Any) -> None:
+            here = place(intermediate_result.x)
+            if not few and any(np.abs(here - end.place).max() < NEAR for end in ends):
+                raise StopIteration
+
+        options = {"maxfev": MOST_PASSES * len(start), "xatol": 1e-4, "fatol": 1e-4}
+        if not few:
+            options["maxfev"] = COARSE_PASSES * len(start)
+            options |= {"xatol": rule.min() / 50, "fatol": ROUGH / 10}
         found = minimize(
-            value, bandwidth, method="Nelder-Mead", options={"maxfev": MOST_PASSES * len(start)}
+            lambda x: self.value(place(x)),
+            rule,
+            method="Nelder-Mead",
+            callback=stop,
+            options=options,
         )
-        return _End(float(found.fun), self.place(sample.parameters(np.abs(found.x))))
+        return _End(float(found.fun), place(found.x))
 
 
 def search(estimator: Estimator, criterion: Criterion, *, logarithm: bool) -> Found:
@@ -188,23 +219,31 @@ def search(estimator: Estimator, criterion: Criterion, *, logarithm: bool) -> Fo
         rule = objective.place(objective.rule())
         if np.ptp(estimator.sample.y) == 0:  # all bandwidths are alike
             return Found(estimator.sample.bandwidth(objective.parameters(rule)), 0.0)
-        starts = [rule, *_best_of_grid(objective, FEW_PLACES if few else MANY_PLACES)]
-        ends = [objective.descend(place, TOLERANCE if few else ROUGH) for place in starts]
-        if few:
-            ends.append(objective.simplex(rule))
-        least = _least(ends)
-        least = _least([least, objective.descend(least.place, TOLERANCE)])
+        ends = [
+            objective.descend(place, TOLERANCE if few else ROUGH)
+            for place in _best_of_grid(objective, FEW_PLACES if few else MANY_PLACES)
+        ]
+        ends.append(objective.simplex(rule, ends, few=few))
+        close = _close(ends)
+        least = _least([*close, *(objective.descend(end.place, TOLERANCE) for end in close)])
         least = _without(objective, least)
     value = float(np.exp(least.value)) if logarithm else least.value
     return Found(estimator.sample.bandwidth(objective.parameters(least.place)), value)
 
 
 def _best_of_grid(objective: _Objective, count: int) -> list[Array]:
+    """The places of the grid that are lower than those one step beside them, the lowest first."""
     estimator = objective.estimator
     estimator.most_weak = int(MOST_WEAK * len(estimator.sample.y))
-    places = [_End(objective.value(place), place) for place in objective.grid(count)]
+    steps, places = objective.grid(count)
+    values = np.array([objective.value(place) for place in places])
     estimator.most_weak = len(estimator.sample.y)
-    return [end.place for end in sorted(places, key=lambda end: end.value)[:MOST_STARTS]]
+    found: list[int] = []
+    for i in np.argsort(values, kind="stable"):
+        beside = np.abs(steps - steps[i]).max(axis=1) <= 1
+        if values[i] == values[beside].min() and not beside[found].any():
+            found.append(int(i))
+    return [places[i] for i in found[:MOST_STARTS]]
 
 
 def _without(objective: _Objective, least: _End) -> _End:
@@ -218,6 +257,16 @@ def _without(objective: _Objective, least: _End) -> _End:
         if value < least.value:
             least = _least([objective.descend(place, TOLERANCE), _End(value, place)])
     return least
+
+
+def _close(ends: list[_End]) -> list[_End]:
+    """The lowest, and others elsewhere that might be lower in the end."""
+    found: list[_End] = []
+    for end in sorted(ends, key=lambda end: end.value):
+        near = any(np.abs(end.place - other.place).max() < NEAR for other in found)
+        if not found or not (near or end.value > found[0].value + 2 * ROUGH):
+            found.append(end)
+    return found
 
 
 def _least(ends: list[_End]) -> _End:

@@ -55,6 +55,15 @@ def letters(var_type: Any) -> str:
     return var_type
 
 
+def ckertype(given: Any) -> str:
+    if given == "tricube":
+        raise ValueError(
+            "ckertype: got 'tricube', wanted 'gaussian': in statsmodels 'tricube' gives all points "
+            "beyond the bandwidth the largest weight"
+        )
+    return one_of("ckertype", given, ("gaussian",))
+
+
 def one_of(name: str, given: Any, wanted: tuple[str, ...]) -> str:
     if not isinstance(given, str):
         raise TypeError(f"{name}: got {given!r}, wanted one of {list(wanted)}")
@@ -105,10 +114,19 @@ def rng(given: Any) -> Any:
     return given
 
 
-def inefficient(defaults: Any) -> None:
-    """Refuse bandwidths of subsamples."""
-    if defaults is not None and getattr(defaults, "efficient", False):
-        raise NotImplementedError(
-            "defaults: got efficient=True, wanted efficient=False: bandwidths are found from all "
-            "observations here, and not from subsamples"
-        )
+def places(given: Any, variables: int) -> Array:
+    """Return the positions of variables, sorted, each once."""
+    found = np.atleast_1d(np.asarray(given))
+    if found.dtype.kind not in "iu" or found.ndim != 1 or not found.size:
+        raise TypeError(f"var_pos: got {given!r:.60}, wanted an int or a list of ints")
+    if not ((found >= -variables) & (found < variables)).all():
+        raise ValueError(f"var_pos: got {given!r:.60}, wanted positions of {variables} variables")
+    return np.unique(found % variables)
+
+
+def count(name: str, given: Any) -> int:
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, np.integer)):
+        raise TypeError(f"{name}: got {given!r}, wanted an int")
+    if given < 1:
+        raise ValueError(f"{name}: got {given}, wanted 1 or more")
+    return int(given)

@@ -15,7 +15,6 @@ pytest.importorskip("statsmodels")
 
 import foveate.statsmodels
 from foveate.statsmodels import KernelReg
-from statsmodels.nonparametric.api import EstimatorSettings
 from statsmodels.nonparametric.api import KernelReg as Theirs
 
 pytestmark = [pytest.mark.any_isa, pytest.mark.python]
@@ -102,12 +101,14 @@ def test_their_marginal_effects_of_the_constant_fit_have_a_factor():
 @pytest.mark.parametrize("method", ["cv_ls", "aic"])
 @pytest.mark.parametrize("types", ["c", "cc"])
 def test_the_criterion_is_as_low_as_theirs(types, method, reg_type):
-    for seed in range(2):
-        y, x = data(types, 30, seed)
+    for seed in range(2 if types == "c" else 1):
+        y, x = data(types, 22, seed)
         model = KernelReg(y, x, types, reg_type, method)
         other = theirs(y, x, types, reg_type=reg_type, bw=method)
         if method == "cv_ls":
-            lowest = float(np.squeeze(other.cv_loo(other.bw, other.est[reg_type])))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0 in effects
+                lowest = float(np.squeeze(other.cv_loo(other.bw, other.est[reg_type])))
             assert model.cv_loo(model.bw) <= lowest * (1 + 1e-6)
         else:
             lowest = aic_of(other, other.bw)
@@ -204,14 +205,14 @@ Y, X = data("cc", 20)
         ({"bw": [1.0, 0.0]}, ValueError, "bw: got 0.0"),
         ({"bw": [1.0, np.inf]}, ValueError, "bw: got inf"),
         ({"bw": None}, ValueError, "bw: got shape ()"),
-        ({"ckertype": "tricube"}, ValueError, "ckertype: got 'tricube'"),
+        ({"ckertype": "tricube"}, ValueError, "ckertype: got 'tricube', wanted 'gaussian': in"),
         ({"okertype": 3}, TypeError, "okertype: got 3"),
         ({"endog": Y[:-1]}, ValueError, "endog: got 19 observations"),
         ({"endog": ["a"] * 20}, TypeError, "endog: got dtype <U1"),
         ({"endog": Y + 1j}, TypeError, "endog: got dtype complex128"),
         ({"exog": np.where(X[3] == X, np.nan, X)}, ValueError, "exog: got [nan nan] in row 3"),
         ({"rng": "a"}, TypeError, "rng: got 'a'"),
-        ({"defaults": EstimatorSettings(efficient=True)}, NotImplementedError, "defaults: got eff"),
+        ({"ckertype": "silverman"}, ValueError, "ckertype: got 'silverman', wanted one of"),
         ({"var_type": "cu", "bw": [1.0, 1.5]}, ValueError, "bw: got 1.5, wanted numbers in [0, 1)"),
     ],
 )
