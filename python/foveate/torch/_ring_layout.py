@@ -191,12 +191,15 @@ class Sight(NamedTuple):
         return calls_of(self.queries[rank], self.keys[owner], self.left, self.right)
 
 
-@functools.lru_cache(maxsize=4096)
 def sent_of(owner: int, sight: Sight) -> slice:
     """Return which rows of a part go to other ranks: from the first to the last that they see."""
-    whole = slice(0, sum(x.length for x in sight.keys[owner]))
     if sight.left is None or sight.right is None:
-        return whole
+        return slice(0, sum(x.length for x in sight.keys[owner]))
+    return _seen_of(owner, sight)
+
+
+@functools.lru_cache(maxsize=4096)
+def _seen_of(owner: int, sight: Sight) -> slice:
     seen = [
         call.keys
         for rank in range(len(sight.queries))
@@ -204,7 +207,7 @@ def sent_of(owner: int, sight: Sight) -> slice:
         for call in sight.calls(rank, owner)
     ]
     if not seen:
-        return whole
+        return slice(0, sum(x.length for x in sight.keys[owner]))
     return slice(min(x.start for x in seen), max(x.stop for x in seen))
 
 
