@@ -99,7 +99,8 @@ class SumsValidator : private Views<SumsOfGaussians> {
 
 fv_status fv_sums_of_gaussians(const fv_array* x, const fv_array* y, const fv_array* values, const fv_array* w,
                                double tolerance, int32_t leave_one_out, int32_t directions, const fv_array* sums,
-                               const fv_array* log_scale, int32_t* declined, fv_error* error) noexcept {
+                               const fv_array* log_scale, double pair_cost, int32_t skips_far, int32_t* declined,
+                               fv_error* error) noexcept {
   using namespace foveate;
   SumsOfGaussians problem;
   SumsValidator validator(problem, error);
@@ -108,6 +109,8 @@ fv_status fv_sums_of_gaussians(const fv_array* x, const fv_array* y, const fv_ar
     return validator.status();
   if (declined != nullptr) *declined = 0;
   problem.declined = declined;
+  problem.pair_cost = pair_cost;
+  problem.skips_far = skips_far != 0;
   if (problem.queries == 0 || problem.columns == 0) return FV_OK;
   return sums_of_gaussians(problem, error);
 }

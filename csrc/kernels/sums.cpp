@@ -5,7 +5,8 @@ namespace foveate::FOVEATE_ISA {
 namespace {
 
 template <int dims>
-constexpr SumKernels sum_kernels = {lanes<double>, moments<dims>, series<dims>, pairs<dims>, nearest<dims>};
+constexpr SumKernels sum_kernels = {lanes<double>, moments<dims>,       series<dims>,
+                                    pairs<dims>,   pairs_of_rows<dims>, nearest<dims>};
 
 }  // namespace
 

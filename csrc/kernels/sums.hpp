@@ -2,6 +2,7 @@
 //   moments   to[c][a] = sum_j v_jc exp(D . y_j - |y_j|^2 / 2) y_j^a, of the monomials a of degree < `degree`
 //   series    sums[c][i] += exp(shift - tilt . x_i) sum_a coefficient[c][a] x_i^a
 //   pairs     sums[c] += sum_j v_jc exp(shift - |D - y_j|^2 / 2)
+//   pairs_of_rows   sums[c][i] += sum_j v_jc exp(shift_i - |D + x_i - y_j|^2 / 2), the queries on the lanes
 //   nearest   min_j |D - y_j|^2
 // Points y stand one dimension after the other, and so do values. Monomials are in the order of nested loops over the powers
 // of each dimension, the last one fastest. Exponents are at most about 700; where one is below -745 the term is 0.
@@ -160,6 +161,47 @@ template <int dims>
       sums[c] += sum_of_lanes<double>(sum);
     }
   }
+}
+
+template <int dims, int vectors>
+[[gnu::always_inline]] inline void rows_by_pairs(const SumPoints& points, int64_t first, int64_t end, const double* x,
+                                                 int64_t stride, const double* d, const double* shift, double* sums) {
+  constexpr int64_t most = 16;
+  Vec<double> at[dims][vectors], limit[vectors], weights[most][vectors];
+  for (int k = 0; k < dims; ++k)
+    unroll<vectors>([&](int i) INLINED { at[k][i] = load(x + k * stride + i * lanes<double>) + d[k]; });
+  unroll<vectors>([&](int i) INLINED { limit[i] = load(shift + i * lanes<double>); });
+  for (; first < end; first += most) {
+    const int64_t count = end - first < most ? end - first : most;
+    for (int64_t j = 0; j < count; ++j)
+      unroll<vectors>([&](int i) INLINED {
+        Vec<double> square{};
+        for (int k = 0; k < dims; ++k) {
+          const Vec<double> difference = at[k][i] - points.at[k * points.stride + first + j];
+          square += difference * difference;
+        }
+        weights[j][i] = exp_of(limit[i] - square * 0.5);
+      });
+    for (int32_t c = 0; c < points.columns; ++c) {
+      const double* const value = points.values + c * points.stride + first;
+      Vec<double> sum[vectors];
+      unroll<vectors>([&](int i) INLINED { sum[i] = load(sums + c * stride + i * lanes<double>); });
+      for (int64_t j = 0; j < count; ++j) unroll<vectors>([&](int i) INLINED { sum[i] += weights[j][i] * value[j]; });
+      unroll<vectors>([&](int i) INLINED { store<double>(sums + c * stride + i * lanes<double>, sum[i]); });
+    }
+  }
+}
+
+// Rows are padded as those of `series`; of `count` there may be less than all.
+template <int dims>
+[[gnu::noinline]] void pairs_of_rows(const SumPoints& points, int64_t first, int64_t end, const double* x,
+                                     int64_t stride, int64_t count, const double* d, const double* shift,
+                                     double* sums) {
+  int64_t i = 0;
+  for (; i + (sum_vectors - 1) * lanes<double> < count; i += sum_block)
+    rows_by_pairs<dims, sum_vectors>(points, first, end, x + i, stride, d, shift + i, sums + i);
+  for (; i < count; i += lanes<double>)
+    rows_by_pairs<dims, 1>(points, first, end, x + i, stride, d, shift + i, sums + i);
 }
 
 template <int dims>

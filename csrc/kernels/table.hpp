@@ -549,6 +549,8 @@ struct SumKernels {
   void (*series)(const double* x, int64_t stride, int64_t count, const double* tilt, double shift, int32_t degree,
                  int64_t terms, const double* coefficients, int32_t columns, double* sums);
   void (*pairs)(const SumPoints&, int64_t first, int64_t end, const double* d, double shift, double* sums);
+  void (*pairs_of_rows)(const SumPoints&, int64_t first, int64_t end, const double* x, int64_t stride, int64_t count,
+                        const double* d, const double* shift, double* sums);
   double (*nearest)(const SumPoints&, int64_t first, int64_t end, const double* d);
 };
 

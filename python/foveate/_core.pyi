@@ -156,7 +156,8 @@ def sums_of_gaussians(
     directions: bool,
     sums: Array,
     log_scale: Array,
-    may_decline: bool,
+    pair_cost: float,
+    skips_far: bool,
     /,
 ) -> bool: ...
 def multinoulli(p: Array, logits: bool, low: int, high: int, index: NDArray[Any], /) -> None: ...

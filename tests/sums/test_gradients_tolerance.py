@@ -17,7 +17,7 @@ def computed(monkeypatch):
     plain = _core.sums_of_gaussians
 
     def sums(*given: object) -> bool:
-        calls.append(plain(*given[:-1], False))
+        calls.append(plain(*given[:-2], 0.0, False))
         return calls[-1]
 
     monkeypatch.setattr(_core, "sums_of_gaussians", sums)

@@ -1,7 +1,7 @@
 // The boxes of points that count at a box of queries, within a tolerance, and what each of them costs.
 //
 // Of the tolerance an eighth is for large boxes that are left out on the way down the tree, each within its share by its
-// number of points; three eighths for small ones that are left out at the end; and a half for series: a quarter for those whose
+// number of points; three eighths for small ones that are left out at the end; and a half for polynomials: a quarter for those whose
 // error is within that of their own terms, and a quarter for those that are allowed more because the box weighs little.
 // Everything is compared with a lower bound of sum_j K |v_j| over all queries of the box, for each column of values.
 #pragma once
@@ -14,7 +14,7 @@ struct Near {
   int64_t node;
   Bounds bounds;
   double log_share;  // of the sum, at most
-  int degree;        // of the series; 0: pair by pair
+  Polynomial by;     // its degree is 0: pair by pair
 };
 
 // What a loop costs, in instructions of a vector of eight numbers, as counted in its kernel.
@@ -23,9 +23,15 @@ struct Costs {
   static double blocks(int64_t count) {
     return double((count + sum_block_most - 1) / sum_block_most * sum_block_most) / width;
   }
+  // By vectors of queries or of points, whichever are filled better.
+  static bool rows(int64_t queries, int64_t points) {
+    return std::ceil(double(queries) / width) * double(points) <=
+           double(queries) * (std::ceil(double(points) / width) + 1);
+  }
   static double pairs(int64_t queries, int64_t points, int dims, int64_t columns) {
-    return double(queries) *
-           (20 + std::ceil(double(points) / width) * (exponential + 2 * dims + 1.5 * double(columns)));
+    const double each = exponential + 2 * dims + 1.5 * double(columns);
+    return rows(queries, points) ? 20 + std::ceil(double(queries) / width) * double(points) * each
+                                 : double(queries) * (20 + std::ceil(double(points) / width) * each);
   }
   static double series(int64_t queries, int64_t points, int dims, int64_t columns, int64_t terms) {
     const double results = double(columns) * double(terms);
@@ -73,12 +79,21 @@ class Neighborhood {
     for (const Near& near : near_) {
       const Node& node = sources_.tree().nodes[size_t(near.node)];
       const int64_t points = node.end - node.first;
-      sum +=
-          single || near.degree == 0
-              ? Costs::pairs(queries, points, sources_.dims(), sources_.wide_columns()) * (single ? 1.3 : 1)
-              : Costs::series(queries, points, sources_.dims(), sources_.wide_columns(), degrees_.terms(near.degree));
+      sum += single || near.by.degree == 0
+                 ? Costs::pairs(queries, points, sources_.dims(), sources_.wide_columns()) * (single ? 1.3 : 1)
+                 : Costs::series(queries, points, sources_.dims(), sources_.wide_columns(),
+                                 degrees_.terms(near.by.degree));
     }
     return sum + Costs::visit * double(visited_ + 2 * int64_t(near_.size()));
+  }
+  // Of one query, if all were taken pair by pair, and nothing was looked for.
+  double cost_of_pairs() const {
+    double sum = 0;
+    for (const Near& near : near_) {
+      const Node& node = sources_.tree().nodes[size_t(near.node)];
+      sum += double(node.end - node.first);
+    }
+    return sum / Costs::width * (Costs::exponential + 2 * sources_.dims() + 1.5 * double(sources_.wide_columns()));
   }
   bool owns(const Node& node) const { return sources_.leave_one_out() && node.first < end_ && first_ < node.end; }
 
@@ -166,7 +181,7 @@ class Neighborhood {
       const double share = log_share(step.node, step.bounds);
       if (share <= std::log(tolerance_ / 8 * double(node.end - node.first)) - log_all) continue;
       if (sources_.is_leaf(step.node)) {
-        near_.push_back({step.node, step.bounds, share, 0});
+        near_.push_back({step.node, step.bounds, share, {}});
         continue;
       }
       const int64_t left = step.node + 1, right = node_of(left).next;
@@ -223,11 +238,11 @@ class Neighborhood {
     const double little = std::min(0.0, std::log(double(near_.size())) + near.log_share);
     double log_error = std::log(tolerance_ / 4) - little;
     if (sources_.directions()) log_error -= std::log1p(2 * std::sqrt(radius));
-    const int degree = degrees_.least(z, log_error);
-    if (degree == 0) return;
+    const Polynomial by = degrees_.least(z, log_error);
+    if (by.degree == 0) return;
     const int64_t queries = end_ - first_, points = node.end - node.first, wide = sources_.wide_columns();
-    const double by_series = Costs::series(queries, points, sources_.dims(), wide, degrees_.terms(degree));
-    if (by_series < Costs::pairs(queries, points, sources_.dims(), wide)) near.degree = degree;
+    const double by_series = Costs::series(queries, points, sources_.dims(), wide, degrees_.terms(by.degree));
+    if (by_series < Costs::pairs(queries, points, sources_.dims(), wide)) near.by = by;
   }
 
   static constexpr int64_t some_points = 24, most_counted = 16;

@@ -4,8 +4,8 @@
 //
 //   K(x, y) = K(x, ref) exp((|D0|^2 - |D|^2) / 2 - (D - D0) . dx) exp(D . dy - |dy|^2 / 2) exp(dx . dy),
 //
-// of which only the last factor is no product of a function of x and one of y. Its series has a relative error, however small
-// K is (degrees.hpp). So a box of points becomes moments, sum_j v_j exp(D . dy_j - |dy_j|^2 / 2) dy_j^a / a!, and queries are
+// of which only the last factor is no product of a function of x and one of y. It is a polynomial with a relative error,
+// however small K is (degrees.hpp). So a box of points becomes moments, sum_j v_j exp(D . dy_j - |dy_j|^2 / 2) dy_j^a, and queries are
 // put into a polynomial: (queries + points) x terms instead of queries x points. Or pairs are taken one by one.
 //
 // Every box of queries is a task, and its sum goes over boxes in the order of the tree: the same bits for any threads.
@@ -90,25 +90,26 @@ class Worker {
       for (int k = 0; k < dims(); ++k)
         x_[size_t(k * stride_ + i)] =
             (o_.queries.at[size_t((node.first + i) * dims() + k)] - node.box.center[k]) * o_.sources.w()[k];
+    squares_.assign(size_t(stride_), 0.0);  // |x - ref|^2 / 2
+    for (int k = 0; k < dims(); ++k)
+      for (int64_t i = 0; i < stride_; ++i) {
+        const double from = d0[k] + x_[size_t(k * stride_ + i)];
+        squares_[size_t(i)] += from * from / 2;
+      }
     for (const Near& near : near_.boxes()) {
       const Node& box = o_.sources.tree().nodes[size_t(near.node)];
-      if (asked_to_stop(8 * (near.degree > 0 ? Costs::series(count, box.end - box.first, dims(), wide,
-                                                             o_.degrees.terms(near.degree))
-                                             : Costs::pairs(count, box.end - box.first, dims(), wide))))
+      if (asked_to_stop(8 * (near.by.degree > 0 ? Costs::series(count, box.end - box.first, dims(), wide,
+                                                                o_.degrees.terms(near.by.degree))
+                                                : Costs::pairs(count, box.end - box.first, dims(), wide))))
         return;
-      if (near.degree > 0)
+      if (near.by.degree > 0)
         add_series(near, box, d0);
       else
-        add_pairs(near, box, node, d0);
+        add_pairs(near, box, node);
     }
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = o_.queries.row[size_t(node.first + i)];
-      double square = 0;
-      for (int k = 0; k < dims(); ++k) {
-        const double from = d0[k] + x_[size_t(k * stride_ + i)];
-        square += from * from;
-      }
-      write(o_.problem.log_scale, 0, row, -square / 2);
+      write(o_.problem.log_scale, 0, row, -squares_[size_t(i)]);
       for (int64_t c = 0; c < wide; ++c) {
         double sum = totals_[size_t(c * stride_ + i)];
         if (c >= columns)
@@ -120,14 +121,12 @@ class Worker {
   }
 
   void add_series(const Near& near, const Node& box, const double* d0) {
-    const int64_t terms = o_.degrees.terms(near.degree), wide = o_.sources.wide_columns();
-    const double* const factors = o_.degrees.factors(near.degree);
+    const int64_t terms = o_.degrees.terms(near.by.degree), wide = o_.sources.wide_columns();
     coefficients_.resize(std::max(coefficients_.size(), size_t(terms * wide)));
     scratch_.resize(std::max(scratch_.size(), size_t(terms * wide * o_.kernels.lanes)));
-    o_.kernels.moments(points_, box.first, box.end, near.bounds.offset, near.degree, terms, scratch_.data(),
+    o_.kernels.moments(points_, box.first, box.end, near.bounds.offset, near.by.degree, terms, scratch_.data(),
                        coefficients_.data());
-    for (int64_t c = 0; c < wide; ++c)
-      for (int64_t a = 0; a < terms; ++a) coefficients_[size_t(c * terms + a)] *= factors[a];
+    for (int64_t c = 0; c < wide; ++c) Degrees::scale(dims(), near.by, coefficients_.data() + c * terms);
     for_directions([&](int64_t of, int64_t to, int k) {  // dy becomes y - c
       for (int64_t a = 0; a < terms; ++a)
         coefficients_[size_t(to * terms + a)] -= near.bounds.offset[k] * coefficients_[size_t(of * terms + a)];
@@ -138,23 +137,36 @@ class Worker {
       tilt[k] = d - d0[k];
       shift += (d0[k] - d) * (d0[k] + d) / 2;
     }
-    o_.kernels.series(x_.data(), stride_, stride_, tilt, shift, near.degree, terms, coefficients_.data(), int32_t(wide),
-                      totals_.data());
+    o_.kernels.series(x_.data(), stride_, stride_, tilt, shift, near.by.degree, terms, coefficients_.data(),
+                      int32_t(wide), totals_.data());
   }
 
-  void add_pairs(const Near& near, const Node& box, const Node& node, const double* d0) {
-    const int64_t wide = o_.sources.wide_columns();
-    const bool own = near_.owns(box);
-    for (int64_t i = 0; i < node.end - node.first; ++i) {
-      double d[most_sum_dims], square = 0;
-      for (int k = 0; k < dims(); ++k) {
-        const double dx = x_[size_t(k * stride_ + i)], from = d0[k] + dx;
-        d[k] = near.bounds.offset[k] + dx;
-        square += from * from;
-      }
+  void add_pairs(const Near& near, const Node& box, const Node& node) {
+    const int64_t wide = o_.sources.wide_columns(), count = node.end - node.first;
+    const bool own = near_.owns(box), rows = !own && Costs::rows(count, box.end - box.first);
+    if (rows && !o_.sources.directions()) {
+      o_.kernels.pairs_of_rows(points_, box.first, box.end, x_.data(), stride_, count, near.bounds.offset,
+                               squares_.data(), totals_.data());
+      return;
+    }
+    if (rows) {
+      parts_.assign(totals_.size(), 0.0);
+      o_.kernels.pairs_of_rows(points_, box.first, box.end, x_.data(), stride_, count, near.bounds.offset,
+                               squares_.data(), parts_.data());
+      for_directions([&](int64_t of, int64_t to, int k) {
+        for (int64_t i = 0; i < count; ++i)
+          parts_[size_t(to * stride_ + i)] -= near.bounds.offset[k] * parts_[size_t(of * stride_ + i)];
+      });
+      for (size_t i = 0; i < parts_.size(); ++i) totals_[i] += parts_[i];
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      double d[most_sum_dims];
+      for (int k = 0; k < dims(); ++k) d[k] = near.bounds.offset[k] + x_[size_t(k * stride_ + i)];
       std::fill(sums_.begin(), sums_.end(), 0.0);
-      without(own ? node.first + i : -1, box,
-              [&](int64_t first, int64_t end) { o_.kernels.pairs(points_, first, end, d, square / 2, sums_.data()); });
+      without(own ? node.first + i : -1, box, [&](int64_t first, int64_t end) {
+        o_.kernels.pairs(points_, first, end, d, squares_[size_t(i)], sums_.data());
+      });
       for_directions(
           [&](int64_t of, int64_t to, int k) { sums_[size_t(to)] -= near.bounds.offset[k] * sums_[size_t(of)]; });
       for (int64_t c = 0; c < wide; ++c) totals_[size_t(c * stride_ + i)] += sums_[size_t(c)];
@@ -217,12 +229,18 @@ class Worker {
   Neighborhood near_;
   const SumPoints points_;
   int64_t stride_ = 0;
-  std::vector<double> x_, totals_, sums_, coefficients_, scratch_;
+  std::vector<double> x_, squares_, totals_, parts_, sums_, coefficients_, scratch_;
 };
 
-double cost_of(const Tree& queries, Sources& sources, Neighborhood& near, double side, int64_t most) {
+// Of all queries, by some of them; and if all pairs were taken that are near.
+struct Estimate {
+  double cost = 0, near_pairs = 0;
+};
+
+Estimate cost_of(const Tree& queries, Sources& sources, Neighborhood& near, double side, int64_t most) {
   sources.set_side(side);
-  double sum = 0;
+  Estimate sum;
+  const double each = double(queries.count) / samples;
   for (int i = 0; i < samples; ++i) {
     const int64_t place = (2 * i + 1) * queries.count / (2 * samples);
     int64_t node = 0;
@@ -231,20 +249,20 @@ double cost_of(const Tree& queries, Sources& sources, Neighborhood& near, double
       node = place < queries.nodes[size_t(right)].first ? node + 1 : right;
     }
     const Node& block = queries.nodes[size_t(node)];
-    double cost = 0;
-    if (!is_sparse(block, side)) {
+    bool single = is_sparse(block, side);
+    if (!single) {
       near.look(block.box, block.first, block.end, false);
-      cost = near.cost(false) / double(block.end - block.first);
+      single = !near.in_range();
     }
-    if (is_sparse(block, side) || !near.in_range()) {
+    if (single) {
       Box box{};
       for (int k = 0; k < queries.dims; ++k) box.center[k] = queries.at[size_t(place * queries.dims + k)];
       near.look(box, place, place + 1, true);
-      cost = near.cost(true);
     }
-    sum += cost;
+    sum.cost += each * near.cost(single) / double(single ? 1 : block.end - block.first);
+    sum.near_pairs += each * near.cost_of_pairs();
   }
-  return sum / samples * double(queries.count);
+  return sum;
 }
 
 fv_status run(const SumsOfGaussians& p, fv_error* error) {
@@ -253,7 +271,7 @@ fv_status run(const SumsOfGaussians& p, fv_error* error) {
   for (int k = 0; k < dims; ++k) w[k] = read(p.w, k);
   const int64_t wide = p.directions ? p.columns * (1 + p.dims) : p.columns;
   const double all_pairs = Costs::pairs(1, p.points, dims, wide) * double(p.queries);
-  if (p.declined != nullptr && all_pairs < tree_cost * double(p.queries + p.points)) {
+  if (p.declined != nullptr && p.pair_cost * all_pairs < tree_cost * double(p.queries + p.points)) {
     *p.declined = 1;
     return FV_OK;
   }
@@ -281,20 +299,21 @@ fv_status run(const SumsOfGaussians& p, fv_error* error) {
   const Tree &queries = *trees[0], &points = *trees[one ? 0 : 1];
   Sources sources(points, w, p.columns, one);
   sources.take_values(p.values);
-  const Degrees degrees(dims, p.tolerance);
-  double side = sides[0], cost = std::numeric_limits<double>::infinity();
+  const Degrees degrees(dims, p.tolerance / 64);
+  double side = sides[0];
+  Estimate best{std::numeric_limits<double>::infinity(), 0};
   {
     Neighborhood near(sources, degrees, p.tolerance);
     for (const double tried : sides) {
-      const double found = cost_of(queries, sources, near, tried, most);
-      if (found < cost) {
-        cost = found;
+      const Estimate found = cost_of(queries, sources, near, tried, most);
+      if (found.cost < best.cost) {
+        best = found;
         side = tried;
       }
     }
   }
   if (p.declined != nullptr) {
-    *p.declined = cost > all_pairs / 2;
+    *p.declined = best.cost > p.pair_cost * (p.skips_far ? best.near_pairs : all_pairs);
     if (*p.declined) return FV_OK;
   }
   sources.cut(side, p.directions);
@@ -314,7 +333,7 @@ fv_status run(const SumsOfGaussians& p, fv_error* error) {
     node = block ? queries.nodes[size_t(node)].next : node + 1;
   }
   const Output output{p, queries, sources, degrees, kernels().sums_of_gaussians[dims - 1], side};
-  const int threads = threads_for(int64_t(blocks.size()), 8 * cost);
+  const int threads = threads_for(int64_t(blocks.size()), 8 * best.cost);
   std::vector<std::unique_ptr<Worker>> workers;
   for (int t = 0; t < threads; ++t) workers.push_back(std::make_unique<Worker>(output, p.tolerance));
   done = run_tasks(int64_t(blocks.size()), threads, Order::by_ranges, [&](const Task& task) {

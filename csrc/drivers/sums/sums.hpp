@@ -11,8 +11,10 @@ struct SumsOfGaussians {
   Operand x, y, values, w;  // (n, d), (m, d), (m, k), (d,), float64
   double tolerance = 0;
   bool leave_one_out = false, directions = false;
-  Operand sums, log_scale;  // (n, k) or (n, k (1 + d)); (n,), float64
-  int32_t* declined = nullptr;
+  Operand sums, log_scale;      // (n, k) or (n, k (1 + d)); (n,), float64
+  int32_t* declined = nullptr;  // 1: all pairs, of which each costs so much of one here, are cheaper; null: never
+  double pair_cost = 1;
+  bool skips_far = false;
 };
 
 fv_status sums_of_gaussians(const SumsOfGaussians&, fv_error*) noexcept;

@@ -324,18 +324,20 @@ fv_status fv_hard_attention_backward(const fv_problem*, int64_t draws, const fv_
 fv_status fv_quantize(const fv_array* x, int64_t block, const fv_array* data, const fv_array* scale,
                       fv_error*) FV_NOEXCEPT;
 
-/* Sums of Gaussians within a tolerance, by boxes of points and series: with K_ij = exp(-|w (x_i - y_j)|^2 / 2),
- *   sums[i][c] = exp(-log_scale[i]) * sum_j K_ij values[j][c]
+/* Sums of Gaussians within a tolerance, by boxes of points and polynomials: with K_ij = exp(-|w (x_i - y_j)|^2 / 2),
+ *   sums[i][c] exp(log_scale[i]) = sum_j K_ij values[j][c]
  * x (n, d), y (m, d), values (m, k) and w (d,) of float64, finite; d is 1 to 6. The error of a sum is at most `tolerance`, which
- * is 1e-13 to 0.5, times sum_j K_ij |values[j][c]|, or 2^-53 of the largest of these sums over the columns, each column
+ * is 1e-13 to 0.5, times sum_j K_ij |values[j][c]|, or 2^-52 of the largest of these sums over the columns, each column
  * divided by its largest |value|, where that is more; and what float64 rounds. sums (n, k) and log_scale (n,) of float64: so
  * that no sum is 0 far from all points. Without points the sums are 0. leave_one_out: x_i does not see y_i, and x and y are
  * the same points. directions: sums is (n, k + k d), and has sum_j K_ij values[j][c] w (y_j - x_i) behind the k sums, d for each
- * of them; their error is relative to sum_j K_ij |values[j][c]| (1 + |w (y_j - x_i)|). declined, which may be NULL: 1 where it is
- * cheaper to take all pairs otherwise, and nothing was computed; else 0. */
+ * of them; their error is relative to sum_j K_ij |values[j][c]| (1 + |w (y_j - x_i)|).
+ * declined may be NULL, for sums in any case; else 1 where it is cheaper to take all pairs elsewhere, and nothing was
+ * computed. A pair there costs pair_cost of one here; skips_far: and pairs that are too far away to count cost nothing. */
 fv_status fv_sums_of_gaussians(const fv_array* x, const fv_array* y, const fv_array* values, const fv_array* w,
                                double tolerance, int32_t leave_one_out, int32_t directions, const fv_array* sums,
-                               const fv_array* log_scale, int32_t* declined, fv_error*) FV_NOEXCEPT;
+                               const fv_array* log_scale, double pair_cost, int32_t skips_far, int32_t* declined,
+                               fv_error*) FV_NOEXCEPT;
 
 /* Draws from the categories of each row of p (..., K), of any float dtype: weights that need not sum to 1, or logits.
  * index (..., draws), int64. A category of weight 0 (logit -inf) is never drawn. Refused are rows whose weights are all

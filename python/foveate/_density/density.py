@@ -110,11 +110,11 @@ def kernel_density(
     whose square overflows has the weight 0.
 
     A `tolerance` is a proven bound, for each query, of far tails too, beside what float64 rounds
-    and the result's dtype: far boxes of points are left out, and near ones are taken together by a
-    series whose error is relative to each weight [3]_. Where it is cheaper to take all pairs, as
-    with few points, narrow bandwidths in many dimensions, or more than six dimensions, or where
-    points hold NaN or inf, that is done as without it. With `leave_one_out` x must be x_train for
-    it to help.
+    and the result's dtype: far boxes of points are left out, and near ones are taken together by
+    polynomials whose errors are relative to each weight [3]_. Where it is cheaper to take all
+    pairs, as with few points, narrow bandwidths in many dimensions, or more than six dimensions, or
+    where points hold NaN or inf, that is done as without it. With `leave_one_out` x must be x_train
+    for it to help.
 
     References
     ----------

@@ -132,11 +132,11 @@ def kernel_regression(
     over the bandwidth less.
 
     A `tolerance` is a proven bound, for each query, of far tails too, beside what float64 rounds
-    and the result's dtype: far boxes of points are left out, and near ones are taken together by a
-    series whose error is relative to each weight [5]_. Where it is cheaper to take all pairs, as
-    with few points, narrow bandwidths in many dimensions, or more than six dimensions, or where x
-    or y hold NaN or inf, that is done as without it. With float32 it is more precise than without,
-    since sums are of float64. With `leave_one_out` x must be x_train for it to help.
+    and the result's dtype: far boxes of points are left out, and near ones are taken together by
+    polynomials whose errors are relative to each weight [5]_. Where it is cheaper to take all
+    pairs, as with few points, narrow bandwidths in many dimensions, or more than six dimensions, or
+    where x or y hold NaN or inf, that is done as without it. With float32 it is more precise than
+    without, since sums are of float64. With `leave_one_out` x must be x_train for it to help.
 
     References
     ----------
@@ -376,10 +376,14 @@ class Points:
         weighing = None if kernel == "gaussian" else kernel
         return Problem(*reduced[:-1], value, reach=reach, weighing=weighing)
 
+    def skips_far(self) -> bool:
+        """Whether there are so many points that far ones are skipped."""
+        fewest = SKIP_FROM.get(self.query.shape[1])
+        return fewest is not None and min(len(self.query), len(self.key)) >= fewest
+
     def order(self, skip_far: Bool) -> tuple[Array, Array] | None:
         """In which order queries and keys have their neighbors close, where that pays."""
-        fewest = SKIP_FROM.get(self.query.shape[1])
-        if not skip_far or fewest is None or min(len(self.query), len(self.key)) < fewest:
+        if not (skip_far and self.skips_far()):
             return None
         factors = np.broadcast_to(self.inverse, self.query.shape[1])
         of_keys = curve_order(self.key, factors)
