@@ -137,8 +137,10 @@ def hard_attention(
     if choice.is_drawn:
         grid = Grid(counted(grid.lead), grid.queries, _between_tiles(grid.keys))
     random = key_of(rng) if choice.is_drawn else None
+    # of draws with replacement chunks of keys wait for each other
+    together = grid.blocks // (len(grid.keys) if choice.select == "sample" else 1)
     cap = None if softcap is None else real("softcap", softcap)
-    how = How(score, cap, choice, random, like.output.dtype, grid.blocks)
+    how = How(score, cap, choice, random, like.output.dtype, together)
     blocks = Blocks(grid, rows, reach)
     token = tokenize(how, blocks.names, reach, grid, draw_axes)
     name = f"hard-attention-{token}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import foveate as fv
 import numpy as np
 import pytest
+from foveate.typing import DensityKernel
 from strategies import BFLOAT16
 from tolerances import MERGE_FLOORS, eps
 
@@ -14,7 +15,7 @@ da = pytest.importorskip("dask.array")
 fd = pytest.importorskip("foveate.dask")
 
 N, M = 70, 100
-KERNELS = ("gaussian", "boxcar", "epanechnikov", "triangular")
+KERNELS = get_args(DensityKernel)
 RNG = np.random.default_rng(24)
 WEIGHTS = RNG.random(M) * (RNG.random(M) > 0.3)
 WEIGHTS[:30] = 0  # a whole chunk
