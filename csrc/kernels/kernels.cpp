@@ -10,7 +10,6 @@
 #include "hide/bits.hpp"
 #include "hide/cells.hpp"
 #include "measure.hpp"
-#include "neighborhood.hpp"
 #include "pack.hpp"
 #include "quantize.hpp"
 #include "query_sum.hpp"
@@ -147,11 +146,6 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.store_rows = untyped<store_rows<T>>;
   f.store_row = untyped<store_row<T>>;
 
-  f.load_places = untyped<load_places<T>>;
-  f.gather_places = untyped<gather_places<T>>;
-  f.place_scores = untyped<place_scores<T>>;
-  f.place_sums = untyped<place_sums<T>>;
-
   f.decode_scores = untyped<decode_scores<T>>;
   f.decode_bias = untyped<decode_bias<T>>;
   f.decode_soft = untyped<decode_soft<T>>;
@@ -167,8 +161,9 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
 
 }  // namespace
 
-extern const EdgeKernels edges_float32, edges_float64;  // of edges.cpp
-extern const SumKernels sums_of_gaussians[];            // of sums.cpp
+extern const EdgeKernels edges_float32, edges_float64;           // of edges.cpp
+extern const StencilKernels stencils_float32, stencils_float64;  // of neighborhood.cpp
+extern const SumKernels sums_of_gaussians[];                     // of sums.cpp
 extern const Kernels kernels;
 constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              plain_arithmetic<float>(Dtype::float32),
@@ -186,6 +181,8 @@ constexpr Kernels kernels = {FOVEATE_TEXT(FOVEATE_ISA),
                              sum_bytes,
                              &edges_float32,
                              &edges_float64,
+                             &stencils_float32,
+                             &stencils_float64,
                              sums_of_gaussians};
 
 }  // namespace foveate::FOVEATE_ISA

@@ -174,6 +174,25 @@ struct StripRun {
   int32_t place[most_lanes];
 };
 
+// A row of what is seen, and the sums that it is added to, a slot each: those that begin at it with 0, or go on from what they
+// were left at; and after it those that are left, and those that are done, which are written to answers, times factors. At
+// a place each of these is as far on as SumPlace says.
+constexpr int most_sum_slots = 7;
+struct SumStep {
+  const char* values;
+  uint32_t begin, resume, leave, end;  // a bit each slot
+  const void* weights[most_sum_slots];
+  void* sums[most_sum_slots];
+  const void* factors[most_sum_slots];
+  char* answers[most_sum_slots];
+};
+struct SumPlace {
+  int64_t values, answers;  // bytes
+  int64_t sums, factors;    // elements of T
+  const int32_t* weights;   // elements of T, one each row that is seen
+  int64_t count;
+};
+
 // The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
 enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular };
 
@@ -367,20 +386,6 @@ struct Arithmetic {
   // to[i] = the inner product of the rows a[i] and b[i]; `columns` is a multiple of the lanes.
   void (*dot_rows)(const void* a, const void* b, int64_t count, int64_t columns, void* to);
 
-  // Stencils, see neighborhood.hpp; strides are in elements, not of pairs. Rows of places to columns, whole vectors of
-  // places each; scratch: a row of each lane.
-  void (*load_places)(const char* const* rows, Dtype, int64_t column_stride, int64_t count, int64_t columns,
-                      void* scratch, int64_t stride, void* to);
-  // What a strip sees of these, to[column][distance][lane]: 0 where it does not see.
-  void (*gather_places)(const void* from, int64_t stride, int64_t columns, const StripRun* runs, int32_t run_count,
-                        const uint32_t* seen, int64_t window, int64_t step, void* to);
-  // The scores of some rows of queries with what they see of a row of keys, scores[row][distance][lane], and the sums of
-  // its values by weights, added to[row][column][lane].
-  void (*place_scores)(const void* const* queries, int32_t rows, const void* keys, int64_t stride, int64_t step,
-                       int64_t columns, int64_t window, void* const* scores);
-  void (*place_sums)(const void* const* weights, int32_t rows, const void* values, int64_t stride, int64_t step,
-                     int64_t columns, int64_t window, void* const* to);
-
   // Few queries (1, 2 or 4), see decode.hpp. Keys and values have contiguous columns. Queries and outputs are rows of T of
   // whole vectors, queries with zeros at the end. s is [key][query], with room for a whole vector of keys more.
   void (*decode_scores)(const void* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
@@ -533,6 +538,24 @@ struct EdgeKernels {
   void (*sum)(const void* weights, const EdgeRows& rows, int64_t count, int64_t columns, void* to);
 };
 
+// Neighborhoods, see neighborhood.hpp; strides are in elements of T but where they are of operands.
+struct StencilKernels {
+  // Rows of places times a factor to columns, to[column][place], whole vectors of places each, of which one stands
+  // `vector_stride` after the other. scratch: a row of each lane. What is behind a row that is read may be fetched too.
+  void (*load_places)(const char* const* rows, Dtype, int64_t column_stride, int64_t count, int64_t columns,
+                      double factor, void* scratch, int64_t stride, int64_t vector_stride, void* to);
+  // What a strip sees of these, to[column][distance][lane]: 0 where it does not see.
+  void (*gather_places)(const void* from, int64_t stride, int64_t columns, const StripRun* runs, int32_t run_count,
+                        const uint32_t* seen, int64_t window, int64_t step, void* to);
+  // The scores of some rows of queries with what they see of a row of keys, scores[row][distance][lane]. Beside them a
+  // vector of places each is fetched ahead from two addresses.
+  void (*place_scores)(const void* const* queries, int32_t rows, const void* keys, int64_t stride, int64_t step,
+                       int64_t columns, int64_t window, void* const* scores, const char* const* ahead);
+  // Sums of rows of T by weights, at some places, `step` bytes from one row to the next. `columns` is a multiple of the lanes.
+  void (*sum_steps)(const SumStep* steps, int64_t count, int32_t slots, const SumPlace* places, int32_t place_count,
+                    int64_t step, int64_t columns);
+};
+
 // Sums of Gaussians between boxes of points, in float64: see sums.hpp. One table for each number of dimensions.
 constexpr int32_t most_sum_dims = 6;
 constexpr int64_t sum_block_most = 32;  // rows of `series` are multiples of this
@@ -576,6 +599,7 @@ struct Kernels {
   void (*elementary)(int32_t function, bool is_double, const void* in, void* out, int64_t count);
   double (*sum_bytes)(const void* data, int64_t bytes);  // reads every cache line
   const EdgeKernels *edges_float32, *edges_float64;
+  const StencilKernels *stencils_float32, *stencils_float64;
   const SumKernels* sums_of_gaussians;
   const Digits* digits = nullptr;  // where there are products of bytes
 };

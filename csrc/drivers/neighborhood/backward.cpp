@@ -72,8 +72,8 @@ class GradientStencil : protected StencilWorker<T> {
   using Base = StencilWorker<T>;
   using Base::arithmetic_, Base::block_, Base::lanes_, Base::plan_, Base::stencil_;
 
-  // more: columns beside those of queries and keys, and of dO and values; answers: of the block's gradients
-  GradientStencil(const Plan& plan, const Stencil& stencil, const NegativeSums<T>& sums, int64_t more, int64_t answers,
+  // more: columns beside those of queries and keys, and of dO and values
+  GradientStencil(const Plan& plan, const Stencil& stencil, const NegativeSums<T>& sums, int64_t more,
                   Carver& carver) noexcept
       : Base(plan, stencil, std::max(plan.problem.head_size, plan.problem.value_size) + more,
              std::max(plan.problem.head_size, plan.problem.value_size), carver),
@@ -87,8 +87,7 @@ class GradientStencil : protected StencilWorker<T> {
     own_values_ = carver.take<T>(rows * value_width_ * lanes_);
     cells_ = carver.take<T>(rows * this->cells_stride());
     d_cells_ = carver.take<T>(rows * this->cells_stride());
-    answers_ = carver.take<T>(rows * answers * lanes_);
-    factors_ = carver.take<T>(rows * lanes_);
+    factors_ = carver.take<T>(lanes_);
   }
 
   // Scores and gradients of weights become weights and gradients of scores: top, rest and shift of each lane.
@@ -100,13 +99,10 @@ class GradientStencil : protected StencilWorker<T> {
                               lanes_);
   }
 
-  void answer(const Strip& strip, const Operand& x, int64_t columns, const T* cells, const T* seen, int64_t of_columns,
-              double factor) noexcept {
-    const int64_t stride = columns * lanes_;
-    std::fill_n(answers_, block_.rows * stride, T(0));
-    this->sums(strip, cells, seen, columns, of_columns, answers_, stride);
+  void answer(const Strip& strip, const T* cells, const typename Base::SumRows& rows,
+              const typename Base::SumRows& answers, double factor) noexcept {
     std::fill_n(factors_, lanes_, T(factor));
-    this->write(strip, x, answers_, stride, columns, factors_, 0);
+    this->sums(strip, cells, rows, answers, factors_, 0);
   }
 
   bool stops(const Strip& strip, double products) const noexcept {
@@ -116,7 +112,7 @@ class GradientStencil : protected StencilWorker<T> {
 
   NegativeSums<T> sums_;
   int64_t width_, value_width_;
-  T *seen_, *seen_values_, *own_, *own_values_, *cells_, *d_cells_, *answers_, *factors_;
+  T *seen_, *seen_values_, *own_, *own_values_, *cells_, *d_cells_, *factors_;
 };
 
 template <class T>
@@ -128,16 +124,20 @@ class QueryGradients : GradientStencil<T> {
   static constexpr bool of_keys = false;
   static constexpr int64_t more = 0;
   QueryGradients(const Plan& plan, const Stencil& stencil, const NegativeSums<T>& sums, Carver& carver) noexcept
-      : Base(plan, stencil, sums, more, plan.problem.head_size, carver) {}
+      : Base(plan, stencil, sums, more, carver),
+        keys_(this->seen_rows(plan.problem.key, plan.problem.head_size, carver)),
+        d_queries_(this->answer_rows(plan.problem.d_query, plan.problem.head_size, carver)) {}
 
   void run(int64_t task) noexcept {
     const Problem& p = plan_.problem;
     this->start(task);
     this->load_seen(p.key, p.head_size, 0, this->seen_);
     this->load_seen(p.value, p.value_size, 0, this->seen_values_);
+    this->load_rows(keys_);
     for (int64_t s = 0; s < block_.chunk->strips; ++s) {
       const Strip& strip = stencil_.strip(block_.chunk->first_strip + s);
       if (this->stops(strip, 3)) return;
+      this->fetch_next(s, {p.query, p.d_out}, {p.key, p.value});
       this->pack(strip, p.query, p.head_size, plan_.query_factor, p.head_size * lanes_, this->own_);
       this->pack(strip, p.d_out, p.value_size, 1, p.value_size * lanes_, this->own_values_);
       this->scores(strip, this->own_, p.head_size * lanes_, this->seen_, p.head_size, p.head_size, this->cells_);
@@ -153,9 +153,12 @@ class QueryGradients : GradientStencil<T> {
         }
         this->select(strip, i, top, rest, shift);
       }
-      this->answer(strip, p.d_query, p.head_size, this->d_cells_, this->seen_, p.head_size, p.scale);
+      this->answer(strip, this->d_cells_, keys_, d_queries_, p.scale);
     }
   }
+
+ private:
+  typename Base::SumRows keys_, d_queries_;
 };
 
 template <class T>
@@ -167,7 +170,17 @@ class KeyGradients : GradientStencil<T> {
   static constexpr bool of_keys = true;
   static constexpr int64_t more = 2;
   KeyGradients(const Plan& plan, const Stencil& stencil, const NegativeSums<T>& sums, Carver& carver) noexcept
-      : Base(plan, stencil, sums, more, std::max(plan.problem.head_size, plan.problem.value_size), carver) {}
+      : Base(plan, stencil, sums, more, carver) {
+    const Problem& p = plan.problem;
+    if (p.d_key) {
+      queries_ = this->seen_rows(p.query, p.head_size, carver);
+      d_keys_ = this->answer_rows(p.d_key, p.head_size, carver);
+    }
+    if (p.d_value) {
+      d_out_ = this->seen_rows(p.d_out, p.value_size, carver);
+      d_values_ = this->answer_rows(p.d_value, p.value_size, carver);
+    }
+  }
 
   void run(int64_t task) noexcept {
     const Problem& p = plan_.problem;
@@ -175,9 +188,11 @@ class KeyGradients : GradientStencil<T> {
     this->start(task);
     this->load_seen(p.query, p.head_size, more, this->seen_);
     this->load_seen(p.d_out, p.value_size, more, this->seen_values_);
+    this->load_rows(queries_);
+    this->load_rows(d_out_);
     this->each_seen_row([&](int64_t number, int64_t place) {
       const auto column = [&](T* to, int64_t columns, int64_t at, const T* from) {
-        to += (number * columns + at) * stencil_.row_stride() + stencil_.margin();
+        to += (number * columns + at) * stencil_.row_stride();
         std::copy_n(from + block_.head * p.queries + place + block_.chunk->column, block_.chunk->columns, to);
       };
       column(this->seen_, width, p.head_size, sums_.high);
@@ -187,6 +202,7 @@ class KeyGradients : GradientStencil<T> {
     for (int64_t s = 0; s < block_.chunk->strips; ++s) {
       const Strip& strip = stencil_.strip(block_.chunk->first_strip + s);
       if (this->stops(strip, 4)) return;
+      this->fetch_next(s, {p.key, p.value}, {p.query, p.d_out});
       this->pack(strip, p.key, p.head_size, plan_.query_factor, width * lanes_, this->own_);
       this->pack(strip, p.value, p.value_size, 1, value_width * lanes_, this->own_values_);
       for (int64_t i = 0; i < block_.rows; ++i) {
@@ -198,40 +214,49 @@ class KeyGradients : GradientStencil<T> {
                    this->d_cells_);
       const T zeros[most_lanes] = {};
       for (int64_t i = 0; i < block_.rows; ++i) this->select(strip, i, zeros, zeros, zeros);
-      if (p.d_key) this->answer(strip, p.d_key, p.head_size, this->d_cells_, this->seen_, width, p.scale);
-      if (p.d_value) this->answer(strip, p.d_value, p.value_size, this->cells_, this->seen_values_, value_width, 1);
+      if (p.d_key) this->answer(strip, this->d_cells_, queries_, d_keys_, p.scale);
+      if (p.d_value) this->answer(strip, this->cells_, d_out_, d_values_, 1);
     }
   }
+
+ private:
+  typename Base::SumRows queries_, d_out_, d_keys_, d_values_;
 };
 
-// Runs one pass in memory of its own.
+// A pass over the grid, in memory that passes share.
 template <class T, template <class> class Worker>
-bool run_pass(const Plan& plan, const NegativeSums<T>& sums, double flops, fv_status* status,
-              fv_error* error) noexcept {
-  const Problem& p = plan.problem;
-  const int64_t columns = p.head_size + p.value_size + 2 * Worker<T>::more;
-  const int64_t beside = plan.arithmetic.element_size;
-  Carver size(nullptr);
-  const Stencil sizes(plan, Worker<T>::of_keys, columns, beside, size);
-  Carver part_size(nullptr);
-  part_size.take<Worker<T>>(1);
-  Worker<T>(plan, sizes, sums, part_size);
-  const size_t part = part_size.used();
-  const int threads = threads_for(sizes.tasks(), flops);
-  const Workspace workspace(size.used() + part * size_t(threads));
-  if (!workspace.data()) {
-    *status = no_memory(error, double(size.used()) + double(part) * threads);
-    return false;
+class Pass {
+ public:
+  Pass(const Plan& plan, const NegativeSums<T>& sums, double flops) noexcept : plan_(plan), sums_(sums) {
+    Carver shared(nullptr), part(nullptr);
+    const Stencil sizes = stencil(shared);
+    part.take<Worker<T>>(1);
+    Worker<T>(plan, sizes, sums, part);
+    shared_ = shared.used();
+    part_ = part.used();
+    threads_ = threads_for(sizes.tasks(), flops);
   }
-  Carver carver(workspace.data());
-  Stencil stencil(plan, Worker<T>::of_keys, columns, beside, carver);
-  stencil.build();
-  const bool done = run_stencil<Worker<T>>(
-      plan, stencil, threads, workspace.data() + size.used(), part,
-      [&](Carver& of_thread) { new (of_thread.take<Worker<T>>(1)) Worker<T>(plan, stencil, sums, of_thread); });
-  if (!done) *status = FV_INTERRUPTED;
-  return done;
-}
+  size_t bytes() const { return shared_ + part_ * size_t(threads_); }
+  bool run(char* memory) const noexcept {
+    Carver carver(memory);
+    Stencil grid = stencil(carver);
+    grid.build();
+    return run_stencil<Worker<T>>(plan_, grid, threads_, memory + shared_, part_, [&](Carver& of_thread) {
+      new (of_thread.take<Worker<T>>(1)) Worker<T>(plan_, grid, sums_, of_thread);
+    });
+  }
+
+ private:
+  Stencil stencil(Carver& carver) const noexcept {
+    const Problem& p = plan_.problem;
+    return Stencil(plan_, Worker<T>::of_keys, p.head_size + p.value_size + 2 * Worker<T>::more,
+                   plan_.arithmetic.element_size, carver);
+  }
+  const Plan& plan_;
+  const NegativeSums<T>& sums_;
+  size_t shared_, part_;
+  int threads_;
+};
 
 template <class T>
 fv_status run_backward_stencil(const Plan& plan, fv_error* error) noexcept {
@@ -248,8 +273,16 @@ fv_status run_backward_stencil(const Plan& plan, fv_error* error) noexcept {
   const int64_t row_tasks = RowSumsWorker<T>(plan, sums, part_size).tasks();
   const size_t shared = lay_out(nullptr), part = part_size.used();
   const int threads = threads_for(row_tasks, 64.0 * double(rows) * double(p.value_size));
-  const Workspace workspace(shared + part * size_t(threads));
-  if (!workspace.data()) return no_memory(error, double(shared) + double(part) * threads);
+  double cells = double(rows);
+  for (int a = 0; a < p.neighbor_axes; ++a) cells *= double(p.neighbor_axis[a].window);
+  const double flops = 4.0 * cells * double(p.head_size + p.value_size);
+  const Pass<T, QueryGradients> of_queries(plan, sums, flops);
+  const Pass<T, KeyGradients> of_keys(plan, sums, flops);
+  size_t bytes = part * size_t(threads);
+  if (p.d_query) bytes = std::max(bytes, of_queries.bytes());
+  if (p.d_key || p.d_value) bytes = std::max(bytes, of_keys.bytes());
+  const Workspace workspace(shared + bytes);
+  if (!workspace.data()) return no_memory(error, double(shared) + double(bytes));
   lay_out(workspace.data());
   const auto parts = workspace.data() + shared;
   for (int t = 0; t < threads; ++t) {
@@ -260,14 +293,9 @@ fv_status run_backward_stencil(const Plan& plan, fv_error* error) noexcept {
     const KernelSession session(plan.arithmetic);
     reinterpret_cast<RowSumsWorker<T>*>(parts + part * size_t(task.thread))->run(task.index);
   });
-  if (!done) return FV_INTERRUPTED;
-  double cells = double(rows);
-  for (int a = 0; a < p.neighbor_axes; ++a) cells *= double(p.neighbor_axis[a].window);
-  const double flops = 4.0 * cells * double(p.head_size + p.value_size);
-  fv_status status = FV_OK;
-  if (p.d_query && !run_pass<T, QueryGradients>(plan, sums, flops, &status, error)) return status;
-  if ((p.d_key || p.d_value) && !run_pass<T, KeyGradients>(plan, sums, flops, &status, error)) return status;
-  return status;
+  if (!done || (p.d_query && !of_queries.run(parts)) || ((p.d_key || p.d_value) && !of_keys.run(parts)))
+    return FV_INTERRUPTED;
+  return FV_OK;
 }
 
 }  // namespace

@@ -18,11 +18,12 @@ class ForwardStencil : StencilWorker<T> {
   ForwardStencil(const Plan& plan, const Stencil& stencil, Carver& carver) noexcept
       : Base(plan, stencil, std::max(plan.problem.head_size, plan.problem.value_size),
              std::max(plan.problem.head_size, plan.problem.value_size), carver) {
-    const int64_t rows = stencil.most_rows(), width = plan.problem.head_size, value_width = plan.problem.value_size;
-    keys_ = carver.take<T>(this->seen_size(width));
-    values_ = carver.take<T>(this->seen_size(value_width));
-    queries_ = carver.take<T>(rows * width * lanes_);
-    outputs_ = carver.take<T>(rows * value_width * lanes_);
+    const Problem& p = plan.problem;
+    const int64_t rows = stencil.most_rows();
+    keys_ = carver.take<T>(this->seen_size(p.head_size));
+    values_ = this->seen_rows(p.value, p.value_size, carver);
+    queries_ = carver.take<T>(rows * p.head_size * lanes_);
+    outputs_ = this->answer_rows(p.out, p.value_size, carver);
     cells_ = carver.take<T>(rows * this->cells_stride());
     factors_ = carver.take<T>(rows * lanes_);
   }
@@ -31,17 +32,16 @@ class ForwardStencil : StencilWorker<T> {
     const Problem& p = plan_.problem;
     this->start(task);
     this->load_seen(p.key, p.head_size, 0, keys_);
-    this->load_seen(p.value, p.value_size, 0, values_);
+    this->load_rows(values_);
     for (int64_t s = 0; s < block_.chunk->strips; ++s) {
       const Strip& strip = stencil_.strip(block_.chunk->first_strip + s);
       const double cells = double(block_.rows * this->cells_of(strip, 0) * lanes_);
       if (asked_to_stop(2.0 * cells * double(p.head_size + p.value_size))) return;
+      this->fetch_next(s, {p.query}, {p.key});
       this->pack(strip, p.query, p.head_size, plan_.query_factor, p.head_size * lanes_, queries_);
       this->scores(strip, queries_, p.head_size * lanes_, keys_, p.head_size, p.head_size, cells_);
       for (int64_t i = 0; i < block_.rows; ++i) select(strip, i);
-      std::fill_n(outputs_, block_.rows * p.value_size * lanes_, T(0));
-      this->sums(strip, cells_, values_, p.value_size, p.value_size, outputs_, p.value_size * lanes_);
-      this->write(strip, p.out, outputs_, p.value_size * lanes_, p.value_size, factors_, lanes_);
+      this->sums(strip, cells_, values_, outputs_, factors_, lanes_);
     }
   }
 
@@ -67,14 +67,15 @@ class ForwardStencil : StencilWorker<T> {
                 lse_of(plan_, double(m[lane]), double(l[lane])));
   }
 
-  T *keys_, *values_, *queries_, *outputs_, *cells_, *factors_;
+  T *keys_, *queries_, *cells_, *factors_;
+  typename Base::SumRows values_, outputs_;
 };
 
 template <class T>
 fv_status run_forward_stencil(const Plan& plan, fv_error* error) noexcept {
   const Problem& p = plan.problem;
   Carver size(nullptr);
-  const Stencil sizes(plan, false, p.head_size + p.value_size, 0, size);
+  const Stencil sizes(plan, false, p.head_size, 0, size);
   const size_t shared = size.used();
   Carver part_size(nullptr);
   part_size.take<ForwardStencil<T>>(1);
@@ -87,7 +88,7 @@ fv_status run_forward_stencil(const Plan& plan, fv_error* error) noexcept {
   const Workspace workspace(shared + part * size_t(threads));
   if (!workspace.data()) return no_memory(error, bytes);
   Carver carver(workspace.data());
-  Stencil stencil(plan, false, p.head_size + p.value_size, 0, carver);
+  Stencil stencil(plan, false, p.head_size, 0, carver);
   stencil.build();
   const bool done =
       run_stencil<ForwardStencil<T>>(plan, stencil, threads, workspace.data() + shared, part, [&](Carver& of_thread) {

@@ -54,25 +54,28 @@ class Stencil {
   }
   const NeighborAxis& axis(int number) const { return axis_[number]; }
   int64_t step() const { return axis_[2].dilation; }
+  const SeenPlaces& seen_by(int64_t place) const { return places_[place]; }  // along the last axis
 
   // The most that a worker has to have room for.
   int64_t most_rows() const { return most_rows_; }            // of a block
   int64_t most_seen_rows() const { return most_seen_rows_; }  // by a block
   int64_t most_cells() const { return most_cells_; }          // of a place
   int64_t most_window() const { return window_[2]; }          // along the last axis
+  int64_t most_columns() const { return most_columns_; }      // that a chunk sees
   int64_t row_stride() const { return row_stride_; }          // elements from one column to the next
-  int64_t margin() const { return lanes_; }                   // elements before the first place of a column
 
  private:
   void add_strips(int64_t first, int64_t last) noexcept;
   Strip& add_strip(const int64_t* places, int64_t count) noexcept;
+  void set_rows(Block&, int64_t number) const noexcept;  // of block `number` of its group
+  int64_t most_seen_in_group() const noexcept;
   int64_t rows_of_group(int64_t group) const { return (axis_[1].length - 1 - group) / axis_[1].dilation + 1; }
 
   bool of_keys_;
   NeighborAxis axis_[3];
   int64_t window_[3];  // the most places seen along an axis
   int64_t heads_, lanes_, chunk_places_, chunk_count_;
-  int64_t most_rows_, most_seen_rows_, most_cells_, row_stride_;
+  int64_t most_rows_, most_seen_rows_, most_cells_, most_columns_, row_stride_;
   int64_t blocks_a_plane_, blocks_a_group_;
   SeenPlaces* places_;  // of the last axis
   Strip* strips_;
