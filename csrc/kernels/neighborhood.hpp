@@ -95,21 +95,32 @@ template <class T, int known>
 }
 
 #if defined(__AVX512F__)
-// The same of two runs, all of whose columns are in one vector each: a permutation of both for each distance.
+// The same of one run or two: a vector of each serves as many distances as it has columns for, one permutation of both each.
 template <class T>
-void gather_from_two(const T* from, int64_t stride, int64_t columns, const StripRun* runs, const uint32_t* seen,
-                     int64_t window, int64_t step, T* to) {
+void gather_from_two(const T* from, int64_t stride, int64_t columns, const StripRun* runs, int32_t run_count,
+                     const uint32_t* seen, int64_t window, int64_t step, T* to) {
+  const StripRun &first = runs[0], &second = runs[run_count - 1];
   IntVec<T> place{};
-  for (int i = 0; i < lanes<T>; ++i) place[i] = runs[0].lanes >> i & 1 ? runs[0].place[i] : lanes<T> + runs[1].place[i];
-  const uint32_t live = runs[0].lanes | runs[1].lanes;
+  int32_t last = 0;
+  for (int i = 0; i < lanes<T>; ++i) {
+    const bool in_first = first.lanes >> i & 1, live = in_first || second.lanes >> i & 1;
+    const int32_t at = !live ? 0 : in_first ? first.place[i] : second.place[i];
+    last = at > last ? at : last;
+    place[i] = in_first ? at : lanes<T> + at;
+  }
+  const uint32_t live = first.lanes | second.lanes;
+  const int64_t at_once = (lanes<T> - 1 - last) / step + 1;
   for (int64_t d = 0; d < columns; ++d, from += stride) {
-    const Vec<T> a = load(from + runs[0].column), b = load(from + runs[1].column);
-    IntVec<T> at = place;
-    for (int64_t e = 0; e < window; ++e, to += lanes<T>, at += typename VectorOf<T>::Bits(step)) {
-      if constexpr (sizeof(T) == 4)
-        store<T>(to, _mm512_maskz_permutex2var_ps(__mmask16(live & seen[e]), a, (__m512i)at, b));
-      else
-        store<T>(to, _mm512_maskz_permutex2var_pd(__mmask8(live & seen[e]), a, (__m512i)at, b));
+    for (int64_t e = 0; e < window;) {
+      const Vec<T> a = load(from + first.column + e * step), b = load(from + second.column + e * step);
+      IntVec<T> at = place;
+      for (const int64_t end = window - e < at_once ? window : e + at_once; e < end; ++e, to += lanes<T>) {
+        if constexpr (sizeof(T) == 4)
+          store<T>(to, _mm512_maskz_permutex2var_ps(__mmask16(live & seen[e]), a, (__m512i)at, b));
+        else
+          store<T>(to, _mm512_maskz_permutex2var_pd(__mmask8(live & seen[e]), a, (__m512i)at, b));
+        at += typename VectorOf<T>::Bits(step);
+      }
     }
   }
 }
@@ -120,14 +131,19 @@ template <class T>
 void gather_places(const T* from, int64_t stride, int64_t columns, const StripRun* runs, int32_t run_count,
                    const uint32_t* seen, int64_t window, int64_t step, T* to) {
 #if defined(__AVX512F__)
-  bool near = run_count == 2;
-  for (int r = 0; near && r < 2; ++r)
-    for (int i = 0; i < lanes<T>; ++i)
-      near = near && !(runs[r].lanes >> i & 1 && runs[r].place[i] + (window - 1) * step >= lanes<T>);
-  if (near) return gather_from_two<T>(from, stride, columns, runs, seen, window, step, to);
+  if (run_count <= 2) return gather_from_two<T>(from, stride, columns, runs, run_count, seen, window, step, to);
 #endif
   const auto run = run_count == 1 ? gather_by_runs<T, 1> : run_count == 2 ? gather_by_runs<T, 2> : gather_by_runs<T, 0>;
   run(from, stride, columns, runs, run_count, seen, window, step, to);
+}
+
+// In a register of its own: the compiler would rather read it again for every product.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> kept_in_register(Vec<T> x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#endif
+  return x;
 }
 
 template <class T, int rows, int cells>
@@ -141,7 +157,7 @@ template <class T, int rows, int cells>
     unroll<cells>([&](int e) INLINED { key[e] = load(keys + e * step); });
     __builtin_prefetch(ahead + d * vector_bytes, 0, 2);
     unroll<rows>([&](int y) INLINED {
-      const Vec<T> q = load(query[y] + d * lanes<T>);
+      const Vec<T> q = kept_in_register<T>(load(query[y] + d * lanes<T>));
       unroll<cells>([&](int e) INLINED { sum[y][e] += q * key[e]; });
     });
   }

@@ -47,6 +47,7 @@ class StencilWorker {
     for (int64_t lane = 0, n = 0; lane < lanes_; ++lane)
       for (int64_t e = 0; e < stencil_.most_window(); ++e) weight_at_[n++] = int32_t(e * lanes_ + lane);
     block_ = stencil_.block(task);
+    steps_of_ = nullptr;
     batch_ = block_.head / plan_.groups;
     group_ = block_.head % plan_.groups;
     for (int64_t i = 0; i < block_.rows; ++i) {
@@ -173,7 +174,11 @@ class StencilWorker {
   // answers = the sums of these by cells[i], times factors[i][lane].
   void sums(const Strip& strip, const T* cells, const SumRows& rows, const SumRows& answers, const T* factors,
             int64_t factor_stride) noexcept {
-    const int64_t run_count = make_steps(strip, cells, rows, answers, factors, factor_stride);
+    if (steps_of_ != &answers || steps_window_ != strip.window) {  // else as of the strip before
+      run_count_ = make_steps(strip, cells, rows, answers, factors, factor_stride);
+      steps_of_ = &answers;
+      steps_window_ = strip.window;
+    }
     SumPlace places[most_lanes];
     for (int32_t lane = 0; lane < strip.live; ++lane) {
       const SeenPlaces& seen = stencil_.seen_by(strip.place[lane]);
@@ -187,7 +192,7 @@ class StencilWorker {
                       seen.count};
     }
     const SumStep* steps = steps_;
-    for (int64_t r = 0; r < run_count; ++r) {
+    for (int64_t r = 0; r < run_count_; ++r) {
       kernels_.sum_steps(steps, step_runs_[r].count, step_runs_[r].slots, places, strip.live,
                          stencil_.step() * rows.step(), answers.whole());
       steps += step_runs_[r].count;
@@ -322,6 +327,9 @@ class StencilWorker {
   const char** addresses_;
   SumStep* steps_;
   StepRun* step_runs_;
+  int64_t run_count_ = 0;
+  const SumRows* steps_of_ = nullptr;  // the answers of the steps that were made last
+  int64_t steps_window_ = 0;
   int32_t* weight_at_;  // [lane][row that is seen]: in a row of cells
   T* partial_;
   void **of_block_, **of_cells_;
