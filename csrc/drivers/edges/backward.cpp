@@ -411,35 +411,6 @@ class KeyWalk {
   T *weight_, *d_score_, *key_, *d_key_, *d_value_, *more_;
 };
 
-// Workers of a kind, one for each thread, in the memory that they take.
-template <class W>
-class Workers {
- public:
-  template <class... Arguments>
-  Workers(int threads, const Arguments&... arguments) noexcept
-      : size_(size_of(arguments...)), memory_(size_ * size_t(threads)) {
-    for (int t = 0; memory_.data() && t < threads; ++t) {
-      Carver carver(memory_.data() + size_ * size_t(t));
-      W* const place = carver.template take<W>(1);
-      (new (place) W(arguments..., carver))->prepare();
-    }
-  }
-  bool made() const { return memory_.data() != nullptr; }
-  size_t size() const { return size_; }
-  W& of(int thread) const { return *reinterpret_cast<W*>(memory_.data() + size_ * size_t(thread)); }
-
- private:
-  template <class... Arguments>
-  static size_t size_of(const Arguments&... arguments) noexcept {
-    Carver carver(nullptr);
-    carver.template take<W>(1);
-    W(arguments..., carver);
-    return carver.used();
-  }
-  size_t size_;
-  Workspace memory_;
-};
-
 template <class T>
 fv_status run(const Plan& plan, fv_error* error) noexcept {
   const Problem& p = plan.problem;
@@ -460,10 +431,19 @@ fv_status run(const Plan& plan, fv_error* error) noexcept {
   const double flops =
       6.0 * double(blocks.heads()) * double(p.edges + 4 * p.queries) * double(p.head_size + p.value_size + 16);
   const int threads = threads_for(std::max(runs.count(), key_runs.count()), flops);
-  const Workers<QueryWalk<T>> by_query(threads, plan, shared, graph.most_edges(), blocks.heads());
-  const Workers<KeyWalk<T>> by_key(threads, plan, shared, by_keys ? shared.turned.most_edges(p.keys) : int64_t(0),
-                                   blocks.heads());
-  if (!by_query.made() || !by_key.made()) return no_memory(error, double(by_query.size() + by_key.size()) * threads);
+  const int64_t of_query = graph.most_edges(), of_key = by_keys ? shared.turned.most_edges(p.keys) : 0;
+  using Queries = Workers<QueryWalk<T>>;
+  using Keys = Workers<KeyWalk<T>>;
+  const size_t queries_bytes = size_t(threads) * Queries::size_of_one(plan, shared, of_query, blocks.heads());
+  const size_t keys_bytes = size_t(threads) * Keys::size_of_one(plan, shared, of_key, blocks.heads());
+  const Workspace of_workers(queries_bytes + keys_bytes);
+  if (!of_workers.data()) return no_memory(error, double(queries_bytes + keys_bytes));
+  const Queries by_query(of_workers.data(), threads, plan, shared, of_query, blocks.heads());
+  const Keys by_key(of_workers.data() + queries_bytes, threads, plan, shared, of_key, blocks.heads());
+  for (int t = 0; t < threads; ++t) {
+    by_query.of(t).prepare();
+    by_key.of(t).prepare();
+  }
   const auto each = [&](int64_t tasks, auto&& f) {
     return run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
       const KernelSession session(plan.arithmetic);

@@ -14,6 +14,7 @@
 #include "drivers/common/intervals.hpp"
 #include "drivers/common/lse.hpp"
 #include "drivers/common/rows.hpp"
+#include "drivers/common/workers.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/refuse.hpp"
 

@@ -197,26 +197,21 @@ fv_status run(const Plan& plan, Answer answer, fv_error* error) noexcept {
   const double flops = 2.0 * double(plan.batches * plan.groups) * double(p.edges + 4 * p.queries) *
                        double(p.head_size + p.value_size + 16);
   const int threads = threads_for(tasks, flops);
-  Carver shared(nullptr), one(nullptr);
+  using Forward = Workers<EdgeForward<T>>;
+  Carver shared(nullptr);
   EdgeFactors<T> counted(plan, shared);
-  one.take<EdgeForward<T>>(1);
-  EdgeForward<T>(plan, counted, answer, most_edges, blocks.heads(), one);
-  const size_t bytes = shared.used() + one.used() * size_t(threads);
+  const size_t bytes =
+      shared.used() + size_t(threads) * Forward::size_of_one(plan, counted, answer, most_edges, blocks.heads());
   const Workspace workspace(bytes);
   if (!workspace.data()) return no_memory(error, double(bytes));
   Carver carver(workspace.data());
   EdgeFactors<T> factors(plan, carver);
   factors.prepare();
-  const auto worker_of = [&](int thread) { return workspace.data() + shared.used() + one.used() * size_t(thread); };
-  for (int t = 0; t < threads; ++t) {
-    Carver own(worker_of(t));
-    auto* const place = own.take<EdgeForward<T>>(1);
-    (new (place) EdgeForward<T>(plan, factors, answer, most_edges, blocks.heads(), own))->prepare();
-  }
+  const Forward workers(workspace.data() + shared.used(), threads, plan, factors, answer, most_edges, blocks.heads());
+  for (int t = 0; t < threads; ++t) workers.of(t).prepare();
   const bool done = run_tasks(tasks, threads, Order::by_ranges, [&](const Task& task) {
     const KernelSession session(plan.arithmetic);
-    reinterpret_cast<EdgeForward<T>*>(worker_of(task.thread))
-        ->run(blocks.batches(task.index / runs.count()), runs.of(task.index % runs.count()));
+    workers.of(task.thread).run(blocks.batches(task.index / runs.count()), runs.of(task.index % runs.count()));
   });
   return done ? FV_OK : FV_INTERRUPTED;
 }

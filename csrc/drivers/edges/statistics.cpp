@@ -84,12 +84,11 @@ fv_status run(const Plan& plan, fv_error* error) noexcept {
   const bool sums = wants_sums(p);
   const double cells = double(plan.batches * plan.groups) * double(p.edges + 4 * p.queries);
   const int threads = threads_for(blocks.count * parts, 2.0 * cells * double(p.head_size + 16));
-  Carver shared(nullptr), one(nullptr);
+  using Statistics = Workers<EdgeStatistics<T>>;
+  Carver shared(nullptr);
   EdgeFactors<T> counted(plan, shared);
   shared.take<double>(sums ? blocks.count * parts * heads * p.keys : 0);
-  one.take<EdgeStatistics<T>>(1);
-  EdgeStatistics<T>(plan, counted, most_edges, heads, one);
-  const size_t bytes = shared.used() + one.used() * size_t(threads);
+  const size_t bytes = shared.used() + size_t(threads) * Statistics::size_of_one(plan, counted, most_edges, heads);
   const Workspace workspace(bytes);
   if (!workspace.data()) return no_memory(error, double(bytes));
   Carver carver(workspace.data());
@@ -97,12 +96,8 @@ fv_status run(const Plan& plan, fv_error* error) noexcept {
   factors.prepare();
   double* const all_sums = carver.take<double>(sums ? blocks.count * parts * heads * p.keys : 0);
   const auto sums_of = [&](int64_t task) { return sums ? all_sums + task * heads * p.keys : nullptr; };
-  const auto worker_of = [&](int thread) { return workspace.data() + shared.used() + one.used() * size_t(thread); };
-  for (int t = 0; t < threads; ++t) {
-    Carver own(worker_of(t));
-    auto* const place = own.take<EdgeStatistics<T>>(1);
-    (new (place) EdgeStatistics<T>(plan, factors, most_edges, heads, own))->prepare();
-  }
+  const Statistics workers(workspace.data() + shared.used(), threads, plan, factors, most_edges, heads);
+  for (int t = 0; t < threads; ++t) workers.of(t).prepare();
   bool done = run_tasks(blocks.count * parts, threads, Order::by_ranges, [&](const Task& task) {
     const KernelSession session(plan.arithmetic);
     double* const to = sums_of(task.index);
@@ -110,7 +105,7 @@ fv_status run(const Plan& plan, fv_error* error) noexcept {
     const int64_t part = task.index % parts;
     const Interval queries = {runs.of(part * runs.count() / parts).low,
                               runs.of((part + 1) * runs.count() / parts - 1).high};
-    reinterpret_cast<EdgeStatistics<T>*>(worker_of(task.thread))->run(blocks.batches(task.index / parts), queries, to);
+    workers.of(task.thread).run(blocks.batches(task.index / parts), queries, to);
   });
   if (!done || !sums) return done ? FV_OK : FV_INTERRUPTED;
   done = run_tasks(blocks.count, threads, Order::by_ranges, [&](const Task& task) {
