@@ -82,8 +82,9 @@ class KernelReg:
     Notes
     -----
     **Bandwidths** are found by exact gradients, from several starts, and not by a simplex from one.
-    In up to 300 observations statsmodels' search is made too, so that the criterion is never above
-    the one that it reaches; beyond that it seldom is. A bandwidth of a million deviations says that
+    statsmodels' search is one of them: of up to 300 observations to its end, so that the criterion
+    is never above the one that it reaches. Of more it is stopped earlier; there the criterion may
+    be above by a few millionths, and rarely by more. A bandwidth of a million deviations says that
     the variable does not count; one that is all but 0, that observations with equal values are
     enough. Hurvich's criterion takes the trace of the local constant fit for "ll" too, as
     statsmodels does. Where the trace is above n - 2, the criterion falls without bound; the search

@@ -46,6 +46,7 @@ class Sample:
         self.discrete = [k for k, letter in enumerate(kernels.var_type) if letter != "c"]
         self.is_continuous = np.array([letter == "c" for letter in kernels.var_type])
         self.raw = exog
+        self.keys = self.points(self.z)
         categories = exog[:, self.discrete]
         self.categories, cells = np.unique(categories, axis=0, return_inverse=True)
         self.cells = cells.reshape(-1)
@@ -165,7 +166,8 @@ def parts_of(
     The weights are those of the continuous variables. Without discrete ones there is one cell.
     """
     inverse = np.sqrt(parameters[sample.continuous]) if sample.continuous else np.ones(1)
-    points, keys = sample.points(query.z), sample.points(sample.z)
+    keys = sample.keys
+    points = keys if query.z is sample.z else sample.points(query.z)
     if not sample.discrete:
         return [_pass(points, keys, inverse, columns, query.leave_one_out)]
     found = []

@@ -1,7 +1,8 @@
 """The bandwidths of the least criterion, by its gradient from several starts.
 
-The criterion has many minima where observations are few. Starts are statsmodels' own rule,
-1.06 sigma n^(-1 / (4 + k)), and the best of a grid of its multiples, one factor for each variable.
+The criterion has many minima where observations are few. Starts are the minima of a grid around
+statsmodels' rule, 1.06 sigma n^(-1 / (4 + k)), with a factor for each variable, and where
+statsmodels' own search from that rule arrives.
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ NARROWEST = 1e-8
 # A precision below which a variable hardly counts: a bandwidth of three deviations.
 FLAT = 1 / 9
 # The grid: factors of the rule of thumb, the last of which is the widest; and shares of the largest
-# bandwidth of a discrete variable. Where there are more places than these, so many are drawn.
+# bandwidth of a discrete variable. Of many observations of several variables the narrowest is left
+# out, which takes most time. Where there are more places than these, so many are drawn.
 FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, np.inf)
 SHARES = (0.05, 0.4, 1.0)
 FEW_PLACES, MANY_PLACES = 128, 32
 MOST_STARTS = 3  # besides the rule
 # Up to so many observations, where there are most minima and a pass costs least, statsmodels' own
-# search is made too.
+# search is made to its last digits, and of more until it is near to a minimum that is known.
 FEW = 300
 # Local planes through the few neighbors of narrow bandwidths take long, and win nothing: a place of
-# the grid where more than this share of the observations has such ones is left out.
-MOST_WEAK = 1 / 8
+# the grid where more than this share of the observations has such ones is left out. A smaller one
+# of many observations of several variables.
+MOST_WEAK = (1 / 50, 1 / 8)
 
 STEP = 1e-4  # of a derivative by differences
 ROUGH = 1e-3  # how much of the logarithm of the error a step is to win, at first
@@ -107,10 +110,12 @@ class _Objective:
         rule: Array = np.where(sample.is_continuous, factor**-2, factor * sample.scale)
         return rule
 
-    def grid(self, most: int) -> tuple[Array, list[Array]]:
-        """Steps (p, k) and places around the rule of thumb, `most` of them at most."""
+    def grid(self, *, few: bool) -> tuple[Array, list[Array]]:
+        """Steps (p, k) and places around the rule of thumb."""
+        most = FEW_PLACES if few else MANY_PLACES
+        factors = FACTORS if few or len(self.bounds) == 1 else FACTORS[1:]
         levels = [
-            precision / np.square(FACTORS) if is_continuous else high * np.array(SHARES)
+            precision / np.square(factors) if is_continuous else high * np.array(SHARES)
             for precision, is_continuous, (_, high) in zip(
                 self.rule(), self.sample.is_continuous, self.bounds, strict=True
             )
@@ -221,7 +226,7 @@ def search(estimator: Estimator, criterion: Criterion, *, logarithm: bool) -> Fo
             return Found(estimator.sample.bandwidth(objective.parameters(rule)), 0.0)
         ends = [
             objective.descend(place, TOLERANCE if few else ROUGH)
-            for place in _best_of_grid(objective, FEW_PLACES if few else MANY_PLACES)
+            for place in _best_of_grid(objective, few=few)
         ]
         ends.append(objective.simplex(rule, ends, few=few))
         close = _close(ends)
@@ -231,11 +236,12 @@ def search(estimator: Estimator, criterion: Criterion, *, logarithm: bool) -> Fo
     return Found(estimator.sample.bandwidth(objective.parameters(least.place)), value)
 
 
-def _best_of_grid(objective: _Objective, count: int) -> list[Array]:
+def _best_of_grid(objective: _Objective, *, few: bool) -> list[Array]:
     """The places of the grid that are lower than those one step beside them, the lowest first."""
     estimator = objective.estimator
-    estimator.most_weak = int(MOST_WEAK * len(estimator.sample.y))
-    steps, places = objective.grid(count)
+    share = MOST_WEAK[few or len(objective.bounds) == 1]
+    estimator.most_weak = int(share * len(estimator.sample.y))
+    steps, places = objective.grid(few=few)
     values = np.array([objective.value(place) for place in places])
     estimator.most_weak = len(estimator.sample.y)
     found: list[int] = []
