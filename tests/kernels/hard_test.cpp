@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <utility>
 
 #include "compare.hpp"
 #include "reaches.hpp"
@@ -118,6 +119,46 @@ void test_shares(Report& report, const std::string& isa) {
   report.bounded(isa + ": hard, the shares of the draws", worst / 6, "some key");
 }
 
+Tensor rows_of(const Tensor& x, int64_t first, int64_t count) {
+  const int64_t size = x.shape().back();
+  Tensor part(x.dtype(), {1, 1, count, size});
+  for (int64_t i = 0; i < count * size; ++i) part.set(i, x.get(first * size + i));
+  return part;
+}
+
+// Draws from parts of the keys, one after the other, are bit for bit those from all: of queries that are a part, too.
+void test_parts(Report& report, const std::string& isa, fv_dtype dtype) {
+  constexpr int64_t queries = 9, keys = 700, draws = 5, first_row = 4, some = queries - first_row;
+  const Case c(dtype, 1, 1, queries, keys, 8, 3, 11);
+  const Choice whole = choose(c, FV_SAMPLE, draws);
+  Tensor index(FV_INT64, {1, 1, some, draws}), sums;
+  fv_error error = {};
+  bool done = true;
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 168}, {168, 504}, {504, keys}}) {
+    const Tensor query = rows_of(c.query, first_row, some), part_keys = rows_of(c.key, begin, end - begin),
+                 values = rows_of(c.value, begin, end - begin);
+    const Tensor before = sums;
+    sums = Tensor(FV_FLOAT64, {1, 1, some, 3});
+    Tensor output(dtype, {1, 1, some, draws, 3}), drawn(FV_INT64, {1, 1, some, draws}),
+        scores(FV_FLOAT64, {1, 1, some, draws});
+    fv_problem part = c.problem();
+    part.query = query.view();
+    part.key = part_keys.view();
+    part.value = values.view();
+    part.first_row = first_row;
+    part.first_key = begin;
+    part.before = before.view();
+    part.after = sums.view();
+    part.gives_scores = 1;
+    done &=
+        fv_hard_attention(&part, FV_SAMPLE, &key, draws, output.view(), drawn.view(), scores.view(), &error) == FV_OK;
+    for (int64_t n = 0; n < index.count(); ++n)
+      if (drawn.get(n) >= 0) index.set(n, drawn.get(n) + double(begin));
+  }
+  for (int64_t n = 0; n < index.count(); ++n) done &= index.get(n) == whole.index.get(first_row * draws + n);
+  report.that(isa + ": hard, " + name_of(dtype) + ", draws from parts of the keys", done);
+}
+
 // Refused by name, and before anything is written.
 void test_refused(Report& report) {
   struct Wrong {
@@ -186,6 +227,7 @@ void test_hard(Report& report, const std::vector<std::string>& isas) {
     fv_error error;
     fv_isa_select(isa.c_str(), &error);
     test_shares(report, isa);
+    for (fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64, FV_BFLOAT16}) test_parts(report, isa, dtype);
   }
 }
 
