@@ -71,6 +71,21 @@ def test_far_tails(computed):
     assert computed == [True]
 
 
+def test_queries_that_hold_nan(computed):
+    """They have NaN, and the others what they have without them."""
+    x, x_train, y = problem()
+    spoiled = x.copy()
+    spoiled[::7, 1] = np.nan
+    got = fv.kernel_regression(spoiled, x_train, y, tolerance=1e-6)
+    density = fv.kernel_density(spoiled, x_train, tolerance=1e-6, log=True)
+    assert np.isnan(got[::7]).all()
+    assert np.isnan(density[::7]).all()
+    seen = np.arange(len(x)) % 7 > 0
+    assert np.allclose(got[seen], fv.kernel_regression(x, x_train, y)[seen], rtol=0, atol=3e-6)
+    assert np.allclose(density[seen], fv.kernel_density(x, x_train, log=True)[seen], atol=2e-6)
+    assert computed == [True, True]
+
+
 def test_where_it_does_not_help():
     """All pairs are taken, with the bits of no tolerance."""
     x, x_train, y = problem(n=100)

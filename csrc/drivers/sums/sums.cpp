@@ -29,7 +29,8 @@ constexpr double sides[] = {finest_side, 0.75, 1.1, 1.6, 2.4, 3.6};  // of boxes
 constexpr int samples = 10;                                          // queries whose boxes are looked at for that
 constexpr int64_t fewest_tasks = 16;                                 // boxes of queries, where there are enough queries
 constexpr int64_t fewest_queries = 2048;                             // of a box that is cut for that
-constexpr double tree_cost = 400;                                    // for each point, as Costs counts
+constexpr int64_t at_once = 1 << 15;  // points or queries of a box, between two looks at Ctrl-C
+constexpr double tree_cost = 400;     // for each point, as Costs counts
 
 double read(const Operand& x, int64_t i) {
   double value;
@@ -98,10 +99,6 @@ class Worker {
       }
     for (const Near& near : near_.boxes()) {
       const Node& box = o_.sources.tree().nodes[size_t(near.node)];
-      if (asked_to_stop(8 * (near.by.degree > 0 ? Costs::series(count, box.end - box.first, dims(), wide,
-                                                                o_.degrees.terms(near.by.degree))
-                                                : Costs::pairs(count, box.end - box.first, dims(), wide))))
-        return;
       if (near.by.degree > 0)
         add_series(near, box, d0);
       else
@@ -123,9 +120,15 @@ class Worker {
   void add_series(const Near& near, const Node& box, const double* d0) {
     const int64_t terms = o_.degrees.terms(near.by.degree), wide = o_.sources.wide_columns();
     coefficients_.resize(std::max(coefficients_.size(), size_t(terms * wide)));
+    some_.resize(coefficients_.size());
     scratch_.resize(std::max(scratch_.size(), size_t(terms * wide * o_.kernels.lanes)));
-    o_.kernels.moments(points_, box.first, box.end, near.bounds.offset, near.by.degree, terms, scratch_.data(),
-                       coefficients_.data());
+    std::fill_n(coefficients_.begin(), terms * wide, 0.0);
+    for (int64_t first = box.first; first < box.end; first += at_once) {
+      if (asked_to_stop(8 * Costs::series(0, at_once, dims(), wide, terms))) return;
+      o_.kernels.moments(points_, first, std::min(box.end, first + at_once), near.bounds.offset, near.by.degree, terms,
+                         scratch_.data(), some_.data());
+      for (int64_t i = 0; i < terms * wide; ++i) coefficients_[size_t(i)] += some_[size_t(i)];
+    }
     for (int64_t c = 0; c < wide; ++c) Degrees::scale(dims(), near.by, coefficients_.data() + c * terms);
     for_directions([&](int64_t of, int64_t to, int k) {  // dy becomes y - c
       for (int64_t a = 0; a < terms; ++a)
@@ -137,22 +140,29 @@ class Worker {
       tilt[k] = d - d0[k];
       shift += (d0[k] - d) * (d0[k] + d) / 2;
     }
-    o_.kernels.series(x_.data(), stride_, stride_, tilt, shift, near.by.degree, terms, coefficients_.data(),
-                      int32_t(wide), totals_.data());
+    for (int64_t first = 0; first < stride_; first += at_once) {
+      if (asked_to_stop(8 * Costs::series(at_once, 0, dims(), wide, terms))) return;
+      o_.kernels.series(x_.data() + first, stride_, std::min(at_once, stride_ - first), tilt, shift, near.by.degree,
+                        terms, coefficients_.data(), int32_t(wide), totals_.data() + first);
+    }
   }
 
   void add_pairs(const Near& near, const Node& box, const Node& node) {
     const int64_t wide = o_.sources.wide_columns(), count = node.end - node.first;
     const bool own = near_.owns(box), rows = !own && Costs::rows(count, box.end - box.first);
-    if (rows && !o_.sources.directions()) {
-      o_.kernels.pairs_of_rows(points_, box.first, box.end, x_.data(), stride_, count, near.bounds.offset,
-                               squares_.data(), totals_.data());
-      return;
-    }
+    const auto take_rows = [&](std::vector<double>& to) {
+      constexpr int64_t together = 512;
+      for (int64_t first = 0; first < count; first += together) {
+        const int64_t some = std::min(together, count - first);
+        if (asked_to_stop(8 * Costs::pairs(some, box.end - box.first, dims(), wide))) return;
+        o_.kernels.pairs_of_rows(points_, box.first, box.end, x_.data() + first, stride_, some, near.bounds.offset,
+                                 squares_.data() + first, to.data() + first);
+      }
+    };
+    if (rows && !o_.sources.directions()) return take_rows(totals_);
     if (rows) {
       parts_.assign(totals_.size(), 0.0);
-      o_.kernels.pairs_of_rows(points_, box.first, box.end, x_.data(), stride_, count, near.bounds.offset,
-                               squares_.data(), parts_.data());
+      take_rows(parts_);
       for_directions([&](int64_t of, int64_t to, int k) {
         for (int64_t i = 0; i < count; ++i)
           parts_[size_t(to * stride_ + i)] -= near.bounds.offset[k] * parts_[size_t(of * stride_ + i)];
@@ -161,6 +171,7 @@ class Worker {
       return;
     }
     for (int64_t i = 0; i < count; ++i) {
+      if (asked_to_stop(8 * Costs::pairs(1, box.end - box.first, dims(), wide))) return;
       double d[most_sum_dims];
       for (int k = 0; k < dims(); ++k) d[k] = near.bounds.offset[k] + x_[size_t(k * stride_ + i)];
       std::fill(sums_.begin(), sums_.end(), 0.0);
@@ -229,7 +240,7 @@ class Worker {
   Neighborhood near_;
   const SumPoints points_;
   int64_t stride_ = 0;
-  std::vector<double> x_, squares_, totals_, parts_, sums_, coefficients_, scratch_;
+  std::vector<double> x_, squares_, totals_, parts_, sums_, coefficients_, some_, scratch_;
 };
 
 // Of all queries, by some of them; and if all pairs were taken that are near.

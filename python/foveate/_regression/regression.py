@@ -135,8 +135,9 @@ def kernel_regression(
     and the result's dtype: far boxes of points are left out, and near ones are taken together by
     polynomials whose errors are relative to each weight [5]_. Where it is cheaper to take all
     pairs, as with few points, narrow bandwidths in many dimensions, or more than six dimensions, or
-    where x or y hold NaN or inf, that is done as without it. With float32 it is more precise than
-    without, since sums are of float64. With `leave_one_out` x must be x_train for it to help.
+    where training points hold NaN or inf, that is done as without it. With float32 it is more
+    precise than without, since sums are of float64. With `leave_one_out` x must be x_train for it
+    to help.
 
     References
     ----------

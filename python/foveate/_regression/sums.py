@@ -88,6 +88,12 @@ def gaussian_sums(
         return None
     key = points.query if points.leave_one_out else points.key
     x, y = (_chosen(given, axes) for given in (points.query, key))
+    # Queries that hold NaN have it for an answer.
+    lost: Array = np.logical_or.reduce(np.isnan(x), axis=1)
+    if lost.any():
+        if points.leave_one_out or not len(y):
+            return None
+        x = np.where(lost[:, None], y[0], x)
     if not (_near(x, y, factors[axes]) and np.isfinite(values).all()):
         return None
     count, columns = len(x), values.shape[1]
@@ -98,6 +104,7 @@ def gaussian_sums(
     skips_far = not directions and points.skips_far()
     if not _core.sums_of_gaussians(*given, sums, log_scale, pair_cost, skips_far):
         return None
+    sums[lost] = np.nan
     if not directions:
         return Sums(sums, log_scale)
     every = np.zeros((count, columns, 1 + len(factors)))
