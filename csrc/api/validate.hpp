@@ -20,11 +20,12 @@ class Validator : protected ReachViews {
 
   // Everything but the outputs. `weights`: the problem has no value.
   bool inputs(bool weights) {
-    return cpu() && operands(weights) && scores() && reach() && centers() && dropout(weights);
+    return cpu() && operands(weights) && scores() && reach() && centers() && dropout(weights) && moments(weights);
   }
 
   // Derivatives are of keys and values that are floats, and stand in one piece.
   bool takes_derivatives() {
+    if (given_.moments != 0) return refuse(FV_VALUE_ERROR, "moments: got some, which have no derivatives");
     const char* const name = given_.key_scale || given_.key_table ? "key" : "value";
     if (given_.key_scale || given_.value_scale)
       return refuse(FV_TYPE_ERROR, "%s: got few bits, which have no derivatives", name);
@@ -68,6 +69,7 @@ class Validator : protected ReachViews {
     if (given_.sink != nullptr) refused = "sink";
     if (given_.sigma != 0) refused = "sigma";
     if (given_.dropout != 0) refused = "dropout";
+    if (given_.moments != 0) refused = "sum of moments";
     if (refused) return refuse(FV_VALUE_ERROR, "problem: got a %s, wanted none for hard attention", refused);
     problem_.draws = draws;
     return true;
@@ -312,6 +314,31 @@ class Validator : protected ReachViews {
       return refuse(FV_VALUE_ERROR, "factors: got an array with gaps or unaligned, wanted a contiguous one");
     }
     problem_.factors = factors->data;
+    return true;
+  }
+
+  bool moments(bool weights) {
+    if (given_.moments == 0) return true;
+    if (given_.moments != 1)
+      return refuse(FV_VALUE_ERROR, "moments: got %lld, wanted 0 or 1", printable(given_.moments));
+    const char* refused = nullptr;
+    if (problem_.family != FV_DISTANCE) refused = "score but a distance";
+    if (problem_.weighing != FV_SOFTMAX && !is_compact(problem_.weighing)) refused = "weighing but these";
+    if (problem_.edge_begins) refused = "edges";
+    if (problem_.sigma > 0) refused = "sigma";
+    if (problem_.dropout > 0) refused = "dropout";
+    if (weights) refused = "call without a value";
+    if (refused)
+      return refuse(FV_VALUE_ERROR, "moments: got 1, which take the softmax or a compact kernel, and no %s", refused);
+    const int64_t axes = problem_.head_size, rest = problem_.value_size - 1 - axes - axes * (axes + 1) / 2;
+    if (axes < 1 || axes > 3)
+      return refuse(FV_VALUE_ERROR, "moments: got 1 with %lld axes, wanted 1 to 3", printable(axes));
+    if (rest <= 0 || rest % (1 + axes) != 0) {
+      return refuse(FV_VALUE_ERROR,
+                    "value: got %lld columns for moments of %lld axes, wanted (1 + k) (1 + D) + D (D + 1) / 2",
+                    printable(problem_.value_size), printable(axes));
+    }
+    problem_.moments = rest / (1 + axes);
     return true;
   }
 

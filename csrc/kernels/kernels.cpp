@@ -10,6 +10,7 @@
 #include "hide/bits.hpp"
 #include "hide/cells.hpp"
 #include "measure.hpp"
+#include "moments.hpp"
 #include "pack.hpp"
 #include "quantize.hpp"
 #include "query_sum.hpp"
@@ -139,6 +140,7 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
 
   f.load_values = untyped<load_values<T>>;
   f.weighted_sum = untyped<weighted_sum<Product>>;
+  f.moments = untyped<moments<T>>;
   f.add_not_finite = untyped<add_not_finite<Product>>;
   f.load_summands = untyped<load_summands<T>>;
   f.query_sum = untyped<query_sum<Product>>;

@@ -333,6 +333,9 @@ struct Arithmetic {
   // output = alpha * output + the sum over the keys of weights * values; output is [column][query].
   void (*weighted_sum)(const void* weights, int32_t vectors, LoadedRows values, int64_t count, int64_t value_size,
                        const void* alpha, void* output, const PartialKeys&, const Prefetch&);
+  // In place of weighted_sum: the sums of moments.hpp, for panels and keys of distances with 1 to 3 axes. Of T; not of pairs.
+  void (*moments)(const void* weights, int32_t vectors, const void* panel, LoadedRows keys, LoadedRows values,
+                  int64_t count, int64_t axes, int64_t columns, const void* alpha, void* output, const PartialKeys&);
   // output += weights * values for the values that are inf or NaN, where they are seen. Weights are `width` queries
   // wide; output is at d * column_step + query * query_step, in elements.
   void (*add_not_finite)(const void* weights, int32_t width, const Rows& values, int64_t count, int64_t value_size,

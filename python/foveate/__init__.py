@@ -54,6 +54,7 @@ from ._density.density_vjp import kernel_density_vjp
 from ._draws import multinoulli
 from ._inputs.paged import Paged
 from ._inputs.quantized import Quantized, quantize
+from ._regression.fit import RegressionFit, kernel_regression_fit
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
 from ._runtime.config import (
@@ -124,6 +125,7 @@ __all__ = [
     "Paged",
     "Polynomial",
     "Quantized",
+    "RegressionFit",
     "RegressionGradients",
     "RelativeBias",
     "RelativeBias2d",
@@ -146,6 +148,7 @@ __all__ = [
     "kernel_density",
     "kernel_density_vjp",
     "kernel_regression",
+    "kernel_regression_fit",
     "kernel_regression_vjp",
     "leave_one_out_advantage",
     "local_attention",

@@ -144,6 +144,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         fv.kernel_regression,
         {**POINTS_GIVEN, "skip_far": True, "degree": 1, "tolerance": 0.0},
     ),
+    "kernel_regression_fit": (
+        fv.kernel_regression_fit,
+        {**POINTS_GIVEN, "skip_far": True, "degree": 1, "noise": 0.5},
+    ),
     "kernel_regression_vjp": (
         fv.kernel_regression_vjp,
         {**POINTS_GIVEN, "wrt": "x", "degree": 1, "tolerance": 0.0},

@@ -115,6 +115,8 @@ struct Problem {
   int64_t table_size = 0;
   Operand query_places, key_places;
 
+  int64_t moments = 0;  // of so many columns of y; 0: the output is the mean of the values
+
   double dropout = 0;  // probability that a weight is 0, of numbers from `random`
 };
 

@@ -15,7 +15,7 @@ fv_status attention(const Problem& problem, fv_error* error) noexcept {
   if (problem.neighbor_axes > 0) return with_intervals(problem, error, attention);
   if (problem.edge_begins) return attention_along_edges(problem, error);
   const bool dropout = problem.dropout > 0;
-  const bool few = problem.queries <= query_group && !problem.centers && !dropout;
+  const bool few = problem.queries <= query_group && !problem.centers && !dropout && problem.moments == 0;
   if (few && problem.weighing == FV_SOFTMAX && !(problem.negligible > 0)) return decode(problem, error);
   if (has_threshold(problem.weighing)) {
     Plan plan(problem, kernels(), {.windows = Windows::shared});

@@ -52,8 +52,12 @@ class Forward {
     const bool careful = exact && range.hidden;
     const LoadedRows values = block_.values(range.begin, careful);
     select(p, range, values);
-    plan_.arithmetic.weighted_sum(block_.scores(), vectors, values, count, value_size, alpha_, output(p),
-                                  block_.partial(), block_.values_ahead(p));
+    if (plan_.problem.moments > 0)
+      plan_.arithmetic.moments(block_.scores(), vectors, block_.packed(p), block_.keys(range.begin), values, count,
+                               plan_.problem.head_size, plan_.problem.moments, alpha_, output(p), block_.partial());
+    else
+      plan_.arithmetic.weighted_sum(block_.scores(), vectors, values, count, value_size, alpha_, output(p),
+                                    block_.partial(), block_.values_ahead(p));
     if (!careful) return;
     const int32_t width = vectors * plan_.arithmetic.lanes;
     plan_.arithmetic.add_not_finite(block_.scores(), width, block_.value_rows(range.begin), count, value_size,

@@ -204,6 +204,11 @@ typedef struct fv_problem {
   const fv_array* before;
   /* 1: log_prob is float64, and holds the scores of the keys, in natural units. */
   int32_t gives_scores;
+  /* 1: for fv_attention and FV_DISTANCE with FV_SOFTMAX or a compact kernel, without edges, sigma and dropout, and D from 1
+   * to 3: instead of the means of the values, those that local linear regression is made of. Values are s, y_1 .. y_k, and
+   * further columns, which are finite and not used, up to (1 + k) (1 + D) + D (D + 1) / 2 in all. With z = key - query the
+   * output is the means of s; s y; s z; s z_a z_b, a <= b; s z_a y, a by a. 0: none. */
+  int64_t moments;
 } fv_problem;
 
 /* Gives the shape of the output, (..., Lq, Dv), or (..., Lq, Lk) if `value` is NULL. Validates the whole problem. */

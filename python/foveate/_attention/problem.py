@@ -108,6 +108,7 @@ class Problem(NamedTuple):
     after: Array | None = None  # float64 (..., Lq, 3), written: the weight of the keys up to these
     before: Array | None = None  # `after` of the keys before these, of "sample"
     gives_scores: int | None = None  # 1: `choose` gives scores in place of probabilities
+    moments: int | None = None  # 1: the means that local linear regression is made of
 
     @property
     def wide(self) -> np.dtype[Any]:

@@ -203,13 +203,12 @@ class _Data:
         sample = None if (self.of_place == 1).all() else self.of_place
         if self.degree == 0:
             found = means(points, kernel, self.means, sample, skip_far=True)
-            found.answer[found.empty], found.total[found.empty] = np.nan, 0
-            return self.join(found.answer, found.total)
+            found.answer[found.empty] = np.nan
+            return self.join(found.answer, np.where(found.empty, 0, np.exp(found.log_total)))
         around, found = moments(points, kernel, self.means, sample, skip_far=True)
         for moment in around[:-1]:
             moment[found.empty] = 0
-        found.total[found.empty] = 0
-        total = found.total[self.at]
+        total = np.where(found.empty, 0, np.exp(found.log_total))[self.at]
         joined = join_at_queries(around.of(self.at), total, self.rest, self.rest_mean)
         predicted = solve(joined, self.means.dtype).output
         predicted[found.empty[self.at] & (self.rest == 0)] = np.nan

@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._inputs.types import Array, Bool
-from .regression import Means, Points, means, negligible_weight
+from .regression import COMPACT, Means, Points, means, negligible_weight
 
 # A direction in which the points vary, under the weights, by less than so many units of rounding
 # of the mean square of their distance from the query has no slope. There the rounding of a sum
 # would be a percent of the variance.
 LEAST_ULP = 2.0**8
-# What the sums and the products around the common center are off by, in float64.
+# What sums and products around a center are off by.
 SUM_ULP = 16.0
+# The engine has moments for up to so many dimensions.
+MOST_AXES = 3
 
 
 class Moments(NamedTuple):
@@ -115,7 +117,12 @@ def join(parts: Parts) -> Array:
 def moments(
     points: Points, kernel: str, value: Array, sample: Array | None, *, skip_far: Bool
 ) -> tuple[Moments, Means]:
-    """Ask the engine for the means; they come with those that they are made of."""
+    """Ask the engine for the means; they come with those of y."""
+    negligible = share(points, value) if skip_far and kernel == "gaussian" else 0.0
+    finite = (np.isfinite(a).all() for a in (points.query, points.key, value))
+    some = min(len(points.query), value.shape[1]) > 0 and 1 <= points.key.shape[1] <= MOST_AXES
+    if some and (kernel == "gaussian" or kernel in COMPACT) and all(finite):
+        return _by_differences(points, kernel, value, sample, skip_far, negligible)
     centered = center(points)
     y = value.astype(np.float64)
     found = means(
@@ -124,10 +131,61 @@ def moments(
         columns(centered.key, y),
         sample,
         skip_far=skip_far,
-        negligible=share(points, value) if skip_far and kernel == "gaussian" else 0.0,
+        negligible=negligible,
     )
     parts = take_apart(found.answer, centered.key.shape[1], y.shape[1])
-    return about_queries(parts, centered), found
+    return about_queries(parts, centered), found._replace(answer=parts.y)
+
+
+def _by_differences(
+    points: Points,
+    kernel: str,
+    value: Array,
+    sample: Array | None,
+    skip_far: Bool,
+    negligible: float,
+) -> tuple[Moments, Means]:
+    """The engine's own moments, of differences from each query: no digits are lost by a center.
+
+    In units of about the bandwidth, in which no square leaves the dtype.
+    """
+    dtype = points.accumulated
+    query, key, y = (a.astype(dtype, copy=False) for a in (points.query, points.key, value))
+    (m, d), k = key.shape, y.shape[1]
+    factors = np.broadcast_to(np.asarray(points.inverse, np.float64), d)
+    span = np.maximum(key.max(axis=0), query.max(axis=0)).astype(np.float64)
+    span -= np.minimum(key.min(axis=0), query.min(axis=0))
+    least = span * np.finfo(dtype).tiny ** 0.25
+    unit = np.exp2(np.ceil(np.log2(np.maximum(np.where(factors > 0, 1 / factors, span), least))))
+    unit[~((unit > 0) & np.isfinite(unit))] = 1
+    scaled = [(a / unit).astype(dtype) for a in (query, key)]
+    if query is key:
+        scaled[0] = scaled[1]
+    here = Points(scaled[0], scaled[1], factors * unit, points.leave_one_out)
+    values = np.zeros((m, (1 + k) * (1 + d) + d * (d + 1) // 2), dtype)
+    values[:, 0], values[:, 1 : 1 + k] = 1, y
+    bias = None
+    if sample is not None and kernel == "gaussian":
+        bias = np.log(sample).astype(dtype)
+    elif sample is not None:
+        values[:, 0] = sample
+    order = here.order(skip_far)
+    found, lse = here.ask(
+        kernel,
+        values,
+        dtype,
+        bias,
+        order=order,
+        negligible=negligible if order is not None else 0.0,
+        moments=True,
+    )
+    found = found.astype(np.float64)
+    own = found[:, :1]
+    log_total = lse[:, 0] + np.log(own[:, 0])
+    empty = (lse[:, 0] == -np.inf) | (own[:, 0] == 0)
+    parts = take_apart(found[:, 1:] / own, d, k)
+    at_query = Centered(here, np.zeros((1, d)), key, unit)
+    return about_queries(parts, at_query), Means(parts.y, empty, log_total)
 
 
 def about_queries(parts: Parts, centered: Centered) -> Moments:
@@ -135,7 +193,8 @@ def about_queries(parts: Parts, centered: Centered) -> Moments:
     z = parts.z
     spread = parts.squares - z[:, :, None] * z[:, None, :]
     cross = parts.crossed - z[:, :, None] * parts.y[:, None, :]
-    noise = SUM_ULP * 2.0**-53 * np.einsum("naa->na", parts.squares)
+    rounding = float(np.finfo(centered.key.dtype).eps) / 2
+    noise = SUM_ULP * rounding * np.einsum("naa->na", parts.squares)
     return Moments(parts.y, z - centered.query, spread, cross, noise, centered.unit)
 
 

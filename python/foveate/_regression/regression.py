@@ -401,10 +401,12 @@ class Points:
         *,
         order: tuple[Array, Array] | None = None,
         negligible: float = 0.0,
+        moments: bool = False,
     ) -> tuple[Array, Array]:
         """The weighted means (n, k) of this dtype, and the logarithms of the sums of weights.
 
-        These come with their parts, (n, 3).
+        These come with their parts, (n, 3). With `moments` the values are what the engine's
+        moments are made of, and the means these.
         """
         points = self
         if order is not None:
@@ -412,7 +414,8 @@ class Points:
             rows = self.query[of_queries], self.key[of_keys]
             points, value = Points(*rows, self.inverse, self.leave_one_out), value[of_keys]
             bias = None if bias is None else bias[of_keys]
-        problem = points.problem(kernel, value, bias, negligible=negligible, by_differences=False)
+        problem = points.problem(kernel, value, bias, negligible=negligible, by_differences=moments)
+        problem = problem._replace(moments=1) if moments else problem
         output, lse = problem.attend(dtype, return_lse="parts")
         if order is not None:
             output, lse = scatter(output, order[0]), scatter(lse, order[0])
@@ -424,7 +427,7 @@ class Means(NamedTuple):
 
     answer: Array  # (n, k)
     empty: Array  # (n,): where there is none
-    total: Array  # (n,): the sums of the weights, which may be too small for float64
+    log_total: Array  # (n,): the logarithms of the sums of the weights
 
 
 def means(
@@ -443,15 +446,15 @@ def means(
     """
     if kernel == "constant":
         answer, total = mean(len(points.query), value, sample, points.leave_one_out)
-        return Means(answer, total == 0, total)
+        return Means(answer, total == 0, np.log(total))
     if kernel == "gaussian":
         answer, lse = gaussian(points, value, sample, skip_far=skip_far, negligible=negligible)
-        return Means(answer, lse == -np.inf, np.exp(lse))
+        return Means(answer, lse == -np.inf, lse)
     result = compact(points, kernel, value, sample, skip_far=skip_far)
-    total = np.exp(result.lse[:, 0])
+    log_total = result.lse[:, 0]
     if sample is not None:
-        total = total * result.means[:, -1]
-    return Means(result.answer, result.empty, total)
+        log_total = log_total + np.log(result.means[:, -1])
+    return Means(result.answer, result.empty, log_total)
 
 
 def gaussian(

@@ -25,6 +25,7 @@ from ._quantized import quantize
 from ._random import philox, uniform
 from ._reach import reach
 from ._regression import kernel_regression
+from ._regression_fit import kernel_regression_fit
 from ._regression_gradients import kernel_regression_vjp
 from ._rows import compute_dtype
 from ._sampling import multinomial, multinomial_logpmf, multinoulli
@@ -52,6 +53,7 @@ __all__ = [
     "kernel_density",
     "kernel_density_vjp",
     "kernel_regression",
+    "kernel_regression_fit",
     "kernel_regression_vjp",
     "local_attention",
     "local_attention_vjp",

@@ -115,6 +115,7 @@ cdef extern from "foveate/foveate.h" nogil:
         const fv_array* after
         const fv_array* before
         int32_t gives_scores
+        int64_t moments
 
     ctypedef struct fv_gradients:
         const fv_array* query
