@@ -74,8 +74,8 @@ class Lowess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is
     >>> y = 2 * X[:, 0] + np.sin(7 * X[:, 0])
     >>> y[20] = 100  # an outlier
     >>> model = Lowess(frac=0.5).fit(X, y)
-    >>> model.predict([[2.0]]).round(1), model.robustness_[20]
-    (array([4.]), 0.0)
+    >>> model.predict([[2.0]]).round(1), float(model.robustness_[20])
+    (array([3.9]), 0.0)
     """
 
     def __init__(self, frac: float = 2 / 3, *, iterations: int = 3) -> None:

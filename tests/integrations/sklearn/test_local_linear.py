@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-
 import foveate as fv
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 pytest.importorskip("sklearn")
 
-import foveate.sklearn._local_linear
 from foveate.sklearn import LocalLinearRegression, NadarayaWatson
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -120,7 +117,3 @@ def test_units_do_not_matter():
     model = LocalLinearRegression().fit(x * 1e160, y * 1e-160)
     assert_allclose(model.bandwidth_, plain.bandwidth_ * 1e160, rtol=1e-6)
     assert_allclose(model.predict(x * 1e160), plain.predict(x) * 1e-160, rtol=1e-5)
-
-
-def test_examples_run():
-    assert doctest.testmod(foveate.sklearn._local_linear).failed == 0
