@@ -115,8 +115,8 @@ constexpr uint32_t kOfValues = kAll & ~uint32_t{kWeights | kStatistics};
 
 constexpr const char* kFamilies[] = {"inner", "tanh", "relu", "distance", "leaky_relu"};
 constexpr const char* kSelections[] = {"argmax", "sample", "top", "distinct"};
-constexpr const char* kWeighings[] = {"softmax", "boxcar", "epanechnikov", "triangular",
-                                      "sigmoid", "relu",   "sparsemax",    "entmax15"};
+constexpr const char* kWeighings[] = {"softmax", "boxcar", "epanechnikov", "triangular", "biweight",  "triweight",
+                                      "tricube", "cosine", "sigmoid",      "relu",       "sparsemax", "entmax15"};
 
 using A = Arguments;
 using Name = const char*;

@@ -259,8 +259,14 @@ class Validator : protected ReachViews {
       }
       return refuse(FV_VALUE_ERROR, "link: got \"%.40s\", wanted %s", name, names);
     }
-    if (problem_.family != FV_INNER)
-      return refuse(FV_VALUE_ERROR, "link: got %s, wanted none except for FV_INNER", name);
+    const bool of_distance = arithmetic.links[i].of_distance;
+    if (problem_.family != (of_distance ? FV_DISTANCE : FV_INNER)) {
+      const char* const wanted = of_distance ? "FV_DISTANCE" : "FV_INNER";
+      return refuse(FV_VALUE_ERROR, "link: got %s, which is of %s alone, with another family", name, wanted);
+    }
+    if (of_distance && !(problem_.scale > 0)) {
+      return refuse(FV_VALUE_ERROR, "scale: got %g, wanted a positive one with %s", problem_.scale, name);
+    }
     const double parameter = given_.score.link_parameter;
     if (!arithmetic.links[i].takes(parameter)) {
       return refuse(FV_VALUE_ERROR, "link_parameter: got %g, wanted one that %s takes", parameter, name);
@@ -285,6 +291,7 @@ class Validator : protected ReachViews {
       return !refused || refuse(FV_VALUE_ERROR, "weighing: got one that is no softmax, which takes no %s", refused);
     }
     if (score.family != FV_DISTANCE) refused = "score but a distance";
+    if (score.link != nullptr) refused = "link";
     if (score.scale != 1) refused = "scale";
     if (score.softcap != 0) refused = "softcap";
     if (given_.sink != nullptr) refused = "sink";

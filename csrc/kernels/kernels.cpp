@@ -22,6 +22,7 @@
 #include "score/inner.hpp"
 #include "score/place_bias.hpp"
 #include "score/power.hpp"
+#include "score/root.hpp"
 #include "score/scaled.hpp"
 #include "score/softcap.hpp"
 #include "select/argmax.hpp"
@@ -43,7 +44,8 @@ namespace {
 // Those that fv_score names.
 template <class T>
 constexpr Link named_links[] = {
-    {"power", is_degree, untyped<power<T>>, untyped<power_gradient<T>>, untyped<power_curvature<T>>},
+    {"power", false, is_degree, untyped<power<T>>, untyped<power_gradient<T>>, untyped<power_curvature<T>>},
+    {"root", true, is_root, untyped<root<T>>, untyped<root_gradient<T>>, untyped<root_curvature<T>>},
 };
 
 template <class T>
@@ -101,10 +103,11 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
                 untyped<distance_tangent<T>>};
   f.prepared_size = prepared_size<T>;
   f.prepare = untyped<prepare<T>>;
-  f.scaled = {nullptr, nullptr, untyped<scaled<T>>, nullptr, nullptr};
+  f.scaled = {nullptr, false, nullptr, untyped<scaled<T>>, nullptr, nullptr};
   f.links = named_links<T>;
   f.link_count = int32_t(sizeof named_links<T> / sizeof(Link));
-  f.softcap = {nullptr, nullptr, untyped<softcap<T>>, untyped<softcap_gradient<T>>, untyped<softcap_curvature<T>>};
+  f.softcap = {
+      nullptr, false, nullptr, untyped<softcap<T>>, untyped<softcap_gradient<T>>, untyped<softcap_curvature<T>>};
   f.add_bias = untyped<add_bias<T>>;
   f.add_places = untyped<add_places<T>>;
   f.sum_places = untyped<sum_places<T>>;

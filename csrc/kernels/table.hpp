@@ -142,6 +142,7 @@ struct LinkParameters {
 };
 struct Link {
   const char* name;                 // as fv_score has it; null for those that it does not name
+  bool of_distance;                 // likewise: of a distance alone, or of an inner product alone
   bool (*takes)(double parameter);  // likewise
   // s becomes f(scale s) unit. kept: what the gradient needs of each cell, as T; null where no gradient is wanted.
   void (*apply)(void* s, int32_t vectors, int64_t count, const LinkParameters&, void* kept);
@@ -193,8 +194,8 @@ struct SumPlace {
   int64_t count;
 };
 
-// The weight of a squared distance d, s = -d: [d <= 1], (1 - d)+, (1 - sqrt(d))+.
-enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular };
+// The weight of a squared distance d, s = -d: a file each in profile/.
+enum class Profile : int32_t { boxcar = 1, epanechnikov, triangular, biweight, triweight, tricube, cosine };
 
 // The largest numbers so far of a panel's queries, in lists side by side, [row][query]. Where a list has no number there is
 // -inf, up to the capacity. keys and counts are integers as wide as T.
@@ -212,7 +213,7 @@ struct Shortlist {
 // a score.
 enum class Normalizer : int32_t {
   none,
-  sigmoid = 4,
+  sigmoid = 8,
   rectified,
   sparsemax,
   entmax15,

@@ -52,9 +52,7 @@ class Points:
         w: Any = case.pick("w", [1.0, 0.5, 2.0, 0.0, 8.0, 0.125])
         if case.chance("w of dimensions", 0.3):
             w = np.abs(np.round(4 * case.normal("ws", (size,)))) / 4
-        kernel = case.pick(
-            "kernel", ["gaussian", "boxcar", "epanechnikov", "triangular", "constant"]
-        )
+        kernel = case.pick("kernel", list(reference._regression.KERNELS))
         self.keywords: dict[str, Any] = {"w": w, "kernel": kernel, "leave_one_out": loo}
         if case.chance("sample weights", 0.3) and m:
             sample = case.integers("sample weights", 0, 4, (m,)) + (np.arange(m) == 0)

@@ -8,8 +8,8 @@ import foveate as fv
 import numpy as np
 from foveate import reference
 from foveate.reference._density import _sum, log_integral
-from foveate.reference._regression import kernel_values
-from regression_checks import FLOOR_ULP, Sizes, floor_of
+from foveate.reference._regression import SOFTMAX, kernel_values, logits
+from regression_checks import FLOOR_ULP, GROWTH, Sizes, floor_of
 from strategies import normal
 from tolerances import FLOORS, RATIO, assert_within, eps, wider
 
@@ -153,14 +153,16 @@ def _of_weights(exact: Any, d_logs: np.ndarray, **keywords: Any) -> np.ndarray:
     """How large the terms of the gradient of each weight are."""
     with np.errstate(all="ignore"):
         found = _sum(*exact, **keywords)
-        if keywords["kernel"] == "gaussian":
-            cells = np.exp(-found.squares / 2 - found.lse[:, None]) * (1 + found.squares / 2)
+        if keywords["kernel"] in SOFTMAX:
+            of = logits(found.squares, keywords["kernel"])
+            cells = np.exp(of - found.lse[:, None]) * (1 - of)
             cells = cells * (1 + np.abs(found.lse[:, None]))
         else:
             near = (kernel_values(found.squares, keywords["kernel"]) > 0) * 1.0
             total = np.exp(found.lse)[:, None]
             # an ulp of 1 for each point within reach, of this one and of the sum
-            reach = (near * found.sample * found.seen).sum(axis=1, keepdims=True)
+            growth = GROWTH.get(keywords["kernel"], 1)
+            reach = growth * (near * found.sample * found.seen).sum(axis=1, keepdims=True)
             cells = near / total * (1 + reach / total)
         cells = np.where((d_logs > 0)[:, None] & found.seen, cells, 0)
         bound = d_logs @ cells + (d_logs[:, None] / found.total[:, None] * found.seen).sum(axis=0)

@@ -7,12 +7,20 @@ from typing import Any
 import foveate as fv
 import numpy as np
 from foveate import reference
-from foveate.reference._regression import kernel_values, squared_distances
-from foveate.reference._regression_gradients import kernel_slopes
+from foveate.reference._regression import SOFTMAX, kernel_values, squared_distances
+from foveate.reference._regression import logits as logits_of
+from foveate.reference._regression_gradients import kernel_slopes, slope_over_weight
 from strategies import normal
 from tolerances import FLOORS, RATIO, assert_within, eps, wider
 
+# Those that are held to every promise; the others, which differ from these in their profiles alone,
+# have the tests of tests/regression/test_kernels.py.
 COMPACT = ("boxcar", "epanechnikov", "triangular")
+KERNELS = ("gaussian", *COMPACT, "constant")
+
+# What a compact kernel grows by, at most, with u^2, where it is a power or a product of such as are
+# off by an ulp of 1 themselves.
+GROWTH = {"biweight": 2, "triweight": 3, "tricube": 3, "cosine": 2}
 
 # How far from the formulas one precision wider: twice the error of the formulas in the same
 # precision, and a floor in ulp of the size of the sums before their terms cancel. A cell is
@@ -37,9 +45,9 @@ def check_regression(
     The yardstick of tolerances.py: twice the error of the plain formula in the same dtype, plus a
     floor. Sizes are means of |y|, with the weights of the query.
 
-    - Gaussian: the floors of an output and of a logit there. A logit, log s - u^2 / 2 with a weight
-      s of the sample, that is off by e moves its weight by the factor 1 + e, in the sum of the
-      products and in that of the weights.
+    - Gaussian and exponential: the floors of an output and of a logit there. A logit, log s -
+      u^2 / 2 or log s - u with a weight s of the sample, that is off by e moves its weight by the
+      factor 1 + e, in the sum of the products and in that of the weights.
     - Compact kernels: a weight is a difference from 1 of sums of squares, off by half an ulp of 1
       for each dimension, for the factor, for the root and for the difference. So each point within
       reach may move the answer by that times |y| over the sum of weights.
@@ -96,8 +104,9 @@ def floor_of(
     if kernel == "constant":
         return output, clear
     squares = squared_distances(x, x_train, np.broadcast_to(w, x.shape[1:]).astype(x.dtype))
-    if kernel == "gaussian":
-        logits = np.where(seen, np.log(sample / sample.max(initial=0)) - squares / 2, -np.inf)
+    if kernel in SOFTMAX:
+        of_sample = np.log(sample / sample.max(initial=0))
+        logits = np.where(seen, of_sample + logits_of(squares, kernel), -np.inf)
         weights = np.exp(logits - logits.max(axis=1, initial=-np.inf, keepdims=True))
         weights = weights / weights.sum(axis=1, keepdims=True)
         moved = np.where(weights > 0, weights * (1 + np.abs(logits)), 0)
@@ -109,7 +118,7 @@ def floor_of(
     near = np.where(seen & (squares <= 1), sample, 0)
     total = np.where(seen, kernel_values(squares, kernel) * sample, 0).sum(axis=1, keepdims=True)
     within = near @ np.abs(np.where(np.isfinite(y), y, 0))
-    return output + terms * step / 2 * within / total, clear
+    return output + GROWTH.get(kernel, 1) * terms * step / 2 * within / total, clear
 
 
 class Sizes:
@@ -140,8 +149,8 @@ class Sizes:
             seen = seen & ~np.eye(len(self.x), dtype=bool)
         squares = squared_distances(self.x, self.known, self.factors)
         self.clear = np.ones(len(self.x), bool)
-        if kernel == "gaussian":
-            logits = np.where(seen, np.log(sample) - squares / 2, -np.inf)
+        if kernel in SOFTMAX:
+            logits = np.where(seen, np.log(sample) + logits_of(squares, kernel), -np.inf)
             top = logits.max(axis=1, initial=-np.inf, keepdims=True)
             top = np.where(np.isfinite(top), top, 0)
             weights = np.exp(logits - top)
@@ -149,7 +158,8 @@ class Sizes:
             off = 1 + np.where(seen, np.abs(logits), 0) + np.abs(top)
             # what underflows is off by all of it
             weights = np.where(seen, weights / total * off + np.finfo(np.float32).tiny / step, 0)
-            self.weights, self.slopes = weights, weights / 2
+            self.weights = weights
+            self.slopes = weights * np.abs(slope_over_weight(squares, kernel))
             return
         near = seen & (squares <= 1) if kernel != "constant" else seen
         total = np.where(seen, kernel_values(squares, kernel) * sample, 0).sum(axis=1)
@@ -159,7 +169,7 @@ class Sizes:
                 (total == 0) | (total > LEAST_TOTAL * sample.max(initial=0))
             )
         near_sample = np.where(near, sample, 0)
-        reach = near_sample.sum(axis=1)
+        reach = GROWTH.get(kernel, 1) * near_sample.sum(axis=1)
         inverse = np.where(total > 0, (1 + reach / total) / total, 0)[:, None]
         self.weights = near_sample * inverse
         slopes = np.where(near, np.abs(kernel_slopes(squares, kernel)), 0)

@@ -114,7 +114,7 @@ def calls(module: Any, dtype: Any, kind: str) -> Iterator[Call]:
     yield "merge", module.merge, {"outputs": [v, k], "lses": lses}
     points = {"x": q[0], "x_train": k[0], "y_train": v[0]}
     sample = np.abs(numbers(6, (LENGTH,), np.float64, finite)) + 1e-300
-    for kernel in ("gaussian", "boxcar", "epanechnikov", "triangular", "constant"):
+    for kernel in ("gaussian", "exponential", "boxcar", "triangular", "tricube", "constant"):
         for own in ({}, {"leave_one_out": True, "sample_weight": sample}):
             given = {**points, "kernel": kernel, **own, "w": 0.5}
             yield f"regression {kernel}", module.kernel_regression_vjp, given

@@ -55,6 +55,7 @@ const std::vector<Kind>& kinds() {
        }},
       {"epanechnikov", kEpanechnikov,
        [](Case& c) { c.factors = Tensor::random(lse_dtype(c.dtype), {c.head_size}, 0.2, 6); }},
+      {"tricube", kTricube, [](Case& c) { c.factors = Tensor::random(lse_dtype(c.dtype), {c.head_size}, 0.2, 6); }},
   };
   return all;
 }

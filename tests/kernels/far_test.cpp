@@ -213,9 +213,9 @@ void check_gaussian(Report& report, const std::string& isa, fv_dtype dtype, cons
 
 // Compact kernels leave out what weighs exactly 0, so that they are held to the formula itself.
 void check_compact(Report& report, const std::vector<std::string>& isas, fv_dtype dtype, const Scene& scene) {
-  compare(report, isas, std::string("radius, ") + scene.name, 12, [&](int64_t n) {
-    const ScoreKind kinds[] = {kBoxcar, kEpanechnikov, kTriangular};
-    Case c = points_on_grid(dtype, kinds[n % 3], n / 6 ? 3 : 33, 1500, 1 + n % 2, n / 3 % 2 ? 0x1p-2 : 0x1p-7);
+  compare(report, isas, std::string("radius, ") + scene.name, 16, [&](int64_t n) {
+    const ScoreKind kinds[] = {kBoxcar, kEpanechnikov, kTriangular, kTricube};
+    Case c = points_on_grid(dtype, kinds[n % 4], n / 8 ? 3 : 33, 1500, 1 + n % 2, n / 4 % 2 ? 0x1p-2 : 0x1p-7);
     scene.apply(c);
     if (c.mask.view() && c.mask.shape()[0] == 1) {  // the formula has a row for each query
       const Tensor row = c.mask;

@@ -29,6 +29,9 @@ Real squared_distance(const Case& c, const Real* q, const Real* k, const Real* w
   });
 }
 
+template <class Real>
+constexpr Real half_pi = Real(1.57079632679489661923132169163975144L);
+
 // The score of a query and a key; of a compact kernel the weight, which a NaN makes NaN, except the boxcar.
 template <class Real, class Round>
 Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rounded) {
@@ -54,6 +57,13 @@ Real score(const Case& c, const Real* q, const Real* k, const Real* w, Round rou
     case FV_BOXCAR: return Real(squared <= 1);
     case FV_EPANECHNIKOV: return rounded(squared > 1 ? Real(0) : 1 - squared);
     case FV_TRIANGULAR: return rounded(squared > 1 ? Real(0) : 1 - std::sqrt(squared));
+    case FV_BIWEIGHT: return rounded(squared > 1 ? Real(0) : (1 - squared) * (1 - squared));
+    case FV_TRIWEIGHT: return rounded(squared > 1 ? Real(0) : (1 - squared) * (1 - squared) * (1 - squared));
+    case FV_TRICUBE: {
+      const Real rest = squared > 1 ? Real(0) : 1 - squared * std::sqrt(squared);
+      return rounded(rest * rest * rest);
+    }
+    case FV_COSINE: return rounded(squared >= 1 ? Real(0) : std::cos(half_pi<Real> * std::sqrt(squared)));
     case FV_SOFTMAX:
     case FV_SIGMOID:
     case FV_RECTIFIED:

@@ -130,6 +130,7 @@ std::vector<Numbers> distance_numbers() {
   all.push_back({kEpanechnikov, "epanechnikov, weights", weighed});
   all.push_back({kTriangular, "triangular", grid});
   all.push_back({kTriangular, "triangular, weights", weighed});
+  for (ScoreKind kind : {kBiweight, kTriweight, kTricube, kCosine}) all.push_back({kind, name_of(kind), grid});
   return all;
 }
 

@@ -130,8 +130,8 @@ bool Case::sees(int64_t head, int64_t i, int64_t j) const {
 
 const char* name_of(ScoreKind kind) {
   static const char* const families[] = {"dot", "tanh", "relu", "gaussian", "leaky relu"};
-  static const char* const compact[] = {"boxcar", "epanechnikov", "triangular", "sigmoid",
-                                        "relu",   "sparsemax",    "entmax15"};
+  static const char* const compact[] = {"boxcar", "epanechnikov", "triangular", "biweight",  "triweight", "tricube",
+                                        "cosine", "sigmoid",      "relu",       "sparsemax", "entmax15"};
   return kind.weighing == FV_SOFTMAX ? families[kind.family] : compact[kind.weighing - FV_BOXCAR];
 }
 

@@ -18,7 +18,8 @@ struct ScoreKind {
 };
 constexpr ScoreKind kDot{FV_INNER}, kTanh{FV_TANH}, kRelu{FV_RELU}, kLeakyRelu{FV_LEAKY_RELU}, kGaussian{FV_DISTANCE},
     kBoxcar{FV_DISTANCE, FV_BOXCAR}, kEpanechnikov{FV_DISTANCE, FV_EPANECHNIKOV},
-    kTriangular{FV_DISTANCE, FV_TRIANGULAR};
+    kTriangular{FV_DISTANCE, FV_TRIANGULAR}, kBiweight{FV_DISTANCE, FV_BIWEIGHT}, kTriweight{FV_DISTANCE, FV_TRIWEIGHT},
+    kTricube{FV_DISTANCE, FV_TRICUBE}, kCosine{FV_DISTANCE, FV_COSINE};
 const char* name_of(ScoreKind);
 
 // query (heads, groups, Lq, D), key (heads, 1, Lk, D), value (heads, 1, Lk, Dv): grouped queries.

@@ -101,6 +101,16 @@ class Formula {
       const Real squared = squared_distance(c_, q, k, w);
       if (c_.kind == kEpanechnikov && cell.logit > 0) cell.slope = 1;
       if (c_.kind == kTriangular && cell.logit > 0 && squared > 0) cell.slope = 1 / (2 * std::sqrt(squared));
+      if (c_.kind == kBiweight && squared < 1) cell.slope = 2 * (1 - squared);
+      if (c_.kind == kTriweight && squared < 1) cell.slope = 3 * (1 - squared) * (1 - squared);
+      if (c_.kind == kTricube && squared < 1) {
+        const Real distance = std::sqrt(squared), rest = 1 - squared * distance;
+        cell.slope = Real(4.5) * distance * rest * rest;
+      }
+      if (c_.kind == kCosine && squared < 1) {
+        const Real angle = half_pi<Real> * std::sqrt(squared);
+        cell.slope = half_pi<Real> * half_pi<Real> / 2 * (angle > 0 ? std::sin(angle) / angle : Real(1));
+      }
     }
     if (c_.softcap > 0) {
       const Real t = std::tanh(cell.logit / Real(c_.softcap));

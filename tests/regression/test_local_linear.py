@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from foveate import reference
 from foveate._regression import local_linear
-from foveate._regression.regression import KERNELS
 from local_linear_checks import check_local_linear
-from regression_checks import points
+from regression_checks import KERNELS, points
 from strategies import normal
 from tolerances import eps
 

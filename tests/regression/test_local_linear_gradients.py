@@ -8,9 +8,8 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from foveate._regression.regression import KERNELS
 from local_linear_checks import CLEAR, fit, limit
-from regression_checks import NAMES, points
+from regression_checks import KERNELS, NAMES, points
 from strategies import normal
 from tolerances import eps, wider
 

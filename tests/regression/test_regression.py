@@ -6,8 +6,7 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from foveate.reference._regression import KERNELS
-from regression_checks import COMPACT, check_regression, points
+from regression_checks import COMPACT, KERNELS, check_regression, points
 from strategies import BFLOAT16, DTYPES, normal
 from tolerances import FLOORS, eps
 
@@ -423,7 +422,7 @@ REFUSED = [
     (ValueError, "y_train", (X, XT, np.ones(())), {}),
     (TypeError, "kernel", (X, XT, Y), {"kernel": None}),
     (TypeError, "kernel", (X, XT, Y), {"kernel": 3}),
-    (ValueError, "kernel", (X, XT, Y), {"kernel": "tricube"}),
+    (ValueError, "kernel", (X, XT, Y), {"kernel": "logistic"}),
     (TypeError, "w", (X, XT, Y), {"w": "cv"}),
     (TypeError, "w", (X, XT, Y), {"w": None}),
     (TypeError, "w", (X, XT, Y), {"w": 1j}),
@@ -470,4 +469,4 @@ def test_the_reference_takes_the_same_keywords():
         default = fast[name].default
         assert parameter.default is default or parameter.default == default
     with pytest.raises(ValueError, match="kernel"):
-        reference.kernel_regression(X, XT, Y, kernel="tricube")
+        reference.kernel_regression(X, XT, Y, kernel="logistic")

@@ -8,9 +8,8 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
-from foveate.reference._regression import KERNELS
 from foveate.reference._regression_gradients import kernel_slopes
-from regression_checks import COMPACT, NAMES, check, points, vjp
+from regression_checks import COMPACT, KERNELS, NAMES, check, points, vjp
 from strategies import BFLOAT16, normal
 from tolerances import FLOORS, eps
 

@@ -71,7 +71,9 @@ bool never_fall(const Problem& p) noexcept {
 }
 
 static_assert(int(Profile::boxcar) == FV_BOXCAR && int(Profile::epanechnikov) == FV_EPANECHNIKOV &&
-              int(Profile::triangular) == FV_TRIANGULAR);
+              int(Profile::triangular) == FV_TRIANGULAR && int(Profile::biweight) == FV_BIWEIGHT &&
+              int(Profile::triweight) == FV_TRIWEIGHT && int(Profile::tricube) == FV_TRICUBE &&
+              int(Profile::cosine) == FV_COSINE);
 static_assert(int(Normalizer::none) == FV_SOFTMAX && int(Normalizer::sigmoid) == FV_SIGMOID &&
               int(Normalizer::rectified) == FV_RECTIFIED && int(Normalizer::sparsemax) == FV_SPARSEMAX &&
               int(Normalizer::entmax15) == FV_ENTMAX15);

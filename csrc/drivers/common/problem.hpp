@@ -84,7 +84,7 @@ struct Problem {
   double scale = 1.0, softcap = 0.0;  // softcap 0: none
   fv_family family = FV_INNER;
   fv_weighing weighing = FV_SOFTMAX;
-  int32_t link = -1;  // which one of the arithmetic's, of an inner product; -1: none
+  int32_t link = -1;  // which one of the arithmetic's; -1: none
   double link_parameter = 0.0;
   double slope = 0.0;             // of a leaky relu
   const void* factors = nullptr;  // (D,) of the accumulator's type, contiguous; optional for distances
@@ -121,7 +121,7 @@ struct Problem {
 };
 
 // Compact kernels, of distances; and functions of a score and a threshold, which some have to find.
-inline bool is_compact(fv_weighing weighing) { return weighing >= FV_BOXCAR && weighing <= FV_TRIANGULAR; }
+inline bool is_compact(fv_weighing weighing) { return weighing >= FV_BOXCAR && weighing <= FV_COSINE; }
 inline bool has_threshold(fv_weighing weighing) { return weighing == FV_SPARSEMAX || weighing == FV_ENTMAX15; }
 
 inline bool is_additive(fv_family family) { return family == FV_TANH || family == FV_RELU || family == FV_LEAKY_RELU; }

@@ -1,7 +1,7 @@
 // Kernel regression whose far keys cost nothing. Every tile of keys, and every 32 tiles together, have a box; so has a
 // panel of queries. Between two boxes there is a least squared distance d, so that no weight of the tile exceeds
-// 2^(-scale d), in base 2 as everywhere. A panel takes the tiles that it stands in, then others from the nearest to the
-// farthest, and stops where
+// 2^(-scale d), in base 2 as everywhere (or 2^-sqrt(2 scale d) log2(e), of a root). A panel takes the tiles that it stands
+// in, then others from the nearest to the farthest, and stops where
 //
 //   sum over the tiles left of count 2^(-scale d)  <=  negligible * the least sum of weights so far of its queries.
 //
@@ -275,7 +275,11 @@ class Near : public Forward<T> {
   int64_t first_of(int64_t g) const { return g * Boxes::group_tiles; }
   int64_t end_of(int64_t g) const { return std::min(boxes_.tiles(), (g + 1) * Boxes::group_tiles); }
 
-  double most(double distance, double bias) const { return bias - plan_.scale * distance; }
+  // of a squared distance, or of its root where the score has that for a link
+  double most(double distance, double bias) const {
+    if (plan_.problem.link < 0) return bias - plan_.scale * distance;
+    return bias - log2_e * std::sqrt(2 * plan_.scale * distance);
+  }
 
   // The least squared distance between the panel's queries and a box.
   double distance(const double* box) const {

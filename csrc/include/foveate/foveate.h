@@ -78,8 +78,10 @@ typedef struct fv_random {
  *   FV_LEAKY_RELU      the same, act(x) = x where x > 0, slope x otherwise
  *   FV_DISTANCE        -d / 2
  * then scale * score, then the link, then softcap * tanh(score / softcap) where softcap > 0.
- * link, of FV_INNER only: a function of the scores by its name, with a parameter p. NULL: none.
- *   "power"            score^p, of a whole number p >= 1 */
+ * link: a function of the scores by its name, with a parameter p. NULL: none.
+ *   "power"            score^p, of a whole number p >= 1; of FV_INNER only
+ *   "root"             -sqrt(-2 score), which is -sqrt(d); of FV_DISTANCE with a positive scale only, p is 0. Where d is 0 its
+ *                      derivative is taken as 0 */
 typedef enum fv_family { FV_INNER, FV_TANH, FV_RELU, FV_DISTANCE, FV_LEAKY_RELU } fv_family;
 
 /* weighing: how scores become weights. FV_SOFTMAX takes the softmax of the scores. The others are compact kernels, for
@@ -89,6 +91,10 @@ typedef enum fv_family { FV_INNER, FV_TANH, FV_RELU, FV_DISTANCE, FV_LEAKY_RELU 
  *   FV_BOXCAR          [d <= 1]
  *   FV_EPANECHNIKOV    max(1 - d, 0)
  *   FV_TRIANGULAR      max(1 - sqrt(d), 0)
+ *   FV_BIWEIGHT        max(1 - d, 0)^2
+ *   FV_TRIWEIGHT       max(1 - d, 0)^3
+ *   FV_TRICUBE         max(1 - d^(3/2), 0)^3
+ *   FV_COSINE          cos(pi/2 sqrt(d)) where d <= 1
  * And of any score s, behind softcap and mask, without a sink, negligible or sigma, for fv_attention, its weights and its
  * gradients:
  *   FV_SIGMOID         1 / (1 + e^-s)
@@ -101,6 +107,10 @@ typedef enum fv_weighing {
   FV_BOXCAR,
   FV_EPANECHNIKOV,
   FV_TRIANGULAR,
+  FV_BIWEIGHT,
+  FV_TRIWEIGHT,
+  FV_TRICUBE,
+  FV_COSINE,
   FV_SIGMOID,
   FV_RECTIFIED,
   FV_SPARSEMAX,

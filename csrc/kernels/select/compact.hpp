@@ -1,48 +1,22 @@
-// Compact kernels: scores s = -d, of squared distances d, become weights as they are, without an exponential:
-//   boxcar [d <= 1],  Epanechnikov (1 - d)+,  triangular (1 - sqrt(d))+;   l' = l + sum_j P_j, a chain from 0 in a tile.
+// Compact kernels: scores s = -d, of squared distances d, become weights K(d) as they are, without an exponential, each by
+// its profile, which says what a weight is and what it grows by with s;   l' = l + sum_j P_j, a chain from 0 in a tile.
 // A cell that is not seen (-inf) weighs 0. NaN stays NaN, except the boxcar, whose comparison it fails.
 // Backward, with dP the gradients of the weights and shift that of select/soft.hpp:
 //   P_j = K(d_j) / l,  dS_j = -K'(d_j) / l (dP_j - shift),  l = 2^rest
 // Where K is 0, so are both; K' is taken as 0 where a triangle has its top.
 #pragma once
+#include "../profile/biweight.hpp"
+#include "../profile/boxcar.hpp"
+#include "../profile/cosine.hpp"
+#include "../profile/epanechnikov.hpp"
+#include "../profile/triangular.hpp"
+#include "../profile/tricube.hpp"
+#include "../profile/triweight.hpp"
 #include "../table.hpp"
 #include "cells.hpp"
 
 namespace foveate::FOVEATE_ISA {
 namespace {
-
-// A profile by s = -d: the weight, and what it grows by with s.
-struct Boxcar {
-  template <class T>
-  static Vec<T> value(Vec<T> s) {
-    return s >= T(-1) ? broadcast(T(1)) : Vec<T>{};
-  }
-  template <class T>
-  static Vec<T> slope(Vec<T>) {
-    return Vec<T>{};
-  }
-};
-struct Epanechnikov {
-  template <class T>
-  static Vec<T> value(Vec<T> s) {
-    return at_least<T>(0, T(1) + s);
-  }
-  template <class T>
-  static Vec<T> slope(Vec<T> s) {
-    return value<T>(s) > T(0) ? broadcast(T(1)) : Vec<T>{};
-  }
-};
-struct Triangular {
-  template <class T>
-  static Vec<T> value(Vec<T> s) {
-    return at_least<T>(0, T(1) - square_root(-s));
-  }
-  template <class T>
-  static Vec<T> slope(Vec<T> s) {
-    const Vec<T> distance = square_root(-s);
-    return value<T>(s) > T(0) && distance > T(0) ? T(0.5) / distance : Vec<T>{};
-  }
-};
 
 template <class F>
 inline void by_profile(Profile profile, F&& f) {
@@ -50,6 +24,10 @@ inline void by_profile(Profile profile, F&& f) {
     case Profile::boxcar: return f(Boxcar{});
     case Profile::epanechnikov: return f(Epanechnikov{});
     case Profile::triangular: return f(Triangular{});
+    case Profile::biweight: return f(Biweight{});
+    case Profile::triweight: return f(Triweight{});
+    case Profile::tricube: return f(Tricube{});
+    case Profile::cosine: return f(Cosine{});
   }
 }
 

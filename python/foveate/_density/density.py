@@ -62,9 +62,10 @@ def kernel_density(
         u = ||w (a - b)||. Finite and positive: in a dimension that does not count there is no
         density.
     kernel : str, default "gaussian"
-        The function of u: "gaussian" exp(-u^2 / 2), "boxcar" 1 where u <= 1, "epanechnikov"
-        max(1 - u^2, 0), "triangular" max(1 - u, 0); each divided by its integral over d
-        dimensions.
+        The function of u: "gaussian" exp(-u^2 / 2) or "exponential" exp(-u); within u <= 1 and 0
+        beyond: "boxcar" 1, "epanechnikov" 1 - u^2, "triangular" 1 - u, "biweight" (1 - u^2)^2,
+        "triweight" (1 - u^2)^3, "tricube" (1 - u^3)^3, "cosine" cos(pi/2 u); each divided by its
+        integral over d dimensions.
     sample_weight : array (m,), optional
         How much each point counts; finite and not negative, not all 0. Their unit does not matter.
     leave_one_out : bool, default False
@@ -102,9 +103,9 @@ def kernel_density(
 
     Notes
     -----
-    In up to three dimensions far points are skipped, as in `kernel_regression`: those of a Gaussian
-    that all together weigh less than 2^-24 (2^-53 for float64) of the others of a query, and those
-    out of reach of a compact kernel.
+    In up to three dimensions far points are skipped, as in `kernel_regression`: those that all
+    together weigh less than 2^-24 (2^-53 for float64) of the others of a query, of a Gaussian or
+    exponential kernel, and those out of reach of a compact one.
 
     A training point or a query that holds NaN has no distance, and gives NaN. A finite distance
     whose square overflows has the weight 0.

@@ -79,9 +79,9 @@ def kernel_density_vjp(
     Where the density is 0, or there is none, the gradient is 0, and nothing is passed on.
 
     The boxcar is flat: the gradients of `x` and `x_train` are 0. Where other compact kernels have a
-    corner, which is at the edge of their reach, and for the triangular kernel at a distance of 0,
-    the derivative is taken as 0. A training point of weight 0 has the gradient 0, but a weight of 0
-    has a gradient of its own.
+    corner, which is at the edge of their reach, and for the triangular and exponential kernels at a
+    distance of 0, the derivative is taken as 0. A training point of weight 0 has the gradient 0; a
+    weight of 0 has a gradient of its own.
 
     With a `tolerance` gradients are sums by the same trees. Their errors are relative to sums of
     absolute values of terms: of the weights of a query times `|d_output|`, and for points times

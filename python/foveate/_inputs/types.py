@@ -97,11 +97,13 @@ HiddenActivation: TypeAlias = Literal["tanh", "relu", "leaky_relu", "identity"]
 Normalizer: TypeAlias = Literal[
     "softmax", "softmax_plus_one", "sigmoid", "relu", "sparsemax", "entmax15"
 ]
+CompactKernel: TypeAlias = Literal[
+    "boxcar", "epanechnikov", "triangular", "biweight", "triweight", "tricube", "cosine"
+]
 Weighing: TypeAlias = Literal[
-    "softmax", "boxcar", "epanechnikov", "triangular", "sigmoid", "relu", "sparsemax", "entmax15"
+    "softmax", CompactKernel, "sigmoid", "relu", "sparsemax", "entmax15"
 ]  # of the engine
 Selection: TypeAlias = Literal["argmax", "sample", "top"]
 MemorySelection: TypeAlias = Literal["soft", "argmax", "sample"]
-CompactKernel: TypeAlias = Literal["boxcar", "epanechnikov", "triangular"]
-Kernel: TypeAlias = Literal["gaussian", "boxcar", "epanechnikov", "triangular", "constant"]
-DensityKernel: TypeAlias = Literal["gaussian", "boxcar", "epanechnikov", "triangular"]
+DensityKernel: TypeAlias = Literal["gaussian", "exponential", CompactKernel]
+Kernel: TypeAlias = Literal[DensityKernel, "constant"]

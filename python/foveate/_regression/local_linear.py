@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._inputs.types import Array, Bool
+from .kernels import is_softmax
 from .regression import COMPACT, Means, Points, means, negligible_weight
 
 # A direction in which the points vary, under the weights, by less than so many units of rounding
@@ -118,7 +119,7 @@ def moments(
     points: Points, kernel: str, value: Array, sample: Array | None, *, skip_far: Bool
 ) -> tuple[Moments, Means]:
     """Ask the engine for the means; they come with those of y."""
-    negligible = share(points, value) if skip_far and kernel == "gaussian" else 0.0
+    negligible = share(points, value) if skip_far and is_softmax(kernel) else 0.0
     finite = (np.isfinite(a).all() for a in (points.query, points.key, value))
     some = min(len(points.query), value.shape[1]) > 0 and 1 <= points.key.shape[1] <= MOST_AXES
     if some and (kernel == "gaussian" or kernel in COMPACT) and all(finite):

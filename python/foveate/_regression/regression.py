@@ -22,6 +22,7 @@ from .._reach.reach import Reach
 from ..scores import Gaussian
 from ..scores._base import Reduced
 from .hilbert import curve_order, scatter
+from .kernels import FORMS, is_softmax
 from .sums import regression_sums, take_tolerance
 
 COMPACT: tuple[CompactKernel, ...] = get_args(CompactKernel)
@@ -67,9 +68,10 @@ def kernel_regression(
         The inverse of the bandwidth, for all dimensions or for each: the distance of two points is
         u = ||w (a - b)||. Finite and not negative; a dimension with 0 does not count.
     kernel : str, default "gaussian"
-        The function of u: "gaussian" exp(-u^2 / 2), "boxcar" 1 where u <= 1, "epanechnikov"
-        max(1 - u^2, 0), "triangular" max(1 - u, 0), or "constant" 1 everywhere, the mean of all
-        [3]_.
+        The function of u: "gaussian" exp(-u^2 / 2) or "exponential" exp(-u); within u <= 1 and 0
+        beyond: "boxcar" 1, "epanechnikov" 1 - u^2, "triangular" 1 - u, "biweight" (1 - u^2)^2,
+        "triweight" (1 - u^2)^3, "tricube" (1 - u^3)^3, "cosine" cos(pi/2 u); or "constant" 1
+        everywhere, the mean of all [3]_.
     leave_one_out : bool, default False
         Query i does not see training point i, which gives the error at the training points. `x` and
         `x_train` must have equal numbers of rows.
@@ -372,9 +374,10 @@ class Points:
             reduced = Gaussian(w).reduce_whole(query, key)
             reduced = reduced._replace(negligible=negligible) if negligible else reduced
         else:
-            reduced = Reduced(query, key, 1.0, "distance", self.factors(), negligible)
+            link = FORMS[kernel].link
+            reduced = Reduced(query, key, 1.0, "distance", self.factors(), negligible, link)
         reach = Reach(None if bias is None else bias[None, :], leave_one_out=self.leave_one_out)
-        weighing = None if kernel == "gaussian" else kernel
+        weighing = None if is_softmax(kernel) else kernel
         return Problem(*reduced[:-1], value, reach=reach, weighing=weighing)
 
     def skips_far(self) -> bool:
@@ -447,8 +450,10 @@ def means(
     if kernel == "constant":
         answer, total = mean(len(points.query), value, sample, points.leave_one_out)
         return Means(answer, total == 0, np.log(total))
-    if kernel == "gaussian":
-        answer, lse = gaussian(points, value, sample, skip_far=skip_far, negligible=negligible)
+    if is_softmax(kernel):
+        answer, lse = softmax(
+            points, kernel, value, sample, skip_far=skip_far, negligible=negligible
+        )
         return Means(answer, lse == -np.inf, lse)
     result = compact(points, kernel, value, sample, skip_far=skip_far)
     log_total = result.lse[:, 0]
@@ -457,8 +462,9 @@ def means(
     return Means(result.answer, result.empty, log_total)
 
 
-def gaussian(
+def softmax(
     points: Points,
+    kernel: str,
     value: Array,
     sample: Array | None,
     *,
@@ -475,9 +481,7 @@ def gaussian(
             negligible = negligible_weight(value, rounding)
         order = None if negligible == 0 else order
     bias = None if sample is None else np.log(sample).astype(points.accumulated)
-    output, lse = points.ask(
-        "gaussian", value, value.dtype, bias, order=order, negligible=negligible
-    )
+    output, lse = points.ask(kernel, value, value.dtype, bias, order=order, negligible=negligible)
     return output, lse[:, 0]
 
 

@@ -16,6 +16,7 @@ from .._attention.problem import Answers, Outputs, Problem
 from .._attention.pullbacks import Pullback
 from .._inputs.arrays import like
 from .._inputs.types import Array, ArrayLike, Bool, Kernel, Real, Reals
+from .kernels import is_softmax
 from .local_linear_vjp import Plane
 from .regression import Data, check_degree, compact, mean, sums_of_others, take
 from .sums import regression_sums, take_tolerance
@@ -83,8 +84,8 @@ def kernel_regression_vjp(
     gradient of `sample_weight` is not computed; a point of weight 0 has the gradient 0.
 
     The boxcar and the constant kernel are flat: the gradients of `x`, `x_train` and `w` are 0.
-    Where others have a corner, which is at the edge of their reach, and for the triangular kernel
-    at a distance of 0, the derivative is taken as 0.
+    Where others have a corner, which is at the edge of their reach, and for the triangular and
+    exponential kernels at a distance of 0, the derivative is taken as 0.
 
     NaN and inf in `y_train` leave NaN in the gradients of the queries that see them, and of the
     training points and the `w` that these see; the gradient of `y_train` does not depend on
@@ -186,7 +187,7 @@ def _answer(data: Data, kernel: str) -> tuple[Array, Array, _Undo]:
     """Answers (n, k), where there is none (n,), and the function that undoes them."""
     if kernel == "constant":
         return _constant(data)
-    return _gaussian(data) if kernel == "gaussian" else _compact(data, kernel)
+    return _softmax(data, kernel) if is_softmax(kernel) else _compact(data, kernel)
 
 
 def _flat(_d_out: Array, _wanted: frozenset[str]) -> _Parts:
@@ -236,11 +237,11 @@ def _constant(data: Data) -> tuple[Array, Array, _Undo]:
     return answer, empty, undo
 
 
-def _gaussian(data: Data) -> tuple[Array, Array, _Undo]:
+def _softmax(data: Data, kernel: str) -> tuple[Array, Array, _Undo]:
     """Attention with the score -u^2 / 2 + log s."""
     points, value, wide = data.points, data.value, data.points.accumulated
     bias = None if data.sample is None else np.log(data.sample).astype(wide)
-    problem = points.problem("gaussian", value, bias)
+    problem = points.problem(kernel, value, bias)
     output, lse = problem.forward()
     empty = lse[:, 0] == -np.inf
 
@@ -283,7 +284,7 @@ def _within(data: Data, tolerance: float) -> tuple[Array, Array, _Undo] | None:
             w="w" in wanted,
         )
         if undone is None:
-            return _gaussian(data)[2](d_out, wanted)
+            return _softmax(data, "gaussian")[2](d_out, wanted)
         d_y = None if undone.values is None else undone.values[:, 1:] * weights
         return _Parts(undone.x, undone.x_train, d_y, undone.w)
 

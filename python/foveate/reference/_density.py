@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from .._attention.gradients import DensityGradients, DensityInput, Names, names_of
 from .._inputs.types import DensityKernel
 from ._quiet import quiet
-from ._regression import kernel_values, squared_distances
-from ._regression_gradients import kernel_slopes
+from ._regression import SOFTMAX, kernel_values, logits, squared_distances
+from ._regression_gradients import kernel_slopes, slope_over_weight
 from ._rows import compute_dtype, floats
 from ._select import softmax
 
@@ -45,11 +45,23 @@ def log_integral(kernel: str, size: int) -> float:
     d = size
     of_ball = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
     return {
-        "gaussian": d / 2 * math.log(2 * math.pi),
-        "boxcar": of_ball,
-        "epanechnikov": of_ball + math.log(2 / (d + 2)),
-        "triangular": of_ball - math.log(d + 1),
-    }[kernel]
+        "gaussian": lambda: d / 2 * math.log(2 * math.pi),
+        "exponential": lambda: of_ball + math.lgamma(d + 1),
+        "boxcar": lambda: of_ball,
+        "epanechnikov": lambda: of_ball + math.log(2 / (d + 2)),
+        "triangular": lambda: of_ball - math.log(d + 1),
+        "biweight": lambda: of_ball + math.log(8 / ((d + 2) * (d + 4))),
+        "triweight": lambda: of_ball + math.log(48 / ((d + 2) * (d + 4) * (d + 6))),
+        "tricube": lambda: of_ball + math.log(162 / ((d + 3) * (d + 6) * (d + 9))),
+        "cosine": lambda: of_ball + math.log(_mean_cosine(d)),
+    }[kernel]()
+
+
+def _mean_cosine(d: int) -> float:
+    """The mean of cos(pi/2 u) in the unit ball: that of cos(pi/2 t^(1 / d)), t from 0 to 1."""
+    node, weight = np.polynomial.legendre.leggauss(100)
+    u = node / 2 + 0.5
+    return float(weight / 2 @ (d * u ** (d - 1) * np.cos(np.pi / 2 * u)))
 
 
 class _Summed(NamedTuple):
@@ -87,9 +99,9 @@ def _sum(
         seen = ~np.eye(len(points), dtype=np.bool_)
     squares = squared_distances(points, known, factors)
     counted = seen & (sample > 0)
-    if kernel == "gaussian":
+    if kernel in SOFTMAX:
         nothing = np.full((1, 1), -np.inf, dtype)
-        _, lse = softmax(-squares / 2 + np.log(sample), counted, nothing)
+        _, lse = softmax(logits(squares, kernel) + np.log(sample), counted, nothing)
     else:
         lse = np.log(np.where(counted, kernel_values(squares, kernel) * sample, 0).sum(axis=-1))
     total = np.where(seen, sample, 0).sum(axis=-1)
@@ -116,7 +128,7 @@ def kernel_density(
     x : array (n,) or (n, d)
     x_train : array (m,) or (m, d), of the widest dtype
     w : number or array (d,), an inverse bandwidth
-    kernel : "gaussian", "boxcar", "epanechnikov" or "triangular"
+    kernel : a name of `reference.kernel_regression`, but not "constant"
     sample_weight : array (m,), not negative
     leave_one_out : query i does not see training point i
     log : whether the logarithm is wanted
@@ -194,9 +206,9 @@ def _gradients(found: _Summed, kernel: str, d_logs: Array) -> tuple[Array, Array
     """Of points (n, d), known (m, d), factors (d,) and sample (m,)."""
     there = found.seen & (d_logs != 0)[:, None]
     lse = found.lse[:, None]
-    if kernel == "gaussian":
-        weights = np.exp(-found.squares / 2 - lse)
-        slopes = -weights / 2
+    if kernel in SOFTMAX:
+        weights = np.exp(logits(found.squares, kernel) - lse)
+        slopes = weights * slope_over_weight(found.squares, kernel)
     else:
         weights = kernel_values(found.squares, kernel) / np.exp(lse)
         slopes = kernel_slopes(found.squares, kernel) / np.exp(lse)

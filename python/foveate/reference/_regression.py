@@ -8,6 +8,7 @@ The whole (n, m) matrix of weights is stored.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,11 @@ from ._select import softmax, weighted_sum
 
 Array = NDArray[Any]
 
-KERNELS = ("gaussian", "boxcar", "epanechnikov", "triangular", "constant")
+_HALF_PI = np.longdouble("1.57079632679489661923132169163975144")
+
+SOFTMAX = ("gaussian", "exponential")
+COMPACT = (*("boxcar", "epanechnikov", "triangular", "biweight", "triweight", "tricube", "cosine"),)
+KERNELS = (*SOFTMAX, *COMPACT, "constant")
 
 
 def squared_distances(x: Array, x_train: Array, w: Array) -> Array:
@@ -53,7 +58,7 @@ def kernel_values(squares: Array, kernel: str) -> Array:
     Parameters
     ----------
     squares : array, the squared distances
-    kernel : "boxcar", "epanechnikov", "triangular" or "constant"
+    kernel : a name of `COMPACT`, or "constant"
 
     Returns
     -------
@@ -69,8 +74,38 @@ def kernel_values(squares: Array, kernel: str) -> Array:
     if kernel == "boxcar":
         inside: Array = np.where(np.isnan(squares), squares, squares <= 1).astype(squares.dtype)
         return inside
-    values: Array = np.maximum(1 - (squares if kernel == "epanechnikov" else np.sqrt(squares)), 0)
-    return values
+    near = np.minimum(squares, 1)  # NaN stays
+    u = np.sqrt(near)
+    profiles: dict[str, Callable[[], Array]] = {
+        "epanechnikov": lambda: 1 - near,
+        "triangular": lambda: 1 - u,
+        "biweight": lambda: (1 - near) ** 2,
+        "triweight": lambda: (1 - near) ** 3,
+        "tricube": lambda: (1 - near * u) ** 3,
+        "cosine": lambda: np.where(near == 1, 0, np.cos(near.dtype.type(_HALF_PI) * u)),
+    }
+    return profiles[kernel]()
+
+
+def logits(squares: Array, kernel: str) -> Array:
+    """Logarithms of the kernels that are a softmax.
+
+    Parameters
+    ----------
+    squares : array, the squared distances
+    kernel : "gaussian" or "exponential"
+
+    Returns
+    -------
+    array, of the shape and dtype of squares
+
+    Examples
+    --------
+    >>> logits(np.array([4.0]), "gaussian"), logits(np.array([4.0]), "exponential")
+    (array([-2.]), array([-2.]))
+    """
+    of: Array = -squares / 2 if kernel == "gaussian" else -np.sqrt(squares)
+    return of
 
 
 def kernel_regression(
@@ -93,7 +128,7 @@ def kernel_regression(
     x_train : array (m,) or (m, d), of the widest dtype
     y_train : array (m,) or (m, k), of the widest dtype
     w : number or array (d,), an inverse bandwidth
-    kernel : "gaussian", "boxcar", "epanechnikov", "triangular" or "constant"
+    kernel : a name of `KERNELS`
     leave_one_out : query i does not see training point i
     sample_weight : array (m,), not negative; a point of weight 0 is not seen
     fill_value : the answer of a query for which all weights are 0
@@ -131,7 +166,7 @@ class Weighted(NamedTuple):
     sample: Array  # (m,), whose largest is 1
     squares: Array  # (n, m)
     weights: Array  # (n, m), which sum to 1
-    total: Array  # (n, 1), what the sums were before; not of the Gaussian kernel
+    total: Array  # (n, 1), what the sums were before; not of a softmax
     seen: Array  # (n, m), bool
     empty: Array  # (n,), bool: all weights are 0
 
@@ -177,9 +212,9 @@ def weigh(
 
     squares = squared_distances(points, known, factors)
     total = np.ones((len(points), 1), dtype)
-    if kernel == "gaussian":  # a softmax: far from every point it is no 0 / 0
+    if kernel in SOFTMAX:  # far from every point it is no 0 / 0
         nothing = np.full((1, 1), -np.inf, dtype)
-        weights, lse = softmax(-squares / 2 + np.log(sample), seen, nothing)
+        weights, lse = softmax(logits(squares, kernel) + np.log(sample), seen, nothing)
         empty = lse == -np.inf
     else:
         weights = np.where(seen, kernel_values(squares, kernel) * sample, 0)

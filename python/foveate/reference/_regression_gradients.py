@@ -19,7 +19,7 @@ from .._attention.gradients import Names, RegressionGradients, RegressionInput, 
 from .._inputs.types import Kernel
 from ._local_linear import Planes, plane_gradients, planes
 from ._quiet import quiet
-from ._regression import Weighted, weigh
+from ._regression import _HALF_PI, SOFTMAX, Weighted, weigh
 from ._rows import floats
 from ._select import over_queries, weighted_sum
 
@@ -34,7 +34,7 @@ def kernel_slopes(squares: Array, kernel: str) -> Array:
     Parameters
     ----------
     squares : array, the squared distances
-    kernel : "boxcar", "epanechnikov", "triangular" or "constant"
+    kernel : a name of `COMPACT`, or "constant"
 
     Returns
     -------
@@ -47,10 +47,45 @@ def kernel_slopes(squares: Array, kernel: str) -> Array:
     """
     if kernel in ("boxcar", "constant"):
         return np.zeros_like(squares)
-    slopes = -np.ones_like(squares)
-    if kernel == "triangular":
-        slopes = np.where(squares == 0, 0, -0.5 / np.sqrt(np.where(squares == 0, 1, squares)))
-    return np.where(squares < 1, slopes, 0).astype(squares.dtype)
+    half_pi = squares.dtype.type(_HALF_PI)
+    near = np.minimum(squares, 1)
+    u = np.sqrt(near)
+    positive = np.where(u == 0, 1, u)
+    of: dict[str, Callable[[], Array]] = {
+        "epanechnikov": lambda: -np.ones_like(near),
+        "triangular": lambda: np.where(u == 0, 0, -0.5 / positive),
+        "biweight": lambda: -2 * (1 - near),
+        "triweight": lambda: -3 * (1 - near) ** 2,
+        "tricube": lambda: -4.5 * u * (1 - near * u) ** 2,
+        "cosine": lambda: -(half_pi**2) / 2 * np.sinc(u / 2),
+    }
+    return np.where(squares < 1, of[kernel](), 0).astype(squares.dtype)
+
+
+def slope_over_weight(squares: Array, kernel: str) -> Array:
+    """Derivatives of the logarithms of the kernels that are a softmax, by the squared distance.
+
+    That of the exponential is 0 at a distance of 0.
+
+    Parameters
+    ----------
+    squares : array, the squared distances
+    kernel : "gaussian" or "exponential"
+
+    Returns
+    -------
+    array, of the shape and dtype of squares
+
+    Examples
+    --------
+    >>> slope_over_weight(np.array([0.0, 4.0]), "exponential")
+    array([ 0.  , -0.25])
+    """
+    if kernel == "gaussian":
+        return np.full_like(squares, -0.5)
+    u = np.sqrt(squares)
+    slopes: Array = np.where(u == 0, 0, -0.5 / np.where(u == 0, 1, u)).astype(squares.dtype)
+    return slopes
 
 
 @quiet
@@ -119,8 +154,9 @@ def _gradients(
     """Of points (n, d), known (m, d), y (m, k) and factors (d,)."""
     there = found.seen & ~found.empty[:, None]
     d_out, mean = (np.where(found.empty[:, None], 0, rows) for rows in (d_out, mean))
-    if kernel == "gaussian":  # exp(-D / 2) is its own slope, up to a factor
-        slopes, sloping = -found.weights / 2, there
+    if kernel in SOFTMAX:  # an exponential is its own slope, up to a factor
+        factor = slope_over_weight(found.squares, kernel)
+        slopes, sloping = found.weights * factor, there & (factor != 0)
     else:
         slopes = kernel_slopes(found.squares, kernel) * found.sample / found.total
         sloping = there & (slopes != 0)

@@ -18,8 +18,10 @@ class NadarayaWatson(KernelRegressor):
         is chosen by the leave-one-out error: the best of the powers of 2 from 2^-10 to 2^6, then
         refined to 2%. A feature that is constant counts with a deviation of 1.
     kernel : str, default "gaussian"
-        "gaussian" exp(-u^2 / 2), "boxcar" 1 where u <= 1, "epanechnikov" max(1 - u^2, 0),
-        "triangular" max(1 - u, 0), or "constant", the mean of all targets, without a bandwidth.
+        "gaussian" exp(-u^2 / 2) or "exponential" exp(-u); within u <= 1 and 0 beyond: "boxcar" 1,
+        "epanechnikov" 1 - u^2, "triangular" 1 - u, "biweight" (1 - u^2)^2, "triweight" (1 - u^2)^3,
+        "tricube" (1 - u^3)^3, "cosine" cos(pi/2 u); or "constant", the mean of all targets, without
+        a bandwidth.
     fill_value : float or "mean", default "mean"
         The prediction where no training point is within reach of a compact kernel: a number, or
         the mean of all training targets.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._inputs.types import Array
-from .._regression.regression import Points, gaussian
+from .._regression.regression import Points, softmax
 from . import _categories
 from ._monomials import Exponents, Monomials, base, with_squares
 
@@ -191,7 +191,7 @@ def _pass(
     if not len(points):
         return np.empty((0, columns.shape[1])), np.empty(0)
     asked = Points(points, keys, inverse, leave_one_out)
-    return gaussian(asked, columns, None, skip_far=True)
+    return softmax(asked, "gaussian", columns, None, skip_far=True)
 
 
 class Factors(NamedTuple):

@@ -250,7 +250,8 @@ class NadarayaWatson(nn.Module):  # type: ignore[misc]  # torch is taken as unty
     ----------
     w : float or tensor (d,), default 1.0
         The initial inverse bandwidth, for all dimensions or for each.
-    kernel : {"gaussian", "boxcar", "epanechnikov", "triangular", "constant"}
+    kernel : str
+        A name of `foveate.kernel_regression`.
 
     Attributes
     ----------

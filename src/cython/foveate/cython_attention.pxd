@@ -51,6 +51,10 @@ cdef extern from "foveate/foveate.h" nogil:
         FV_BOXCAR
         FV_EPANECHNIKOV
         FV_TRIANGULAR
+        FV_BIWEIGHT
+        FV_TRIWEIGHT
+        FV_TRICUBE
+        FV_COSINE
         FV_SIGMOID
         FV_RECTIFIED
         FV_SPARSEMAX

@@ -132,7 +132,7 @@ fv.local_attention(x, x, x, half_width=np.float32(1.5), centers=[0.0, 1.0, 2.0, 
 output, regression = fv.kernel_regression_vjp(points, points, points, w=2.0, wrt="w")
 width = 2.0 - 0.1 * regression(np.ones_like(output)).w
 density, of_density = fv.kernel_density_vjp(points, points, w=2.0, wrt="w", log=True)
-kernels: tuple[ft.Kernel, ...] = ("gaussian", "boxcar", "epanechnikov", "triangular", "constant")
+kernels: tuple[ft.Kernel, ...] = ("gaussian", "exponential", "boxcar", "tricube", "constant")
 for kernel in kernels:
     fv.kernel_regression(points, points, points, kernel=kernel, sample_weight=[1, 2, 1, 2, 1, 2])
 

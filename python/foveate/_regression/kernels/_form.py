@@ -15,10 +15,13 @@ class Form(NamedTuple):
     """A kernel K(u) of the distance u of two points."""
 
     name: str
-    is_softmax: bool  # of its logarithm, which is finite everywhere; else K is a weight as it is
+    # A softmax of its logarithm, which is finite everywhere: that of -u^2 / 2, or what the engine's
+    # link of this name makes of it. Else K is a weight as it is.
+    is_softmax: bool
     log_integral: Callable[[int], float]  # ln of the integral of K(|v|) over v of d dimensions
     # So many distances (n,) from the center, at random under the density K(|v|) of d dimensions.
     distances: Callable[[np.random.Generator, int, int], Array]
+    link: tuple[str, float] | None = None
 
 
 def log_ball(size: int) -> float:
