@@ -1,4 +1,4 @@
-"""Estimators of scikit-learn: kernel regression that finds its own bandwidth.
+"""Estimators of scikit-learn: kernel regression that finds its own bandwidth, kernel density.
 
 Only this package needs scikit-learn; the extra `sklearn` installs it.
 """
@@ -15,10 +15,11 @@ except ImportError as _error:
     raise ImportError(message) from _error
 
 from .._runtime.public import publish as _publish
+from ._kernel_density import KernelDensity
 from ._local_linear import LocalLinearRegression
 from ._lowess import Lowess
 from ._nadaraya_watson import NadarayaWatson
 
-__all__ = ["LocalLinearRegression", "Lowess", "NadarayaWatson"]
+__all__ = ["KernelDensity", "LocalLinearRegression", "Lowess", "NadarayaWatson"]
 
 _publish(__name__)
