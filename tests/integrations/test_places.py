@@ -71,7 +71,7 @@ def undo(kind: str) -> None:
 @pytest.mark.skipif(not PAGE.is_file(), reason="the page is not beside the tests")
 def test_there_are_rows():
     """Or else the test below would pass for want of rows."""
-    assert len(places()) == 14
+    assert len(places()) == 15
     assert all(len(code.splitlines()) == 3 for code in places().values())
 
 
@@ -92,7 +92,7 @@ def test_the_three_lines_run(where, request, tmp_path):
         names = names_of_transformers(tmp_path)
     elif kind == "ONNX":
         names = names_of_onnx()
-    elif kind in ("scikit-learn", "statsmodels"):
+    elif kind in ("scikit-learn", "SciPy", "statsmodels"):
         names = names_of_regression("sklearn" if kind == "scikit-learn" else "scipy")
     else:
         if kind == "matplotlib":

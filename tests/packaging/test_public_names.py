@@ -32,6 +32,7 @@ MODULES = {
     "foveate.flash_attn": "torch",
     "foveate.transformers": "transformers",
     "foveate.sklearn": "sklearn",
+    "foveate.scipy": "scipy",
     "foveate.statsmodels": "scipy",
     "foveate.jax": "jax",
     "foveate.dask": "dask",

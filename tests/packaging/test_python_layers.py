@@ -48,6 +48,7 @@ LAYERS = {
         *("_attention", "_categories", "_density", "_draws", "_regression", "reference"),
     },
     "sklearn": {*BELOW, "_density", "_regression", "dask"},
+    "scipy": {*BELOW, "_density"},
     "statsmodels": {*BELOW, "_regression"},
     "_cli": {"_core", "_runtime", "__init__"},
     "__main__": {"_cli"},

@@ -185,7 +185,7 @@ def public_id(function: object) -> str:
 
 # What these need may be missing; their own tests run their examples.
 ELSEWHERE = ("_cli", "__main__", "_core", "cython_attention", "onnx", "plot", "sklearn", "torch")
-ELSEWHERE += ("dask", "flash_attn", "jax", "keras", "numba", "statsmodels", "transformers")
+ELSEWHERE += ("dask", "flash_attn", "jax", "keras", "numba", "scipy", "statsmodels", "transformers")
 
 
 def modules() -> list:
