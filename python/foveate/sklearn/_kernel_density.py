@@ -15,6 +15,7 @@ from .._density.density import kernel_density
 from .._inputs.types import Array, ArrayLike
 from .._regression.bandwidth import FACTORS, MOST_PLACES, descend, minimize
 from .._regression.kernels import FORMS
+from ._chunks import by_chunks, is_chunked
 
 # The names that scikit-learn has for kernels of ours.
 _OTHER_NAMES = {"tophat": "boxcar", "linear": "triangular"}
@@ -186,14 +187,18 @@ class KernelDensity(BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
         Parameters
         ----------
         X : array (n_samples, n_features)
+            Or one of dask, which is scored chunk by chunk, and only when the answer is computed.
 
         Returns
         -------
         numpy.ndarray (n_samples,)
             float32 where the sample was, else float64. -inf where no point is within reach of a
-            compact kernel.
+            compact kernel. An array of dask for such.
         """
         check_is_fitted(self)
+        if is_chunked(X):
+            lazy: Array = by_chunks(type(self).score_samples, self, X, self.X_train_.dtype)
+            return lazy
         points = validate_data(self, X, reset=False, dtype=self.X_train_.dtype)
         with np.errstate(all="ignore"):
             w = np.reciprocal(self.bandwidth_)
