@@ -30,6 +30,7 @@ from ._attention.gradients import (
     LocalGradients,
     MemoryGradients,
     MultiHeadGradients,
+    RegressionFit,
     RegressionGradients,
     SelfGradients,
 )
@@ -54,7 +55,7 @@ from ._density.density_vjp import kernel_density_vjp
 from ._draws import multinoulli
 from ._inputs.paged import Paged
 from ._inputs.quantized import Quantized, quantize
-from ._regression.fit import RegressionFit, kernel_regression_fit
+from ._regression.fit import kernel_regression_fit
 from ._regression.regression import kernel_regression
 from ._regression.regression_vjp import kernel_regression_vjp
 from ._runtime.config import (

@@ -61,6 +61,31 @@ class Gradients(NamedTuple):
     score: Any = None
 
 
+class RegressionFit(NamedTuple):
+    """The result of `kernel_regression_fit`: polynomials that are fitted around queries.
+
+    Parameters
+    ----------
+    output : numpy.ndarray (n,) or (n, k)
+        Their heights at the queries.
+    slope : numpy.ndarray (n, d) or (n, d, k)
+        Their slopes; without the axis of d where x is (n,).
+    se : numpy.ndarray (n,) or (n, k)
+        The standard errors of the heights.
+
+    Examples
+    --------
+    >>> import foveate as fv, numpy as np
+    >>> x = np.array([0.0, 1.0, 2.0])
+    >>> fv.kernel_regression_fit(x[:1], x, 3 * x, kernel="constant", noise=1.0).slope.round(6)
+    array([3.])
+    """
+
+    output: Array
+    slope: Array
+    se: Array
+
+
 class RegressionGradients(NamedTuple):
     """The result of the pullback of `kernel_regression_vjp`: None for what was not wanted.
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._attention.gradients import RegressionFit
 from .._inputs.arrays import reals
 from .._inputs.types import Array, ArrayLike, Bool, Kernel, Real, Reals
 from .local_linear import moments, solve
@@ -31,17 +32,6 @@ SQUARES: dict[str, tuple[str, float]] = {
     "epanechnikov": ("biweight", 1.0),
 }
 SQUARED = [kernel for kernel in KERNELS if kernel in SQUARES and SQUARES[kernel][0] in KERNELS]
-
-
-class RegressionFit(NamedTuple):
-    """Polynomials that are fitted around queries."""
-
-    output: Array
-    """Their heights at the queries, (n,) or (n, k)."""
-    slope: Array
-    """Their slopes, (n, d) or (n, d, k), or without the axis of d where x is (n,)."""
-    se: Array
-    """The standard errors of the heights, of the shape of the output."""
 
 
 def kernel_regression_fit(
@@ -62,7 +52,7 @@ def kernel_regression_fit(
 
     Parameters
     ----------
-    x, x_train, y_train, w, leave_one_out, sample_weight, skip_far, fill_value
+    x, x_train, y_train, w, leave_one_out, sample_weight, skip_far, fill_value : optional
         As for `kernel_regression`.
     kernel : str, default "gaussian"
         "gaussian", "boxcar" or "constant", or another one whose square is a kernel too.

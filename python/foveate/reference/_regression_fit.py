@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .._attention.gradients import RegressionFit
 from .._inputs.types import Kernel
-from .._regression.fit import RegressionFit
 from ._local_linear import planes
 from ._quiet import quiet
 from ._regression import weigh
