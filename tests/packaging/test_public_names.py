@@ -51,6 +51,7 @@ PICKLED: dict[str, Any] = {
     "Edges": fv.Edges([0, 2, 3], [1, 0, 2], [0.5, 1.0, 2.0]),
     "Intervals": fv.Intervals([0, 1], 2),
     "AttentionStatistics": fv.attention_statistics(W, W),
+    "RegressionFit": fv.RegressionFit(W, W, W),
     "HardAttention": fv.hard_attention(W, W, W, rng=0),
     "Gradients": fv.attention_vjp(W, W, W)[1](W),
     "MovingAverageBaseline": fv.MovingAverageBaseline(),
