@@ -32,10 +32,11 @@ def points(size: int | None = 2, dtype: Any = np.float32) -> list[np.ndarray]:
     return [RNG.normal(size=(n, *axes)).astype(dtype) for n in (N, M, M)]
 
 
-def same(lazy: Any, want: np.ndarray) -> None:
+def same(lazy: Any, want: np.ndarray, condition: float = 1.0) -> None:
     got = lazy.compute()
     assert (lazy.shape, lazy.dtype) == (got.shape, got.dtype) == (want.shape, want.dtype)
-    error = MERGE_FLOORS * ULP * eps(np.float32 if want.dtype != np.float64 else np.float64)
+    spacing = eps(np.float32 if want.dtype != np.float64 else np.float64)
+    error = condition * MERGE_FLOORS * ULP * spacing
     error += eps(want.dtype) if want.dtype.itemsize == 2 else 0  # rounded once, either way
     got, want = (np.asarray(x, np.float64) for x in (got, want))
     np.testing.assert_allclose(got, want, rtol=error, atol=error)
@@ -117,10 +118,12 @@ def test_no_neighbor_and_no_point():
 def test_local_linear_regression(kernel, size, dtype, weighted, leave_one_out):
     x, x_train, y_train = points(size, dtype)
     x = x_train if leave_one_out else x
-    options: dict[str, Any] = {"w": 0.4, "kernel": kernel, "leave_one_out": leave_one_out}
+    # wide: a plane through few points at the rim is worse conditioned than its tolerance says
+    options: dict[str, Any] = {"w": 0.15, "kernel": kernel, "leave_one_out": leave_one_out}
     options |= {"degree": 1, "sample_weight": WEIGHTS if weighted else None}
     fit = fd.kernel_regression(chunked(x, 33), chunked(x_train, 30), y_train, **options)
-    same(fit, fv.kernel_regression(x, x_train, y_train, **options))
+    # the variance in a direction, at the rim, is a tenth of the mean square of the distances there
+    same(fit, fv.kernel_regression(x, x_train, y_train, **options), condition=10)
 
 
 def test_a_plane_is_its_own_regression_far_from_its_points():
