@@ -32,7 +32,9 @@ def both(d: int, weights: np.ndarray | None, **keywords: object) -> tuple[gaussi
 
 @pytest.mark.parametrize(("d", "weights"), PAIRS)
 @pytest.mark.parametrize(
-    "bw_method", [None, "scott", "silverman", 0.3, lambda kde: 0.1 * kde.d + 0.2], ids=str
+    "bw_method",
+    [None, "scott", "silverman", 0.3, lambda kde: 0.1 * kde.d + 0.2],
+    ids=["default", "scott", "silverman", "number", "function"],
 )
 def test_densities_and_attributes(d, weights, bw_method):
     own, theirs = both(d, weights, bw_method=bw_method)
