@@ -250,6 +250,7 @@ OF_LISTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "hierarchical_attention": ((A, A, A), {"segments": [0, 1]}),
     "hierarchical_attention_vjp": ((A, A, A), {"segments": [0, 1]}),
     "kernel_regression": (([0.5], [0, 1], [1.0, 3.0]), {"sample_weight": [1, 2]}),
+    "kernel_regression_fit": (([0.5], [0, 1, 3], [1.0, 3.0, 2.0]), {"noise": 1}),
     "kernel_regression_vjp": ((A, A, [1.0, 3.0]), {"w": [1.0, 2.0]}),
     "kernel_density": (([0.5], [0, 1]), {"sample_weight": [1, 2], "log": True}),
     "kernel_density_vjp": ((A, A), {"w": [1.0, 2.0], "sample_weight": [1, 2]}),

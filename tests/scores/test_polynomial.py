@@ -50,5 +50,5 @@ def test_links_are_refused_by_name(link, error, message):
 
 def test_links_are_for_inner_products():
     q = np.ones((2, 3))
-    with pytest.raises(ValueError, match="link: got power, wanted none except for FV_INNER"):
+    with pytest.raises(ValueError, match="link: got power, which is of FV_INNER alone"):
         fv._core.attention(query=q, key=q, value=q, family="distance", link=("power", 2.0))
