@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._density.density import kernel_density
 from .._inputs.types import Array, ArrayLike
 from .._regression.bandwidth import FACTORS, MOST_PLACES, descend, minimize
 from .._regression.kernels import FORMS
 from ._chunks import by_chunks, is_chunked
+from ._weights import weights_of
 
 # The names that scikit-learn has for kernels of ours.
 _OTHER_NAMES = {"tophat": "boxcar", "linear": "triangular"}
@@ -156,12 +157,7 @@ class KernelDensity(BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
         del y
         self._check_parameters()
         points = validate_data(self, X, dtype=[np.float64, np.float32])
-        weights = None
-        if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, points, dtype=np.float64)
-            if (weights < 0).any() or not weights.any():
-                got = weights.min() if (weights < 0).any() else "only zeros"
-                raise ValueError(f"sample_weight: got {got}, wanted numbers >= 0, and one above 0")
+        weights = weights_of(sample_weight, points)
         self.bandwidth_: Any
         self.log_likelihood_: float
         self.X_train_: Array

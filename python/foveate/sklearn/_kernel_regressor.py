@@ -8,13 +8,14 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._inputs.types import Array, ArrayLike, Kernel
 from .._regression.bandwidth import Report, find_bandwidth
 from .._regression.regression import KERNELS, kernel_regression
 from .._runtime.install import install
 from ._chunks import by_chunks, is_chunked
+from ._weights import weights_of
 
 _Own = TypeVar("_Own", bound="KernelRegressor")
 
@@ -72,12 +73,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # s
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
         )
         targets = fitted(targets, points.dtype)
-        weights = None
-        if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, points, dtype=np.float64)
-            if (weights < 0).any() or not weights.any():
-                got = weights.min() if (weights < 0).any() else "only zeros"
-                raise ValueError(f"sample_weight: got {got}, wanted numbers >= 0, and one above 0")
+        weights = weights_of(sample_weight, points)
+        if weights is not None:
             kept = weights > 0
             points, targets, weights = points[kept], targets[kept], weights[kept]
         if not isinstance(self.kernel, str) or self.kernel not in KERNELS:
