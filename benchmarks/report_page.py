@@ -52,8 +52,9 @@ python benchmarks/report.py --pages   # the pages again, from the stored results
 A peer that is not installed is left out. [Comparing two commits](comparing.md) says how to see
 what a change does to the speed.
 
-Other machines, among them one with AMX, were [measured before](performance_before.md) these pages
-existed.
+Densities, local regression and several machines have [a page](performance_regression.md) of scripts
+of their own. Other machines, among them one with AMX, were [measured before](performance_before.md)
+these pages existed.
 
 ## Who is not timed
 
@@ -95,7 +96,8 @@ def machines(stored: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [f"[{facts['processor']}](performance/{name}.md)", facts["instruction set"]]
         cells += [str(report["threads"]), report["date"], typical]
         lines.append(f"| {' | '.join(cells)} |")
-    pages = [*(f"performance/{name}" for name in stored), "performance_before", "comparing"]
+    pages = [*(f"performance/{name}" for name in stored), "performance_regression"]
+    pages += ["performance_before", "comparing"]
     return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", *pages, "```"])
 
 
