@@ -21,7 +21,7 @@ class Lowess(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is
     (1 - (u / h)^3)^3 of the distance u, where h is the distance of the farthest of these. Then, so
     many times as is asked for, what the planes leave of the targets decides which of them are
     outliers: their weights are multiplied by (1 - (e / s)^2)^2 of the residual e, 0 beyond s, which
-    is six times the median of |e|; and all is fitted again.
+    is six times the median of ``|e|``; and all is fitted again.
 
     Parameters
     ----------

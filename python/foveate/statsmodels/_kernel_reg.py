@@ -230,8 +230,8 @@ class KernelReg:
         Returns
         -------
         str
-            "Not Significant", "*" (beyond the quantile 0.9 of the resamples), "**" (0.95) or "***"
-            (0.99). The draws are those of statsmodels, in their order.
+            ``"Not Significant"``, ``"*"`` (beyond the quantile 0.9 of the resamples), ``"**"``
+            (0.95) or ``"***"`` (0.99). The draws are those of statsmodels, in their order.
 
         Raises
         ------
