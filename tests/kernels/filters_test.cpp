@@ -142,9 +142,9 @@ void test_refused(Report& report, const std::string& title) {
   for (const double wrong : {0.0, -1.0, double(NAN), 1.5})
     right &= refused("top_p: got ", {1, 0, wrong, 0, nullptr, 0});
   for (const double wrong : {1.0, -1.0, double(NAN)}) right &= refused("min_p: got ", {1, 0, 1, wrong, nullptr, 0});
-  right &=
-      refused("bias: got shape ", {1, 0, 1, 0, wide.view()}) && refused("bias: got int64", {1, 0, 1, 0, whole.view()});
-  right &= refused("bias: got an array beside weights", {1, 0, 1, 0, x.view()}, false);
+  right &= refused("bias: got shape ", {1, 0, 1, 0, wide.view(), 0}) &&
+           refused("bias: got int64", {1, 0, 1, 0, whole.view(), 0});
+  right &= refused("bias: got an array beside weights", {1, 0, 1, 0, x.view(), 0}, false);
   const Tensor index(FV_INT64, {4, 2}, 0.0), doubles(FV_FLOAT64, {4, 2}, 0.0), few(FV_FLOAT32, {4, 1}, 0.0);
   fv_error error = {};
   for (const Tensor* log_prob : {&doubles, &few})
