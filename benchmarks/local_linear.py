@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time local linear regression beside the mean")
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--dimensions", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--w", type=float, nargs="+", default=[3.0, 10.0, 30.0])
+    parser.add_argument("--w", type=float, nargs="+", default=[3.0, 10.0, 100.0])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--turn-seconds", type=float, default=0.2, help="length of a turn")
