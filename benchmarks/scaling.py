@@ -21,7 +21,7 @@ from typing import Any
 
 import foveate.torch as ft
 import torch
-from foveate.torch._ring import _Joined
+from foveate.torch._ring_passes import Joined
 
 dist = torch.distributed
 NODES = (2, 4, 8, 16, 64, 256, 1000)
@@ -189,7 +189,7 @@ def kernel_speed() -> tuple[float, float]:
 def merge_cost() -> float:
     """Return the seconds a number of the output, on one thread."""
     shape = 8, 2048, 128
-    joined = _Joined(shape, torch.float32)
+    joined = Joined(shape, torch.float32)
     output, lse = torch.randn(shape), torch.zeros(shape[:-1], dtype=torch.float64)
     joined.add(slice(0, 2048), output.clone(), lse.clone())
     return best(lambda: joined.add(slice(0, 2048), output, lse)) / math.prod(shape)

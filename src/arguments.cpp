@@ -34,6 +34,14 @@ bool integer(const char* name, PyObject* object, int64_t* result) {
   return false;
 }
 
+// A numpy.dtype; the name or the type of one is refused.
+bool descriptor(const char* name, PyObject* object, PyObject** result) {
+  *result = object;
+  if (py::isinstance<py::dtype>(object)) return true;
+  PyErr_Format(PyExc_TypeError, "%s: got %R, wanted a numpy.dtype", name, object);
+  return false;
+}
+
 // An int, or an int64 array.
 bool integers(const char* name, PyObject* object, View* array, int64_t* number, const fv_array** slot) {
   *slot = array;
@@ -226,7 +234,7 @@ constexpr Keyword keywords[] = {
      }},
     {"out", kSoft, 0, [](A& a, Name, Object x) { return a.out = x, true; }},
     {"return_lse", kAttention | kTangent, 0, [](A& a, Name, Object x) { return return_lse(x, &a.return_lse); }},
-    {"dtype", kSoft | kHard | kTangents, 0, [](A& a, Name, Object x) { return a.dtype = x, true; }},
+    {"dtype", kSoft | kHard | kTangents, 0, [](A& a, Name n, Object x) { return descriptor(n, x, &a.dtype); }},
     {"rows", kSoft, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.rows); }},
     {"size", kHard, kHard, [](A& a, Name n, Object x) { return integer(n, x, &a.size); }},
     {"select", kHard, 0, [](A& a, Name n, Object x) { return choice(n, x, kSelections, &a.selection); }},

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-LARGEST = 3_750_000  # bytes, compressed: 3.5 MB, of which 2.8 are the kernels and the engine, and 5% of room
+LARGEST = 3_750_000  # bytes, compressed: 3.5 MB, 2.8 of them kernels and engine, and 5% of room
 GLIBC = (2, 28)
 # Of the system alone: no OpenMP, which would be a second one in many processes, and no libstdc++.
 SYSTEM = re.compile(

@@ -180,3 +180,18 @@ def test_nothing_trips(module, dtype, kind):
             if x.dtype == BFLOAT16:  # whose NaN NumPy's tests do not know
                 x, y = x.astype(np.float64), y.astype(np.float64)
             np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, "float64", 8], ids=str)
+def test_the_dtype_of_an_answer_is_a_dtype(dtype):
+    """The engine reads it as one: what only names or makes one must not get there."""
+    q = np.ones((2, 3))
+    for function in (fv._core.attention, fv._core.hard_attention):
+        with pytest.raises(TypeError, match=r"^dtype: got .*, wanted a numpy\.dtype$"):
+            function(
+                query=q,
+                key=q,
+                value=q,
+                dtype=dtype,
+                **({"size": 1, "select": "argmax"} if "hard" in function.__name__ else {}),
+            )
