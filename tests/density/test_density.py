@@ -186,7 +186,7 @@ def test_nan_among_the_points(kernel, d, dtype):
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_far_points_change_no_digit(kernel, d, monkeypatch):
     """What is skipped is within the promised share."""
-    monkeypatch.setattr("foveate._regression.regression.SKIP_FROM", {1: 1, 2: 1, 3: 1})
+    monkeypatch.setattr("foveate._regression.means.SKIP_FROM", {1: 1, 2: 1, 3: 1})
     x, x_train = points(130, d, np.float32, 0), points(700, d, np.float32, 1)
     weight = np.random.default_rng(2).random(700) * (np.arange(700) % 3 > 0)
     for w, sample_weight in ((2.0**-3, None), (8.0, weight), (64.0, None)):

@@ -20,8 +20,8 @@ from typing import Any, get_args
 import foveate as fv
 import pytest
 from foveate import typing as ft
+from foveate._regression.arguments import KERNELS
 from foveate._regression.kernels import FORMS
-from foveate._regression.regression import KERNELS
 from foveate.scores import NAMED
 from foveate.scores._rows import ACTIVATIONS
 

@@ -9,9 +9,9 @@ import foveate as fv
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from foveate._regression import hilbert, regression
+from foveate._regression import hilbert, means
 from foveate._regression.hilbert import curve_order, hilbert_code, scatter
-from foveate._regression.regression import negligible_weight
+from foveate._regression.means import negligible_weight
 from hypothesis import given
 from regression_checks import COMPACT, check_regression, rows
 from strategies import DTYPES, normal
@@ -24,7 +24,7 @@ ROUNDING = {"float16": 2.0**-24, "bfloat16": 2.0**-24, "float32": 2.0**-24, "flo
 @pytest.fixture
 def always(monkeypatch):
     """Points are ordered however few they are: small problems show what large ones would."""
-    monkeypatch.setattr(regression, "SKIP_FROM", {1: 1, 2: 1, 3: 1})
+    monkeypatch.setattr(means, "SKIP_FROM", {1: 1, 2: 1, 3: 1})
 
 
 # --- the order ------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_values_that_are_not_finite(kernel, d, dtype):
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_large_enough_by_itself(kernel, d):
     """No threshold is set aside: on and off agree, at a size where it is on."""
-    n = regression.SKIP_FROM[d]
+    n = means.SKIP_FROM[d]
     x, x_train = cloud("normal", n, d, np.float32, 0), cloud("clusters", n, d, np.float32, 1)
     y = np.abs(normal(2, (n,), np.float32)) + 1
     w = 64.0
@@ -314,8 +314,8 @@ def test_off_means_that_nothing_is_ordered(monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("points were ordered")
 
-    monkeypatch.setattr(regression, "SKIP_FROM", {1: 1, 2: 1, 3: 1})
-    monkeypatch.setattr(regression, "curve_order", refuse)
+    monkeypatch.setattr(means, "SKIP_FROM", {1: 1, 2: 1, 3: 1})
+    monkeypatch.setattr(means, "curve_order", refuse)
     x, y = cloud("uniform", 500, 2, np.float32), normal(0, (500,), np.float32)
     fv.kernel_regression(x, x, y, w=50.0, skip_far=False)
     five = cloud("uniform", 500, 5, np.float32)

@@ -11,7 +11,7 @@ import pytest
 from foveate import reference
 from foveate._inputs.types import CompactKernel, DensityKernel, Kernel
 from foveate._regression.kernels import FORMS, is_softmax
-from foveate._regression.regression import Points
+from foveate._regression.means import Points
 from regression_checks import KERNELS as OTHERS
 from regression_checks import check, check_regression, points
 from strategies import normal
@@ -83,7 +83,7 @@ def test_gradients(kernel, dtype):
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_far_points(kernel, d, monkeypatch):
     """Skipped: with a promise for the exponential, and nothing but zeros for the others."""
-    monkeypatch.setattr("foveate._regression.regression.SKIP_FROM", {1: 1, 2: 1, 3: 1})
+    monkeypatch.setattr("foveate._regression.means.SKIP_FROM", {1: 1, 2: 1, 3: 1})
     x, x_train = points(130, d, np.float32, 0), points(1500, d, np.float32, 1)
     y = 1 + normal(2, (1500,), np.float32) / 8
     for w in (0.5, 8.0, 100.0):

@@ -192,7 +192,7 @@ def test_far_points_are_skipped(kernel, d, dtype, monkeypatch):
     x, x_train, y = points(300, d, dtype, 0), points(900, d, dtype, 1), normal(2, (900,), dtype)
     keywords = {"kernel": kernel, "w": 4.0, "degree": 1}
     whole = fv.kernel_regression(x, x_train, y, skip_far=False, **keywords).astype(float)
-    monkeypatch.setattr("foveate._regression.regression.SKIP_FROM", {1: 1, 2: 1, 3: 1})
+    monkeypatch.setattr("foveate._regression.means.SKIP_FROM", {1: 1, 2: 1, 3: 1})
     got = fv.kernel_regression(x, x_train, y, **keywords).astype(float)
     # Where two or three points in the tail decide a plane, its slopes multiply what is left out.
     np.testing.assert_array_equal(np.isnan(got), np.isnan(whole))

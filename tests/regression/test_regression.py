@@ -303,7 +303,7 @@ def test_a_gaussian_sees_everything(dtype):
 def test_nan_among_the_points(kernel, d, far, dtype, monkeypatch):
     """A query of NaN answers NaN; a training point of NaN spoils every query that sees it."""
     if far:
-        monkeypatch.setattr("foveate._regression.regression.SKIP_FROM", {1: 1, 2: 1, 3: 1})
+        monkeypatch.setattr("foveate._regression.means.SKIP_FROM", {1: 1, 2: 1, 3: 1})
     x, x_train, y = points(400, d, dtype, 0), points(400, d, dtype, 1), normal(2, (400,), dtype)
     keywords = {"kernel": kernel, "w": 2.0 if d < 16 else 0.25, "fill_value": 5.0}
     want = fv.kernel_regression(x, x_train, y, **keywords)

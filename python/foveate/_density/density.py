@@ -17,18 +17,16 @@ from numpy.typing import NDArray
 
 from .._inputs.arrays import compute_dtype, reals, widest_arrays
 from .._inputs.types import Array, ArrayLike, Bool, DensityKernel, Real, Reals
-from .._regression.kernels import FORMS
-from .._regression.regression import (
-    Points,
+from .._regression.arguments import (
     check_bool,
     check_left_out,
     check_name,
     check_points,
     inverse_bandwidth,
-    mean,
     sample_weights,
-    without_distance,
 )
+from .._regression.kernels import FORMS
+from .._regression.means import Points, mean, without_distance
 from .._regression.sums import gaussian_sums, take_tolerance
 
 

@@ -17,8 +17,9 @@ from .._attention.problem import Answers, Outputs, Problem
 from .._attention.pullbacks import Pullback
 from .._inputs.arrays import like
 from .._inputs.types import Array, ArrayLike, Bool, DensityKernel, Real, Reals
+from .._regression.arguments import check_bool
 from .._regression.kernels import FORMS
-from .._regression.regression import Points, check_bool, sums_of_others
+from .._regression.means import Points, sums_of_others
 from .._regression.sums import take_tolerance
 from .._regression.sums_vjp import undo_sums
 from .density import Data, Found, find, of_logs, take, within

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .._inputs.types import Array
 from .local_linear import join_at_queries, moments, solve
-from .regression import Points, mean, means
+from .means import Points, mean, means
 
 # The factors of Scott's rule that the search looks at first, each twice the one before: from where
 # a thousand times as many points would be wanted to where the mean of all is left.

@@ -20,8 +20,9 @@ import numpy as np
 from .._attention.gradients import RegressionFit
 from .._inputs.arrays import reals
 from .._inputs.types import Array, ArrayLike, Bool, Kernel, Real, Reals
+from .arguments import KERNELS, Data, check_bool, check_degree, take
 from .local_linear import moments, solve
-from .regression import KERNELS, Data, Points, check_bool, check_degree, means, take
+from .means import Points, means
 
 # The kernel that is the square of one, and by how much its bandwidth is narrower.
 SQUARES: dict[str, tuple[str, float]] = {

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._inputs.types import Array, Bool
+from .arguments import COMPACT
 from .kernels import is_softmax
-from .regression import COMPACT, Means, Points, means, negligible_weight
+from .means import Means, Points, means, negligible_weight
 
 # A direction in which the points vary, under the weights, by less than so many units of rounding
 # of the mean square of their distance from the query has no slope. There the rounding of a sum

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .._inputs.types import Array
+from .arguments import Data
 from .local_linear import Parts, about_queries, center, columns, join, pairs, solve, take_apart
-from .regression import Data
 
 
 class Undone(NamedTuple):

@@ -16,9 +16,10 @@ from .._attention.problem import Answers, Outputs, Problem
 from .._attention.pullbacks import Pullback
 from .._inputs.arrays import like
 from .._inputs.types import Array, ArrayLike, Bool, Kernel, Real, Reals
+from .arguments import Data, check_degree, take
 from .kernels import is_softmax
 from .local_linear_vjp import Plane
-from .regression import Data, check_degree, compact, mean, sums_of_others, take
+from .means import compact, mean, sums_of_others
 from .sums import regression_sums, take_tolerance
 from .sums_vjp import undo_sums
 

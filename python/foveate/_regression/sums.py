@@ -19,16 +19,14 @@ is at most the tolerance; `csrc/drivers/sums/near.hpp` has its shares.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import _core
 from .._inputs.arrays import real
-
-if TYPE_CHECKING:
-    from .._inputs.types import Array, Real
-    from .regression import Points
+from .._inputs.types import Array, Real
+from .means import Points
 
 MOST_DIMENSIONS = 6
 FINEST = 1e-13  # all pairs are taken for what is less

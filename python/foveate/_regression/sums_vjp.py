@@ -12,15 +12,13 @@ the last by Euler's theorem, since only the products of w and differences count.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from .._inputs.types import Array
+from .means import Points
 from .sums import gaussian_sums
-
-if TYPE_CHECKING:
-    from .._inputs.types import Array
-    from .regression import Points
 
 MOST_SCALE = 600.0  # exp of it is within the range of float64, and so is what it is multiplied by
 
@@ -58,8 +56,6 @@ def undo_sums(
         out of range.
     """
     # Local: two modules that are made of each other's.
-    from .regression import Points
-
     if not (np.isfinite(slopes).all() and (abs(log_scale) <= MOST_SCALE).all()):
         return None
     d_x, d_x_train, d_values, d_w = None, None, None, None

@@ -16,7 +16,7 @@ from dask.base import tokenize
 from .._density import density
 from .._inputs.arrays import reals, rounded
 from .._inputs.types import Array
-from .._regression.regression import check_bool
+from .._regression.arguments import check_bool
 from .._regression.sums import take_tolerance
 from ._blocks import arrays
 from ._merge import tree

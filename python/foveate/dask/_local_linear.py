@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._inputs.types import Array
+from .._regression.arguments import Data
 from .._regression.local_linear import (
     SUM_ULP,
     Moments,
@@ -22,7 +23,6 @@ from .._regression.local_linear import (
     solve,
     take_apart,
 )
-from .._regression.regression import Data
 
 
 def moments(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._inputs.arrays import numbers
-from .._regression.regression import check_bool, sample_weights
+from .._regression.arguments import check_bool, sample_weights
 from ._operands import Block, Cut, Grid, Operand, cut, grid_of, is_dask, known, refined
 
 

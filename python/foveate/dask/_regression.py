@@ -19,8 +19,9 @@ from dask.base import tokenize
 from .._inputs.arrays import compute_dtype, real, reals, rounded
 from .._inputs.types import Array
 from .._regression import regression
+from .._regression.arguments import take
 from .._regression.kernels import FORMS
-from .._regression.regression import compact, mean, negligible_weight
+from .._regression.means import Points, compact, mean, negligible_weight
 from .._regression.sums import regression_sums, take_tolerance
 from ._blocks import arrays
 from ._local_linear import moments, planes
@@ -162,7 +163,7 @@ def means_of_block(how: How, left_out: bool, chunks: list[Any]) -> Part:
     if how.alone is not None:
         return _whole(how, left_out, (x, x_train, y_train), weight)
     nothing = weight is not None and weight.size > 0 and not weight.any()
-    data = regression.take(
+    data = take(
         x, x_train, y_train, how.w, how.kernel, left_out, None if nothing else weight, math.nan
     )
     wide = data.points.accumulated
@@ -208,7 +209,7 @@ def _whole(how: How, left_out: bool, points: tuple[Any, ...], weight: Array | No
 
 
 def _means(
-    points: regression.Points,
+    points: Points,
     value: Array,
     sample: Array | None,
     *,

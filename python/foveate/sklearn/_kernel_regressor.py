@@ -11,8 +11,9 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._inputs.types import Array, ArrayLike, Kernel
+from .._regression.arguments import KERNELS
 from .._regression.bandwidth import Report, find_bandwidth
-from .._regression.regression import KERNELS, kernel_regression
+from .._regression.regression import kernel_regression
 from .._runtime.install import install
 from ._chunks import by_chunks, is_chunked
 from ._weights import weights_of

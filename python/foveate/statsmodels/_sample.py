@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._inputs.types import Array
-from .._regression.regression import Points, softmax
+from .._regression.means import Points, softmax
 from . import _categories
 from ._monomials import Exponents, Monomials, base, with_squares
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from .._inputs.arrays import real
 from .._inputs.types import Array, Kernel
 from .._reach.reach import Reach
-from .._regression.regression import KERNELS, check_bool
+from .._regression.arguments import KERNELS, check_bool
 from .._regression.regression import kernel_regression as of_arrays
 from .._regression.regression_vjp import kernel_regression_vjp
 from ..scores import Reduced
