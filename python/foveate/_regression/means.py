@@ -138,7 +138,7 @@ def means(
         answer, lse = softmax(
             points, kernel, value, sample, skip_far=skip_far, negligible=negligible
         )
-        return Means(answer, lse == -np.inf, lse)
+        return Means(answer, lse[:, 0] == -np.inf, lse[:, 0])
     result = compact(points, kernel, value, sample, skip_far=skip_far)
     log_total = result.lse[:, 0]
     if sample is not None:
@@ -154,8 +154,12 @@ def softmax(
     *,
     skip_far: Bool,
     negligible: float | None = None,
+    dtype: Any = None,
 ) -> tuple[Array, Array]:
-    """Answers, and the logarithms of the sums of weights. Sample weights are biases of logits."""
+    """Answers of a dtype, that of the value by default, and the logarithms of the sums of weights.
+
+    These come with their parts, (n, 3). Sample weights are biases of logits.
+    """
     order = points.order(skip_far)
     if order is None:
         negligible = 0.0
@@ -165,8 +169,8 @@ def softmax(
             negligible = negligible_weight(value, rounding)
         order = None if negligible == 0 else order
     bias = None if sample is None else np.log(sample).astype(points.accumulated)
-    output, lse = points.ask(kernel, value, value.dtype, bias, order=order, negligible=negligible)
-    return output, lse[:, 0]
+    dtype = value.dtype if dtype is None else dtype
+    return points.ask(kernel, value, dtype, bias, order=order, negligible=negligible)
 
 
 def negligible_weight(value: Array, rounding: float) -> float:

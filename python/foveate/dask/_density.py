@@ -6,12 +6,10 @@ density(x) = sum_p S_p density_p(x) / sum_p S_p,    S_p = the sample weight of c
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from dask.base import tokenize
 
 from .._density import density
 from .._inputs.arrays import reals, rounded
@@ -19,7 +17,6 @@ from .._inputs.types import Array
 from .._regression.arguments import check_bool
 from .._regression.sums import take_tolerance
 from ._blocks import arrays
-from ._merge import tree
 from ._points import ChunkedPoints
 from ._threads import shared_threads
 
@@ -102,16 +99,7 @@ def kernel_density(
         like.dtype,
         grid.blocks,
     )
-    token = tokenize(how, [a.name for a in points.sources], grid, points.leave_one_out)
-    name = f"kernel-density-{token}"
-    graph: dict[Any, Any] = {f"how-{token}": how}
-    for answer in grid.answers():
-        keys: list[Hashable] = []
-        for block in grid.parts(answer):
-            keys.append((f"kernel-density-part-{token}", answer.query, block.key))
-            graph[keys[-1]] = (density_of_block, f"how-{token}", *points.chunks(block))
-        join_name = (f"kernel-density-join-{token}", answer.query)
-        graph[(name, answer.query)] = tree(join, keys, join_name, graph, finish, f"how-{token}")
+    name, graph = points.graph("kernel-density", how, density_of_block, join, finish)
     return arrays(name, graph, points.sources, [("density", (grid.queries,), like.dtype)])[0]
 
 

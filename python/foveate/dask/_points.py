@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
+from dask.base import tokenize
 
 from .._inputs.arrays import numbers
 from .._regression.arguments import check_bool, sample_weights
+from ._merge import tree
 from ._operands import Block, Cut, Grid, Operand, cut, grid_of, is_dask, known, refined
 
 
@@ -62,6 +64,47 @@ class ChunkedPoints:
         """Return whether a block leaves out its diagonal, and the keys of its chunks."""
         left_out = self.leave_one_out and block.query == block.key
         return left_out, [x.key(block) for x in self._cuts.values()]
+
+    def graph(
+        self,
+        kind: str,
+        how: Any,
+        part: Callable[..., Any],
+        join: Callable[[list[Any]], Any],
+        finish: Callable[..., Any],
+        *arguments: Any,
+    ) -> tuple[str, dict[Any, Any]]:
+        """Write the tasks of an answer: parts over chunks of training points, joined in a tree.
+
+        Parameters
+        ----------
+        kind : str
+            How the names of tasks begin.
+        how : object
+            What is the same for all: `part(how, left_out, chunks)` makes a part of a block.
+        join : function
+            Of a list of parts, a part.
+        finish : function
+            `finish(parts, how, *arguments)` makes the answer, a tuple.
+
+        Returns
+        -------
+        name : str
+            That of the tasks whose answers these are.
+        graph : dict
+        """
+        token = tokenize(how, [a.name for a in self.sources], self.grid, self.leave_one_out)
+        shared, name = f"how-{token}", f"{kind}-{token}"
+        graph: dict[Any, Any] = {shared: how}
+        for answer in self.grid.answers():
+            keys: list[Hashable] = []
+            for block in self.grid.parts(answer):
+                keys.append((f"{kind}-part-{token}", answer.query, block.key))
+                graph[keys[-1]] = (part, shared, *self.chunks(block))
+            joins = (f"{kind}-join-{token}", answer.query)
+            end = (finish, shared, *arguments)
+            graph[(name, answer.query)] = tree(join, keys, joins, graph, *end)
+        return name, graph
 
     def with_weights(self) -> bool:
         """Whether the last of the chunks is that of the weights."""

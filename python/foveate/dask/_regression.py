@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.base import tokenize
 
 from .._inputs.arrays import compute_dtype, real, reals, rounded
 from .._inputs.types import Array
 from .._regression import regression
 from .._regression.arguments import take
 from .._regression.kernels import FORMS
-from .._regression.means import Points, compact, mean, negligible_weight
+from .._regression.means import Points, compact, mean, softmax
 from .._regression.sums import regression_sums, take_tolerance
 from ._blocks import arrays
 from ._local_linear import moments, planes
-from ._merge import Part, join, tree
+from ._merge import Part, join
 from ._points import ChunkedPoints
 from ._threads import shared_threads
 
@@ -125,18 +123,9 @@ def kernel_regression(
         like.dtype,
         grid.blocks,
     )
-    token = tokenize(how, [a.name for a in points.sources], grid, points.leave_one_out)
-    name = f"kernel-regression-{token}"
-    graph: dict[Any, Any] = {f"how-{token}": how}
-    for answer in grid.answers():
-        keys: list[Hashable] = []
-        for block in grid.parts(answer):
-            keys.append((f"kernel-regression-part-{token}", answer.query, block.key))
-            graph[keys[-1]] = (means_of_block, f"how-{token}", *points.chunks(block))
-        join_name = (f"kernel-regression-join-{token}", answer.query)
-        end = (finish, f"how-{token}", like.shape[1:])
-        graph[(name, answer.query)] = tree(join, keys, join_name, graph, *end)
-    chunks = (grid.queries, *((n,) for n in like.shape[1:]))
+    axes = like.shape[1:]
+    name, graph = points.graph("kernel-regression", how, means_of_block, join, finish, axes)
+    chunks = (grid.queries, *((n,) for n in axes))
     return arrays(name, graph, points.sources, [("fit", chunks, like.dtype)])[0]
 
 
@@ -222,17 +211,14 @@ def _means(
         answer, total = mean(len(points.query), value, sample, points.leave_one_out)
         return answer, _alone(np.log(total))
     if FORMS[kernel].is_softmax:
-        order = points.order(skip_far)
-        if order is None:
-            negligible = 0.0
-        else:
-            if negligible is None:
-                rounding = 2.0**-53 if value.dtype == np.float64 else 2.0**-24
-                negligible = negligible_weight(value, rounding)
-            order = None if negligible == 0 else order
-        bias = None if sample is None else np.log(sample).astype(points.accumulated)
-        return points.ask(
-            kernel, value, points.accumulated, bias, order=order, negligible=negligible
+        return softmax(
+            points,
+            kernel,
+            value,
+            sample,
+            skip_far=skip_far,
+            negligible=negligible,
+            dtype=points.accumulated,
         )
     made = compact(points, kernel, value, sample, skip_far=skip_far)
     parts = np.array(made.lse)

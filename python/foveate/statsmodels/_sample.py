@@ -191,7 +191,8 @@ def _pass(
     if not len(points):
         return np.empty((0, columns.shape[1])), np.empty(0)
     asked = Points(points, keys, inverse, leave_one_out)
-    return softmax(asked, "gaussian", columns, None, skip_far=True)
+    output, lse = softmax(asked, "gaussian", columns, None, skip_far=True)
+    return output, lse[:, 0]
 
 
 class Factors(NamedTuple):
