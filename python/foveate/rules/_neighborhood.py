@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -132,10 +132,9 @@ class Neighborhood(Rule):
 
     shape: Int | tuple[Int, ...]
     window: Int | tuple[Int, ...]
-    _: KW_ONLY
-    dilation: Int | tuple[Int, ...] = 1
-    causal: Bool | tuple[Bool, ...] = False
-    border: Literal["shift", "clip"] = "shift"
+    dilation: Int | tuple[Int, ...] = field(default=1, kw_only=True)
+    causal: Bool | tuple[Bool, ...] = field(default=False, kw_only=True)
+    border: Literal["shift", "clip"] = field(default="shift", kw_only=True)
 
     by_position = True
 
