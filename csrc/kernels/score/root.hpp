@@ -25,7 +25,8 @@ void root_gradient(const T* kept, T* d_scores, int32_t vectors, int64_t count, c
   const int64_t cells = count * vectors * lanes<T>;
   for (int64_t i = 0; i < cells; i += lanes<T>) {
     const Vec<T> d = load(d_scores + i), distance = load(kept + i);
-    store<T>(d_scores + i, (d == T(0)) | (distance == T(0)) ? Vec<T>{} : d / distance);
+    const IntVec<T> nothing = (d == T(0)) | (distance == T(0));
+    store<T>(d_scores + i, nothing ? Vec<T>{} : d / distance);
   }
 }
 
@@ -40,7 +41,7 @@ void root_curvature(const T* kept, const T* tangents, T* d_scores, T* moved, int
     const IntVec<T> nothing = top | ((d == T(0)) & (move == T(0)));
     const Vec<T> slope = T(1) / distance;
     store<T>(moved + i, nothing ? Vec<T>{} : slope * (move + d * slope * slope * load(tangents + i)));
-    store<T>(d_scores + i, (d == T(0)) | top ? Vec<T>{} : d * slope);
+    store<T>(d_scores + i, ((d == T(0)) | top) ? Vec<T>{} : d * slope);
   }
 }
 
