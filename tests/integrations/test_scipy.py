@@ -61,7 +61,7 @@ def test_integrals(d, weights):
     np.testing.assert_allclose(got, want, **CLOSE)
     np.testing.assert_allclose(own.integrate_kde(theirs), want, **CLOSE)  # of either class
     low, high = np.zeros(d), np.array([1.0, 2.0, np.inf][:d])
-    # SciPy's integral of three dimensions draws its points, and some versions warn where it takes few by itself
+    # SciPy's integral of three dimensions draws its points; some versions warn of their number
     got, want = (kde.integrate_box(low, high, maxpts=200_000) for kde in (own, theirs))
     np.testing.assert_allclose(got, want, rtol=1e-3 if d > 2 else 1e-9)
     if d == 1:
