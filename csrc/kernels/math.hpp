@@ -112,14 +112,17 @@ inline Vec<T> exp2_by(const T (&coefficients)[n], Vec<T> x) {
 template <class T>
 inline Vec<T> exp2(Vec<T> x) {
 #if defined(__AVX512F__)
-  // reduce: x - round(x), 0 for an infinity; scalef: p * 2^round(x), and takes care of the whole range
-  if constexpr (sizeof(T) == 4) {
-    const Vec<T> f = _mm512_reduce_ps(x, 8);
-    return _mm512_scalef_ps(polynomial<T>(Math<T>::exp2m1, f) * f + T(1), _mm512_roundscale_ps(x, 8));
-  } else {
-    const Vec<T> f = _mm512_reduce_pd(x, 8);
-    return _mm512_scalef_pd(polynomial<T>(Math<T>::exp2m1, f) * f + T(1), _mm512_roundscale_pd(x, 8));
-  }
+  // scalef: p * 2^round(x), over the whole range: also 0 where x is -inf and p NaN
+  Vec<T> whole;
+  if constexpr (sizeof(T) == 4)
+    whole = _mm512_roundscale_ps(x, 8);
+  else
+    whole = _mm512_roundscale_pd(x, 8);
+  const Vec<T> f = x - whole, p = polynomial<T>(Math<T>::exp2m1, f) * f + T(1);
+  if constexpr (sizeof(T) == 4)
+    return _mm512_scalef_ps(p, whole);
+  else
+    return _mm512_scalef_pd(p, whole);
 #elif defined(FOVEATE_NEON)
   return exp2_by<T>(Math<T>::exp2m1, x);
 #else
