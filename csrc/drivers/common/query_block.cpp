@@ -330,11 +330,11 @@ LoadedRows QueryBlock::values_as_keys(int64_t begin) noexcept {
   return {values_ + begin * row, row};
 }
 
-// Only where windows move with the lanes is there something to leave out.
+// Only where windows or ends move with the lanes is there something to leave out.
 PartialKeys QueryBlock::partial_keys_of(int p, const KeyRange& s) const {
   const Panel& panel = panels_[p];
   const int64_t count = s.count();
-  if (!plan_.narrow() || panel.live <= arithmetic_.lanes) return {0, count};
+  if ((!plan_.narrow() && !s.hidden) || panel.live <= arithmetic_.lanes) return {0, count};
   int64_t first = count, last = 0;
   const int32_t last_vector = arithmetic_.lanes * (arithmetic_.max_vectors - 1);
   for (int32_t i = 0; i < panel.live; ++i) {
