@@ -54,7 +54,7 @@ what a change does to the speed.
 
 Densities, local regression and several machines have [a page](performance_regression.md) of scripts
 of their own. Other machines, among them one with AMX, were [measured before](performance_before.md)
-these pages existed.
+these pages existed. [The story of the kernel](kernel_story.md) says where the time goes.
 
 ## Who is not timed
 
