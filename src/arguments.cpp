@@ -156,6 +156,7 @@ constexpr Keyword keywords[] = {
      }},
     {"family", kAll, 0, [](A& a, Name n, Object x) { return choice(n, x, kFamilies, &a.problem.score.family); }},
     {"moments", kAll, 0, [](A& a, Name n, Object x) { return integer(n, x, &a.problem.moments); }},
+    {"one_order", kAll, 0, [](A& a, Name, Object x) { return (a.problem.one_order = PyObject_IsTrue(x)) >= 0; }},
     {"factors", kAll, 0, [](A& a, Name n, Object x) { return array(n, x, &a.factors, &a.problem.score.factors); }},
     {"negligible", kAll, 0, [](A& a, Name n, Object x) { return number(n, x, &a.problem.score.negligible); }},
     {"link", kAll, 0, [](A& a, Name n, Object x) { return link(n, x, &a.problem.score); }},

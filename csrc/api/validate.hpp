@@ -20,7 +20,8 @@ class Validator : protected ReachViews {
 
   // Everything but the outputs. `weights`: the problem has no value.
   bool inputs(bool weights) {
-    return cpu() && operands(weights) && scores() && reach() && centers() && dropout(weights) && moments(weights);
+    return cpu() && operands(weights) && scores() && reach() && centers() && dropout(weights) && moments(weights) &&
+           one_order();
   }
 
   // Derivatives are of keys and values that are floats, and stand in one piece.
@@ -346,6 +347,15 @@ class Validator : protected ReachViews {
                     printable(problem_.value_size), printable(axes));
     }
     problem_.moments = rest / (1 + axes);
+    return true;
+  }
+
+  bool one_order() {
+    if (given_.one_order != 0 && given_.one_order != 1)
+      return refuse(FV_VALUE_ERROR, "one_order: got %d, wanted 0 or 1", static_cast<int>(given_.one_order));
+    problem_.one_order = given_.one_order == 1;
+    if (problem_.one_order && problem_.edge_begins)
+      return refuse(FV_VALUE_ERROR, "one_order: got 1 with edges, which have an order of their own, wanted 0");
     return true;
   }
 

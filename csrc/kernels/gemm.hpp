@@ -183,12 +183,10 @@ template <class Product, int vectors, int columns, class T = typename Product::T
       weights += chains * width;
       values += chains * value_stride;
     }
-    if constexpr (chains > 1)
-      for (; keys > 0; --keys) {
-        add(0);
-        weights += width;
-        values += value_stride;
-      }
+    // a key's chain is that of its number, so that it does not matter whether others follow that are not seen
+    unroll<chains - 1>([&](int c) INLINED {
+      if (c < keys) add(c);
+    });
   };
   if constexpr (vectors == 1) {
     add_keys(Constant<1>{}, Constant<0>{}, count);

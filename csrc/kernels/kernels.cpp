@@ -2,6 +2,7 @@
 // the standard library whose inline functions could leak instructions of this ISA into others; everything but the
 // table at the end has internal linkage. Products of bfloat16 stand in bfloat16.cpp.
 #include "decode.hpp"
+#include "decode/in_order.hpp"
 #include "draw.hpp"
 #include "factor/dropout.hpp"
 #include "factor/gaussian.hpp"
@@ -155,6 +156,10 @@ constexpr Arithmetic plain_arithmetic(Dtype in_place) {
   f.decode_bias = untyped<decode_bias<T>>;
   f.decode_soft = untyped<decode_soft<T>>;
   f.decode_sum = untyped<decode_sum<T>>;
+  f.decode_chain = untyped<decode_chain<T>>;
+  f.decode_tops = untyped<decode_tops<T>>;
+  f.decode_weights = untyped<decode_weights<T>>;
+  f.decode_fold = untyped<decode_fold<T>>;
 
   f.quantize = untyped<quantize<T>>;
   f.spin = spin<T>;

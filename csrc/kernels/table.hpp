@@ -401,6 +401,13 @@ struct Arithmetic {
                       int64_t output_stride, int64_t value_size);
   void (*decode_sum)(const void* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size,
                      void* output, int64_t output_stride);
+  // In the order of panels, see decode/in_order.hpp. values: contiguous rows of T, at any address, so many bytes apart.
+  void (*decode_chain)(const void* weights, int32_t queries, const char* values, int64_t value_stride, int64_t count,
+                       int64_t value_size, void* parts, int64_t stride);
+  void (*decode_tops)(void* s, int32_t queries, int64_t count, void* tops);
+  void (*decode_weights)(void* s, int32_t queries, int64_t count, double scale, const void* m, void* sums);
+  void (*decode_fold)(int32_t queries, double scale, const void* m, const void* next_m, const void* sums,
+                      const void* parts, int64_t stride, int64_t value_size, void* l, void* outputs);
 
   // A contiguous row of T, at any address, as few bits: codes, contiguous, and scales, one for each `block` columns, or of 0
   // one for all. False where a number or a scale is not finite. It wants subnormal numbers as they are.

@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
     link: tuple[str, float] | None
     slope: float | None
     weighing: Weighing | None
+    one_order: bool | None
     softcap: float | None
     reach: NamedTuple | None
     mask: Array | None

@@ -35,6 +35,8 @@ Names, as Literal types:
     Of scores; of those with a hidden layer; of kernel regression; of kernel densities.
 `Normalizer`
     How `attention` makes weights of scores.
+`Deterministic`
+    What it promises of the bits of its answers.
 `Selection`, `MemorySelection`
     What `select` takes in `hard_attention`, and in `Memory.read`.
 `AttentionInput`, `HardInput`, `LocalInput`, ...
@@ -71,6 +73,7 @@ from ._inputs.types import (
     ArrayObject,
     Bool,
     DensityKernel,
+    Deterministic,
     FloatName,
     HiddenActivation,
     Int,
@@ -108,6 +111,7 @@ __all__ = [
     "CenterPullback",
     "DensityInput",
     "DensityKernel",
+    "Deterministic",
     "FewBitsName",
     "FloatName",
     "HardInput",

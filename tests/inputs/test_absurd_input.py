@@ -41,6 +41,7 @@ REACH: dict[str, Any] = {
 SOFT = {"query": ROWS, "key": ROWS, "value": ROWS, "score": "dot", **REACH, "sink": 0.0}
 DROPOUT = {"dropout": 0.1, "rng": 1}
 NORMALIZER = {"normalizer": "softmax"}
+WEIGHED = {**NORMALIZER, "deterministic": True}
 HARD = {
     **{name: x for name, x in SOFT.items() if name != "sink"},
     "select": "sample",
@@ -55,7 +56,7 @@ LOCAL = {
     "sigma": 1.0,
 }
 BLOCK = {"x": ROWS, "wq": WEIGHT, "wk": WEIGHT, "wv": WEIGHT, "score": "dot", **REACH, **DROPOUT}
-BLOCK |= NORMALIZER
+BLOCK |= WEIGHED
 HEADS = {
     **BLOCK,
     "memory": ROWS,
@@ -109,7 +110,7 @@ def cache() -> fv.KVCache:
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "attention": (fv.attention, {**SOFT, **DROPOUT, **NORMALIZER, "out": np.empty((3, 8))}),
+    "attention": (fv.attention, {**SOFT, **DROPOUT, **WEIGHED, "out": np.empty((3, 8))}),
     "attention_weights": (
         fv.attention_weights,
         {
@@ -122,7 +123,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         fv.attention_statistics,
         {**{name: x for name, x in SOFT.items() if name != "value"}, "queries": slice(1, None)},
     ),
-    "attention_vjp": (fv.attention_vjp, {**SOFT, **DROPOUT, **NORMALIZER, "wrt": "query"}),
+    "attention_vjp": (fv.attention_vjp, {**SOFT, **DROPOUT, **WEIGHED, "wrt": "query"}),
     "attention_jvp": (
         fv.attention_jvp,
         {**SOFT, **DROPOUT, **dict.fromkeys(("d_query", "d_key", "d_value"), ROWS)},

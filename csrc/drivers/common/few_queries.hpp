@@ -33,7 +33,7 @@ class FewQueries {
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
         scoring_(plan.scoring),
-        direct_(plan.problem.family == FV_INNER),
+        direct_(plan.problem.family == FV_INNER && !plan.problem.one_order),
         width_(int64_t(plan.arithmetic.lanes) * plan.arithmetic.max_vectors),
         tile_(tile),
         groups_(std::clamp<int64_t>((plan.rows + query_group - 1) / query_group, 1, groups)) {
@@ -48,7 +48,7 @@ class FewQueries {
     keys_contiguous_ = is_contiguous(p_.key) && (direct_ || !is_few_bits(dtype_of(p_.key)));
   }
 
-  // A score that is no inner product has keys on the lanes, as panels, and the queries as rows.
+  // A score that is not direct has keys on the lanes, as panels, and the queries as rows.
   struct Swapped {
     Swapped(const FewQueries& d, Carver& carver) {
       if (d.direct_) return;
@@ -148,10 +148,14 @@ class FewQueries {
     const Panel& panel = scratch.panels[i];
     if (!direct_) {
       const int64_t size = scoring_.row_size(p_.head_size);
-      for (int32_t q = 0; q < query_group; ++q)  // of three, the last one twice
+      for (int32_t q = 0; q < query_group; ++q) {  // of three, the last one twice
+        char* const to = scratch.swapped.rows + (i * query_group + q) * size;
         scoring_.load_keys({row_of(plan_, p_.query, batch, panel, std::min(q, panel.live - 1)), dtype_of(p_.query), 0,
                             p_.query.column_stride},
-                           1, p_.head_size, scratch.swapped.rows + (i * query_group + q) * size);
+                           1, p_.head_size, to);
+        if (p_.family != FV_INNER) continue;
+        for (int64_t d = 0; d < p_.head_size; ++d) reinterpret_cast<T*>(to)[d] *= T(plan_.query_factor);
+      }
       return;
     }
     T* to = scratch.queries + i * query_group * query_stride_;
@@ -265,7 +269,7 @@ class FewQueries {
   const Problem& p_;
   const Arithmetic& arithmetic_;
   const Scoring& scoring_;
-  const bool direct_;    // an inner product
+  const bool direct_;    // an inner product whose chains are over lanes
   const int64_t width_;  // of a panel
   const int64_t tile_, groups_;
   int64_t row_blocks_, query_stride_;

@@ -52,7 +52,7 @@ bool in_place(const Operand& x, const Arithmetic& arithmetic, int64_t columns, i
 int64_t tile_keys_of(const Problem& p, const Arithmetic& arithmetic) {
   constexpr int64_t step = 4;  // of key_step and of groups of keys
   const int64_t most = arithmetic.tile_keys > 0 ? arithmetic.tile_keys : default_tile_keys;
-  if (!p.blocks) return most;
+  if (!p.blocks || p.one_order) return most;
   for (int64_t keys = most / step * step; 2 * keys >= most; keys -= step)
     if (keys % p.block_keys == 0 || p.block_keys % keys == 0) return keys;
   return most;
@@ -141,7 +141,9 @@ void Plan::fit_windows(const Needs& needs) noexcept {
   if (bounded) most = std::min(most, double(p.left) + double(p.right) + 1);
   if (p.centers) most = std::min(most, 2 * p.half_width + 2);
   widest_window = int64_t(most);
-  key_step = needs.key_step > 0 ? needs.key_step : std::max<int64_t>(4, arithmetic.group);
+  const bool few_columns = p.value_size % sum_chains || p.head_size % sum_chains;
+  const int64_t chains = few_columns && arithmetic.group <= sum_chains ? sum_chains : 1;  // AMX has no such chains
+  key_step = needs.key_step > 0 ? needs.key_step : std::max(sum_chains, arithmetic.group * chains);
   if (needs.windows == Windows::shared) return;
   // A full panel of neighbors, both ends in whole steps. Queries farther apart than neighbors may share a panel
   // while that is no more than two windows; else it is cut.

@@ -17,6 +17,7 @@ namespace foveate {
 // for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many. Arithmetics that
 // are much faster have fewer: 96 keys, values and scores stay in 48 KB beside a panel (15% over 168; 64 and 128 are alike).
 constexpr int64_t default_tile_keys = 168;
+constexpr int64_t sum_chains = 4;  // of the sums of a softmax, and of few columns
 constexpr int64_t most_window_tile_keys = 2 * default_tile_keys;
 
 // What becomes of narrow windows, of which a panel of neighbors sees few keys.
@@ -107,7 +108,7 @@ struct Plan {
   bool narrow() const { return window_tile_keys > 0; }
   int64_t most_tile_keys() const { return own_tiles ? window_tile_keys : tile_keys; }
   // A range of keys begins and ends at multiples of this, since its ends depend on the company of a query: sums of few
-  // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more.
+  // columns run in chains over every fourth key, those of 16-bit products in groups of two keys or more, and chains over these.
   int64_t key_step = 1;
   bool ranges = false;  // ids of keys never fall: those of a query's own are an interval
   bool by_ids = false;  // elsewhere they are compared

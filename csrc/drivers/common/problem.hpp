@@ -117,6 +117,8 @@ struct Problem {
 
   int64_t moments = 0;  // of so many columns of y; 0: the output is the mean of the values
 
+  bool one_order = false;  // sums in an order fixed by the numbers of keys alone, whatever the call is made of
+
   double dropout = 0;  // probability that a weight is 0, of numbers from `random`
 };
 

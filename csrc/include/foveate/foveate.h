@@ -219,6 +219,10 @@ typedef struct fv_problem {
    * further columns, which are finite and not used, up to (1 + k) (1 + D) + D (D + 1) / 2 in all. With z = key - query the
    * output is the means of s; s y; s z; s z_a z_b, a <= b; s z_a y, a by a. 0: none. */
   int64_t moments;
+  /* 1: fv_attention sums in one order, fixed by the number of a key alone: a query has the same bits whatever other queries,
+   * keys that it does not see, strides, pages, and ways to say what it sees there are. Not with edges. Others take it and
+   * compute as ever. 0: the fastest order for the call. */
+  int32_t one_order;
 } fv_problem;
 
 /* Gives the shape of the output, (..., Lq, Dv), or (..., Lq, Lk) if `value` is NULL. Validates the whole problem. */

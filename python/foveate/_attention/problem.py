@@ -109,6 +109,7 @@ class Problem(NamedTuple):
     before: Array | None = None  # `after` of the keys before these, of "sample"
     gives_scores: int | None = None  # 1: `choose` gives scores in place of probabilities
     moments: int | None = None  # 1: the means that local linear regression is made of
+    one_order: bool | None = None  # sums in an order fixed by the numbers of keys alone
 
     @property
     def wide(self) -> np.dtype[Any]:
@@ -252,6 +253,7 @@ def attend_by_dot(
     *,
     scale: float | None = None,
     dtype: Any = None,
+    one_order: bool | None = None,
 ) -> Any:
     """Attend by the scaled dot product with little overhead, as is done for each new token."""
     return _core.attention(
@@ -265,4 +267,5 @@ def attend_by_dot(
         out=out,
         return_lse=return_lse,
         dtype=dtype,
+        one_order=one_order,
     )

@@ -37,11 +37,13 @@ class Options(NamedTuple):
     segments: Any
     softcap: float | None
     sink: float | Array | None
-    dropout: float
+    dropout: Any
+    mask: Any = None
+    one_order: bool | None = None
 
 
-def packed_of(mask: Any) -> Packed | None:
-    """Return the rule of packed sequences in the mask of keys in pages; None: there is none.
+def packed_of(mask: Any, beside: str = "keys in pages") -> Packed | None:
+    """Return the rule of packed sequences in a mask that stands alone; None: there is none.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def packed_of(mask: Any) -> Packed | None:
     rule = next((x for x in mask if isinstance(x, Packed)), None)
     if rule is not None and len(mask) > 1:
         raise ValueError(
-            f"mask: got Packed and {len(mask) - 1} more with keys in pages, wanted it alone"
+            f"mask: got Packed and {len(mask) - 1} more with {beside}, wanted it alone"
         )
     return rule
 
@@ -80,19 +82,20 @@ def attend_sequences(
     for name, x in (("key", key), ("value", value)):
         x.check(name, np.where(counts, lengths, 0).reshape(-1, *[1] * (x.ndim - 3)))
     lead = _lead(query, key, value, options.sink)
-    output = _output(out, (*lead, query.shape[-2], value.shape[-1]), query.dtype)
+    output = output_of(out, (*lead, query.shape[-2], value.shape[-1]), query.dtype)
     lse: Array = np.empty((*lead, query.shape[-2]), compute_dtype(query.dtype))
     for outside in (slice(None, begins[0]), slice(begins[-1], None)):
         output[..., outside, :] = 0
         lse[..., outside] = -np.inf if options.sink is None else np.asarray(options.sink)[..., None]
 
     axes = len(lead)
-    reduced = reduce(options.score, query, key)
+    reduced = reduce(options.score, query, key, one_order=options.one_order)
     whole = Problem(
         *reduced[:-1],
         _with_axes(value.pages, axes - value.ndim + 3),
         options.softcap,
         sink=options.sink,
+        one_order=options.one_order,
     )._replace(key=_with_axes(reduced.key.pages, axes - key.ndim + 3))
     offset = None if left is None and right is None else "end"
     for group in _groups(begins, counts):
@@ -216,7 +219,7 @@ def _lead(query: Array, key: Paged, value: Paged, sink: Any) -> tuple[int, ...]:
         ) from error
 
 
-def _output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def output_of(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Take the array to write into, or make one."""
     if out is None:
         return np.empty(shape, dtype)

@@ -13,12 +13,14 @@ from .. import _core
 from .._inputs.arrays import real, reals
 from .._inputs.normalizer import DEFAULT, has_lse, normalizer_of
 from .._inputs.operands import RowsLike, operands
+from .._inputs.order import one_order_of
 from .._inputs.paged import Paged
 from .._inputs.random import dropout_of
 from .._inputs.types import (
     Array,
     ArrayLike,
     Bool,
+    Deterministic,
     Ints,
     Normalizer,
     Offset,
@@ -31,6 +33,7 @@ from .._inputs.types import (
 from .._reach.reach import Mask, resolve
 from ..scores import reduce
 from ..scores._base import ScoreLike
+from .packed import attend_packed, has_packed, reach_of
 from .problem import Problem, attend_by_dot
 from .sequences import Options, attend_sequences, packed_of
 
@@ -96,6 +99,7 @@ def attention(
     normalizer: Any = DEFAULT,
     dropout: Any = _NO_DROPOUT,
     rng: Seed = None,
+    deterministic: Deterministic = True,
     return_lse: bool = False,
     out: Array | None = None,
 ) -> Any:
@@ -157,6 +161,10 @@ def attention(
         What `numpy.random.default_rng` takes, for the dropout; a Generator advances. The same seed
         drops the same weights for any number of threads and any values in the arrays: random
         numbers are counted by leading index, query and key. It is not used where `dropout` is 0.
+    deterministic : True or "order", default True
+        True: a call has the same bits for any number of threads, and a batch entry whatever else is
+        in the batch. "order": a query and the keys that it sees have the same bits however they
+        come, since sums run in one order, fixed by the numbers of the keys: see the notes.
     return_lse : bool, default False
         Also return the logarithm of the denominator, for `merge`.
     out : numpy.ndarray (..., Lq, Dv), optional
@@ -197,6 +205,18 @@ def attention(
     float64), such as the most negative float, and so is the lse of a row that has nothing else. The
     time does not depend on the values: numbers below the smallest normal one, 1.2e-38 (2.2e-308 in
     float64), count as 0 in the operands, the weights and the results.
+
+    With `deterministic="order"` output and lse do not depend on how many queries there are, which
+    queries share a call or a batch, how many keys follow that are not seen, how pages and strides
+    lie, whether heads are grouped or repeated, and whether it is `causal`, a `window`,
+    `key_lengths`, `segments`, a mask of bool or rules that say what is seen, as long as a key has
+    the same number: a prompt, parts of it, and one token after the other have the same bits, and so
+    have sequences of `Packed`, whose keys are numbered from the first of each. In float32 and
+    float64 they are those of every instruction set with fused multiply-add too. A mask of floats,
+    even of 0, is another formula, and what is computed before a call is not covered: a projection
+    of rows by BLAS, outside of a score. `Edges` are refused, which have an order of their own. Few
+    queries take longer then, up to twice in a cache; more than four take what they take, but with
+    narrow windows, of which up to a fifth is lost.
 
     References
     ----------
@@ -261,11 +281,13 @@ def attention(
         softcap = real("softcap", softcap)
     if sink is not None:
         sink = reals("sink", sink)
-    weighing = None
+    weighing = one_order = None
     if normalizer is not DEFAULT:
         weighing, sink = normalizer_of(normalizer, sink)
         if return_lse:
             has_lse("return_lse", weighing)
+    if deterministic is not True:
+        one_order = one_order_of(deterministic)
     if in_pages and (rule := packed_of(mask)) is not None:
         if weighing is not None:
             raise ValueError(
@@ -275,7 +297,17 @@ def attention(
         options = Options(
             score, causal, window, offset, key_lengths, segments, softcap, sink, dropout
         )
+        options = options._replace(one_order=one_order)
         return attend_sequences(query, key, value, rule, options, out, return_lse)
+    if one_order and has_packed(mask):
+        options = Options(
+            score, causal, window, offset, key_lengths, segments, softcap, sink, dropout, mask
+        )
+        rule, own = reach_of(query, key, options)
+        reduced = reduce(score, query, key, one_order=True)
+        problem = Problem(*reduced[:-1], value, softcap, own, sink)
+        problem = problem._replace(weighing=weighing, one_order=True).folded(query)
+        return attend_packed(problem, rule, query.dtype, out=out, return_lse=return_lse)
     reach = None
     if not (
         mask is None
@@ -289,11 +321,14 @@ def attention(
         reach = resolve(query, key, mask, causal, window, offset, key_lengths, segments, edges)
     plain = not in_pages and weighing is None and (reach is None or not reach.is_by_tiles)
     if score is _DEFAULT_SCORE and dropout is _NO_DROPOUT and plain:
-        return attend_by_dot(query, key, value, softcap, reach, sink, out, return_lse)
+        return attend_by_dot(
+            query, key, value, softcap, reach, sink, out, return_lse, one_order=one_order
+        )
     dropped = None if dropout is _NO_DROPOUT else dropout_of(dropout, rng)
-    problem = Problem(*reduce(score, query, key)[:-1], value, softcap, reach, sink, dropped)
-    if weighing is not None:
-        problem = problem._replace(weighing=weighing)
+    reduced = reduce(score, query, key, one_order=one_order)
+    problem = Problem(*reduced[:-1], value, softcap, reach, sink, dropped)
+    if weighing is not None or one_order:
+        problem = problem._replace(weighing=weighing, one_order=one_order)
     return problem.taken_apart().folded(query).attend(query.dtype, out=out, return_lse=return_lse)
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from .._inputs.arrays import float_arrays, like, real, reals, rounded
 from .._inputs.normalizer import DEFAULT, has_lse, normalizer_of
+from .._inputs.order import one_order_of
 from .._inputs.random import dropout_of
 from .._inputs.types import (
     Array,
     ArrayLike,
     Bool,
+    Deterministic,
     Ints,
     Normalizer,
     Offset,
@@ -26,8 +28,10 @@ from ..scores import reduce
 from ..scores._base import ScoreLike
 from .backward import Backward
 from .gradients import AttentionInput, Gradients, Names, names_of
+from .packed import attend_packed, has_packed, reach_of
 from .problem import Answers, Problem
 from .pullbacks import AttentionPullback
+from .sequences import Options
 
 
 def attention_vjp(
@@ -48,6 +52,7 @@ def attention_vjp(
     normalizer: Normalizer = DEFAULT,
     dropout: Real = 0.0,
     rng: Seed = None,
+    deterministic: Deterministic = True,
 ) -> tuple[Array, AttentionPullback]:
     """Compute soft attention, and return the output with the pullback of its gradients.
 
@@ -71,6 +76,9 @@ def attention_vjp(
         As for `attention`. Where it is no softmax, the pullback takes no `d_lse`.
     dropout, rng : optional
         As for `attention`. The pullback drops the same weights, whatever `rng` does in between.
+    deterministic : True or "order", default True
+        As for `attention`: with "order" the output is what that returns. The gradients have the
+        same bits for any number of threads either way; how keys and queries come may change them.
 
     Returns
     -------
@@ -122,7 +130,8 @@ def attention_vjp(
     """
     wanted = names_of(wrt)
     q, k, v = float_arrays(query=query, key=key, value=value)
-    reduced = reduce(score, q, k, learns=True)
+    one_order = one_order_of(deterministic)
+    reduced = reduce(score, q, k, learns=True, one_order=one_order)
     weighing, logits = normalizer_of(normalizer, None if sink is None else reals("sink", sink))
     problem = Problem(
         *reduced[:-1],
@@ -133,7 +142,16 @@ def attention_vjp(
         dropout_of(dropout, rng),
         weighing=weighing,
     )
-    output, lse = problem.folded(q).forward()
+    ordered = problem._replace(one_order=one_order)
+    if one_order and has_packed(mask):
+        options = Options(
+            score, causal, window, offset, key_lengths, segments, None, None, problem.dropout, mask
+        )
+        rule, reach = reach_of(q, k, options)
+        alone = ordered._replace(reach=reach).folded(q)
+        output, lse = attend_packed(alone, rule, problem.wide, return_lse="parts")
+    else:
+        output, lse = ordered.folded(q).forward()
     backward = Backward(problem, score, q, k, reduced)
 
     def pullback(d_output: ArrayLike, d_lse: ArrayLike | None = None) -> Gradients:

@@ -89,7 +89,7 @@ def multi_head_attention(
         without one of heads.
     sink : float or array (..., num_heads), optional
         As for `attention`; the last axis of an array is that of the heads.
-    normalizer, dropout, rng : optional
+    normalizer, dropout, rng, deterministic : optional
         As for `attention`: the weights of every head are dropped.
 
     Returns
@@ -167,7 +167,7 @@ def multi_head_attention_vjp(
         The gradients to compute: names of fields of `MultiHeadGradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `multi_head_attention`.
-    normalizer, dropout, rng : optional
+    normalizer, dropout, rng, deterministic : optional
         As for `attention_vjp`.
 
     Returns

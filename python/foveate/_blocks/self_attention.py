@@ -47,7 +47,7 @@ def self_attention(
         For the values.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `attention`, with Lq = Lk = L.
-    normalizer, dropout, rng : optional
+    normalizer, dropout, rng, deterministic : optional
         As for `attention`.
 
     Returns
@@ -116,7 +116,7 @@ def self_attention_vjp(
         The gradients to compute: names of fields of `SelfGradients`. None means all of them.
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : optional
         As for `self_attention`.
-    normalizer, dropout, rng : optional
+    normalizer, dropout, rng, deterministic : optional
         As for `attention_vjp`.
 
     Returns

@@ -2,7 +2,8 @@
 
 The rows of a sequence are its positions up to the sinks' last page, and then those from some page
 on. So a window is one interval of them, and the sinks are another: each is a call, merged by their
-lse.
+lse. In one order of sums the rows are the positions, with a gap for those that were freed, and all
+is one call.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Choices(NamedTuple):
     softcap: float | None
     sink: Any
     mask: Array | None  # (..., Lq, positions)
+    one_order: bool | None = None
 
 
 def attend(
@@ -60,7 +62,7 @@ def attend(
             window = None  # every query sees all positions to its own
     first, lengths = first.reshape(spread), state.lengths.reshape(spread)
     shift = (state.skipped * rules.page).reshape(spread) if rules.window is not None else None
-    if shift is not None and not shift.any():
+    if shift is not None and (how.one_order or not shift.any()):
         shift = None
     reach = Reach(key_lengths=_less(lengths, shift))
     if window is not None or (rules.causal and (rows > 1 or counts is not None)):
@@ -72,10 +74,17 @@ def attend(
         reach = reach._replace(low=np.zeros_like(high), high=high)
     if how.mask is not None:
         _check_columns(how.mask, int(state.lengths.max(initial=0)))
-        count = state.table.shape[1] * rules.page
-        reach = reach._replace(mask=_mask_of_rows(how.mask, shift, count, rules))
-    parts = [Part(span, _of_part(reach, span, rules.page)) for span in kept.spans]
-    if window is not None and rules.sinks:
+        columns = kept.positions if how.one_order else state.table.shape[1]
+        reach = reach._replace(mask=_mask_of_rows(how.mask, shift, columns * rules.page, rules))
+    if how.one_order:
+        if window is not None and rules.sinks:
+            positions = first[..., None] + np.arange(rows)
+            own = np.ones(1, np.bool_) if counts is None else counted
+            reach = _with_sinks(reach, positions, lengths[..., None], own, rules)
+        parts = [Part(None, reach)]
+    else:
+        parts = [Part(span, _of_part(reach, span, rules.page)) for span in kept.spans]
+    if window is not None and rules.sinks and not how.one_order:
         columns = -(-rules.sinks // rules.page)
         high = np.minimum(first[..., None] + np.arange(rows) - window, rules.sinks)
         if counts is not None:
@@ -100,7 +109,7 @@ def attend(
 class Part(NamedTuple):
     """Keys to attend to."""
 
-    columns: tuple[int, int]  # of the table
+    columns: tuple[int, int] | None  # of the table; None: all positions
     reach: Reach
 
 
@@ -108,10 +117,11 @@ def _merged(query: Array, kept: Rows, parts: list[Part], how: Choices) -> tuple[
     """Attend to one part after another, and round once."""
     wide = compute_dtype(query.dtype)
     answers = []
-    kept.fetch(parts[0].columns)
+    spans = [part.columns for part in parts if part.columns is not None]
+    kept.fetch(spans[0])
     for n, part in enumerate(parts):
         if n + 1 < len(parts):  # it is read while this one is computed
-            kept.fetch(parts[n + 1].columns)
+            kept.fetch(spans[n + 1])
         problem = _problem(query, kept, part, how)
         answers.append(problem.attend(wide, return_lse=True))
         how = how._replace(sink=None)  # it is in the first
@@ -122,9 +132,23 @@ def _merged(query: Array, kept: Rows, parts: list[Part], how: Choices) -> tuple[
 def _problem(query: Array, kept: Rows, part: Part, how: Choices) -> Problem:
     """Put a problem together, of pages that are all there."""
     key, value = kept.operands(part.columns)
-    reduced = reduce(how.score, query, key)[:-1]
+    reduced = reduce(how.score, query, key, one_order=how.one_order)[:-1]
     problem = Problem(*reduced, value, how.softcap, part.reach, how.sink)
+    if how.one_order:
+        problem = problem._replace(one_order=True)
     return problem.taken_apart(check=False).folded(query)
+
+
+def _with_sinks(
+    reach: Reach, positions: Array, lengths: Array, counted: Array, rules: Rules
+) -> Reach:
+    """Let queries at these positions (..., Lq) see the sinks, and their window behind these."""
+    assert rules.window is not None
+    last = positions + 1 if rules.causal else np.maximum(lengths, positions + 1)
+    low = np.stack([0 * positions, np.maximum(positions - rules.window, rules.sinks)], -1)
+    high = np.stack([np.minimum(rules.sinks, last), last], -1)
+    high = np.where(counted[..., None], high, 0)
+    return Reach(reach.mask, key_lengths=reach.key_lengths, low=low, high=high, intervals=2)
 
 
 def _of_part(reach: Reach, columns: tuple[int, int], page: int) -> Reach:

@@ -18,7 +18,8 @@ from .._inputs.arrays import (
     room_for,
 )
 from .._inputs.few_bits import FewBitsName
-from .._inputs.types import Array, ArrayLike, Bool, FloatName, Int, Ints, Real, Reals
+from .._inputs.order import one_order_of
+from .._inputs.types import Array, ArrayLike, Bool, Deterministic, FloatName, Int, Ints, Real, Reals
 from .._reach.reach import mask_of
 from ..scores._base import ScoreLike
 from .attend import Choices, Rules, attend
@@ -265,14 +266,14 @@ class KVCache:
     def attention(
         self, query: ArrayLike, *, return_lse: Literal[False] = ..., out: Array | None = ...,
         score: ScoreLike = ..., causal: Bool = ..., mask: ArrayLike | None = ...,
-        softcap: Real | None = ..., sink: Reals | None = ...,
+        softcap: Real | None = ..., sink: Reals | None = ..., deterministic: Deterministic = ...,
     ) -> Array: ...  # fmt: skip
 
     @overload
     def attention(
         self, query: ArrayLike, *, return_lse: Literal[True], out: Array | None = ...,
         score: ScoreLike = ..., causal: Bool = ..., mask: ArrayLike | None = ...,
-        softcap: Real | None = ..., sink: Reals | None = ...,
+        softcap: Real | None = ..., sink: Reals | None = ..., deterministic: Deterministic = ...,
     ) -> tuple[Array, Array]: ...  # fmt: skip
 
     @room_for("query")
@@ -285,6 +286,7 @@ class KVCache:
         mask: ArrayLike | None = None,
         softcap: Real | None = None,
         sink: Reals | None = None,
+        deterministic: Deterministic = True,
         out: Array | None = None,
         return_lse: bool = False,
     ) -> Any:
@@ -304,6 +306,9 @@ class KVCache:
             Whether a query sees no position behind its own.
         mask : array (..., Lq, N) of bool or float, optional
             As for `attention`, over all N = max(lengths) positions.
+        deterministic : True or "order", default True
+            As for `attention`: with "order" a query has the bits that `attention` gives it over all
+            positions, with a window and sinks too.
         out : numpy.ndarray, optional
             The array to write the output into, as for `attention`.
         return_lse : bool, default False
@@ -342,6 +347,7 @@ class KVCache:
             None if softcap is None else real("softcap", softcap),
             None if sink is None else reals("sink", sink),
             None if mask is None else mask_of(mask),
+            one_order_of(deterministic),
         )
         made = self._settings
         rules = Rules(made.page, made.window, made.sinks, bool(causal))
@@ -406,7 +412,8 @@ class KVCache:
 
     def _rows_of(self, state: State, further: int = 0) -> Rows:
         sizes = self._settings.head_size, self._settings.value_size
-        return Rows(state, self._settings.dtype, sizes, self._settings.shared, further)
+        pages = -(-self._settings.sinks // self._settings.page)
+        return Rows(state, self._settings.dtype, sizes, self._settings.shared, further, pages)
 
     # --- files ------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ class Rows(NamedTuple):
     sizes: tuple[int, int]  # columns of a key and of a value
     shared: bool  # values are the first columns of the keys
     further: int
+    sink_pages: int
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -41,12 +42,29 @@ class Rows(NamedTuple):
             if isinstance(array, np.memmap):
                 fetch(array, table[table >= 0])
 
-    def operands(self, columns: tuple[int, int]) -> tuple[Any, Any]:
-        """Give key and value of the pages in these columns of the table."""
+    @property
+    def positions(self) -> int:
+        """How many columns a table would have with what was freed."""
+        return int(self.state.table.shape[1] + self.state.skipped.max(initial=0))
+
+    def by_position(self) -> Array:
+        """Make a table that has a gap for the pages that were freed."""
+        table, skipped = self.state.table, self.state.skipped[:, None]
+        if not skipped.any():
+            return table
+        column = np.arange(self.positions)
+        behind = column >= self.sink_pages + skipped
+        gap = (column >= self.sink_pages) & ~behind
+        source = np.minimum(np.where(behind, column - skipped, column), table.shape[1] - 1)
+        return np.where(gap, -1, np.take_along_axis(table, source, axis=1))
+
+    def operands(self, columns: tuple[int, int] | None) -> tuple[Any, Any]:
+        """Give key and value of the pages in these columns of the table; None: of all positions."""
         state, which = self.state, (self.further, columns)
         if which not in state.memo:
-            # no row sees what is behind the last
-            table = np.maximum(state.table[:, slice(*columns)], 0)
+            table = self.by_position() if columns is None else state.table[:, slice(*columns)]
+            # no row sees what is behind the last, or was freed
+            table = np.maximum(table, 0)
             state.memo[which] = self._paged(table)
         found: tuple[Any, Any] = state.memo[which]
         return found

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from .._reach.reach import Mask
     from ..scores._base import ScoreLike
-    from .types import Bool, Ints, Normalizer, Offset, Real, Reals, Seed, Segments, Window
+    from .types import (
+        Bool,
+        Deterministic,
+        Ints,
+        Normalizer,
+        Offset,
+        Real,
+        Reals,
+        Seed,
+        Segments,
+        Window,
+    )
 
 
 class ReachOptions(TypedDict, total=False):
@@ -40,6 +51,7 @@ class AttentionOptions(ScoreOptions, total=False):
 
 
 class NormalizedOptions(AttentionOptions, total=False):
-    """The same, and how scores become weights."""
+    """The same, how scores become weights, and what is promised of the bits."""
 
     normalizer: Normalizer
+    deterministic: Deterministic

@@ -97,6 +97,7 @@ HiddenActivation: TypeAlias = Literal["tanh", "relu", "leaky_relu", "identity"]
 Normalizer: TypeAlias = Literal[
     "softmax", "softmax_plus_one", "sigmoid", "relu", "sparsemax", "entmax15"
 ]
+Deterministic: TypeAlias = Literal[True, "order"]
 CompactKernel: TypeAlias = Literal[
     "boxcar", "epanechnikov", "triangular", "biweight", "triweight", "tricube", "cosine"
 ]

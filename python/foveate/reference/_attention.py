@@ -9,9 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.operands import RowsLike
 from .._inputs.options import ReachOptions
+from .._inputs.order import one_order_of
 from .._inputs.paged import Paged
 from .._inputs.quantized import Quantized
 from .._inputs.signatures import with_options
+from .._inputs.types import Deterministic
 from ..rules import Packed
 from ..scores._base import ScoreLike
 from ._dropout import factors_of
@@ -113,6 +115,7 @@ def attention(
     normalizer: str = "softmax",
     dropout: float = 0.0,
     rng: Any = None,
+    deterministic: Deterministic = True,
     return_lse: bool = False,
     out: Array | None = None,
     **reaches: Any,
@@ -131,6 +134,7 @@ def attention(
     dropout : probability that a weight becomes 0 after the softmax; others are over 1 - dropout
     rng : what numpy.random.default_rng takes, for the dropout: the same seed drops the same weights
         as in the fast function
+    deterministic : checked, and changes nothing: what it chooses is an order of sums
     return_lse : also return the logarithm of the denominator
     out : array (..., Lq, Dv) to write the output into
 
@@ -144,6 +148,7 @@ def attention(
     >>> attention([[0.0]], [[1.0], [2.0]], [[10.0], [30.0]])
     array([[20.]])
     """
+    one_order_of(deterministic)
     rule = reaches.get("mask")
     if isinstance(rule, Packed) and isinstance(key, Paged) and isinstance(value, Paged):
         output, lse = _of_sequences(query, key, value, rule, sink, reaches, score, softcap)

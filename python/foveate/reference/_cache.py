@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._inputs.few_bits import FEW_BITS
+from .._inputs.order import one_order_of
+from .._inputs.types import Deterministic
 from ..scores._base import ScoreLike
 from ._attention import attention
 from ._quantized import quantize
@@ -84,9 +86,11 @@ class KVCache:
         mask: ArrayLike | None = None,
         softcap: float | None = None,
         sink: ArrayLike | None = None,
+        deterministic: Deterministic = True,
         return_lse: bool = False,
     ) -> Any:
         """Answer the queries `(*leading, ..., Lq, head_size)` of the last positions."""
+        one_order_of(deterministic)
         q = floats(query)
         if not self.leading:
             q = q[None]

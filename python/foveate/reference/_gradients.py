@@ -22,7 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._attention.gradients import AttentionInput, Gradients, Names, names_of
 from .._inputs.options import ReachOptions
+from .._inputs.order import one_order_of
 from .._inputs.signatures import with_options
+from .._inputs.types import Deterministic
 from ..scores._base import ScoreLike
 from ._attention import check_dtypes, weights_of
 from ._dropout import factors_of
@@ -49,6 +51,7 @@ def attention_vjp(
     normalizer: str = "softmax",
     dropout: float = 0.0,
     rng: Any = None,
+    deterministic: Deterministic = True,
     **reaches: Any,
 ) -> tuple[Array, Callable[..., Gradients]]:
     """`foveate.attention_vjp` by the formulas, for every score.
@@ -59,7 +62,7 @@ def attention_vjp(
     wrt : what the gradients are taken of, names of fields of `Gradients`; None: everything
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
     normalizer : as for `attention`
-    dropout, rng : as for `attention`
+    dropout, rng, deterministic : as for `attention`
 
     Returns
     -------
@@ -73,6 +76,7 @@ def attention_vjp(
     array([[0.5],
            [0.5]])
     """
+    one_order_of(deterministic)
     wanted = names_of(wrt)
     q, k, v = floats(query), floats(key), floats(value)
     check_dtypes(query=q, key=k, value=v)

@@ -52,7 +52,7 @@ def multi_head_attention(
     score, causal, window, offset, key_lengths, segments, softcap : as for `attention`
     mask : as for `attention`, or with an axis of heads, (..., num_heads, Lq, Lk)
     sink : a number, or an array (..., num_heads)
-    normalizer, dropout, rng : as for `attention`
+    normalizer, dropout, rng, deterministic : as for `attention`
 
     Returns
     -------
@@ -102,7 +102,7 @@ def multi_head_attention_vjp(
     bq, bk, bv, bo : as for `multi_head_attention`
     wrt : what the gradients are taken of, names of fields of `MultiHeadGradients`; None: everything
     score, mask, causal, window, offset, key_lengths, segments, softcap : as for `attention`
-    sink, normalizer, dropout, rng : as for `multi_head_attention`
+    sink, normalizer, dropout, rng, deterministic : as for `multi_head_attention`
 
     Returns
     -------

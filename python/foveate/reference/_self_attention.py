@@ -47,7 +47,7 @@ def self_attention(
     x : array (..., L, E)
     wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
-    normalizer, dropout, rng : as for `attention`
+    normalizer, dropout, rng, deterministic : as for `attention`
 
     Returns
     -------
@@ -84,7 +84,7 @@ def self_attention_vjp(
     wq, wk, wv : arrays (E, D), (E, D), (E, Dv)
     wrt : what the gradients are taken of, names of fields of `SelfGradients`; None: everything
     score, mask, causal, window, offset, key_lengths, segments, softcap, sink : as for `attention`
-    normalizer, dropout, rng : as for `attention`
+    normalizer, dropout, rng, deterministic : as for `attention`
 
     Returns
     -------

@@ -24,6 +24,7 @@ from ._dot import Dot, ScaledDot
 from ._gaussian import Gaussian
 from ._location import Location
 from ._polynomial import Polynomial
+from ._rows import row_by_row
 
 __all__ = [
     "NAMED",
@@ -87,7 +88,13 @@ def score_object(score: Any, name: str = "score") -> Score:
 
 
 def reduce(
-    score: Any, query: Array, key: Any, name: str = "score", *, learns: bool = False
+    score: Any,
+    query: Array,
+    key: Any,
+    name: str = "score",
+    *,
+    learns: bool = False,
+    one_order: bool | None = None,
 ) -> Reduced:
     """Reduce a score, or the one that a string names, to the operands of a kernel.
 
@@ -101,6 +108,8 @@ def reduce(
         The argument that errors name.
     learns : bool
         Whether gradients will be wanted.
+    one_order : bool, optional
+        Whether what becomes of a row may not depend on how many others there are.
 
     Returns
     -------
@@ -112,6 +121,12 @@ def reduce(
         For another score, for one that does not fit query and key, and for one without an undo
         where gradients will be wanted.
     """
+    if one_order:
+        token = row_by_row.set(True)
+        try:
+            return reduce(score, query, key, name, learns=learns)
+        finally:
+            row_by_row.reset(token)
     score = score_object(score, name)
     if query.ndim < 2 or key.ndim < 2:
         given = ("query", query, "(..., Lq, D)"), ("key", key, "(..., Lk, D)")

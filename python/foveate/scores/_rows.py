@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ import numpy as np
 from .._inputs.arrays import by_rows, compute_dtype, plain_rows
 from .._inputs.few_bits import FewBits
 from .._inputs.types import Array
+
+# Whether the product of a row may not depend on how many others there are, as BLAS lets it.
+row_by_row: ContextVar[bool] = ContextVar("row_by_row", default=False)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
@@ -135,7 +139,7 @@ def project(
 
     def product(x: Array) -> Array:
         x = plain_rows(x, dtype)
-        projected = x if matrix is None else x @ matrix
+        projected = x if matrix is None else _product(x, matrix)
         if bias is None:
             return projected
         return np.add(projected, bias, out=None if matrix is None else projected)
@@ -144,9 +148,18 @@ def project(
         return by_rows(rows, product)
 
 
+def _product(x: Array, matrix: Array) -> Array:
+    if not row_by_row.get():
+        product: Array = x @ matrix
+        return product
+    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    product = np.einsum("ld,dh->lh", rows, np.ascontiguousarray(matrix))
+    return product.reshape(*x.shape[:-1], matrix.shape[-1])
+
+
 def _project_few_bits(rows: FewBits, matrix: Array, bias: Array | float | None) -> Array:
     def product(part: Array) -> Array:
-        projected: Array = part @ matrix
+        projected = _product(part, matrix)
         return projected if bias is None else projected + matrix.dtype.type(bias)
 
     with np.errstate(all="ignore"):

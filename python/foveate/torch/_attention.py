@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 import torch
 from torch import Tensor
 
+from .. import scores as _scores
 from .._inputs.arrays import real
 from .._inputs.normalizer import DEFAULT, has_lse, normalizer_of
-from .._inputs.types import Normalizer, Window
+from .._inputs.order import one_order_of
+from .._inputs.types import Deterministic, Normalizer, Window
+from .._reach.masks import rules_of
 from .._reach.reach import Reach
+from ..rules import Packed
 from ..scores._base import ScoreLike
 from . import (
     _quick,
@@ -23,6 +27,9 @@ from ._scores import reduce
 from ._stored import Stored
 from ._stored_attention import is_stored, operands_of, stated_for
 from ._tensors import FLOATS, INTEGERS, check_tensor, float_tensors, number
+
+# Scores that leave rows as they are.
+_AS_THEY_ARE = (_scores.Dot, _scores.ScaledDot, _scores.Polynomial, _scores.Gaussian)
 
 _with_gradients = torch.ops.foveate.attention.default
 _without = torch.ops.foveate.attention_inference.default
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
         normalizer: Normalizer
         dropout: float
         generator: torch.Generator | None
+        deterministic: Deterministic
 
 
 @overload
@@ -99,6 +107,7 @@ def attention(
     normalizer: Normalizer = DEFAULT,
     dropout: float = 0.0,
     generator: torch.Generator | None = None,
+    deterministic: Deterministic = True,
     return_lse: bool = False,
 ) -> Any:
     """Compute soft attention of tensors, as `foveate.attention`, with gradients by autograd.
@@ -141,6 +150,9 @@ def attention(
     generator : torch.Generator, optional
         The seed of the dropout is drawn from it; None means torch's default generator, so that
         `torch.manual_seed` reproduces what is dropped. `torch.compile` accepts only None.
+    deterministic : True or "order", default True
+        As for `foveate.attention`: with "order" the forward pass has the bits of that. Scores for
+        which torch computes something of the rows before are refused, and `Packed`.
     return_lse : bool, default False
         Also return the logarithm of the denominator.
 
@@ -193,6 +205,9 @@ def attention(
         weighing, sink = normalizer_of(normalizer, sink)
         if return_lse:
             has_lse("return_lse", weighing)
+    one_order = deterministic is not True and bool(one_order_of(deterministic))
+    if one_order:
+        _takes_one_order(score, mask)
     stored = is_stored(key, value)
     if stored:
         if weighing is not None:
@@ -206,6 +221,8 @@ def attention(
     options = _options(
         query, key, mask, causal, window, offset, key_lengths, segments, softcap, sink, dropout
     )
+    if one_order:
+        options = (options or Options())._replace(one_order=True)
     if stored:
         return _attend_stored(query, key, value, score, options or Options(), generator, return_lse)
     reduced = reduce(score, query, key)
@@ -254,6 +271,26 @@ def _options(
     )
 
 
+def _takes_one_order(score: Any, mask: Any) -> None:
+    """Refuse what torch computes before a call, in an order of its own.
+
+    Raises
+    ------
+    ValueError
+        For scores that change their rows, and Packed.
+    """
+    score = _scores.score_object(score)
+    if not isinstance(score, _AS_THEY_ARE):
+        raise ValueError(
+            f"score: got {type(score).__name__} with deterministic='order', wanted one that takes "
+            f"rows as they are: {', '.join(x.__name__ for x in _AS_THEY_ARE)}"
+        )
+    if any(isinstance(x, Packed) for x in rules_of(mask)):
+        raise ValueError(
+            "mask: got Packed with deterministic='order', wanted a call for each sequence"
+        )
+
+
 def rate_of(name: str, rate: Any) -> float:
     if not 0 <= real(name, rate) < 1:
         raise ValueError(f"{name}: got {rate}, wanted a number in [0, 1)")
@@ -275,6 +312,7 @@ class Options(NamedTuple):
     sigma: Tensor | None = None
     dropout: float = 0.0
     weighing: str | None = None
+    one_order: bool = False
 
 
 def call(
@@ -335,8 +373,8 @@ def _attend_stored(
 
 def _plain_reach(options: Options) -> tuple[Tensor | None, bool] | None:
     """Return a mask, and whether the reach is causal, if the options say nothing else."""
-    reach, softcap, sink, sigma, dropout, weighing = options
-    if any(x is not None for x in (softcap, sink, sigma, weighing)) or dropout != 0:
+    reach, softcap, sink, sigma, dropout, weighing, one_order = options
+    if any(x is not None for x in (softcap, sink, sigma, weighing)) or dropout != 0 or one_order:
         return None
     if reach is None:
         return None, False

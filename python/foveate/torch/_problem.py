@@ -44,7 +44,7 @@ ARGUMENTS = """Tensor query, Tensor key, Tensor value, float? scale=None,
     float? half_width=None, bool leave_one_out=False, bool offset_at_end=False,
     float? softcap=None, Tensor? sink=None, Tensor? sigma=None, float dropout=0.0,
     Tensor? seed=None, str? link=None, float link_parameter=0.0, float slope=0.0,
-    str? weighing=None,
+    str? weighing=None, bool one_order=False,
     SymInt? intervals=None, Tensor? blocks=None, SymInt? block_queries=None,
     SymInt? block_keys=None, Tensor? neighborhood=None, Tensor? edge_begins=None,
     Tensor? edge_keys=None, Tensor? edge_bias=None, Tensor? table=None,
@@ -72,6 +72,7 @@ def state(
     sigma: Tensor | None = None,
     dropout: float = 0.0,
     weighing: str | None = None,
+    one_order: bool = False,
     seed: Tensor | None = None,
 ) -> tuple[Any, ...]:
     """Give the arguments of the operators, from a reach whose arrays are tensors.
@@ -86,7 +87,7 @@ def state(
     rules = reach[len(REACH) : len(REACH) + len(RULES)]
     return (
         *(query, key, value, *formula, *parts),
-        *(at_end, softcap, sink, sigma, dropout, seed, *link, reduced.slope, weighing),
+        *(at_end, softcap, sink, sigma, dropout, seed, *link, reduced.slope, weighing, one_order),
         *(() if rules == _NO_RULES else rules),
     )
 
@@ -165,6 +166,7 @@ def backward_of(
         _dropout(stated.get("dropout", 0.0), stated.get("seed")),
         None if sigma is None else float(sigma.detach()),
         stated.get("weighing"),
+        one_order=True if stated.get("one_order") else None,
     )
     return Backward(problem, score, q, k, reduced)
 

@@ -120,6 +120,7 @@ cdef extern from "foveate/foveate.h" nogil:
         const fv_array* before
         int32_t gives_scores
         int64_t moments
+        int32_t one_order
 
     ctypedef struct fv_gradients:
         const fv_array* query

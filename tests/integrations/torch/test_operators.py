@@ -28,6 +28,7 @@ AFTER: dict[str, Any] = {
     "low": None, "high": None, "centers": None, "half_width": None, "leave_one_out": False,
     "offset_at_end": False, "softcap": None, "sink": None, "sigma": None, "dropout": 0.0,
     "seed": None, "link": None, "link_parameter": 0.0, "slope": 0.0, "weighing": None,
+    "one_order": False,
     "intervals": None,
     "blocks": None, "block_queries": None, "block_keys": None, "neighborhood": None,
     "edge_begins": None, "edge_keys": None, "edge_bias": None, "table": None,

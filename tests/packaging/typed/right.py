@@ -81,6 +81,7 @@ fv.attention(q, k, v, mask=(fv.BlockMask([[True]], 8), fv.Intervals([[0, 4]], [[
 fv.attention(q, k, v, segments=([0, 0, 0, 1, 1, 1], np.zeros(6, np.int32)), out=np.empty_like(q))
 weights: ft.Array = fv.attention_weights(q, k, score=fv.Additive(x[0], x, x, activation="relu"))
 sparse: ft.Array = fv.attention(q, k, v, normalizer="sparsemax")
+ordered: ft.Array = fv.attention(q, k, v, deterministic="order")
 leaky: ft.ScoreLike = fv.Concat(x[0], x, activation="leaky_relu", slope=0.1)
 looked: fv.AttentionStatistics = fv.attention_statistics(q, k, causal=True, queries=slice(-3, None))
 

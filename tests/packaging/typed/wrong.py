@@ -88,6 +88,7 @@ fv.Bilinear([[1j]])  # error
 fv.Bilinear("w")  # error
 fv.Additive(x[0], activation="gelu")  # error
 fv.attention(q, k, v, normalizer="gelu")  # error
+fv.attention(q, k, v, deterministic="bits")  # error
 fv.Concat(x[0])  # error
 fv.Location(x[0], b="0")  # error
 fv.Gaussian("w")  # error

@@ -1,0 +1,32 @@
+"""What is promised of the bits of an answer: the argument `deterministic`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .types import Deterministic
+
+
+def one_order_of(deterministic: Deterministic | object) -> Literal[True] | None:
+    """Return the engine's `one_order`, None for the fastest order.
+
+    Parameters
+    ----------
+    deterministic : True or "order"
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else: answers are deterministic always.
+
+    Examples
+    --------
+    >>> one_order_of(True), one_order_of("order")
+    (None, True)
+    """
+    if deterministic is True:
+        return None
+    if isinstance(deterministic, str) and deterministic == "order":
+        return True
+    kind = ValueError if isinstance(deterministic, (bool, str)) else TypeError
+    raise kind(f"deterministic: got {deterministic!r}, wanted True or 'order'")
