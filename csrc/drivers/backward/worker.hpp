@@ -279,8 +279,9 @@ class BackwardWorker {
       if (p_.d_key && !plan_.scoring.gradients)
         query_sum_.add(d_scores_, stride_, keys, rows, rows_, rows_.query(), seen, d_key);
     };
-    if (!plan_.apart && !plan_.holes) return add({low, high}, {0, rows_.count()});
-    // Keys that the same panels see, with the rows from the first of these to the last: the weights of others are 0.
+    // Keys that the same panels see, with the rows from the first of these to the last: the weights of others are 0. Whole
+    // tiles of AMX take all at once, unless much is left out.
+    if (arithmetic_.tile_keys > 0 && !plan_.apart && !plan_.holes) return add({low, high}, {0, rows_.count()});
     for (int64_t next; low < high; low = next) {
       int first = -1, last = -1;
       next = high;
