@@ -61,7 +61,7 @@ class SelectGradient {
       multiply(factors, vectors, s.count(), plain_);
       copy_rows(plain_, width, plain_weights, stride_, width, s.count());
     }
-    if (p_.advantage) add_choices(block, p, s, key, width);
+    if (p_.advantage) add_choices(block, p, s, key, width, reinterpret_cast<T*>(d_scores));
   }
 
   // What weights are multiplied by after the softmax, F, of the range s of panel p in the tile from `key`.
@@ -95,7 +95,8 @@ class SelectGradient {
       std::memcpy(to + j * to_stride, from + j * from_stride, size_t(columns) * sizeof(T));
   }
 
-  void add_choices(const QueryBlock& block, int p, const KeyRange& s, int64_t key, int64_t width) noexcept {
+  void add_choices(const QueryBlock& block, int p, const KeyRange& s, int64_t key, int64_t width,
+                   T* d_scores) noexcept {
     const Panel& panel = block.panel(p);
     for (int32_t i = 0; i < panel.live; ++i) {
       const char* const advantage = row_of(plan_, p_.advantage, block.batch(), panel, i);
@@ -105,6 +106,7 @@ class SelectGradient {
         T more;
         std::memcpy(&more, advantage + draw * p_.advantage.column_stride, sizeof more);
         cells_[j * width + i] += more;
+        if (d_scores) d_scores[j * stride_ + i] = cells_[j * width + i];
       });
     }
   }

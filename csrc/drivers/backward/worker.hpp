@@ -36,7 +36,7 @@ class BackwardWorker {
         // whole lines; rows a power of 2 apart would share few sets of the cache
         stride_(blocks.rows + 64 / plan.arithmetic.cell_size),
         scored_(is_scored(p_)),
-        changed_(plan.links.has_gradient() || p_.d_mask || p_.d_table || p_.advantage),
+        changed_(plan.links.has_gradient() || p_.d_mask || p_.d_table),
         select_(plan, blocks, stride_, scored_, carver),
         score_(plan, blocks, carver),
         query_sum_(plan, blocks, carver) {
