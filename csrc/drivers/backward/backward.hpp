@@ -19,13 +19,14 @@
 namespace foveate {
 
 // Tiles of a group: its sums stay in a part of a small L2. In float32 3 and 6 tiles, as 128 and 256 queries a block, are
-// within the noise of each other, 5%. With AMX, where memory is what counts, as many as have sums of 400 KB: at head size
-// 64, 8 are a tenth over 3.
-constexpr int64_t group_tiles = 3, most_group_tiles = 8;
+// within the noise of each other, 5%; 7 lose 2 to 5% to the cache. Products of bfloat16 pairs have half the cells, and rows
+// that are laid out once a group cost them twice as much: 4 tiles are 2% over 3 at 1024 keys, 7 no more. With AMX, where
+// memory is what counts, as many as have sums of 400 KB: at head size 64, 8 are a tenth over 3.
+constexpr int64_t group_tiles = 3, pair_group_tiles = 4, most_group_tiles = 8;
 inline int64_t group_tiles_of(const Plan& plan) {
   if (plan.scoring.gradients)
     return 1;  // a cell costs more than what a group reads again: more chunks, for the threads
-  if (plan.arithmetic.tile_keys == 0) return group_tiles;
+  if (plan.arithmetic.tile_keys == 0) return plan.arithmetic.pairs ? pair_group_tiles : group_tiles;
   const int64_t bytes =
       plan.tile_keys * (plan.problem.head_size + plan.problem.value_size) * plan.arithmetic.element_size;
   return std::clamp((int64_t(400) << 10) / std::max<int64_t>(1, bytes), group_tiles, most_group_tiles);
