@@ -41,6 +41,26 @@ def test_near_points_far_from_the_origin(size, queries):
     check_attention(q, k, v, score=fv.Gaussian(np.full(size, 40, np.float32)))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 15, 16, 17, 40])
+@pytest.mark.parametrize("w", ["scalar", "dimensions"])
+def test_any_number_of_dimensions(size, w, dtype):
+    """Dimensions around those that kernels treat alike, keys in whole register tiles and not."""
+    factors = 0.5 if w == "scalar" else np.linspace(0.3, 0.7, size).astype(dtype)
+    for keys in (8, 13, 177):
+        check_attention(*problem(37, keys, size=size, dtype=dtype), score=fv.Gaussian(factors))
+
+
+@pytest.mark.parametrize("size", [2, 16, 17])
+@pytest.mark.parametrize("w", ["scalar", "dimensions"])
+def test_the_bits_of_a_query_do_not_tell_who_shares_its_panel(size, w, dtype):
+    factors = 0.5 if w == "scalar" else np.linspace(0.3, 0.7, size).astype(dtype)
+    q, k, v = problem(40, 61, size=size, dtype=dtype)
+    together = fv.attention(q, k, v, score=fv.Gaussian(factors))
+    for queries in (7, 16, 17, 33):
+        some = fv.attention(q[:, :queries], k, v, score=fv.Gaussian(factors))
+        assert some.tobytes() == together[:, :queries].tobytes()
+
+
 @pytest.mark.parametrize("w", [0.0, 0.0 * np.ones(4, np.float32)], ids=["scalar", "dimensions"])
 def test_without_a_distance_all_keys_count_alike(w):
     q, k, v = problem(9, 20, size=4)
