@@ -90,6 +90,13 @@ def test_several_groups_of_keys_and_chunks():
         check(*problem(70, 9000, lead=(), size=5, value_size=3, dtype=dtype))
 
 
+@pytest.mark.parametrize("window", [(100, 50), (127, 0), (9, 6)], ids=str)
+def test_windows_of_which_panels_share_some_keys(window):
+    """Blocks of several panels, or of one; the last queries stand beyond the keys."""
+    for dtype in FLOATS:
+        check(*problem(300, 500, lead=(2,), size=16, dtype=dtype), window=window, offset=240)
+
+
 @pytest.mark.parametrize(
     "score",
     ["dot", "cosine", fv.ScaledDot(0.3), fv.ScaledDot(0.0), fv.ScaledDot(-0.4), fv.Cosine(3.0),
