@@ -1,5 +1,5 @@
-// What this machine can do: fused multiply-adds from registers, and bytes read. All threads run at once for the whole
-// time, each counts what it did, and the rates are added.
+// What this machine can do: fused multiply-adds from registers, and bytes read, from pages like those of NumPy's arrays.
+// All threads run at once for the whole time, each counts what it did, and the rates are added.
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -9,6 +9,7 @@
 #include "dispatch.hpp"
 #include "foveate/foveate.h"
 #include "parallel.hpp"
+#include "system.hpp"
 
 namespace foveate {
 namespace {
@@ -61,6 +62,7 @@ double fv_measure_read(int64_t bytes, int32_t threads, double seconds) noexcept 
   return sum_over_threads(threads, [&]() -> double {
     const std::unique_ptr<char[]> buffer(new (std::nothrow) char[size_t(bytes)]);
     if (!buffer) return 0;
+    system::prefer_large_pages(buffer.get(), size_t(bytes));
     std::memset(buffer.get(), 0, size_t(bytes));
     volatile double sink = 0;
     return best_rate(seconds, [&] {

@@ -1,12 +1,15 @@
 // The forms of system.hpp for each operating system; where one has no such call, nothing is done.
 #include "system.hpp"
 
+#include <cstdint>
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #include <signal.h>
 #endif
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/mman.h>
 #elif defined(_WIN32)
 #include <windows.h>
 #endif
@@ -75,6 +78,15 @@ int cpus() noexcept {
 #endif
   const unsigned count = std::thread::hardware_concurrency();
   return count ? int(count) : 1;
+}
+
+void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) noexcept {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = uintptr_t{2} << 20;
+  const auto begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
 }
 
 int this_cpu() noexcept {

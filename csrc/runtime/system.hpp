@@ -1,6 +1,7 @@
-// What the operating system is asked for threads: which CPUs there are, to keep threads off one of them, that signals
-// go to the program's own threads, and to be told of a fork. All #if of systems that threads need stand in system.cpp.
+// What the operating system is asked for: which CPUs there are, to keep threads off one of them, that signals go to the
+// program's own threads, to be told of a fork, and large pages. All #if of systems for these stand in system.cpp.
 #pragma once
+#include <cstddef>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -36,6 +37,9 @@ int this_cpu() noexcept;
 // Lets threads run where the calling thread may, but not on this CPU. False: nothing was changed, as there is no other
 // CPU, or the system has no such call.
 bool keep_off(int cpu, const std::vector<Thread>& threads) noexcept;
+
+// Asks for large pages where this memory fills some, as NumPy does for its arrays: faster to touch first, and to read.
+void prefer_large_pages(void* memory, size_t bytes) noexcept;
 
 // Starts a thread that takes no signals: those are for the threads of the program, and Ctrl-C must reach the main one.
 // Throws what std::thread does.

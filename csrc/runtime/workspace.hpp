@@ -6,6 +6,7 @@
 #include <new>
 
 #include "poison.hpp"
+#include "system.hpp"
 
 namespace foveate {
 
@@ -26,14 +27,14 @@ class Workspace {
     if (owner_) {
       if (mine.size < wanted) {
         free_lines(mine.data);
-        mine.data = allocate_lines(wanted);
+        mine.data = allocate_pages(wanted);
         mine.size = mine.data ? wanted : 0;
       }
       data_ = mine.data;
       mine.busy = mine.data != nullptr;
       owner_ = mine.busy;
     } else {  // a call inside a call: a signal handler ran in the middle of the first
-      data_ = allocate_lines(wanted);
+      data_ = allocate_pages(wanted);
     }
     if (poisoned && data_) poison(data_, wanted);
   }
@@ -58,6 +59,13 @@ class Workspace {
 
  private:
   static constexpr size_t most_kept = size_t(4) << 20;
+
+  // What is not kept is new to every call, which is faster with large pages.
+  static char* allocate_pages(size_t bytes) noexcept {
+    char* const data = allocate_lines(bytes);
+    if (data && bytes > most_kept) system::prefer_large_pages(data, bytes);
+    return data;
+  }
   static constexpr size_t guard = poisoned ? cache_line : 0;
   struct Kept {
     char* data = nullptr;
