@@ -167,10 +167,10 @@ void load_additive_keys(const Rows& from, int64_t count, int64_t size, T* row) {
 
 // A way, for a register tile: part[j][v] += the terms begin..end - 1; and what the sum of all becomes.
 struct SharedWay {
-  template <class T, int vectors, int rows>
+  template <class T, int vectors, int rows, int all>
   static void add(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Factors<T>& factors,
                   int64_t begin, int64_t end, Vec<T> (&part)[rows][vectors]) {
-    constexpr int width = vectors * lanes<T>;
+    constexpr int width = all * lanes<T>;
     const T* powers = panel + Factors<T>::even(size) * width;
     keys += AdditiveRow<T>::padded(size);
     for (int64_t h = begin; h < end; h += 2) {
@@ -197,10 +197,10 @@ struct SharedWay {
 
 template <class Activation>
 struct DirectWay {
-  template <class T, int vectors, int rows>
+  template <class T, int vectors, int rows, int all>
   static void add(const T* panel, const T* keys, int64_t key_stride, int64_t, const Factors<T>& factors, int64_t begin,
                   int64_t end, Vec<T> (&part)[rows][vectors]) {
-    constexpr int width = vectors * lanes<T>;
+    constexpr int width = all * lanes<T>;
     const Vec<T> slope = broadcast(factors.slope);
     for (int64_t h = begin; h < end; ++h) {
       const Vec<T> factor = broadcast(factors.v[h]);
@@ -244,17 +244,29 @@ struct LeakyRelu {
   }
 };
 
-template <class Way, class T, int vectors, int rows>
+// For `vectors` of a panel that has `all`.
+template <class Way, class T, int vectors, int rows, int all = vectors>
 [[gnu::noinline]] void additive_block(const T* panel, const T* keys, int64_t key_stride, int64_t size,
                                       const Factors<T>& factors, T* scores, T* top) {
   Vec<T> sum[rows][vectors] = {};
   sum_in_parts<T, vectors, rows>(size, sum, [&](int64_t begin, int64_t end, auto& part) {
-    Way::template add<T, vectors, rows>(panel, keys, key_stride, size, factors, begin, end, part);
+    Way::template add<T, vectors, rows, all>(panel, keys, key_stride, size, factors, begin, end, part);
   });
   unroll<rows>([&](int j) INLINED {
     unroll<vectors>([&](int v) INLINED { sum[j][v] = Way::template finish<T>(sum[j][v], factors); });
   });
-  store_scores<T, vectors, rows>(sum, scores, top);
+  store_scores<T, vectors, rows, all>(sum, scores, top);
+}
+
+// Vector by vector on AVX-512, as distances are: a key is broadcast by the addition itself.
+template <class Way, class T, int all, int rows>
+inline void by_vectors(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Factors<T>& factors,
+                       T* scores, T* top) {
+  constexpr int vectors = vector_bytes == 64 ? 1 : all;
+  unroll<all / vectors>([&](int part) INLINED {
+    const int64_t at = int64_t(part) * vectors * lanes<T>;
+    additive_block<Way, T, vectors, rows, all>(panel + at, keys, key_stride, size, factors, scores + at, top + at);
+  });
 }
 
 // The way of a register tile.
@@ -301,15 +313,15 @@ struct ChooseRelu {
   template <class T, int vectors, int rows>
   static void block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Factors<T>& factors,
                     T* scores, T* top) {
-    additive_block<DirectWay<Relu>, T, vectors, rows>(panel, keys, key_stride, size, factors, scores, top);
+    by_vectors<DirectWay<Relu>, T, vectors, rows>(panel, keys, key_stride, size, factors, scores, top);
   }
 };
 struct ChooseLeakyRelu {
   template <class T, int vectors, int rows>
   static void block(const T* panel, const T* keys, int64_t key_stride, int64_t size, const Factors<T>& factors,
                     T* scores, T* top) {
-    const auto one = additive_block<DirectWay<LeakyRelu<false>>, T, vectors, rows>;
-    const auto steep = additive_block<DirectWay<LeakyRelu<true>>, T, vectors, rows>;
+    const auto one = by_vectors<DirectWay<LeakyRelu<false>>, T, vectors, rows>;
+    const auto steep = by_vectors<DirectWay<LeakyRelu<true>>, T, vectors, rows>;
     (factors.slope > 1 ? steep : one)(panel, keys, key_stride, size, factors, scores, top);
   }
 };
