@@ -214,9 +214,9 @@ def attention(
     have sequences of `Packed`, whose keys are numbered from the first of each. In float32 and
     float64 they are those of every instruction set with fused multiply-add too. A mask of floats,
     even of 0, is another formula, and what is computed before a call is not covered: a projection
-    of rows by BLAS, outside of a score. `Edges` are refused, which have an order of their own. Few
-    queries take longer then, up to twice in a cache; more than four take what they take, but with
-    narrow windows, of which up to a fifth is lost.
+    of rows by BLAS, outside of a score. `Edges` are refused, which have an order of their own. Up
+    to four queries take longer then, 1.3 to 1.8 times in a cache and 2 to 6 times from memory; more
+    take what they take, within some percent.
 
     References
     ----------
