@@ -6,10 +6,6 @@ nothing, as it computes some tokens alone, are NaN in its answer.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +13,7 @@ from typing import Any, NamedTuple
 import foveate as fv
 import numpy as np
 import pytest
+from across_isas import answers
 from strategies import BFLOAT16, normal
 
 LENGTH = 349  # no multiple of a tile, a panel, a page or 4
@@ -538,22 +535,5 @@ print(json.dumps(digests))
 
 def test_avx2_and_avx512():
     """Few queries too, whose scores run in another order otherwise."""
-    wanted = [isa for isa in ("avx2", "avx512") if isa in fv._core.isa_names()]
-    if len(wanted) < 2:
-        pytest.skip("this machine does not run both AVX2 and AVX-512")
-    here = Path(__file__).parent
-    path = json.dumps([str(here), str(here.parent / "helpers")])
-    digests = [
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-c", ACROSS, path],
-                env={**os.environ, "FOVEATE_ISA": isa},
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            ).stdout
-        )
-        for isa in wanted
-    ]
-    assert digests[0] == digests[1]
+    avx2, avx512 = answers(ACROSS, ("avx2", "avx512"), [Path(__file__).parent])
+    assert avx2 == avx512

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import foveate as fv
 import numpy as np
 import pytest
+from across_isas import answers
 from strategies import LAYOUTS, WITH_PARAMETERS, Site, normal, problem, score_of
 
 pytestmark = pytest.mark.threads
@@ -240,21 +235,5 @@ def test_avx2_and_avx512():
     Not so for 1 to 4 queries, where a score is summed over the lanes of a vector, whose number
     differs; and not for bfloat16, whose products AVX-512 has an instruction for.
     """
-    wanted = [isa for isa in ("avx2", "avx512") if isa in fv._core.isa_names()]
-    if len(wanted) < 2:
-        pytest.skip("this machine does not run both AVX2 and AVX-512")
-    path = json.dumps([str(Path(__file__).parents[1] / "helpers")])
-    digests = [
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-c", ACROSS, path],
-                env={**os.environ, "FOVEATE_ISA": isa},
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            ).stdout
-        )
-        for isa in wanted
-    ]
-    assert digests[0] == digests[1]
+    avx2, avx512 = answers(ACROSS, ("avx2", "avx512"))
+    assert avx2 == avx512

@@ -13,10 +13,10 @@ import numpy as np
 from .._inputs.arrays import compute_dtype
 from .._inputs.few_bits import FewBits
 from .._inputs.types import Array
-from .._reach.reach import Reach, sides
+from .._reach.reach import Reach
 from ..rules import Packed
 from .problem import Problem
-from .sequences import Options, output_of, packed_of
+from .sequences import Options, output_of, packed_of, window_of
 
 
 def has_packed(mask: Any) -> bool:
@@ -41,23 +41,10 @@ def reach_of(query: Array, key: Array, options: Options) -> tuple[Packed, Reach]
         )
         raise ValueError(f"{at}: got shape {x.shape}, wanted two axes or more, {axes}")
     rule.check(query.shape[-2], key.shape[-2])
-    for name in ("key_lengths", "segments"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"{name}: got some with Packed and deterministic='order', wanted none")
-    if options.dropout:
-        raise ValueError(
-            f"dropout: got {options.dropout} with Packed and deterministic='order', wanted 0"
-        )
-    offset = options.offset
-    if offset is not None and not (isinstance(offset, str) and offset == "end"):
-        raise ValueError(
-            f'offset: got {offset!r} with a Packed mask, wanted none, or "end": the last query of '
-            "each sequence stands at its last key"
-        )
-    if not isinstance(options.causal, (bool, np.bool_)):
-        raise TypeError(f"causal: got {options.causal!r}, wanted a bool")
-    left, right = (None, None) if options.window is None else sides(options.window)
-    right = 0 if options.causal else right
+    beside = "Packed and deterministic='order'"
+    if options.key_lengths is not None:
+        raise ValueError(f"key_lengths: got some with {beside}, wanted none")
+    left, right = window_of(options, beside)
     return rule, Reach(left=left, right=right, offset="end")
 
 

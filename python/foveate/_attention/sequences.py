@@ -151,6 +151,30 @@ def _with_axes(x: Any, count: int) -> Any:
     return x[(slice(None), *[None] * count)]
 
 
+def window_of(options: Options, beside: str) -> tuple[int | None, int | None]:
+    """Give how far a query sees in its own sequence, whose last query stands at its last key.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By the name of the argument, for what does not go with `beside`, words for a message.
+    """
+    if options.segments is not None:
+        raise ValueError(f"segments: got some with {beside}, wanted none")
+    if options.dropout:
+        raise ValueError(f"dropout: got {options.dropout} with {beside}, wanted 0")
+    offset = options.offset
+    if offset is not None and not (isinstance(offset, str) and offset == "end"):
+        raise ValueError(
+            f'offset: got {offset!r} with a Packed mask, wanted none, or "end": the last query of '
+            "each sequence stands at its last key"
+        )
+    if not isinstance(options.causal, (bool, np.bool_)):
+        raise TypeError(f"causal: got {options.causal!r}, wanted a bool")
+    left, right = (None, None) if options.window is None else sides(options.window)
+    return left, 0 if options.causal else right
+
+
 def _sides(
     query: Array, key: Any, value: Any, rule: Packed, options: Options
 ) -> tuple[int | None, int | None]:
@@ -173,22 +197,7 @@ def _sides(
                 f"{name}: got pages of {x.shape[0]} sequences, wanted "
                 f"{len(rule.query_offsets) - 1}, as query_offsets has"
             )
-    if options.segments is not None:
-        raise ValueError("segments: got some with Packed queries and keys in pages, wanted none")
-    if options.dropout:
-        raise ValueError(
-            f"dropout: got {options.dropout} with Packed queries and keys in pages, wanted 0"
-        )
-    offset = options.offset
-    if offset is not None and not (isinstance(offset, str) and offset == "end"):
-        raise ValueError(
-            f'offset: got {offset!r} with a Packed mask, wanted none, or "end": the last query of '
-            "each sequence stands at its last key"
-        )
-    if not isinstance(options.causal, (bool, np.bool_)):
-        raise TypeError(f"causal: got {options.causal!r}, wanted a bool")
-    left, right = (None, None) if options.window is None else sides(options.window)
-    return left, 0 if options.causal else right
+    return window_of(options, "Packed queries and keys in pages")
 
 
 def _lengths(key_lengths: object, key: Paged) -> Array:
