@@ -165,7 +165,7 @@ void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t c
 template <class Product, int vectors, int columns, class T = typename Product::T>
 [[gnu::noinline]] void weighted_sum_block(const T* weights, const T* values, int64_t value_stride, int64_t count,
                                           const PartialKeys& partial, const T* alpha, T* output) {
-  constexpr int width = vectors * lanes<T>, chains = columns < 4 ? 4 / columns : 1;
+  constexpr int width = vectors * lanes<T>, chains = columns < sum_chains ? sum_chains / columns : 1;
   Vec<T> sum[chains][columns][vectors] = {};
   // the next keys, for `some` vectors from `first` on
   const auto add_keys = [&](auto some, auto first, int64_t keys) {

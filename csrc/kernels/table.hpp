@@ -18,6 +18,7 @@ constexpr int most_lanes = 32;  // queries in a panel, of any ISA: one bit each 
 // A word with a bit for each of the first `count` lanes. Static: what is compiled for one ISA is shared with no other.
 static constexpr uint32_t low_bits(int64_t count) { return count >= 32 ? ~uint32_t(0) : (uint32_t(1) << count) - 1; }
 
+constexpr int sum_chains = 4;       // of the sums over a tile's keys of a softmax, and of few columns
 constexpr int64_t query_group = 4;  // few queries: as many as share a load of the keys, at most
 
 // As fv_dtype has them.

@@ -106,6 +106,7 @@ fv_problem Case::problem() const {
   p.reach.half_width = half_width;
   p.sigma = sigma;
   p.dropout = dropout;
+  p.one_order = one_order;
   p.random = {{5, 6}};
   return p;
 }

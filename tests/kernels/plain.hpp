@@ -33,6 +33,7 @@ struct Case {
   bool offset_at_end = false, leave_one_out = false;
   double half_width = 0.0, sigma = 0.0;  // with centers
   double dropout = 0.0;                  // the formula knows nothing of it
+  int32_t one_order = 0;                 // nor of this
   Tensor query, key, value, factors, sink, mask, offset, key_lengths, query_segments, key_segments, low, high, centers;
 
   Case(fv_dtype, int64_t heads, int64_t groups, int64_t queries, int64_t keys, int64_t head_size, int64_t value_size,

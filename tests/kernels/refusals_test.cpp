@@ -123,6 +123,11 @@ const Wrong rates[] = {
     {"NaN", "dropout", FV_VALUE_ERROR, [](Case& c) { c.dropout = NAN; }},
 };
 
+const Wrong orders[] = {
+    {"2", "one_order", FV_VALUE_ERROR, [](Case& c) { c.one_order = 2; }},
+    {"below 0", "one_order", FV_VALUE_ERROR, [](Case& c) { c.one_order = -1; }},
+};
+
 const Wrong factors[] = {
     {"another dtype", "factors", FV_TYPE_ERROR,
      [](Case& c) { c.factors = c.factors.as(c.dtype == FV_FLOAT64 ? FV_FLOAT32 : FV_FLOAT64); }},
@@ -293,6 +298,8 @@ void test_refusals(Report& report, const std::string& isa) {
       for (bool weights_alone : {false, true}) check(report, title, wrong, dtype, weights_alone);
     for (const Wrong& wrong : rates)
       for (bool weights_alone : {false, true}) check(report, title + "a rate, ", wrong, dtype, weights_alone);
+    for (const Wrong& wrong : orders)
+      for (bool weights_alone : {false, true}) check(report, title + "an order, ", wrong, dtype, weights_alone);
     for (ScoreKind kind : {kTanh, kGaussian, kBoxcar})
       for (Wrong wrong : factors) {
         const auto apply = wrong.apply;

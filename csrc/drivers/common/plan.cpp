@@ -143,7 +143,7 @@ void Plan::fit_windows(const Needs& needs) noexcept {
   widest_window = int64_t(most);
   const bool few_columns = p.value_size % sum_chains || p.head_size % sum_chains;
   const int64_t chains = few_columns && arithmetic.group <= sum_chains ? sum_chains : 1;  // AMX has no such chains
-  key_step = needs.key_step > 0 ? needs.key_step : std::max(sum_chains, arithmetic.group * chains);
+  key_step = needs.key_step > 0 ? needs.key_step : std::max<int64_t>(sum_chains, arithmetic.group * chains);
   if (needs.windows == Windows::shared) return;
   // A full panel of neighbors, both ends in whole steps. Queries farther apart than neighbors may share a panel
   // while that is no more than two windows; else it is cut.

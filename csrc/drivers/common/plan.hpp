@@ -17,7 +17,6 @@ namespace foveate {
 // for the sake of the same bits. A panel's own tile, where windows are narrow, takes up to twice as many. Arithmetics that
 // are much faster have fewer: 96 keys, values and scores stay in 48 KB beside a panel (15% over 168; 64 and 128 are alike).
 constexpr int64_t default_tile_keys = 168;
-constexpr int64_t sum_chains = 4;  // of the sums of a softmax, and of few columns
 constexpr int64_t most_window_tile_keys = 2 * default_tile_keys;
 
 // What becomes of narrow windows, of which a panel of neighbors sees few keys.

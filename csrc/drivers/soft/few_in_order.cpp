@@ -5,22 +5,20 @@
 // largest of each tile; weights by the largest so far, and a part of the sum for each tile; and the parts, folded in order.
 #include "few_in_order.hpp"
 
-#include "drivers/common/few_queries.hpp"
-#include "drivers/common/lse.hpp"
+#include "few_softmax.hpp"
 
 namespace foveate {
 namespace {
 
-constexpr int64_t part_tiles = 12;                      // a unit of work for a thread
-constexpr int64_t most_kept_scores = int64_t{1} << 26;  // of a call whose tiles are computed apart
+constexpr int64_t part_tiles = 12;                // a unit of work for a thread
+constexpr int64_t most_kept = int64_t{64} << 20;  // bytes of scores that a call keeps to compute its tiles apart
 
 template <class T>
-class FewInOrder : private FewQueries<T> {
+class FewInOrder : private FewSoftmax<T> {
  public:
-  explicit FewInOrder(Plan& plan) noexcept : Base(plan, plan.tile_keys, task_groups, false), plan_(plan) {
+  explicit FewInOrder(Plan& plan) noexcept : Base(plan, plan.tile_keys, false), plan_(plan) {
     tiles_ = (p_.keys + tile_ - 1) / tile_;
     parts_ = std::max<int64_t>(1, (tiles_ + part_tiles - 1) / part_tiles);
-    value_stride_ = this->padded(p_.value_size);
     values_in_place_ = size_of(dtype_of(p_.value)) == sizeof(T) && p_.value.column_stride == int64_t(sizeof(T));
     groups_a_batch_ = (plan.rows + query_group - 1) / query_group;
   }
@@ -31,7 +29,7 @@ class FewInOrder : private FewQueries<T> {
         2.0 * double(plan_.batches) * double(plan_.rows) * double(p_.keys) * double(p_.head_size + p_.value_size);
     const int most = threads_for(blocks * parts_, flops);
     const int64_t groups = plan_.batches * groups_a_batch_;
-    const bool apart = most > 1 && blocks < 2 * most && parts_ > 1 && groups * tiles_ * slot() <= most_kept_scores;
+    const bool apart = most > 1 && blocks < 2 * most && parts_ > 1 && kept_bytes(groups) <= most_kept;
     const int threads = apart ? most : threads_for(blocks, flops);
     return this->with_scratch(
         plan_, threads, error, [&](Carver& carver) { carve(carver, apart ? groups : 0); },
@@ -52,23 +50,17 @@ class FewInOrder : private FewQueries<T> {
   }
 
  private:
-  using Base = FewQueries<T>;
+  using Base = FewSoftmax<T>;
   using Base::arithmetic_;
   using Base::p_;
   using Base::row_blocks_;
   using Base::tile_;
+  using Base::value_stride_;
 
-  struct Scratch : Base::QueryScratch {
+  struct Scratch : Base::Scratch {
     Scratch(const FewInOrder& d, Carver& carver)
-        : Base::QueryScratch(d, carver),
-          outputs(carver.take<T>(task_rows * d.value_stride_)),
-          part(carver.take<T>(query_group * d.value_stride_)),
-          m(carver.take<T>(task_rows)),
-          l(carver.take<T>(task_rows)),
-          values(carver.take<T>(d.tile_ * d.p_.value_size)),
-          value_list(RowList::of_pages(stored_values(d.p_), d.tile_, carver)) {}
-    T *outputs, *part, *m, *l, *values;
-    RowList value_list;
+        : Base::Scratch(d, carver), part(carver.take<T>(query_group * d.value_stride_)) {}
+    T* part;
   };
 
   // ---- a row block at once
@@ -83,7 +75,7 @@ class FewInOrder : private FewQueries<T> {
   // The keys that query groups first..last-1 see. exact: values that are not finite are left out of the sum, and added for
   // the queries that see them.
   void pass(int64_t batch, int first, int last, bool exact, Scratch& scratch) noexcept {
-    for (int i = first; i < last; ++i) reset(batch, i, scratch);
+    for (int i = first; i < last; ++i) this->reset(batch, i, true, scratch);
     const StoredRows stored_rows(plan_, stored_values(p_), batch);
     for (Traversal tiles = tiles_of(first, last, {0, p_.keys}, scratch); !tiles.done(); tiles.next()) {
       const KeyTile tile = tiles.tile();
@@ -101,7 +93,7 @@ class FewInOrder : private FewQueries<T> {
         const int32_t queries = this->width(panel);
         T* const s = this->scores_of(i, scratch);
         T tops[query_group], next[query_group], sums[query_group];
-        T *const m = scratch.m + i * query_group, *const output = scratch.outputs + i * query_group * value_stride_;
+        T *const m = scratch.m + i * query_group, *const output = this->output_of(i, scratch);
         arithmetic_.decode_tops(s, queries, range.count(), tops);
         for (int32_t q = 0; q < queries; ++q) next[q] = tops[q] > m[q] ? tops[q] : m[q];
         arithmetic_.decode_weights(s, queries, range.count(), plan_.softmax_scale(), next, sums);
@@ -109,26 +101,8 @@ class FewInOrder : private FewQueries<T> {
         arithmetic_.decode_fold(queries, plan_.softmax_scale(), m, next, sums, scratch.part, value_stride_,
                                 p_.value_size, scratch.l + i * query_group, output);
         std::copy_n(next, queries, m);
-        if (exact) {
-          const uint32_t all = (uint32_t(1) << panel.live) - 1;
-          if (!range.hidden) std::fill_n(scratch.bits, range.count(), all);
-          arithmetic_.add_not_finite(s, queries, stored.from(range.begin), range.count(), p_.value_size, scratch.bits,
-                                     output, 1, value_stride_);
-        }
+        if (exact) this->add_not_finite(i, range, stored.from(range.begin), scratch);
       }
-    }
-  }
-
-  void reset(int64_t batch, int i, Scratch& scratch) noexcept {
-    std::fill_n(scratch.outputs + i * query_group * value_stride_, query_group * value_stride_, T(0));
-    start_softmax(batch, i, scratch, scratch.m + i * query_group, scratch.l + i * query_group);
-  }
-  void start_softmax(int64_t batch, int i, const Scratch& scratch, T* m, T* l) noexcept {
-    for (int32_t q = 0; q < query_group; ++q) {
-      const bool sink = p_.sink && q < scratch.panels[i].live;
-      m[q] =
-          T(sink ? sink_score_of(plan_, batch, scratch.panels[i].group[q]) : -std::numeric_limits<double>::infinity());
-      l[q] = T(sink ? 1 : 0);
     }
   }
 
@@ -159,27 +133,13 @@ class FewInOrder : private FewQueries<T> {
 
   // Writes the answers of a query group.
   void finish(int64_t batch, int i, Scratch& scratch) noexcept {
-    if (scratch.panels[i].hidden && !all_finite(i, scratch)) pass(batch, i, i + 1, true, scratch);
+    if (scratch.panels[i].hidden && !this->all_finite(i, scratch)) pass(batch, i, i + 1, true, scratch);
     const Panel& panel = scratch.panels[i];
     for (int32_t q = 0; q < panel.live; ++q) {
-      const bool seen = panel.seen >> q & 1;
-      const T m = scratch.m[i * query_group + q], l = scratch.l[i * query_group + q];
-      T* const output = scratch.outputs + (i * query_group + q) * value_stride_;
-      const T factor = seen ? T(1) / l : T(0);
-      for (int64_t d = 0; d < p_.value_size; ++d) output[d] *= factor;
-      arithmetic_.store_row(output, p_.value_size, row_of(plan_, p_.out, batch, panel, q), dtype_of(p_.out),
-                            p_.out.column_stride);
-      if (!p_.lse) continue;
-      write_lse(p_.lse, row_of(plan_, p_.lse, batch, panel, q),
-                seen ? lse_of(plan_, double(m), double(l)) : lse_of_nothing(plan_, batch, panel.group[q]));
+      const int at = i * query_group + q;
+      this->write(batch, panel, q, panel.seen >> q & 1, scratch.m[at], scratch.l[at],
+                  this->output_of(i, scratch) + q * value_stride_);
     }
-  }
-
-  bool all_finite(int i, const Scratch& scratch) const {
-    const T* output = scratch.outputs + i * query_group * value_stride_;
-    T probe = 0;
-    for (int64_t d = 0; d < scratch.panels[i].live * value_stride_; ++d) probe += output[d] * T(0);
-    return probe == T(0);
   }
 
   // ---- tiles apart
@@ -192,6 +152,7 @@ class FewInOrder : private FewQueries<T> {
     int64_t begin, count;
   };
 
+  int64_t kept_bytes(int64_t groups) const { return groups * tiles_ * slot() * int64_t(sizeof(T)); }
   int64_t slot() const { return (tile_ + most_lanes) * query_group; }
 
   void carve(Carver& carver, int64_t groups) {
@@ -261,7 +222,7 @@ class FewInOrder : private FewQueries<T> {
       start_panel(plan_, at.batch, at.first_row + i * query_group,
                   int32_t(std::min(rows - i * query_group, query_group)), scratch.panels[i]);
       T* const m = scratch.m + i * query_group;
-      start_softmax(at.batch, i, scratch, m, scratch.l + i * query_group);
+      this->start_softmax(at.batch, i, true, scratch);
       for (int64_t t = 0; t < first; ++t) add_top(group_of(at, i) * tiles_ + t, this->width(scratch.panels[i]), m);
     }
     for (int64_t t = first; t < end; ++t) {
@@ -290,7 +251,7 @@ class FewInOrder : private FewQueries<T> {
     for (int i = 0; i < groups; ++i) {
       Panel& panel = scratch.panels[i];
       const int64_t group = group_of(at, i);
-      reset(at.batch, i, scratch);
+      this->reset(at.batch, i, true, scratch);
       T* const m = scratch.m + i * query_group;
       for (int64_t part = 0; part < parts_; ++part) {
         panel.seen |= kept_seen_[group * parts_ + part];
@@ -304,7 +265,7 @@ class FewInOrder : private FewQueries<T> {
         add_top(cell, this->width(panel), next);
         arithmetic_.decode_fold(this->width(panel), plan_.softmax_scale(), m, next, kept_sums_ + cell * query_group,
                                 kept_parts_ + cell * query_group * value_stride_, value_stride_, p_.value_size,
-                                scratch.l + i * query_group, scratch.outputs + i * query_group * value_stride_);
+                                scratch.l + i * query_group, this->output_of(i, scratch));
         std::copy_n(next, query_group, m);
       }
       finish(at.batch, i, scratch);
@@ -312,7 +273,7 @@ class FewInOrder : private FewQueries<T> {
   }
 
   Plan& plan_;
-  int64_t tiles_, parts_, value_stride_, groups_a_batch_;
+  int64_t tiles_, parts_, groups_a_batch_;
   bool values_in_place_;
   T *kept_scores_ = nullptr, *kept_parts_ = nullptr, *kept_tops_ = nullptr, *kept_sums_ = nullptr;
   Range* kept_ranges_ = nullptr;

@@ -4,8 +4,7 @@
 
 #include <cmath>
 
-#include "drivers/common/few_queries.hpp"
-#include "drivers/common/lse.hpp"
+#include "few_softmax.hpp"
 
 namespace foveate {
 namespace {
@@ -17,11 +16,10 @@ constexpr int64_t long_row = 256;
 int64_t tile_of(const Problem& p) { return std::clamp<int64_t>(p.keys, 1, p.head_size > long_row ? 256 : 1024); }
 
 template <class T>
-class Decode : private FewQueries<T> {
+class Decode : private FewSoftmax<T> {
  public:
-  explicit Decode(Plan& plan) noexcept : Base(plan, tile_of(plan.problem), task_groups, true), plan_(plan) {
+  explicit Decode(Plan& plan) noexcept : Base(plan, tile_of(plan.problem), true), plan_(plan) {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
-    value_stride_ = this->padded(p_.value_size);
     values_contiguous_ = this->is_contiguous(p_.value);
     values_by_digits_ = digits_ && digits_->takes_values(dtype_of(p_.value), p_.value_block);
   }
@@ -49,25 +47,15 @@ class Decode : private FewQueries<T> {
   }
 
  private:
-  using Base = FewQueries<T>;
+  using Base = FewSoftmax<T>;
   using Base::arithmetic_;
   using Base::count_of_digits_;
   using Base::digits_;
   using Base::p_;
   using Base::row_blocks_;
   using Base::tile_;
-
-  struct Scratch : Base::QueryScratch {
-    Scratch(const Decode& d, Carver& carver)
-        : Base::QueryScratch(d, carver),
-          outputs(carver.take<T>(task_rows * d.value_stride_)),
-          m(carver.take<T>(task_rows)),
-          l(carver.take<T>(task_rows)),
-          values(carver.take<T>(d.tile_ * d.p_.value_size)),
-          value_list(RowList::of_pages(stored_values(d.p_), d.tile_, carver)) {}
-    T *outputs, *m, *l, *values;
-    RowList value_list;
-  };
+  using Base::value_stride_;
+  using typename Base::Scratch;
 
   void carve_partial(Carver& carver, int64_t count) {
     partial_ = carver.take<T>(count * value_stride_);
@@ -83,7 +71,7 @@ class Decode : private FewQueries<T> {
     const int query_groups = this->start(batch, first_row, scratch);
     pass(batch, chunk, 0, query_groups, false, scratch);
     for (int i = 0; i < query_groups; ++i) {
-      if (scratch.panels[i].hidden && !all_finite(i, scratch)) pass(batch, chunk, i, i + 1, true, scratch);
+      if (scratch.panels[i].hidden && !this->all_finite(i, scratch)) pass(batch, chunk, i, i + 1, true, scratch);
       for (int32_t q = 0; q < scratch.panels[i].live; ++q)
         finish(batch, chunk, first_row + i * query_group + q, i, q, scratch);
     }
@@ -96,13 +84,7 @@ class Decode : private FewQueries<T> {
     for (int i = first; i < last; ++i) {
       begin = std::min(begin, scratch.panels[i].low_first);
       end = std::max(end, scratch.panels[i].high_last);
-      std::fill_n(scratch.outputs + i * query_group * value_stride_, query_group * value_stride_, T(0));
-      for (int32_t q = 0; q < query_group; ++q) {
-        const bool sink = p_.sink && chunk == 0 && q < scratch.panels[i].live;
-        scratch.m[i * query_group + q] = T(sink ? sink_score_of(plan_, batch, scratch.panels[i].group[q])
-                                                : -std::numeric_limits<double>::infinity());
-        scratch.l[i * query_group + q] = T(sink ? 1 : 0);
-      }
+      this->reset(batch, i, chunk == 0, scratch);
     }
     const StoredRows stored_rows(plan_, stored_values(p_), batch);
     begin = std::max(begin, chunk * chunk_keys);
@@ -131,25 +113,14 @@ class Decode : private FewQueries<T> {
     const int32_t queries = this->width(panel);
     const int64_t count = range.count();
     T* s = this->scores_of(i, scratch);
-    T* output = scratch.outputs + i * query_group * value_stride_;
+    T* output = this->output_of(i, scratch);
     arithmetic_.decode_soft(s, queries, count, plan_.softmax_scale(), scratch.m + i * query_group,
                             scratch.l + i * query_group, output, value_stride_, p_.value_size);
     if (values_by_digits_ && is_few_bits(values.dtype))
       digits_->sum(s, queries, count_of_digits_, values, count, p_.value_size, output, value_stride_);
     else
       arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
-    if (stored.data) {
-      const uint32_t all = (uint32_t(1) << panel.live) - 1;
-      if (!range.hidden) std::fill_n(scratch.bits, count, all);
-      arithmetic_.add_not_finite(s, queries, stored, count, p_.value_size, scratch.bits, output, 1, value_stride_);
-    }
-  }
-
-  bool all_finite(int i, const Scratch& scratch) const {
-    const T* output = scratch.outputs + i * query_group * value_stride_;
-    T probe = 0;
-    for (int64_t d = 0; d < scratch.panels[i].live * value_stride_; ++d) probe += output[d] * T(0);
-    return probe == T(0);
+    if (stored.data) this->add_not_finite(i, range, stored, scratch);
   }
 
   // Writes the answer, or keeps the chunk's part of it.
@@ -159,7 +130,7 @@ class Decode : private FewQueries<T> {
     const T m = scratch.m[i * query_group + q], l = scratch.l[i * query_group + q];
     T* output = scratch.outputs + (i * query_group + q) * value_stride_;
     if (chunks_ == 1) {
-      write(batch, panel, q, seen, m, l, output);
+      this->write(batch, panel, q, seen, m, l, output);
       return;
     }
     const int64_t at = (batch * plan_.rows + row) * chunks_ + chunk;
@@ -167,16 +138,6 @@ class Decode : private FewQueries<T> {
     partial_m_[at] = m;
     partial_l_[at] = l;
     partial_seen_[at] = seen;
-  }
-
-  void write(int64_t batch, const Panel& panel, int32_t q, bool seen, T m, T l, T* output) noexcept {
-    const T factor = seen ? T(1) / l : T(0);
-    for (int64_t d = 0; d < p_.value_size; ++d) output[d] *= factor;
-    char* const to = row_of(plan_, p_.out, batch, panel, q);
-    arithmetic_.store_row(output, p_.value_size, to, dtype_of(p_.out), p_.out.column_stride);
-    if (!p_.lse) return;
-    write_lse(p_.lse, row_of(plan_, p_.lse, batch, panel, q),
-              seen ? lse_of(plan_, double(m), double(l)) : lse_of_nothing(plan_, batch, panel.group[q]));
   }
 
   // The chunks of one row, in order.
@@ -206,11 +167,11 @@ class Decode : private FewQueries<T> {
       const T* part = parts + c * value_stride_;
       for (int64_t d = 0; d < p_.value_size; ++d) parts[d] = (c == 0 ? T(0) : parts[d]) + part[d] * factor;
     }
-    write(batch, panel, 0, seen, top, sum, parts);
+    this->write(batch, panel, 0, seen, top, sum, parts);
   }
 
   Plan& plan_;
-  int64_t chunks_, value_stride_;
+  int64_t chunks_;
   bool values_contiguous_, values_by_digits_;
   T *partial_ = nullptr, *partial_m_ = nullptr, *partial_l_ = nullptr;
   uint8_t* partial_seen_ = nullptr;

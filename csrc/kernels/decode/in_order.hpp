@@ -11,12 +11,10 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-constexpr int softmax_chains = 4;  // of select/soft.hpp
-
 // Fills up to whole vectors of keys, and to whole rounds of the chains, with keys that are not seen: how many cells there are.
 template <class T>
 int64_t fill_vectors(T* s, int32_t queries, int64_t count) {
-  constexpr int64_t step = lanes<T> > softmax_chains ? lanes<T> : softmax_chains;
+  constexpr int64_t step = lanes<T> > sum_chains ? lanes<T> : sum_chains;
   const int64_t whole = (count + step - 1) / step * step * queries;
   for (int64_t i = count * queries; i < whole; ++i) s[i] = minus_infinity<T>()[0];
   return whole;
@@ -41,7 +39,7 @@ void decode_tops(T* s, int32_t queries, int64_t count, T* tops) {
 
 template <class T, int queries>
 [[gnu::noinline]] void decode_chains(const T* weights, int64_t whole, T* sums) {
-  constexpr int cells = softmax_chains * queries;
+  constexpr int cells = sum_chains * queries;
   T sum[cells] = {};
   for (int64_t i = 0; i < whole; i += cells)
     for (int c = 0; c < cells; ++c) sum[c] += weights[i + c];

@@ -13,6 +13,7 @@
 #pragma once
 #include "../factor/gaussian.hpp"
 #include "../math.hpp"
+#include "../table.hpp"
 #include "cells.hpp"
 
 namespace foveate::FOVEATE_ISA {
@@ -57,7 +58,7 @@ template <class T, int vectors, bool scaled, bool falloff>
 [[gnu::noinline]] void soft_tile(T* scores, int64_t count, T scale, const T* top, T* m, T* l, T* alpha,
                                  const Gaussian* gaussian) {
   constexpr int width = vectors * lanes<T>;
-  constexpr int chains = 4;
+  constexpr int chains = sum_chains;
   Vec<T> sum[chains][vectors] = {}, offset[vectors];
   soft_offset<T, vectors>(top, scale, m, l, alpha, offset);
   const auto each = [&](auto&& factor) {

@@ -74,8 +74,8 @@ class WeightBits {
                                         31, 33, 34, 35, 36, 38, 38, 39, 40, 41, 42, 42, 43, 43, 44, 44,
                                         44, 44, 44, 44, 44, 44, 43, 43, 42, 42, 41, 40, 39, 38, 37, 36,
                                         35, 33, 32, 30, 28, 27, 25, 23, 20, 18, 16, 13, 11, 8,  5,  2};
-  static constexpr float zero =
-      0x1p23f;  // from here on numbers are whole, those below 2^16 in the low bits; bit 23 is NaN's
+  // From here on numbers are whole, those below 2^16 in the low bits; bit 23 is NaN's.
+  static constexpr float zero = 0x1p23f;
   static __m512i words_of(const uint8_t* bytes) {
     return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
   }
@@ -125,9 +125,8 @@ template <int vectors, bool with_exact>
   fill_pairs<vectors>(scores, count);
   unroll<vectors>([&](int v) INLINED {
     const int at = v * lanes<float>;
-    const __mmask16 nan =
-        with_exact ? _mm512_cmp_ps_mask(exact_sum[v], exact_sum[v], _CMP_UNORD_Q) : WeightBits::any_nan(logs[v]);
-    store<float>(l + at, _mm512_mask_blend_ps(nan, load(l + at) + sum[v], from_bits<float>(Words{} - 1)));
+    const __mmask16 nan = with_exact ? is_nan(exact_sum[v]) : WeightBits::any_nan(logs[v]);
+    store<float>(l + at, nan_where(nan, load(l + at) + sum[v]));
     if constexpr (with_exact) store<float>(exact + at, load(exact + at) * load(alpha + at) + exact_sum[v]);
   });
 }

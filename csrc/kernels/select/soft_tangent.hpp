@@ -11,7 +11,7 @@ namespace {
 template <class T, int vectors>
 [[gnu::noinline]] void soft_tangent_tile(T* scores, T* tangents, const T* more, int64_t count, T scale, T factor,
                                          const T* top, T* m, T* l, T* d, T* alpha) {
-  constexpr int width = vectors * lanes<T>, chains = 4;
+  constexpr int width = vectors * lanes<T>, chains = sum_chains;
   const Vec<T> lowest = minus_infinity<T>();
   Vec<T> offset[vectors];
   soft_offset<T, vectors>(top, scale, m, l, alpha, offset);

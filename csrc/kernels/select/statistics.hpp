@@ -12,7 +12,7 @@ namespace {
 template <class T, int vectors, bool scaled>
 [[gnu::noinline]] void soft_entropy_tile(const T* scores, T* weights, int64_t count, T scale, const T* top_, T* m_,
                                          T* l_, T* t_) {
-  constexpr int width = vectors * lanes<T>, chains = 4;
+  constexpr int width = vectors * lanes<T>, chains = sum_chains;
   constexpr T least = Math<T>::least_exponent - 64;  // beyond, where weights are 0, it may be -inf
   const Vec<T> lowest = minus_infinity<T>();
   for (int v = 0; v < vectors; ++v) {
