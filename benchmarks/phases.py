@@ -93,7 +93,7 @@ def terms(shape: Shape) -> np.ndarray[Any, Any]:
 
 
 def per_query(times: Times, name: str, heads: int, queries: int) -> float:
-    """Multiply-adds that fit into the time of a call, a query; the fastest round, by its peak."""
+    """Multiply-adds a query that fit into the time of a call: the median, by each round's peak."""
     each = [s * p / 2 for s, p in zip(times.seconds[name], times.peaks, strict=True)]
     return float(np.median(each)) / (heads * queries)
 

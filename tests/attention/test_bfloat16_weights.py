@@ -41,6 +41,8 @@ def test_error_is_within_twice_the_plain_formulas(name):
     plain = (rounded @ wide[2] / rounded.sum(axis=-1, keepdims=True)).astype(BFLOAT16)
     error = np.sqrt(np.mean((got - exact) ** 2))
     of_plain = np.sqrt(np.mean((plain.astype(np.float64) - exact) ** 2))
+    # weights are off by 1.09 times what rounding alone is (0.0018, 0.00166); 1.06 was measured, and
+    # 48 rows of 64 are a sample
     assert error <= 1.25 * of_plain
 
 

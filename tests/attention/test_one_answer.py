@@ -123,10 +123,9 @@ def chunks(one):
     )
 
 
-@way
-def chunks_of_the_keys_so_far(one):
+def of_the_keys_so_far(one, parts):
     return one.in_parts(
-        chunks_of(one, 33),
+        parts,
         lambda a, b: one.attend(
             one.query[..., a:b, :],
             one.key[..., :b, :],
@@ -135,20 +134,16 @@ def chunks_of_the_keys_so_far(one):
             **one.reach,
         ),
     )
+
+
+@way
+def chunks_of_the_keys_so_far(one):
+    return of_the_keys_so_far(one, chunks_of(one, 33))
 
 
 @way
 def tokens(one):
-    return one.in_parts(
-        tokens_of(one),
-        lambda a, b: one.attend(
-            one.query[..., a:b, :],
-            one.key[..., :b, :],
-            one.value[..., :b, :],
-            offset="end",
-            **one.reach,
-        ),
-    )
+    return of_the_keys_so_far(one, tokens_of(one))
 
 
 @way
@@ -274,7 +269,6 @@ def paged(x: np.ndarray, size: int) -> fv.Paged:
 @way
 def in_pages(one):
     k, v = paged(one.key, 16), paged(one.value, 48)
-    k, v = (fv.Paged(x.pages, x.table) for x in (k, v))
     return one.in_parts(
         [(0, 300), (300, 301), (301, one.lengths)],
         lambda a, b: one.attend(one.query[..., a:b, :], *same_length(k, v), offset=a, **one.reach),
@@ -473,6 +467,17 @@ def test_a_neighborhood_is_its_mask(dtype):
         assert same_bits(token, np.ascontiguousarray(found[:, i : i + 1]))
 
 
+def test_blocks_pass_it_on():
+    """Projections are those of BLAS: what is compared is attention behind them."""
+    x = normal(0, (9, 24), np.float32)
+    wq, wk, wv = (normal(n, (24, 16), np.float32) for n in (1, 2, 3))
+    found = fv.self_attention(x, wq, wk, wv, deterministic="order", causal=True)
+    rows = x @ wq, x @ wk, x @ wv
+    assert same_bits(found, fv.attention(*rows, causal=True, deterministic="order"))
+    with pytest.raises(ValueError, match="deterministic: got 'bits'"):
+        fv.self_attention(x, wq, wk, wv, deterministic="bits")
+
+
 def test_few_bits():
     one = made()
     k, v = fv.quantize(one.key[:, :, 0], "int8"), fv.quantize(one.value[:, :, 0], "int8")
@@ -501,13 +506,26 @@ def test_other_words(wrong, kind):
 
 def test_edges():
     x = np.ones((3, 4), np.float32)
+    edges = fv.Edges([0, 1, 2, 3], [0, 1, 2])
+    for f in (fv.attention, fv.attention_vjp):
+        with pytest.raises(ValueError, match="mask: got Edges with deterministic='order'"):
+            f(x, x, x, mask=edges, deterministic="order")
+
+    class Own(fv.rules.Rule):
+        """What the engine alone can know: a rule that becomes edges."""
+
+        def reduce(self, *given: Any, **told: Any) -> Any:
+            return edges.reduce(*given, **told)
+
     with pytest.raises(ValueError, match="one_order: got 1 with edges"):
-        fv.attention(x, x, x, mask=fv.Edges([0, 1, 2, 3], [0, 1, 2]), deterministic="order")
+        fv.attention(x, x, x, mask=Own(), deterministic="order")
 
 
 def test_packed_beside_others():
     x = np.ones((3, 4), np.float32)
     rule = fv.Packed([0, 3])
+    with pytest.raises(ValueError, match=r"dropout: got 0\.5 with Packed"):
+        fv.attention_vjp(x, x, x, mask=rule, deterministic="order", dropout=0.5, rng=0)
     with pytest.raises(ValueError, match="mask: got Packed and 1 more with deterministic='order'"):
         fv.attention(x, x, x, mask=(rule, np.ones((3, 3), np.bool_)), deterministic="order")
     for told in ({"key_lengths": 2}, {"segments": np.zeros(3, np.int64)}, {"dropout": 0.5}):

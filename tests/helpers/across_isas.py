@@ -22,6 +22,7 @@ def answers(script: str, isas: Sequence[str], folders: Sequence[Path] = ()) -> l
     `sys.argv[1]` has the folders that the script imports from, as JSON: this one, and `folders`.
     Skips the test where the machine does not run all of them.
     """
+    # kernels of a set that the CPU lacks cannot run: another machine, AArch64 say, has none of them
     if not set(isas) <= set(fv._core.isa_names()):
         pytest.skip(f"this machine does not run {' and '.join(isas)}")
     path = json.dumps([str(folder) for folder in (*folders, HELPERS)])

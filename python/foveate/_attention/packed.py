@@ -19,12 +19,6 @@ from .problem import Problem
 from .sequences import Options, output_of, packed_of, window_of
 
 
-def has_packed(mask: Any) -> bool:
-    """Tell whether there is such a rule in a mask."""
-    parts = mask if isinstance(mask, tuple) else (mask,)
-    return any(isinstance(x, Packed) for x in parts)
-
-
 def reach_of(query: Array, key: Array, options: Options) -> tuple[Packed, Reach]:
     """Return the rule, and what the queries of each sequence see of its keys.
 

@@ -30,10 +30,11 @@ from .._inputs.types import (
     Segments,
     Window,
 )
+from .._reach.masks import has_sequences
 from .._reach.reach import Mask, resolve
 from ..scores import reduce
 from ..scores._base import ScoreLike
-from .packed import attend_packed, has_packed, reach_of
+from .packed import attend_packed, reach_of
 from .problem import Problem, attend_by_dot
 from .sequences import Options, attend_sequences, packed_of
 
@@ -214,9 +215,9 @@ def attention(
     have sequences of `Packed`, whose keys are numbered from the first of each. In float32 and
     float64 they are those of every instruction set with fused multiply-add too. A mask of floats,
     even of 0, is another formula, and what is computed before a call is not covered: a projection
-    of rows by BLAS, outside of a score. `Edges` are refused, which have an order of their own. Up
-    to four queries take longer then, 1.3 to 1.8 times in a cache and 2 to 6 times from memory; more
-    take what they take, within some percent.
+    of rows by BLAS, outside of a score or in one of your own. `Edges` are refused, which have an
+    order of their own. Up to four queries take longer then, 1.3 to 1.8 times in a cache and 2 to 6
+    times from memory; more take what they take, within some percent.
 
     References
     ----------
@@ -294,12 +295,10 @@ def attention(
                 f"normalizer: got {normalizer!r} with Packed queries and keys in pages, wanted a "
                 "softmax"
             )
-        options = Options(
-            score, causal, window, offset, key_lengths, segments, softcap, sink, dropout
-        )
-        options = options._replace(one_order=one_order)
+        given = (score, causal, window, offset, key_lengths, segments, softcap, sink, dropout)
+        options = Options(*given, one_order=one_order)
         return attend_sequences(query, key, value, rule, options, out, return_lse)
-    if one_order and has_packed(mask):
+    if one_order and has_sequences(mask):
         options = Options(
             score, causal, window, offset, key_lengths, segments, softcap, sink, dropout, mask
         )

@@ -23,12 +23,13 @@ from .._inputs.types import (
     Segments,
     Window,
 )
+from .._reach.masks import has_sequences
 from .._reach.reach import Mask, resolve
 from ..scores import reduce
 from ..scores._base import ScoreLike
 from .backward import Backward
 from .gradients import AttentionInput, Gradients, Names, names_of
-from .packed import attend_packed, has_packed, reach_of
+from .packed import attend_packed, reach_of
 from .problem import Answers, Problem
 from .pullbacks import AttentionPullback
 from .sequences import Options
@@ -143,9 +144,9 @@ def attention_vjp(
         weighing=weighing,
     )
     ordered = problem._replace(one_order=one_order)
-    if one_order and has_packed(mask):
+    if one_order and has_sequences(mask):
         options = Options(
-            score, causal, window, offset, key_lengths, segments, None, None, problem.dropout, mask
+            score, causal, window, offset, key_lengths, segments, None, None, dropout, mask
         )
         rule, reach = reach_of(q, k, options)
         alone = ordered._replace(reach=reach).folded(q)

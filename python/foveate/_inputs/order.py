@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from .types import Deterministic
 
 
@@ -24,9 +26,10 @@ def one_order_of(deterministic: Deterministic | object) -> Literal[True] | None:
     >>> one_order_of(True), one_order_of("order")
     (None, True)
     """
-    if deterministic is True:
+    kinds = (bool, np.bool_)
+    if isinstance(deterministic, kinds) and deterministic:
         return None
     if isinstance(deterministic, str) and deterministic == "order":
         return True
-    kind = ValueError if isinstance(deterministic, (bool, str)) else TypeError
+    kind = ValueError if isinstance(deterministic, (*kinds, str)) else TypeError
     raise kind(f"deterministic: got {deterministic!r}, wanted True or 'order'")

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._inputs.arrays import FLOATS, array_or_list, native, sum_to
 from .._inputs.types import Array, ArrayLike
-from ..rules import Intervals, Packed, ReducedRule, Rule, RuleGradients
+from ..rules import Edges, Intervals, Packed, ReducedRule, Rule, RuleGradients
 from ..rules._positions import PositionBias
 from .tiles import Tiles, by_tiles, learns
 
@@ -51,6 +51,23 @@ def parts_of(mask: Any) -> tuple[Any, ...]:
 def rules_of(mask: Any) -> tuple[Rule, ...]:
     """Return the rules of a mask."""
     return tuple(x for x in parts_of(mask) if isinstance(x, Rule))
+
+
+def has_sequences(mask: Any) -> bool:
+    """Tell whether a mask has sequences, each with an order of sums of its own.
+
+    Raises
+    ------
+    ValueError
+        For edges, whose sums go along their list.
+    """
+    rules = rules_of(mask)
+    if any(isinstance(x, Edges) for x in rules):
+        raise ValueError(
+            "mask: got Edges with deterministic='order', wanted a rule whose keys have numbers: "
+            "edges have an order of their own"
+        )
+    return any(isinstance(x, Packed) for x in rules)
 
 
 def begun_anew(mask: Any) -> Any:

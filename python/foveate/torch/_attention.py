@@ -12,9 +12,8 @@ from .._inputs.arrays import real
 from .._inputs.normalizer import DEFAULT, has_lse, normalizer_of
 from .._inputs.order import one_order_of
 from .._inputs.types import Deterministic, Normalizer, Window
-from .._reach.masks import rules_of
+from .._reach.masks import has_sequences
 from .._reach.reach import Reach
-from ..rules import Packed
 from ..scores._base import ScoreLike
 from . import (
     _quick,
@@ -277,7 +276,7 @@ def _takes_one_order(score: Any, mask: Any) -> None:
     Raises
     ------
     ValueError
-        For scores that change their rows, and Packed.
+        For scores that change their rows, Packed and Edges.
     """
     score = _scores.score_object(score)
     if not isinstance(score, _AS_THEY_ARE):
@@ -285,7 +284,7 @@ def _takes_one_order(score: Any, mask: Any) -> None:
             f"score: got {type(score).__name__} with deterministic='order', wanted one that takes "
             f"rows as they are: {', '.join(x.__name__ for x in _AS_THEY_ARE)}"
         )
-    if any(isinstance(x, Packed) for x in rules_of(mask)):
+    if has_sequences(mask):
         raise ValueError(
             "mask: got Packed with deterministic='order', wanted a call for each sequence"
         )
