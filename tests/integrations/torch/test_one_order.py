@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import foveate as fv
-import foveate.torch as ft
 import numpy as np
 import pytest
 from strategies import normal
-from torch_checks import torch
+from torch_checks import ft, torch
 
 TOLD = {"deterministic": "order"}
 SHAPES = {"query": (2, 4, 181, 24), "key": (2, 1, 181, 24), "value": (2, 1, 181, 20)}
