@@ -24,7 +24,8 @@ namespace {
 constexpr double least_flops = 5e5;
 
 std::atomic<int32_t> requested{0};
-std::atomic<bool> forked{false};     // a child of fork: threads of others that the parent had are not here
+std::atomic<bool> forked{false};  // a child of fork: threads of others that the parent had are not here
+std::atomic<uint32_t> forks{0};
 std::atomic<int> usable_threads{0};  // without a word of anybody; 0: not known yet
 
 // What fv_borrow_threads said on this thread.
@@ -73,6 +74,7 @@ int default_threads() noexcept {
 
 void after_fork() noexcept {
   forked.store(true, std::memory_order_relaxed);
+  forks.fetch_add(1, std::memory_order_relaxed);
   usable_threads.store(0, std::memory_order_relaxed);
   pool::after_fork();
 }
@@ -89,6 +91,8 @@ int threads_for(int64_t tasks, double flops) noexcept {
   const int most = fv_get_num_threads();
   return tasks < most ? int(tasks) : most;
 }
+
+uint32_t forks_so_far() noexcept { return forks.load(std::memory_order_relaxed); }
 
 bool run_tasks(int64_t tasks, int threads, Order order, void (*run)(void*, const Task&), void* context) noexcept {
   threads = std::min(threads, FV_MAX_THREADS);

@@ -22,6 +22,10 @@ struct Task {
 // tasks were left out.
 bool run_tasks(int64_t tasks, int threads, Order, void (*run)(void* context, const Task&), void* context) noexcept;
 
+// How often this process, or one that it was forked from, was forked off another: what has changed is a child, without the
+// threads that its parent had.
+uint32_t forks_so_far() noexcept;
+
 // Whether the tasks of this thread's job are to stop. A long task asks this now and then, after `flops` more
 // operations, and then leaves the rest of its work undone, since nobody will read the answer. The calling thread calls
 // the interrupt check, by the clock; the other threads see its result.

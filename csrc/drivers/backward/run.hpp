@@ -2,6 +2,7 @@
 // task does.
 #pragma once
 #include "drivers/drivers.hpp"
+#include "runtime/lanes.hpp"
 #include "runtime/refuse.hpp"
 #include "worker.hpp"
 
@@ -44,7 +45,8 @@ inline void write_factors(const Problem& p, const double* sum, double factor) no
 }
 
 // Adds a line of gradients, of the cells begin..end - 1 of the table, to that of a batch.
-constexpr int64_t most_summed = 4096;  // by one task
+constexpr int64_t started_together = 512;  // queries whose sums are made by one task
+constexpr int64_t most_summed = 4096;      // by one task
 inline void add_to_table(const Plan& plan, int64_t batch, const double* line, int64_t begin, int64_t end) noexcept {
   const Operand& x = plan.problem.d_table;
   for (int64_t group = 0; group < plan.groups; ++group) {
@@ -72,21 +74,28 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
   const Problem& p = plan.problem;
   QueryBlocks blocks(plan, block_bytes / backward_queries(plan), 1, /*even=*/false);
   blocks.last_first = blocks.batch_innermost = false;
-  Pass pass(plan, blocks);
+  const bool share_columns = p.d_mask && p.d_mask.column_stride == 0;
+  Pass pass(plan, blocks, /*in_one_chain=*/p.d_factors || p.d_table || share_columns);
   const double cells = double(plan.batches) * double(plan.rows) * double(plan.widest_window);
-  const int threads = threads_for(plan.batches * pass.chunks, 4.0 * cells * double(p.head_size + p.value_size));
-  // batches whose partial sums are held at once: enough for all threads
-  const int64_t enough = (8 * int64_t(threads) + pass.chunks - 1) / pass.chunks;
-  const int64_t batch_group = share_mask(p) ? 1 : std::min(plan.batches, enough);
+  const int64_t side_by_side = pass.in_one_chain() ? pass.chunks : std::max<int64_t>(1, pass.tiles);
+  const int threads = threads_for(plan.batches * side_by_side, 4.0 * cells * double(p.head_size + p.value_size));
+  const int64_t batch_group = share_mask(p) ? 1 : pass.batches_at_once(threads);
+  // A few threads that have many chunks each go through them in turns, the same run of blocks against a column of each: the
+  // rows of the run stay in a cache (2 threads: 4 to 8% over a queue of smaller tasks).
+  const bool in_turns = threads <= 4 && batch_group * pass.chunks >= 8 * threads;
+  const bool queued = threads > 1 && !in_turns && !share_columns;
+  if (queued) pass.share(threads, batch_group);
+  Lanes lanes = {batch_group * pass.chunks, pass.columns(), pass.runs(), pass.open};
   const bool by_columns = plan.scoring.gradients != nullptr;
 
   // what is shared, and then the workers; counted first
   char *prepared, *first_worker;
   double* d_factors;
   ChunkSums<T> sums;
+  char* queue_memory;
   size_t worker = 0;
-  const int64_t key_sums = p.d_key || by_columns ? pass.group_keys * padded(plan, p.head_size) : 0;
-  const int64_t value_sums = p.d_value ? pass.group_keys * padded(plan, p.value_size) : 0;
+  const int64_t key_sums = p.d_key || by_columns ? pass.column_keys() * padded(plan, p.head_size) : 0;
+  const int64_t value_sums = p.d_value ? pass.column_keys() * padded(plan, p.value_size) : 0;
   const int64_t factor_sums = p.d_factors ? p.head_size : 0;
   const int64_t place_sums = p.d_table ? line_cells(plan) + 2 * most_lanes : 0;
   const auto lay_out = [&](char* base) {
@@ -98,13 +107,14 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
     pass.t_lse = carver.take<T>(moving ? plan.batches * plan.rows : 0);
     pass.t_delta = carver.take<T>(moving ? plan.batches * plan.rows : 0);
     pass.seen_keys = carver.take<Interval>(plan.batches * blocks.per_batch);
-    pass.seen_groups = carver.take<uint64_t>(plan.holes ? plan.batches * blocks.per_batch : 0);
+    pass.seen_tiles = carver.take<uint64_t>(plan.holes ? plan.batches * blocks.per_batch : 0);
     d_factors = carver.take<double>(factor_sums);
-    sums.key = carver.take<T>(batch_group * pass.chunks * key_sums);
-    sums.value = carver.take<T>(batch_group * pass.chunks * value_sums);
-    sums.factors = carver.take<double>(batch_group * pass.chunks * factor_sums);
-    sums.places = carver.take<double>(batch_group * pass.chunks * place_sums);
-    pass.partial_sums = carver.take<T>(batch_group * pass.chunks * pass.partial_size);
+    sums.key = carver.take<T>(lanes.count * lanes.open * key_sums);
+    sums.value = carver.take<T>(lanes.count * lanes.open * value_sums);
+    sums.factors = carver.take<double>(lanes.count * factor_sums);
+    sums.places = carver.take<double>(lanes.count * place_sums);
+    pass.partial_sums = carver.take<T>(lanes.count * pass.partial_size);
+    queue_memory = carver.take(queued ? int64_t(LaneQueue::size_of(lanes)) : 0);
     first_worker = carver.take(int64_t(worker) * threads);
     return carver.used();
   };
@@ -133,37 +143,55 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
       f(*worker_of(task.thread), task.index);
     });
   };
-  if (!each(plan.batches, [](auto& w, int64_t batch) { w.start_batch(batch); })) return FV_INTERRUPTED;
-  const auto sums_of = [&](int64_t slot) {
-    return ChunkSums<T>{key_sums ? sums.key + slot * key_sums : nullptr,
-                        value_sums ? sums.value + slot * value_sums : nullptr,
-                        factor_sums ? sums.factors + slot * factor_sums : nullptr,
-                        place_sums ? sums.places + slot * place_sums : nullptr};
-  };
-  const bool share_columns = p.d_mask && p.d_mask.column_stride == 0;
-  const int64_t panels = (plan.rows + blocks.width - 1) / blocks.width;
-  const int64_t runs_of_blocks = (pass.per_batch + pass.task_blocks - 1) / pass.task_blocks;
+  const int64_t parts = (p.queries + started_together - 1) / started_together;
+  const bool started = each(plan.batches * parts, [&](auto& w, int64_t task) {
+    const int64_t batch = task / parts, part = task % parts;
+    w.start_rows(batch, {part * p.queries / parts, (part + 1) * p.queries / parts});
+    w.see_blocks(batch, {part * pass.per_batch / parts, (part + 1) * pass.per_batch / parts});
+  });
+  if (!started) return FV_INTERRUPTED;
+  if (p.d_sink && !each(plan.batches, [](auto& w, int64_t batch) { w.add_sinks(batch); })) return FV_INTERRUPTED;
   T* const partial_sums = static_cast<T*>(pass.partial_sums);
+  const auto run = [&](auto& w, int64_t first, int64_t batch, int64_t chunk, int64_t column, int64_t run_of_blocks) {
+    const int64_t lane = batch * pass.chunks + chunk, slot = lane * lanes.open + column % lanes.open;
+    w.run(first + batch, chunk, column, run_of_blocks,
+          pass.partial_size ? partial_sums + lane * pass.partial_size : nullptr,
+          {key_sums ? sums.key + slot * key_sums : nullptr, value_sums ? sums.value + slot * value_sums : nullptr,
+           factor_sums ? sums.factors + lane * factor_sums : nullptr,
+           place_sums ? sums.places + lane * place_sums : nullptr});
+  };
+  const int64_t panels = (plan.rows + blocks.width - 1) / blocks.width;
   for (int64_t first = 0; first < plan.batches; first += batch_group) {
     const int64_t some = std::min(batch_group, plan.batches - first);
-    for (int64_t turn = 0; turn < pass.steps * runs_of_blocks; ++turn) {
-      const auto run = [&](auto& w, int64_t batch, int64_t chunk) {
-        const int64_t slot = batch * pass.chunks + chunk;
-        w.run(first + batch, chunk, turn / runs_of_blocks, turn % runs_of_blocks,
-              pass.partial_size ? partial_sums + slot * pass.partial_size : nullptr, sums_of(slot));
+    lanes.count = some * pass.chunks;
+    bool done = true;
+    if (!queued) {
+      for (int64_t turn = 0; turn < lanes.columns * lanes.rows && done; ++turn) {
+        const int64_t column = turn / lanes.rows, row = turn % lanes.rows;
+        done = share_columns ? each(some,
+                                    [&](auto& w, int64_t batch) {
+                                      for (int64_t c = 0; c < pass.chunks; ++c) run(w, first, batch, c, column, row);
+                                    })
+                             : each(lanes.count, [&](auto& w, int64_t lane) {
+                                 run(w, first, lane / pass.chunks, lane % pass.chunks, column, row);
+                               });
+      }
+    } else {
+      Carver carver(queue_memory);
+      LaneQueue queue(lanes, carver);
+      const auto weight = [&](const LaneTask& task) {
+        return pass.weight(first + task.lane / pass.chunks, task.lane % pass.chunks, task.column, task.row);
       };
-      const bool done = share_columns ? each(some,
-                                             [&](auto& w, int64_t batch) {
-                                               for (int64_t c = 0; c < pass.chunks; ++c) run(w, batch, c);
-                                             })
-                                      : each(some * pass.chunks, [&](auto& w, int64_t task) {
-                                          run(w, task / pass.chunks, task % pass.chunks);
-                                        });
-      if (!done) return FV_INTERRUPTED;
+      const int useful = int(std::min<int64_t>(threads, lanes.count * lanes.open));
+      done = run_lanes(queue, lanes, useful, weight, [&](const LaneTask& task, int thread) {
+        const KernelSession session(plan.arithmetic);
+        run(*worker_of(thread), first, task.lane / pass.chunks, task.lane % pass.chunks, task.column, task.row);
+      });
     }
+    if (!done) return FV_INTERRUPTED;
     for (int64_t i = 0; i < some * pass.chunks * factor_sums; ++i) d_factors[i % factor_sums] += sums.factors[i];
     if (place_sums) {
-      const bool done = each((p.table_size + most_summed - 1) / most_summed, [&](auto&, int64_t task) {
+      done = each((p.table_size + most_summed - 1) / most_summed, [&](auto&, int64_t task) {
         const int64_t begin = task * most_summed, end = std::min(p.table_size, begin + most_summed);
         for (int64_t slot = 0; slot < some * pass.chunks; ++slot)
           add_to_table(plan, first + slot / pass.chunks, sums.places + slot * place_sums + most_lanes, begin, end);
@@ -171,7 +199,7 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
       if (!done) return FV_INTERRUPTED;
     }
     if (!pass.partial_size) continue;
-    const bool done = each(some * panels, [&](auto& w, int64_t task) {
+    done = each(some * panels, [&](auto& w, int64_t task) {
       w.finish(first + task / panels, task % panels, partial_sums + task / panels * pass.chunks * pass.partial_size);
     });
     if (!done) return FV_INTERRUPTED;

@@ -1,4 +1,4 @@
-// The work of one thread on the backward pass: a group of keys against a run of query blocks, tile by tile, with what each
+// The work of one thread on the backward pass: a column of keys against a run of query blocks, tile by tile, with what each
 // tile adds to the gradients. With P the weights, dS the gradient of the logits (select.hpp),
 //   dV = P^T dO,  dQ and dK by the score (score.hpp): five products a tile, where it is an inner product.
 // S, dP and dQ are products of the forward pass, dV and dK sum over a block of queries.
@@ -55,15 +55,14 @@ class BackwardWorker {
   // Once for all tasks of a worker.
   void prepare() noexcept { score_.prepare(blocks_); }
 
-  // lse and delta of a batch's rows, the gradient of the sink, and the keys that each block may see.
-  void start_batch(int64_t batch) noexcept {
+  // lse and delta of some queries of a batch.
+  void start_rows(int64_t batch, Interval queries) noexcept {
     constexpr double infinity = std::numeric_limits<double>::infinity();
     const RowSums<T> rows = rows_of(batch);
     const bool unshifted = plan_.normalizer != Normalizer::none && !plan_.has_threshold();
     for (int64_t group = 0; group < plan_.groups; ++group) {
-      double d_sink = 0;
-      for (int64_t first = 0; first < p_.queries; first += width_ / 2) {
-        const int64_t count = std::min<int64_t>(width_ / 2, p_.queries - first);
+      for (int64_t first = queries.low; first < queries.high; first += width_ / 2) {
+        const int64_t count = std::min<int64_t>(width_ / 2, queries.high - first);
         if (asked_to_stop(4.0 * double(count) * double(p_.value_size))) return;
         sum_rows(batch, group, first, count);
         for (int64_t i = 0; i < count; ++i) {
@@ -76,29 +75,45 @@ class BackwardWorker {
           const bool nothing = lse.lse == -infinity;
           rows.lse_high[r] = nothing || plan_.compact ? T(0) : T(lse.high);
           rows.lse_low[r] = T(nothing ? infinity : (plan_.compact ? lse.lse : lse.low) * log2_e);
-          if (!p_.d_sink || nothing) continue;
-          const double above = (sink_score_of(plan_, batch, group) - double(rows.lse_high[r])) * plan_.softmax_scale();
-          d_sink -= std::exp2(above - double(rows.lse_low[r])) * double(rows.delta[r]);
         }
       }
-      if (p_.d_sink) std::memcpy(plan_.row(p_.d_sink, batch, group, 0), &d_sink, sizeof d_sink);
     }
-    for (int64_t b = 0; b < blocks_.per_batch; ++b) {
+  }
+
+  // The keys that some blocks of a batch may see.
+  void see_blocks(int64_t batch, Interval blocks) noexcept {
+    for (int64_t b = blocks.low; b < blocks.high; ++b) {
       const int64_t block = batch * blocks_.per_batch + b;
       block_.see(block);
       pass_.seen_keys[block] = block_.keys_seen(0, block_.panels());
       if (!plan_.holes) continue;
-      pass_.seen_groups[block] = 0;
-      for (int64_t group = 0; group < pass_.groups; ++group)
-        if (!block_.tiles(0, block_.panels(), pass_.keys_of(group)).done())
-          pass_.seen_groups[block] |= uint64_t(1) << pass_.bit_of(group);
+      pass_.seen_tiles[block] = 0;
+      for (Traversal tiles = block_.tiles(0, block_.panels()); !tiles.done(); tiles.next())
+        pass_.seen_tiles[block] |= uint64_t(1) << pass_.bit_of(tiles.tile().first / plan_.tile_keys);
     }
   }
 
-  // A task: the step-th group of a chunk against a run of the blocks of its batch. partial_sum: of the chunk, or null.
-  void run(int64_t batch, int64_t chunk, int64_t step, int64_t run_of_blocks, T* partial_sum,
+  // The gradients of a batch's sinks, from the sums of its rows.
+  void add_sinks(int64_t batch) const noexcept {
+    const RowSums<T> rows = rows_of(batch);
+    for (int64_t group = 0; group < plan_.groups; ++group) {
+      double d_sink = 0;
+      const double sink = sink_score_of(plan_, batch, group);
+      for (int64_t i = 0; i < p_.queries; ++i) {
+        const int64_t r = i * plan_.groups + group;
+        if (read_lse(plan_, plan_.row(p_.lse, batch, group, i)).lse == -std::numeric_limits<double>::infinity())
+          continue;
+        const double above = (sink - double(rows.lse_high[r])) * plan_.softmax_scale();
+        d_sink -= std::exp2(above - double(rows.lse_low[r])) * double(rows.delta[r]);
+      }
+      std::memcpy(plan_.row(p_.d_sink, batch, group, 0), &d_sink, sizeof d_sink);
+    }
+  }
+
+  // A task: a column of a chunk against a run of the blocks of its batch. partial_sum: of the chunk, or null.
+  void run(int64_t batch, int64_t chunk, int64_t column, int64_t run_of_blocks, T* partial_sum,
            const ChunkSums<T>& sums) noexcept {
-    run_with(batch, chunk, step, run_of_blocks, partial_sum, sums, scored_ || !p_.advantage,
+    run_with(batch, chunk, column, run_of_blocks, partial_sum, sums, scored_ || !p_.advantage,
              [&](int64_t b, Interval keys, T* d_query) { add_block(batch, b, keys, d_query, sums); });
   }
 
@@ -139,23 +154,20 @@ class BackwardWorker {
  protected:
   // add(block, keys, d_query): what a block adds, where any adds something.
   template <class Add>
-  void run_with(int64_t batch, int64_t chunk, int64_t step, int64_t run_of_blocks, T* partial_sum,
+  void run_with(int64_t batch, int64_t chunk, int64_t column, int64_t run_of_blocks, T* partial_sum,
                 const ChunkSums<T>& sums, bool any, Add&& add) noexcept {
-    const int64_t group = pass_.first_group(chunk) + step;
-    if (group >= pass_.first_group(chunk + 1)) return;
-    const Interval keys = pass_.keys_of(group);
+    const Interval keys = pass_.keys_of(chunk, column);
+    if (keys.low >= keys.high && column > 0) return;
     const int64_t first = run_of_blocks * pass_.task_blocks;
     const int64_t last = std::min(first + pass_.task_blocks, blocks_.per_batch);
-    if (first == 0) clear(sums, keys.high - keys.low, step == 0);
+    if (first == 0) clear(sums, keys.high - keys.low, column == 0);
     if (any) {
       bool ready = false;  // for the first block that sees some of the keys
       for (int64_t b = first; b < last; ++b) {
         T* const d_query = partial_sum ? partial_sum + b * blocks_.panels * pass_.panel_size : nullptr;
-        if (d_query && step == 0 && pass_.sees(batch, b, chunk))
+        if (d_query && column == 0 && pass_.sees(batch, b, chunk))
           std::fill_n(d_query, blocks_.panels * pass_.panel_size, T(0));
-        const Interval seen = pass_.seen_keys[batch * blocks_.per_batch + b];
-        if (seen.low >= seen.high || seen.low >= keys.high || seen.high <= keys.low) continue;
-        if (!pass_.sees_group(batch, b, group)) continue;
+        if (!pass_.sees(batch, b, keys)) continue;
         if (!ready) {
           look_at_keys(batch, keys);
           score_.start();
@@ -235,7 +247,7 @@ class BackwardWorker {
     }
   }
 
-  // place: of the tile in its group
+  // place: of the tile in its column
   void add_tile(KeyTile tile, bool keys_finite, T* d_query, const ChunkSums<T>& sums, int64_t place) noexcept {
     const int64_t key = tile.first, count = tile.count;
     const bool careful = !(keys_finite && rows_.finite());

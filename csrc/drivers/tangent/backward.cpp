@@ -46,10 +46,22 @@ class MovingWorker : public BackwardWorker<T> {
     if (!inner_) std::fill_n(spare_factors_, padded(plan_, 1) * p_.head_size, T(0));
   }
 
-  // How lse and delta of a batch's rows move, and the gradient of the sink.
-  void start_batch(int64_t batch) noexcept {
-    Base::start_batch(batch);
-    if (asked_to_stop(8.0 * double(plan_.rows) * double(p_.value_size))) return;
+  // lse and delta of some queries of a batch, and how they move.
+  void start_rows(int64_t batch, Interval queries) noexcept {
+    Base::start_rows(batch, queries);
+    if (asked_to_stop(8.0 * double(queries.high - queries.low) * double(p_.value_size))) return;
+    const RowSums<T> moved = moved_rows_of(batch);
+    for (int64_t group = 0; group < plan_.groups; ++group) {
+      for (int64_t i = queries.low; i < queries.high; ++i) {
+        const int64_t r = i * plan_.groups + group;
+        moved.lse_high[r] = T(number(p_.t_lse, batch, group, i));
+        moved.delta[r] = T(t_delta_of(batch, group, i));
+      }
+    }
+  }
+
+  // How the gradients of a batch's sinks move.
+  void add_sinks(int64_t batch) noexcept {
     const RowSums<T> rows = Base::rows_of(batch), moved = moved_rows_of(batch);
     for (int64_t group = 0; group < plan_.groups; ++group) {
       double t_d_sink = 0;
@@ -57,22 +69,20 @@ class MovingWorker : public BackwardWorker<T> {
       const double t_sink = p_.t_sink && p_.sink ? plan_.template value<double>(p_.t_sink, batch, group) : 0.0;
       for (int64_t i = 0; i < p_.queries; ++i) {
         const int64_t r = i * plan_.groups + group;
-        const double t_delta = dot(p_.d_out, p_.t_out, batch, group, i) + dot(p_.t_d_out, p_.out, batch, group, i) -
-                               number(p_.t_d_lse, batch, group, i);
-        moved.lse_high[r] = T(number(p_.t_lse, batch, group, i));
-        moved.delta[r] = T(t_delta);
-        if (!p_.d_sink || rows.lse_low[r] == std::numeric_limits<T>::infinity()) continue;
+        if (rows.lse_low[r] == std::numeric_limits<T>::infinity()) continue;
         const double above = (sink - double(rows.lse_high[r])) * plan_.softmax_scale();
         const double share = std::exp2(above - double(rows.lse_low[r]));
-        if (share > 0) t_d_sink -= share * ((t_sink - double(moved.lse_high[r])) * double(rows.delta[r]) + t_delta);
+        if (share > 0)
+          t_d_sink -=
+              share * ((t_sink - double(moved.lse_high[r])) * double(rows.delta[r]) + t_delta_of(batch, group, i));
       }
-      if (p_.d_sink) std::memcpy(plan_.row(p_.d_sink, batch, group, 0), &t_d_sink, sizeof t_d_sink);
+      std::memcpy(plan_.row(p_.d_sink, batch, group, 0), &t_d_sink, sizeof t_d_sink);
     }
   }
 
-  void run(int64_t batch, int64_t chunk, int64_t step, int64_t run_of_blocks, T* partial_sum,
+  void run(int64_t batch, int64_t chunk, int64_t column, int64_t run_of_blocks, T* partial_sum,
            const ChunkSums<T>& sums) noexcept {
-    Base::run_with(batch, chunk, step, run_of_blocks, partial_sum, sums, /*any=*/true,
+    Base::run_with(batch, chunk, column, run_of_blocks, partial_sum, sums, /*any=*/true,
                    [&](int64_t b, Interval keys, T* d_query) { add_block(batch, b, keys, d_query, sums); });
   }
 
@@ -82,6 +92,10 @@ class MovingWorker : public BackwardWorker<T> {
     return {of(pass_.t_lse), of(pass_.t_lse), of(pass_.t_delta)};
   }
 
+  double t_delta_of(int64_t batch, int64_t group, int64_t i) noexcept {
+    return dot(p_.d_out, p_.t_out, batch, group, i) + dot(p_.t_d_out, p_.out, batch, group, i) -
+           number(p_.t_d_lse, batch, group, i);
+  }
   // An element of a row, 0 where there is none.
   double number(const Operand& x, int64_t batch, int64_t group, int64_t row) const {
     T number = 0;
@@ -125,7 +139,7 @@ class MovingWorker : public BackwardWorker<T> {
     if (!t_keys_finite_) arithmetic_.load_values(rows, tile.count, p_.head_size, true, keys_);
   }
 
-  // place: of the tile in its group
+  // place: of the tile in its column
   void add_tile(KeyTile tile, bool keys_finite, T* d_query, const ChunkSums<T>& sums, int64_t place) noexcept {
     const int64_t key = tile.first, count = tile.count;
     const bool careful = !(keys_finite && t_keys_finite_ && rows_.finite() && t_rows_.finite());
