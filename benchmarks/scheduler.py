@@ -4,9 +4,10 @@
     python benchmarks/scheduler.py --check       # beside what 1 and 2 threads take here
 
 The task lists are those of the drivers (csrc/drivers/common/query_block.hpp, backward/backward.hpp,
-soft/few_queries.cpp), for float32 with AVX-512, and tasks are taken as csrc/runtime/job.cpp takes
-them. A task costs what it has of pairs of queries and keys; memory, caches and clocks are left out,
-so that the figures say how much the cutting up costs, and no more. Prints a Markdown table.
+soft/few_queries.cpp), for float32 with AVX-512, and tasks are taken as csrc/runtime/job.cpp and
+lanes.cpp take them. A task costs what it has of pairs of queries and keys; memory, caches and
+clocks are left out, so that the figures say how much the cutting up costs, and no more. Prints
+Markdown tables.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ CORES = (8, 16, 32, 64, 96, 128)
 LANES, VECTORS, TILE = 16, 2, 168
 BLOCK_BYTES, MOST_PANELS = 256 << 10, 16
 BACKWARD_QUERIES, GROUP_TILES, MOST_CHUNKS, TASK_FLOPS = 128, 3, 16, 1e9
+COLUMNS_A_THREAD, OPEN_A_THREAD, TASKS_A_THREAD = 2, 4, 32
+BYTES_A_THREAD, LEAST_BYTES = 4 << 20, 64 << 20
 CHUNK_KEYS, TASK_ROWS = 2048, 32
 MOST_RANGES = 64
+QUEUE = 3e-7  # seconds that the queue of lanes takes for a task
 START = 5e-6  # seconds until a helper has its first task, of each job
 FLOPS = 70e9  # of a core: only START is compared with it
 
@@ -39,6 +43,25 @@ class Job:
 
     tasks: list[float]
     by_ranges: bool
+
+    def work(self) -> float:
+        """Return the flops of all tasks."""
+        return sum(self.tasks)
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """What run_lanes does: grids of tasks, [column][row], each of which waits for two neighbors.
+
+    At most `open` columns of a lane are begun and not done.
+    """
+
+    lanes: list[list[list[float]]]
+    open: int
+
+    def work(self) -> float:
+        """Return the flops of all tasks."""
+        return sum(sum(map(sum, lane)) for lane in self.lanes)
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,7 @@ class Problem:
         return float(total)
 
 
-def forward(p: Problem, threads: int) -> list[Job]:
+def forward(p: Problem, threads: int) -> list[Job | Lanes]:
     """Return blocks of queries against the keys that they see: run_blocks."""
     width = LANES * VECTORS
     panels = -(-p.queries // width)
@@ -83,39 +106,91 @@ def forward(p: Problem, threads: int) -> list[Job]:
     return [Job(one * p.batches, p.batches >= threads or p.window > 0)]
 
 
-def backward(p: Problem, threads: int) -> list[Job]:
-    """Return turns, each of one group of keys of every chunk against a run of blocks of queries."""
-    width = LANES * VECTORS
-    rows = min(-(-p.queries // width), BACKWARD_QUERIES // width) * width
-    per_batch = -(-p.queries // rows)
-    tiles = -(-p.keys // TILE)
-    groups = max(1, -(-tiles // GROUP_TILES))
-    chunks = min(groups, MOST_CHUNKS)
-    steps = -(-groups // chunks)
-    a_query = min(GROUP_TILES, tiles) * TILE * 20.0 * p.size
-    run = min(max(int(TASK_FLOPS / (a_query * rows + 1)), 1), per_batch)
-    together = min(p.batches, -(-8 * threads // chunks))
+class Cutting:
+    """How the backward pass is cut up: Pass of backward.hpp."""
 
-    def key(group: int) -> int:
-        return min(p.keys, group * tiles // groups * TILE)
+    def __init__(self, p: Problem, threads: int) -> None:
+        width = LANES * VECTORS
+        self.p = p
+        self.rows = min(-(-p.queries // width), BACKWARD_QUERIES // width) * width
+        self.per_batch = -(-p.queries // self.rows)
+        self.tiles = -(-p.keys // TILE)
+        self.groups = max(1, -(-self.tiles // GROUP_TILES))
+        self.chunks = min(self.groups, MOST_CHUNKS)
+        self.column_tiles, self.open = GROUP_TILES, 1
+        a_query = min(GROUP_TILES, self.tiles) * TILE * 20.0 * p.size
+        fitting = int(TASK_FLOPS / (a_query * self.rows + 1))
+        self.task_blocks = min(max(fitting, 1), self.per_batch)
+        # of a batch: partial sums of dQ
+        self.partial = 4.0 * self.chunks * self.per_batch * self.rows * p.size
+        most = max(1, int(max(LEAST_BYTES, BYTES_A_THREAD * threads) / self.partial))
+        most = min(-(-8 * threads // self.chunks), most)
+        self.together = -(-p.batches // -(-p.batches // most))
+        lanes = self.together * self.chunks
+        self.in_turns = threads == 1 or (threads <= 4 and lanes >= 8 * threads)
+        if self.in_turns:
+            return
+        uneven = 2 if p.causal else 1
+        while (
+            self.column_tiles > 1 and lanes * self.columns() < COLUMNS_A_THREAD * uneven * threads
+        ):
+            self.column_tiles -= 1
+        self.open = min(-(-OPEN_A_THREAD * uneven * threads // lanes), self.columns())
+        tasks = min(TASKS_A_THREAD, 4 * threads) * threads
+        runs = max(tasks // (lanes * self.columns()), 4 * (self.open - 1), 1)
+        self.task_blocks = min(max(self.per_batch // runs, 1), self.task_blocks)
 
-    jobs = []
-    for first in range(0, p.batches, together):
-        some = min(together, p.batches - first)
-        for step in range(steps):
-            for begin in range(0, per_batch, run):
-                queries = begin * rows, min(p.queries, (begin + run) * rows)
-                one = []
-                for chunk in range(chunks):
-                    group = chunk * groups // chunks + step
-                    is_there = group < (chunk + 1) * groups // chunks
-                    cells = p.cells(*queries, key(group), key(group + 1)) if is_there else 0.0
-                    one.append(10 * p.size * cells)
-                jobs.append(Job(one * some, by_ranges=True))
-    return jobs
+    def first_tile(self, chunk: int) -> int:
+        """Return the first tile of a chunk."""
+        return chunk * self.groups // self.chunks * self.tiles // self.groups
+
+    def columns_of(self, chunk: int) -> int:
+        """Return how many columns a chunk has."""
+        return -(-(self.first_tile(chunk + 1) - self.first_tile(chunk)) // self.column_tiles)
+
+    def columns(self) -> int:
+        """Return the most of them."""
+        return max(self.columns_of(chunk) for chunk in range(self.chunks))
+
+    def task(self, chunk: int, column: int, run: int) -> float:
+        """Return the flops of a task."""
+        first = self.first_tile(chunk)
+        count, parts = self.first_tile(chunk + 1) - first, self.columns_of(chunk)
+        if column >= parts:
+            return 0.0
+        begin = (first + column * count // parts) * TILE
+        end = min(self.p.keys, (first + (column + 1) * count // parts) * TILE)
+        rows = self.task_blocks * self.rows
+        stop = min(self.p.queries, (run + 1) * rows)
+        return 10 * self.p.size * self.p.cells(run * rows, stop, begin, end)
+
+    def bytes(self) -> float:
+        """Return the bytes of partial sums: those of dQ, and of dK and dV of the open columns."""
+        of_columns = self.open * self.column_tiles * TILE * 8.0 * self.p.size * self.chunks
+        return (self.partial + of_columns) * self.together
+
+    def jobs(self) -> list[Job | Lanes]:
+        """Return what is done one after the other: for some batches at a time, turns or lanes."""
+        columns, runs = range(self.columns()), range(-(-self.per_batch // self.task_blocks))
+        chunks = range(self.chunks)
+        grids = [[[self.task(chunk, c, r) for r in runs] for c in columns] for chunk in chunks]
+        jobs: list[Job | Lanes] = []
+        for first in range(0, self.p.batches, self.together):
+            some = min(self.together, self.p.batches - first)
+            if self.in_turns:
+                turns = [[grid[c][r] for grid in grids] for c in columns for r in runs]
+                jobs += [Job(turn * some, by_ranges=True) for turn in turns]
+            else:
+                jobs.append(Lanes(grids * some, self.open))
+        return jobs
 
 
-def few_queries(p: Problem, threads: int) -> list[Job]:
+def backward(p: Problem, threads: int) -> list[Job | Lanes]:
+    """Return columns of keys of chunks against runs of blocks of queries."""
+    return Cutting(p, threads).jobs()
+
+
+def few_queries(p: Problem, threads: int) -> list[Job | Lanes]:
     """Return chunks of the keys, for a few rows: Decode."""
     del threads
     chunks = -(-p.keys // CHUNK_KEYS)
@@ -126,8 +201,10 @@ def few_queries(p: Problem, threads: int) -> list[Job]:
     return [Job(one * p.batches, by_ranges=True)]
 
 
-def seconds(job: Job, speeds: list[float]) -> float:
+def seconds(job: Job | Lanes, speeds: list[float]) -> float:
     """Return how long a job takes on cores of these speeds, in flops a second."""
+    if isinstance(job, Lanes):
+        return seconds_of_lanes(job, speeds)
     threads = len(speeds)
     count = len(job.tasks)
     ranges = threads if job.by_ranges and threads <= min(count, MOST_RANGES) else 1
@@ -153,19 +230,83 @@ def seconds(job: Job, speeds: list[float]) -> float:
     return done
 
 
-def share(jobs: list[Job], speeds: list[float]) -> float:
+def ways_of(lane: list[list[float]]) -> list[list[float]]:
+    """Return the work on the longest way from each task to the end of its lane."""
+    columns, rows = len(lane), len(lane[0])
+    ways = [[0.0] * (rows + 1) for _ in range(columns + 1)]
+    for c in reversed(range(columns)):
+        for r in reversed(range(rows)):
+            ways[c][r] = lane[c][r] + max(ways[c + 1][r], ways[c][r + 1])
+    return ways
+
+
+def seconds_of_lanes(job: Lanes, speeds: list[float]) -> float:
+    """Return how long lanes take on cores of these speeds: LaneQueue."""
+    lanes = job.lanes
+    columns, rows = len(lanes[0]), len(lanes[0][0])
+    known = {id(lane): ways_of(lane) for lane in lanes}  # a chunk is the same in every batch
+    ways = [known[id(lane)] for lane in lanes]
+    left = [sum(map(sum, lane)) for lane in lanes]
+    done = [[0] * columns for _ in lanes]
+    ready: list[tuple[float, int, int, int]] = []
+
+    def push(n: int, c: int, r: int) -> None:
+        heapq.heappush(ready, (-max(ways[n][c][r], left[n] / job.open), n, c, r))
+
+    def may_run(n: int, c: int, r: int) -> bool:
+        if c >= columns or r >= rows or done[n][c] != r or (c > 0 and done[n][c - 1] <= r):
+            return False
+        return r > 0 or c < job.open or done[n][c - job.open] == rows
+
+    for n in range(len(lanes)):
+        push(n, 0, 0)
+    threads = min(len(speeds), len(lanes) * job.open)
+    # when a thread is free, an order, the thread, and the task that it has done then
+    events: list[tuple[float, int, int, tuple[int, int, int] | None]] = [
+        (START if t else 0.0, t, t, None) for t in range(threads)
+    ]
+    heapq.heapify(events)
+    idle: list[int] = []
+    now, order = 0.0, threads
+    while events:
+        now, _, thread, task = heapq.heappop(events)
+        heapq.heappush(idle, thread)
+        if task:
+            n, c, r = task
+            done[n][c] += 1
+            left[n] -= lanes[n][c][r]
+            after = {(n, c, r + 1), (n, c + 1, r)}
+            if r + 1 == rows:
+                after.add((n, c + job.open, 0))
+            for one in sorted(after):
+                if may_run(*one):
+                    push(*one)
+        while idle and ready:
+            t = heapq.heappop(idle)
+            _, n, c, r = heapq.heappop(ready)
+            order += 1
+            end = now + lanes[n][c][r] / speeds[t] + QUEUE
+            heapq.heappush(events, (end, order, t, (n, c, r)))
+    return now
+
+
+def share(jobs: list[Job | Lanes], speeds: list[float]) -> float:
     """Return the work over what the cores could do in that time."""
-    work = sum(sum(job.tasks) for job in jobs)
+    work = sum(job.work() for job in jobs)
     return work / (sum(seconds(job, speeds) for job in jobs) * sum(speeds))
 
 
-Cut = Callable[[Problem, int], list[Job]]
+Cut = Callable[[Problem, int], list[Job | Lanes]]
 HEADS = Problem("(1, 8, 8192, 64), causal", 8, 8192, 8192, 64, causal=True)
 LARGE = Problem("(1, 32, 4096, 128), causal", 32, 4096, 4096, 128, causal=True)
 SHORT = Problem("(32, 12, 512, 64)", 384, 512, 512, 64)
 ONE = Problem("(1, 1, 16384, 64)", 1, 16384, 16384, 64)
 WINDOW = Problem("(1, 8, 65536, 64), window 256", 8, 65536, 65536, 64, window=256)
 TOKEN = Problem("1 query a head, (1, 8, 32768, 128)", 8, 1, 32768, 128)
+KEYS = Problem("(1, 1, 4096, 64)", 1, 4096, 4096, 64)
+SIXTEEN = Problem("(1, 16, 1024, 64)", 16, 1024, 1024, 64)
+EIGHT = Problem("(1, 8, 4096, 64)", 8, 4096, 4096, 64)
+LONG = Problem("(1, 1, 65536, 64), causal", 1, 65536, 65536, 64, causal=True)
 ROWS: tuple[tuple[str, Problem, Cut], ...] = (
     ("forward", HEADS, forward),
     ("backward", HEADS, backward),
@@ -175,6 +316,14 @@ ROWS: tuple[tuple[str, Problem, Cut], ...] = (
     ("backward", SHORT, backward),
     ("forward", ONE, forward),
     ("backward", ONE, backward),
+    ("forward", KEYS, forward),
+    ("backward", KEYS, backward),
+    ("forward", SIXTEEN, forward),
+    ("backward", SIXTEEN, backward),
+    ("forward", EIGHT, forward),
+    ("backward", EIGHT, backward),
+    ("forward", LONG, forward),
+    ("backward", LONG, backward),
     ("forward", WINDOW, forward),
     ("forward", TOKEN, few_queries),
 )
@@ -187,6 +336,17 @@ def table(slow: float) -> None:
     for name, problem, cut in ROWS:
         shares = [share(cut(problem, n), [FLOPS * slow] + [FLOPS] * (n - 1)) for n in CORES]
         print(f"| {problem.name} | {name} | " + " | ".join(f"{x:.0%}" for x in shares) + " |")
+    print(flush=True)
+
+
+def memory() -> None:
+    """Print the megabytes of partial sums that a backward pass holds at most."""
+    print("| problem | " + " | ".join(f"{n} cores" for n in (1, 2, *CORES)) + " |")
+    print("|---|" + "---|" * (len(CORES) + 2))
+    for name, problem, _ in ROWS:
+        if name == "backward":
+            held = [Cutting(problem, n).bytes() / 1e6 for n in (1, 2, *CORES)]
+            print(f"| {problem.name} | " + " | ".join(f"{x:.0f} MB" for x in held) + " |")
     print(flush=True)
 
 
@@ -228,6 +388,8 @@ def main() -> None:
     table(1.0)
     print("One core at half the speed\n")
     table(0.5)
+    print("Partial sums of a backward pass\n")
+    memory()
 
 
 if __name__ == "__main__":
