@@ -341,7 +341,7 @@ def table(slow: float) -> None:
 
 def memory() -> None:
     """Print the megabytes of partial sums that a backward pass holds at most."""
-    print("| problem | " + " | ".join(f"{n} cores" for n in (1, 2, *CORES)) + " |")
+    print("| problem | 1 core | " + " | ".join(f"{n} cores" for n in (2, *CORES)) + " |")
     print("|---|" + "---|" * (len(CORES) + 2))
     for name, problem, _ in ROWS:
         if name == "backward":

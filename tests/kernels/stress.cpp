@@ -141,7 +141,7 @@ int main(int argc, char** argv) {
     for (int n = 0; n < count; ++n) {
       threads.emplace_back([&, n] {
         for (unsigned i = unsigned(n) * 7919; std::chrono::steady_clock::now() < until; ++i) {
-          if (i % 5 == 0) fv_set_num_threads(int32_t(1 + i % 4));
+          if (i % 5 == 0) fv_set_num_threads(int32_t(1 + i % 7));
           const bool right = i % 11 == 0   ? few.holds()
                              : i % 11 == 5 ? many.holds()
                                            : all[i % all.size()]->holds(i / unsigned(all.size()));
