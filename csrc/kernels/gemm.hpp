@@ -58,21 +58,48 @@ inline void sum_in_parts(int64_t size, Vec<T> (&sum)[rows][vectors], F&& add) {
   }
 }
 
+// The rows of a register tile: one base for five of them, which are 0, 1, 2, 3 and 4 strides away. With a stride for each of
+// 14 rows, compilers run out of registers and read the end of the loop from a vector register, behind the multiply-adds.
+template <class T, int rows>
+class RowBases {
+ public:
+  RowBases(const T* first, int64_t stride) : stride_(stride * int64_t(sizeof(T))), three_(3 * stride_) {
+    unroll<bases>([&](int i) INLINED {
+      base_[i] = reinterpret_cast<const char*>(first) + 5 * i * stride_;
+      if constexpr (bases > 1) asm("" : "+r"(base_[i]));  // or they become one base again
+    });
+    if constexpr (bases > 1) asm("" : "+r"(three_));
+  }
+  [[gnu::always_inline]] T of(int j) const {
+    const int64_t away = j % 5 == 3 ? three_ : j % 5 * stride_;
+    return *reinterpret_cast<const T*>(base_[j / 5] + away);
+  }
+  [[gnu::always_inline]] void next() {
+    unroll<bases>([&](int i) INLINED { base_[i] += sizeof(T); });
+  }
+
+ private:
+  static constexpr int bases = (rows + 4) / 5;
+  const char* base_[bases];
+  int64_t stride_, three_;
+};
+
 // The whole sum, or of long rows a part: `first` the first one, `last` the last one, which has the maximum.
 template <class Product, int vectors, int all, int rows, bool whole, class T = typename Product::T>
 [[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t columns, T* scores,
                                     T* top, [[maybe_unused]] bool first, [[maybe_unused]] bool last) {
   constexpr int width = all * lanes<T>;
   Vec<T> sum[rows][vectors] = {};
+  RowBases<T, rows> key_of(keys, key_stride);
   for (int64_t d = 0; d < columns; ++d) {
     Vec<T> query[vectors];
     unroll<vectors>([&](int v) INLINED { query[v] = load(panel + v * lanes<T>); });
     unroll<rows>([&](int j) INLINED {
-      const Vec<T> key = broadcast(keys[j * key_stride]);
+      const Vec<T> key = broadcast(key_of.of(j));
       unroll<vectors>([&](int v) INLINED { sum[j][v] = Product::apply(sum[j][v], key, query[v]); });
     });
     panel += width;
-    keys += 1;
+    key_of.next();
   }
   const auto each = [&](auto&& f) {
     unroll<rows>([&](int j) INLINED {

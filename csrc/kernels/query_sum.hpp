@@ -34,14 +34,15 @@ template <class Product, int vectors, int rows, class T = typename Product::T>
 [[gnu::noinline]] void query_sum_block(const T* cells, int64_t stride, int64_t queries, const T* x, int64_t columns,
                                        T* to) {
   Vec<T> sum[rows][vectors] = {};
+  RowBases<T, rows> cell_of(cells, stride);
   for (int64_t q = 0; q < queries; ++q) {
     Vec<T> row[vectors];
     unroll<vectors>([&](int v) INLINED { row[v] = load(x + v * lanes<T>); });
     unroll<rows>([&](int j) INLINED {
-      const Vec<T> cell = broadcast(cells[j * stride]);
+      const Vec<T> cell = broadcast(cell_of.of(j));
       unroll<vectors>([&](int v) INLINED { sum[j][v] = Product::apply(sum[j][v], cell, row[v]); });
     });
-    cells += 1;
+    cell_of.next();
     x += columns;
   }
   unroll<rows>([&](int j) INLINED {
