@@ -250,18 +250,24 @@ class FewQueries {
                       T* s) const noexcept {
     const int64_t size = scoring_.row_size(p_.head_size);
     const LoadedRows rows{scratch.rows + i * query_group * size, size};
+    const int64_t bytes = p_.one_order && !is_few_bits(keys.dtype) ? p_.head_size * size_of(keys.dtype) : 0;
     for (int64_t first = 0; first < count; first += width_) {
       const int32_t live = int32_t(std::min(width_, count - first));
       const int32_t vectors = live <= arithmetic_.lanes ? 1 : arithmetic_.max_vectors;
       const char* panel[most_lanes];
       for (int32_t j = 0; j < live; ++j) panel[j] = keys.row(first + j);
+      // rows of a panel are read side by side, which no hardware prefetches as a stream
+      for (int64_t j = first + width_, end = std::min(j + width_, count); j < end; ++j)
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(keys.row(j) + at, 0, 2);
       scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.factors,
                             scratch.scratch, scratch.panel);
       scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.factors, scratch.scores,
                       scratch.row_max, {0, queries}, {});
-      for (int32_t j = 0; j < live; ++j)
-        for (int32_t q = 0; q < queries; ++q)
-          s[(first + j) * queries + q] = scratch.scores[q * vectors * arithmetic_.lanes + j];
+      for (int32_t q = 0; q < queries; ++q) {
+        const T* const from = scratch.scores + q * vectors * arithmetic_.lanes;
+        T* const to = s + first * queries + q;
+        for (int32_t j = 0; j < live; ++j) to[j * queries] = from[j];
+      }
     }
   }
 

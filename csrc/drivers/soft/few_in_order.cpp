@@ -10,14 +10,16 @@
 namespace foveate {
 namespace {
 
-constexpr int64_t part_tiles = 12;                // a unit of work for a thread
+constexpr int64_t span_tiles = 6;                 // whose keys are read before their values: a stream begins slowly
+constexpr int64_t part_tiles = 2 * span_tiles;    // a unit of work for a thread
 constexpr int64_t most_kept = int64_t{64} << 20;  // bytes of scores that a call keeps to compute its tiles apart
 
 template <class T>
 class FewInOrder : private FewSoftmax<T> {
  public:
-  explicit FewInOrder(Plan& plan) noexcept : Base(plan, plan.tile_keys, false), plan_(plan) {
-    tiles_ = (p_.keys + tile_ - 1) / tile_;
+  explicit FewInOrder(Plan& plan) noexcept
+      : Base(plan, span_tiles * plan.tile_keys, false), plan_(plan), grid_(plan.tile_keys) {
+    tiles_ = (p_.keys + grid_ - 1) / grid_;
     parts_ = std::max<int64_t>(1, (tiles_ + part_tiles - 1) / part_tiles);
     values_in_place_ = size_of(dtype_of(p_.value)) == sizeof(T) && p_.value.column_stride == int64_t(sizeof(T));
     groups_a_batch_ = (plan.rows + query_group - 1) / query_group;
@@ -57,10 +59,17 @@ class FewInOrder : private FewSoftmax<T> {
   using Base::tile_;
   using Base::value_stride_;
 
+  // The keys of a tile that a group has scores of; none: it sees none of the tile.
+  struct Range {
+    int64_t begin, count;
+  };
+
   struct Scratch : Base::Scratch {
     Scratch(const FewInOrder& d, Carver& carver)
-        : Base::Scratch(d, carver), part(carver.take<T>(query_group * d.value_stride_)) {}
-    T* part;
+        : Base::Scratch(d, carver),
+          part(carver.take<T>(query_group * d.value_stride_)),
+          cells(carver.take<T>(d.slot())) {}
+    T *part, *cells;
   };
 
   // ---- a row block at once
@@ -78,32 +87,53 @@ class FewInOrder : private FewSoftmax<T> {
     for (int i = first; i < last; ++i) this->reset(batch, i, true, scratch);
     const StoredRows stored_rows(plan_, stored_values(p_), batch);
     for (Traversal tiles = tiles_of(first, last, {0, p_.keys}, scratch); !tiles.done(); tiles.next()) {
-      const KeyTile tile = tiles.tile();
-      if (!this->sees_some(tile, first, last, scratch)) continue;
-      const Rows keys = this->keys_of(batch, tile, scratch);
-      const Rows stored = stored_rows.in_pages(tile.first, tile.count, scratch.value_list);
-      const Rows values = values_of(stored, tile.count, exact, scratch);
+      const KeyTile span = tiles.tile();
+      if (!this->sees_some(span, first, last, scratch)) continue;
+      const Rows keys = this->keys_of(batch, span, scratch);
       TileIds ids;
       KeyRange seen[task_groups];
-      for (int i = first; i < last; ++i) seen[i] = this->scores(i, tile, keys, ids, scratch);
-      for (int i = first; i < last; ++i) {
-        const KeyRange& range = seen[i];
-        if (range.empty()) continue;
-        const Panel& panel = scratch.panels[i];
-        const int32_t queries = this->width(panel);
-        T* const s = this->scores_of(i, scratch);
-        T tops[query_group], next[query_group], sums[query_group];
-        T *const m = scratch.m + i * query_group, *const output = this->output_of(i, scratch);
-        arithmetic_.decode_tops(s, queries, range.count(), tops);
-        for (int32_t q = 0; q < queries; ++q) next[q] = tops[q] > m[q] ? tops[q] : m[q];
-        arithmetic_.decode_weights(s, queries, range.count(), plan_.softmax_scale(), next, sums);
-        sum(s, queries, values.from(range.begin), range.count(), scratch.part);
-        arithmetic_.decode_fold(queries, plan_.softmax_scale(), m, next, sums, scratch.part, value_stride_,
-                                p_.value_size, scratch.l + i * query_group, output);
-        std::copy_n(next, queries, m);
-        if (exact) this->add_not_finite(i, range, stored.from(range.begin), scratch);
+      for (int i = first; i < last; ++i) seen[i] = this->scores(i, span, keys, ids, scratch);
+      for (int64_t t = span.first / grid_; t * grid_ < span.first + span.count; ++t) {
+        Rows stored, values;
+        bool ready = false;
+        for (int i = first; i < last; ++i) {
+          const Range range = range_of(seen[i], span, t);
+          if (range.count <= 0) continue;
+          if (!ready) {
+            stored = stored_rows.in_pages(t * grid_, tile_keys(t), scratch.value_list);
+            values = values_of(stored, tile_keys(t), exact, scratch);
+          }
+          ready = true;
+          const int32_t queries = this->width(scratch.panels[i]);
+          const int64_t before = t * grid_ + range.begin - span.first - seen[i].begin;
+          std::copy_n(this->scores_of(i, scratch) + before * queries, range.count * queries, scratch.cells);
+          add_tile(i, queries, values.from(range.begin), range.count, scratch);
+          if (exact)
+            this->add_not_finite(i, scratch.cells, seen[i].hidden ? scratch.bits + before : nullptr,
+                                 stored.from(range.begin), range.count, scratch);
+        }
       }
     }
+  }
+
+  // What a tile, whose scores are in scratch.cells, adds to a group's answer.
+  void add_tile(int i, int32_t queries, const Rows& values, int64_t count, Scratch& scratch) noexcept {
+    T tops[query_group], next[query_group], sums[query_group];
+    T* const m = scratch.m + i * query_group;
+    arithmetic_.decode_tops(scratch.cells, queries, count, tops);
+    for (int32_t q = 0; q < queries; ++q) next[q] = tops[q] > m[q] ? tops[q] : m[q];
+    arithmetic_.decode_weights(scratch.cells, queries, count, plan_.softmax_scale(), next, sums);
+    sum(scratch.cells, queries, values, count, scratch.part);
+    arithmetic_.decode_fold(queries, plan_.softmax_scale(), m, next, sums, scratch.part, value_stride_, p_.value_size,
+                            scratch.l + i * query_group, this->output_of(i, scratch));
+    std::copy_n(next, queries, m);
+  }
+
+  int64_t tile_keys(int64_t t) const { return std::min(grid_, p_.keys - t * grid_); }
+  // What a range of a span has of tile t, counted from the tile's first key.
+  Range range_of(const KeyRange& range, KeyTile span, int64_t t) const {
+    const int64_t begin = std::max(span.first + range.begin - t * grid_, int64_t(0));
+    return {begin, std::min(span.first + range.end - t * grid_, grid_) - begin};
   }
 
   Traversal tiles_of(int first, int last, Interval among, const Scratch& scratch) const noexcept {
@@ -147,13 +177,9 @@ class FewInOrder : private FewSoftmax<T> {
   struct Place {
     int64_t batch, first_row, part;
   };
-  // The keys of a tile that a group has scores of; none: it sees none of the tile.
-  struct Range {
-    int64_t begin, count;
-  };
 
   int64_t kept_bytes(int64_t groups) const { return groups * tiles_ * slot() * int64_t(sizeof(T)); }
-  int64_t slot() const { return (tile_ + most_lanes) * query_group; }
+  int64_t slot() const { return (grid_ + most_lanes) * query_group; }
 
   void carve(Carver& carver, int64_t groups) {
     kept_scores_ = carver.take<T>(groups * tiles_ * slot());
@@ -171,7 +197,7 @@ class FewInOrder : private FewSoftmax<T> {
   }
   int64_t group_of(const Place& at, int i) const { return at.batch * groups_a_batch_ + at.first_row / query_group + i; }
   Interval keys_of_part(const Place& at) const {
-    return {at.part * part_tiles * tile_, std::min(p_.keys, (at.part + 1) * part_tiles * tile_)};
+    return {at.part * part_tiles * grid_, std::min(p_.keys, (at.part + 1) * part_tiles * grid_)};
   }
 
   void score_part(int64_t task, Scratch& scratch) noexcept {
@@ -181,20 +207,24 @@ class FewInOrder : private FewSoftmax<T> {
     for (int i = 0; i < groups; ++i)
       for (int64_t t = first; t < end; ++t) kept_ranges_[group_of(at, i) * tiles_ + t] = {0, 0};
     for (Traversal tiles = tiles_of(0, groups, keys_of_part(at), scratch); !tiles.done(); tiles.next()) {
-      const KeyTile tile = tiles.tile();
-      if (tile.first / tile_ >= end) break;
-      if (!this->sees_some(tile, 0, groups, scratch)) continue;
-      const Rows keys = this->keys_of(at.batch, tile, scratch);
+      const KeyTile span = tiles.tile();
+      if (!this->sees_some(span, 0, groups, scratch)) continue;
+      const Rows keys = this->keys_of(at.batch, span, scratch);
       TileIds ids;
       for (int i = 0; i < groups; ++i) {
-        const KeyRange range = this->scores(i, tile, keys, ids, scratch);
-        if (range.empty()) continue;
+        const KeyRange seen = this->scores(i, span, keys, ids, scratch);
+        if (seen.empty()) continue;
         const int32_t queries = this->width(scratch.panels[i]);
-        const int64_t cell = group_of(at, i) * tiles_ + tile.first / tile_;
-        kept_ranges_[cell] = {range.begin, range.count()};
-        T* const kept = kept_scores_ + cell * slot();
-        std::copy_n(this->scores_of(i, scratch), range.count() * queries, kept);
-        arithmetic_.decode_tops(kept, queries, range.count(), kept_tops_ + cell * query_group);
+        for (int64_t t = span.first / grid_; t * grid_ < span.first + span.count; ++t) {
+          const Range range = range_of(seen, span, t);
+          if (range.count <= 0) continue;
+          const int64_t cell = group_of(at, i) * tiles_ + t;
+          const int64_t before = t * grid_ + range.begin - span.first - seen.begin;
+          kept_ranges_[cell] = range;
+          T* const kept = kept_scores_ + cell * slot();
+          std::copy_n(this->scores_of(i, scratch) + before * queries, range.count * queries, kept);
+          arithmetic_.decode_tops(kept, queries, range.count, kept_tops_ + cell * query_group);
+        }
       }
     }
     for (int i = 0; i < groups; ++i) {
@@ -226,7 +256,7 @@ class FewInOrder : private FewSoftmax<T> {
       for (int64_t t = 0; t < first; ++t) add_top(group_of(at, i) * tiles_ + t, this->width(scratch.panels[i]), m);
     }
     for (int64_t t = first; t < end; ++t) {
-      const int64_t key = t * tile_, count = std::min(tile_, p_.keys - key);
+      const int64_t key = t * grid_, count = tile_keys(t);
       bool ready = false;
       Rows values;
       for (int i = 0; i < groups; ++i) {
@@ -273,6 +303,7 @@ class FewInOrder : private FewSoftmax<T> {
   }
 
   Plan& plan_;
+  const int64_t grid_;  // keys of a tile
   int64_t tiles_, parts_, groups_a_batch_;
   bool values_in_place_;
   T *kept_scores_ = nullptr, *kept_parts_ = nullptr, *kept_tops_ = nullptr, *kept_sums_ = nullptr;

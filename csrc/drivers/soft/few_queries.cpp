@@ -120,7 +120,9 @@ class Decode : private FewSoftmax<T> {
       digits_->sum(s, queries, count_of_digits_, values, count, p_.value_size, output, value_stride_);
     else
       arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
-    if (stored.data) this->add_not_finite(i, range, stored, scratch);
+    if (stored.data)
+      this->add_not_finite(i, this->scores_of(i, scratch), range.hidden ? scratch.bits : nullptr, stored, range.count(),
+                           scratch);
   }
 
   // Writes the answer, or keeps the chunk's part of it.

@@ -49,12 +49,14 @@ class FewSoftmax : protected FewQueries<T> {
     start_softmax(batch, i, with_sink, scratch);
   }
 
-  // Values that were left out of the sum of a range, as they are not finite, for the queries that see them.
-  void add_not_finite(int i, const KeyRange& range, const Rows& stored, const Scratch& scratch) const noexcept {
+  // Values that were left out of the sum of some keys, as they are not finite, for the queries that see them. bits: which do,
+  // or null for all.
+  void add_not_finite(int i, const T* weights, uint32_t* bits, const Rows& stored, int64_t count,
+                      const Scratch& scratch) const noexcept {
     const Panel& panel = scratch.panels[i];
-    if (!range.hidden) std::fill_n(scratch.bits, range.count(), (uint32_t(1) << panel.live) - 1);
-    arithmetic_.add_not_finite(this->scores_of(i, scratch), this->width(panel), stored, range.count(), p_.value_size,
-                               scratch.bits, output_of(i, scratch), 1, value_stride_);
+    if (!bits) std::fill_n(bits = scratch.bits, count, (uint32_t(1) << panel.live) - 1);
+    arithmetic_.add_not_finite(weights, this->width(panel), stored, count, p_.value_size, bits, output_of(i, scratch), 1,
+                               value_stride_);
   }
 
   bool all_finite(int i, const Scratch& scratch) const {
