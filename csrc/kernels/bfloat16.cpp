@@ -3,6 +3,7 @@
 #include "amx.hpp"
 #include "bf16_pairs.hpp"
 #include "bf16_quads.hpp"
+#include "decode/pairs.hpp"
 #include "gemm.hpp"
 #include "measure.hpp"
 #include "query_sum.hpp"
@@ -49,6 +50,9 @@ Arithmetic pair_arithmetic(const Arithmetic& float32) {
   return f;
 }
 constexpr auto products = pair_arithmetic;
+constexpr FewPairs few_pairs = {pair_query_size, load_pair_query, narrow_to_pairs, untyped<pair_scores>,
+                                untyped<pair_sum>};
+constexpr const FewPairs* few = &few_pairs;
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 double spin_quads(int64_t rounds) {
   const Halves halves = vdupq_n_u16(0x3f00);
@@ -78,6 +82,7 @@ Arithmetic quad_arithmetic(const Arithmetic& float32) {
   return f;
 }
 constexpr auto products = quad_arithmetic;
+constexpr const FewPairs* few = nullptr;
 #endif
 
 #if defined(__AMX_BF16__)
@@ -112,6 +117,6 @@ constexpr Arithmetic (*amx_or_null)(const Arithmetic&) = nullptr;
 }  // namespace
 
 extern const Bfloat16 bfloat16;
-constexpr Bfloat16 bfloat16 = {products, amx_or_null};
+constexpr Bfloat16 bfloat16 = {products, amx_or_null, few};
 
 }  // namespace foveate::FOVEATE_ISA

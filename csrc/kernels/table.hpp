@@ -529,6 +529,7 @@ struct Filtering {
 };
 
 struct Digits;
+struct FewPairs;
 
 // Rows that stand anywhere: T in whole vectors of columns, at base + offsets[e], in bytes.
 struct EdgeRows {
@@ -613,7 +614,22 @@ struct Kernels {
   const EdgeKernels *edges_float32, *edges_float64;
   const StencilKernels *stencils_float32, *stencils_float64;
   const SumKernels* sums_of_gaussians;
-  const Digits* digits = nullptr;  // where there are products of bytes
+  const Digits* digits = nullptr;       // where there are products of bytes
+  const FewPairs* few_pairs = nullptr;  // where there are products of pairs of bfloat16 that take rows as they are
+};
+
+// Few queries of bfloat16 over keys and values of bfloat16, by products of pairs: see decode/pairs.hpp. Of float32; those that
+// are not named here come as decode_scores and decode_sum take them.
+struct FewPairs {
+  int64_t (*query_size)(int64_t columns);  // bytes of a query
+  void (*load_query)(const char* from, int64_t column_stride, int64_t columns, void* to);
+  // Numbers of float32 that bfloat16 has, as such, in place.
+  void (*narrow)(void* data, int64_t count);
+  // query: rows of load_query, one after the other.
+  void (*scores)(const void* query, int32_t queries, const Rows& keys, int64_t count, int64_t head_size, double factor,
+                 void* s);
+  void (*sum)(const void* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size, void* output,
+              int64_t output_stride);
 };
 
 // Few queries over keys and values of int8 and int4, by products of integers of so many digits: see decode/digits.hpp. Of
@@ -635,6 +651,7 @@ struct Digits {
 struct Bfloat16 {
   Arithmetic (*products)(const Arithmetic& float32);
   Arithmetic (*amx)(const Arithmetic& float32);
+  const FewPairs* few;  // null where there are no such products
 };
 
 }  // namespace foveate

@@ -44,9 +44,10 @@ struct Available {
   }
   // The next best of an ISA's kernels, with these products of bfloat16, if any.
   void add_variant(const char* name, const char* features, Kernels kernels, const Arithmetic* bfloat16,
-                   const Digits* digits = nullptr) {
+                   const Digits* digits = nullptr, const FewPairs* few_pairs = nullptr) {
     kernels.bfloat16 = bfloat16;
     kernels.digits = digits;
+    kernels.few_pairs = few_pairs;
     const bool first = count == 0;
     (first ? isas[count++] : lesser[lesser_count++]) = {name, features, kernels};
   }
@@ -61,9 +62,9 @@ struct Available {
       const bool tiles = cpu.amx && of.amx && may_use_amx();
       bfloat16 = of.products(k.float32);
       if (tiles) amx = of.amx(k.float32);
-      if (tiles) add_variant("avx512", "avx512 bf16 amx", k, &amx, &avx512bf16::digits);
+      if (tiles) add_variant("avx512", "avx512 bf16 amx", k, &amx, &avx512bf16::digits, of.few);
       if (cpu.amx && count == 0) add_variant("avx512", "avx512", k, nullptr);
-      add_variant("avx512", "avx512 bf16", k, &bfloat16, &avx512bf16::digits);
+      add_variant("avx512", "avx512 bf16", k, &bfloat16, &avx512bf16::digits, of.few);
     }
 #endif
     if (cpu.avx512 && count == 0) add_variant("avx512", "avx512", k, nullptr);

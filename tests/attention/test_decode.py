@@ -108,3 +108,18 @@ def test_one_query_equals_the_last_row_of_prefill():
     step = fv.attention(q[..., -1:, :], k, v, causal=True, offset="end")
     # 16 ulp of 1, the largest that weighted means of such values come to.
     np.testing.assert_allclose(step, prefill[..., -1:, :], rtol=0, atol=16 * 2.0**-23)
+
+
+def test_bits_do_not_depend_on_strides_company_or_what_is_hidden(dtype):
+    """Rows that are copied, groups of other sizes, and NaN where nothing is seen."""
+    q, k, v = decode(1, 2600, dtype, size=72)
+    seen = np.arange(2600) < 2501
+    answer = fv.attention(q, k, v, mask=seen)
+    far = np.empty((*k.shape[:-1], 144), dtype)[..., ::2]
+    far[:] = k
+    spoilt = np.where(seen[:, None], v, np.array(np.nan, dtype))
+    for value in (np.asfortranarray(v), spoilt):
+        np.testing.assert_array_equal(fv.attention(q, far, value, mask=seen), answer)
+    for group in (slice(1, 2), slice(1, 3), slice(0, 3)):
+        some = fv.attention(q[:, :, group], k, v, mask=seen)
+        np.testing.assert_array_equal(some, answer[:, :, group])

@@ -27,7 +27,7 @@ template <class T>
 class FewQueries {
  protected:
   // tile: keys whose scores are held at once, of so many query groups. by_digits: whether scores may be sums of products
-  // of bytes, which are as exact, but other bits than those of floats.
+  // of bytes, or of pairs of bfloat16, which are as exact, but other bits than those of floats.
   FewQueries(const Plan& plan, int64_t tile, int64_t groups, bool by_digits) noexcept
       : plan_(plan),
         p_(plan.problem),
@@ -45,6 +45,8 @@ class FewQueries {
     const Dtype keys = dtype_of(p_.key);
     keys_by_digits_ =
         digits_ && direct_ && p_.head_size <= most_of_digits && (keys == Dtype::int8 || keys == Dtype::int4);
+    if (sizeof(T) == 4 && by_digits && p_.query.dtype == FV_BFLOAT16) pairs_ = plan.kernels.few_pairs;
+    keys_by_pairs_ = pairs_ && direct_ && keys == Dtype::bfloat16;
     keys_contiguous_ = is_contiguous(p_.key) && (direct_ || !is_few_bits(dtype_of(p_.key)));
   }
 
@@ -67,6 +69,7 @@ class FewQueries {
     QueryScratch(const FewQueries& d, Carver& carver)
         : queries(carver.take<T>(task_rows * d.query_stride_)),
           digits(carver.take(d.keys_by_digits_ ? task_groups * d.digit_queries_size() : 0)),
+          pairs(carver.take(d.keys_by_pairs_ ? task_rows * d.pairs_->query_size(d.p_.head_size) : 0)),
           s(carver.take<T>(d.groups_ * d.score_stride())),
           keys(carver.take<T>(d.keys_contiguous_ ? 0 : d.tile_ * d.p_.head_size)),
           bits(carver.take<uint32_t>(d.tile_)),
@@ -75,7 +78,7 @@ class FewQueries {
           swapped(d, carver),
           panels(carver.take<Panel>(task_groups)) {}
     T* queries;
-    char* digits;  // of the queries
+    char *digits, *pairs;  // of the queries
     T *s, *keys;
     uint32_t* bits;
     RowList key_list;
@@ -158,6 +161,15 @@ class FewQueries {
       }
       return;
     }
+    if (keys_by_pairs_) {
+      const int64_t size = pairs_->query_size(p_.head_size);
+      char* const rows = scratch.pairs + i * query_group * size;
+      std::memset(rows, 0, size_t(query_group * size));
+      for (int32_t q = 0; q < panel.live; ++q)
+        pairs_->load_query(row_of(plan_, p_.query, batch, panel, q), p_.query.column_stride, p_.head_size,
+                           rows + q * size);
+      return;
+    }
     T* to = scratch.queries + i * query_group * query_stride_;
     std::fill_n(to, query_group * query_stride_, T(0));
     for (int32_t q = 0; q < panel.live; ++q)
@@ -177,7 +189,18 @@ class FewQueries {
   Rows keys_of(int64_t batch, KeyTile tile, QueryScratch& scratch) const noexcept {
     if (p_.table) scratch.places.open(batch, tile);
     const Rows keys = StoredRows(plan_, stored_keys(p_), batch).in_pages(tile.first, tile.count, scratch.key_list);
-    return keys_contiguous_ ? keys : loaded(keys, tile.count, p_.head_size, false, direct_, scratch.keys);
+    if (keys_contiguous_) return keys;
+    const Rows rows = loaded(keys, tile.count, p_.head_size, false, direct_, scratch.keys);
+    return keys_by_pairs_ ? narrowed(rows, tile.count, p_.head_size, scratch.keys) : rows;
+  }
+
+  // Loaded rows of what bfloat16 has, as such.
+  Rows narrowed(Rows rows, int64_t count, int64_t columns, T* at) const {
+    pairs_->narrow(at, count * columns);
+    rows.dtype = Dtype::bfloat16;
+    rows.row_stride = columns * 2;
+    rows.column_stride = 2;
+    return rows;
   }
 
   // Rows with contiguous columns. finite: with 0 for what is not. stored: few bits may stay such.
@@ -225,6 +248,9 @@ class FewQueries {
     if (keys_by_digits_)
       digits_->scores(scratch.digits + i * digit_queries_size(), queries, count_of_digits_, keys, count, p_.head_size,
                       s);
+    else if (keys_by_pairs_)
+      pairs_->scores(scratch.pairs + i * query_group * pairs_->query_size(p_.head_size), queries, keys, count,
+                     p_.head_size, plan_.query_factor, s);
     else if (direct_)
       arithmetic_.decode_scores(scratch.queries + i * query_group * query_stride_, query_stride_, queries, keys, count,
                                 p_.head_size, s);
@@ -283,6 +309,8 @@ class FewQueries {
   const Digits* digits_ = nullptr;  // where there are products of bytes
   int32_t count_of_digits_ = 2;
   bool keys_by_digits_;
+  const FewPairs* pairs_ = nullptr;  // where queries are of bfloat16, and there are products of pairs
+  bool keys_by_pairs_;
 };
 
 }  // namespace foveate

@@ -22,6 +22,7 @@ class Decode : private FewSoftmax<T> {
     chunks_ = std::max<int64_t>(1, (p_.keys + chunk_keys - 1) / chunk_keys);
     values_contiguous_ = this->is_contiguous(p_.value);
     values_by_digits_ = digits_ && digits_->takes_values(dtype_of(p_.value), p_.value_block);
+    values_by_pairs_ = pairs_ && dtype_of(p_.value) == Dtype::bfloat16;
   }
 
   fv_status run(fv_error* error) noexcept {
@@ -52,6 +53,7 @@ class Decode : private FewSoftmax<T> {
   using Base::count_of_digits_;
   using Base::digits_;
   using Base::p_;
+  using Base::pairs_;
   using Base::row_blocks_;
   using Base::tile_;
   using Base::value_stride_;
@@ -94,9 +96,11 @@ class Decode : private FewSoftmax<T> {
       if (!this->sees_some(tile, first, last, scratch)) continue;
       const Rows keys = this->keys_of(batch, tile, scratch);
       const Rows stored = stored_rows.in_pages(tile.first, tile.count, scratch.value_list);
-      const bool load = exact || !values_contiguous_;
-      const Rows values =
-          load ? this->loaded(stored, tile.count, p_.value_size, exact, !exact, scratch.values) : stored;
+      Rows values = stored;
+      if (exact || !values_contiguous_) {
+        values = this->loaded(stored, tile.count, p_.value_size, exact, !exact, scratch.values);
+        if (values_by_pairs_) values = this->narrowed(values, tile.count, p_.value_size, scratch.values);
+      }
       TileIds ids;
       KeyRange seen[task_groups];
       for (int i = first; i < last; ++i) seen[i] = this->scores(i, tile, keys, ids, scratch);
@@ -118,6 +122,8 @@ class Decode : private FewSoftmax<T> {
                             scratch.l + i * query_group, output, value_stride_, p_.value_size);
     if (values_by_digits_ && is_few_bits(values.dtype))
       digits_->sum(s, queries, count_of_digits_, values, count, p_.value_size, output, value_stride_);
+    else if (values_by_pairs_)
+      pairs_->sum(s, queries, values, count, p_.value_size, output, value_stride_);
     else
       arithmetic_.decode_sum(s, queries, values, count, p_.value_size, output, value_stride_);
     if (stored.data)
@@ -174,7 +180,7 @@ class Decode : private FewSoftmax<T> {
 
   Plan& plan_;
   int64_t chunks_;
-  bool values_contiguous_, values_by_digits_;
+  bool values_contiguous_, values_by_digits_, values_by_pairs_;
   T *partial_ = nullptr, *partial_m_ = nullptr, *partial_l_ = nullptr;
   uint8_t* partial_seen_ = nullptr;
 };

@@ -12,8 +12,8 @@ namespace {
 constexpr int64_t prefetch_ahead = 8192;  // bytes
 constexpr int64_t line_bytes = 64;
 // The rows that this is, in whole steps of any kernel.
-inline int64_t rows_ahead(int64_t row_bytes) {
-  return round_up(prefetch_ahead / (row_bytes > 16 ? row_bytes : 16), 16);
+inline int64_t rows_ahead(int64_t row_bytes, int64_t ahead = prefetch_ahead) {
+  return round_up(ahead / (row_bytes > 16 ? row_bytes : 16), 16);
 }
 
 // Rows at data + j * stride, of which those that will be read next begin at `ahead`, as far apart.
@@ -28,8 +28,9 @@ constexpr int64_t gather_bytes = 32768;
 // but the last have a multiple of `step` rows: where pages that follow each other in memory have fewer, so many are copied.
 // Such rows that are too long for it come as they are.
 template <class F>
-void in_runs(const Rows& rows, int64_t count, int64_t at, int64_t bytes, int64_t step, F&& run) {
-  const int64_t far = rows_ahead(bytes), stride = rows.row_stride, size = rows.page_rows;
+void in_runs(const Rows& rows, int64_t count, int64_t at, int64_t bytes, int64_t step, F&& run,
+             int64_t ahead = prefetch_ahead) {
+  const int64_t far = rows_ahead(bytes, ahead), stride = rows.row_stride, size = rows.page_rows;
   if (!rows.list) return run(int64_t(0), count, Run{rows.data + at, rows.data + at + far * stride, stride}, rows);
   alignas(line_bytes) char copies[gather_bytes];
   const auto follows = [&](int64_t page) {
