@@ -55,8 +55,8 @@ class FewSoftmax : protected FewQueries<T> {
                       const Scratch& scratch) const noexcept {
     const Panel& panel = scratch.panels[i];
     if (!bits) std::fill_n(bits = scratch.bits, count, (uint32_t(1) << panel.live) - 1);
-    arithmetic_.add_not_finite(weights, this->width(panel), stored, count, p_.value_size, bits, output_of(i, scratch), 1,
-                               value_stride_);
+    arithmetic_.add_not_finite(weights, this->width(panel), stored, count, p_.value_size, bits, output_of(i, scratch),
+                               1, value_stride_);
   }
 
   bool all_finite(int i, const Scratch& scratch) const {

@@ -11,9 +11,8 @@
 namespace foveate::FOVEATE_ISA {
 namespace {
 
-constexpr int line_columns = 32;  // of bfloat16 in a vector, and in a line of the cache
-constexpr int64_t pair_rows =
-    16;  // whose weights are rounded together, and whose values stay in L1 for further columns
+constexpr int line_columns = 32;       // of bfloat16 in a vector, and in a line of the cache
+constexpr int64_t pair_rows = 16;      // whose weights are rounded together, and whose values stay in L1
 constexpr int64_t most_columns = 512;  // of values that are summed together
 
 // Prefetching, as runs.hpp has it, for pairs: what is far ahead goes to L2, which takes more at once than L1, and of values
@@ -145,7 +144,8 @@ struct AheadOfPairs {
   int64_t step;  // to those of the next two
 };
 
-// Inlined: called for each block of rows it took half as much time again. Columns of `vectors` vectors of 32, of the last of which `columns` where they are not `whole`.
+// Columns of `vectors` vectors of 32, of the last of which `columns` where they are not `whole`. Inlined: called for each block
+// of rows it took half as much time again.
 template <int queries, int vectors, bool whole>
 [[gnu::always_inline]] inline void pair_sum_block(const int32_t (*words)[queries], const char* row, int64_t row_stride,
                                                   int64_t count, int64_t columns, AheadOfPairs ahead, float* output,
