@@ -5,7 +5,7 @@
 
 The task lists are those of the drivers (csrc/drivers/common/query_block.hpp, backward/backward.hpp,
 soft/few_queries.cpp), for float32 with AVX-512, and tasks are taken as csrc/runtime/job.cpp and
-lanes.cpp take them. A task costs what it has of pairs of queries and keys; memory, caches and
+wavefront.cpp take them. A task costs what it has of pairs of queries and keys; memory, caches and
 clocks are left out, so that the figures say how much the cutting up costs, and no more. Prints
 Markdown tables.
 """
@@ -32,7 +32,7 @@ COLUMNS_A_THREAD, OPEN_A_THREAD, TASKS_A_THREAD = 2, 4, 32
 BYTES_A_THREAD, LEAST_BYTES = 4 << 20, 64 << 20
 CHUNK_KEYS, TASK_ROWS = 2048, 32
 MOST_RANGES = 64
-QUEUE = 3e-7  # seconds that the queue of lanes takes for a task
+QUEUE = 3e-7  # seconds that the queue of grids takes for a task
 START = 5e-6  # seconds until a helper has its first task, of each job
 FLOPS = 70e9  # of a core: only START is compared with it
 
@@ -50,18 +50,18 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Lanes:
-    """What run_lanes does: grids of tasks, [column][row], each of which waits for two neighbors.
+class Grids:
+    """What run_grids does: grids of tasks, [column][row], each of which waits for two neighbors.
 
-    At most `open` columns of a lane are begun and not done.
+    At most `open` columns of a grid are begun and not done.
     """
 
-    lanes: list[list[list[float]]]
+    grids: list[list[list[float]]]
     open: int
 
     def work(self) -> float:
         """Return the flops of all tasks."""
-        return sum(sum(map(sum, lane)) for lane in self.lanes)
+        return sum(sum(map(sum, grid)) for grid in self.grids)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Problem:
         return float(total)
 
 
-def forward(p: Problem, threads: int) -> list[Job | Lanes]:
+def forward(p: Problem, threads: int) -> list[Job | Grids]:
     """Return blocks of queries against the keys that they see: run_blocks."""
     width = LANES * VECTORS
     panels = -(-p.queries // width)
@@ -126,18 +126,18 @@ class Cutting:
         most = max(1, int(max(LEAST_BYTES, BYTES_A_THREAD * threads) / self.partial))
         most = min(-(-8 * threads // self.chunks), most)
         self.together = -(-p.batches // -(-p.batches // most))
-        lanes = self.together * self.chunks
-        self.in_turns = threads == 1 or (threads <= 4 and lanes >= 8 * threads)
+        grids = self.together * self.chunks
+        self.in_turns = threads == 1 or (threads <= 4 and grids >= 8 * threads)
         if self.in_turns:
             return
         uneven = 2 if p.causal else 1
         while (
-            self.column_tiles > 1 and lanes * self.columns() < COLUMNS_A_THREAD * uneven * threads
+            self.column_tiles > 1 and grids * self.columns() < COLUMNS_A_THREAD * uneven * threads
         ):
             self.column_tiles -= 1
-        self.open = min(-(-OPEN_A_THREAD * uneven * threads // lanes), self.columns())
+        self.open = min(-(-OPEN_A_THREAD * uneven * threads // grids), self.columns())
         tasks = min(TASKS_A_THREAD, 4 * threads) * threads
-        runs = max(tasks // (lanes * self.columns()), 4 * (self.open - 1), 1)
+        runs = max(tasks // (grids * self.columns()), 4 * (self.open - 1), 1)
         self.task_blocks = min(max(self.per_batch // runs, 1), self.task_blocks)
 
     def first_tile(self, chunk: int) -> int:
@@ -169,28 +169,28 @@ class Cutting:
         of_columns = self.open * self.column_tiles * TILE * 8.0 * self.p.size * self.chunks
         return (self.partial + of_columns) * self.together
 
-    def jobs(self) -> list[Job | Lanes]:
-        """Return what is done one after the other: for some batches at a time, turns or lanes."""
+    def jobs(self) -> list[Job | Grids]:
+        """Return what is done one after the other: for some batches at a time, turns or grids."""
         columns, runs = range(self.columns()), range(-(-self.per_batch // self.task_blocks))
         chunks = range(self.chunks)
         grids = [[[self.task(chunk, c, r) for r in runs] for c in columns] for chunk in chunks]
-        jobs: list[Job | Lanes] = []
+        jobs: list[Job | Grids] = []
         for first in range(0, self.p.batches, self.together):
             some = min(self.together, self.p.batches - first)
             if self.in_turns:
                 turns = [[grid[c][r] for grid in grids] for c in columns for r in runs]
                 jobs += [Job(turn * some, by_ranges=True) for turn in turns]
             else:
-                jobs.append(Lanes(grids * some, self.open))
+                jobs.append(Grids(grids * some, self.open))
         return jobs
 
 
-def backward(p: Problem, threads: int) -> list[Job | Lanes]:
+def backward(p: Problem, threads: int) -> list[Job | Grids]:
     """Return columns of keys of chunks against runs of blocks of queries."""
     return Cutting(p, threads).jobs()
 
 
-def few_queries(p: Problem, threads: int) -> list[Job | Lanes]:
+def few_queries(p: Problem, threads: int) -> list[Job | Grids]:
     """Return chunks of the keys, for a few rows: Decode."""
     del threads
     chunks = -(-p.keys // CHUNK_KEYS)
@@ -201,10 +201,10 @@ def few_queries(p: Problem, threads: int) -> list[Job | Lanes]:
     return [Job(one * p.batches, by_ranges=True)]
 
 
-def seconds(job: Job | Lanes, speeds: list[float]) -> float:
+def seconds(job: Job | Grids, speeds: list[float]) -> float:
     """Return how long a job takes on cores of these speeds, in flops a second."""
-    if isinstance(job, Lanes):
-        return seconds_of_lanes(job, speeds)
+    if isinstance(job, Grids):
+        return seconds_of_grids(job, speeds)
     threads = len(speeds)
     count = len(job.tasks)
     ranges = threads if job.by_ranges and threads <= min(count, MOST_RANGES) else 1
@@ -230,24 +230,24 @@ def seconds(job: Job | Lanes, speeds: list[float]) -> float:
     return done
 
 
-def ways_of(lane: list[list[float]]) -> list[list[float]]:
-    """Return the work on the longest way from each task to the end of its lane."""
-    columns, rows = len(lane), len(lane[0])
+def ways_of(grid: list[list[float]]) -> list[list[float]]:
+    """Return the work on the longest way from each task to the end of its grid."""
+    columns, rows = len(grid), len(grid[0])
     ways = [[0.0] * (rows + 1) for _ in range(columns + 1)]
     for c in reversed(range(columns)):
         for r in reversed(range(rows)):
-            ways[c][r] = lane[c][r] + max(ways[c + 1][r], ways[c][r + 1])
+            ways[c][r] = grid[c][r] + max(ways[c + 1][r], ways[c][r + 1])
     return ways
 
 
-def seconds_of_lanes(job: Lanes, speeds: list[float]) -> float:
-    """Return how long lanes take on cores of these speeds: LaneQueue."""
-    lanes = job.lanes
-    columns, rows = len(lanes[0]), len(lanes[0][0])
-    known = {id(lane): ways_of(lane) for lane in lanes}  # a chunk is the same in every batch
-    ways = [known[id(lane)] for lane in lanes]
-    left = [sum(map(sum, lane)) for lane in lanes]
-    done = [[0] * columns for _ in lanes]
+def seconds_of_grids(job: Grids, speeds: list[float]) -> float:
+    """Return how long grids take on cores of these speeds: GridQueue."""
+    grids = job.grids
+    columns, rows = len(grids[0]), len(grids[0][0])
+    known = {id(grid): ways_of(grid) for grid in grids}  # a chunk is the same in every batch
+    ways = [known[id(grid)] for grid in grids]
+    left = [sum(map(sum, grid)) for grid in grids]
+    done = [[0] * columns for _ in grids]
     ready: list[tuple[float, int, int, int]] = []
 
     def push(n: int, c: int, r: int) -> None:
@@ -258,9 +258,9 @@ def seconds_of_lanes(job: Lanes, speeds: list[float]) -> float:
             return False
         return r > 0 or c < job.open or done[n][c - job.open] == rows
 
-    for n in range(len(lanes)):
+    for n in range(len(grids)):
         push(n, 0, 0)
-    threads = min(len(speeds), len(lanes) * job.open)
+    threads = min(len(speeds), len(grids) * job.open)
     # when a thread is free, an order, the thread, and the task that it has done then
     events: list[tuple[float, int, int, tuple[int, int, int] | None]] = [
         (START if t else 0.0, t, t, None) for t in range(threads)
@@ -274,7 +274,7 @@ def seconds_of_lanes(job: Lanes, speeds: list[float]) -> float:
         if task:
             n, c, r = task
             done[n][c] += 1
-            left[n] -= lanes[n][c][r]
+            left[n] -= grids[n][c][r]
             after = {(n, c, r + 1), (n, c + 1, r)}
             if r + 1 == rows:
                 after.add((n, c + job.open, 0))
@@ -285,18 +285,18 @@ def seconds_of_lanes(job: Lanes, speeds: list[float]) -> float:
             t = heapq.heappop(idle)
             _, n, c, r = heapq.heappop(ready)
             order += 1
-            end = now + lanes[n][c][r] / speeds[t] + QUEUE
+            end = now + grids[n][c][r] / speeds[t] + QUEUE
             heapq.heappush(events, (end, order, t, (n, c, r)))
     return now
 
 
-def share(jobs: list[Job | Lanes], speeds: list[float]) -> float:
+def share(jobs: list[Job | Grids], speeds: list[float]) -> float:
     """Return the work over what the cores could do in that time."""
     work = sum(job.work() for job in jobs)
     return work / (sum(seconds(job, speeds) for job in jobs) * sum(speeds))
 
 
-Cut = Callable[[Problem, int], list[Job | Lanes]]
+Cut = Callable[[Problem, int], list[Job | Grids]]
 HEADS = Problem("(1, 8, 8192, 64), causal", 8, 8192, 8192, 64, causal=True)
 LARGE = Problem("(1, 32, 4096, 128), causal", 32, 4096, 4096, 128, causal=True)
 SHORT = Problem("(32, 12, 512, 64)", 384, 512, 512, 64)

@@ -1,6 +1,6 @@
 """More threads than there are cores, up to 130: every driver ends, with the bits of one thread.
 
-Beyond 64 threads all take tasks from one counter. Gradients wait for each other in lanes there.
+Beyond 64 threads all take tasks from one counter. Tasks of gradients wait for each other there.
 """
 
 from __future__ import annotations

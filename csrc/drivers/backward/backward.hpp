@@ -10,7 +10,7 @@
 // Which sums there are, and in which order each is added to, is by shapes and the reach alone, and so are the bits: chunks,
 // whose partial sums of dQ are added up in order when all are done; of a chunk the tiles, one after the other, for each
 // block; and of a tile the blocks, one after the other. How tasks are cut out of that, and what runs side by side, is free:
-// a task waits for those before it and above it in its chunk (runtime/lanes.hpp), and where threads are many, columns are
+// a task waits for those before it and above it in its chunk (runtime/wavefront.hpp), and where threads are many, columns are
 // narrow, several of a chunk are in work, and runs are short. Batches that are in work at the same time, as many as keep
 // the threads busy, are a batch group.
 #pragma once
@@ -95,11 +95,11 @@ struct Pass {
     if (in_one_chain_) return;
     // where reaches are triangles, a column may have as much as two
     const int64_t uneven = (plan.problem.left >= 0) != (plan.problem.right >= 0) ? 2 : 1;
-    const int64_t lanes = some * chunks, wanted = columns_a_thread * uneven * threads;
-    while (column_tiles > 1 && lanes * columns() < wanted) --column_tiles;
-    open = std::clamp<int64_t>((open_a_thread * uneven * threads + lanes - 1) / lanes, 1, columns());
+    const int64_t grids = some * chunks, wanted = columns_a_thread * uneven * threads;
+    while (column_tiles > 1 && grids * columns() < wanted) --column_tiles;
+    open = std::clamp<int64_t>((open_a_thread * uneven * threads + grids - 1) / grids, 1, columns());
     const int64_t least_runs =
-        std::max(std::min<int64_t>(tasks_a_thread, 4 * threads) * threads / (lanes * columns()), 4 * (open - 1));
+        std::max(std::min<int64_t>(tasks_a_thread, 4 * threads) * threads / (grids * columns()), 4 * (open - 1));
     task_blocks = std::clamp<int64_t>(per_batch / std::max<int64_t>(1, least_runs), 1, task_blocks);
   }
 

@@ -2,8 +2,8 @@
 // task does.
 #pragma once
 #include "drivers/drivers.hpp"
-#include "runtime/lanes.hpp"
 #include "runtime/refuse.hpp"
+#include "runtime/wavefront.hpp"
 #include "worker.hpp"
 
 namespace foveate {
@@ -85,7 +85,7 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
   const bool in_turns = threads <= 4 && batch_group * pass.chunks >= 8 * threads;
   const bool queued = threads > 1 && !in_turns && !share_columns;
   if (queued) pass.share(threads, batch_group);
-  Lanes lanes = {batch_group * pass.chunks, pass.columns(), pass.runs(), pass.open};
+  Grids grids = {batch_group * pass.chunks, pass.columns(), pass.runs(), pass.open};
   const bool by_columns = plan.scoring.gradients != nullptr;
 
   // what is shared, and then the workers; counted first
@@ -109,12 +109,12 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
     pass.seen_keys = carver.take<Interval>(plan.batches * blocks.per_batch);
     pass.seen_tiles = carver.take<uint64_t>(plan.holes ? plan.batches * blocks.per_batch : 0);
     d_factors = carver.take<double>(factor_sums);
-    sums.key = carver.take<T>(lanes.count * lanes.open * key_sums);
-    sums.value = carver.take<T>(lanes.count * lanes.open * value_sums);
-    sums.factors = carver.take<double>(lanes.count * factor_sums);
-    sums.places = carver.take<double>(lanes.count * place_sums);
-    pass.partial_sums = carver.take<T>(lanes.count * pass.partial_size);
-    queue_memory = carver.take(queued ? int64_t(LaneQueue::size_of(lanes)) : 0);
+    sums.key = carver.take<T>(grids.count * grids.open * key_sums);
+    sums.value = carver.take<T>(grids.count * grids.open * value_sums);
+    sums.factors = carver.take<double>(grids.count * factor_sums);
+    sums.places = carver.take<double>(grids.count * place_sums);
+    pass.partial_sums = carver.take<T>(grids.count * pass.partial_size);
+    queue_memory = carver.take(queued ? int64_t(GridQueue::size_of(grids)) : 0);
     first_worker = carver.take(int64_t(worker) * threads);
     return carver.used();
   };
@@ -153,39 +153,39 @@ fv_status run_backward(Plan& plan, bool moving, fv_error* error) noexcept {
   if (p.d_sink && !each(plan.batches, [](auto& w, int64_t batch) { w.add_sinks(batch); })) return FV_INTERRUPTED;
   T* const partial_sums = static_cast<T*>(pass.partial_sums);
   const auto run = [&](auto& w, int64_t first, int64_t batch, int64_t chunk, int64_t column, int64_t run_of_blocks) {
-    const int64_t lane = batch * pass.chunks + chunk, slot = lane * lanes.open + column % lanes.open;
+    const int64_t grid = batch * pass.chunks + chunk, slot = grid * grids.open + column % grids.open;
     w.run(first + batch, chunk, column, run_of_blocks,
-          pass.partial_size ? partial_sums + lane * pass.partial_size : nullptr,
+          pass.partial_size ? partial_sums + grid * pass.partial_size : nullptr,
           {key_sums ? sums.key + slot * key_sums : nullptr, value_sums ? sums.value + slot * value_sums : nullptr,
-           factor_sums ? sums.factors + lane * factor_sums : nullptr,
-           place_sums ? sums.places + lane * place_sums : nullptr});
+           factor_sums ? sums.factors + grid * factor_sums : nullptr,
+           place_sums ? sums.places + grid * place_sums : nullptr});
   };
   const int64_t panels = (plan.rows + blocks.width - 1) / blocks.width;
   for (int64_t first = 0; first < plan.batches; first += batch_group) {
     const int64_t some = std::min(batch_group, plan.batches - first);
-    lanes.count = some * pass.chunks;
+    grids.count = some * pass.chunks;
     bool done = true;
     if (!queued) {
-      for (int64_t turn = 0; turn < lanes.columns * lanes.rows && done; ++turn) {
-        const int64_t column = turn / lanes.rows, row = turn % lanes.rows;
+      for (int64_t turn = 0; turn < grids.columns * grids.rows && done; ++turn) {
+        const int64_t column = turn / grids.rows, row = turn % grids.rows;
         done = share_columns ? each(some,
                                     [&](auto& w, int64_t batch) {
                                       for (int64_t c = 0; c < pass.chunks; ++c) run(w, first, batch, c, column, row);
                                     })
-                             : each(lanes.count, [&](auto& w, int64_t lane) {
-                                 run(w, first, lane / pass.chunks, lane % pass.chunks, column, row);
+                             : each(grids.count, [&](auto& w, int64_t grid) {
+                                 run(w, first, grid / pass.chunks, grid % pass.chunks, column, row);
                                });
       }
     } else {
       Carver carver(queue_memory);
-      LaneQueue queue(lanes, carver);
-      const auto weight = [&](const LaneTask& task) {
-        return pass.weight(first + task.lane / pass.chunks, task.lane % pass.chunks, task.column, task.row);
+      GridQueue queue(grids, carver);
+      const auto weight = [&](const GridTask& task) {
+        return pass.weight(first + task.grid / pass.chunks, task.grid % pass.chunks, task.column, task.row);
       };
-      const int useful = int(std::min<int64_t>(threads, lanes.count * lanes.open));
-      done = run_lanes(queue, lanes, useful, weight, [&](const LaneTask& task, int thread) {
+      const int useful = int(std::min<int64_t>(threads, grids.count * grids.open));
+      done = run_grids(queue, grids, useful, weight, [&](const GridTask& task, int thread) {
         const KernelSession session(plan.arithmetic);
-        run(*worker_of(thread), first, task.lane / pass.chunks, task.lane % pass.chunks, task.column, task.row);
+        run(*worker_of(thread), first, task.grid / pass.chunks, task.grid % pass.chunks, task.column, task.row);
       });
     }
     if (!done) return FV_INTERRUPTED;

@@ -1,14 +1,14 @@
 // Tasks of which some wait for others, so that what several of them add to is added to in one order, whoever runs them.
-// They stand in lanes, each a grid:
+// They stand in grids:
 //
 //             column 0    column 1    column 2
 //    row 0       a --------> b --------> c          a task waits for the one above it and the one before it: first a,
 //                |           |           |          then b and d side by side, then c and e
 //    row 1       d --------> e --------> f
 //
-// At most `open` columns of a lane are begun and not done: column c shares memory with column c - open. A thread takes, of
+// At most `open` columns of a grid are begun and not done: column c shares memory with column c - open. A thread takes, of
 // the tasks that wait for nothing any more, the one behind which there is most: the work on the longest way to the end of
-// its lane, or what is left of the lane for each open column.
+// its grid, or what is left of the grid for each open column.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -18,44 +18,44 @@
 
 namespace foveate {
 
-struct Lanes {
+struct Grids {
   int64_t count, columns, rows, open;
   int64_t tasks() const { return count * columns * rows; }
 };
 
-struct LaneTask {
-  int64_t lane, column, row;
+struct GridTask {
+  int64_t grid, column, row;
 };
 
-class LaneQueue {
+class GridQueue {
  public:
-  LaneQueue(const Lanes&, Carver&) noexcept;
-  static size_t size_of(const Lanes& lanes) noexcept {
+  GridQueue(const Grids&, Carver&) noexcept;
+  static size_t size_of(const Grids& grids) noexcept {
     Carver carver(nullptr);
-    const LaneQueue counted(lanes, carver);
+    const GridQueue counted(grids, carver);
     return carver.used();
   }
 
   // weight(task): how long it takes, in any unit. Before anything is taken.
   template <class Weight>
   void start(Weight&& weight) noexcept {
-    Lanes const& all = lanes_;
-    for (int64_t lane = 0; lane < all.count; ++lane)
+    Grids const& all = grids_;
+    for (int64_t grid = 0; grid < all.count; ++grid)
       for (int64_t column = all.columns; column-- > 0;)
         for (int64_t row = all.rows; row-- > 0;) {
-          const float right = column + 1 < all.columns ? ways_[number({lane, column + 1, row})] : 0;
-          const float below = row + 1 < all.rows ? ways_[number({lane, column, row + 1})] : 0;
-          ways_[number({lane, column, row})] =
-              float(weight(LaneTask{lane, column, row})) + (right > below ? right : below);
+          const float right = column + 1 < all.columns ? ways_[number({grid, column + 1, row})] : 0;
+          const float below = row + 1 < all.rows ? ways_[number({grid, column, row + 1})] : 0;
+          ways_[number({grid, column, row})] =
+              float(weight(GridTask{grid, column, row})) + (right > below ? right : below);
         }
     begin();
   }
 
   // A task that may run; waits until there is one, as there will be while fewer were taken than there are. False: the job was
   // stopped.
-  bool take(LaneTask&) noexcept;
+  bool take(GridTask&) noexcept;
   // It has run: those that waited for it alone may.
-  void done(const LaneTask&) noexcept;
+  void done(const GridTask&) noexcept;
 
  private:
   struct Ready {
@@ -69,29 +69,29 @@ class LaneQueue {
   void begin() noexcept;
   bool lock() noexcept;
   void unlock() noexcept { locked_.clear(std::memory_order_release); }
-  bool may_run(const LaneTask&) const noexcept;
-  void push(const LaneTask&) noexcept;
-  int64_t number(const LaneTask& t) const { return (t.lane * lanes_.columns + t.column) * lanes_.rows + t.row; }
-  LaneTask task_of(int64_t number) const {
-    return {number / lanes_.rows / lanes_.columns, number / lanes_.rows % lanes_.columns, number % lanes_.rows};
+  bool may_run(const GridTask&) const noexcept;
+  void push(const GridTask&) noexcept;
+  int64_t number(const GridTask& t) const { return (t.grid * grids_.columns + t.column) * grids_.rows + t.row; }
+  GridTask task_of(int64_t number) const {
+    return {number / grids_.rows / grids_.columns, number / grids_.rows % grids_.columns, number % grids_.rows};
   }
 
-  Lanes lanes_;
+  Grids grids_;
   uint32_t forks_;
   std::atomic_flag locked_ = ATOMIC_FLAG_INIT;  // guards what follows
-  int64_t* rows_done_;                          // [lane][column]
-  float *weights_, *ways_;                      // of each task, and of the longest way from it to the end of its lane
-  double* left_;                                // of each lane
+  int64_t* rows_done_;                          // [grid][column]
+  float *weights_, *ways_;                      // of each task, and of the longest way from it to the end of its grid
+  double* left_;                                // of each grid
   Ready* ready_;                                // a heap
   std::atomic<int64_t> ready_count_{0};
 };
 
 // Calls f(task, thread) for all tasks, on so many threads. False: some were left out, as the interrupt check asked to stop.
 template <class Weight, class F>
-bool run_lanes(LaneQueue& queue, const Lanes& lanes, int threads, Weight&& weight, F&& f) noexcept {
+bool run_grids(GridQueue& queue, const Grids& grids, int threads, Weight&& weight, F&& f) noexcept {
   queue.start(weight);
-  return run_tasks(lanes.tasks(), threads, Order::in_order, [&](const Task& one) {
-    LaneTask task;
+  return run_tasks(grids.tasks(), threads, Order::in_order, [&](const Task& one) {
+    GridTask task;
     if (!queue.take(task)) return;
     f(task, one.thread);
     queue.done(task);
