@@ -8,6 +8,9 @@
 
 namespace foveate {
 
+constexpr int64_t started_together = 512;  // queries whose sums are made by one task
+constexpr int64_t most_summed = 4096;      // cells of a table of biases that are added up by one task
+
 // Zeros in a gradient of the keys or the values, where nothing is summed.
 inline void clear(const Plan& plan, const Operand& x, int64_t columns) noexcept {
   const Problem& p = plan.problem;
@@ -45,8 +48,6 @@ inline void write_factors(const Problem& p, const double* sum, double factor) no
 }
 
 // Adds a line of gradients, of the cells begin..end - 1 of the table, to that of a batch.
-constexpr int64_t started_together = 512;  // queries whose sums are made by one task
-constexpr int64_t most_summed = 4096;      // by one task
 inline void add_to_table(const Plan& plan, int64_t batch, const double* line, int64_t begin, int64_t end) noexcept {
   const Operand& x = plan.problem.d_table;
   for (int64_t group = 0; group < plan.groups; ++group) {
