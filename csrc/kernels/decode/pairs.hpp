@@ -123,7 +123,7 @@ void pair_scores(const void* query, int32_t queries, const Rows& keys, int64_t c
   });
 }
 
-// Weights [key][query] as pairs of two keys, a word for each query; 0 for a key that is not there.
+// Weights [key][query] as pairs of two keys, a word for each query; 0 for a key that is not there, up to a whole vector.
 template <int queries>
 inline void round_weights(const float* weights, int64_t count, int32_t (*words)[queries]) {
   alignas(64) uint16_t from[32];  // where a half of a word stands among rounded weights
@@ -199,7 +199,8 @@ void pair_sum_of(const float* weights, const Run& run, int64_t count, int64_t co
   const int64_t whole = columns / line_columns, rest = columns % line_columns, bytes = columns * 2;
   const bool one_stream = run.stride == bytes;
   const int64_t near = rows_near(bytes) * run.stride;
-  alignas(64) int32_t words[pair_rows / 2][queries];
+  constexpr int64_t most = pair_rows * queries < line_columns ? line_columns : pair_rows * queries;
+  alignas(64) int32_t words[most / 2 / queries][queries];  // room for a whole vector
   for (int64_t first = 0; first < count; first += pair_rows) {
     const int64_t now = count - first < pair_rows ? count - first : pair_rows;
     round_weights<queries>(weights + first * queries, now, words);
