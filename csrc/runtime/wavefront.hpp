@@ -39,15 +39,7 @@ class GridQueue {
   // weight(task): how long it takes, in any unit. Before anything is taken.
   template <class Weight>
   void start(Weight&& weight) noexcept {
-    Grids const& all = grids_;
-    for (int64_t grid = 0; grid < all.count; ++grid)
-      for (int64_t column = all.columns; column-- > 0;)
-        for (int64_t row = all.rows; row-- > 0;) {
-          const float right = column + 1 < all.columns ? ways_[number({grid, column + 1, row})] : 0;
-          const float below = row + 1 < all.rows ? ways_[number({grid, column, row + 1})] : 0;
-          ways_[number({grid, column, row})] =
-              float(weight(GridTask{grid, column, row})) + (right > below ? right : below);
-        }
+    for (int64_t task = 0; task < grids_.tasks(); ++task) weights_[task] = float(weight(task_of(task)));
     begin();
   }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from kernel_build import kernel_build
+from processes import PATIENCE
 
 pytestmark = pytest.mark.any_isa
 
@@ -36,6 +37,18 @@ def test_kernels_without_python() -> None:
     )
     failed = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
     assert done.returncode == 0, "\n".join(failed) + done.stderr
+
+
+def test_tasks_that_wait_for_each_other() -> None:
+    """The order in which they are taken, which no answer shows; it takes milliseconds, or hangs."""
+    done = subprocess.run(
+        [kernel_build() / "tests" / "kernels" / "foveate_wavefront"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @of_old_cpu

@@ -91,6 +91,7 @@ CALLS: dict[str, Callable[[], Any]] = {
 
 @pytest.fixture(params=["pool", "openmp"])
 def executor(request: pytest.FixtureRequest) -> str:
+    # the engine may be built without one, and nothing that is installed need bring one
     if request.param == "openmp" and not openmp_runtime.load():
         pytest.skip("there is no OpenMP runtime")
     fv.set_threading(request.param)

@@ -26,9 +26,9 @@ constexpr int64_t most_of_digits = 32768;  // columns whose products of bytes ha
 template <class T>
 class FewQueries {
  protected:
-  // tile: keys whose scores are held at once, of so many query groups. by_digits: whether scores may be sums of products
+  // tile: keys whose scores are held at once, of so many query groups. narrow_products: whether scores may be sums of products
   // of bytes, or of pairs of bfloat16, which are as exact, but other bits than those of floats.
-  FewQueries(const Plan& plan, int64_t tile, int64_t groups, bool by_digits) noexcept
+  FewQueries(const Plan& plan, int64_t tile, int64_t groups, bool narrow_products) noexcept
       : plan_(plan),
         p_(plan.problem),
         arithmetic_(plan.arithmetic),
@@ -40,12 +40,12 @@ class FewQueries {
     row_blocks_ = (plan.rows + task_rows - 1) / task_rows;
     query_stride_ = padded(p_.head_size);
     // 16 bits of a fixed point are exact enough for queries of 16 bits
-    if (sizeof(T) == 4 && by_digits) digits_ = plan.kernels.digits;
+    if (sizeof(T) == 4 && narrow_products) digits_ = plan.kernels.digits;
     if (size_of(p_.query.dtype) == 4) count_of_digits_ = 3;
     const Dtype keys = dtype_of(p_.key);
     keys_by_digits_ =
         digits_ && direct_ && p_.head_size <= most_of_digits && (keys == Dtype::int8 || keys == Dtype::int4);
-    if (sizeof(T) == 4 && by_digits && p_.query.dtype == FV_BFLOAT16) pairs_ = plan.kernels.few_pairs;
+    if (sizeof(T) == 4 && narrow_products && p_.query.dtype == FV_BFLOAT16) pairs_ = plan.kernels.few_pairs;
     keys_by_pairs_ = pairs_ && direct_ && keys == Dtype::bfloat16;
     keys_contiguous_ = is_contiguous(p_.key) && (direct_ || !is_few_bits(dtype_of(p_.key)));
   }

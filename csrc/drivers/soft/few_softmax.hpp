@@ -17,8 +17,8 @@ class FewSoftmax : protected FewQueries<T> {
   using Base::p_;
   using Base::plan_;
 
-  FewSoftmax(const Plan& plan, int64_t tile, bool by_digits) noexcept
-      : Base(plan, tile, task_groups, by_digits), value_stride_(this->padded(plan.problem.value_size)) {}
+  FewSoftmax(const Plan& plan, int64_t tile, bool narrow_products) noexcept
+      : Base(plan, tile, task_groups, narrow_products), value_stride_(this->padded(plan.problem.value_size)) {}
 
   struct Scratch : Base::QueryScratch {
     Scratch(const FewSoftmax& d, Carver& carver)
