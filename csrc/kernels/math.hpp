@@ -83,6 +83,29 @@ template <class T, int n>
   return sum;
 }
 
+// a * b + c, rounded once where the ISA can: for a product with a second use, which some compilers fuse and some do not.
+template <class T>
+inline Vec<T> fused(Vec<T> a, Vec<T> b, Vec<T> c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_fmadd_ps(a, b, c);
+  else
+    return _mm512_fmadd_pd(a, b, c);
+#elif defined(__FMA__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_fmadd_ps(a, b, c);
+  else
+    return _mm256_fmadd_pd(a, b, c);
+#elif defined(FOVEATE_NEON)
+  if constexpr (sizeof(T) == 4)
+    return vfmaq_f32(c, a, b);
+  else
+    return vfmaq_f64(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
 // x = n + f with n an integer and |f| <= 1/2; n also as an integer, in the low bits of `shifted`. |x| < 2^22.
 template <class T>
 struct Split {
@@ -94,6 +117,13 @@ inline Split<T> split(Vec<T> x) {
   const Vec<T> shifted = x + Math<T>::round_magic;
   const Vec<T> whole = shifted - Math<T>::round_magic;
   return {whole, x - whole, as_bits<T>(shifted)};
+}
+// Of the product of x and a number, which is not rounded in between.
+template <class T>
+inline Split<T> split_product(Vec<T> x, T factor) {
+  const Vec<T> by = broadcast(factor), shifted = fused<T>(x, by, broadcast(Math<T>::round_magic));
+  const Vec<T> whole = shifted - Math<T>::round_magic;
+  return {whole, fused<T>(x, by, -whole), as_bits<T>(shifted)};
 }
 
 #if defined(FOVEATE_NEON)
@@ -156,7 +186,8 @@ inline Vec<T> log(Vec<T> x) {
   e = subnormal ? e - Math<T>::tiny_shift : e;
   const Vec<T> f = m - T(1), s = f / (f + T(2)), z = s * s, half_square = f * f * T(0.5);
   const Vec<T> tail = polynomial<T>(Math<T>::log_tail, z) * z;
-  const Vec<T> value = e * Math<T>::ln2_high - ((half_square - (s * (half_square + tail) + e * Math<T>::ln2_low)) - f);
+  const Vec<T> low = fused<T>(s, half_square + tail, e * Math<T>::ln2_low);
+  const Vec<T> value = e * Math<T>::ln2_high - ((half_square - low) - f);
   const Vec<T> big = from_bits<T>(IntVec<T>{} + Math<T>::infinity);
   const Vec<T> outside = x == T(0) ? -big : (x == big ? x : (x - x) / (x - x));  // else NaN
   return x > T(0) && x < big ? value : outside;
@@ -165,8 +196,8 @@ inline Vec<T> log(Vec<T> x) {
 // e^(2x) - 1 = 2^n (2^f - 1) + (2^n - 1), which keeps the digits of a small x; 0 <= x, of which the answer is finite.
 template <class T>
 inline Vec<T> exp_twice_minus_1(Vec<T> x) {
-  const Split<T> s = split<T>(x * Math<T>::two_log2_e_high);
-  const Vec<T> f = x * Math<T>::two_log2_e_low + (x * Math<T>::two_log2_e_high - s.whole);
+  const Split<T> s = split_product<T>(x, Math<T>::two_log2_e_high);
+  const Vec<T> f = x * Math<T>::two_log2_e_low + s.fraction;
   const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
   const Vec<T> fraction = polynomial<T>(Math<T>::exp2m1, f) * f;
   return power * fraction + (power - T(1));
@@ -201,7 +232,7 @@ inline Vec<T> tanh_small(Vec<T> x) {
 // n log(2) is taken off in two parts, the first exact, so that the error does not grow with x.
 template <class T>
 inline Vec<T> exp_twice(Vec<T> x) {
-  const Split<T> s = split<T>(x * Math<T>::two_log2_e_high);
+  const Split<T> s = split_product<T>(x, Math<T>::two_log2_e_high);
   const Vec<T> rest = (x + x - s.whole * Math<T>::ln2_high) - s.whole * Math<T>::ln2_low, f = rest * Math<T>::log2_e;
   const Vec<T> power = from_bits<T>(add_bits<T>(shift_left<T>(s.shifted, Math<T>::mantissa), Math<T>::one));
   return (polynomial<T>(Math<T>::exp2m1, f) * f + T(1)) * power;

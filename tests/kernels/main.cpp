@@ -43,6 +43,7 @@ constexpr Group groups[] = {
     {"refusals", of_each<test_refusals>},
     {"sampling", test_draws},
     {"filters", of_each<test_filters>},
+    {"one_answer", of_each<test_one_answer>},
     {"scribble", of_each<test_scribbling>},
     {"attention", test_attention, true},
     {"scores", test_scores},

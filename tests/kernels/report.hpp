@@ -34,6 +34,7 @@ void test_refusals(Report&, const std::string& isa);
 void test_sampling(Report&, const std::string& isa);
 void test_filters(Report&, const std::string& isa);
 void test_scribbling(Report&, const std::string& isa);
+void test_one_answer(Report&, const std::string& isa);
 void test_random(Report&);
 void test_attention(Report&, const std::vector<std::string>& isas);  // the formula once, for all of them
 void test_scores(Report&, const std::vector<std::string>& isas);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace foveate {
@@ -18,6 +19,26 @@ T bounded(double x) {
 double score_of(const Plan& plan, double natural) {
   const double score = natural * log2_e / plan.softmax_scale();
   return plan.arithmetic.element_size == 8 ? bounded<double>(score) : double(bounded<float>(score));
+}
+
+// log(x) to 1 ulp by arithmetic alone: those of C libraries differ in the last bit. With x = 2^e m and s = (m - 1) / (m + 1),
+// log(m) = 2 atanh(s) = f - f^2 / 2 + s (f^2 / 2 + 2 s^2 / 3 + 2 s^4 / 5 + ...), f = m - 1, |s| <= 0.172 (as in fdlibm).
+double logarithm(double x) {
+  constexpr double high = 0x1.62e42feep-1, low = 0x1.a39ef35793c76p-33;  // of log(2); high times any exponent is exact
+  if (!(std::numeric_limits<double>::min() <= x && x <= std::numeric_limits<double>::max())) return std::log(x);
+  constexpr uint64_t fraction = (uint64_t(1) << 52) - 1, sqrt_half = 0x3fe6a09e667f3bcd, one = 0x3ff0000000000000;
+  uint64_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits += one - sqrt_half;
+  const double exponent = double(int64_t(bits >> 52) - int64_t(one >> 52));
+  bits = (bits & fraction) + sqrt_half;  // sqrt(1/2) <= m < sqrt(2)
+  double m;
+  std::memcpy(&m, &bits, sizeof m);
+  const double f = m - 1, s = f / (f + 2), z = s * s, zz = z * z, half_square = 0.5 * f * f;
+  const double odd = (((2.0 / 19 * zz + 2.0 / 15) * zz + 2.0 / 11) * zz + 2.0 / 7) * zz + 2.0 / 3;
+  const double even = (((2.0 / 21 * zz + 2.0 / 17) * zz + 2.0 / 13) * zz + 2.0 / 9) * zz + 2.0 / 5;
+  const double tail = zz * even + z * odd;
+  return exponent * high - ((half_square - (s * (half_square + tail) + exponent * low)) - f);
 }
 
 }  // namespace
@@ -38,7 +59,7 @@ double sink_of(const Plan& plan, int64_t batch, int64_t group) noexcept {
 
 // Pairs hold scores without their scale, but another arithmetic may take up what they leave: float32, which loses nothing here.
 Lse lse_of(const Plan& plan, double m, double l) noexcept {
-  const double scaled = m * plan.softmax_scale(), low = std::log(l);
+  const double scaled = m * plan.softmax_scale(), low = logarithm(l);
   return {scaled * ln_2 + low, plan.arithmetic.pairs ? scaled : m, low};
 }
 
