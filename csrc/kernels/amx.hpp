@@ -10,8 +10,12 @@
 // exception: a last tile reaches back over rows that were done before, which gives the same bits, and never beyond the last.
 // A thread sets the registers up with enter and gives them back with leave: that costs as much as ten products.
 #pragma once
-#if defined(__AVX512BF16__) && defined(__AMX_BF16__)
+#if defined(__AVX512BF16__) && (defined(__AMX_BF16__) || defined(FOVEATE_EMULATED_TILES))
+#define FOVEATE_AMX
 #include "bf16_pairs.hpp"
+#if defined(FOVEATE_EMULATED_TILES)
+#include "emulated_tiles.hpp"
+#endif
 
 namespace foveate::FOVEATE_ISA {
 namespace {

@@ -85,7 +85,7 @@ constexpr auto products = quad_arithmetic;
 constexpr const FewPairs* few = nullptr;
 #endif
 
-#if defined(__AMX_BF16__)
+#if defined(FOVEATE_AMX)
 Arithmetic amx_arithmetic(const Arithmetic& float32) {
   constexpr int depth = int(tile_depth);
   Arithmetic f = pair_arithmetic(float32);

@@ -18,6 +18,12 @@
 
 namespace foveate {
 
+#if defined(FOVEATE_EMULATED_TILES)
+constexpr bool emulated_tiles = true;  // see csrc/kernels/emulated_tiles.hpp
+#else
+constexpr bool emulated_tiles = false;
+#endif
+
 #if defined(__x86_64__)
 
 namespace {
@@ -54,7 +60,7 @@ CpuFeatures cpu_features() noexcept {
   cpu.avx512 = cpu.avx2 && zmm && bit(more.b, 16) && bit(more.b, 17) && bit(more.b, 28) && bit(more.b, 30) &&
                bit(more.b, 31);                                      // F, DQ, CD, BW, VL
   cpu.avx512bf16 = cpu.avx512 && bit(most.a, 5) && bit(more.c, 11);  // and VNNI, which no CPU lacks that has these
-  cpu.amx = bit(more.d, 22) && bit(more.d, 24);                      // BF16, TILE
+  cpu.amx = emulated_tiles ? cpu.avx512bf16 : bit(more.d, 22) && bit(more.d, 24);  // BF16, TILE
   return cpu;
 }
 
@@ -87,6 +93,7 @@ CpuFeatures cpu_features() noexcept { return {}; }
 #endif
 
 bool may_use_amx() noexcept {
+  if constexpr (emulated_tiles) return true;
 #if defined(__x86_64__) && defined(__linux__)
   constexpr long request_permission = 0x1023, tile_data = 18;  // of arch_prctl
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;

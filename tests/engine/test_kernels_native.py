@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from foveate import _core
 from kernel_build import kernel_build
 from processes import PATIENCE
 
@@ -24,11 +25,10 @@ of_old_cpu = pytest.mark.skipif(
 PROGRAM = Path("tests", "kernels", "foveate_kernel_tests")
 
 
-@pytest.mark.slow
-def test_kernels_without_python() -> None:
-    one_isa = os.environ.get("FOVEATE_ISA")
+def run_checks(program: Path, *arguments: str) -> str:
+    """Return the lines of the checks, none of which failed."""
     done = subprocess.run(
-        [kernel_build() / PROGRAM, *([one_isa] if one_isa else [])],
+        [program, *arguments],
         # thousands of short calls would otherwise spend their time in threads that spin
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},
         capture_output=True,
@@ -37,6 +37,25 @@ def test_kernels_without_python() -> None:
     )
     failed = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
     assert done.returncode == 0, "\n".join(failed) + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_kernels_without_python() -> None:
+    one_isa = os.environ.get("FOVEATE_ISA")
+    run_checks(kernel_build() / PROGRAM, *([one_isa] if one_isa else []))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    _core.isa_features() != "avx512 bf16",
+    reason="no AVX512-BF16 to emulate tiles by, or AMX itself, which the test above tries",
+)
+def test_kernels_of_amx() -> None:
+    """The kernels themselves, on emulated tiles."""
+    groups = ("behavior", "attention", "backward", "backward_edges", "tangent", "paged")
+    checks = run_checks(kernel_build("tiles") / PROGRAM, "avx512", *groups)
+    assert "ok      avx512 bf16: selected" in checks  # the lesser variant of a CPU with AMX
 
 
 def test_tasks_that_wait_for_each_other() -> None:
