@@ -53,7 +53,7 @@ def test_kernels_without_python() -> None:
 )
 def test_kernels_of_amx() -> None:
     """The kernels themselves, on emulated tiles."""
-    groups = ("behavior", "attention", "backward", "backward_edges", "tangent", "paged")
+    groups = ("behavior", "attention", "hard", "backward", "backward_edges", "tangent", "paged")
     checks = run_checks(kernel_build("tiles") / PROGRAM, "avx512", *groups)
     assert "ok      avx512 bf16: selected" in checks  # the lesser variant of a CPU with AMX
 

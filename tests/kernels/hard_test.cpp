@@ -159,6 +159,21 @@ void test_parts(Report& report, const std::string& isa, fv_dtype dtype) {
   report.that(isa + ": hard, " + name_of(dtype) + ", draws from parts of the keys", done);
 }
 
+// A tile of keys in the middle that no query sees: the first queries look before it, the others behind.
+void test_gap(Report& report, const std::string& isa, fv_dtype dtype) {
+  Case c(dtype, 8, 1, 90, 500, 8, 3, 12);  // so many that a task takes all queries of a head
+  c.query_segments = Tensor(FV_INT64, {90});
+  c.key_segments = Tensor(FV_INT64, {500});
+  for (int64_t i = 0; i < 90; ++i) c.query_segments.set(i, i < 32 ? 0 : 2);
+  for (int64_t j = 0; j < 500; ++j) c.key_segments.set(j, j < 20 ? 0 : j < 336 ? 1 : 2);
+  const Answer a = exact(c);
+  for (const fv_selection selection : {FV_ARGMAX, FV_SAMPLE, FV_TOP}) {
+    const int64_t draws = selection == FV_ARGMAX ? 1 : 3;
+    report.bounded(isa + ": hard, " + name_of(dtype) + ", a tile that none sees",
+                   judge(c, a, choose(c, selection, draws, 1), selection, draws), "some case");
+  }
+}
+
 // Refused by name, and before anything is written.
 void test_refused(Report& report) {
   struct Wrong {
@@ -227,7 +242,10 @@ void test_hard(Report& report, const std::vector<std::string>& isas) {
     fv_error error;
     fv_isa_select(isa.c_str(), &error);
     test_shares(report, isa);
-    for (fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64, FV_BFLOAT16}) test_parts(report, isa, dtype);
+    for (fv_dtype dtype : {FV_FLOAT32, FV_FLOAT64, FV_BFLOAT16}) {
+      test_parts(report, isa, dtype);
+      test_gap(report, isa, dtype);
+    }
   }
 }
 

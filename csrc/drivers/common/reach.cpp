@@ -411,10 +411,11 @@ KeyRange visible_keys(const Plan& plan, Panel& panel, KeyTile tile, int64_t alig
   if (span.low >= span.high) return s;
   std::optional<Pieces> pieces;
   if (several) span = pieces.emplace(plan, panel, tile).span(tile);
-  if (blocks) span = span_of_blocks(plan.problem, panel, common(span, {tile.first, tile.first + tile.count}));
+  span = common(span, {tile.first, tile.first + tile.count});
+  if (blocks) span = span_of_blocks(plan.problem, panel, span);
   if (span.low >= span.high) return s;
-  s.begin = std::max<int64_t>(0, span.low - tile.first) & -align;
-  s.end = std::min(tile.count, span.high - tile.first);
+  s.begin = (span.low - tile.first) & -align;
+  s.end = span.high - tile.first;
   // the key that shares a pair with the last one seen is hidden, not forgotten: its value may be NaN
   s.end = std::min(tile.count, (s.end + plan.key_step - 1) & -plan.key_step);
   if (s.empty()) return s;
