@@ -15,13 +15,8 @@ constexpr int line_columns = 32;       // of bfloat16 in a vector, and in a line
 constexpr int64_t pair_rows = 16;      // whose weights are rounded together, and whose values stay in L1
 constexpr int64_t most_columns = 512;  // of values that are summed together
 
-// Prefetching, as runs.hpp has it, for pairs: what is far ahead goes to L2, which takes more at once than L1, and of values
-// what is near to L1. It stands before the loads, where the compiler may not move it: behind them it is half as fast.
-constexpr int64_t pairs_ahead = 16384, pairs_near = 2048;  // bytes
+constexpr int64_t pairs_near = 2048;  // bytes
 constexpr bool prefetches_pairs(int queries) { return queries > 1; }
-inline int64_t rows_near(int64_t row_bytes) { return row_bytes < pairs_near ? pairs_near / row_bytes : 1; }
-[[gnu::always_inline]] inline void prefetch_far(const char* p) { asm volatile("prefetcht1 %0" : : "m"(*p)); }
-[[gnu::always_inline]] inline void prefetch_near(const char* p) { asm volatile("prefetcht0 %0" : : "m"(*p)); }
 
 inline __mmask32 columns_mask(int64_t count) {
   return __mmask32(count < 32 ? (uint32_t(1) << count) - 1 : ~uint32_t(0));
@@ -119,7 +114,7 @@ void pair_scores(const void* query, int32_t queries, const Rows& keys, int64_t c
           const auto scores = n == 1 && head_size > 64 ? pair_scores_of < n, n == 1 ? 2 : 4 > : pair_scores_of<n, 4>;
           scores(static_cast<const char*>(query), size, run, some, head_size, float(factor), s + first * n);
         },
-        pairs_ahead);
+        far_ahead);
   });
 }
 
@@ -198,7 +193,7 @@ void pair_sum_of(const float* weights, const Run& run, int64_t count, int64_t co
                  int64_t output_stride) {
   const int64_t whole = columns / line_columns, rest = columns % line_columns, bytes = columns * 2;
   const bool one_stream = run.stride == bytes;
-  const int64_t near = rows_near(bytes) * run.stride;
+  const int64_t near = rows_near(bytes, pairs_near) * run.stride;
   constexpr int64_t most = pair_rows * queries < line_columns ? line_columns : pair_rows * queries;
   alignas(64) int32_t words[most / 2 / queries][queries];  // room for a whole vector
   for (int64_t first = 0; first < count; first += pair_rows) {
@@ -235,7 +230,7 @@ void pair_sum(const float* weights, int32_t queries, const Rows& values, int64_t
           [&](int64_t first, int64_t some, const Run& run, const Rows&) {
             pair_sum_of<n>(weights + first * n, run, some, columns, output + d, output_stride);
           },
-          pairs_ahead);
+          far_ahead);
     }
   });
 }

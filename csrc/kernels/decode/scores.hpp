@@ -89,6 +89,50 @@ template <class T, Dtype dtype, int queries>
   }
 }
 
+// The same of rows in lines of a head size that is known, so that registers are left for what is loaded. Two queries compute so
+// little with a line that what fetches ahead by itself is fastest, key by key. query: rows of head_size.
+template <class T, Dtype dtype, int queries, int head_size>
+[[gnu::noinline]] void scores_in_lines(const T* query, const Run& run, int64_t count, T* s) {
+  constexpr int block = lanes<T> / queries, side = queries > 2 ? 2 : 1;
+  constexpr int64_t bytes = head_size * sizeof(T);
+  const int64_t stride = run.stride;
+  const int64_t apart = stride == bytes ? line_bytes : stride, step = stride == bytes ? side * line_bytes : line_bytes;
+  for (int64_t first = 0; first < count; first += block) {
+    Vec<T> sum[block * queries] = {};
+    unroll<block / side>([&](int beside) INLINED {
+      const int64_t key = first + beside * side;
+      const char* row[side];
+      for (int j = 0; j < side; ++j) row[j] = run.data + (key + j < count ? key + j : count - 1) * stride;
+      [[maybe_unused]] const char* far = run.ahead + key * stride;
+      for (int64_t d = 0; d < head_size; d += lanes<T>) {
+        Vec<T> x[queries];
+        unroll<queries>([&](int q) INLINED { x[q] = load(query + q * head_size + d); });
+        unroll<side>([&](int j) INLINED {
+          if constexpr (side > 1) prefetch_far(far + j * apart);
+          Vec<T> k = load_anywhere<T>(row[j] + d * int64_t(sizeof(T)));
+          load_once(k);
+          unroll<queries>([&](int q) INLINED { sum[(beside * side + j) * queries + q] += k * x[q]; });
+        });
+        if constexpr (side > 1) far += step;
+      }
+    });
+    store<T>(s + first * queries, sum_of_lanes<T>(sum));
+  }
+}
+// Calls scores for rows in lines of two or four queries, and says whether it did.
+template <class T, Dtype dtype, class F>
+bool with_lines(int32_t queries, int64_t head_size, int64_t query_stride, F&& scores) {
+  if constexpr (in_lines<T>(dtype)) {
+    if (queries == 1 || head_size != query_stride) return false;
+    if (head_size == 64)
+      queries == 2 ? scores(scores_in_lines<T, dtype, 2, 64>) : scores(scores_in_lines<T, dtype, 4, 64>);
+    if (head_size == 128)
+      queries == 2 ? scores(scores_in_lines<T, dtype, 2, 128>) : scores(scores_in_lines<T, dtype, 4, 128>);
+    return head_size == 64 || head_size == 128;
+  }
+  return false;
+}
+
 // queries: 1, 2 or 4. s: [count rounded up to whole vectors][queries]. keys: contiguous columns.
 template <class T>
 void decode_scores(const T* query, int64_t query_stride, int32_t queries, const Rows& keys, int64_t count,
@@ -105,13 +149,23 @@ void decode_scores(const T* query, int64_t query_stride, int32_t queries, const 
           if (q + 1 < queries) s[j * queries + q + 1] = two[1];
         }
     } else {
-      in_runs(keys, count, 0, row_bytes(dtype, head_size), lanes<T> / queries,
-              [&](int64_t first, int64_t some, const Run& run, const Rows& from) {
-                T* const to = s + first * queries;
-                if (queries == 1) decode_scores_of<T, dtype, 1>(query, query_stride, run, from, some, head_size, to);
-                if (queries == 2) decode_scores_of<T, dtype, 2>(query, query_stride, run, from, some, head_size, to);
-                if (queries == 4) decode_scores_of<T, dtype, 4>(query, query_stride, run, from, some, head_size, to);
-              });
+      const auto runs = [&](int64_t ahead, auto scores) {
+        in_runs(
+            keys, count, 0, row_bytes(dtype, head_size), lanes<T> / queries,
+            [&](int64_t first, int64_t some, const Run& run, const Rows& from) {
+              scores(run, from, some, s + first * queries);
+            },
+            ahead);
+      };
+      if (with_lines<T, dtype>(queries, head_size, query_stride, [&](auto scores) {
+            runs(far_ahead, [&](const Run& run, const Rows&, int64_t some, T* to) { scores(query, run, some, to); });
+          }))
+        return;
+      runs(prefetch_ahead, [&](const Run& run, const Rows& from, int64_t some, T* to) {
+        if (queries == 1) decode_scores_of<T, dtype, 1>(query, query_stride, run, from, some, head_size, to);
+        if (queries == 2) decode_scores_of<T, dtype, 2>(query, query_stride, run, from, some, head_size, to);
+        if (queries == 4) decode_scores_of<T, dtype, 4>(query, query_stride, run, from, some, head_size, to);
+      });
     }
   });
 }
