@@ -110,12 +110,17 @@ def test_one_query_equals_the_last_row_of_prefill():
     np.testing.assert_allclose(step, prefill[..., -1:, :], rtol=0, atol=16 * 2.0**-23)
 
 
-def test_bits_do_not_depend_on_strides_company_or_what_is_hidden(dtype):
-    """Rows that are copied, groups of other sizes, and NaN where nothing is seen."""
-    q, k, v = decode(1, 2600, dtype, size=72)
+@pytest.mark.parametrize("size", [64, 72, 128])
+def test_bits_do_not_depend_on_strides_company_or_what_is_hidden(size, dtype):
+    """Rows that are copied or apart, groups of other sizes, and NaN where nothing is seen."""
+    q, k, v = decode(1, 2600, dtype, size=size)
     seen = np.arange(2600) < 2501
     answer = fv.attention(q, k, v, mask=seen)
-    far = np.empty((*k.shape[:-1], 144), dtype)[..., ::2]
+    apart = np.concatenate([k, v], -1)
+    np.testing.assert_array_equal(
+        fv.attention(q, apart[..., :size], apart[..., size:], mask=seen), answer
+    )
+    far = np.empty((*k.shape[:-1], 2 * size), dtype)[..., ::2]
     far[:] = k
     spoilt = np.where(seen[:, None], v, np.array(np.nan, dtype))
     for value in (np.asfortranarray(v), spoilt):
