@@ -22,6 +22,9 @@ struct PairProduct {
   static Vec<float> apply(Vec<float> sum, Vec<float> a, Vec<float> b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }
+  static Half<float> apply(Half<float> sum, Half<float> a, Half<float> b) {
+    return _mm256_dpbf16_ps(sum, (__m256bh)a, (__m256bh)b);
+  }
   static constexpr int64_t words(int64_t count) { return pairs(count); }
   static float cell(const float* weights, int64_t key, int64_t query, int64_t width) {
     uint16_t weight;

@@ -21,7 +21,10 @@ namespace {
 template <class Accumulator>
 struct MultiplyAdd {
   using T = Accumulator;
-  static Vec<T> apply(Vec<T> sum, Vec<T> a, Vec<T> b) { return sum + a * b; }
+  template <class V>
+  static V apply(V sum, V a, V b) {
+    return sum + a * b;
+  }
   static constexpr int64_t words(int64_t count) { return count; }
   static T cell(const T* weights, int64_t key, int64_t query, int64_t width) { return weights[key * width + query]; }
   static T rounded(T value) { return value; }
@@ -33,15 +36,15 @@ inline void start_top(T* top) {
 }
 
 // A register tile of scores to its place, in rows of `all` vectors, and their maximum to top.
-template <class T, int vectors, int rows, int all = vectors>
-inline void store_scores(Vec<T> (&sum)[rows][vectors], T* scores, T* top) {
+template <class T, int vectors, int rows, int all = vectors, class V = Vec<T>>
+inline void store_scores(V (&sum)[rows][vectors], T* scores, T* top) {
   constexpr int width = all * lanes<T>;
   unroll<rows>([&](int j) INLINED {
-    unroll<vectors>([&](int v) INLINED { store(scores + j * width + v * lanes<T>, sum[j][v]); });
+    unroll<vectors>([&](int v) INLINED { store_as<V>(scores + j * width + v * lanes<T>, sum[j][v]); });
   });
   unroll<vectors>([&](int v) INLINED {
     unroll<rows - 1>([&](int j) INLINED { sum[0][v] = max(sum[j + 1][v], sum[0][v]); });
-    store<T>(top + v * lanes<T>, max(sum[0][v], load(top + v * lanes<T>)));
+    store_as<V>(top + v * lanes<T>, max(sum[0][v], load_as<V>(top + v * lanes<T>)));
   });
 }
 
@@ -84,18 +87,19 @@ class RowBases {
   int64_t stride_, three_;
 };
 
-// The whole sum, or of long rows a part: `first` the first one, `last` the last one, which has the maximum.
-template <class Product, int vectors, int all, int rows, bool whole, class T = typename Product::T>
+// The whole sum, or of long rows a part: `first` the first one, `last` the last one, which has the maximum. Of vectors V,
+// perhaps half ones.
+template <class Product, class V, int vectors, int all, int rows, bool whole, class T = typename Product::T>
 [[gnu::noinline]] void scores_block(const T* panel, const T* keys, int64_t key_stride, int64_t columns, T* scores,
                                     T* top, [[maybe_unused]] bool first, [[maybe_unused]] bool last) {
   constexpr int width = all * lanes<T>;
-  Vec<T> sum[rows][vectors] = {};
+  V sum[rows][vectors] = {};
   RowBases<T, rows> key_of(keys, key_stride);
   for (int64_t d = 0; d < columns; ++d) {
-    Vec<T> query[vectors];
-    unroll<vectors>([&](int v) INLINED { query[v] = load(panel + v * lanes<T>); });
+    V query[vectors];
+    unroll<vectors>([&](int v) INLINED { query[v] = load_as<V>(panel + v * lanes<T>); });
     unroll<rows>([&](int j) INLINED {
-      const Vec<T> key = broadcast(key_of.of(j));
+      const V key = key_of.of(j) - V{};  // -0 stays -0
       unroll<vectors>([&](int v) INLINED { sum[j][v] = Product::apply(sum[j][v], key, query[v]); });
     });
     panel += width;
@@ -107,8 +111,8 @@ template <class Product, int vectors, int all, int rows, bool whole, class T = t
     });
   };
   if constexpr (!whole) {
-    if (!first) each([](Vec<T>& cell, const T* before) INLINED { cell += load(before); });
-    if (!last) return each([](const Vec<T>& cell, T* to) INLINED { store<T>(to, cell); });
+    if (!first) each([](V& cell, const T* before) INLINED { cell += load_as<V>(before); });
+    if (!last) return each([](const V& cell, T* to) INLINED { store_as<V>(to, cell); });
   }
   store_scores<T, vectors, rows, all>(sum, scores, top);
 }
@@ -116,14 +120,15 @@ template <class Product, int vectors, int all, int rows, bool whole, class T = t
 // The columns of a chain. One over all would lose a digit beside a sum in blocks: at 4096 columns 4 times the error.
 constexpr int64_t score_chain = 256;
 
-template <class Product, int vectors, int all, int rows, class T = typename Product::T>
+template <class Product, class V, int vectors, int all, int rows, class T = typename Product::T>
 inline void scores_of_rows(const T* panel, const T* keys, int64_t key_stride, int64_t head_size, T* scores, T* top) {
   if (head_size <= score_chain)
-    return scores_block<Product, vectors, all, rows, true>(panel, keys, key_stride, head_size, scores, top, true, true);
+    return scores_block<Product, V, vectors, all, rows, true>(panel, keys, key_stride, head_size, scores, top, true,
+                                                              true);
   for (int64_t d = 0; d < head_size; d += score_chain, panel += score_chain * all * lanes<T>) {
     const bool last = head_size - d <= score_chain;
-    scores_block<Product, vectors, all, rows, false>(panel, keys + d, key_stride, last ? head_size - d : score_chain,
-                                                     scores, top, d == 0, last);
+    scores_block<Product, V, vectors, all, rows, false>(panel, keys + d, key_stride, last ? head_size - d : score_chain,
+                                                        scores, top, d == 0, last);
   }
 }
 
@@ -169,21 +174,21 @@ class Prefetcher {
   int64_t lines_[3], at_[3];
 };
 
-// For `vectors` of a panel that has `all`. As many blocks of `rows` keys as fit; what is left goes to blocks of half as
+// For `vectors` V of a panel that has `all`. As many blocks of `rows` keys as fit; what is left goes to blocks of half as
 // many.
-template <class Product, int vectors, int all, int rows = key_rows<vectors>, class T = typename Product::T>
+template <class Product, class V, int vectors, int all, int rows, class T = typename Product::T>
 void scores_product(const T* panel, const T* keys, int64_t key_stride, int64_t count, int64_t head_size, T* scores,
                     T* top, Prefetcher& prefetcher) {
   for (; count >= rows; count -= rows) {
     prefetcher.step();
-    scores_of_rows<Product, vectors, all, rows>(panel, keys, key_stride, head_size, scores, top);
+    scores_of_rows<Product, V, vectors, all, rows>(panel, keys, key_stride, head_size, scores, top);
     keys += rows * key_stride;
     scores += rows * all * lanes<T>;
   }
   if constexpr (rows > 1) {
     if (count > 0)
-      scores_product<Product, vectors, all, (rows + 1) / 2>(panel, keys, key_stride, count, head_size, scores, top,
-                                                            prefetcher);
+      scores_product<Product, V, vectors, all, (rows + 1) / 2>(panel, keys, key_stride, count, head_size, scores, top,
+                                                               prefetcher);
   }
 }
 

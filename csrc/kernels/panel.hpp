@@ -34,6 +34,9 @@ template <int vectors>
 constexpr int value_columns = 4;
 #endif
 
+// Keys that one vector or half of one sees alone: as many as hide the latency, and of 8 or 16 none are left over.
+constexpr int end_rows = key_rows<1> < 8 ? key_rows<1> : 8;
+
 // f(Constant<vectors>) for the two widths of a panel, and what it returns.
 template <class F>
 inline auto by_width(int32_t vectors, F&& f) {

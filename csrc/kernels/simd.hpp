@@ -131,6 +131,43 @@ inline Vec<double> max(Vec<double> a, Vec<double> b) {
 #endif
 }
 
+// Half a vector, for lanes that alone have something to do: pipes of half the width, which take two passes for a vector,
+// take one for it.
+#if defined(__AVX512F__)
+constexpr bool has_halves = true;
+template <class T>
+struct HalfOf;
+template <>
+struct HalfOf<float> {
+  typedef float Vec __attribute__((vector_size(vector_bytes / 2)));
+};
+template <>
+struct HalfOf<double> {
+  typedef double Vec __attribute__((vector_size(vector_bytes / 2)));
+};
+template <class T>
+using Half = typename HalfOf<T>::Vec;
+
+inline Half<float> max(Half<float> a, Half<float> b) { return _mm256_max_ps(a, b); }
+inline Half<double> max(Half<double> a, Half<double> b) { return _mm256_max_pd(a, b); }
+#else
+constexpr bool has_halves = false;
+template <class T>
+using Half = Vec<T>;
+#endif
+
+// Of a vector, or half of one.
+template <class V, class T>
+inline V load_as(const T* p) {
+  V x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+template <class V, class T>
+inline void store_as(T* p, V x) {
+  memcpy(p, &x, sizeof x);
+}
+
 // max(low, x) of a number `low`; NaN stays NaN.
 template <class T>
 inline Vec<T> at_least(T low, Vec<T> x) {

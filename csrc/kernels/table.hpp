@@ -103,10 +103,16 @@ struct Prefetch {
 
 // Keys of a tile, counted from its first, that not all vectors of a panel see: the keys before `first` are seen by the
 // first vector alone, those from `last` on by the last one alone. Products leave the other cells out: inner scores do not
-// write them, and the weighted sum does not read them. Both are multiples of 4, except at the end of the tile. Panels of
+// write them, and the weighted sum does not read them. All are multiples of 4, except at the end of the tile. Panels of
 // one vector ignore them.
 struct PartialKeys {
   int64_t first, last;
+  // Of what the first vector and the last one see: the keys before lower_end are seen by its lower half alone, those from
+  // upper_begin on by its upper half alone. Inner scores of two vectors need not write the other half, and all of these do not
+  // fall from the first to the last.
+  int64_t lower_end[2], upper_begin[2];
+
+  static constexpr PartialKeys none(int64_t count) { return {0, count, {0, 0}, {count, count}}; }
 };
 
 // One way to score: how it lays out queries and keys, and the scores of a panel with a tile of them. `factors` are those

@@ -172,3 +172,44 @@ def test_windows_of_a_part_of_the_queries(value_size, dtype):
     for first in (1, 5, 16, 77):
         part = fv.attention(q[first:], k, v, window=(30, 9), offset=first)
         assert part.tobytes() == whole[first:].tobytes()
+
+
+@pytest.mark.parametrize("size", [32, 64, 100, 128])
+def test_windows_that_end_at_every_lane(size, dtype):
+    """Halves of vectors that see nothing are left out: ends at any lane, panels not full."""
+    from tolerances import check_attention
+
+    for shift in range(32):
+        q, k, v = problem(17 + shift, 101, lead=(), size=size, dtype=dtype)
+        window = (shift % 9, 40 - shift) if shift % 2 else (3 * shift, shift % 5)
+        check_attention(q, k, v, window=window, offset=shift)
+        check_attention(q, k, v, window=window, offset=20, key_lengths=70 - shift)
+
+
+def test_ends_that_lie_apart_within_a_panel(dtype):
+    """Halves and vectors with no key in common, two intervals, queries that see nothing."""
+    from tolerances import check_attention
+
+    q, k, v = problem(32, 250, lead=(), size=64, dtype=dtype)
+    rows = np.arange(32)
+    for cut in (4, 8, 12, 16, 20, 24, 31):
+        low = np.where(rows < cut, rows, 150 + rows)
+        for backwards in (False, True):
+            first = low[::-1] if backwards else low
+            check_attention(q, k, v, mask=fv.Intervals(first, first + 9))
+            check_attention(q, k, v, mask=fv.Intervals(first, first + 9 * (rows % 3 > 0)))
+            both = np.stack([first, first + 40], axis=-1)
+            check_attention(q, k, v, mask=fv.Intervals(both, both + 7))
+
+
+def test_gradients_of_windows_that_end_at_every_lane(dtype):
+    """As those of the queries apart, whose panels end elsewhere."""
+    q, k, v = problem(64, 90, lead=(), size=32, dtype=dtype)
+    for shift in range(0, 32, 3):
+        window = (shift, 31 - shift)
+        output, pullback = fv.attention_vjp(q, k, v, window=window, offset=shift)
+        d_query = pullback(output)[0]
+        for first, end in ((0, 11), (5, 40)):
+            reach = {"window": window, "offset": shift + first}
+            part, pull_part = fv.attention_vjp(q[first:end], k, v, **reach)
+            assert pull_part(part)[0].tobytes() == d_query[first:end].tobytes()

@@ -40,7 +40,7 @@ class SelectGradient {
       std::fill_n(cells_, s.count() * width, T(0));
     else if (scored_)  // moments take hidden cells, of weight 0, times what stands there
       arithmetic.inner.scores(rows.d_out_panel(p), vectors, block.values_as_keys(s.begin), s.count(), p_.value_size,
-                              nullptr, cells_, nullptr, moments ? PartialKeys{0, s.count()} : block.partial(),
+                              nullptr, cells_, nullptr, moments ? PartialKeys::none(s.count()) : block.partial(),
                               Prefetch{});
     const Factors factors = factors_of(block, p, s, key);
     if (factors_ && scored_) multiply(factors, vectors, s.count(), cells_);

@@ -288,7 +288,7 @@ class FewQueries {
       scoring_.pack_queries(panel, keys.dtype, keys.column_stride, live, vectors, p_.head_size, 1, plan_.factors,
                             scratch.scratch, scratch.panel);
       scoring_.scores(scratch.panel, vectors, rows, queries, p_.head_size, plan_.factors, scratch.scores,
-                      scratch.row_max, {0, queries}, {});
+                      scratch.row_max, PartialKeys::none(queries), {});
       for (int32_t q = 0; q < queries; ++q) {
         const T* const from = scratch.scores + q * vectors * arithmetic_.lanes;
         T* const to = s + first * queries + q;

@@ -334,17 +334,36 @@ LoadedRows QueryBlock::values_as_keys(int64_t begin) noexcept {
 PartialKeys QueryBlock::partial_keys_of(int p, const KeyRange& s) const {
   const Panel& panel = panels_[p];
   const int64_t count = s.count();
-  if ((!plan_.narrow() && !s.hidden) || panel.live <= arithmetic_.lanes) return {0, count};
-  int64_t first = count, last = 0;
-  const int32_t last_vector = arithmetic_.lanes * (arithmetic_.max_vectors - 1);
-  for (int32_t i = 0; i < panel.live; ++i) {
-    if (panel.low[i] >= panel.high[i]) continue;
-    if (i >= arithmetic_.lanes) first = std::min(first, panel.low[i] - tile_.first - s.begin);
-    if (i < last_vector) last = std::max(last, panel.high[i] - tile_.first - s.begin);
+  PartialKeys partial = PartialKeys::none(count);
+  if ((!plan_.narrow() && !s.hidden) || panel.live <= arithmetic_.lanes) return partial;
+  const int32_t halves = 2 * arithmetic_.max_vectors, width = arithmetic_.lanes / 2;
+  const int64_t step = plan_.key_step, origin = tile_.first + s.begin;
+  int64_t begin[most_lanes], end[most_lanes];  // of half a vector
+  for (int32_t h = 0; h < halves; ++h) {
+    int64_t low = origin + count, high = origin;
+    for (int32_t lane = h * width; lane < (h + 1) * width; ++lane) {
+      const int32_t i = std::min(lane, panel.live - 1);  // what is not live has scores, too
+      if (panel.low[i] >= panel.high[i]) continue;
+      low = std::min(low, panel.low[i]);
+      high = std::max(high, panel.high[i]);
+    }
+    begin[h] = low - origin;
+    end[h] = high - origin;
   }
-  first = std::max<int64_t>(0, first) & -plan_.key_step;
-  last = std::clamp((last + plan_.key_step - 1) & -plan_.key_step, int64_t(0), count);
-  return {std::min(first, last), last};
+  for (int32_t h = halves - 2; h >= 0; --h) begin[h] = std::min(begin[h], begin[h + 1]);
+  for (int32_t h = 1; h < halves; ++h) end[h] = std::max(end[h], end[h - 1]);
+  for (int32_t h = 0; h < halves; ++h) {
+    begin[h] = std::max<int64_t>(0, begin[h]) & -step;
+    end[h] = std::clamp((end[h] + step - 1) & -step, int64_t(0), count);
+  }
+  partial.last = end[halves - 3];
+  partial.first = std::min(begin[2], partial.last);
+  for (int32_t v = 0; v < 2; ++v) {
+    const int32_t lower = v * (halves - 2);
+    partial.upper_begin[v] = std::max(end[lower], v ? partial.first : 0);
+    partial.lower_end[v] = std::clamp(begin[lower + 1], v ? partial.first : 0, partial.upper_begin[v]);
+  }
+  return partial;
 }
 
 KeyRange QueryBlock::score(int p, bool want_bits, char* link_kept) noexcept {
