@@ -121,9 +121,11 @@ template <class T, Dtype dtype, int queries, int head_size>
 }
 // Calls scores for rows in lines of two or four queries, and says whether it did.
 template <class T, Dtype dtype, class F>
-bool with_lines(int32_t queries, int64_t head_size, int64_t query_stride, F&& scores) {
+bool with_lines(int32_t queries, const Rows& keys, int64_t head_size, int64_t query_stride, F&& scores) {
   if constexpr (in_lines<T>(dtype)) {
     if (queries == 1 || head_size != query_stride) return false;
+    if (queries == 2 && keys.row_stride != row_bytes(dtype, head_size))
+      return false;  // nothing fetches ahead by itself
     if (head_size == 64)
       queries == 2 ? scores(scores_in_lines<T, dtype, 2, 64>) : scores(scores_in_lines<T, dtype, 4, 64>);
     if (head_size == 128)
@@ -157,7 +159,7 @@ void decode_scores(const T* query, int64_t query_stride, int32_t queries, const 
             },
             ahead);
       };
-      if (with_lines<T, dtype>(queries, head_size, query_stride, [&](auto scores) {
+      if (with_lines<T, dtype>(queries, keys, head_size, query_stride, [&](auto scores) {
             runs(far_ahead, [&](const Run& run, const Rows&, int64_t some, T* to) { scores(query, run, some, to); });
           }))
         return;
