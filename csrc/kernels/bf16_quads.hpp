@@ -341,7 +341,7 @@ inline void quad_weighted_sum(const uint16_t* weights, int32_t vectors, LoadedRo
                               const Prefetch& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, value_size / (2 * quad_pairs<v>));
-    const PartialKeys groups = {quads(partial.first), quads(partial.last)};
+    const PartialKeys groups = {quads(partial.first), quads(partial.last), {}, {}};  // no halves
     quad_weighted_columns<v>(weights, static_cast<const uint16_t*>(values.data), values.row_stride / 2, quads(count),
                              value_size, groups, alpha, output, prefetcher);
   });

@@ -257,7 +257,7 @@ void weighted_sum(const T* weights, int32_t vectors, LoadedRows values, int64_t 
                   const T* alpha, T* output, const PartialKeys& partial, const Prefetch& ahead) {
   by_width(vectors, [&](auto v) {
     Prefetcher prefetcher(ahead, value_size / value_columns<v>);
-    const PartialKeys words = {Product::words(partial.first), Product::words(partial.last)};
+    const PartialKeys words = {Product::words(partial.first), Product::words(partial.last), {}, {}};  // no halves
     weighted_columns<Product, v>(weights, static_cast<const T*>(values.data), values.row_stride / int64_t(sizeof(T)),
                                  Product::words(count), value_size, words, alpha, output, prefetcher);
   });

@@ -175,8 +175,6 @@ template <class T>
 void decode_sum(const T* weights, int32_t queries, const Rows& values, int64_t count, int64_t value_size, T* output,
                 int64_t output_stride) {
   with_any_dtype<T>(values.dtype, [&](auto dtype) {
-    // values that must be widened are widened once, for all queries; others are best read in rows as long as can be
-    constexpr int most = size_of(dtype) == sizeof(T) ? 2 : 4;
     constexpr bool lines = in_lines<T>(dtype);
     constexpr int64_t longest = gather_bytes / sum_rows / size_of(dtype);  // columns whose rows can be copied
     const bool in_slices = values.list || (lines && queries > 2);
@@ -193,6 +191,8 @@ void decode_sum(const T* weights, int32_t queries, const Rows& values, int64_t c
             if constexpr (lines) {
               if (queries == 4) sum_in_lines<T, dtype, 4>(from, run, rows, some, columns, to, output_stride);
             } else {
+              // values that must be widened are widened once, for all queries; others are best read in rows as long as can be
+              constexpr int most = size_of(dtype) == sizeof(T) ? 2 : 4;
               if (queries == 4) decode_sum_of<T, dtype, most>(from, 4, run, rows, some, d, columns, to, output_stride);
             }
           },
