@@ -74,9 +74,8 @@ def test_many_python_threads_at_once():
         assert all(pool.map(work, range(8)))
 
 
-def test_the_gil_is_released():
-    """Another thread goes on while a call of some tenths of a second computes."""
-    q, k, v = problem(2048, 2048, lead=(8,), size=64)
+def longest_pause(q, k, v) -> float:
+    """Return how long another thread stood still while a call computed, as a share of the call."""
     ticks = []
     done = threading.Event()
 
@@ -96,8 +95,17 @@ def test_the_gil_is_released():
         done.set()
         thread.join()
     within = [begin, *(t for t in ticks if begin < t < end), end]
-    # With the GIL kept there would be one gap, of the whole call.
-    assert max(np.diff(within)) < 0.5 * (end - begin)
+    return max(np.diff(within)) / (end - begin)
+
+
+def test_the_gil_is_released():
+    """Another thread goes on while a call of about a tenth of a second computes.
+
+    With the GIL kept there would be one pause, of the whole call, each time. A busy machine may
+    make one too, so the best of a few calls counts.
+    """
+    arrays = problem(2048, 2048, lead=(8,), size=64)
+    assert min(longest_pause(*arrays) for _ in range(5)) < 0.5
 
 
 def test_set_and_get():
