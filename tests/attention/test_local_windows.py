@@ -8,13 +8,14 @@ import foveate as fv
 import numpy as np
 import pytest
 from foveate import reference
+from gradient_checks import check as check_gradients
 from strategies import (
     BFLOAT16,
     centers_of,
     normal,
     problem,
 )
-from tolerances import check_local, eps
+from tolerances import check_attention, check_local, eps
 
 pytestmark = pytest.mark.threads
 
@@ -145,8 +146,6 @@ def test_the_time_is_linear():
 @pytest.mark.parametrize("window", [0, 3, 40, (70, 5), (0, 130), 146])
 def test_windows_with_every_other_reach(window, dtype):
     """Grouped heads with offsets and lengths of their own, masks, biases, segments, sinks."""
-    from tolerances import check_attention
-
     rng = np.random.default_rng(0)
     q = normal(0, (2, 3, 150, 16), dtype)
     k, v = (normal(n, (2, 1, 150, 16), dtype) for n in (1, 2))
@@ -177,8 +176,6 @@ def test_windows_of_a_part_of_the_queries(value_size, dtype):
 @pytest.mark.parametrize("size", [32, 64, 100, 128])
 def test_windows_that_end_at_every_lane(size, dtype):
     """Halves of vectors that see nothing are left out: ends at any lane, panels not full."""
-    from tolerances import check_attention
-
     for shift in range(32):
         q, k, v = problem(17 + shift, 101, lead=(), size=size, dtype=dtype)
         window = (shift % 9, 40 - shift) if shift % 2 else (3 * shift, shift % 5)
@@ -188,8 +185,6 @@ def test_windows_that_end_at_every_lane(size, dtype):
 
 def test_ends_that_lie_apart_within_a_panel(dtype):
     """Halves and vectors with no key in common, two intervals, queries that see nothing."""
-    from tolerances import check_attention
-
     q, k, v = problem(32, 250, lead=(), size=64, dtype=dtype)
     rows = np.arange(32)
     for cut in (4, 8, 12, 16, 20, 24, 31):
@@ -203,10 +198,11 @@ def test_ends_that_lie_apart_within_a_panel(dtype):
 
 
 def test_gradients_of_windows_that_end_at_every_lane(dtype):
-    """As those of the queries apart, whose panels end elsewhere."""
-    q, k, v = problem(64, 90, lead=(), size=32, dtype=dtype)
+    """Those of the formula, and of the queries apart, whose panels end elsewhere."""
+    arrays = q, k, v = problem(64, 90, lead=(), size=32, dtype=dtype)
     for shift in range(0, 32, 3):
         window = (shift, 31 - shift)
+        check_gradients(*arrays, window=window, offset=shift)
         output, pullback = fv.attention_vjp(q, k, v, window=window, offset=shift)
         d_query = pullback(output)[0]
         for first, end in ((0, 11), (5, 40)):
